@@ -1,0 +1,1 @@
+"""Configurations of the encoder and of the whole model."""

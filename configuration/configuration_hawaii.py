@@ -1,0 +1,196 @@
+"""Configuration of HAWAII: one CLIP encoder that carries a mixture of LoRA adapters, and any causal language model."""
+
+from transformers import AutoConfig, PretrainedConfig
+
+from .hub_hawaii import AUTO_MAP, VISION_AUTO_MAP, save_code
+
+
+ADAPTER_PLACEMENTS = ("ffn", "linear")
+ROUTER_GRADIENTS = ("straight_through", "none", "switch")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}.")
+
+
+class HawaiiVisionConfig(PretrainedConfig):
+    r"""
+    Configuration of a [`HawaiiVisionModel`]. The defaults are the paper's: CLIP ViT-L/14-336 cut after 23 of its 24
+    layers, with three teacher-specific and three general adapters of rank 16 beside each feed-forward layer.
+
+    Args:
+        hidden_size (`int`, *optional*, defaults to 1024):
+            Width of the encoder, D.
+        intermediate_size (`int`, *optional*, defaults to 4096):
+            Width inside the feed-forward layers.
+        num_hidden_layers (`int`, *optional*, defaults to 23):
+            Layers that exist. The last layer of CLIP never reaches a LLaVA's loss, so it is not built.
+        num_attention_heads (`int`, *optional*, defaults to 16):
+            Attention heads of each layer.
+        num_channels (`int`, *optional*, defaults to 3):
+            Channels of the image.
+        image_size (`int`, *optional*, defaults to 336):
+            Side of the square image, in pixels; a multiple of `patch_size`.
+        patch_size (`int`, *optional*, defaults to 14):
+            Side of a patch, in pixels.
+        hidden_act (`str`, *optional*, defaults to `"quick_gelu"`):
+            Activation of the feed-forward layers.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5):
+            Epsilon of the layer norms.
+        attention_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout on the attention weights.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of freshly made weights.
+        num_teacher_adapters (`int`, *optional*, defaults to 3):
+            Teacher-specific adapters of each layer, one for each teacher, N_t.
+        num_general_adapters (`int`, *optional*, defaults to 3):
+            General-knowledge adapters of each layer, N_g.
+        lora_rank (`int`, *optional*, defaults to 16):
+            Rank of every adapter, r.
+        lora_alpha (`float`, *optional*, defaults to 16):
+            Adapters are scaled by `lora_alpha / lora_rank`.
+        adapter_placement (`str`, *optional*, defaults to `"ffn"`):
+            `"ffn"`: one adapter beside the whole feed-forward layer (eq. 2); `"linear"`: one beside each of its two
+            linear layers, with one route for both (MoVE-KD's form).
+        router_hidden_size (`int`, *optional*, defaults to 64):
+            Hidden width of the two-layer routers; `None` makes them single linear layers.
+        router_gradient (`str`, *optional*, defaults to `"straight_through"`):
+            How a router learns from the task: `"straight_through"` multiplies the chosen adapter by `1 + p - p.detach()`,
+            `"switch"` by its probability `p`, `"none"` not at all.
+
+    Raises:
+        ValueError: `patch_size` does not divide `image_size`, `num_attention_heads` does not divide `hidden_size`, or a
+            choice is none of those above.
+    """
+
+    model_type = "hawaii_vision"
+    base_config_key = "vision_config"
+
+    def __init__(
+        self,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=23,
+        num_attention_heads=16,
+        num_channels=3,
+        image_size=336,
+        patch_size=14,
+        hidden_act="quick_gelu",
+        layer_norm_eps=1e-5,
+        attention_dropout=0.0,
+        initializer_range=0.02,
+        num_teacher_adapters=3,
+        num_general_adapters=3,
+        lora_rank=16,
+        lora_alpha=16,
+        adapter_placement="ffn",
+        router_hidden_size=64,
+        router_gradient="straight_through",
+        **kwargs,
+    ):
+        if image_size % patch_size:
+            raise ValueError(
+                f"image_size {image_size} is not a multiple of patch_size {patch_size}; the nearest sizes that are: "
+                f"{image_size // patch_size * patch_size} and {(image_size // patch_size + 1) * patch_size}."
+            )
+        if hidden_size % num_attention_heads:
+            raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}.")
+        _check_choice("adapter_placement", adapter_placement, ADAPTER_PLACEMENTS)
+        _check_choice("router_gradient", router_gradient, ROUTER_GRADIENTS)
+        self.hidden_size = hidden_size
+        self.intermediate_size = intermediate_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_channels = num_channels
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.hidden_act = hidden_act
+        self.layer_norm_eps = layer_norm_eps
+        self.attention_dropout = attention_dropout
+        self.initializer_range = initializer_range
+        self.num_teacher_adapters = num_teacher_adapters
+        self.num_general_adapters = num_general_adapters
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha
+        self.adapter_placement = adapter_placement
+        self.router_hidden_size = router_hidden_size
+        self.router_gradient = router_gradient
+        super().__init__(**kwargs)
+
+    @property
+    def num_patches(self) -> int:
+        """Patch tokens of one image, m."""
+        return (self.image_size // self.patch_size) ** 2
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Saves the configuration, which names every Auto class, and beside it the code that reads it."""
+        self.auto_map = dict(VISION_AUTO_MAP)
+        super().save_pretrained(save_directory, **kwargs)
+        save_code(save_directory)
+
+
+class HawaiiConfig(PretrainedConfig):
+    r"""
+    Configuration of a [`HawaiiForConditionalGeneration`]: vision encoder, projector, language model. Fields that are not
+    HAWAII's own bear LLaVA's names.
+
+    Args:
+        vision_config (`HawaiiVisionConfig` or `dict`, *optional*):
+            The encoder; defaults to the paper's.
+        text_config (`PretrainedConfig` or `dict`, *optional*):
+            Any causal language model; a `dict` names its `model_type` (`"llama"` where it does not). Defaults to
+            Llama's defaults, which are Vicuna-7B's.
+        image_token_index (`int`, *optional*, defaults to 32000):
+            Id of the token that stands for an image feature; also readable as `image_token_id`.
+        projector_hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation between the projector's two layers.
+        multimodal_projector_bias (`bool`, *optional*, defaults to `True`):
+            Whether the projector has biases.
+    """
+
+    model_type = "hawaii"
+    attribute_map = {"image_token_id": "image_token_index"}
+    sub_configs = {"vision_config": HawaiiVisionConfig, "text_config": AutoConfig}
+
+    def __init__(
+        self,
+        vision_config=None,
+        text_config=None,
+        image_token_index=32000,
+        projector_hidden_act="gelu",
+        multimodal_projector_bias=True,
+        **kwargs,
+    ):
+        if not isinstance(vision_config, PretrainedConfig):
+            vision_config = HawaiiVisionConfig(**(vision_config or {}))
+        if not isinstance(text_config, PretrainedConfig):
+            text_config = dict(text_config or {})
+            text_config = AutoConfig.for_model(text_config.pop("model_type", "llama"), **text_config)
+        self.vision_config = vision_config
+        self.text_config = text_config
+        self.image_token_index = image_token_index
+        self.projector_hidden_act = projector_hidden_act
+        self.multimodal_projector_bias = multimodal_projector_bias
+        # The head is tied here if it is tied in the language model: transformers asks the outer configuration.
+        kwargs["tie_word_embeddings"] = text_config.tie_word_embeddings
+        super().__init__(**kwargs)
+
+    # LLaVA's fields that engines read. They follow from the encoder, which is already cut at its feature layer.
+    @property
+    def image_seq_length(self) -> int:
+        return self.vision_config.num_patches
+
+    @property
+    def vision_feature_layer(self) -> int:
+        return -1
+
+    @property
+    def vision_feature_select_strategy(self) -> str:
+        return "default"
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Saves the configuration, which names every Auto class, and beside it the code that reads it."""
+        self.auto_map = dict(AUTO_MAP)
+        super().save_pretrained(save_directory, **kwargs)
+        save_code(save_directory)

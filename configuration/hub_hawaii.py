@@ -1,0 +1,70 @@
+"""What a saved HAWAII says about its own code: the Auto classes it answers to, and the files that define them."""
+
+import re
+from pathlib import Path
+
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_hawaii.HawaiiConfig",
+    "AutoModel": "modeling_hawaii.HawaiiModel",
+    "AutoModelForImageTextToText": "modeling_hawaii.HawaiiForConditionalGeneration",
+    "AutoModelForVision2Seq": "modeling_hawaii.HawaiiForConditionalGeneration",
+}
+VISION_AUTO_MAP = {
+    "AutoConfig": "configuration_hawaii.HawaiiVisionConfig",
+    "AutoModel": "vision_hawaii.HawaiiVisionModel",
+}
+PROCESSOR_AUTO_MAP = {"AutoProcessor": "processing_hawaii.HawaiiProcessor"}
+
+CODE_SUFFIX = "_hawaii.py"
+RELATIVE_IMPORT = re.compile(r"^from \.+(?:\w+\.)*(\w+_hawaii) import", re.MULTILINE)
+
+
+def read_code() -> dict[str, str]:
+    """
+    Reads the source files that a saved folder needs, as flat siblings.
+
+    The Hub loads code from one folder, the package keeps it in several, so `from ..folder.file_hawaii import Name`
+    becomes `from .file_hawaii import Name`. transformers 4.57 copies only the files that an entry file names itself;
+    each file therefore ends by naming those that it reaches through another.
+
+    Code that was itself loaded from such a folder is flat already; of it, only the files beside this one are known,
+    and transformers copies the rest when it saves a class that it loaded.
+
+    Returns:
+        `dict[str, str]`: source text by file name.
+
+    Raises:
+        ValueError: two folders hold a file of one name.
+    """
+    here = Path(__file__).parent
+    in_package = here.name == "configuration"
+    paths = sorted(here.parent.glob(f"*/*{CODE_SUFFIX}") if in_package else here.glob(f"*{CODE_SUFFIX}"))
+    sources: dict[str, str] = {}
+    for path in paths:
+        if path.name in sources:
+            raise ValueError(f"Two folders hold a file named {path.name}; a saved folder can hold one. Rename one.")
+        sources[path.name] = RELATIVE_IMPORT.sub(r"from .\1 import", path.read_text(encoding="utf-8"))
+    imports = {name: RELATIVE_IMPORT.findall(source) for name, source in sources.items()}
+    for name in sources:
+        missing = sorted(_reachable(name, imports) - set(imports[name]))
+        sources[name] += "".join(f"from .{module} import __name__ as _{module}  # noqa: E402, F401\n" for module in missing)
+    return sources
+
+
+def _reachable(name: str, imports: dict[str, list[str]]) -> set[str]:
+    """Modules that file `name` imports, directly or through another file."""
+    reached: set[str] = set()
+    waiting = list(imports[name])
+    while waiting:
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            waiting += imports.get(f"{module}.py", [])
+    return reached - {name.removesuffix(".py")}
+
+
+def save_code(save_directory) -> None:
+    """Writes the files of [`read_code`] into `save_directory`, which exists."""
+    for name, source in read_code().items():
+        (Path(save_directory) / name).write_text(source, encoding="utf-8")

@@ -1,0 +1,123 @@
+"""MoLA, the mixture of LoRA adapters beside a feed-forward layer (section 2.2, eq. 2)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..configuration.configuration_hawaii import HawaiiVisionConfig
+
+
+# Shapes: B batch, P tokens (class token and patches), D width, N adapters (teacher-specific first, then general), R rank.
+
+
+class StackedLora(nn.Module):
+    """
+    All low-rank adapters of one place, as two stacked parameters.
+
+    The ranks of all adapters together are few columns, so every adapter is computed in one product and the gate is
+    applied between the two. Raw parameters, because serving engines replace every `nn.Linear`.
+    """
+
+    def __init__(self, config: HawaiiVisionConfig, in_features: int, out_features: int):
+        super().__init__()
+        num_adapters = config.num_teacher_adapters + config.num_general_adapters
+        self.rank = config.lora_rank
+        self.scaling = config.lora_alpha / config.lora_rank
+        self.lora_A = nn.Parameter(torch.empty(num_adapters, config.lora_rank, in_features))
+        self.lora_B = nn.Parameter(torch.empty(num_adapters, config.lora_rank, out_features))
+
+    def reset_parameters(self):
+        """A Kaiming-uniform as for `nn.Linear`, B zero: a fresh adapter adds nothing."""
+        bound = 1 / math.sqrt(self.lora_A.shape[-1])
+        nn.init.uniform_(self.lora_A, -bound, bound)
+        nn.init.zeros_(self.lora_B)
+
+    def forward(self, hidden_states: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(batch_size, num_tokens, in_features)`):
+                Input of the layer that the adapters stand beside.
+            gate (`torch.FloatTensor` of shape `(batch_size, num_tokens, num_adapters)`):
+                Weight of each adapter at each token; zero where it is not chosen.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, num_tokens, out_features)`.
+        """
+        down = F.linear(hidden_states, self.lora_A.flatten(0, 1))  # (B, P, N * R)
+        gate = (gate * self.scaling).repeat_interleave(self.rank, dim=-1)  # (B, P, N * R)
+        return (down * gate) @ self.lora_B.flatten(0, 1)
+
+
+class AdapterRouter(nn.Module):
+    """Scores one bank of adapters at each token: two linear layers, or one where `router_hidden_size` is `None`."""
+
+    def __init__(self, config: HawaiiVisionConfig, num_adapters: int):
+        super().__init__()
+        if config.router_hidden_size is None:
+            self.hidden = None
+            self.score = nn.Linear(config.hidden_size, num_adapters)
+        else:
+            self.hidden = nn.Linear(config.hidden_size, config.router_hidden_size)
+            self.score = nn.Linear(config.router_hidden_size, num_adapters)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Returns the probabilities of the bank's adapters, `(batch_size, num_tokens, num_adapters)`, in float32."""
+        if self.hidden is not None:
+            hidden_states = F.gelu(self.hidden(hidden_states))
+        return self.score(hidden_states).softmax(dim=-1, dtype=torch.float32)
+
+
+class MixtureOfLoraRouting(nn.Module):
+    """Chooses, at each token, one teacher-specific and one general adapter; or obeys where an adapter is forced."""
+
+    def __init__(self, config: HawaiiVisionConfig):
+        super().__init__()
+        self.router_gradient = config.router_gradient
+        self.teacher_router = AdapterRouter(config, config.num_teacher_adapters) if config.num_teacher_adapters else None
+        self.general_router = AdapterRouter(config, config.num_general_adapters) if config.num_general_adapters else None
+
+    def forward(
+        self, hidden_states: torch.Tensor, forced_gate: torch.Tensor | None, is_routed: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            hidden_states (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`):
+                Input of the feed-forward layer.
+            forced_gate (`torch.FloatTensor` of shape `(batch_size, 1, num_adapters)`, *optional*):
+                Gate of the samples that do not go by the routers.
+            is_routed (`torch.BoolTensor` of shape `(batch_size, 1, 1)`, *optional*):
+                Which samples go by the routers; all of them if not given.
+
+        Returns:
+            The gate, `(batch_size, num_tokens, num_adapters)`, and the routers' probabilities, of the same shape, in
+            float32; the adapters of the two banks side by side.
+        """
+        routers = [router for router in (self.teacher_router, self.general_router) if router is not None]
+        probabilities = [router(hidden_states) for router in routers]
+        gate = torch.cat([self._top_1(bank) for bank in probabilities], dim=-1).to(hidden_states.dtype)
+        if is_routed is not None:
+            gate = torch.where(is_routed, gate, forced_gate)
+        return gate, torch.cat(probabilities, dim=-1)
+
+    def _top_1(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """Gate of one bank: nothing but the likeliest adapter, weighted so that the router learns as configured."""
+        chosen = F.one_hot(probabilities.argmax(dim=-1), probabilities.shape[-1])
+        if self.router_gradient == "straight_through":
+            # The difference is taken first, so that the value is one exactly.
+            return chosen * (1 + (probabilities - probabilities.detach()))
+        if self.router_gradient == "switch":
+            return chosen * probabilities
+        return chosen
+
+
+def forced_adapter_gate(adapters: torch.Tensor, config: HawaiiVisionConfig, dtype: torch.dtype) -> torch.Tensor:
+    """
+    The gate that lets teacher-specific adapter `adapters[b]` alone act on sample b: `(batch_size, 1, num_adapters)`.
+
+    Comparing with a range needs no look at the values, hence no wait for the device.
+    """
+    indices = torch.arange(config.num_teacher_adapters + config.num_general_adapters, device=adapters.device)
+    is_forced = (adapters.unsqueeze(-1) == indices) & (indices < config.num_teacher_adapters)
+    return is_forced.unsqueeze(1).to(dtype)

@@ -1,0 +1,335 @@
+"""HAWAII: the student encoder, a projector and a causal language model, with LLaVA's module names."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoModel
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from ..configuration.configuration_hawaii import HawaiiConfig
+from .vision_hawaii import HawaiiVisionModel, HawaiiVisionOutput, init_vision_weights
+
+
+# Shapes: B samples, T text tokens, I images, m patches of an image, D width of the language model.
+
+
+@dataclass
+class HawaiiModelOutput(BaseModelOutputWithPast):
+    """
+    Output of [`HawaiiModel`]: a language model's, and the projected features of the images.
+
+    Args:
+        image_hidden_states (`torch.FloatTensor` of shape `(num_images, num_patches, hidden_size)`, *optional*):
+            What the language model was given in place of the image tokens.
+    """
+
+    image_hidden_states: torch.FloatTensor | None = None
+
+
+@dataclass
+class HawaiiCausalLMOutput(ModelOutput):
+    """
+    Output of [`HawaiiForConditionalGeneration`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned with `labels`):
+            Mean cross-entropy of the next token.
+        logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`):
+            Scores of the next token.
+        past_key_values (`Cache`, *optional*):
+            Keys and values for the steps to come.
+        hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*):
+            The language model's, where asked for.
+        image_hidden_states (`torch.FloatTensor` of shape `(num_images, num_patches, hidden_size)`, *optional*):
+            What the language model was given in place of the image tokens.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    image_hidden_states: torch.FloatTensor | None = None
+
+
+class HawaiiMultiModalProjector(nn.Module):
+    def __init__(self, config: HawaiiConfig):
+        super().__init__()
+        width = config.text_config.hidden_size
+        self.linear_1 = nn.Linear(config.vision_config.hidden_size, width, bias=config.multimodal_projector_bias)
+        self.activation = ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Linear(width, width, bias=config.multimodal_projector_bias)
+
+    def forward(self, image_features: torch.Tensor) -> torch.Tensor:
+        return self.linear_2(self.activation(self.linear_1(image_features)))
+
+
+class HawaiiPreTrainedModel(PreTrainedModel):
+    config_class = HawaiiConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        # Only the projector and the head are this class's own: the encoder and the language model initialise themselves.
+        init_vision_weights(module, self.config.text_config.get_text_config().initializer_range)
+
+
+class HawaiiModel(HawaiiPreTrainedModel):
+    """Encoder, projector and language model, without the head. Engines load this class (`AutoModel`)."""
+
+    _keys_to_ignore_on_load_unexpected = ["lm_head.weight"]
+
+    def __init__(self, config: HawaiiConfig):
+        super().__init__(config)
+        self.vision_tower = HawaiiVisionModel._from_config(config.vision_config)
+        self.multi_modal_projector = HawaiiMultiModalProjector(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.language_model.set_input_embeddings(value)
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> HawaiiVisionOutput:
+        """
+        Encodes and projects images. The class token is dropped before the projector.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, image_size, image_size)`):
+                Normalised images.
+            kwargs:
+                Handed to [`HawaiiVisionModel`], such as `output_routing=True`.
+
+        Returns:
+            [`HawaiiVisionOutput`] whose `pooler_output`, `(num_images, num_patches, hidden_size)`, has one entry for
+            each image.
+        """
+        kwargs["return_dict"] = True
+        outputs = self.vision_tower(pixel_values, **kwargs)
+        outputs.pooler_output = self.multi_modal_projector(outputs.last_hidden_state[:, 1:])
+        return outputs
+
+    def merge_image_features(self, input_ids: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
+        """
+        Embeds the text and puts the k-th image feature in the place of the k-th image token.
+
+        Features that no token asks for are left out, so that a batch of text alone may carry an image (a sharded run
+        needs every rank to run the encoder). There are no fewer features than image tokens.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Text, with one image token for each patch of each image.
+            image_features (`torch.FloatTensor` of shape `(num_images, num_patches, hidden_size)`):
+                Projected images, in the order of their tokens.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`.
+        """
+        inputs_embeds = self.get_input_embeddings()(input_ids)
+        is_image = input_ids == self.config.image_token_id  # (B, T)
+        # A table look-up: unlike masked_scatter, neither it nor its gradient waits for the device.
+        order = (is_image.flatten().cumsum(0) - 1).clamp(min=0).view_as(input_ids)
+        features = F.embedding(order, image_features.flatten(0, 1))  # (B, T, D)
+        return torch.where(is_image.unsqueeze(-1), features.to(inputs_embeds), inputs_embeds)
+
+    def embed_inputs(self, input_ids: torch.Tensor, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Runs the encoder once and returns `inputs_embeds` and the image features; the counts must agree."""
+        image_features = self.get_image_features(pixel_values).pooler_output
+        self._check_image_tokens(input_ids, image_features)
+        return self.merge_image_features(input_ids, image_features), image_features
+
+    def _check_image_tokens(self, input_ids: torch.Tensor, image_features: torch.Tensor) -> None:
+        if torch.compiler.is_compiling() or input_ids.device.type == "meta":
+            return
+        num_features = image_features.shape[0] * image_features.shape[1]
+        num_tokens = (input_ids == self.config.image_token_id).sum()
+        if input_ids.device.type != "cpu":
+            # Reading the count would wait for the device; this is checked there, when its turn comes.
+            torch._assert_async(num_tokens == num_features, "the text has another number of image tokens than features")
+        elif num_tokens != num_features:
+            raise ValueError(
+                f"{num_tokens} image tokens in the text but {num_features} image features "
+                f"({image_features.shape[0]} images of {image_features.shape[1]} patches). "
+                "Let the processor make both: it puts one <image> for each image and expands it."
+            )
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        return_dict: bool = True,
+        **kwargs,
+    ) -> HawaiiModelOutput | tuple:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Text, with one image token for each patch of each image.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, image_size, image_size)`, *optional*):
+                All images of the batch, in the order of their tokens.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
+                In place of `input_ids` and `pixel_values`.
+            attention_mask, position_ids, past_key_values, kwargs:
+                As for the language model.
+
+        Returns:
+            [`HawaiiModelOutput`]
+
+        Raises:
+            ValueError: both or neither of `input_ids` and `inputs_embeds`; images without `input_ids`; another number of
+                image tokens than of image features.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give either input_ids or inputs_embeds, and not both.")
+        image_features = None
+        if pixel_values is not None:
+            if input_ids is None:
+                raise ValueError("pixel_values need input_ids, which say where the images go; inputs_embeds do not.")
+            inputs_embeds, image_features = self.embed_inputs(input_ids, pixel_values)
+        elif inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **kwargs,
+        )
+        output = HawaiiModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=image_features,
+        )
+        return output if return_dict else output.to_tuple()
+
+
+class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
+    """[`HawaiiModel`] with the language model's head: answers questions about images."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+
+    def __init__(self, config: HawaiiConfig):
+        super().__init__(config)
+        self.model = HawaiiModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module):
+        self.lm_head = value
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> HawaiiVisionOutput:
+        """As [`HawaiiModel.get_image_features`]."""
+        return self.model.get_image_features(pixel_values, **kwargs)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        return_dict: bool = True,
+        **kwargs,
+    ) -> HawaiiCausalLMOutput | tuple:
+        r"""
+        Args:
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Tokens to predict, -100 where none; not shifted.
+            logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
+                How many of the last positions, or which ones, get logits; 0 means all.
+            input_ids, pixel_values, attention_mask, position_ids, past_key_values, inputs_embeds, kwargs:
+                As for [`HawaiiModel`].
+
+        Returns:
+            [`HawaiiCausalLMOutput`]
+
+        Example:
+
+        ```python
+        >>> from PIL import Image
+        >>> from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        >>> folder = "runs/easy_vqa/hub"
+        >>> model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+        >>> processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+        >>> content = [{"type": "image", "image": Image.new("RGB", (64, 64), "red")}, {"type": "text", "text": "what color is the shape?"}]
+        >>> inputs = processor.apply_chat_template(
+        ...     [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        ... )
+        >>> answer = model.generate(**inputs, max_new_tokens=8)[0, inputs["input_ids"].shape[1] :]
+        >>> print(processor.decode(answer, skip_special_tokens=True))
+        ```
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, positions])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        output = HawaiiCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+        )
+        return output if return_dict else output.to_tuple()
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.Tensor | None = None, pixel_values: torch.Tensor | None = None, **kwargs):
+        """
+        As transformers' `generate`. Each image is encoded once, before decoding begins, whatever the number of beams or
+        returned sequences.
+        """
+        input_ids = kwargs.pop("input_ids", inputs)
+        if pixel_values is not None:
+            if input_ids is None:
+                raise ValueError("pixel_values need input_ids, which say where the images go; inputs_embeds do not.")
+            kwargs["inputs_embeds"], _ = self.model.embed_inputs(input_ids, pixel_values)
+        return super().generate(input_ids, **kwargs)

@@ -1,0 +1,261 @@
+"""The student: a CLIP vision transformer that carries MoLA and ends at the layer whose features the LLM sees."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from ..configuration.configuration_hawaii import HawaiiVisionConfig
+from .mixture_lora_hawaii import MixtureOfLoraRouting, StackedLora, forced_adapter_gate
+
+
+# Shapes: B batch, P tokens (the class token, then the patches row by row), D width, H heads, N adapters, L layers.
+
+
+@dataclass
+class HawaiiVisionOutput(ModelOutput):
+    """
+    Output of [`HawaiiVisionModel`].
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, 1 + num_patches, hidden_size)`):
+            Output of the last layer that exists, without a final norm; the class token comes first.
+        pooler_output (`torch.FloatTensor`, *optional*):
+            Filled in by `get_image_features` with the projected features.
+        hidden_states (`tuple[torch.FloatTensor]`, *optional*, returned with `output_hidden_states=True`):
+            The embeddings and the output of each layer.
+        router_probabilities (`torch.FloatTensor` of shape `(num_layers, batch_size, 1 + num_patches, num_adapters)`, *optional*, returned with `output_routing=True`):
+            What each layer's routers gave the teacher-specific and then the general adapters, each bank summing to one;
+            the largest of each bank acted.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    router_probabilities: torch.FloatTensor | None = None
+
+
+class HawaiiVisionEmbeddings(nn.Module):
+    def __init__(self, config: HawaiiVisionConfig):
+        super().__init__()
+        self.image_size = config.image_size
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels,
+            config.hidden_size,
+            kernel_size=config.patch_size,
+            stride=config.patch_size,
+            bias=False,
+        )
+        self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
+        self.position_embedding = nn.Parameter(torch.empty(1 + config.num_patches, config.hidden_size))
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        height, width = pixel_values.shape[-2:]
+        if (height, width) != (self.image_size, self.image_size):
+            raise ValueError(
+                f"The images are {height} x {width} pixels but this encoder sees {self.image_size} x {self.image_size}; "
+                "prepare them with the checkpoint's own processor."
+            )
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
+        patches = patches.flatten(2).transpose(1, 2)  # (B, P - 1, D)
+        class_token = self.class_embedding.expand(patches.shape[0], 1, -1)
+        return torch.cat([class_token, patches], dim=1) + self.position_embedding
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    weights = torch.matmul(query, key.transpose(-1, -2)) * scaling  # (B, H, P, P)
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = weights.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2), weights
+
+
+class HawaiiVisionAttention(nn.Module):
+    """Self-attention. One fused projection: faster, and PEFT's usual names (`q_proj`) then mean the LLM alone."""
+
+    def __init__(self, config: HawaiiVisionConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
+        query, key, value = (
+            self.qkv(hidden_states).unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)  # (3, B, H, P, D / H)
+        )
+        attention: Callable = eager_attention_forward
+        if self.config._attn_implementation != "eager":
+            attention = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        attended, _ = attention(
+            self,
+            query,
+            key,
+            value,
+            None,
+            scaling=self.scaling,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            **kwargs,
+        )
+        return self.out(attended.flatten(2))
+
+
+class HawaiiVisionFeedForward(nn.Module):
+    """CLIP's feed-forward layer F with its adapters: `F*(h) = F(h) + a_T(h) + a_G(h)` (eq. 2)."""
+
+    def __init__(self, config: HawaiiVisionConfig):
+        super().__init__()
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.has_adapters = config.num_teacher_adapters + config.num_general_adapters > 0
+        self.is_placed_beside_linears = config.adapter_placement == "linear"
+        if not self.has_adapters:
+            return
+        self.routing = MixtureOfLoraRouting(config)
+        if self.is_placed_beside_linears:
+            self.fc1_adapters = StackedLora(config, config.hidden_size, config.intermediate_size)
+            self.fc2_adapters = StackedLora(config, config.intermediate_size, config.hidden_size)
+        else:
+            self.adapters = StackedLora(config, config.hidden_size, config.hidden_size)
+
+    def forward(
+        self, hidden_states: torch.Tensor, forced_gate: torch.Tensor | None, is_routed: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns the layer's output and the routers' probabilities (`None` where there are no adapters)."""
+        if not self.has_adapters:
+            return self.fc2(self.activation(self.fc1(hidden_states))), None
+        gate, probabilities = self.routing(hidden_states, forced_gate, is_routed)
+        if self.is_placed_beside_linears:
+            inner = self.activation(self.fc1(hidden_states) + self.fc1_adapters(hidden_states, gate))
+            return self.fc2(inner) + self.fc2_adapters(inner, gate), probabilities
+        outer = self.fc2(self.activation(self.fc1(hidden_states)))
+        return outer + self.adapters(hidden_states, gate), probabilities
+
+
+class HawaiiVisionLayer(GradientCheckpointingLayer):
+    def __init__(self, config: HawaiiVisionConfig):
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = HawaiiVisionAttention(config)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = HawaiiVisionFeedForward(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        forced_gate: torch.Tensor | None,
+        is_routed: torch.Tensor | None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        hidden_states = hidden_states + self.attention(self.layer_norm1(hidden_states), **kwargs)
+        output, probabilities = self.feed_forward(self.layer_norm2(hidden_states), forced_gate, is_routed)
+        return hidden_states + output, probabilities
+
+
+class HawaiiVisionModel(PreTrainedModel):
+    """
+    CLIP's vision transformer with MoLA in every layer, cut after `config.num_hidden_layers` layers.
+
+    Parameter names are this project's own, so that checkpoints do not change when transformers renames its CLIP.
+    """
+
+    config_class = HawaiiVisionConfig
+    base_model_prefix = "vision_tower"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["HawaiiVisionEmbeddings", "HawaiiVisionLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: HawaiiVisionConfig):
+        super().__init__(config)
+        self.embeddings = HawaiiVisionEmbeddings(config)
+        self.pre_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList([HawaiiVisionLayer(config) for _ in range(config.num_hidden_layers)])
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_embedding
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        init_vision_weights(module, self.config.initializer_range)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        adapters: torch.Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_routing: bool = False,
+        return_dict: bool = True,
+        **kwargs,
+    ) -> HawaiiVisionOutput | tuple:
+        r"""
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, image_size, image_size)`):
+                Normalised images.
+            adapters (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                The teacher-specific adapter that acts alone on each sample, in every layer and on every token; -1 leaves
+                a sample to the routers. `None` leaves all of them.
+            output_hidden_states (`bool`, *optional*, defaults to `False`):
+                Whether to return the embeddings and every layer's output.
+            output_routing (`bool`, *optional*, defaults to `False`):
+                Whether to return the routers' probabilities.
+
+        Returns:
+            [`HawaiiVisionOutput`]
+
+        Raises:
+            ValueError: the images are not of the configured size, or `adapters` has not one entry for each.
+        """
+        hidden_states = self.pre_layer_norm(self.embeddings(pixel_values))
+        gate = is_routed = None
+        if adapters is not None:
+            if adapters.shape != pixel_values.shape[:1]:
+                raise ValueError(
+                    f"adapters has shape {tuple(adapters.shape)}; one entry for each of {pixel_values.shape[0]} images is needed."
+                )
+            gate = forced_adapter_gate(adapters, self.config, hidden_states.dtype)
+            is_routed = (adapters < 0)[:, None, None]
+        all_hidden_states = [hidden_states]
+        all_probabilities = []
+        for layer in self.layers:
+            hidden_states, probabilities = layer(hidden_states, gate, is_routed, **kwargs)
+            if output_hidden_states:
+                all_hidden_states.append(hidden_states)
+            if output_routing and probabilities is not None:
+                all_probabilities.append(probabilities)
+        output = HawaiiVisionOutput(
+            last_hidden_state=hidden_states,
+            hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
+            router_probabilities=torch.stack(all_probabilities) if all_probabilities else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+
+def init_vision_weights(module: nn.Module, std: float) -> None:
+    """Initialises one module of a vision encoder built from a configuration, as CLIP's, with adapters that add nothing."""
+    if isinstance(module, StackedLora):
+        module.reset_parameters()
+    elif isinstance(module, HawaiiVisionEmbeddings):
+        nn.init.normal_(module.class_embedding, std=std)
+        nn.init.normal_(module.position_embedding, std=std)
+    elif isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.normal_(module.weight, std=std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)

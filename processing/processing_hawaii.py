@@ -1,0 +1,203 @@
+"""Images and text to what the model takes: squares the image, expands its token, writes what any loader needs."""
+
+import json
+from pathlib import Path
+
+from PIL import Image, ImageOps
+from transformers import ProcessorMixin
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_transforms import to_pil_image
+from transformers.image_utils import load_image
+from transformers.processing_utils import MultiModalData
+
+from ..configuration.hub_hawaii import PROCESSOR_AUTO_MAP, save_code
+
+
+IMAGE_ASPECT_RATIOS = ("pad", "crop")
+
+
+class HawaiiProcessor(ProcessorMixin):
+    r"""
+    Joins an image processor and a tokenizer.
+
+    Args:
+        image_processor (`CLIPImageProcessor`):
+            Resizes and normalises square images.
+        tokenizer (`PreTrainedTokenizerFast`):
+            Has `image_token` as a special token.
+        patch_size (`int`):
+            Side of the encoder's patches, in pixels.
+        chat_template (`str`, *optional*):
+            Jinja template of a conversation.
+        image_token (`str`, *optional*, defaults to `"<image>"`):
+            Stands for an image in the text; becomes one token for each of its patches.
+        image_aspect_ratio (`str`, *optional*, defaults to `"pad"`):
+            How an image becomes a square: `"pad"` with the mean colour to its longer side (LLaVA-1.5's stage 2), or
+            `"crop"` to its centre (stage 1).
+
+    Raises:
+        ValueError: the tokenizer lacks the image token, the resolution is no multiple of the patch size, or
+            `image_aspect_ratio` is unknown.
+    """
+
+    if not hasattr(ProcessorMixin, "get_attributes"):
+        # transformers 4.57 reads the parts from these; 5.x from the signature.
+        attributes = ["image_processor", "tokenizer"]
+        image_processor_class = "AutoImageProcessor"
+        tokenizer_class = "AutoTokenizer"
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        patch_size=14,
+        chat_template=None,
+        image_token="<image>",
+        image_aspect_ratio="pad",
+        **kwargs,
+    ):
+        if image_aspect_ratio not in IMAGE_ASPECT_RATIOS:
+            raise ValueError(f"image_aspect_ratio is {image_aspect_ratio!r}; it must be one of {', '.join(IMAGE_ASPECT_RATIOS)}.")
+        size = image_processor.crop_size
+        if size["height"] % patch_size or size["height"] != size["width"]:
+            raise ValueError(
+                f"The image processor makes images of {size['height']} x {size['width']} pixels; the encoder needs a square "
+                f"whose side is a multiple of its patch size {patch_size}."
+            )
+        self.patch_size = patch_size
+        self.image_aspect_ratio = image_aspect_ratio
+        self.image_token = image_token
+        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
+        if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
+            raise ValueError(
+                f"The tokenizer has no token {image_token!r}; add it with "
+                f"`tokenizer.add_special_tokens({{'additional_special_tokens': [{image_token!r}]}})`."
+            )
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Tokens that one image takes in the text: its patches."""
+        size = self.image_processor.crop_size
+        return (size["height"] // self.patch_size) * (size["width"] // self.patch_size)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "pixel_values"]
+
+    def square_image(self, image) -> Image.Image:
+        """
+        The square of an image that the student sees, at the image's own resolution; teachers must be shown the same.
+
+        Args:
+            image (`PIL.Image.Image`, array, tensor, path or URL):
+                Orientation tags are obeyed, any mode becomes RGB.
+
+        Returns:
+            `PIL.Image.Image` whose sides are equal.
+        """
+        if isinstance(image, str):
+            image = load_image(image)
+        elif not isinstance(image, Image.Image):
+            image = to_pil_image(image)
+        image = ImageOps.exif_transpose(image).convert("RGB")
+        width, height = image.size
+        if width == height:
+            return image
+        if self.image_aspect_ratio == "crop":
+            return ImageOps.fit(image, (min(width, height),) * 2)
+        # floor, not round: LLaVA-1.5 makes its background colour so.
+        background = tuple(int(255 * mean) for mean in self.image_processor.image_mean)
+        square = Image.new("RGB", (max(width, height),) * 2, background)
+        square.paste(image, ((square.width - width) // 2, (square.height - height) // 2))
+        return square
+
+    def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
+        """
+        Args:
+            images (image, `list` of images or `list` of such lists, *optional*):
+                All images of the batch, in the order of their tokens in the text.
+            text (`str` or `list[str]`, *optional*):
+                Prompts, with one image token for each image.
+            kwargs:
+                For the tokenizer and the image processor, such as `padding=True` and `return_tensors="pt"`.
+
+        Returns:
+            [`BatchFeature`] with `input_ids` and `attention_mask` of shape `(batch_size, sequence_length)`, and
+            `pixel_values` of shape `(num_images, num_channels, image_size, image_size)` where there are images.
+
+        Raises:
+            ValueError: neither text nor images, or another number of image tokens than of images.
+        """
+        if images is None and text is None:
+            raise ValueError("Give images, text or both.")
+        if images is not None:
+            images = [self.square_image(image) for image in _flatten(images)]
+        if text is not None:
+            text = [text] if isinstance(text, str) else list(text)
+            num_tokens, num_images = sum(sample.count(self.image_token) for sample in text), len(images or [])
+            if num_tokens != num_images:
+                raise ValueError(
+                    f"{num_tokens} {self.image_token} in the text but {num_images} images; give one image for each "
+                    f"{self.image_token}, in order."
+                )
+        images = images or None
+        if hasattr(ProcessorMixin, "get_text_with_replacements"):
+            return super().__call__(images=images, text=text, **kwargs)
+        return self._call_before_5(images, text, **kwargs)
+
+    def _call_before_5(self, images, text, **kwargs) -> BatchFeature:
+        # transformers 4.57 leaves the joining of text and images to each processor.
+        from transformers.processing_utils import ProcessingKwargs
+
+        merged = self._merge_kwargs(ProcessingKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        tensor_type = merged["text_kwargs"].pop("return_tensors", None)
+        merged["images_kwargs"].pop("return_tensors", None)
+        data = {}
+        if text is not None:
+            text = [sample.replace(self.image_token, self.image_token * self.num_image_tokens) for sample in text]
+            merged["text_kwargs"].pop("return_mm_token_type_ids", None)
+            data.update(self.tokenizer(text, **merged["text_kwargs"]))
+        if images is not None:
+            data.update(self.image_processor(images, **merged["images_kwargs"]))
+        return BatchFeature(data, tensor_type=tensor_type)
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
+        """What one image token becomes in the text."""
+        return self.image_token * self.num_image_tokens
+
+    def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs) -> MultiModalData:
+        if image_sizes is None:
+            return MultiModalData()
+        return MultiModalData(
+            num_image_tokens=[self.num_image_tokens] * len(image_sizes), num_image_patches=[1] * len(image_sizes)
+        )
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """Saves everything that either supported transformers needs to load this processor, its code included."""
+        self.auto_map = dict(PROCESSOR_AUTO_MAP)
+        folder = Path(save_directory)
+        super().save_pretrained(save_directory, **({} if push_to_hub else kwargs))
+        self.image_processor.save_pretrained(save_directory)  # transformers 4.57 looks for a file of its own.
+        _rewrite_tokenizer_config(folder / "tokenizer_config.json")
+        save_code(save_directory)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+
+
+def _flatten(images):
+    """The images of an image, a list of images, or a list of lists of images."""
+    if isinstance(images, list | tuple):
+        return [image for item in images for image in _flatten(item)]
+    return [images] if getattr(images, "ndim", 3) == 3 else list(images)
+
+
+def _rewrite_tokenizer_config(path: Path) -> None:
+    """Says what transformers 5 saved in words that 4.57 understands and 5 still does."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if values.get("tokenizer_class") == "TokenizersBackend":
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(values.get("extra_special_tokens"), list):
+        values["additional_special_tokens"] = values.pop("extra_special_tokens")
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,96 @@
+"""Tiny but whole parts, made from scratch and loaded through the real loading code."""
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
+
+from hawaii import HawaiiConfig, HawaiiProcessor
+from hawaii.processing.chat_templates import load_chat_template
+
+
+WORDS = (
+    "a artificial assistant answers between chat curious detailed gives helpful human intelligence polite questions s "
+    "the to user USER ASSISTANT : . , ' and an and what color shape is of image blue red circle square yes no ? in there"
+).split()
+
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 16,
+    "patch_size": 4,
+    "lora_rank": 4,
+    "lora_alpha": 4,
+    "router_hidden_size": 8,
+}
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A word-level tokenizer with every special token that a conversation needs."""
+    special = ["<pad>", "<unk>", "<s>", "</s>", "<image>"]
+    vocabulary = {word: index for index, word in enumerate(dict.fromkeys(special + WORDS))}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<image>"],
+    )
+
+
+def make_processor(image_size: int = 16, patch_size: int = 4, chat_template: str = "vicuna_v1", **kwargs) -> HawaiiProcessor:
+    size = {"height": image_size, "width": image_size}
+    return HawaiiProcessor(
+        image_processor=CLIPImageProcessor(size=size, crop_size=size),
+        tokenizer=make_tokenizer(),
+        patch_size=patch_size,
+        chat_template=load_chat_template(chat_template),
+        **kwargs,
+    )
+
+
+def make_config(vision: dict | None = None, text: dict | None = None) -> HawaiiConfig:
+    """A whole model of some 30,000 parameters."""
+    tokenizer = make_tokenizer()
+    text_config = {
+        "model_type": "llama",
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "tie_word_embeddings": False,
+    }
+    return HawaiiConfig(
+        vision_config={**VISION, **(vision or {})},
+        text_config={**text_config, **(text or {})},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+
+
+def save_hub_folder(folder: Path, seed: int = 0) -> Path:
+    """A published folder with random weights, adapters included, saved through `save_pretrained`."""
+    import torch
+
+    from hawaii import HawaiiForConditionalGeneration
+
+    torch.manual_seed(seed)
+    model = HawaiiForConditionalGeneration(make_config())
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name or "bias" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    make_processor().save_pretrained(folder)
+    return folder
