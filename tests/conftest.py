@@ -1,0 +1,31 @@
+"""What every test may use. Nothing here, and no test, needs a network."""
+
+import os
+
+
+# Read when huggingface_hub and transformers are first imported, so they come before anything that imports them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
+# The tests' tensors are tiny: more threads only wait for each other.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Every test draws the same random numbers whichever tests ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def hub_folder(tmp_path_factory):
+    """A published folder: a tiny model with random weights, its processor, its code. Copy it to change it."""
+    from hawaii.tests.tiny import save_hub_folder
+
+    return save_hub_folder(tmp_path_factory.mktemp("published") / "hub")
