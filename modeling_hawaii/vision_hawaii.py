@@ -186,6 +186,11 @@ class HawaiiVisionModel(PreTrainedModel):
         self.layers = nn.ModuleList([HawaiiVisionLayer(config) for _ in range(config.num_hidden_layers)])
         self.post_init()
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # transformers guesses this from the source, and its two versions look for lines that exclude each other.
+        return True
+
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.patch_embedding
 
