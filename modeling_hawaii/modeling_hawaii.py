@@ -86,7 +86,7 @@ class HawaiiPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         # Only the projector and the head are this class's own: the encoder and the language model initialise themselves.
-        init_vision_weights(module, self.config.text_config.get_text_config().initializer_range)
+        init_vision_weights(module, self.config.vision_config.initializer_range)
 
 
 class HawaiiModel(HawaiiPreTrainedModel):
@@ -229,11 +229,12 @@ class HawaiiModel(HawaiiPreTrainedModel):
 class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
     """[`HawaiiModel`] with the language model's head: answers questions about images."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
-
     def __init__(self, config: HawaiiConfig):
         super().__init__(config)
         self.model = HawaiiModel(config)
+        embeddings = self.get_input_embeddings()
+        name = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
 
