@@ -9,7 +9,8 @@ ADAPTER_PLACEMENTS = ("ffn", "linear")
 ROUTER_GRADIENTS = ("straight_through", "none", "switch")
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises a `ValueError` that names the choices if `value` is none of them."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}.")
 
@@ -96,8 +97,8 @@ class HawaiiVisionConfig(PretrainedConfig):
             )
         if hidden_size % num_attention_heads:
             raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}.")
-        _check_choice("adapter_placement", adapter_placement, ADAPTER_PLACEMENTS)
-        _check_choice("router_gradient", router_gradient, ROUTER_GRADIENTS)
+        check_choice("adapter_placement", adapter_placement, ADAPTER_PLACEMENTS)
+        check_choice("router_gradient", router_gradient, ROUTER_GRADIENTS)
         self.hidden_size = hidden_size
         self.intermediate_size = intermediate_size
         self.num_hidden_layers = num_hidden_layers

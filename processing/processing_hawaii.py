@@ -10,6 +10,7 @@ from transformers.image_transforms import to_pil_image
 from transformers.image_utils import load_image
 from transformers.processing_utils import MultiModalData
 
+from ..configuration.configuration_hawaii import check_choice
 from ..configuration.hub_hawaii import PROCESSOR_AUTO_MAP, save_code
 
 
@@ -56,8 +57,7 @@ class HawaiiProcessor(ProcessorMixin):
         image_aspect_ratio="pad",
         **kwargs,
     ):
-        if image_aspect_ratio not in IMAGE_ASPECT_RATIOS:
-            raise ValueError(f"image_aspect_ratio is {image_aspect_ratio!r}; it must be one of {', '.join(IMAGE_ASPECT_RATIOS)}.")
+        check_choice("image_aspect_ratio", image_aspect_ratio, IMAGE_ASPECT_RATIOS)
         size = image_processor.crop_size
         if size["height"] % patch_size or size["height"] != size["width"]:
             raise ValueError(

@@ -1,0 +1,1 @@
+"""What a published folder holds beside the weights."""

@@ -1,0 +1,47 @@
+"""From a finished stage's folder to the folder that is published: nothing of training goes along."""
+
+import shutil
+from pathlib import Path
+
+from .folders import whole_folder
+
+
+# What transformers and this project's H files need; all else stays behind.
+PUBLISHED = (
+    "*_hawaii.py",
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "*processor_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def export(source: Path, destination: Path, facts: dict) -> None:
+    """
+    Makes the folder to publish.
+
+    Args:
+        source (`Path`):
+            A folder that `save_pretrained` of model and processor wrote; it may hold other files.
+        destination (`Path`):
+            Appears whole, in place of what was there.
+        facts (`dict`):
+            What training cost and used, for the model card.
+
+    Raises:
+        FileNotFoundError: `source` holds no checkpoint.
+    """
+    source = Path(source)
+    for name in ("config.json", "processor_config.json"):
+        if not (source / name).is_file():
+            raise FileNotFoundError(f"{source} is no saved HAWAII: it has no {name}.")
+    with whole_folder(destination) as folder:
+        for pattern in PUBLISHED:
+            for path in source.glob(pattern):
+                shutil.copyfile(path, folder / path.name)

@@ -1,0 +1,49 @@
+"""Folders that appear under their final name only when they are whole."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_folder(final: str | os.PathLike) -> Iterator[Path]:
+    """
+    Gives an empty folder to write into; it takes the name `final` when the block ends well, and goes when it does not.
+
+    What stood under that name before is replaced. A kill at any moment leaves either the old folder or the new one, and
+    at most a leftover named `*.incomplete`, which the next attempt clears.
+    """
+    final = Path(final)
+    incomplete = final.with_name(f"{final.name}.incomplete")
+    shutil.rmtree(incomplete, ignore_errors=True)
+    incomplete.mkdir(parents=True)
+    try:
+        yield incomplete
+    except BaseException:
+        shutil.rmtree(incomplete, ignore_errors=True)
+        raise
+    replace_folder(incomplete, final)
+
+
+def replace_folder(source: Path, final: Path) -> None:
+    """Renames `source` to `final` once its files are on the disk, in place of what stood there."""
+    for path in source.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    old = final.with_name(f"{final.name}.incomplete.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    source.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: Path, values: dict) -> None:
+    """Writes a JSON file that is never seen half written."""
+    incomplete = path.with_name(f"{path.name}.incomplete")
+    incomplete.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    incomplete.replace(path)

@@ -1,0 +1,1 @@
+"""Teachers, losses, objectives and the trainer."""

@@ -1,0 +1,41 @@
+"""What a run leaves to read: its log as JSON lines, and the seconds it has trained."""
+
+import json
+import time
+from pathlib import Path
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+
+class JsonLinesCallback(TrainerCallback):
+    """Appends every log entry to `log.jsonl` in the stage's folder."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero and logs:
+            path = Path(args.output_dir) / "log.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+class TimerCallback(TrainerCallback, ExportableState):
+    """Counts the seconds of training over every resume: they are kept in the trainer's state."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds = seconds
+        self._start = time.monotonic()
+
+    @property
+    def total(self) -> float:
+        return self.seconds + time.monotonic() - self._start
+
+    def state(self) -> dict:
+        return {"args": {"seconds": self.total}, "attributes": {}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._start = time.monotonic()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.seconds = self.total
+        self._start = time.monotonic()

@@ -1,0 +1,64 @@
+"""Checkpoints that are whole or absent, and resume to exactly where they were."""
+
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.trainer_utils import get_last_checkpoint
+
+from .objectives import StudentWithObjective
+
+
+OBJECTIVE_FILE = "objective.safetensors"
+STATE_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json", OBJECTIVE_FILE)
+
+
+def find_checkpoint(output_dir: str) -> str | None:
+    """The newest checkpoint of a run, or `None`. Unfinished ones bear another name and are not seen."""
+    return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+
+
+def save_objective(objective: nn.Module, folder: Path, state_dict: dict | None = None) -> None:
+    """Writes what of the objective trains into a file of its own, which no published folder holds."""
+    state_dict = objective.state_dict() if state_dict is None else state_dict
+    save_file({name: tensor.contiguous() for name, tensor in state_dict.items()}, folder / OBJECTIVE_FILE)
+
+
+def load_objective(objective: nn.Module, folder: str | Path) -> None:
+    """Reads what [`save_objective`] wrote; every name and shape must agree."""
+    path = Path(folder) / OBJECTIVE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing, so training cannot go on from there. Remove the folder to start over.")
+    objective.load_state_dict(load_file(path))
+
+
+def load_checkpoint(module: StudentWithObjective, checkpoint: str | Path) -> None:
+    """
+    Puts a checkpoint's weights into the module that trains.
+
+    Raises:
+        FileNotFoundError: a file that an exact resume needs is missing.
+        ValueError: the weights are not those of this model; the names are given.
+    """
+    checkpoint = Path(checkpoint)
+    missing = [name for name in STATE_FILES if not (checkpoint / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{checkpoint} lacks {', '.join(missing)}: it cannot be resumed. Remove it to use an earlier one.")
+    load_student(module.student, checkpoint)
+    load_objective(module.objective, checkpoint)
+
+
+def load_student(student: PreTrainedModel, checkpoint: Path) -> None:
+    """Loads every weight of a saved student by its own name, and accepts no other."""
+    state_dict = {}
+    for path in sorted(checkpoint.glob("model*.safetensors")):
+        state_dict |= load_file(path)
+    result = student.load_state_dict(state_dict, strict=False)
+    tied = set(student._tied_weights_keys or {}) if student.config.tie_word_embeddings else set()
+    missing = sorted(set(result.missing_keys) - tied)
+    if missing or result.unexpected_keys:
+        raise ValueError(
+            f"The weights of {checkpoint} are not those of this recipe's model: missing {missing[:3]}, unexpected "
+            f"{result.unexpected_keys[:3]}. Give the recipe another output_dir, or undo what was changed in it."
+        )

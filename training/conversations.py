@@ -1,0 +1,125 @@
+"""A conversation as tokens that know what they are: answers to learn, instructions to score by, images, the rest."""
+
+import re
+from dataclasses import dataclass
+
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from ..processing.processing_hawaii import HawaiiProcessor
+
+
+# Private-use characters, which no text of a data set holds, mark what the user says through the rendering.
+BEGIN, END = "\ue000", "\ue001"
+GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
+
+
+@dataclass
+class TokenizedConversation:
+    """
+    Args:
+        input_ids (`list[int]`):
+            Tokens, each image token expanded to one for each of its patches.
+        is_answer (`list[bool]`):
+            Which of them the model learns to say: the assistant's turns, as the template marks them.
+        prompt_ids (`list[int]`):
+            Tokens of the instructions alone.
+    """
+
+    input_ids: list[int]
+    is_answer: list[bool]
+    prompt_ids: list[int]
+
+
+def read_messages(turns: list[dict], num_images: int) -> list[dict]:
+    """
+    LLaVA's turns as a chat template's messages.
+
+    A first turn that is not the user's is dropped, an `<image>` anywhere in a turn is moved to its front.
+
+    Args:
+        turns (`list[dict]`):
+            `{"from": "human" or "gpt", "value": text}` each.
+        num_images (`int`):
+            Images of the sample.
+
+    Raises:
+        ValueError: no turns, a speaker of another name, no answer, or another number of `<image>` than of images.
+    """
+    messages = []
+    for turn in turns:
+        if turn.get("from") not in ("human", "gpt") or not isinstance(turn.get("value"), str):
+            raise ValueError(f'a turn is {turn!r}; it must be {{"from": "human" or "gpt", "value": text}}')
+        if turn["from"] == "gpt" and not messages:
+            continue
+        text = turn["value"].replace(BEGIN, "").replace(END, "")
+        content = [{"type": "image"}] * text.count("<image>") if turn["from"] == "human" else []
+        text = text.replace("<image>", "").strip()
+        content = content + ([{"type": "text", "text": text}] if text else [])
+        messages.append({"role": "user" if turn["from"] == "human" else "assistant", "content": content})
+    if not any(message["role"] == "assistant" and message["content"] for message in messages):
+        raise ValueError("it has no answer to learn")
+    num_tokens = sum(item["type"] == "image" for message in messages for item in message["content"])
+    if num_tokens != num_images:
+        raise ValueError(f"its conversation has {num_tokens} <image> but it has {num_images} images")
+    return messages
+
+
+def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> TokenizedConversation:
+    """
+    Renders and tokenizes a conversation with the processor's chat template.
+
+    Which tokens are answers comes from the template's generation markers, through the tokenizer's offsets: nothing is
+    searched for in the text.
+
+    Raises:
+        ValueError: the template marks no answers, or rewrites what the user says.
+    """
+    tokenizer, template = processor.tokenizer, processor.chat_template
+    if not template or not GENERATION.search(template):
+        raise ValueError(
+            "The chat template does not mark what the assistant says, so there is nothing to learn from; put "
+            "{% generation %} and {% endgeneration %} around it, or name a template that has them, such as vicuna_v1."
+        )
+    marked = [{**message, "content": [_mark(item, message["role"]) for item in message["content"]]} for message in messages]
+    rendered, spans = render_jinja_template(
+        [marked], chat_template=template, return_assistant_tokens_mask=True, **tokenizer.special_tokens_map
+    )
+    text, instructions, kept = _unmark(rendered[0])
+    answers = [(kept[start], kept[end]) for start, end in spans[0]]
+
+    has_own_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    encoding = tokenizer(text, add_special_tokens=not has_own_bos, return_offsets_mapping=True)
+    result = TokenizedConversation([], [], [])
+    for token, offsets in zip(encoding["input_ids"], encoding["offset_mapping"]):
+        if token == processor.image_token_id:
+            result.input_ids += [token] * processor.num_image_tokens
+            result.is_answer += [False] * processor.num_image_tokens
+            continue
+        result.input_ids.append(token)
+        result.is_answer.append(_overlaps(offsets, answers))
+        if _overlaps(offsets, instructions):
+            result.prompt_ids.append(token)
+    return result
+
+
+def _mark(item: dict, role: str) -> dict:
+    return {**item, "text": f"{BEGIN}{item['text']}{END}"} if role == "user" and item["type"] == "text" else item
+
+
+def _unmark(rendered: str) -> tuple[str, list[tuple[int, int]], list[int]]:
+    """The text without marks, the spans between them, and for each position in `rendered` the one in the text."""
+    text, spans, kept, start = [], [], [], 0
+    for character in rendered:
+        kept.append(len(text))
+        if character == BEGIN:
+            start = len(text)
+        elif character == END:
+            spans.append((start, len(text)))
+        else:
+            text.append(character)
+    kept.append(len(text))
+    return "".join(text), spans, kept
+
+
+def _overlaps(offsets: tuple[int, int], spans: list[tuple[int, int]]) -> bool:
+    return any(offsets[0] < end and offsets[1] > start for start, end in spans)

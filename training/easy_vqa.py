@@ -1,0 +1,227 @@
+"""`hawaii data easy_vqa`: images, conversations, test questions, tokenizer and experts from the package easy-vqa."""
+
+import json
+import random
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .easy_vqa_files import whole
+from .easy_vqa_questions import COLORS, SHAPES, Description, Question, describe
+from .easy_vqa_tokenizer import build_tokenizer, save_tokenizer
+from .experts import prepare_experts
+
+
+# The form of the training data.
+TURNS_PER_ROW = 32  # More than any image has: all its questions are one conversation.
+NUM_COPIES = 1  # Conversations about the same image, each with the questions in another order.
+FLIPS = ("horizontal",)  # Mirrored images are further samples: neither shape nor colour changes.
+SEED = 0
+
+FLIPPED_DIMENSIONS = {"horizontal": 1, "vertical": 0}  # of (height, width, 3)
+
+
+def prepare_easy_vqa(
+    output_dir,
+    expert_steps: int | None = None,
+    turns_per_row: int = TURNS_PER_ROW,
+    num_copies: int = NUM_COPIES,
+    flips: Sequence[str] = FLIPS,
+) -> None:
+    """
+    Leaves everything that the embedded default trains on and is evaluated with. Run again, it makes what is missing or
+    differs from what is asked; killed at any moment, nothing under a final name is half written.
+
+    Args:
+        output_dir (`str` or `Path`):
+            Gets `data/`, `tokenizer/` and `experts/`.
+        expert_steps (`int`, *optional*):
+            Steps of each expert instead of its own number.
+        turns_per_row (`int`, *optional*, defaults to 32):
+            Most questions in one conversation.
+        num_copies (`int`, *optional*, defaults to 1):
+            How often each question of each image is asked, every time in another order.
+        flips (`Sequence[str]`, *optional*, defaults to `("horizontal",)`):
+            Mirrored copies of each training image: `"horizontal"`, `"vertical"`.
+
+    Raises:
+        ValueError: the package easy-vqa is not installed.
+    """
+    package, output_dir = import_easy_vqa(), Path(output_dir)
+    questions, paths = read_questions(package.get_train_questions()), package.get_train_image_paths()
+    descriptions = {image_id: describe(asked) for image_id, asked in by_image(questions).items()}
+    image_ids = sorted(descriptions)
+    images = read_images([paths[image_id] for image_id in image_ids])
+    pretrain = caption_rows(descriptions, flips)
+    finetune = conversation_rows(questions, turns_per_row, num_copies, flips)
+
+    data = output_dir / "data"
+    write_train_images(image_ids, [paths[image_id] for image_id in image_ids], images, flips, data / "images" / "train")
+    write_rows(pretrain, data / "pretrain.json")
+    write_rows(finetune, data / "finetune.json")
+    num_test = write_test_split(package, data)
+    print(
+        f"easy-VQA: {len(image_ids) * (1 + len(flips)):,} training images with {len(pretrain):,} captions and "
+        f"{len(finetune):,} conversations, {num_test:,} test questions, in {data}."
+    )
+
+    tokenizer = build_tokenizer(text for question in questions for text in (question.text, question.answer))
+    with whole(output_dir / "tokenizer") as folder:
+        save_tokenizer(tokenizer, folder)
+    print(f"Tokenizer: {len(tokenizer)} tokens, in {output_dir / 'tokenizer'}.")
+
+    prepare_experts(images, labellings([descriptions[i] for i in image_ids]), output_dir / "experts", expert_steps)
+
+
+def import_easy_vqa() -> ModuleType:
+    """The package that ships the images and questions."""
+    try:
+        import easy_vqa
+    except ModuleNotFoundError:
+        raise ValueError(
+            'easy-VQA\'s images and questions are in the package easy-vqa, which is not installed; get it with `pip install "hawaii-vlm[demo]"`.'
+        ) from None
+    return easy_vqa
+
+
+def read_questions(columns: tuple[list[str], list[str], list[int]]) -> list[Question]:
+    """The questions of one split, from the texts, answers and image ids that the package gives."""
+    return [Question(*row) for row in zip(*columns, strict=True)]
+
+
+def by_image(questions: Iterable[Question]) -> dict[int, list[Question]]:
+    """The questions of each image, in their order."""
+    grouped = defaultdict(list)
+    for question in questions:
+        grouped[question.image_id].append(question)
+    return dict(grouped)
+
+
+def read_images(paths: Sequence[str]) -> torch.Tensor:
+    """Decodes images of one size: a `torch.ByteTensor` of shape `(num_images, height, width, 3)`."""
+    return torch.from_numpy(np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths]))
+
+
+def labellings(descriptions: Sequence[Description]) -> dict[str, torch.Tensor]:
+    """
+    What the experts learn to tell.
+
+    Args:
+        descriptions (`Sequence[Description]`):
+            Of each image.
+
+    Returns:
+        The labels `"color"`, `"shape"` and `"color and shape"`, a `torch.LongTensor` of shape `(num_images,)` each,
+        -1 where the label of an image is not known.
+    """
+    color = torch.tensor([-1 if item.color is None else COLORS.index(item.color) for item in descriptions])
+    shape = torch.tensor([-1 if item.shape is None else SHAPES.index(item.shape) for item in descriptions])
+    both = torch.where((color >= 0) & (shape >= 0), color * len(SHAPES) + shape, -1)
+    return {"color": color, "shape": shape, "color and shape": both}
+
+
+def image_names(image_id: int, flips: Sequence[str]) -> list[str]:
+    """The file of a training image, then those of its mirrored copies."""
+    return [f"{image_id}.png", *(f"{image_id}_{flip}.png" for flip in flips)]
+
+
+def make_row(name: str, number: int, turns: Iterable[tuple[str, str]]) -> dict:
+    """A row of LLaVA's JSON about a training image, its `number`th; the image stands before the first of `turns`."""
+    row = {"id": f"{Path(name).stem}-{number}", "image": f"train/{name}", "conversations": []}
+    for human, assistant in turns:
+        row["conversations"] += [{"from": "human", "value": human}, {"from": "gpt", "value": assistant}]
+    first = row["conversations"][0]
+    first["value"] = "\n".join(part for part in ("<image>", first["value"]) if part)
+    return row
+
+
+def caption_rows(descriptions: dict[int, Description], flips: Sequence[str] = ()) -> list[dict]:
+    """A row for every image and mirrored image whose shape and colour are known."""
+    return [
+        make_row(name, 0, [("", description.caption)])
+        for image_id, description in descriptions.items()
+        if description.caption is not None
+        for name in image_names(image_id, flips)
+    ]
+
+
+def conversation_rows(
+    questions: Iterable[Question],
+    turns_per_row: int = TURNS_PER_ROW,
+    num_copies: int = NUM_COPIES,
+    flips: Sequence[str] = (),
+) -> list[dict]:
+    """
+    Every question about every image and mirrored image, `num_copies` times, in rows of about equal length of at most
+    `turns_per_row` questions about one image in random order. The same arguments give the same rows.
+    """
+    generator = random.Random(SEED)
+    rows = []
+    for image_id, asked in by_image(questions).items():
+        num_rows = -(-len(asked) // turns_per_row)
+        for name in image_names(image_id, flips):
+            for copy in range(num_copies):
+                turns = [(question.text, question.answer) for question in asked]
+                generator.shuffle(turns)
+                rows += [
+                    make_row(name, copy * num_rows + part, turns[part::num_rows]) for part in range(num_rows)
+                ]
+    return rows
+
+
+def write_train_images(image_ids, paths, images, flips: Sequence[str], folder: Path) -> None:
+    """Copies the training images and writes their mirrored copies, unless they are all there."""
+    names = {name for image_id in image_ids for name in image_names(image_id, flips)}
+    if folder.is_dir() and names == {path.name for path in folder.iterdir()}:
+        return
+    with whole(folder) as temporary:
+        temporary.mkdir()
+        for image_id, path, image in zip(image_ids, paths, images, strict=True):
+            original, *mirrored = image_names(image_id, flips)
+            shutil.copyfile(path, temporary / original)
+            for name, flip in zip(mirrored, flips, strict=True):
+                Image.fromarray(image.flip(FLIPPED_DIMENSIONS[flip]).numpy()).save(temporary / name)
+
+
+def write_rows(rows: Sequence[dict], path: Path) -> None:
+    """Writes LLaVA's JSON, one row a line."""
+    with whole(path) as temporary:
+        temporary.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
+
+
+def write_test_split(package: ModuleType, data: Path) -> int:
+    """
+    Copies the test images and writes `test.parquet`, for the evaluation alone: nothing else reads the test split.
+
+    Returns:
+        `int`: number of questions.
+    """
+    import datasets
+
+    questions, paths = read_questions(package.get_test_questions()), package.get_test_image_paths()
+    if not (data / "images" / "test").is_dir():
+        with whole(data / "images" / "test") as temporary:
+            temporary.mkdir()
+            for image_id, path in paths.items():
+                shutil.copyfile(path, temporary / f"{image_id}.png")
+    encoded = {image_id: Path(path).read_bytes() for image_id, path in paths.items()}
+    rows = [
+        {
+            "question_id": number,
+            "question": question.text,
+            "answer": question.answer,
+            "question_type": question.type,
+            "image": {"bytes": encoded[question.image_id], "path": f"{question.image_id}.png"},
+        }
+        for number, question in enumerate(questions)
+    ]
+    table = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+    with whole(data / "test.parquet") as temporary:
+        table.to_parquet(temporary)
+    return len(rows)

@@ -1,0 +1,79 @@
+"""A tokenizer whose tokens are the words of a small data set, with a chat template in those words."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from ..processing.processing_hawaii import _rewrite_tokenizer_config
+
+
+SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
+
+# Vicuna's conversation in few words and without a system line. The space before an answer stands outside `generation`:
+# it is no token here, and transformers finds the labels by the token of the span's first character.
+CHAT_TEMPLATE = r"""
+{%- for message in messages -%}
+    {%- set content = [{'type': 'text', 'text': message['content']}] if message['content'] is string else message['content'] -%}
+    {%- if message['role'] == 'user' -%}
+        {{- 'user: ' -}}
+        {%- for item in content -%}
+            {{- '<image>\n' if item['type'] == 'image' else item['text'] -}}
+        {%- endfor -%}
+        {{- ' ' -}}
+    {%- elif message['role'] == 'assistant' -%}
+        {{- 'assistant: ' -}}
+        {%- generation -%}
+        {%- for item in content -%}
+            {{- item['text'] -}}
+        {%- endfor -%}
+        {{- eos_token -}}
+        {%- endgeneration -%}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- 'assistant:' -}}
+{%- endif -%}
+""".strip()
+
+
+def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """
+    Builds the tokenizer: lower case, a token for each word and each punctuation mark, `<unk>` for any other word.
+
+    Args:
+        texts (`Iterable[str]`):
+            Every word of these, and of the chat template, has its own token.
+
+    Returns:
+        `PreTrainedTokenizerFast` that decodes to words with single spaces between them.
+    """
+    normalizer = normalizers.Lowercase()
+    splitter = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    words = {
+        word
+        for text in {"user: assistant:", *texts}
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
+    }
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL_TOKENS, *sorted(words)])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = splitter
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<image>"],
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Saves the tokenizer so that AutoTokenizer of transformers 4.57 and 5.x loads it."""
+    tokenizer.save_pretrained(folder)
+    _rewrite_tokenizer_config(Path(folder) / "tokenizer_config.json")

@@ -1,0 +1,147 @@
+"""Putting a student together from an encoder and a language model, each pretrained or from scratch."""
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPImageProcessor,
+    PreTrainedTokenizerBase,
+)
+
+from ..configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfig
+from ..modeling_hawaii.convert_clip import convert_clip
+from ..modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
+from ..modeling_hawaii.vision_hawaii import HawaiiVisionModel
+from ..processing.chat_templates import load_chat_template
+from ..processing.processing_hawaii import HawaiiProcessor
+from .arguments import DataArguments, ModelArguments
+
+
+IMAGE_TOKEN = "<image>"
+
+
+def build_student(
+    model_args: ModelArguments, data_args: DataArguments, num_teachers: int
+) -> tuple[HawaiiForConditionalGeneration, HawaiiProcessor]:
+    """
+    A fresh student and its processor.
+
+    Args:
+        model_args (`ModelArguments`):
+            Names the encoder and the language model.
+        data_args (`DataArguments`):
+            Names the chat template and how an image becomes a square.
+        num_teachers (`int`):
+            Teacher-specific adapters of each layer.
+
+    Raises:
+        ValueError: a part is named neither by checkpoint nor by configuration, or no tokenizer is.
+    """
+    dtype = getattr(torch, model_args.dtype)
+    tokenizer = _load_tokenizer(model_args)
+    vision_tower = _build_vision_tower(model_args, num_teachers).to(dtype)
+    language_model = _build_language_model(model_args, tokenizer).to(dtype)
+    config = HawaiiConfig(
+        vision_config=vision_tower.config,
+        text_config=language_model.config,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+    )
+    with torch.device("meta"):
+        student = HawaiiForConditionalGeneration(config)
+    # The parts take the places of empty ones, so that no weight exists twice.
+    student.model.vision_tower = vision_tower
+    student.model.language_model = language_model.base_model
+    student.lm_head = language_model.get_output_embeddings()
+    projector = student.model.multi_modal_projector.to_empty(device="cpu").to(dtype)
+    for module in projector.modules():
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+    student.generation_config = language_model.generation_config
+    student.config.dtype = dtype
+    return student, build_processor(model_args, data_args, vision_tower.config, tokenizer)
+
+
+def build_processor(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    vision_config: HawaiiVisionConfig,
+    tokenizer: PreTrainedTokenizerBase,
+) -> HawaiiProcessor:
+    """The processor that fits the encoder, with the checkpoint's own normalisation where there is a checkpoint."""
+    size = {"height": vision_config.image_size, "width": vision_config.image_size}
+    normalisation = {}
+    if model_args.vision_tower is not None:
+        original = AutoImageProcessor.from_pretrained(model_args.vision_tower)
+        normalisation = {"image_mean": original.image_mean, "image_std": original.image_std}
+    processor = HawaiiProcessor(
+        image_processor=CLIPImageProcessor(size=size, crop_size=size, **normalisation),
+        tokenizer=tokenizer,
+        patch_size=vision_config.patch_size,
+        image_token=IMAGE_TOKEN,
+    )
+    return adapt_processor(processor, data_args)
+
+
+def adapt_processor(processor: HawaiiProcessor, data_args: DataArguments) -> HawaiiProcessor:
+    """Gives a processor the chat template and the squaring of a stage."""
+    processor.image_aspect_ratio = data_args.image_aspect_ratio
+    if data_args.chat_template is not None:
+        processor.chat_template = load_chat_template(data_args.chat_template)
+    else:
+        processor.chat_template = processor.tokenizer.chat_template
+    if processor.chat_template is None:
+        raise ValueError("The tokenizer has no chat template of its own; name one with chat_template, such as vicuna_v1.")
+    return processor
+
+
+def set_trainable(student: HawaiiForConditionalGeneration, trainable: list[str]) -> None:
+    """Lets the named parts of a student learn (see [`HawaiiTrainingArguments`]) and freezes the others."""
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(_part_of(name) in trainable)
+
+
+def _part_of(name: str) -> str:
+    if name.startswith("model.multi_modal_projector."):
+        return "projector"
+    if not name.startswith("model.vision_tower."):
+        return "language_model"
+    if ".lora_" in name:
+        return "adapters"
+    return "routers" if ".routing." in name else "vision_tower"
+
+
+def _load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
+    source = model_args.tokenizer or model_args.language_model
+    if source is None:
+        raise ValueError("The recipe names no tokenizer and no language_model that would bring one.")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if IMAGE_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    return tokenizer
+
+
+def _build_vision_tower(model_args: ModelArguments, num_teachers: int) -> HawaiiVisionModel:
+    fields = {**(model_args.vision_config or {}), "num_teacher_adapters": num_teachers}
+    if model_args.vision_tower is not None:
+        return convert_clip(model_args.vision_tower, **fields)
+    if model_args.vision_config is None:
+        raise ValueError("The recipe names neither a vision_tower nor a vision_config.")
+    return HawaiiVisionModel(HawaiiVisionConfig(**fields))
+
+
+def _build_language_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase):
+    if model_args.language_model is not None:
+        model = AutoModelForCausalLM.from_pretrained(model_args.language_model)
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(len(tokenizer))
+        return model
+    if model_args.text_config is None:
+        raise ValueError("The recipe names neither a language_model nor a text_config.")
+    fields = {**model_args.text_config}
+    special = ("pad_token_id", "bos_token_id", "eos_token_id")
+    fields |= {"vocab_size": len(tokenizer)} | {name: getattr(tokenizer, name) for name in special}
+    model_type = fields.pop("model_type", "llama")
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields))

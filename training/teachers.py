@@ -1,0 +1,174 @@
+"""Frozen vision experts: one shared uint8 image in, a grid of features out."""
+
+import inspect
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoImageProcessor, AutoModel
+
+
+# Shapes: I images, S side of the shared image, h x w grid, C channels.
+
+
+@dataclass
+class TeacherConfig:
+    """
+    A teacher in a recipe.
+
+    Args:
+        checkpoint (`str`):
+            Folder or hub id of a vision model that `AutoModel` loads.
+        name (`str`, *optional*):
+            What its losses are logged as; the last part of `checkpoint` if not given.
+        image_size (`int`, *optional*):
+            Side of the image it is shown, in pixels; its own image processor's or configuration's if not given.
+        image_mean, image_std (`list[float]`, *optional*):
+            Its normalisation; its own image processor's if not given.
+        layer (`int`, *optional*):
+            Which of its `hidden_states` is taught; `last_hidden_state` if not given.
+        dtype (`str`, *optional*, defaults to `"float32"`):
+            Precision it runs in.
+    """
+
+    checkpoint: str
+    name: str | None = None
+    image_size: int | None = None
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
+    layer: int | None = None
+    dtype: str = "float32"
+
+    @classmethod
+    def parse(cls, value: str | dict) -> "TeacherConfig":
+        """A teacher of a recipe: a checkpoint alone, or the fields above."""
+        values = {"checkpoint": value} if isinstance(value, str) else dict(value)
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown or "checkpoint" not in values:
+            problem = f"has no field {unknown[0]!r}" if unknown else "needs a checkpoint"
+            raise ValueError(f"A teacher {problem}: {value}. Its fields are {', '.join(known)}.")
+        values.setdefault("name", values["checkpoint"].rstrip("/").rpartition("/")[2])
+        return cls(**values)
+
+
+class Teacher:
+    """
+    A frozen vision expert. It is no `nn.Module`, so that nothing that trains or saves can come to hold it.
+
+    Args:
+        name (`str`):
+            What its losses are logged as.
+        model (`nn.Module`):
+            A transformers vision model; it is frozen here.
+        image_size (`int`):
+            Side of the image it is shown, in pixels.
+        image_mean, image_std (`list[float]`):
+            Its normalisation.
+        layer (`int`, *optional*):
+            Which of its `hidden_states` is taught; `last_hidden_state` if not given.
+
+    Attributes:
+        grid (`tuple[int, int, int]`):
+            Height, width and channels of its features.
+    """
+
+    def __init__(self, name: str, model: nn.Module, image_size: int, image_mean, image_std, layer: int | None = None):
+        self.name = name
+        self.model = model.eval().requires_grad_(False)
+        self.image_size = image_size
+        self.layer = layer
+        weight = next(model.parameters())
+        self.mean = torch.tensor(image_mean, device=weight.device).view(1, -1, 1, 1) * 255
+        self.std = torch.tensor(image_std, device=weight.device).view(1, -1, 1, 1) * 255
+        self.dtype = weight.dtype
+        self.options = {"output_hidden_states": True} if layer is not None else {}
+        size = getattr(model.config, "image_size", image_size)
+        if size not in (image_size, [image_size, image_size]) and _accepts(model, "interpolate_pos_encoding"):
+            self.options["interpolate_pos_encoding"] = True
+        blank = torch.zeros(1, len(image_mean), image_size, image_size, dtype=torch.uint8, device=weight.device)
+        self.grid = tuple(self(blank).shape[1:])
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            images (`torch.ByteTensor` of shape `(num_images, 3, side, side)`):
+                The student's own squares, on the teacher's device.
+
+        Returns:
+            `torch.FloatTensor` of shape `(num_images, height, width, channels)`, without gradient.
+
+        Raises:
+            ValueError: the model gives no grid that can be known.
+        """
+        outputs = self.model(self.preprocess(images), **self.options)
+        return self._as_grid(outputs)
+
+    def preprocess(self, images: torch.Tensor) -> torch.Tensor:
+        """Resizes to the teacher's resolution and normalises, on the device."""
+        pixels = images.float()
+        if pixels.shape[-1] != self.image_size:
+            size = (self.image_size, self.image_size)
+            pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp(0, 255)
+        return ((pixels - self.mean) / self.std).to(self.dtype)
+
+    def _as_grid(self, outputs) -> torch.Tensor:
+        if "reshaped_hidden_states" in outputs:
+            features = outputs.reshaped_hidden_states[-1 if self.layer is None else self.layer]
+        elif self.layer is not None:
+            features = outputs.hidden_states[self.layer]
+        else:
+            features = outputs.last_hidden_state
+        if features.ndim == 4:
+            return features.permute(0, 2, 3, 1)  # transformers gives feature maps channels first
+        return self._tokens_as_grid(features)
+
+    def _tokens_as_grid(self, tokens: torch.Tensor) -> torch.Tensor:
+        patch_size = getattr(self.model.config, "patch_size", None)
+        if not isinstance(patch_size, int) or self.image_size % patch_size:
+            raise ValueError(
+                f"The grid of teacher {self.name} ({type(self.model).__name__}) is unknown: it gives {tokens.shape[1]} tokens "
+                f"for an image of {self.image_size} pixels, and its patch size is {patch_size}. Give it an image_size that is a "
+                "multiple of its patch size, or a layer whose features are a map."
+            )
+        side = self.image_size // patch_size
+        num_others = tokens.shape[1] - side * side
+        num_registers = getattr(self.model.config, "num_register_tokens", 0)
+        if num_others not in (0, 1 + num_registers):
+            raise ValueError(
+                f"The grid of teacher {self.name} ({type(self.model).__name__}) is unknown: it gives {tokens.shape[1]} tokens, "
+                f"which is neither {side} x {side} nor that and {1 + num_registers} class and register tokens."
+            )
+        return tokens[:, num_others:].unflatten(1, (side, side))
+
+
+def _accepts(model: nn.Module, argument: str) -> bool:
+    return argument in inspect.signature(model.forward).parameters
+
+
+def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> Teacher:
+    """
+    Loads a teacher from a folder or the hub.
+
+    Raises:
+        OSError: there is no such checkpoint.
+        ValueError: weights are missing from it, or its grid is not known.
+    """
+    dtype = getattr(torch, config.dtype)
+    model, report = AutoModel.from_pretrained(config.checkpoint, dtype=dtype, output_loading_info=True)
+    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)  # pooling comes after the features
+    if missing:
+        raise ValueError(
+            f"{config.checkpoint} lacks {len(missing)} weights of its {type(model).__name__} ({missing[0]}, ...): as a teacher "
+            "it would teach noise. Save it with `save_pretrained` of that class."
+        )
+    model = getattr(model, "vision_model", model).to(device)  # the image half of a CLIP
+    image_mean, image_std, image_size = config.image_mean, config.image_std, config.image_size
+    if image_mean is None or image_std is None or image_size is None:
+        processor = AutoImageProcessor.from_pretrained(config.checkpoint)
+        image_mean = processor.image_mean if image_mean is None else image_mean
+        image_std = processor.image_std if image_std is None else image_std
+        image_size = image_size or getattr(model.config, "image_size", None) or processor.size["height"]
+    return Teacher(config.name or config.checkpoint, model, image_size, image_mean, image_std, config.layer)

@@ -1,0 +1,118 @@
+"""Runs a recipe: each stage from where it stopped, then the folder to publish."""
+
+import json
+from pathlib import Path
+
+from accelerate import PartialState
+from transformers import set_seed
+
+from .. import HawaiiForConditionalGeneration, HawaiiProcessor  # from the root, which registers the Auto classes
+from ..hub_cards.export import export
+from ..hub_cards.folders import write_json
+from .callbacks import JsonLinesCallback, TimerCallback
+from .checkpoints import find_checkpoint, load_objective
+from .data import Collator, LlavaDataset
+from .objectives import OBJECTIVES, StudentWithObjective
+from .recipe import parse_stage, read_recipe
+from .students import adapt_processor, build_student, set_trainable
+from .teachers import TeacherConfig, load_teacher
+from .trainer import STAGE_FILE, HawaiiTrainer
+
+
+def train(recipe: str, overrides: list[str] | None = None) -> None:
+    """
+    Runs a recipe's stages and exports the result. What is finished is skipped, what was interrupted goes on from its last
+    checkpoint.
+
+    Leaves, under the recipe's `output_dir`: for each stage a folder with its `model` and `log.jsonl`; the folder `hub`, to
+    be published; and `train_results.json`.
+
+    Args:
+        recipe (`str`):
+            The YAML file.
+        overrides (`list[str]`, *optional*):
+            `key=value` or `stages.NAME.key=value`.
+    """
+    stages = read_recipe(recipe, overrides)
+    run_folder = Path(next(iter(stages.values()))["output_dir"])
+    previous, results = None, {}
+    for number, (stage, options) in enumerate(stages.items(), start=1):
+        model_folder = run_folder / stage / "model"
+        say(f"Stage {number} of {len(stages)}, {stage}: " + ("already done." if model_folder.is_dir() else "begins."))
+        if not model_folder.is_dir():
+            run_stage(options, stage, previous, model_folder)
+        results[stage] = json.loads((model_folder / STAGE_FILE).read_text(encoding="utf-8"))
+        previous = model_folder
+    finish(run_folder, previous, results)
+
+
+def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Path) -> None:
+    """Trains one stage from the stage before it, or from what the recipe names, and saves it whole."""
+    model_args, data_args, args = parse_stage(options, stage)
+    set_seed(args.seed)
+    teachers = [load_teacher(TeacherConfig.parse(teacher), args.device) for teacher in args.teachers or []]
+    if previous is None:
+        student, processor = build_student(model_args, data_args, len(teachers))
+    else:
+        student = HawaiiForConditionalGeneration.from_pretrained(previous)
+        processor = adapt_processor(HawaiiProcessor.from_pretrained(previous), data_args)
+    set_trainable(student, args.trainable)
+    objective = OBJECTIVES[args.objective](args, student, {teacher.name: teacher.grid for teacher in teachers})
+    if previous is not None:
+        load_objective(objective, previous)
+
+    teacher_image_size = max((teacher.image_size for teacher in teachers), default=None)
+    dataset = LlavaDataset(
+        data_args.data_path,
+        data_args.image_folder,
+        processor,
+        teacher_image_size=teacher_image_size,
+        max_length=data_args.max_length,
+        bad_records=data_args.bad_records,
+    )
+    trainer = HawaiiTrainer(
+        model=StudentWithObjective(student, objective),
+        teachers=teachers,
+        args=args,
+        train_dataset=dataset,
+        data_collator=Collator(processor, teacher_image_size),
+        processing_class=processor,
+        callbacks=[JsonLinesCallback(), TimerCallback()],
+    )
+    checkpoint = find_checkpoint(args.output_dir)
+    if checkpoint is not None:
+        say(f"Going on from {checkpoint}.")
+    output = trainer.train(resume_from_checkpoint=checkpoint)
+    timer = next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, TimerCallback))
+    report = {
+        "steps": output.global_step,
+        "samples": len(dataset),
+        "seconds": round(timer.seconds, 1),
+        "learning_rate": args.learning_rate,
+        "batch_size": trainer.get_total_train_batch_size(args),
+        "epochs": round(trainer.state.epoch, 2),
+        "objective": args.objective,
+        "teachers": {teacher.name: {"image_size": teacher.image_size, "grid": teacher.grid} for teacher in teachers},
+        "num_parameters": student.num_parameters(),
+        "log": trainer.state.log_history[-2] if len(trainer.state.log_history) > 1 else {},
+    }
+    trainer.save_whole(model_folder, report)
+
+
+def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> None:
+    """Exports the last stage's model and writes what training cost."""
+    if not PartialState().is_main_process:
+        return
+    results = {
+        "train_seconds": round(sum(stage["seconds"] for stage in stages.values()), 1),
+        "num_parameters": list(stages.values())[-1]["num_parameters"],
+        "stages": stages,
+    }
+    write_json(run_folder / "train_results.json", results)
+    export(model_folder, run_folder / "hub", results)
+    say(f"The folder to publish: {run_folder / 'hub'}")
+
+
+def say(line: str) -> None:
+    """Prints on the main process."""
+    PartialState().print(line, flush=True)

@@ -1,0 +1,154 @@
+"""HAWAII's trainer: transformers' Trainer, with teachers beside the model and checkpoints that are whole or absent."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from ..hub_cards.folders import replace_folder, write_json
+from .checkpoints import load_checkpoint, save_objective
+from .objectives import StudentWithObjective
+from .teachers import Teacher
+
+
+logger = logging.getLogger(__name__)
+
+STAGE_FILE = "stage.json"
+
+# A target whose variance is this much smaller than the features that follow it says the same everywhere.
+COLLAPSE = 1e-3
+
+
+class HawaiiTrainer(Trainer):
+    """
+    Trains a student and its objective's projections against frozen teachers.
+
+    Args:
+        model (`StudentWithObjective`):
+            All that trains.
+        teachers (`list[Teacher]`):
+            In the order of the objective's.
+        kwargs:
+            As for [`~transformers.Trainer`].
+    """
+
+    def __init__(self, model: StudentWithObjective, teachers: list[Teacher], **kwargs):
+        super().__init__(model=model, **kwargs)
+        self.teachers = teachers
+        # The loss is divided by the counts of the whole step, not by the number of micro-batches.
+        self.model_accepts_loss_kwargs = True
+        self._terms: dict[str, torch.Tensor] = {}
+        self._terms_step = 0
+        self._save_folder: Path | None = None
+        self._warned_of_collapse: set[str] = set()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        teacher_images = inputs.pop("teacher_images", None)
+        features = [teacher(teacher_images) for teacher in self.teachers]
+        loss, terms = model(features, inputs)
+        for name, value in terms.items():
+            self._terms[name] = self._terms.get(name, 0) + value
+        # Gradients are averaged over processes, whereas the terms are shares that sum up over them.
+        loss = loss * self.accelerator.num_processes
+        return (loss, terms) if return_outputs else loss
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Gives each micro-batch the counts of label tokens and images of the whole step, over all processes."""
+        batches, num_label_tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches:
+            num_images = torch.stack([(batch["image_index"] >= 0).sum() for batch in batches]).sum().to(device)
+            if self.accelerator.num_processes > 1:
+                num_images = self.accelerator.gather(num_images).sum()
+            for batch in batches:
+                batch["num_label_tokens"] = num_label_tokens
+                batch["num_images"] = num_images
+        return batches, num_label_tokens
+
+    def log(self, logs, start_time=None):
+        """Adds the mean of each term of the loss since the last time."""
+        steps = self.state.global_step - self._terms_step
+        if "loss" in logs and self._terms and steps:
+            values = torch.stack([value.float() for value in self._terms.values()])
+            values = (self.accelerator.reduce(values, "sum") / steps).tolist()
+            terms = dict(zip(self._terms, values))
+            self._warn_of_collapse(terms)
+            logs = {**logs, **{name: float(f"{value:.4g}") for name, value in terms.items()}}
+            self._terms, self._terms_step = {}, self.state.global_step
+        super().log(logs, start_time)
+
+    def _warn_of_collapse(self, terms: dict[str, float]) -> None:
+        for name, variance in terms.items():
+            is_target = name.startswith("variance/") and name != "variance/student"
+            if is_target and variance < COLLAPSE * terms["variance/student"] and name not in self._warned_of_collapse:
+                self._warned_of_collapse.add(name)
+                logger.warning(
+                    "The target %s has collapsed: its variance is %.2g beside the student's %.2g, so its loss teaches nothing.",
+                    name.removeprefix("variance/"),
+                    variance,
+                    terms["variance/student"],
+                )
+
+    def _get_output_dir(self, trial):
+        return str(self._save_folder) if self._save_folder is not None else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model, trial):
+        """Writes the checkpoint beside its final place and renames it when every process is done."""
+        run_folder = Path(self.args.output_dir)
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        self._save_folder = run_folder / "incomplete"
+        try:
+            if self.args.should_save:
+                shutil.rmtree(self._save_folder, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                replace_folder(self._save_folder / name, run_folder / name)
+        finally:
+            if self.args.should_save:
+                shutil.rmtree(self._save_folder, ignore_errors=True)
+            self._save_folder = None
+        if self.args.should_save:
+            rotate_checkpoints(str(run_folder), self.args.save_total_limit)
+
+    def _save(self, output_dir=None, state_dict=None):
+        """The student as a folder that anyone can load, the objective in a file beside it."""
+        if not self.args.should_save:
+            return
+        module = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        student, objective = (_child_state(state_dict, name) for name in ("student", "objective"))
+        # The file's names are the module's own: a resume finds every weight.
+        module.student.save_pretrained(folder, state_dict=student, save_original_format=False)
+        save_objective(module.objective, folder, objective)
+        self.processing_class.save_pretrained(folder)
+
+    def save_whole(self, final: Path, report: dict) -> None:
+        """Saves the model of a finished stage, with the objective's projections and a report, under its final name."""
+        incomplete = final.with_name(f"{final.name}.incomplete")
+        if self.args.should_save:
+            shutil.rmtree(incomplete, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.save_model(str(incomplete))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            write_json(incomplete / STAGE_FILE, report)
+            replace_folder(incomplete, final)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_checkpoint(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
+
+
+def _child_state(state_dict: dict | None, child: str) -> dict | None:
+    """Of a gathered state, what belongs to one child of the module that trains; `None` where nothing was gathered."""
+    if state_dict is None:
+        return None
+    return {name.removeprefix(f"{child}."): value for name, value in state_dict.items() if name.startswith(f"{child}.")}
