@@ -17,6 +17,7 @@ VISION_AUTO_MAP = {
 PROCESSOR_AUTO_MAP = {"AutoProcessor": "processing_hawaii.HawaiiProcessor"}
 
 CODE_SUFFIX = "_hawaii.py"
+CODE_FOLDERS = ("configuration", "processing", "modeling_hawaii")
 RELATIVE_IMPORT = re.compile(r"^from \.+(?:\w+\.)*(\w+_hawaii) import", re.MULTILINE)
 
 
@@ -38,8 +39,8 @@ def read_code() -> dict[str, str]:
         ValueError: two folders hold a file of one name.
     """
     here = Path(__file__).parent
-    in_package = here.name == "configuration"
-    paths = sorted(here.parent.glob(f"*/*{CODE_SUFFIX}") if in_package else here.glob(f"*{CODE_SUFFIX}"))
+    folders = [here.parent / name for name in CODE_FOLDERS] if here.name == CODE_FOLDERS[0] else [here]
+    paths = [path for folder in folders for path in sorted(folder.glob(f"*{CODE_SUFFIX}"))]
     sources: dict[str, str] = {}
     for path in paths:
         if path.name in sources:

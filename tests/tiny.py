@@ -45,7 +45,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_processor(image_size: int = 16, patch_size: int = 4, chat_template: str = "vicuna_v1", **kwargs) -> HawaiiProcessor:
+def make_processor(
+    image_size: int = 16, patch_size: int = 4, chat_template: str = "vicuna_v1", **kwargs
+) -> HawaiiProcessor:
     size = {"height": image_size, "width": image_size}
     return HawaiiProcessor(
         image_processor=CLIPImageProcessor(size=size, crop_size=size),

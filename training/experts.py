@@ -39,7 +39,7 @@ EXPERTS = (
             "depths": [1, 2],
             "layer_type": "basic",
         },
-        num_steps=240,
+        num_steps=210,
     ),
     Expert(
         name="vit",
@@ -55,7 +55,7 @@ EXPERTS = (
             "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
         },
-        num_steps=300,
+        num_steps=240,
     ),
     Expert(
         name="poolformer",
@@ -72,7 +72,7 @@ EXPERTS = (
             "drop_path_rate": 0.0,
             "layer_scale_init_value": 1.0,
         },
-        num_steps=540,
+        num_steps=420,
     ),
 )
 
