@@ -1,5 +1,7 @@
 """Configuration of HAWAII: one CLIP encoder that carries a mixture of LoRA adapters, and any causal language model."""
 
+from pathlib import Path
+
 from transformers import AutoConfig, PretrainedConfig
 
 from .hub_hawaii import AUTO_MAP, VISION_AUTO_MAP, save_code
@@ -124,11 +126,13 @@ class HawaiiVisionConfig(PretrainedConfig):
         """Patch tokens of one image, m."""
         return (self.image_size // self.patch_size) ** 2
 
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         """Saves the configuration, which names every Auto class, and beside it the code that reads it."""
         self.auto_map = dict(VISION_AUTO_MAP)
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, **({} if push_to_hub else kwargs))
         save_code(save_directory)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
 
 class HawaiiConfig(PretrainedConfig):
@@ -190,8 +194,10 @@ class HawaiiConfig(PretrainedConfig):
     def vision_feature_select_strategy(self) -> str:
         return "default"
 
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         """Saves the configuration, which names every Auto class, and beside it the code that reads it."""
         self.auto_map = dict(AUTO_MAP)
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, **({} if push_to_hub else kwargs))
         save_code(save_directory)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)

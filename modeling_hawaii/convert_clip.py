@@ -132,8 +132,8 @@ def _make_config(clip_config, vision_feature_layer: int, adapter_fields: dict) -
     num_states = clip_config.num_hidden_layers + 1
     if not -num_states <= vision_feature_layer < num_states:
         raise ValueError(
-            f"vision_feature_layer is {vision_feature_layer}, but this CLIP of {num_states - 1} layers has hidden states "
-            f"{-num_states} to {num_states - 1}."
+            f"vision_feature_layer is {vision_feature_layer}, but this CLIP of {num_states - 1} layers has hidden "
+            f"states {-num_states} to {num_states - 1}."
         )
     for name in adapter_fields:
         if name not in ADAPTER_FIELDS:

@@ -12,8 +12,8 @@ from hawaii.processing.chat_templates import load_chat_template
 
 
 WORDS = (
-    "a artificial assistant answers between chat curious detailed gives helpful human intelligence polite questions s "
-    "the to user USER ASSISTANT : . , ' and an and what color shape is of image blue red circle square yes no ? in there"
+    "a artificial assistant answers between chat curious detailed gives helpful human intelligence polite questions "
+    "s the to user USER ASSISTANT : . , ' and an what color shape is of image blue red circle square yes no ? in there"
 ).split()
 
 VISION = {
