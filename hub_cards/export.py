@@ -3,7 +3,8 @@
 import shutil
 from pathlib import Path
 
-from .folders import whole_folder
+from .card import FACTS_FILE, write_card
+from .folders import whole_folder, write_json
 
 
 # What transformers and this project's H files need; all else stays behind.
@@ -32,7 +33,7 @@ def export(source: Path, destination: Path, facts: dict) -> None:
         destination (`Path`):
             Appears whole, in place of what was there.
         facts (`dict`):
-            What training cost and used, for the model card.
+            What training cost and used, for the model card: `name`, `num_parameters` and `stages`.
 
     Raises:
         FileNotFoundError: `source` holds no checkpoint.
@@ -45,3 +46,5 @@ def export(source: Path, destination: Path, facts: dict) -> None:
         for pattern in PUBLISHED:
             for path in source.glob(pattern):
                 shutil.copyfile(path, folder / path.name)
+        write_json(folder / FACTS_FILE, facts)
+        write_card(folder)

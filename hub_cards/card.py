@@ -1,0 +1,56 @@
+"""The model card: made from what was recorded, nothing of it by hand."""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+
+TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
+FACTS_FILE = "training.json"
+
+
+def write_card(folder: Path, results: list[dict] | None = None) -> None:
+    """
+    Writes `README.md` from the folder's `config.json` and the training facts that [`export`] put beside it.
+
+    Args:
+        folder (`Path`):
+            A published folder.
+        results (`list[dict]`, *optional*):
+            What was measured: `task`, `metric`, `value` and `num_questions` each; they go into the model index too.
+    """
+    folder = Path(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+    teachers = sorted({teacher for stage in facts["stages"].values() for teacher in stage["teachers"]})
+    data = ModelCardData(
+        model_name=facts["name"],
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["hawaii", "knowledge-distillation", "mixture-of-lora", "custom_code"],
+        eval_results=[_eval_result(result) for result in results or []] or None,
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        name=facts["name"],
+        question=facts.get("question", "What is in this image?"),
+        num_parameters=facts["num_parameters"],
+        teachers=teachers,
+        stages=facts["stages"],
+        vision=config["vision_config"],
+        text=config["text_config"],
+        results=results,
+    )
+    card.save(folder / "README.md")
+
+
+def _eval_result(result: dict) -> EvalResult:
+    return EvalResult(
+        task_type="image-text-to-text",
+        dataset_type=result["task"],
+        dataset_name=result["task"],
+        metric_type=result["metric"],
+        metric_value=result["value"],
+    )
