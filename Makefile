@@ -1,0 +1,86 @@
+# make demo     train the embedded default on easy-VQA, evaluate it, and ask it a question
+# make test     run every test
+# make style    format the sources
+# make quality  check style and types
+# make clean    remove environments and caches; runs/ stays
+#
+# Each needs only Python 3.10 or newer and make; the environments are made here and nothing installed outside is used.
+
+PYTHON ?= python3
+RUN ?= runs/easy_vqa
+
+# More options for one step of the demo, for example `make demo TRAIN_FLAGS=stages.pretrain.max_steps=10`.
+DATA_FLAGS ?=
+TRAIN_FLAGS ?=
+EVALUATE_FLAGS ?=
+PYTEST_FLAGS ?= -n 2
+
+BIN := .venv/bin
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+# Everything that accelerate would otherwise ask its own configuration for, or warn about.
+LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	--num_cpu_threads_per_process $(CORES) --quiet
+
+CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo >&2 \
+	"hawaii needs Python 3.10 or newer, and '$(PYTHON)' is not. Name one that is: make PYTHON=/path/to/python3"; exit 1; }
+
+# One device: where several are visible, transformers' Trainer would split each batch among them.
+export CUDA_VISIBLE_DEVICES ?= 0
+export HF_HOME := $(CURDIR)/.cache/huggingface
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+unexport PYTHONPATH PYTHONHOME
+
+.PHONY: demo test style quality clean .venv .venv-transformers4
+
+demo: .venv/installed
+	@echo "==> 1/4 Preparing easy-VQA and the experts that teach ($(RUN))"
+	$(BIN)/hawaii data easy_vqa --output_dir $(RUN) $(DATA_FLAGS)
+	@echo "==> 2/4 Training"
+	$(LAUNCH) -m hawaii train training/recipes/easy_vqa.yaml output_dir=$(RUN) $(TRAIN_FLAGS)
+	@echo "==> 3/4 Evaluating on the test split"
+	$(BIN)/hawaii evaluate $(RUN)/hub --tasks easy_vqa --output_dir $(RUN) $(EVALUATE_FLAGS)
+	@echo "==> 4/4 Asking"
+	@image=$$(ls $(RUN)/data/images/test/*.png | head -n 1); \
+	set -x; $(BIN)/hawaii chat $(RUN)/hub --image $$image --question "what shape is in the image?"
+	@echo "==> Done. The model: $(RUN)/hub, its scores: $(RUN)/results.json. Ask it yourself with the command above."
+
+test: .venv/installed .venv-transformers4/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+style: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+quality: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf .venv .venv-transformers4 .cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -not -path "./runs/*" -prune -exec rm -rf {} +
+
+.venv: .venv/installed
+
+.venv-transformers4: .venv-transformers4/installed
+
+# `installed` appears last, so an installation that was cut short starts again. Without torchvision on purpose: beside a
+# CPU torch its wheel is broken, and transformers then breaks with it. lmms-eval's full requirements are 2 GB that the
+# demo does not use.
+.venv/installed: setup.cfg constraints.txt pyproject.toml
+	@echo "==> Making the environment in .venv (a minute, more where torch must be downloaded)"
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install "pip>=22"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[demo,dev]"
+	$(BIN)/python -m pip install -c constraints.txt --no-deps lmms-eval
+	mkdir -p .venv/typings && ln -sfn ../.. .venv/typings/hawaii
+	@touch $@
+
+.venv-transformers4/installed: tests/constraints-transformers4.txt
+	@echo "==> Making a second environment in .venv-transformers4: published folders must load in transformers 4 too"
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv .venv-transformers4
+	.venv-transformers4/bin/python -m pip install -c $< torch transformers pillow safetensors jinja2
+	@touch $@
