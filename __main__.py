@@ -1,0 +1,180 @@
+"""
+The one command, `hawaii` or `python -m hawaii`: data, train, evaluate, chat, publish.
+
+Each handler imports what it runs, so that `--help` answers at once.
+"""
+
+import argparse
+import dis
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Runs one subcommand.
+
+    Args:
+        argv (`Sequence[str]`, *optional*):
+            The words after `hawaii`; `None` takes the process's own.
+
+    Returns:
+        `int`: the exit status, 0, or 2 where the user can mend what went wrong; then one sentence on stderr says what.
+        `HAWAII_DEBUG=1` in the environment shows where it was raised instead.
+    """
+    arguments = vars(build_parser().parse_args(argv))
+    command, handler = arguments.pop("command"), arguments.pop("handler")
+    try:
+        handler(**arguments)
+    except Exception as error:
+        if not is_user_error(error) or os.environ.get("HAWAII_DEBUG") == "1":
+            raise
+        print(f"hawaii {command}: {sentence(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Builds the parser: `command` is the subcommand's name, `handler` its function, the rest are its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="hawaii",
+        description="HAWAII: a vision-language model whose one encoder learned from several.",
+        epilog="`hawaii COMMAND --help` explains a command. HAWAII_DEBUG=1 shows the traceback of every error.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    add_data(commands)
+    add_train(commands)
+    add_evaluate(commands)
+    add_chat(commands)
+    add_publish(commands)
+    return parser
+
+
+def add_command(commands, name: str, handler, summary: str, details: str = "") -> argparse.ArgumentParser:
+    """Adds one subcommand; `summary` is its line in `hawaii --help`."""
+    parser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}. {details}")
+    parser.set_defaults(handler=handler)
+    return parser
+
+
+def add_data(commands) -> None:
+    parser = commands.add_parser(
+        "data", help="prepare a data set", description="Prepare a data set for training and evaluation."
+    )
+    easy_vqa = add_command(
+        parser.add_subparsers(dest="data_set", metavar="DATA_SET", required=True),
+        "easy_vqa",
+        data_easy_vqa,
+        "easy-VQA: 64x64 images of one shape and questions about it",
+        "The PyPI package easy-vqa ships them, so nothing is downloaded. Leaves images, LLaVA's JSON, a tokenizer and "
+        "the small experts that become the teachers.",
+    )
+    easy_vqa.add_argument(
+        "--output_dir", default="runs/easy_vqa", metavar="DIR", help="folder of the run (default: %(default)s)"
+    )
+    easy_vqa.add_argument(
+        "--expert_steps", type=int, metavar="N", help="train each expert for N steps instead of to its usual accuracy"
+    )
+
+
+def data_easy_vqa(data_set: str, **options) -> None:
+    from .training.easy_vqa import prepare_easy_vqa
+
+    prepare_easy_vqa(**{name: value for name, value in options.items() if value is not None})
+
+
+def add_train(commands) -> None:
+    parser = add_command(
+        commands,
+        "train",
+        train_recipe,
+        "run the stages of a recipe and leave a folder to publish",
+        "Resumes where an earlier run of the same output_dir stopped. On many devices: accelerate launch -m hawaii "
+        "train RECIPE.",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file of the recipe")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="replaces a key of the recipe; stages.NAME.KEY for one stage"
+    )
+
+
+def train_recipe(recipe: str, overrides: list[str]) -> None:
+    from .training.train import train
+
+    train(recipe, overrides)
+
+
+def add_evaluate(commands) -> None:
+    parser = add_command(
+        commands, "evaluate", evaluate_folder, "score a checkpoint with lmms-eval and write DIR/results.json"
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
+    parser.add_argument("--tasks", required=True, metavar="TASKS", help="tasks of lmms-eval, separated by commas")
+    parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--limit", type=int, metavar="N", help="ask only the first N questions of each task")
+    parser.add_argument(
+        "--batch_size", type=int, default=1, metavar="N", help="questions answered at once (default: %(default)s)"
+    )
+
+
+def evaluate_folder(**options) -> None:
+    from .evaluation.evaluate import evaluate
+
+    evaluate(**options)
+
+
+def add_chat(commands) -> None:
+    parser = add_command(commands, "chat", ask, "answer one question about one image")
+    parser.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
+    parser.add_argument("--image", required=True, metavar="PATH", help="the image")
+    parser.add_argument("--question", required=True, metavar="TEXT", help="the question")
+
+
+def ask(**options) -> None:
+    from .evaluation.chat import chat
+
+    chat(**options)
+
+
+def add_publish(commands) -> None:
+    parser = add_command(commands, "publish", publish_folder, "upload a published folder to the Hub")
+    parser.add_argument("folder", metavar="FOLDER", help="folder that `hawaii train` left")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="repository of the Hub, as in user/name")
+    parser.add_argument("--private", action="store_true", help="make the repository private if it is new")
+
+
+def publish_folder(**options) -> None:
+    from .hub_cards.publish import publish
+
+    publish(**options)
+
+
+def is_user_error(error: Exception) -> bool:
+    """
+    Whether the user can mend this: a file that is not there, or a ValueError from a `raise` of this package.
+
+    A ValueError from inside a library, or from an `int(...)` of our own, is a bug until shown otherwise, and a bug
+    needs its traceback.
+    """
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        return True
+    if not isinstance(error, ValueError) or error.__traceback__ is None:
+        return False
+    raised = error.__traceback__
+    while raised.tb_next is not None:
+        raised = raised.tb_next
+    is_ours = raised.tb_frame.f_globals["__name__"].partition(".")[0] == __package__
+    return is_ours and raised.tb_frame.f_code.co_code[raised.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def sentence(error: Exception) -> str:
+    """What the error says, on one line."""
+    message = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        message = f"{error.strerror}: {error.filename}"
+    return " ".join(message.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""The public names of the package, and what their first use registers."""
+
+import pytest
+import transformers
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+import hawaii
+
+
+def test_every_public_name_is_there():
+    assert all(name in dir(hawaii) and getattr(hawaii, name) for name in hawaii.__all__)
+    assert hawaii.__version__ == "0.1.0"
+    with pytest.raises(AttributeError, match="no_such_name"):
+        getattr(hawaii, "no_such_name")  # noqa: B009
+
+
+def test_the_auto_classes_know_the_model():
+    auto, generation = transformers.AutoModel, transformers.AutoModelForImageTextToText
+    assert auto._model_mapping[hawaii.HawaiiConfig] is hawaii.HawaiiModel
+    assert auto._model_mapping[hawaii.HawaiiVisionConfig] is hawaii.HawaiiVisionModel
+    assert generation._model_mapping[hawaii.HawaiiConfig] is hawaii.HawaiiForConditionalGeneration
+    assert PROCESSOR_MAPPING[hawaii.HawaiiConfig] is hawaii.HawaiiProcessor
+    assert type(transformers.AutoConfig.for_model("hawaii")) is hawaii.HawaiiConfig
+
+
+def test_vision2seq_is_its_successor_where_transformers_dropped_it():
+    assert hawaii.AutoModelForVision2Seq is transformers.AutoModelForImageTextToText

@@ -1,0 +1,96 @@
+"""The command answers for help at once, and tells a user's error from a bug."""
+
+import subprocess
+import sys
+
+import pytest
+
+from hawaii import __main__ as command
+
+
+def run(program: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+
+def fail_with(monkeypatch, function) -> None:
+    """Makes `hawaii train` call `function` instead of training."""
+    monkeypatch.setattr(command, "train_recipe", lambda **options: function())
+
+
+@pytest.mark.parametrize("program", ["import hawaii", "import hawaii.__main__ as m; m.main(['--help'])"])
+def test_neither_the_package_nor_its_help_imports_torch(program):
+    finished = run(
+        f"import sys\ntry:\n    {program}\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    assert finished.stdout.splitlines()[-1] == "[]", finished.stderr
+
+
+def test_python_dash_m_is_the_same_command():
+    finished = subprocess.run([sys.executable, "-m", "hawaii", "--help"], capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 0
+    assert finished.stdout.startswith("usage: hawaii ")
+
+
+@pytest.mark.parametrize("name", ["data", "data easy_vqa", "train", "evaluate", "chat", "publish"])
+def test_each_subcommand_explains_itself(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main([*name.split(), "--help"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: hawaii {name} ")
+
+
+@pytest.mark.parametrize("words", [[], ["tarin"], ["data", "hard_vqa"], ["train"], ["evaluate", "folder"]])
+def test_a_wrong_command_exits_with_2(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.main(words)
+    assert stopped.value.code == 2
+    assert "usage: hawaii" in capsys.readouterr().err
+
+
+def test_arguments_reach_the_handler(monkeypatch):
+    received = {}
+    monkeypatch.setattr(command, "train_recipe", lambda **options: received.update(options))
+    assert command.main(["train", "recipe.yaml", "seed=1", "stages.pretrain.max_steps=2"]) == 0
+    assert received == {"recipe": "recipe.yaml", "overrides": ["seed=1", "stages.pretrain.max_steps=2"]}
+
+
+def refuse():
+    raise ValueError("max_steps is 0;\n    it must be positive.")
+
+
+def test_a_users_error_is_one_sentence(monkeypatch, capsys):
+    # The function stands in for one of the package's modules.
+    monkeypatch.setitem(refuse.__globals__, "__name__", "hawaii.training.train")
+    fail_with(monkeypatch, refuse)
+    assert command.main(["train", "recipe.yaml"]) == 2
+    assert capsys.readouterr().err == "hawaii train: max_steps is 0; it must be positive.\n"
+
+
+def test_a_missing_file_is_a_users_error(monkeypatch, capsys):
+    fail_with(monkeypatch, lambda: open("/there/is/no/recipe.yaml"))
+    assert command.main(["train", "recipe.yaml"]) == 2
+    assert capsys.readouterr().err == "hawaii train: No such file or directory: /there/is/no/recipe.yaml\n"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    fail_with(monkeypatch, refuse)  # raised outside the package: by a library, so far as the command knows
+    with pytest.raises(ValueError, match="max_steps"):
+        command.main(["train", "recipe.yaml"])
+
+
+def test_a_failing_conversion_of_our_own_is_a_bug(monkeypatch):
+    def convert():
+        return int("ten")
+
+    monkeypatch.setitem(convert.__globals__, "__name__", "hawaii.training.train")
+    fail_with(monkeypatch, convert)
+    with pytest.raises(ValueError, match="ten"):
+        command.main(["train", "recipe.yaml"])
+
+
+def test_debug_shows_every_traceback(monkeypatch):
+    monkeypatch.setenv("HAWAII_DEBUG", "1")
+    fail_with(monkeypatch, lambda: open("/there/is/no/recipe.yaml"))
+    with pytest.raises(FileNotFoundError):
+        command.main(["train", "recipe.yaml"])

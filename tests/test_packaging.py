@@ -1,0 +1,49 @@
+"""What an installation holds."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[1]
+NOT_SOURCES = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "runs", "*.egg-info")
+FOLDERS = ["configuration", "processing", "modeling_hawaii", "training", "evaluation", "hub_cards"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The names in a wheel that is built from a copy of the tree, in a folder whose name is no identifier."""
+    folder = tmp_path_factory.mktemp("build")
+    shutil.copytree(ROOT, folder / "my-clone", ignore=NOT_SOURCES)
+    (folder / "my-clone/training/__pycache__").mkdir()
+    (folder / "my-clone/training/__pycache__/stale.pyc").touch()
+    # Without isolation nothing is downloaded: the extra `dev` brings setuptools.
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", ".", "./my-clone"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+    return zipfile.ZipFile(next(folder.glob("hawaii_vlm-*.whl"))).namelist()
+
+
+def test_the_wheel_holds_nothing_beside_hawaii(wheel):
+    assert {name.partition("/")[0].partition("-")[0] for name in wheel} == {"hawaii", "hawaii_vlm"}
+    assert not [name for name in wheel if "tests" in name or "benchmarks" in name or "__pycache__" in name]
+
+
+def test_the_wheel_holds_every_file_of_every_folder(wheel):
+    files = [path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*")]
+    expected = {
+        f"hawaii/{file.as_posix()}"
+        for file in files
+        if (ROOT / file).is_file() and file.name != ".gitkeep" and "__pycache__" not in file.parts
+    }
+    assert expected - set(wheel) == set()
+    assert {"hawaii/__init__.py", "hawaii/__main__.py"} <= set(wheel)
+
+
+def test_lmms_eval_finds_the_plugin():
+    (plugin,) = entry_points(group="lmms_eval.models", name="hawaii")
+    assert plugin.load()().model_id == "hawaii"
