@@ -1,6 +1,7 @@
 """A conversation as tokens that know what they are: answers to learn, instructions to score by, images, the rest."""
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -10,6 +11,7 @@ from ..processing.processing_hawaii import HawaiiProcessor
 
 # Private-use characters, which no text of a data set holds, mark what the user says through the rendering.
 BEGIN, END = "\ue000", "\ue001"
+MARK = re.compile(f"[{BEGIN}{END}]")
 GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
 
 
@@ -51,7 +53,7 @@ def read_messages(turns: list[dict], num_images: int) -> list[dict]:
             raise ValueError(f'a turn is {turn!r}; it must be {{"from": "human" or "gpt", "value": text}}')
         if turn["from"] == "gpt" and not messages:
             continue
-        text = turn["value"].replace(BEGIN, "").replace(END, "")
+        text = MARK.sub("", turn["value"])
         content = [{"type": "image"}] * text.count("<image>") if turn["from"] == "human" else []
         text = text.replace("<image>", "").strip()
         content = content + ([{"type": "text", "text": text}] if text else [])
@@ -72,7 +74,7 @@ def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> T
     searched for in the text.
 
     Raises:
-        ValueError: the template marks no answers, or rewrites what the user says.
+        ValueError: the template marks no answers.
     """
     tokenizer, template = processor.tokenizer, processor.chat_template
     if not template or not GENERATION.search(template):
@@ -84,20 +86,26 @@ def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> T
     rendered, spans = render_jinja_template(
         [marked], chat_template=template, return_assistant_tokens_mask=True, **tokenizer.special_tokens_map
     )
-    text, instructions, kept = _unmark(rendered[0])
-    answers = [(kept[start], kept[end]) for start, end in spans[0]]
+    marks = [match.start() for match in MARK.finditer(rendered[0])]
+    text = MARK.sub("", rendered[0])
+
+    def moved(position: int) -> int:
+        return position - bisect_left(marks, position)
+
+    answers = _cover(text, [(moved(start), moved(end)) for start, end in spans[0]])
+    instructions = _cover(text, [(moved(start), moved(end)) for start, end in zip(marks[::2], marks[1::2])])
 
     has_own_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     encoding = tokenizer(text, add_special_tokens=not has_own_bos, return_offsets_mapping=True)
     result = TokenizedConversation([], [], [])
-    for token, offsets in zip(encoding["input_ids"], encoding["offset_mapping"]):
+    for token, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"]):
         if token == processor.image_token_id:
             result.input_ids += [token] * processor.num_image_tokens
             result.is_answer += [False] * processor.num_image_tokens
             continue
         result.input_ids.append(token)
-        result.is_answer.append(_overlaps(offsets, answers))
-        if _overlaps(offsets, instructions):
+        result.is_answer.append(1 in answers[start:end])
+        if 1 in instructions[start:end]:
             result.prompt_ids.append(token)
     return result
 
@@ -106,20 +114,9 @@ def _mark(item: dict, role: str) -> dict:
     return {**item, "text": f"{BEGIN}{item['text']}{END}"} if role == "user" and item["type"] == "text" else item
 
 
-def _unmark(rendered: str) -> tuple[str, list[tuple[int, int]], list[int]]:
-    """The text without marks, the spans between them, and for each position in `rendered` the one in the text."""
-    text, spans, kept, start = [], [], [], 0
-    for character in rendered:
-        kept.append(len(text))
-        if character == BEGIN:
-            start = len(text)
-        elif character == END:
-            spans.append((start, len(text)))
-        else:
-            text.append(character)
-    kept.append(len(text))
-    return "".join(text), spans, kept
-
-
-def _overlaps(offsets: tuple[int, int], spans: list[tuple[int, int]]) -> bool:
-    return any(offsets[0] < end and offsets[1] > start for start, end in spans)
+def _cover(text: str, spans: list[tuple[int, int]]) -> bytearray:
+    """One for each character that lies in a span, else zero."""
+    cover = bytearray(len(text))
+    for start, end in spans:
+        cover[start:end] = b"\x01" * (end - start)
+    return cover
