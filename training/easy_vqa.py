@@ -62,7 +62,9 @@ def prepare_easy_vqa(
     finetune = conversation_rows(questions, turns_per_row, num_copies, flips)
 
     data = output_dir / "data"
-    write_train_images(image_ids, [paths[image_id] for image_id in image_ids], images, flips, data / "images" / "train")
+    write_train_images(
+        image_ids, [paths[image_id] for image_id in image_ids], images, flips, data / "images" / "train"
+    )
     write_rows(pretrain, data / "pretrain.json")
     write_rows(finetune, data / "finetune.json")
     num_test = write_test_split(package, data)
@@ -85,7 +87,8 @@ def import_easy_vqa() -> ModuleType:
         import easy_vqa
     except ModuleNotFoundError:
         raise ValueError(
-            'easy-VQA\'s images and questions are in the package easy-vqa, which is not installed; get it with `pip install "hawaii-vlm[demo]"`.'
+            "easy-VQA's images and questions are in the package easy-vqa, which is not installed; get it with "
+            '`pip install "hawaii-vlm[demo]"`.'
         ) from None
     return easy_vqa
 
@@ -169,9 +172,7 @@ def conversation_rows(
             for copy in range(num_copies):
                 turns = [(question.text, question.answer) for question in asked]
                 generator.shuffle(turns)
-                rows += [
-                    make_row(name, copy * num_rows + part, turns[part::num_rows]) for part in range(num_rows)
-                ]
+                rows += [make_row(name, copy * num_rows + part, turns[part::num_rows]) for part in range(num_rows)]
     return rows
 
 

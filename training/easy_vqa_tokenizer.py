@@ -15,7 +15,10 @@ SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
 # it is no token here, and transformers finds the labels by the token of the span's first character.
 CHAT_TEMPLATE = r"""
 {%- for message in messages -%}
-    {%- set content = [{'type': 'text', 'text': message['content']}] if message['content'] is string else message['content'] -%}
+    {%- set content = message['content'] -%}
+    {%- if content is string -%}
+        {%- set content = [{'type': 'text', 'text': content}] -%}
+    {%- endif -%}
     {%- if message['role'] == 'user' -%}
         {{- 'user: ' -}}
         {%- for item in content -%}

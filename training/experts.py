@@ -289,6 +289,6 @@ def _read_report(folder: Path) -> dict | None:
 
 def _sentence(report: dict) -> str:
     return (
-        f"{report['architecture']} tells the {report['labelling']} in {report['validation_accuracy']:.1%} of held-out images "
-        f"after {report['num_steps']} steps in {report['seconds']:.0f} s"
+        f"{report['architecture']} tells the {report['labelling']} in {report['validation_accuracy']:.1%} "
+        f"of held-out images after {report['num_steps']} steps in {report['seconds']:.0f} s"
     )
