@@ -16,7 +16,8 @@ KNOWN = sorted(field.name for arguments in ARGUMENTS for field in fields(argumen
 
 def read_recipe(path: str, overrides: list[str] | None = None) -> dict[str, dict]:
     """
-    Reads a recipe: keys that all stages share, and under `stages` each stage's own.
+    Reads a recipe: keys that all stages share, and under `stages` each stage's own. `{output_dir}` in a value stands for
+    the recipe's `output_dir`.
 
     Args:
         path (`str`):
@@ -44,7 +45,8 @@ def read_recipe(path: str, overrides: list[str] | None = None) -> dict[str, dict
     shared = {key: value for key, value in recipe.items() if key != "stages"}
     if "output_dir" not in shared:
         raise ValueError(f"{path} names no output_dir.")
-    stages = {name: {**shared, **(options or {})} for name, options in recipe["stages"].items()}
+    shared = _fill_in(shared, shared["output_dir"])
+    stages = {name: {**shared, **_fill_in(options or {}, shared["output_dir"])} for name, options in recipe["stages"].items()}
     for name, options in stages.items():
         for key in options:
             if key not in KNOWN:
@@ -71,6 +73,14 @@ def _is_number(value: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _fill_in(value, output_dir: str):
+    if isinstance(value, dict):
+        return {key: _fill_in(item, output_dir) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill_in(item, output_dir) for item in value]
+    return value.replace("{output_dir}", output_dir) if isinstance(value, str) else value
 
 
 def _apply(recipe: dict, override: str) -> None:
