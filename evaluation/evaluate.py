@@ -1,0 +1,204 @@
+"""Runs tasks of lmms-eval on a checkpoint and keeps the scores."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import yaml
+
+from ..hub_cards.folders import write_json
+from .checkpoint import checkpoint_folder, count_parameters
+from .report import report
+
+
+TASKS = Path(__file__).parent / "tasks"
+# Tasks of this package, and their data under the output directory.
+DATA_FILES = {"easy_vqa": "data/test.parquet"}
+NUM_LOG_LINES = 30
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def evaluate(folder, tasks, output_dir, limit=None, batch_size=64, data_file=None, device=None, dtype="auto"):
+    """
+    Answers the questions of `tasks` with a checkpoint through lmms-eval, in a process of its own, writes
+    `output_dir/results.json` and prints the scores. The answers are left in `output_dir/samples_TASK.jsonl` and what
+    lmms-eval says in `output_dir/evaluate.log`.
+
+    Args:
+        folder (`str`):
+            A published folder, or a name on the Hub.
+        tasks (`str` or `list[str]`):
+            Names of lmms-eval's tasks or of this package's, with commas between them if a string.
+        output_dir (`str`):
+            Where the results go; what `train_results.json` there says of the training is copied into them.
+        limit (`int`, *optional*):
+            Ask only the first questions of each task.
+        batch_size (`int`, *optional*, defaults to 64):
+            Questions answered at once.
+        data_file (`str`, *optional*):
+            Parquet file with the questions of a task of this package; defaults to `output_dir/data/test.parquet`.
+        device (`str`, *optional*):
+            Such as `"cuda:1"`; defaults to the first accelerator, or the CPU.
+        dtype (`str`, *optional*, defaults to `"auto"`):
+            Of the weights; `"auto"` is the checkpoint's own.
+
+    Returns:
+        `dict`: what `results.json` holds.
+    """
+    names = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
+    checkpoint = checkpoint_folder(folder)
+    output_dir = Path(output_dir)
+    data_files = _data_files(names, output_dir, data_file)
+    if "," in str(checkpoint.resolve()):
+        raise ValueError(f"{checkpoint.resolve()} has a comma in it, which lmms-eval cannot read; rename the folder.")
+    if importlib.util.find_spec("lmms_eval") is None:
+        raise ValueError("Evaluation needs lmms-eval: pip install 'hawaii-vlm[eval]'.")
+    output_dir.mkdir(parents=True, exist_ok=True)
+
+    start, log_path = time.monotonic(), output_dir / "evaluate.log"
+    print(f"Evaluating {folder} on {', '.join(names)}; lmms-eval takes some seconds to start.", flush=True)
+    with tempfile.TemporaryDirectory(prefix="evaluate-", dir=output_dir) as scratch:
+        scratch = Path(scratch)
+        _write_tasks(data_files, scratch)
+        command = _command(checkpoint, names, scratch, limit, batch_size, device, dtype)
+        exit_code = _run(command, log_path, is_offline=set(names) == set(data_files))
+        scores = _read_scores(scratch / "results", names, log_path, exit_code)
+        _keep_answers(scratch / "results", output_dir)
+
+    results = {
+        **_read_training(output_dir),
+        "folder": str(folder),
+        "task": ",".join(names),
+        **(scores[names[0]] if list(scores) == names[:1] else {}),
+        "tasks": scores,
+        "num_parameters": count_parameters(checkpoint),
+        "evaluate_seconds": round(time.monotonic() - start, 1),
+    }
+    write_json(output_dir / "results.json", results)
+    print(report(results, output_dir))
+    return results
+
+
+def _data_files(names, output_dir, data_file):
+    """The questions of each task of this package that is asked for."""
+    files = {name: Path(data_file or output_dir / DATA_FILES[name]) for name in names if name in DATA_FILES}
+    for name, path in files.items():
+        if not path.is_file():
+            raise ValueError(
+                f"{name} has no questions: there is no {path}. "
+                f"`hawaii data {name} --output_dir {output_dir}` makes it."
+            )
+    return files
+
+
+def _write_tasks(data_files, scratch):
+    """Writes, for each task of this package, a task that includes the packaged one and names its data."""
+    (scratch / "tasks").mkdir()
+    for name, path in data_files.items():
+        task = {
+            "task": name,
+            "include": str(TASKS / name / f"{name}.yaml"),
+            # datasets keeps a copy of what it reads: here, where it goes away with the folder.
+            "dataset_kwargs": {"data_files": {"test": str(path.resolve())}, "cache_dir": str(scratch / "datasets")},
+        }
+        (scratch / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(task))
+
+
+def _command(checkpoint, names, scratch, limit, batch_size, device, dtype):
+    command = [sys.executable, "-m", "lmms_eval", "--model", "hawaii", "--tasks", ",".join(names)]
+    command += ["--model_args", f"pretrained={checkpoint.resolve()},dtype={dtype}", "--batch_size", str(batch_size)]
+    command += ["--include_path", str(scratch / "tasks"), "--output_path", str(scratch / "results"), "--log_samples"]
+    command += ["--limit", str(limit)] if limit is not None else []
+    command += ["--device", device] if device else []
+    return command
+
+
+def _run(command, log_path, is_offline):
+    """Runs a command; its errors and progress are shown as they come, all it says goes to the log."""
+    # lmms-eval logs to stdout, which only the log keeps; stderr has the progress bars, warnings and tracebacks. The
+    # current directory stays off the module path: a user's datasets.py there must not hide the library.
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "LOGURU_LEVEL": "WARNING"}
+    if is_offline:
+        environment["HF_HUB_OFFLINE"] = "1"
+    with open(log_path, "wb", buffering=0) as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+        keep = threading.Thread(target=_copy, args=(process.stdout, [log.write]))
+        keep.start()
+        try:
+            _copy(process.stderr, [log.write, _show])
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            keep.join()
+            exit_code = process.wait()
+    return exit_code
+
+
+def _copy(stream, writers):
+    # Not by lines: a progress bar ends none.
+    while chunk := os.read(stream.fileno(), 65536):
+        for write in writers:
+            write(chunk)
+
+
+def _show(chunk):
+    sys.stderr.write(chunk.decode(errors="replace"))
+    sys.stderr.flush()
+
+
+def _read_scores(folder, names, log_path, exit_code):
+    """
+    Reads what lmms-eval wrote. It exits with 0 when an evaluation fails, so only the file tells.
+
+    Returns:
+        `dict[str, dict]`: the metrics and the number of questions of each task; a group gives those of its tasks.
+    """
+    paths = list(folder.glob("*/*_results.json"))
+    found = json.loads(paths[0].read_text(encoding="utf-8")) if paths else {"results": {}}
+    scores = {}
+    for task, result in found["results"].items():
+        if metrics := _metrics(result):
+            num_questions = found["n-samples"].get(task, {}).get("effective")
+            scores[task] = {**metrics, **({} if num_questions is None else {"num_questions": num_questions})}
+    for name in names:
+        if not {name, *found.get("group_subtasks", {}).get(name, [])} & set(scores):
+            raise RuntimeError(
+                f"lmms-eval gave no score for {name}; it ended with exit code {exit_code}. The end of {log_path}:\n"
+                + _tail(log_path)
+            )
+    return scores
+
+
+def _metrics(result):
+    """`{"accuracy,none": 0.5, "accuracy_stderr,none": 0.1, "alias": "x"}` -> `{"accuracy": 0.5}`."""
+    metrics = {name.removesuffix(",none"): value for name, value in result.items() if "_stderr" not in name}
+    return {name: value for name, value in metrics.items() if isinstance(value, int | float | dict)}
+
+
+def _keep_answers(folder, output_dir):
+    """Moves every answer, and files to hand in to a benchmark's own server, to where they stay."""
+    for path in folder.glob("*/*_samples_*.jsonl"):
+        os.replace(path, output_dir / path.name[path.name.index("samples_") :])
+    for path in folder.glob("submissions/*"):
+        (output_dir / "submissions").mkdir(exist_ok=True)
+        os.replace(path, output_dir / "submissions" / path.name)
+
+
+def _tail(log_path):
+    # A progress bar rewrites its line; what it showed last is enough.
+    lines = COLOR.sub("", log_path.read_bytes().decode(errors="replace")).split("\n")
+    lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines if line.strip()]
+    return "\n".join(lines[-NUM_LOG_LINES:])
+
+
+def _read_training(output_dir):
+    path = output_dir / "train_results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

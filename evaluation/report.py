@@ -1,0 +1,58 @@
+"""What an evaluation prints: its scores, where things are, how to ask the model a question."""
+
+import sys
+from pathlib import Path
+
+
+SECONDS = {"training": "train_seconds", "evaluation": "evaluate_seconds"}
+# In the words that a model trained on this task knows.
+QUESTIONS = {"easy_vqa": "what color is the shape?"}
+QUESTION = "What is in this image?"
+
+
+def report(results, output_dir):
+    """
+    Args:
+        results (`dict`):
+            What `results.json` holds.
+        output_dir (`Path`):
+            Where it lies.
+
+    Returns:
+        `str`: a table of two columns, and a command to paste.
+    """
+    rows = [row for task, scores in results["tasks"].items() for row in _score_rows(task, scores)]
+    rows.append(("parameters", f"{results['num_parameters']:,}"))
+    rows.extend((f"{what} time", _duration(results[key])) for what, key in SECONDS.items() if key in results)
+    rows.extend([("model", results["folder"]), ("results", str(output_dir / "results.json"))])
+    width = max(len(name) for name, _ in rows) + 2
+    question = next((QUESTIONS[task] for task in results["tasks"] if task in QUESTIONS), QUESTION)
+    lines = ["", *(f"{name:<{width}}{value}" for name, value in rows), ""]
+    lines.append("To ask it about an image of yours:")
+    lines.append(f'  {_program()} chat {results["folder"]} --image your.png --question "{question}"')
+    return "\n".join(lines)
+
+
+def _score_rows(task, scores):
+    yield task, f"{scores['num_questions']:,} questions" if "num_questions" in scores else ""
+    for metric, value in scores.items():
+        if isinstance(value, dict):
+            yield from ((f"    {part}", _number(part_value)) for part, part_value in value.items())
+        elif metric != "num_questions":
+            yield f"  {metric}", _number(value)
+
+
+def _number(value):
+    return f"{value:.4f}" if isinstance(value, int | float) else str(value)
+
+
+def _duration(seconds):
+    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def _program():
+    """The `hawaii` of the running environment, as a user would type it here."""
+    program = Path(sys.executable).with_name("hawaii")
+    if not program.is_file():
+        return f"{sys.executable} -m hawaii"
+    return str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program)

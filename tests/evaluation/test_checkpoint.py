@@ -1,0 +1,50 @@
+"""Folders that are checkpoints, and folders that are not."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForImageTextToText
+
+from hawaii.evaluation.checkpoint import checkpoint_folder, count_parameters
+
+
+def test_a_published_folder_is_a_checkpoint(hub_folder):
+    assert checkpoint_folder(str(hub_folder)) == hub_folder
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match="nowhere is not a checkpoint: there is no such folder"):
+        checkpoint_folder(tmp_path / "nowhere")
+
+
+def test_a_run_folder_points_to_the_published_one(hub_folder, tmp_path):
+    shutil.copytree(hub_folder, tmp_path / "hub")
+    with pytest.raises(ValueError, match=r"holds no config.json. Did you mean .*hub\?"):
+        checkpoint_folder(tmp_path)
+
+
+def test_a_configuration_without_weights_is_no_checkpoint(hub_folder, tmp_path):
+    shutil.copy(hub_folder / "config.json", tmp_path)
+    with pytest.raises(ValueError, match="holds no model.safetensors"):
+        checkpoint_folder(tmp_path)
+
+
+def test_a_name_that_the_hub_does_not_give_is_no_checkpoint():
+    with pytest.raises(ValueError, match="no-one/nothing is not a checkpoint"):
+        checkpoint_folder("no-one/nothing")
+
+
+def test_the_count_is_the_models(hub_folder):
+    model = AutoModelForImageTextToText.from_pretrained(hub_folder, trust_remote_code=True)
+    assert count_parameters(hub_folder) == model.num_parameters()
+
+
+def test_the_shards_of_an_index_are_added_up(tmp_path):
+    save_file({"a": torch.zeros(2, 3)}, tmp_path / "one.safetensors", metadata={"format": "pt"})
+    save_file({"b": torch.zeros(4), "c": torch.zeros(())}, tmp_path / "two.safetensors")
+    weight_map = {"a": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert count_parameters(tmp_path) == 6 + 4 + 1

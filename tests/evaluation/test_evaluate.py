@@ -1,0 +1,190 @@
+"""The evaluation command: what it checks, what it writes, and one real run of lmms-eval."""
+
+import json
+import shutil
+import sys
+
+import pytest
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from hawaii.evaluation import evaluate as module
+from hawaii.evaluation.checkpoint import count_parameters
+from hawaii.evaluation.evaluate import evaluate
+from hawaii.evaluation.report import report
+
+
+pytest.importorskip("lmms_eval")
+
+QUESTIONS = [
+    ("what color is the shape ?", "red", "color"),
+    ("what color is the circle ?", "blue", "color"),
+    ("what shape is in the image ?", "circle", "shape"),
+    ("is there a circle ?", "yes", "yes/no shape"),
+    ("is there no square ?", "no", "yes/no shape"),
+    ("is the shape red ?", "yes", "yes/no color"),
+]
+
+
+@pytest.fixture
+def output_dir(tmp_path):
+    """A run folder with six questions and no results yet."""
+    (tmp_path / "data").mkdir()
+    rows = [
+        {"question_id": number, "question": question, "answer": answer, "question_type": kind, "image": image}
+        for number, (question, answer, kind) in enumerate(QUESTIONS)
+        for image in [Image.new("RGB", (16, 16), "red")]
+    ]
+    Dataset.from_list(rows).cast_column("image", ImageFeature()).to_parquet(tmp_path / "data" / "test.parquet")
+    return tmp_path
+
+
+def write_results(folder, results):
+    """A file as lmms-eval leaves it."""
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "1_results.json").write_text(json.dumps(results))
+    (folder / "model" / "1_samples_easy_vqa.jsonl").write_text("{}\n")
+
+
+RESULTS = {
+    "results": {
+        "easy_vqa": {
+            "alias": "easy_vqa",
+            "accuracy,none": 0.75,
+            "accuracy_stderr,none": 0.1,
+            "accuracy_stderr_clt,none": 0.1,
+            "accuracy_by_type,none": {"color": 0.5, "shape": 1.0},
+            "accuracy_by_type_stderr,none": "N/A",
+        }
+    },
+    "group_subtasks": {"easy_vqa": []},
+    "n-samples": {"easy_vqa": {"original": 8, "effective": 4}},
+}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """lmms-eval replaced by a process that leaves RESULTS at once."""
+
+    def run(command, log_path, is_offline):
+        write_results(log_path.parent / command[command.index("--output_path") + 1], RESULTS)
+        return 0
+
+    monkeypatch.setattr(module, "_run", run)
+
+
+def test_results_hold_scores_size_and_time(hub_folder, output_dir, quick, capsys):
+    results = evaluate(hub_folder, "easy_vqa", output_dir)
+    assert json.loads((output_dir / "results.json").read_text()) == results
+    assert results["task"] == "easy_vqa"
+    assert results["accuracy"] == 0.75
+    assert results["accuracy_by_type"] == {"color": 0.5, "shape": 1.0}
+    assert results["num_questions"] == 4
+    assert results["num_parameters"] == count_parameters(hub_folder)
+    assert results["evaluate_seconds"] >= 0
+    assert results["tasks"]["easy_vqa"]["accuracy"] == 0.75
+    assert "  accuracy       0.7500\n    color        0.5000\n" in capsys.readouterr().out
+
+
+def test_what_training_measured_is_merged(hub_folder, output_dir, quick):
+    training = {"train_seconds": 61.0, "num_parameters": 1, "pretrain": {"loss": 0.5}}
+    (output_dir / "train_results.json").write_text(json.dumps(training))
+    results = evaluate(hub_folder, "easy_vqa", output_dir)
+    assert results["train_seconds"] == 61.0 and results["pretrain"] == {"loss": 0.5}
+    assert results["num_parameters"] == count_parameters(hub_folder)
+
+
+def test_answers_stay_and_scratch_files_go(hub_folder, output_dir, quick):
+    evaluate(hub_folder, "easy_vqa", output_dir)
+    names = {path.name for path in output_dir.iterdir()}
+    assert names == {"data", "results.json", "samples_easy_vqa.jsonl"}
+
+
+def run_instead(monkeypatch, code):
+    monkeypatch.setattr(module, "_command", lambda *_: [sys.executable, "-c", code])
+
+
+def test_a_run_without_results_raises_although_it_exits_with_0(hub_folder, output_dir, monkeypatch):
+    run_instead(monkeypatch, "import sys; print('10%\\r20%\\rout of \\x1b[31mmemory', file=sys.stderr)")
+    with pytest.raises(RuntimeError, match=r"(?ms)no score for easy_vqa; .* exit code 0\..*^out of memory$"):
+        evaluate(hub_folder, "easy_vqa", output_dir)
+    assert not (output_dir / "results.json").exists()
+
+
+def test_a_failed_run_leaves_the_results_of_the_last_one(hub_folder, output_dir, monkeypatch):
+    (output_dir / "results.json").write_text("{}")
+    run_instead(monkeypatch, "raise SystemExit(3)")
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        evaluate(hub_folder, "easy_vqa", output_dir)
+    assert (output_dir / "results.json").read_text() == "{}"
+
+
+def test_progress_is_shown_and_logged(hub_folder, output_dir, monkeypatch, capsys):
+    run_instead(monkeypatch, "import sys; print('chatter'); print('50%', file=sys.stderr)")
+    with pytest.raises(RuntimeError):
+        evaluate(hub_folder, "easy_vqa", output_dir)
+    assert capsys.readouterr().err == "50%\n"
+    assert {"chatter", "50%"} <= set((output_dir / "evaluate.log").read_text().split())
+
+
+def test_a_task_without_a_score_raises(tmp_path):
+    write_results(tmp_path / "results", RESULTS)
+    (tmp_path / "log").write_text("why\n")
+    with pytest.raises(RuntimeError, match="no score for gqa"):
+        module._read_scores(tmp_path / "results", ["easy_vqa", "gqa"], tmp_path / "log", 0)
+
+
+def test_a_group_gives_the_scores_of_its_tasks(tmp_path):
+    results = {
+        "results": {"vqa": {" ": " ", "alias": "vqa"}, "gqa": {"exact_match,none": 0.5}},
+        "group_subtasks": {"vqa": ["gqa"]},
+        "n-samples": {"gqa": {"effective": 2}},
+    }
+    write_results(tmp_path / "results", results)
+    scores = module._read_scores(tmp_path / "results", ["vqa"], tmp_path / "log", 0)
+    assert scores == {"gqa": {"exact_match": 0.5, "num_questions": 2}}
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused_before_anything_starts(tmp_path):
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        evaluate(tmp_path, "easy_vqa", tmp_path / "output")
+    assert not (tmp_path / "output").exists()
+
+
+def test_missing_questions_name_the_command_that_makes_them(hub_folder, tmp_path):
+    with pytest.raises(ValueError, match="hawaii data easy_vqa --output_dir"):
+        evaluate(hub_folder, "easy_vqa", tmp_path)
+
+
+def test_a_comma_in_the_path_is_refused(hub_folder, output_dir):
+    shutil.copytree(hub_folder, output_dir / "a,b")
+    with pytest.raises(ValueError, match="comma"):
+        evaluate(output_dir / "a,b", "easy_vqa", output_dir)
+
+
+def test_the_report_ends_with_a_command_to_paste(tmp_path):
+    tasks = {"easy_vqa": {"accuracy": 0.5}}
+    results = {"tasks": tasks, "folder": "runs/hub", "num_parameters": 2000, "train_seconds": 61}
+    lines = report(results, tmp_path).splitlines()
+    assert {"  accuracy     0.5000", "parameters     2,000", "training time  1 min 1 s"} <= set(lines)
+    assert lines[-1].endswith('hawaii chat runs/hub --image your.png --question "what color is the shape?"')
+
+
+@pytest.mark.slow
+def test_lmms_eval_asks_every_question(hub_folder, output_dir):
+    results = evaluate(hub_folder, "easy_vqa", output_dir, batch_size=4)
+    samples = [json.loads(line) for line in (output_dir / "samples_easy_vqa.jsonl").read_text().splitlines()]
+    assert [sample["input"] for sample in samples] == [question for question, _, _ in QUESTIONS]
+    right = [sample["filtered_resps"] == answer for sample, (_, answer, _) in zip(samples, QUESTIONS)]
+    assert results["accuracy"] == sum(right) / len(QUESTIONS)
+    assert set(results["accuracy_by_type"]) == {kind for _, _, kind in QUESTIONS}
+    assert results["num_questions"] == len(QUESTIONS)
+
+
+@pytest.mark.slow
+def test_an_error_inside_lmms_eval_is_shown(hub_folder, output_dir):
+    folder = shutil.copytree(hub_folder, output_dir / "broken")
+    (folder / "tokenizer.json").write_text("no json")
+    with pytest.raises(RuntimeError, match="(?s)exit code 0.*JSONDecodeError"):
+        evaluate(folder, "easy_vqa", output_dir, limit=2)
