@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from torch import nn
 from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
 
-from hawaii import HawaiiConfig, HawaiiProcessor
+from hawaii import HawaiiConfig, HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.processing.chat_templates import load_chat_template
 
 
@@ -82,17 +84,19 @@ def make_config(vision: dict | None = None, text: dict | None = None) -> HawaiiC
     )
 
 
-def save_hub_folder(folder: Path, seed: int = 0) -> Path:
-    """A published folder with random weights, adapters included, saved through `save_pretrained`."""
-    import torch
-
-    from hawaii import HawaiiForConditionalGeneration
-
-    torch.manual_seed(seed)
-    model = HawaiiForConditionalGeneration(make_config())
+def fill(model: nn.Module) -> nn.Module:
+    """Gives what is zero in a fresh model random values, adapters included, and makes the routers' choices differ."""
     for name, parameter in model.named_parameters():
         if "lora_B" in name or "bias" in name:
-            torch.nn.init.normal_(parameter, std=0.2)
-    model.save_pretrained(folder)
+            nn.init.normal_(parameter, std=0.2)
+        elif "_router." in name:
+            nn.init.normal_(parameter, std=0.5)
+    return model.eval()
+
+
+def save_hub_folder(folder: Path, seed: int = 0) -> Path:
+    """A published folder with random weights, adapters included, saved through `save_pretrained`."""
+    torch.manual_seed(seed)
+    fill(HawaiiForConditionalGeneration(make_config())).save_pretrained(folder)
     make_processor().save_pretrained(folder)
     return folder
