@@ -140,7 +140,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(pixel_values, adapters)
     saving = copy.deepcopy(plain)
     saving.gradient_checkpointing_enable()
     runs = []
-    saving.layers[0].feed_forward.register_forward_hook(lambda *args: runs.append(1))
+    saving.layers[0].feed_forward.register_forward_pre_hook(lambda *args: runs.append(1))
     for model in (plain, saving):
         outputs = model(pixel_values, adapters=adapters, output_routing=True)
         (outputs.last_hidden_state.square().sum() + outputs.router_probabilities.square().sum()).backward()
