@@ -41,9 +41,9 @@ demo: .venv/installed
 	@echo "==> 3/4 Evaluating on the test split"
 	$(BIN)/hawaii evaluate $(RUN)/hub --tasks easy_vqa --output_dir $(RUN) $(EVALUATE_FLAGS)
 	@echo "==> 4/4 Asking"
-	@image=$$(ls $(RUN)/data/images/test/*.png | head -n 1); \
-	set -x; $(BIN)/hawaii chat $(RUN)/hub --image $$image --question "what shape is in the image?"
-	@echo "==> Done. The model: $(RUN)/hub, its scores: $(RUN)/results.json. Ask it yourself with the command above."
+	$(BIN)/hawaii chat $(RUN)/hub --image $(RUN)/data/images/test/0.png --question "what shape is in the image?"
+	@echo "==> Done. The scores are in $(RUN)/results.json, the model in $(RUN)/hub."
+	@echo "    The last command asked it a question; try your own."
 
 test: .venv/installed .venv-transformers4/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
