@@ -160,9 +160,11 @@ class HawaiiModel(HawaiiPreTrainedModel):
             return
         num_features = image_features.shape[0] * image_features.shape[1]
         num_tokens = (input_ids == self.config.image_token_id).sum()
-        if input_ids.device.type != "cpu":
+        if self.training and input_ids.device.type != "cpu":
             # Reading the count would wait for the device; this is checked there, when its turn comes.
-            torch._assert_async(num_tokens == num_features, "the text has another number of image tokens than features")
+            torch._assert_async(
+                num_tokens == num_features, "other number of image tokens in the text than of features"
+            )
         elif num_tokens != num_features:
             raise ValueError(
                 f"{num_tokens} image tokens in the text but {num_features} image features "
@@ -321,6 +323,18 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
             image_hidden_states=outputs.image_hidden_states,
         )
         return output if return_dict else output.to_tuple()
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor | None = None, **kwargs
+    ):
+        # transformers 4.57 gives positions in place of a flag.
+        positions = kwargs.get("cache_position")
+        is_prefill = kwargs.get("is_first_iteration", positions is not None and len(positions) == input_ids.shape[1])
+        if inputs_embeds is not None and is_prefill and inputs_embeds.shape[1] < input_ids.shape[1]:
+            # Assisted decoding drafts tokens before the prompt, embedded by `generate`, was ever run.
+            drafted = self.get_input_embeddings()(input_ids[:, inputs_embeds.shape[1] :])
+            inputs_embeds = torch.cat([inputs_embeds, drafted], dim=1)
+        return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, pixel_values: torch.Tensor | None = None, **kwargs):

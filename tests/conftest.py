@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def same_random_numbers():
     """Every test draws the same random numbers whichever tests ran before it."""
     torch.manual_seed(0)
 
@@ -29,3 +29,19 @@ def hub_folder(tmp_path_factory):
     from hawaii.tests.tiny import save_hub_folder
 
     return save_hub_folder(tmp_path_factory.mktemp("published") / "hub")
+
+
+@pytest.fixture(scope="session")
+def teacher_folders(tmp_path_factory):
+    """Folders of two tiny teachers by name, as `save_pretrained` leaves them."""
+    from hawaii.tests.tiny_training import save_teachers
+
+    return save_teachers(tmp_path_factory.mktemp("teachers"))
+
+
+@pytest.fixture(scope="session")
+def teachers(teacher_folders):
+    """The two tiny teachers, frozen."""
+    from hawaii.tests.tiny_training import load_teachers
+
+    return load_teachers(teacher_folders)

@@ -1,5 +1,6 @@
 """Tiny but whole parts, made from scratch and loaded through the real loading code."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -85,18 +86,26 @@ def make_config(vision: dict | None = None, text: dict | None = None) -> HawaiiC
 
 
 def fill(model: nn.Module) -> nn.Module:
-    """Gives what is zero in a fresh model random values, adapters included, and makes the routers' choices differ."""
+    """
+    Gives what is zero in a fresh model random values, adapters included, and makes the rest large enough that tokens
+    take different routes and images get different answers.
+    """
     for name, parameter in model.named_parameters():
         if "lora_B" in name or "bias" in name:
             nn.init.normal_(parameter, std=0.2)
-        elif "_router." in name:
+        elif parameter.dim() > 1 and re.search("_router|projector|language_model|lm_head", name):
             nn.init.normal_(parameter, std=0.5)
     return model.eval()
+
+
+def make_model(**kwargs) -> HawaiiForConditionalGeneration:
+    """A whole model with random values; arguments as for [`make_config`]."""
+    return fill(HawaiiForConditionalGeneration(make_config(**kwargs)))
 
 
 def save_hub_folder(folder: Path, seed: int = 0) -> Path:
     """A published folder with random weights, adapters included, saved through `save_pretrained`."""
     torch.manual_seed(seed)
-    fill(HawaiiForConditionalGeneration(make_config())).save_pretrained(folder)
+    make_model().save_pretrained(folder)
     make_processor().save_pretrained(folder)
     return folder

@@ -1,0 +1,143 @@
+"""`generate`: every way of decoding gives what the plain loop gives, and each image is encoded once."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hawaii.tests.tiny import make_model
+
+
+IMAGE = [4] * 16  # The image token, once for each of the 4 x 4 patches.
+# Eight tokens, none of which ends the answer or stands for an image.
+GREEDY = {"do_sample": False, "max_new_tokens": 8, "min_new_tokens": 8, "suppress_tokens": [4]}
+
+
+def prompt(*parts):
+    return torch.tensor([[2, *(token for part in parts for token in part)]])
+
+
+TWO_IMAGES, ONE_IMAGE, TEXT = prompt(IMAGE, [5, 6, 7], IMAGE, [8, 9]), prompt(IMAGE, [5, 6]), prompt([9, 8, 7])
+
+
+@pytest.fixture
+def model():
+    return make_model()
+
+
+@pytest.fixture
+def pixel_values():
+    return torch.randn(3, 3, 16, 16)
+
+
+@pytest.fixture
+def batch(pixel_values):
+    """Three prompts with two, one and no images, padded on the left."""
+    length = TWO_IMAGES.shape[1]
+    prompts = (TWO_IMAGES, ONE_IMAGE, TEXT)
+    return {
+        "input_ids": torch.cat([F.pad(text, (length - text.shape[1], 0)) for text in prompts]),
+        "attention_mask": torch.cat([F.pad(torch.ones_like(text), (length - text.shape[1], 0)) for text in prompts]),
+        "pixel_values": pixel_values,
+    }
+
+
+def answers_alone(model, pixel_values, **kwargs):
+    """What each of the three prompts of `batch` gets by itself."""
+    images = (pixel_values[:2], pixel_values[2:], None)
+    return [
+        model.generate(input_ids=text, attention_mask=torch.ones_like(text), pixel_values=own, **kwargs)
+        for text, own in zip((TWO_IMAGES, ONE_IMAGE, TEXT), images)
+    ]
+
+
+def new_tokens(sequences):
+    return sequences[:, -8:].tolist()
+
+
+@torch.no_grad()
+def greedy_loop(model, input_ids, pixel_values):
+    """Runs the whole model again for each token, without a cache."""
+    for _ in range(8):
+        scores = model(input_ids=input_ids, pixel_values=pixel_values).logits[:, -1]
+        scores[:, [4, model.config.text_config.eos_token_id]] = -torch.inf
+        input_ids = torch.cat([input_ids, scores.argmax(dim=-1, keepdim=True)], dim=1)
+    return input_ids
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"use_cache": False}, {"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 3}],
+    ids=["dynamic_cache", "no_cache", "static_cache", "prompt_lookup"],
+)
+def test_generation_equals_the_plain_loop(model, options):
+    for _ in range(3):
+        pixel_values = torch.randn(2, 3, 16, 16)
+        expected = greedy_loop(model, TWO_IMAGES, pixel_values)
+        answered = model.generate(TWO_IMAGES, pixel_values=pixel_values, **GREEDY, **options)
+        assert answered.tolist() == expected.tolist()
+
+
+def test_the_answers_depend_on_the_images(model):
+    answers = {
+        tuple(*new_tokens(model.generate(TWO_IMAGES, pixel_values=torch.randn(2, 3, 16, 16), **GREEDY)))
+        for _ in range(4)
+    }
+    assert len(answers) == 4
+
+
+def test_generation_returns_the_prompt_and_the_answer(model, pixel_values):
+    sequences = model.generate(TWO_IMAGES, pixel_values=pixel_values[:2], **GREEDY)
+    assert torch.equal(sequences[:, :-8], TWO_IMAGES)
+
+
+@pytest.mark.parametrize("options", [{}, {"cache_implementation": "static"}], ids=["dynamic_cache", "static_cache"])
+def test_a_left_padded_batch_equals_each_prompt_alone(model, batch, pixel_values, options):
+    together = model.generate(**batch, **GREEDY, **options)
+    assert new_tokens(together) == [new_tokens(alone)[0] for alone in answers_alone(model, pixel_values, **GREEDY)]
+
+
+def test_beams_equal_each_prompt_alone(model, batch, pixel_values):
+    beams = {**GREEDY, "num_beams": 3, "num_return_sequences": 2}
+    together = model.generate(**batch, **beams)
+    alone = answers_alone(model, pixel_values, **beams)
+    assert new_tokens(together) == [answer for answers in alone for answer in new_tokens(answers)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_beams": 3},
+        {"num_beams": 3, "num_return_sequences": 3},
+        {"do_sample": True, "num_return_sequences": 4},
+        {"use_cache": False},
+    ],
+    ids=["greedy", "beams", "returned_beams", "samples", "no_cache"],
+)
+def test_each_image_is_encoded_once(model, batch, options):
+    encoded = []
+    model.model.vision_tower.register_forward_pre_hook(lambda module, inputs: encoded.append(len(inputs[0])))
+    model.generate(**batch, **{**GREEDY, **options})
+    assert encoded == [3]
+
+
+def test_text_alone_is_answered_without_the_encoder(model):
+    encoded = []
+    model.model.vision_tower.register_forward_pre_hook(lambda module, inputs: encoded.append(len(inputs[0])))
+    assert model.generate(TEXT, **GREEDY).tolist() == greedy_loop(model, TEXT, None).tolist()
+    assert encoded == []
+
+
+def test_prompt_lookup_may_draft_image_tokens(model, pixel_values):
+    # The prompt ends as its image began, so that the draft is a run of image tokens.
+    text = prompt([5, 6], IMAGE, [5, 6])
+    expected = greedy_loop(model, text, pixel_values[:1])
+    drafted = model.generate(text, pixel_values=pixel_values[:1], prompt_lookup_num_tokens=4, **GREEDY)
+    assert drafted.tolist() == expected.tolist()
+
+
+def test_a_second_turn_goes_on_from_the_first_ones_cache(model, pixel_values):
+    first = model.generate(ONE_IMAGE, pixel_values=pixel_values[:1], return_dict_in_generate=True, **GREEDY)
+    second = torch.cat([first.sequences, torch.tensor([[7, 5, 9]])], dim=1)
+    expected = greedy_loop(model, second, pixel_values[:1])
+    assert model.generate(second, past_key_values=first.past_key_values, **GREEDY).tolist() == expected.tolist()
