@@ -8,8 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoImageProcessor, AutoModel
 
+from ..configuration.configuration_hawaii import check_choice
+
 
 # Shapes: I images, S side of the shared image, h x w grid, C channels.
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -23,7 +27,7 @@ class TeacherConfig:
         name (`str`, *optional*):
             What its losses are logged as; the last part of `checkpoint` if not given.
         image_size (`int`, *optional*):
-            Side of the image it is shown, in pixels; its own image processor's or configuration's if not given.
+            Side of the image it is shown, in pixels; its own configuration's or image processor's if not given.
         image_mean, image_std (`list[float]`, *optional*):
             Its normalisation; its own image processor's if not given.
         layer (`int`, *optional*):
@@ -39,6 +43,9 @@ class TeacherConfig:
     image_std: list[float] | None = None
     layer: int | None = None
     dtype: str = "float32"
+
+    def __post_init__(self):
+        check_choice(f"The dtype of teacher {self.checkpoint}", self.dtype, DTYPES)
 
     @classmethod
     def parse(cls, value: str | dict) -> "TeacherConfig":
@@ -84,8 +91,7 @@ class Teacher:
         self.std = torch.tensor(image_std, device=weight.device).view(1, -1, 1, 1) * 255
         self.dtype = weight.dtype
         self.options = {"output_hidden_states": True} if layer is not None else {}
-        size = getattr(model.config, "image_size", image_size)
-        if size not in (image_size, [image_size, image_size]) and _accepts(model, "interpolate_pos_encoding"):
+        if _own_image_size(model) not in (None, image_size) and _accepts(model, "interpolate_pos_encoding"):
             self.options["interpolate_pos_encoding"] = True
         blank = torch.zeros(1, len(image_mean), image_size, image_size, dtype=torch.uint8, device=weight.device)
         self.grid = tuple(self(blank).shape[1:])
@@ -115,37 +121,57 @@ class Teacher:
         return ((pixels - self.mean) / self.std).to(self.dtype)
 
     def _as_grid(self, outputs) -> torch.Tensor:
-        if "reshaped_hidden_states" in outputs:
-            features = outputs.reshaped_hidden_states[-1 if self.layer is None else self.layer]
-        elif self.layer is not None:
-            features = outputs.hidden_states[self.layer]
-        else:
+        if self.layer is None:
             features = outputs.last_hidden_state
-        if features.ndim == 4:
+        else:
+            layers = outputs["reshaped_hidden_states" if "reshaped_hidden_states" in outputs else "hidden_states"]
+            if not -len(layers) <= self.layer < len(layers):
+                raise ValueError(
+                    f"Teacher {self.name} has no layer {self.layer}: its layers go from {-len(layers)} to {len(layers) - 1}."
+                )
+            features = layers[self.layer]
+        if features.ndim == 3:
+            return self._tokens_as_grid(features)
+        if features.ndim == 4 and features.shape[2] == features.shape[3]:
             return features.permute(0, 2, 3, 1)  # transformers gives feature maps channels first
-        return self._tokens_as_grid(features)
+        shape = " x ".join(str(size) for size in features.shape[1:])
+        raise self._unknown_grid(f"it gives {shape}, where channels x side x side would be a map")
 
     def _tokens_as_grid(self, tokens: torch.Tensor) -> torch.Tensor:
         patch_size = getattr(self.model.config, "patch_size", None)
         if not isinstance(patch_size, int) or self.image_size % patch_size:
-            raise ValueError(
-                f"The grid of teacher {self.name} ({type(self.model).__name__}) is unknown: it gives {tokens.shape[1]} tokens "
-                f"for an image of {self.image_size} pixels, and its patch size is {patch_size}. Give it an image_size that is a "
-                "multiple of its patch size, or a layer whose features are a map."
+            raise self._unknown_grid(
+                f"it gives {tokens.shape[1]} tokens for an image of {self.image_size} pixels, and its patch size is {patch_size}"
             )
         side = self.image_size // patch_size
         num_others = tokens.shape[1] - side * side
         num_registers = getattr(self.model.config, "num_register_tokens", 0)
         if num_others not in (0, 1 + num_registers):
-            raise ValueError(
-                f"The grid of teacher {self.name} ({type(self.model).__name__}) is unknown: it gives {tokens.shape[1]} tokens, "
-                f"which is neither {side} x {side} nor that and {1 + num_registers} class and register tokens."
+            raise self._unknown_grid(
+                f"it gives {tokens.shape[1]} tokens, which is neither {side} x {side} nor that and {1 + num_registers} class "
+                "and register tokens"
             )
         return tokens[:, num_others:].unflatten(1, (side, side))
+
+    def _unknown_grid(self, problem: str) -> ValueError:
+        return ValueError(
+            f"The grid of teacher {self.name} ({type(self.model).__name__}) is unknown: {problem}. Give it an image_size that "
+            "is a multiple of its patch size, or name a layer whose features are a map (layer: -1 for Swin)."
+        )
 
 
 def _accepts(model: nn.Module, argument: str) -> bool:
     return argument in inspect.signature(model.forward).parameters
+
+
+def _own_image_size(model: nn.Module) -> int | None:
+    size = getattr(model.config, "image_size", None)
+    return size[0] if isinstance(size, list | tuple) else size
+
+
+def _shown_image_size(processor) -> int:
+    size = dict(getattr(processor, "crop_size", None) or processor.size)
+    return size.get("height") or size["shortest_edge"]
 
 
 def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> Teacher:
@@ -158,7 +184,9 @@ def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> T
     """
     dtype = getattr(torch, config.dtype)
     model, report = AutoModel.from_pretrained(config.checkpoint, dtype=dtype, output_loading_info=True)
-    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)  # pooling comes after the features
+    missing = sorted(
+        name for name in report["missing_keys"] if "pooler" not in name
+    )  # pooling comes after the features
     if missing:
         raise ValueError(
             f"{config.checkpoint} lacks {len(missing)} weights of its {type(model).__name__} ({missing[0]}, ...): as a teacher "
@@ -170,5 +198,5 @@ def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> T
         processor = AutoImageProcessor.from_pretrained(config.checkpoint)
         image_mean = processor.image_mean if image_mean is None else image_mean
         image_std = processor.image_std if image_std is None else image_std
-        image_size = image_size or getattr(model.config, "image_size", None) or processor.size["height"]
+        image_size = image_size or _own_image_size(model) or _shown_image_size(processor)
     return Teacher(config.name or config.checkpoint, model, image_size, image_mean, image_std, config.layer)
