@@ -52,8 +52,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_command(commands, name: str, handler, summary: str, details: str = "") -> argparse.ArgumentParser:
-    """Adds one subcommand; `summary` is its line in `hawaii --help`."""
-    parser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}. {details}")
+    """Adds one subcommand; `summary` is its line in `hawaii --help`. Options not given are not passed to `handler`."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}. {details}",
+        argument_default=argparse.SUPPRESS,
+    )
     parser.set_defaults(handler=handler)
     return parser
 
@@ -74,14 +79,14 @@ def add_data(commands) -> None:
         "--output_dir", default="runs/easy_vqa", metavar="DIR", help="folder of the run (default: %(default)s)"
     )
     easy_vqa.add_argument(
-        "--expert_steps", type=int, metavar="N", help="train each expert for N steps instead of to its usual accuracy"
+        "--expert_steps", type=int, metavar="N", help="train each expert for N steps instead of its own number"
     )
 
 
 def data_easy_vqa(data_set: str, **options) -> None:
     from .training.easy_vqa import prepare_easy_vqa
 
-    prepare_easy_vqa(**{name: value for name, value in options.items() if value is not None})
+    prepare_easy_vqa(**options)
 
 
 def add_train(commands) -> None:
@@ -113,9 +118,10 @@ def add_evaluate(commands) -> None:
     parser.add_argument("--tasks", required=True, metavar="TASKS", help="tasks of lmms-eval, separated by commas")
     parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--limit", type=int, metavar="N", help="ask only the first N questions of each task")
-    parser.add_argument(
-        "--batch_size", type=int, default=1, metavar="N", help="questions answered at once (default: %(default)s)"
-    )
+    parser.add_argument("--batch_size", type=int, metavar="N", help="questions answered at once")
+    parser.add_argument("--data_file", metavar="PATH", help="questions of easy_vqa (default: DIR/data/test.parquet)")
+    parser.add_argument("--device", metavar="NAME", help="such as cuda:1 (default: the first accelerator, or the CPU)")
+    parser.add_argument("--dtype", metavar="NAME", help="of the weights, such as bfloat16 (default: the checkpoint's)")
 
 
 def evaluate_folder(**options) -> None:
@@ -147,7 +153,7 @@ def add_publish(commands) -> None:
 def publish_folder(**options) -> None:
     from .hub_cards.publish import publish
 
-    publish(**options)
+    print(publish(**options))
 
 
 def is_user_error(error: Exception) -> bool:

@@ -1,7 +1,9 @@
 """The command answers for help at once, and tells a user's error from a bug."""
 
+import importlib
 import subprocess
 import sys
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -53,6 +55,35 @@ def test_arguments_reach_the_handler(monkeypatch):
     monkeypatch.setattr(command, "train_recipe", lambda **options: received.update(options))
     assert command.main(["train", "recipe.yaml", "seed=1", "stages.pretrain.max_steps=2"]) == 0
     assert received == {"recipe": "recipe.yaml", "overrides": ["seed=1", "stages.pretrain.max_steps=2"]}
+
+
+def test_an_option_that_is_not_given_is_left_to_the_function(monkeypatch):
+    received = {}
+    monkeypatch.setattr(command, "evaluate_folder", lambda **options: received.update(options))
+    assert command.main(["evaluate", "hub", "--tasks", "easy_vqa", "--output_dir", "out", "--limit", "3"]) == 0
+    assert received == {"folder": "hub", "tasks": "easy_vqa", "output_dir": "out", "limit": 3}
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "words"),
+    [
+        ("training.easy_vqa", "prepare_easy_vqa", "data easy_vqa --output_dir out --expert_steps 1"),
+        ("training.train", "train", "train recipe.yaml seed=1"),
+        (
+            "evaluation.evaluate",
+            "evaluate",
+            "evaluate hub --tasks t --output_dir out --limit 1 --batch_size 1 --data_file f --device d --dtype t",
+        ),
+        ("evaluation.chat", "chat", "chat hub --image i.png --question what"),
+        ("hub_cards.publish", "publish", "publish hub user/name --private"),
+    ],
+)
+def test_every_option_is_a_parameter_of_the_function(monkeypatch, module, function, words):
+    module = importlib.import_module(f"hawaii.{module}")
+    calls = create_autospec(getattr(module, function))
+    monkeypatch.setattr(module, function, calls)
+    assert command.main(words.split()) == 0
+    calls.assert_called_once()
 
 
 def refuse():
