@@ -59,12 +59,12 @@ class HawaiiVisionConfig(PretrainedConfig):
         router_hidden_size (`int`, *optional*, defaults to 64):
             Hidden width of the two-layer routers; `None` makes them single linear layers.
         router_gradient (`str`, *optional*, defaults to `"straight_through"`):
-            How a router learns from the task: `"straight_through"` multiplies the chosen adapter by `1 + p - p.detach()`,
-            `"switch"` by its probability `p`, `"none"` not at all.
+            How a router learns from the task: `"straight_through"` multiplies the chosen adapter by
+            `1 + p - p.detach()`, `"switch"` by its probability `p`, `"none"` not at all.
 
     Raises:
-        ValueError: `patch_size` does not divide `image_size`, `num_attention_heads` does not divide `hidden_size`, or a
-            choice is none of those above.
+        ValueError: `patch_size` does not divide `image_size`, `num_attention_heads` does not divide `hidden_size`, or
+            a choice is none of those above.
     """
 
     model_type = "hawaii_vision"
@@ -98,7 +98,9 @@ class HawaiiVisionConfig(PretrainedConfig):
                 f"{image_size // patch_size * patch_size} and {(image_size // patch_size + 1) * patch_size}."
             )
         if hidden_size % num_attention_heads:
-            raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}.")
+            raise ValueError(
+                f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}."
+            )
         check_choice("adapter_placement", adapter_placement, ADAPTER_PLACEMENTS)
         check_choice("router_gradient", router_gradient, ROUTER_GRADIENTS)
         self.hidden_size = hidden_size
@@ -137,8 +139,8 @@ class HawaiiVisionConfig(PretrainedConfig):
 
 class HawaiiConfig(PretrainedConfig):
     r"""
-    Configuration of a [`HawaiiForConditionalGeneration`]: vision encoder, projector, language model. Fields that are not
-    HAWAII's own bear LLaVA's names.
+    Configuration of a [`HawaiiForConditionalGeneration`]: vision encoder, projector, language model. Fields that are
+    not HAWAII's own bear LLaVA's names.
 
     Args:
         vision_config (`HawaiiVisionConfig` or `dict`, *optional*):

@@ -48,8 +48,8 @@ def read_code() -> dict[str, str]:
         sources[path.name] = RELATIVE_IMPORT.sub(r"from .\1 import", path.read_text(encoding="utf-8"))
     imports = {name: RELATIVE_IMPORT.findall(source) for name, source in sources.items()}
     for name in sources:
-        missing = sorted(_reachable(name, imports) - set(imports[name]))
-        sources[name] += "".join(f"from .{module} import __name__ as _{module}  # noqa: E402, F401\n" for module in missing)
+        for module in sorted(_reachable(name, imports) - set(imports[name])):
+            sources[name] += f"from .{module} import __name__ as _{module}  # noqa: E402, F401\n"
     return sources
 
 

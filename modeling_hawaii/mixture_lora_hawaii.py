@@ -9,7 +9,7 @@ from torch import nn
 from ..configuration.configuration_hawaii import HawaiiVisionConfig
 
 
-# Shapes: B batch, P tokens (class token and patches), D width, N adapters (teacher-specific first, then general), R rank.
+# Shapes: B batch, P tokens (class token and patches), D width, N adapters (teacher-specific, then general), R rank.
 
 
 class StackedLora(nn.Module):
@@ -75,8 +75,9 @@ class MixtureOfLoraRouting(nn.Module):
     def __init__(self, config: HawaiiVisionConfig):
         super().__init__()
         self.router_gradient = config.router_gradient
-        self.teacher_router = AdapterRouter(config, config.num_teacher_adapters) if config.num_teacher_adapters else None
-        self.general_router = AdapterRouter(config, config.num_general_adapters) if config.num_general_adapters else None
+        num_teachers, num_generals = config.num_teacher_adapters, config.num_general_adapters
+        self.teacher_router = AdapterRouter(config, num_teachers) if num_teachers else None
+        self.general_router = AdapterRouter(config, num_generals) if num_generals else None
 
     def forward(
         self, hidden_states: torch.Tensor, forced_gate: torch.Tensor | None, is_routed: torch.Tensor | None

@@ -85,7 +85,7 @@ class HawaiiPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        # Only the projector and the head are this class's own: the encoder and the language model initialise themselves.
+        # Only the projector and the head are this class's own; the encoder and the language model have their own way.
         init_vision_weights(module, self.config.vision_config.initializer_range)
 
 
@@ -187,7 +187,7 @@ class HawaiiModel(HawaiiPreTrainedModel):
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Text, with one image token for each patch of each image.
-            pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, image_size, image_size)`, *optional*):
+            pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, height, width)`, *optional*):
                 All images of the batch, in the order of their tokens.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
                 In place of `input_ids` and `pixel_values`.
@@ -198,8 +198,8 @@ class HawaiiModel(HawaiiPreTrainedModel):
             [`HawaiiModelOutput`]
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`; images without `input_ids`; another number of
-                image tokens than of image features.
+            ValueError: both or neither of `input_ids` and `inputs_embeds`; images without `input_ids`; another number
+                of image tokens than of image features.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either input_ids or inputs_embeds, and not both.")
@@ -290,9 +290,16 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         >>> folder = "runs/easy_vqa/hub"
         >>> model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
         >>> processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-        >>> content = [{"type": "image", "image": Image.new("RGB", (64, 64), "red")}, {"type": "text", "text": "what color is the shape?"}]
+        >>> content = [
+        ...     {"type": "image", "image": Image.new("RGB", (64, 64), "red")},
+        ...     {"type": "text", "text": "what color is the shape?"},
+        ... ]
         >>> inputs = processor.apply_chat_template(
-        ...     [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        ...     [{"role": "user", "content": content}],
+        ...     add_generation_prompt=True,
+        ...     tokenize=True,
+        ...     return_dict=True,
+        ...     return_tensors="pt",
         ... )
         >>> answer = model.generate(**inputs, max_new_tokens=8)[0, inputs["input_ids"].shape[1] :]
         >>> print(processor.decode(answer, skip_special_tokens=True))
@@ -339,8 +346,8 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, pixel_values: torch.Tensor | None = None, **kwargs):
         """
-        As transformers' `generate`. Each image is encoded once, before decoding begins, whatever the number of beams or
-        returned sequences.
+        As transformers' `generate`. Each image is encoded once, before decoding begins, whatever the number of beams
+        or returned sequences.
         """
         input_ids = kwargs.pop("input_ids", inputs)
         if pixel_values is not None:

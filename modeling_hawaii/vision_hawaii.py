@@ -29,9 +29,9 @@ class HawaiiVisionOutput(ModelOutput):
             Filled in by `get_image_features` with the projected features.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*, returned with `output_hidden_states=True`):
             The embeddings and the output of each layer.
-        router_probabilities (`torch.FloatTensor` of shape `(num_layers, batch_size, 1 + num_patches, num_adapters)`, *optional*, returned with `output_routing=True`):
-            What each layer's routers gave the teacher-specific and then the general adapters, each bank summing to one;
-            the largest of each bank acted.
+        router_probabilities (`torch.FloatTensor`, *optional*, returned with `output_routing=True`):
+            Of shape `(num_layers, batch_size, 1 + num_patches, num_adapters)`: what each layer's routers gave the
+            teacher-specific and then the general adapters, each bank summing to one; the largest of each bank acted.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -58,8 +58,8 @@ class HawaiiVisionEmbeddings(nn.Module):
         height, width = pixel_values.shape[-2:]
         if (height, width) != (self.image_size, self.image_size):
             raise ValueError(
-                f"The images are {height} x {width} pixels but this encoder sees {self.image_size} x {self.image_size}; "
-                "prepare them with the checkpoint's own processor."
+                f"The images are {height} x {width} pixels but this encoder sees {self.image_size} x "
+                f"{self.image_size}; prepare them with the checkpoint's own processor."
             )
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
         patches = patches.flatten(2).transpose(1, 2)  # (B, P - 1, D)
@@ -212,8 +212,8 @@ class HawaiiVisionModel(PreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, image_size, image_size)`):
                 Normalised images.
             adapters (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-                The teacher-specific adapter that acts alone on each sample, in every layer and on every token; -1 leaves
-                a sample to the routers. `None` leaves all of them.
+                The teacher-specific adapter that acts alone on each sample, in every layer and on every token; -1
+                leaves a sample to the routers. `None` leaves all of them.
             output_hidden_states (`bool`, *optional*, defaults to `False`):
                 Whether to return the embeddings and every layer's output.
             output_routing (`bool`, *optional*, defaults to `False`):
@@ -230,7 +230,8 @@ class HawaiiVisionModel(PreTrainedModel):
         if adapters is not None:
             if adapters.shape != pixel_values.shape[:1]:
                 raise ValueError(
-                    f"adapters has shape {tuple(adapters.shape)}; one entry for each of {pixel_values.shape[0]} images is needed."
+                    f"adapters has shape {tuple(adapters.shape)}; one entry for each of {pixel_values.shape[0]} images"
+                    " is needed."
                 )
             gate = forced_adapter_gate(adapters, self.config, hidden_states.dtype)
             is_routed = (adapters < 0)[:, None, None]
@@ -251,7 +252,7 @@ class HawaiiVisionModel(PreTrainedModel):
 
 
 def init_vision_weights(module: nn.Module, std: float) -> None:
-    """Initialises one module of a vision encoder built from a configuration, as CLIP's, with adapters that add nothing."""
+    """Initialises one module of an encoder that is built from a configuration; its adapters add nothing."""
     if isinstance(module, StackedLora):
         module.reset_parameters()
     elif isinstance(module, HawaiiVisionEmbeddings):

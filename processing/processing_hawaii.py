@@ -61,8 +61,8 @@ class HawaiiProcessor(ProcessorMixin):
         size = image_processor.crop_size
         if size["height"] % patch_size or size["height"] != size["width"]:
             raise ValueError(
-                f"The image processor makes images of {size['height']} x {size['width']} pixels; the encoder needs a square "
-                f"whose side is a multiple of its patch size {patch_size}."
+                f"The image processor makes images of {size['height']} x {size['width']} pixels; the encoder needs a "
+                f"square whose side is a multiple of its patch size {patch_size}."
             )
         self.patch_size = patch_size
         self.image_aspect_ratio = image_aspect_ratio
