@@ -97,16 +97,22 @@ class HawaiiProcessor(ProcessorMixin):
         Returns:
             `PIL.Image.Image` whose sides are equal.
         """
-        if isinstance(image, str):
-            image = load_image(image)
+        if isinstance(image, str | Path):
+            image = load_image(str(image))
         elif not isinstance(image, Image.Image):
             image = to_pil_image(image)
-        image = ImageOps.exif_transpose(image).convert("RGB")
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16"):
+            # Pillow would make white of all that does not fit in 8 bits.
+            image = image.point(lambda value: value * (1 / 256)).convert("L")
+        image = image.convert("RGB")
         width, height = image.size
         if width == height:
             return image
         if self.image_aspect_ratio == "crop":
-            return ImageOps.fit(image, (min(width, height),) * 2)
+            side = min(width, height)
+            left, top = (width - side) // 2, (height - side) // 2
+            return image.crop((left, top, left + side, top + side))
         # floor, not round: LLaVA-1.5 makes its background colour so.
         background = tuple(int(255 * mean) for mean in self.image_processor.image_mean)
         square = Image.new("RGB", (max(width, height),) * 2, background)

@@ -1,0 +1,248 @@
+"""How an image becomes a square and a square numbers, how text makes room for it, what a conversation looks like."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Metaspace
+from transformers import AutoTokenizer, CLIPImageProcessor, LlavaImageProcessor, PreTrainedTokenizerFast
+
+from hawaii import HawaiiProcessor
+from hawaii.processing.chat_templates import load_chat_template
+from hawaii.tests.tiny import make_processor, make_tokenizer
+
+
+MEAN_COLOUR = (122, 116, 104)  # CLIP's mean (0.48145466, 0.4578275, 0.40821073) times 255, rounded down.
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions."
+)
+CONVERSATION = [
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what color is the circle ?"}]},
+    {"role": "assistant", "content": [{"type": "text", "text": "red"}]},
+    {"role": "user", "content": "is there a square ?"},
+    {"role": "assistant", "content": "no"},
+]
+
+
+def columns(*reds):
+    """An image of one row whose pixels have these reds."""
+    return Image.fromarray(np.array([[[red, 0, 0] for red in reds]], dtype=np.uint8))
+
+
+def reds(image):
+    return np.asarray(image)[..., 0].tolist()
+
+
+def noise(width, height):
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def test_padding_centres_the_image_on_the_mean_colour():
+    square = make_processor().square_image(columns(1, 2, 3))
+    assert reds(square) == [[122, 122, 122], [1, 2, 3], [122, 122, 122]]
+    assert square.getpixel((0, 0)) == MEAN_COLOUR
+
+
+def test_padding_leaves_the_odd_pixel_after_the_image():
+    assert reds(make_processor().square_image(columns(1, 2))) == [[1, 2], [122, 122]]
+    assert reds(make_processor().square_image(columns(1, 2).transpose(Image.Transpose.ROTATE_270))) == [
+        [1, 122],
+        [2, 122],
+    ]
+
+
+def test_cropping_keeps_the_centre():
+    processor = make_processor(image_aspect_ratio="crop")
+    assert reds(processor.square_image(columns(1, 2, 3))) == [[2]]
+    assert reds(processor.square_image(columns(1, 2, 3, 4))) == [[2]]
+    assert reds(processor.square_image(columns(1, 2, 3).transpose(Image.Transpose.ROTATE_90))) == [[2]]
+
+
+@pytest.mark.parametrize("ratio", ["pad", "crop"])
+def test_a_square_stays_as_it_is(ratio):
+    image = noise(5, 5)
+    assert make_processor(image_aspect_ratio=ratio).square_image(image).tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("size", [(30, 21), (9, 40), (16, 16)])
+def test_padded_images_are_llavas(size):
+    square = {"height": 16, "width": 16}
+    llava = LlavaImageProcessor(do_pad=True, size={"shortest_edge": 16}, crop_size=square)
+    expected = llava(noise(*size), return_tensors="pt")["pixel_values"]
+    pixel_values = make_processor()(images=noise(*size), text="<image>", return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixel_values, expected)
+
+
+@pytest.mark.parametrize("size", [(25, 16), (16, 20)])
+def test_cropped_images_are_clips(size):
+    # The shorter side is not resized, so that CLIP, which crops after resizing, crops the same pixels.
+    clip = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    expected = clip(noise(*size), return_tensors="pt")["pixel_values"]
+    processor = make_processor(image_aspect_ratio="crop")
+    pixel_values = processor(images=noise(*size), text="<image>", return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixel_values, expected)
+
+
+def test_orientation_tags_are_obeyed(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Turn clockwise by a quarter to view.
+    columns(1, 2).save(tmp_path / "turned.png", exif=exif)
+    upright = [[1, 122], [2, 122]]
+    for image in (Image.open(tmp_path / "turned.png"), tmp_path / "turned.png", str(tmp_path / "turned.png")):
+        assert reds(make_processor().square_image(image)) == upright
+
+
+def test_16_bit_images_are_scaled_and_not_clipped():
+    image = Image.fromarray(np.array([[0, 256, 128 * 256, 65535]], dtype=np.uint16))
+    assert reds(make_processor().square_image(image))[1] == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "LA", "RGBA", "CMYK"])
+def test_any_mode_becomes_three_channels(mode):
+    assert make_processor().square_image(noise(4, 4).convert(mode)).mode == "RGB"
+
+
+def test_arrays_and_tensors_are_images_too():
+    image = noise(20, 16)
+    processor = make_processor()
+    expected = processor.square_image(image).tobytes()
+    array = np.asarray(image)
+    assert processor.square_image(array).tobytes() == expected
+    assert processor.square_image(torch.from_numpy(array.copy()).permute(2, 0, 1)).tobytes() == expected
+
+
+def test_each_image_takes_one_token_for_each_patch():
+    processor = make_processor(image_size=16, patch_size=4)
+    inputs = processor(images=[noise(5, 7), noise(20, 8)], text="<image> a <image> red", return_tensors="pt")
+    image, a, red = processor.tokenizer.convert_tokens_to_ids(["<image>", "a", "red"])
+    assert inputs["input_ids"].tolist() == [[image] * 16 + [a] + [image] * 16 + [red]]
+    assert inputs["pixel_values"].shape == (2, 3, 16, 16)
+    assert set(inputs) == {"input_ids", "attention_mask", "pixel_values"}
+
+
+def test_text_alone_brings_no_pixels():
+    assert set(make_processor()(text=["a", "red"], return_tensors="pt")) == {"input_ids", "attention_mask"}
+
+
+def test_images_may_come_as_one_list_or_as_one_for_each_prompt():
+    text = ["<image> a <image>", "red <image>"]
+    first, second, third = noise(4, 5), noise(6, 5), noise(7, 5)
+    processor = make_processor()
+    flat = processor(images=[first, second, third], text=text, padding=True, return_tensors="pt")
+    nested = processor(images=[[first, second], [third]], text=text, padding=True, return_tensors="pt")
+    assert all(torch.equal(flat[name], nested[name]) for name in flat)
+
+
+@pytest.mark.parametrize(("num_tokens", "num_images"), [(1, 2), (2, 1), (0, 1), (1, 0)])
+def test_another_number_of_image_tokens_than_of_images_is_refused(num_tokens, num_images):
+    with pytest.raises(ValueError, match=f"{num_tokens} <image> in the text but {num_images} images"):
+        make_processor()(images=[noise(4, 4)] * num_images, text="<image> " * num_tokens + "a")
+
+
+def test_nothing_is_refused():
+    with pytest.raises(ValueError, match="Give images, text or both"):
+        make_processor()()
+
+
+def test_engines_are_told_how_many_tokens_images_take():
+    counts = make_processor()._get_num_multimodal_tokens(image_sizes=[(100, 20), (16, 16)])
+    assert counts.num_image_tokens == [16, 16]
+    assert counts.num_image_patches == [1, 1]
+
+
+def test_a_tokenizer_without_the_image_token_is_refused():
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "?": 1}, unk_token="?")))
+    with pytest.raises(ValueError, match=r"no token '<image>'; add it with `tokenizer\.add_special_tokens"):
+        HawaiiProcessor(CLIPImageProcessor(), tokenizer)
+
+
+def test_an_image_size_that_patches_do_not_fill_is_refused():
+    with pytest.raises(ValueError, match="18 x 18 pixels; .* a multiple of its patch size 4"):
+        make_processor(image_size=18)
+
+
+def test_an_unknown_way_to_a_square_is_refused():
+    with pytest.raises(ValueError, match="image_aspect_ratio is 'stretch'; it must be one of pad, crop"):
+        make_processor(image_aspect_ratio="stretch")
+
+
+def test_saving_and_loading_changes_nothing(tmp_path):
+    processor = make_processor(image_aspect_ratio="crop")
+    processor.save_pretrained(tmp_path)
+    loaded = HawaiiProcessor.from_pretrained(tmp_path)
+    expected = processor(images=noise(9, 5), text="<image> red", return_tensors="pt")
+    inputs = loaded(images=noise(9, 5), text="<image> red", return_tensors="pt")
+    assert all(torch.equal(inputs[name], expected[name]) for name in expected)
+    assert loaded.chat_template == processor.chat_template
+    assert loaded.image_aspect_ratio == "crop"
+
+
+def test_the_saved_tokenizer_has_words_that_transformers_4_knows(tmp_path):
+    make_processor().save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert values["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert values["additional_special_tokens"] == ["<image>"]
+    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == make_tokenizer().get_vocab()
+
+
+def test_vicuna_v1_is_the_conversation_of_llava():
+    rendered = make_processor().apply_chat_template(CONVERSATION)
+    assert rendered == (
+        f"{SYSTEM} USER: <image>\nwhat color is the circle ? ASSISTANT: red</s>"
+        "USER: is there a square ? ASSISTANT: no</s>"
+    )
+
+
+def test_vicuna_v1_asks_for_an_answer_and_takes_another_system_text():
+    messages = [{"role": "system", "content": "Be short."}, CONVERSATION[2]]
+    rendered = make_processor().apply_chat_template(messages, add_generation_prompt=True)
+    assert rendered == "Be short. USER: is there a square ? ASSISTANT:"
+
+
+def test_plain_is_the_image_its_caption_and_a_newline():
+    processor = make_processor(chat_template="plain")
+    assert processor.apply_chat_template(CONVERSATION[:2]) == "<image>red\n"
+    assert processor.apply_chat_template(CONVERSATION[:1], add_generation_prompt=True) == "<image>"
+
+
+def test_an_unknown_chat_template_is_refused():
+    with pytest.raises(ValueError, match="no chat template 'vicuna'. Known by name: plain, vicuna_v1"):
+        load_chat_template("vicuna")
+
+
+def test_labels_are_the_answers_and_their_ends():
+    processor = make_processor()
+    messages = json.loads(json.dumps(CONVERSATION))
+    messages[0]["content"][0]["image"] = noise(5, 5)
+    inputs = processor.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True
+    )
+    labelled = inputs["input_ids"][inputs["assistant_masks"].bool()]
+    assert processor.tokenizer.convert_ids_to_tokens(labelled) == ["red", "</s>", "no", "</s>"]
+
+
+def test_the_space_before_an_answer_belongs_to_it():
+    # As in Llama's tokenizer, where it is part of the first word: what follows "ASSISTANT:" is what is to be learned.
+    text = make_processor().apply_chat_template(CONVERSATION).replace("</s>", " ").replace("<image>\n", "<image> \n")
+    words = dict.fromkeys(["<unk>", "</s>", "<image>", *(f"▁{word}" for word in text.split(" ")), "USER:", "\nwhat"])
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Metaspace(prepend_scheme="first")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", additional_special_tokens=["<image>"]
+    )
+    inputs = tokenizer.apply_chat_template(
+        CONVERSATION,
+        chat_template=load_chat_template("vicuna_v1"),
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    tokens = tokenizer.convert_ids_to_tokens(inputs["input_ids"])
+    labelled = [token for token, is_label in zip(tokens, inputs["assistant_masks"]) if is_label]
+    assert labelled == ["▁red", "</s>", "▁no", "</s>"]
+    assert "<unk>" not in tokens
