@@ -104,10 +104,10 @@ def add_train(commands) -> None:
     )
 
 
-def train_recipe(recipe: str, overrides: list[str]) -> None:
+def train_recipe(**options) -> None:
     from .training.train import train
 
-    train(recipe, overrides)
+    train(**options)
 
 
 def add_evaluate(commands) -> None:
