@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from ..configuration.configuration_hawaii import check_choice
+from ..processing.processing_hawaii import IMAGE_ASPECT_RATIOS
 from .grids import GRID_MATCHINGS
 from .objectives import OBJECTIVES
+from .teachers import DTYPES
 
 
 SCORE_GRADIENTS = ("text", "full", "none")
@@ -41,6 +43,9 @@ class ModelArguments:
     tokenizer: str | None = None
     dtype: str = "float32"
 
+    def __post_init__(self):
+        check_choice("dtype", self.dtype, DTYPES)
+
 
 @dataclass
 class DataArguments:
@@ -70,6 +75,7 @@ class DataArguments:
     bad_records: str = "error"
 
     def __post_init__(self):
+        check_choice("image_aspect_ratio", self.image_aspect_ratio, IMAGE_ASPECT_RATIOS)
         check_choice("bad_records", self.bad_records, ("error", "skip"))
         for name in ("data_path", "image_folder"):
             if not getattr(self, name):
@@ -99,6 +105,9 @@ class HawaiiTrainingArguments(TrainingArguments):
             Whether fine-grained distillation weighs tokens by importance (eq. 5).
         score_gradient (`str`, *optional*, defaults to `"text"`):
             What the importance teaches: the instruction's projection (`text`), the teachers' as well (`full`), or `none`.
+        projection_learning_rate (`float`, *optional*):
+            Learning rate of the objective's projections; `learning_rate` if not given. They stand on the target's side and
+            can make a target easy by making it say the same everywhere; the slower they learn, the less they do.
         sequential_passes (`bool`, *optional*, defaults to `False`):
             Runs the encoder once for each teacher and once routed, instead of all in one batch: the same numbers, less
             memory, more time.
@@ -112,6 +121,7 @@ class HawaiiTrainingArguments(TrainingArguments):
     grid_matching: str = field(default="unshuffle")
     token_scoring: bool = field(default=True)
     score_gradient: str = field(default="text")
+    projection_learning_rate: float | None = field(default=None)
     sequential_passes: bool = field(default=False)
 
     def __post_init__(self):

@@ -1,0 +1,192 @@
+"""Recipes are read as they are meant, and what they cannot mean is named with the way out."""
+
+import pytest
+import yaml
+
+from hawaii.training.recipe import parse_stage, read_recipe
+
+
+RECIPE = {
+    "output_dir": "runs/tiny",
+    "data_path": "{output_dir}/data.json",
+    "image_folder": "images",
+    "learning_rate": 0.5,
+    "report_to": "none",
+    "use_cpu": True,
+    "stages": {"pretrain": {"chat_template": "plain"}, "align": {"learning_rate": 0.25}, "finetune": None},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a recipe with other shared keys, or a text, and tells its path."""
+
+    def write(text=None, **changes):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump({**RECIPE, **changes}, sort_keys=False) if text is None else text)
+        return str(path)
+
+    return write
+
+
+def parse(path, *overrides, stage="finetune"):
+    """All options of a stage, by name."""
+    groups = parse_stage(read_recipe(path, list(overrides))[stage], stage)
+    return {name: value for group in groups for name, value in vars(group).items()}
+
+
+def test_stages_keep_their_order(write):
+    assert list(read_recipe(write())) == ["pretrain", "align", "finetune"]
+
+
+def test_a_stage_has_the_shared_options_and_its_own_which_win(write):
+    stages = read_recipe(write())
+    assert [stage["learning_rate"] for stage in stages.values()] == [0.5, 0.25, 0.5]
+    assert [stage.get("chat_template") for stage in stages.values()] == ["plain", None, None]
+
+
+def test_each_stage_writes_into_a_folder_of_its_own(write):
+    assert parse(write(), stage="align")["output_dir"] == "runs/tiny/align"
+
+
+def test_output_dir_is_filled_in_wherever_it_stands(write):
+    teachers = ["{output_dir}/a", {"checkpoint": "{output_dir}/b"}]
+    path = write(teachers=teachers, stages={"one": {"tokenizer": "{output_dir}"}})
+    options = read_recipe(path, ["output_dir=elsewhere"])["one"]
+    assert options["data_path"] == "elsewhere/data.json"
+    assert options["teachers"] == ["elsewhere/a", {"checkpoint": "elsewhere/b"}]
+    assert options["tokenizer"] == "elsewhere"
+
+
+def test_overrides_replace_shared_keys_stage_keys_and_fields(write):
+    path = write(vision_config={"hidden_size": 8, "image_size": 16})
+    overrides = ["max_steps=3", "stages.align.learning_rate=0.125", "stages.finetune.seed=7"]
+    stages = read_recipe(path, [*overrides, "vision_config.hidden_size=32"])
+    assert [stage["max_steps"] for stage in stages.values()] == [3, 3, 3]
+    assert [stage["learning_rate"] for stage in stages.values()] == [0.5, 0.125, 0.5]
+    assert [stage.get("seed") for stage in stages.values()] == [None, None, 7]
+    assert stages["align"]["vision_config"] == {"hidden_size": 32, "image_size": 16}
+
+
+def test_an_override_is_yaml_and_may_hold_an_equals_sign(write):
+    assert read_recipe(write(), ["trainable=[projector, adapters]"])["align"]["trainable"] == ["projector", "adapters"]
+    assert read_recipe(write(), ["run_name=a=b"])["align"]["run_name"] == "a=b"
+
+
+@pytest.mark.parametrize("written", ["1e-3", "'1e-3'", "0.001", "1.0e-3"])
+def test_a_learning_rate_is_a_number_however_it_is_written(write, written):
+    text = yaml.safe_dump({name: value for name, value in RECIPE.items() if name != "learning_rate"}, sort_keys=False)
+    assert parse(write(f"learning_rate: {written}\n{text}"))["learning_rate"] == 0.001
+    assert parse(write(), f"learning_rate={written}")["learning_rate"] == 0.001
+
+
+def test_a_number_inside_a_configuration_is_a_number(write):
+    vision_config = "vision_config={layer_norm_eps: 1e-6, hidden_act: gelu}"
+    options = parse(write(), vision_config, "lr_scheduler_kwargs={min_lr: 1e-5}")
+    assert options["vision_config"] == {"layer_norm_eps": 1e-6, "hidden_act": "gelu"}
+    assert options["lr_scheduler_kwargs"] == {"min_lr": 1e-5}
+
+
+def test_a_whole_number_is_whole(write):
+    assert parse(write(), "max_steps=1e3")["max_steps"] == 1000
+    assert isinstance(parse(write(), "max_steps=1e3")["max_steps"], int)
+
+
+@pytest.mark.parametrize("name", ["2024", "1e3", "1e-3", "'1e3'", "0.5", "'007'", "inf", "nan"])
+@pytest.mark.parametrize("key", ["data_path", "vision_tower", "tokenizer", "run_name"])
+def test_a_name_that_looks_like_a_number_stays_a_name(write, key, name):
+    assert parse(write(), f"{key}={name}")[key] == name.strip("'")
+
+
+@pytest.mark.parametrize("stage", ["1e3", "2", "nan"])
+def test_a_stage_whose_name_looks_like_a_number_keeps_it(write, stage):
+    stages = read_recipe(write(output_dir=".", stages={stage: {}}))
+    assert parse_stage(stages[stage], stage)[2].output_dir == stage
+
+
+def test_a_stage_or_run_that_yaml_takes_for_a_number_keeps_its_name(write):
+    stages = read_recipe(write(output_dir=2024, stages={1: {}, 2: {}}))
+    assert list(stages) == ["1", "2"]
+    assert parse_stage(stages["1"], "1")[2].output_dir == "2024/1"
+    assert stages["1"]["data_path"] == "2024/data.json"
+
+
+def test_the_defaults_are_the_papers(write):
+    options = parse(write())
+    assert (options["lambda_1"], options["lambda_2"]) == (0.5, 0.05)
+    assert options["grid_matching"] == "unshuffle"
+    assert (options["token_scoring"], options["score_gradient"]) == (True, "text")
+    assert options["trainable"] == ["vision_tower", "adapters", "routers", "projector", "language_model"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"learning_rat": 1}, "yaml, stage pretrain: there is no option 'learning_rat'. Did you mean learning_rate?"),
+        ({"stages": {"b": {"lamda_1": 1}}}, "yaml, stage b: there is no option 'lamda_1'. Did you mean lambda_1?"),
+        ({"xyzzy": 1}, "there is no option 'xyzzy'.$"),
+        ({"output_dir": None}, "recipe.yaml names no output_dir"),
+        ({"stages": {}}, "is no recipe: it needs `stages`"),
+        ({"stages": ["pretrain"]}, "is no recipe: it needs `stages`"),
+        ({"stages": {"a": "plain"}}, "stage a: its options are 'plain'; they must be a mapping"),
+        ({"stages": {"a": {"output_dir": "b"}}}, "stage a: output_dir is the whole run's"),
+        ({"stages": {"hub": {}}}, "stage hub: a stage is a folder of the run beside `hub`; give it another name"),
+        ({"stages": {"../a": {}}}, "stage ../a: a stage is a folder of the run"),
+    ],
+)
+def test_what_is_no_recipe_is_named(write, changes, problem):
+    with pytest.raises(ValueError, match=problem.replace("?", r"\?").replace("..", r"\.\.")):
+        read_recipe(write(**changes))
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "just text", "stages: 3"])
+def test_a_file_of_another_kind_is_no_recipe(write, text):
+    with pytest.raises(ValueError, match="is no recipe: it needs `stages`"):
+        read_recipe(write(text))
+
+
+def test_broken_yaml_is_named_with_its_line(write):
+    with pytest.raises(ValueError, match=r"(?s)recipe.yaml is not valid YAML: .*line 2"):
+        read_recipe(write("a: 1\nb: [1\n"))
+
+
+def test_a_recipe_that_is_not_there_is_named():
+    with pytest.raises(FileNotFoundError, match="There is no recipe nowhere.yaml"):
+        read_recipe("nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("max_steps", "'max_steps' is no override; write key=value"),
+        ("stages.tune.seed=1", "goes into 'tune', which the recipe does not have"),
+        ("max_stepz=1", "there is no option 'max_stepz'. Did you mean max_steps?"),
+        ("seed=[1", r"value of the override 'seed=\[1' is not valid YAML"),
+    ],
+)
+def test_an_override_that_cannot_be_meant_is_named(write, override, problem):
+    with pytest.raises(ValueError, match=problem.replace("?", r"\?")):
+        read_recipe(write(), [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("learning_rate=fast", "learning_rate is 'fast', which is no number"),
+        ("token_scoring='false'", "token_scoring is 'false'; it must be true or false"),
+        ("teachers=experts/vit", "teachers is 'experts/vit'; it must be a list"),
+        ("objective=hawai", "objective is 'hawai'; it must be one of hawaii"),
+        ("grid_matching=nearest", "grid_matching is 'nearest'; it must be one of unshuffle, interpolate, learned"),
+        ("score_gradient=half", "score_gradient is 'half'; it must be one of text, full, none"),
+        ("trainable=[projector, head]", "trainable is 'head'; it must be one of vision_tower, adapters"),
+        ("bad_records=ignore", "bad_records is 'ignore'; it must be one of error, skip"),
+        ("data_path=", "The recipe names no data_path"),
+        ("image_folder=''", "The recipe names no image_folder"),
+        ("push_to_hub=true", "push_to_hub and load_best_model_at_end are not for training here"),
+        ("dtype=half", "dtype is 'half'; it must be one of float32, bfloat16, float16"),
+        ("image_aspect_ratio=stretch", "image_aspect_ratio is 'stretch'; it must be one of pad, crop"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_named(write, override, problem):
+    with pytest.raises(ValueError, match=problem):
+        parse(write(), override)
