@@ -23,6 +23,22 @@ from .arguments import DataArguments, ModelArguments
 IMAGE_TOKEN = "<image>"
 
 
+def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
+    """
+    The recipe's tokenizer, with a token for images.
+
+    Raises:
+        ValueError: the recipe names none.
+    """
+    source = model_args.tokenizer or model_args.language_model
+    if source is None:
+        raise ValueError("The recipe names no tokenizer and no language_model that would bring one.")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if IMAGE_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    return tokenizer
+
+
 def build_student(
     model_args: ModelArguments, data_args: DataArguments, num_teachers: int
 ) -> tuple[HawaiiForConditionalGeneration, HawaiiProcessor]:
@@ -41,7 +57,7 @@ def build_student(
         ValueError: a part is named neither by checkpoint nor by configuration, or no tokenizer is.
     """
     dtype = getattr(torch, model_args.dtype)
-    tokenizer = _load_tokenizer(model_args)
+    tokenizer = load_tokenizer(model_args)
     vision_tower = _build_vision_tower(model_args, num_teachers).to(dtype)
     language_model = _build_language_model(model_args, tokenizer).to(dtype)
     config = HawaiiConfig(
@@ -82,18 +98,23 @@ def build_processor(
         patch_size=vision_config.patch_size,
         image_token=IMAGE_TOKEN,
     )
-    return adapt_processor(processor, data_args)
+    return adapt_processor(processor, model_args, data_args)
 
 
-def adapt_processor(processor: HawaiiProcessor, data_args: DataArguments) -> HawaiiProcessor:
+def adapt_processor(
+    processor: HawaiiProcessor, model_args: ModelArguments, data_args: DataArguments
+) -> HawaiiProcessor:
     """Gives a processor the chat template and the squaring of a stage."""
     processor.image_aspect_ratio = data_args.image_aspect_ratio
     if data_args.chat_template is not None:
         processor.chat_template = load_chat_template(data_args.chat_template)
     else:
-        processor.chat_template = processor.tokenizer.chat_template
+        # The tokenizer of a saved stage has taken over that stage's template: only the recipe's has its own.
+        processor.chat_template = load_tokenizer(model_args).chat_template
     if processor.chat_template is None:
-        raise ValueError("The tokenizer has no chat template of its own; name one with chat_template, such as vicuna_v1.")
+        raise ValueError(
+            "The tokenizer has no chat template of its own; name one with chat_template, such as vicuna_v1."
+        )
     return processor
 
 
@@ -111,16 +132,6 @@ def _part_of(name: str) -> str:
     if ".lora_" in name:
         return "adapters"
     return "routers" if ".routing." in name else "vision_tower"
-
-
-def _load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
-    source = model_args.tokenizer or model_args.language_model
-    if source is None:
-        raise ValueError("The recipe names no tokenizer and no language_model that would bring one.")
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    if IMAGE_TOKEN not in tokenizer.get_vocab():
-        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
-    return tokenizer
 
 
 def _build_vision_tower(model_args: ModelArguments, num_teachers: int) -> HawaiiVisionModel:

@@ -55,7 +55,7 @@ def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Pa
         student, processor = build_student(model_args, data_args, len(teachers))
     else:
         student = HawaiiForConditionalGeneration.from_pretrained(previous)
-        processor = adapt_processor(HawaiiProcessor.from_pretrained(previous), data_args)
+        processor = adapt_processor(HawaiiProcessor.from_pretrained(previous), model_args, data_args)
     set_trainable(student, args.trainable)
     objective = OBJECTIVES[args.objective](args, student, {teacher.name: teacher.grid for teacher in teachers})
     if previous is not None:
