@@ -49,7 +49,10 @@ def read_messages(turns: list[dict], num_images: int) -> list[dict]:
     """
     messages = []
     for turn in turns:
-        if turn.get("from") not in ("human", "gpt") or not isinstance(turn.get("value"), str):
+        is_turn = (
+            isinstance(turn, dict) and turn.get("from") in ("human", "gpt") and isinstance(turn.get("value"), str)
+        )
+        if not is_turn:
             raise ValueError(f'a turn is {turn!r}; it must be {{"from": "human" or "gpt", "value": text}}')
         if turn["from"] == "gpt" and not messages:
             continue
@@ -82,7 +85,9 @@ def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> T
             "The chat template does not mark what the assistant says, so there is nothing to learn from; put "
             "{% generation %} and {% endgeneration %} around it, or name a template that has them, such as vicuna_v1."
         )
-    marked = [{**message, "content": [_mark(item, message["role"]) for item in message["content"]]} for message in messages]
+    marked = [
+        {**message, "content": [_mark(item, message["role"]) for item in message["content"]]} for message in messages
+    ]
     rendered, spans = render_jinja_template(
         [marked], chat_template=template, return_assistant_tokens_mask=True, **tokenizer.special_tokens_map
     )

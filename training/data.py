@@ -18,6 +18,13 @@ logger = logging.getLogger(__name__)
 IGNORE_INDEX = -100
 
 
+def _parse(text: str, data_path: str, first_line: int = 1):
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{data_path}, line {first_line + error.lineno - 1}: {error.msg}.") from error
+
+
 def read_records(data_path: str) -> list[dict]:
     """
     Reads a `.json` file that holds a list of records, or a `.jsonl` file of one record a line.
@@ -29,20 +36,19 @@ def read_records(data_path: str) -> list[dict]:
     path = Path(data_path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no data file {data_path}.")
-    text = path.read_text(encoding="utf-8")
     try:
-        if path.suffix == ".jsonl":
-            records = []
-            for number, line in enumerate(text.splitlines(), start=1):
-                if line.strip():
-                    records.append(json.loads(line))
-        else:
-            number, records = None, json.loads(text)
-    except json.JSONDecodeError as error:
-        line = error.lineno if number is None else number
-        raise ValueError(f"{data_path}, line {line}: {error.msg}.") from error
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{data_path} is not UTF-8 text: {error}.") from error
+    if path.suffix == ".jsonl":
+        lines = enumerate(text.split("\n"), start=1)
+        records = [_parse(line, data_path, number) for number, line in lines if line.strip()]
+    else:
+        records = _parse(text, data_path)
     if not isinstance(records, list) or not records or not isinstance(records[0], dict):
-        raise ValueError(f"{data_path} must hold a list of records, one or more; each a JSON object with conversations.")
+        raise ValueError(
+            f"{data_path} must hold a list of records, one or more; each a JSON object with conversations."
+        )
     return records
 
 
@@ -101,14 +107,15 @@ class LlavaDataset(Dataset):
         Raises:
             ValueError: an image is broken or no label is left after cutting, and bad records are not to be skipped.
         """
-        try:
-            return self._read(self.records[index])
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            message = f"{self.data_path}, record {self.records[index].get('id', index)!r}: {error}."
-            if self.bad_records == "error":
-                raise ValueError(f"{message} Mend it, or set bad_records: skip.") from error
-            logger.warning("%s The next one takes its place.", message)
-            return self[(index + 1) % len(self)]
+        for number in [*range(index, len(self)), *range(index)]:
+            try:
+                return self._read(self.records[number])
+            except ValueError as error:
+                message = f"{self.data_path}, record {self.records[number].get('id', number)!r}: {error}."
+                if self.bad_records == "error":
+                    raise ValueError(f"{message} Mend it, or set bad_records: skip.") from error
+                logger.warning("%s The next one takes its place.", message)
+        raise ValueError(f"No record of {self.data_path} can be read: see the warnings above.")
 
     def _read(self, record: dict) -> dict:
         paths = _image_paths(record)
@@ -116,9 +123,10 @@ class LlavaDataset(Dataset):
         conversation = tokenize_conversation(messages, self.processor)
         input_ids = torch.tensor(conversation.input_ids)
         labels = input_ids.where(torch.tensor(conversation.is_answer), IGNORE_INDEX)
+        labels[0] = IGNORE_INDEX  # nothing comes before it that could tell it, and what is counted must be learned
         if self.processor.image_token_id in conversation.input_ids[self.max_length :]:
             raise ValueError(f"its {len(paths)} images and its text do not fit into max_length {self.max_length}")
-        if (labels[1 : self.max_length] == IGNORE_INDEX).all():
+        if (labels[: self.max_length] == IGNORE_INDEX).all():
             raise ValueError(f"no answer is left of it within max_length {self.max_length}")
         sample = {
             "input_ids": input_ids[: self.max_length],
@@ -130,8 +138,11 @@ class LlavaDataset(Dataset):
     def _read_images(self, paths: list[str]) -> dict:
         squares = []
         for path in paths:
-            with Image.open(self.image_folder / path) as image:
-                squares.append(self.processor.square_image(image))
+            try:
+                with Image.open(self.image_folder / path) as image:
+                    squares.append(self.processor.square_image(image))
+            except Exception as error:  # Pillow raises anything from SyntaxError to struct.error
+                raise ValueError(f"its image {self.image_folder / path} cannot be read ({error})") from error
         if not squares:
             return {}
         images = {"pixel_values": self.processor.image_processor(squares, return_tensors="pt")["pixel_values"]}
@@ -152,7 +163,9 @@ class LlavaDataset(Dataset):
                 problems.append(f"record {name!r}: {problem}")
         if not problems:
             return good
-        summary = f"{len(problems)} of {len(records)} records of {self.data_path} cannot be used: " + "; ".join(problems[:5])
+        summary = f"{len(problems)} of {len(records)} records of {self.data_path} cannot be used: " + "; ".join(
+            problems[:5]
+        )
         if self.bad_records == "error" or not good:
             raise ValueError(f"{summary}. Mend them, or leave them out with bad_records: skip.")
         logger.warning("%s. They are left out.", summary)
