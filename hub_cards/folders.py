@@ -42,8 +42,13 @@ def replace_folder(source: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that is never seen half written."""
+    incomplete = path.with_name(f"{path.name}.incomplete")
+    incomplete.write_text(text, encoding="utf-8")
+    incomplete.replace(path)
+
+
 def write_json(path: Path, values: dict) -> None:
     """Writes a JSON file that is never seen half written."""
-    incomplete = path.with_name(f"{path.name}.incomplete")
-    incomplete.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    incomplete.replace(path)
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")

@@ -1,19 +1,41 @@
 """What a run leaves to read: its log as JSON lines, and the seconds it has trained."""
 
 import json
+import math
 import time
 from pathlib import Path
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from ..hub_cards.folders import write_text
+
+
+LOG_FILE = "log.jsonl"
+
+
+def _step_of(line: str) -> float:
+    """The step of a log entry; beyond all steps if a kill left it half written."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
+
 
 class JsonLinesCallback(TrainerCallback):
-    """Appends every log entry to `log.jsonl` in the stage's folder."""
+    """Appends every log entry to `log.jsonl` in the stage's folder; what a resume repeats is written once."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        path = Path(args.output_dir) / LOG_FILE
+        if state.is_world_process_zero and path.is_file():
+            lines = [
+                line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= state.global_step
+            ]
+            write_text(path, "".join(f"{line}\n" for line in lines))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs:
-            path = Path(args.output_dir) / "log.jsonl"
+            path = Path(args.output_dir) / LOG_FILE
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")

@@ -11,7 +11,8 @@ from .objectives import StudentWithObjective
 
 
 OBJECTIVE_FILE = "objective.safetensors"
-STATE_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json", OBJECTIVE_FILE)
+# What transformers would resume without, silently wrong. Each process has random numbers of its own.
+STATE_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state*.pth", OBJECTIVE_FILE)
 
 
 def find_checkpoint(output_dir: str) -> str | None:
@@ -29,7 +30,9 @@ def load_objective(objective: nn.Module, folder: str | Path) -> None:
     """Reads what [`save_objective`] wrote; every name and shape must agree."""
     path = Path(folder) / OBJECTIVE_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing, so training cannot go on from there. Remove the folder to start over.")
+        raise FileNotFoundError(
+            f"{path} is missing, so training cannot go on from there. Remove the folder to start over."
+        )
     objective.load_state_dict(load_file(path))
 
 
@@ -42,9 +45,11 @@ def load_checkpoint(module: StudentWithObjective, checkpoint: str | Path) -> Non
         ValueError: the weights are not those of this model; the names are given.
     """
     checkpoint = Path(checkpoint)
-    missing = [name for name in STATE_FILES if not (checkpoint / name).is_file()]
+    missing = [name for name in STATE_FILES if not any(checkpoint.glob(name))]
     if missing:
-        raise FileNotFoundError(f"{checkpoint} lacks {', '.join(missing)}: it cannot be resumed. Remove it to use an earlier one.")
+        raise FileNotFoundError(
+            f"{checkpoint} lacks {', '.join(missing)}: it cannot be resumed. Remove it to use an earlier one."
+        )
     load_student(module.student, checkpoint)
     load_objective(module.objective, checkpoint)
 

@@ -12,10 +12,20 @@ from .losses import coarse_grained_loss, fine_grained_loss, load_balance_loss, t
 
 
 class Projection(nn.Sequential):
-    """Two linear layers with a GELU between, on the last dimension: to the student's width."""
+    """
+    Two linear layers with a GELU between, on the last dimension: to the student's width.
+
+    What goes in is normalised, because experts differ in scale by a factor of ten; the first values of the weights keep
+    its variance, because a target that hardly varies is met by a student that hardly varies, and nothing is taught.
+    """
 
     def __init__(self, in_features: int, out_features: int):
-        super().__init__(nn.Linear(in_features, out_features), nn.GELU(), nn.Linear(out_features, out_features))
+        first, second = nn.Linear(in_features, out_features), nn.Linear(out_features, out_features)
+        nn.init.kaiming_normal_(first.weight, nonlinearity="relu")
+        nn.init.kaiming_normal_(second.weight, nonlinearity="linear")
+        nn.init.zeros_(first.bias)
+        nn.init.zeros_(second.bias)
+        super().__init__(nn.LayerNorm(in_features, elementwise_affine=False), first, nn.GELU(), second)
 
 
 class HawaiiObjective(nn.Module):
@@ -96,7 +106,9 @@ class HawaiiObjective(nn.Module):
         tower = student.model.vision_tower
         adapters = torch.arange(-1, num_passes - 1, device=pixel_values.device).repeat_interleave(num_images)
         if self.args.sequential_passes:
-            outputs = [tower(pixel_values, adapters=chosen, output_routing=True) for chosen in adapters.split(num_images)]
+            outputs = [
+                tower(pixel_values, adapters=chosen, output_routing=True) for chosen in adapters.split(num_images)
+            ]
             passes = torch.stack([output.last_hidden_state for output in outputs])
             probabilities = outputs[0].router_probabilities
         else:
@@ -108,7 +120,7 @@ class HawaiiObjective(nn.Module):
 
     def _project(self, teacher_features: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Each teacher at the student's width `(I, N, m, D)` (eq. 5), and the summary of all `(I, m, D)` (eq. 3)."""
-        dtype = self.coarse_projection[0].weight.dtype
+        dtype = self.coarse_projection[-1].weight.dtype
         matched = [match_grid(grid, self.grid_size, self.args.grid_matching).to(dtype) for grid in teacher_features]
         for index, projection in enumerate(self.token_projections):
             matched[index] = projection(matched[index].transpose(1, 2)).transpose(1, 2)
@@ -146,7 +158,9 @@ class HawaiiObjective(nn.Module):
         ).loss
 
     @torch.no_grad()
-    def _variances(self, routed: torch.Tensor, projected: torch.Tensor, summary: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _variances(
+        self, routed: torch.Tensor, projected: torch.Tensor, summary: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """Variance over images and tokens, mean over channels: targets that a projection makes can collapse."""
         variances = {"variance/student": routed, "variance/coarse": summary}
         variances |= {f"variance/{name}": projected[:, index] for index, name in enumerate(self.names)}
@@ -167,5 +181,9 @@ class StudentWithObjective(nn.Module):
     def forward(self, teacher_features: list[torch.Tensor], batch: dict):
         return self.objective(self.student, teacher_features, batch)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None):
-        self.student.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+    # The trainer calls the one or the other: transformers 5.23 renamed it.
+    def activation_checkpointing_enable(self, **kwargs):
+        self.student.activation_checkpointing_enable(**kwargs)
+
+    def gradient_checkpointing_enable(self, **kwargs):
+        self.student.gradient_checkpointing_enable(**kwargs)

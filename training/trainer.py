@@ -41,7 +41,7 @@ class HawaiiTrainer(Trainer):
         # The loss is divided by the counts of the whole step, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
         self._terms: dict[str, torch.Tensor] = {}
-        self._terms_step = 0
+        self._num_steps = 0  # that the terms are of
         self._save_folder: Path | None = None
         self._warned_of_collapse: set[str] = set()
 
@@ -55,10 +55,26 @@ class HawaiiTrainer(Trainer):
         loss = loss * self.accelerator.num_processes
         return (loss, terms) if return_outputs else loss
 
+    def create_optimizer(self, model=None):
+        """Gives the objective's projections a learning rate of their own, where one is named."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.args.projection_learning_rate is not None:
+            objective = self.accelerator.unwrap_model(model or self.model).objective
+            projections = {id(parameter) for parameter in objective.parameters()}
+            for group in list(optimizer.param_groups):
+                chosen = [parameter for parameter in group["params"] if id(parameter) in projections]
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in projections]
+                if chosen:
+                    rate = self.args.projection_learning_rate
+                    optimizer.add_param_group({**group, "params": chosen, "lr": rate})
+        return optimizer
+
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Gives each micro-batch the counts of label tokens and images of the whole step, over all processes."""
         batches, num_label_tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
+            self._num_steps += 1
             num_images = torch.stack([(batch["image_index"] >= 0).sum() for batch in batches]).sum().to(device)
             if self.accelerator.num_processes > 1:
                 num_images = self.accelerator.gather(num_images).sum()
@@ -69,14 +85,13 @@ class HawaiiTrainer(Trainer):
 
     def log(self, logs, start_time=None):
         """Adds the mean of each term of the loss since the last time."""
-        steps = self.state.global_step - self._terms_step
-        if "loss" in logs and self._terms and steps:
+        if "loss" in logs and self._terms:
             values = torch.stack([value.float() for value in self._terms.values()])
-            values = (self.accelerator.reduce(values, "sum") / steps).tolist()
+            values = (self.accelerator.reduce(values, "sum") / self._num_steps).tolist()
             terms = dict(zip(self._terms, values))
             self._warn_of_collapse(terms)
             logs = {**logs, **{name: float(f"{value:.4g}") for name, value in terms.items()}}
-            self._terms, self._terms_step = {}, self.state.global_step
+            self._terms, self._num_steps = {}, 0
         super().log(logs, start_time)
 
     def _warn_of_collapse(self, terms: dict[str, float]) -> None:
@@ -151,4 +166,6 @@ def _child_state(state_dict: dict | None, child: str) -> dict | None:
     """Of a gathered state, what belongs to one child of the module that trains; `None` where nothing was gathered."""
     if state_dict is None:
         return None
-    return {name.removeprefix(f"{child}."): value for name, value in state_dict.items() if name.startswith(f"{child}.")}
+    return {
+        name.removeprefix(f"{child}."): value for name, value in state_dict.items() if name.startswith(f"{child}.")
+    }
