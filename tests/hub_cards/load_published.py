@@ -1,0 +1,123 @@
+"""
+What a user of a published folder does, in a process where the package cannot be imported; run by `test_loading.py`.
+
+    python load_published.py FOLDER VISION_FOLDER REFERENCE OUTPUT [OTHER]
+
+REFERENCE holds inputs and what the publisher's own process made of them. Models are saved again below OUTPUT; OTHER is
+where another version did so before. The findings go to stdout as JSON; nothing is judged here.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+
+# Where the package is installed, importing it fails from here on as where it is not.
+sys.modules["hawaii"] = None
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from PIL import Image  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor  # noqa: E402
+
+
+QUESTION = [{"type": "image"}, {"type": "text", "text": "what color is the shape ?"}]
+
+
+def load(auto_class, folder):
+    return auto_class.from_pretrained(folder, trust_remote_code=True)
+
+
+@torch.no_grad()
+def difference(model, reference):
+    """Largest difference of what a whole model, a base model or an encoder gives from what it should give."""
+    model.eval()
+    if hasattr(model, "lm_head"):
+        inputs = {name: reference[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+        output, expected = model(**inputs).logits, reference["logits"]
+    elif hasattr(model, "language_model"):
+        output = model(input_ids=reference["input_ids"], pixel_values=reference["pixel_values"]).last_hidden_state
+        expected = reference["last_hidden_state"]
+    else:
+        output = model(reference["pixel_values"], adapters=reference["adapters"]).last_hidden_state
+        expected = reference["vision_features"]
+    return float((output - expected).abs().max())
+
+
+def load_everything(folder, vision_folder, reference_folder, output, other=None):
+    report = {"version": transformers.__version__, "classes": {}, "differences": {}}
+    reference = load_file(reference_folder / "reference.safetensors")
+    image = Image.open(reference_folder / "image.png")
+
+    report["classes"]["AutoConfig"] = type(load(AutoConfig, folder)).__name__
+    auto_classes = {
+        "AutoModelForImageTextToText": AutoModelForImageTextToText,
+        "AutoModel": AutoModel,
+        "AutoModelForVision2Seq": getattr(transformers, "AutoModelForVision2Seq", None),
+    }
+    models = {}
+    for name, auto_class in auto_classes.items():
+        if auto_class is not None:
+            models[name] = load(auto_class, folder)
+            report["classes"][name] = type(models[name]).__name__
+            report["differences"][name] = difference(models[name], reference)
+    model = models["AutoModelForImageTextToText"]
+
+    vision_model = load(AutoModel, vision_folder)
+    report["classes"]["vision AutoModel"] = type(vision_model).__name__
+    report["differences"]["vision AutoModel"] = difference(vision_model, reference)
+
+    processor = load(AutoProcessor, folder)
+    report["classes"]["AutoProcessor"] = type(processor).__name__
+    prompt = processor.apply_chat_template([{"role": "user", "content": QUESTION}], add_generation_prompt=True)
+    inputs = processor(images=image, text=prompt, return_tensors="pt")
+    for name in ("input_ids", "attention_mask", "pixel_values"):
+        report["differences"][name] = float((inputs[name] - reference[name]).abs().max())
+
+    length = inputs["input_ids"].shape[1]
+    options = {
+        "greedy": {},
+        "beams": {"num_beams": 3},
+        "static_cache": {"cache_implementation": "static"},
+        "prompt_lookup": {"prompt_lookup_num_tokens": 2},
+    }
+    report["answers"] = {
+        name: model.generate(**inputs, max_new_tokens=6, do_sample=False, **kwargs)[0, length:].tolist()
+        for name, kwargs in options.items()
+    }
+    pipe = transformers.pipeline("image-text-to-text", model=str(folder), trust_remote_code=True, device="cpu")
+    messages = [{"role": "user", "content": [{"type": "image", "image": image}, QUESTION[1]]}]
+    generated = pipe(text=messages, max_new_tokens=6, do_sample=False, return_full_text=False)
+    report["answers"]["pipeline"] = generated[0]["generated_text"]
+
+    # Saved again from here, it is to load again: the whole model, the base model and the encoder alone.
+    for name, saved in (("whole", model), ("base", models["AutoModel"]), ("vision", vision_model)):
+        saved.save_pretrained(output / name)
+        auto_class = AutoModelForImageTextToText if name == "whole" else AutoModel
+        report["differences"][f"{name} saved again"] = difference(load(auto_class, output / name), reference)
+    processor.save_pretrained(output / "whole")
+    again = load(AutoProcessor, output / "whole")(images=image, text=prompt, return_tensors="pt")
+    report["differences"]["processor saved again"] = max(
+        float((again[name] - inputs[name]).abs().max()) for name in inputs
+    )
+
+    if other is not None:
+        report["differences"]["whole saved by the other version"] = difference(
+            load(AutoModelForImageTextToText, other / "whole"), reference
+        )
+        report["differences"]["vision saved by the other version"] = difference(
+            load(AutoModel, other / "vision"), reference
+        )
+        theirs = load(AutoProcessor, other / "whole")(images=image, text=prompt, return_tensors="pt")
+        report["differences"]["processor saved by the other version"] = max(
+            float((theirs[name] - inputs[name]).abs().max()) for name in inputs
+        )
+
+    report["package_modules"] = [name for name, module in sys.modules.items() if name.startswith("hawaii") and module]
+    return report
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(load_everything(*map(Path, sys.argv[1:]))))

@@ -1,0 +1,164 @@
+"""
+A published folder is all that its user needs: it loads in a fresh process that cannot import the package, in both
+supported transformers, gives the same numbers, and what is saved from there is again such a folder.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from hawaii import HawaiiConfig, HawaiiForConditionalGeneration, HawaiiProcessor
+from hawaii.configuration.hub_hawaii import AUTO_MAP, PROCESSOR_AUTO_MAP, VISION_AUTO_MAP, read_code
+
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = Path(__file__).with_name("load_published.py")
+TRANSFORMERS_4 = Path(os.environ.get("HAWAII_TRANSFORMERS4_PYTHON", ROOT / ".venv-transformers4" / "bin" / "python"))
+VERSIONS = ["transformers4", "transformers5"]
+
+
+def make_reference(hub_folder, folder):
+    """Writes an image, and what this process makes of it and a question."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(folder / "image.png")
+    model = HawaiiForConditionalGeneration.from_pretrained(hub_folder).eval()
+    processor = HawaiiProcessor.from_pretrained(hub_folder)
+    content = [{"type": "image"}, {"type": "text", "text": "what color is the shape ?"}]
+    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    inputs = processor(images=Image.open(folder / "image.png"), text=prompt, return_tensors="pt")
+    adapters = torch.tensor([1])
+    with torch.no_grad():
+        answer = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        reference = {
+            **inputs,
+            "adapters": adapters,
+            "logits": model(**inputs).logits,
+            "last_hidden_state": model.model(**inputs).last_hidden_state,
+            "vision_features": model.model.vision_tower(inputs["pixel_values"], adapters=adapters).last_hidden_state,
+        }
+    save_file(reference, folder / "reference.safetensors")
+    return {"tokens": answer.tolist(), "text": processor.decode(answer, skip_special_tokens=True)}
+
+
+def load_elsewhere(python, base, output, *other):
+    """Runs the script in a process whose home, modules and current directory are all its own."""
+    output.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
+    environment |= {"HF_HOME": str(output / "home"), "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
+    finished = subprocess.run(
+        [python, SCRIPT, base / "copied", base / "vision", base, output, *other],
+        cwd=output,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def reports(hub_folder, tmp_path_factory):
+    """What each version of transformers found, and what it ought to have found."""
+    if not TRANSFORMERS_4.exists():
+        pytest.fail(
+            f"There is no {TRANSFORMERS_4}. Published folders must load in transformers 4 as well: `make test` makes "
+            "an environment that has it; or name another one's Python in HAWAII_TRANSFORMERS4_PYTHON."
+        )
+    base = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(hub_folder, base / "copied")
+    model = HawaiiForConditionalGeneration.from_pretrained(hub_folder)
+    model.model.vision_tower.save_pretrained(base / "vision")
+    answer = make_reference(hub_folder, base)
+    return {
+        "folder": base,
+        "answer": answer,
+        "transformers5": load_elsewhere(sys.executable, base, base / "transformers5"),
+        "transformers4": load_elsewhere(TRANSFORMERS_4, base, base / "transformers4", base / "transformers5"),
+    }
+
+
+def test_the_folder_holds_all_that_a_user_needs(hub_folder):
+    names = {path.name for path in hub_folder.iterdir()}
+    assert names == set(read_code()) | {
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+def test_its_files_name_every_auto_class(hub_folder):
+    assert json.loads((hub_folder / "config.json").read_text())["auto_map"] == AUTO_MAP
+    assert json.loads((hub_folder / "processor_config.json").read_text())["auto_map"] == PROCESSOR_AUTO_MAP
+
+
+def test_its_tensors_bear_the_names_of_a_model_built_from_its_configuration(hub_folder):
+    built = HawaiiForConditionalGeneration(HawaiiConfig.from_pretrained(hub_folder)).state_dict()
+    saved = load_file(hub_folder / "model.safetensors")
+    assert {name: tensor.shape for name, tensor in saved.items()} == {name: t.shape for name, t in built.items()}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_processes_were_what_they_claim(reports, version):
+    assert reports[version]["version"].startswith(version[-1] + ".")
+    assert reports[version]["package_modules"] == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_auto_class_finds_its_class(reports, version):
+    expected = {
+        "AutoConfig": "HawaiiConfig",
+        "AutoModel": "HawaiiModel",
+        "AutoModelForImageTextToText": "HawaiiForConditionalGeneration",
+        "AutoProcessor": "HawaiiProcessor",
+        "vision AutoModel": "HawaiiVisionModel",
+    }
+    if version == "transformers4":
+        expected["AutoModelForVision2Seq"] = "HawaiiForConditionalGeneration"
+    assert reports[version]["classes"] == expected
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_inputs_logits_and_features_are_the_publishers_own_and_stay_so_when_saved_again(reports, version):
+    differences = reports[version]["differences"]
+    assert len(differences) == (14 if version == "transformers4" else 10)
+    assert {name: value for name, value in differences.items() if not value <= 1e-5} == {}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_answers_are_the_publishers_own(reports, version):
+    answers = reports[version]["answers"]
+    assert answers["pipeline"].strip() == reports["answer"]["text"]
+    for decoding in ("greedy", "static_cache", "prompt_lookup"):
+        assert answers[decoding] == reports["answer"]["tokens"], decoding
+    assert answers["beams"] == reports["transformers5"]["answers"]["beams"]
+
+
+def test_what_transformers_4_saved_loads_in_5(reports):
+    reference = load_file(reports["folder"] / "reference.safetensors")
+    model = HawaiiForConditionalGeneration.from_pretrained(reports["folder"] / "transformers4" / "whole").eval()
+    with torch.no_grad():
+        logits = model(**{name: reference[name] for name in ("input_ids", "attention_mask", "pixel_values")}).logits
+    torch.testing.assert_close(logits, reference["logits"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_is_saved_from_there_names_every_auto_class_and_brings_the_code(reports, version):
+    for name, auto_map in (("whole", AUTO_MAP), ("base", AUTO_MAP), ("vision", VISION_AUTO_MAP)):
+        folder = reports["folder"] / version / name
+        assert json.loads((folder / "config.json").read_text())["auto_map"] == auto_map
+        code = {path.name for path in folder.glob("*.py")}
+        assert {reference.split(".")[0] + ".py" for reference in auto_map.values()} <= code <= set(read_code())
