@@ -1,5 +1,6 @@
 """Runs tasks of lmms-eval on a checkpoint and keeps the scores."""
 
+import codecs
 import importlib.util
 import json
 import os
@@ -7,7 +8,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -124,34 +124,25 @@ def _run(command, log_path, is_offline):
     """Runs a command; its errors and progress are shown as they come, all it says goes to the log."""
     # lmms-eval logs to stdout, which only the log keeps; stderr has the progress bars, warnings and tracebacks. The
     # current directory stays off the module path: a user's datasets.py there must not hide the library.
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "LOGURU_LEVEL": "WARNING"}
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "LOGURU_LEVEL": "WARNING"}
     if is_offline:
         environment["HF_HUB_OFFLINE"] = "1"
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     with open(log_path, "wb", buffering=0) as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
-        keep = threading.Thread(target=_copy, args=(process.stdout, [log.write]))
-        keep.start()
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.PIPE, env=environment)
         try:
-            _copy(process.stderr, [log.write, _show])
+            # Not by lines: a progress bar ends none.
+            while chunk := os.read(process.stderr.fileno(), 65536):
+                log.write(chunk)
+                sys.stderr.write(decoder.decode(chunk))
+                sys.stderr.flush()
         except BaseException:
             process.kill()
             raise
         finally:
-            keep.join()
             exit_code = process.wait()
+            process.stderr.close()
     return exit_code
-
-
-def _copy(stream, writers):
-    # Not by lines: a progress bar ends none.
-    while chunk := os.read(stream.fileno(), 65536):
-        for write in writers:
-            write(chunk)
-
-
-def _show(chunk):
-    sys.stderr.write(chunk.decode(errors="replace"))
-    sys.stderr.flush()
 
 
 def _read_scores(folder, names, log_path, exit_code):
@@ -165,20 +156,24 @@ def _read_scores(folder, names, log_path, exit_code):
     found = json.loads(paths[0].read_text(encoding="utf-8")) if paths else {"results": {}}
     scores = {}
     for task, result in found["results"].items():
-        if metrics := _metrics(result):
-            num_questions = found["n-samples"].get(task, {}).get("effective")
-            scores[task] = {**metrics, **({} if num_questions is None else {"num_questions": num_questions})}
-    for name in names:
-        if not {name, *found.get("group_subtasks", {}).get(name, [])} & set(scores):
-            raise RuntimeError(
-                f"lmms-eval gave no score for {name}; it ended with exit code {exit_code}. The end of {log_path}:\n"
-                + _tail(log_path)
-            )
+        # A metric is named "accuracy,none"; a group, which has a blank instead, gives its tasks' scores.
+        if any("," in name for name in result):
+            scores[task] = _metrics(result)
+            if task in found["n-samples"]:
+                scores[task]["num_questions"] = found["n-samples"][task]["effective"]
+    missing = [name for name in names if name in found["results"] and name not in scores]
+    missing = [name for name in missing if not found["group_subtasks"].get(name)]
+    if missing or not scores:
+        raise RuntimeError(
+            f"lmms-eval gave no score for {', '.join(missing or names)}; it ended with exit code {exit_code}. "
+            f"The end of {log_path}:\n{_tail(log_path)}"
+        )
     return scores
 
 
 def _metrics(result):
     """`{"accuracy,none": 0.5, "accuracy_stderr,none": 0.1, "alias": "x"}` -> `{"accuracy": 0.5}`."""
+    # A benchmark that scores on its own server has no number here, but a file to hand in.
     metrics = {name.removesuffix(",none"): value for name, value in result.items() if "_stderr" not in name}
     return {name: value for name, value in metrics.items() if isinstance(value, int | float | dict)}
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -68,7 +69,7 @@ def quick(monkeypatch):
     """lmms-eval replaced by a process that leaves RESULTS at once."""
 
     def run(command, log_path, is_offline):
-        write_results(log_path.parent / command[command.index("--output_path") + 1], RESULTS)
+        write_results(Path(command[command.index("--output_path") + 1]), RESULTS)
         return 0
 
     monkeypatch.setattr(module, "_run", run)
@@ -128,22 +129,34 @@ def test_progress_is_shown_and_logged(hub_folder, output_dir, monkeypatch, capsy
     assert {"chatter", "50%"} <= set((output_dir / "evaluate.log").read_text().split())
 
 
+def read_scores(folder, results, names):
+    write_results(folder / "results", {**RESULTS, **results})
+    (folder / "log").write_text("why\n")
+    return module._read_scores(folder / "results", names, folder / "log", 0)
+
+
 def test_a_task_without_a_score_raises(tmp_path):
-    write_results(tmp_path / "results", RESULTS)
-    (tmp_path / "log").write_text("why\n")
-    with pytest.raises(RuntimeError, match="no score for gqa"):
-        module._read_scores(tmp_path / "results", ["easy_vqa", "gqa"], tmp_path / "log", 0)
+    results = {**RESULTS["results"], "gqa": {"alias": "gqa"}}
+    with pytest.raises(RuntimeError, match="no score for gqa;"):
+        read_scores(tmp_path, {"results": results}, ["easy_vqa", "gqa"])
 
 
 def test_a_group_gives_the_scores_of_its_tasks(tmp_path):
-    results = {
-        "results": {"vqa": {" ": " ", "alias": "vqa"}, "gqa": {"exact_match,none": 0.5}},
-        "group_subtasks": {"vqa": ["gqa"]},
-        "n-samples": {"gqa": {"effective": 2}},
-    }
-    write_results(tmp_path / "results", results)
-    scores = module._read_scores(tmp_path / "results", ["vqa"], tmp_path / "log", 0)
-    assert scores == {"gqa": {"exact_match": 0.5, "num_questions": 2}}
+    results = {**RESULTS["results"], "vqa": {" ": " ", "alias": "vqa"}}
+    scores = read_scores(tmp_path, {"results": results, "group_subtasks": {"vqa": ["easy_vqa"]}}, ["vqa"])
+    assert list(scores) == ["easy_vqa"]
+
+
+def test_what_is_scored_elsewhere_leaves_a_file_to_hand_in(hub_folder, output_dir, monkeypatch):
+    def run(command, log_path, is_offline):
+        folder = Path(command[command.index("--output_path") + 1])
+        write_results(folder, {**RESULTS, "results": {"easy_vqa": {"submission,none": None}}})
+        (folder / "submissions").mkdir()
+        (folder / "submissions" / "answers.json").write_text("[]")
+
+    monkeypatch.setattr(module, "_run", run)
+    assert evaluate(hub_folder, "easy_vqa", output_dir)["tasks"] == {"easy_vqa": {"num_questions": 4}}
+    assert (output_dir / "submissions" / "answers.json").read_text() == "[]"
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused_before_anything_starts(tmp_path):
