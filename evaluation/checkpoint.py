@@ -49,8 +49,8 @@ def _download(name):
         return Path(snapshot_download(name))
     except Exception as error:
         raise ValueError(
-            f"{name} is not a checkpoint: there is no such folder, and the Hub gives no model of that name (misspelled, "
-            "private, or not reached)."
+            f"{name} is not a checkpoint: there is no such folder, and the Hub gives no model of that name "
+            "(misspelled, private, or not reached)."
         ) from error
 
 
