@@ -77,7 +77,7 @@ def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> T
     searched for in the text.
 
     Raises:
-        ValueError: the template marks no answers.
+        ValueError: the template marks no answers, or loses images or parts of what the user says.
     """
     tokenizer, template = processor.tokenizer, processor.chat_template
     if not template or not GENERATION.search(template):
@@ -93,6 +93,12 @@ def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> T
     )
     marks = [match.start() for match in MARK.finditer(rendered[0])]
     text = MARK.sub("", rendered[0])
+    num_images = sum(item["type"] == "image" for message in messages for item in message["content"])
+    if text.count(processor.image_token) != num_images or rendered[0].count(BEGIN) != rendered[0].count(END):
+        raise ValueError(
+            "The chat template cuts what the user says or shows another number of images; it must take a message's content "
+            "as a list of items of type image or text, put <image> for the one and the whole text for the other."
+        )
 
     def moved(position: int) -> int:
         return position - bisect_left(marks, position)
