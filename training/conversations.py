@@ -96,8 +96,9 @@ def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> T
     num_images = sum(item["type"] == "image" for message in messages for item in message["content"])
     if text.count(processor.image_token) != num_images or rendered[0].count(BEGIN) != rendered[0].count(END):
         raise ValueError(
-            "The chat template cuts what the user says or shows another number of images; it must take a message's content "
-            "as a list of items of type image or text, put <image> for the one and the whole text for the other."
+            "The chat template cuts what the user says or shows another number of images; it must take a message's "
+            "content as a list of items of type image or text, and put <image> for the one and the whole text for the "
+            "other."
         )
 
     def moved(position: int) -> int:

@@ -180,7 +180,7 @@ class LlavaDataset(Dataset):
         except ValueError as error:
             return str(error)
         for path in paths:
-            if not isinstance(path, str):
+            if not isinstance(path, str) or "\0" in path:
                 return f"its image is {path!r}, not a path"
             full = (self.image_folder / path).resolve()
             if not full.is_relative_to(self.image_folder):
