@@ -24,7 +24,7 @@ def wheel(tmp_path_factory):
     (folder / "my-clone/training/__pycache__/stale.pyc").touch()
     # Without isolation nothing is downloaded: the extra `dev` brings setuptools.
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", ".", "./my-clone"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=600)
     return zipfile.ZipFile(next(folder.glob("hawaii_vlm-*.whl"))).namelist()
 
 
