@@ -41,12 +41,14 @@ class HawaiiObjective(nn.Module):
             Height, width and channels of each teacher's features, by name, in the order of the adapters.
 
     Raises:
-        ValueError: the student has another number of teacher-specific adapters than there are teachers.
+        ValueError: there are no teachers, or the student has another number of teacher-specific adapters.
     """
 
     def __init__(self, args, student: HawaiiForConditionalGeneration, teacher_grids: dict[str, tuple[int, int, int]]):
         super().__init__()
         vision, text = student.config.vision_config, student.config.text_config
+        if not teacher_grids:
+            raise ValueError("The recipe names no teachers, and the objective hawaii has nothing else to distill.")
         if vision.num_teacher_adapters != len(teacher_grids):
             raise ValueError(
                 f"The student has {vision.num_teacher_adapters} teacher-specific adapters but the recipe names "
