@@ -34,7 +34,8 @@ def answer(folder, image, question, max_new_tokens=256):
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     text = processor.apply_chat_template(messages, add_generation_prompt=True)
     inputs = processor(images=[load_image(str(image))], text=[text], return_tensors="pt").to(device, model.dtype)
-    tokens = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+    # transformers declares its models too narrowly to be bound to its own generate.
+    tokens = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)  # pyright: ignore[reportAttributeAccessIssue]
     return processor.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
 

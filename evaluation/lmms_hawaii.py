@@ -219,7 +219,8 @@ class Hawaii(lmms):
         prompt_length = inputs["input_ids"].shape[1]
         if until:
             arguments["stopping_criteria"] = [StopStrings(self.tokenizer, until, prompt_length)]
-        tokens = self.model.generate(**inputs, **arguments, pad_token_id=self.tokenizer.pad_token_id)
+        # transformers declares its models too narrowly to be bound to its own generate.
+        tokens = self.model.generate(**inputs, **arguments, pad_token_id=self.tokenizer.pad_token_id)  # pyright: ignore[reportAttributeAccessIssue]
         answers = self.tokenizer.batch_decode(tokens[:, prompt_length:], skip_special_tokens=True)
         for string in until:
             answers = [answer.split(string)[0] for answer in answers]
