@@ -128,12 +128,21 @@ def test_text_alone_is_answered_without_the_encoder(model):
     assert encoded == []
 
 
-def test_prompt_lookup_may_draft_image_tokens(model, pixel_values):
-    # The prompt ends as its image began, so that the draft is a run of image tokens.
-    text = prompt([5, 6], IMAGE, [5, 6])
-    expected = greedy_loop(model, text, pixel_values[:1])
-    drafted = model.generate(text, pixel_values=pixel_values[:1], prompt_lookup_num_tokens=4, **GREEDY)
-    assert drafted.tolist() == expected.tolist()
+@pytest.mark.parametrize(
+    "text",
+    [prompt([5, 6, 7, 9, 8], IMAGE, [11, 5, 6]), prompt([5, 6], IMAGE, [11, 5, 6])],
+    ids=["words", "image_tokens"],
+)
+def test_prompt_lookup_may_draft_before_the_first_pass(model, pixel_values, text):
+    # The prompt ends in two words that stand in it before; what followed them there is the draft.
+    options = {**GREEDY, "pixel_values": pixel_values[:1], "suppress_tokens": None}
+    expected = model.generate(text, **options)
+    lengths = []
+    model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    assert model.generate(text, prompt_lookup_num_tokens=3, **options).tolist() == expected.tolist()
+    assert lengths[0] == text.shape[1] + 3
 
 
 def test_a_second_turn_goes_on_from_the_first_ones_cache(model, pixel_values):
