@@ -16,7 +16,8 @@ from transformers import (
 from hawaii.modeling_hawaii.convert_clip import convert_clip
 
 
-# As wide as a real head, so that the matrix products take the same kernels as at full size.
+# As wide as a real head, so that the matrix products take the same kernels as at full size; the last two fields are not
+# CLIP's defaults, which are ours too.
 VISION = {
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -25,6 +26,8 @@ VISION = {
     "image_size": 16,
     "patch_size": 4,
     "projection_dim": 8,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-3,
 }
 TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 8}
 
