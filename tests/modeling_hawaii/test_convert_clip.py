@@ -16,7 +16,7 @@ from transformers import (
 from hawaii.modeling_hawaii.convert_clip import convert_clip
 
 
-# As wide as a real head, so that the matrix products take the same kernels as at full size; the last two fields are not
+# As wide as a real head, so that matrix products take the same kernels as at full size; the last two fields are not
 # CLIP's defaults, which are ours too.
 VISION = {
     "hidden_size": 128,
