@@ -42,6 +42,6 @@ def teacher_folders(tmp_path_factory):
 @pytest.fixture(scope="session")
 def teachers(teacher_folders):
     """The two tiny teachers, frozen."""
-    from hawaii.tests.tiny_training import load_teachers
+    from hawaii.training.teachers import TeacherConfig, load_teachers
 
-    return load_teachers(teacher_folders)
+    return load_teachers([TeacherConfig.parse(str(folder)) for folder in teacher_folders.values()])

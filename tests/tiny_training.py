@@ -13,7 +13,6 @@ from hawaii.processing.chat_templates import load_chat_template
 from hawaii.training.arguments import HawaiiTrainingArguments
 from hawaii.training.data import Collator, LlavaDataset
 from hawaii.training.objectives import HawaiiObjective, StudentWithObjective
-from hawaii.training.teachers import Teacher, TeacherConfig, load_teacher
 
 from .tiny import VISION, fill, make_model, make_tokenizer
 
@@ -54,10 +53,6 @@ def save_teachers(folder: Path) -> dict[str, Path]:
         model.save_pretrained(folder / name)
         save_image_processor(folder / name, TEACHER_IMAGE_SIZES[name])
     return {name: folder / name for name in TEACHER_GRIDS}
-
-
-def load_teachers(folders: dict[str, Path]) -> list[Teacher]:
-    return [load_teacher(TeacherConfig.parse(str(folder))) for folder in folders.values()]
 
 
 def make_image(seed: int, width: int = 16, height: int = 16) -> Image.Image:

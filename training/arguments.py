@@ -93,8 +93,8 @@ class HawaiiTrainingArguments(TrainingArguments):
         teachers (`list`, *optional*):
             Checkpoints, or fields of [`TeacherConfig`] each.
         trainable (`list[str]`, *optional*):
-            Which parts of the student learn: `vision_tower`, `adapters`, `routers`, `projector`, `language_model`; all of
-            them if not given. The objective's own projections always learn.
+            Which parts of the student learn: `vision_tower`, `adapters`, `routers`, `projector`, `language_model`; all
+            of them if not given. The objective's own projections always learn.
         lambda_1 (`float`, *optional*, defaults to 0.5):
             Weight of the two distillation losses (eq. 7).
         lambda_2 (`float`, *optional*, defaults to 0.05):
@@ -104,10 +104,11 @@ class HawaiiTrainingArguments(TrainingArguments):
         token_scoring (`bool`, *optional*, defaults to `True`):
             Whether fine-grained distillation weighs tokens by importance (eq. 5).
         score_gradient (`str`, *optional*, defaults to `"text"`):
-            What the importance teaches: the instruction's projection (`text`), the teachers' as well (`full`), or `none`.
+            What the importance teaches: the instruction's projection (`text`), the teachers' as well (`full`), or
+            `none`.
         projection_learning_rate (`float`, *optional*):
-            Learning rate of the objective's projections; `learning_rate` if not given. They stand on the target's side and
-            can make a target easy by making it say the same everywhere; the slower they learn, the less they do.
+            Learning rate of the objective's projections; `learning_rate` if not given. They stand on the target's side
+            and can make a target easy by making it say the same everywhere; the slower they learn, the less they do.
         sequential_passes (`bool`, *optional*, defaults to `False`):
             Runs the encoder once for each teacher and once routed, instead of all in one batch: the same numbers, less
             memory, more time.

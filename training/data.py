@@ -100,9 +100,9 @@ class LlavaDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         """
         Returns:
-            `dict` with `input_ids`, `labels` (-100 where nothing is to be learned) and `prompt_ids`, each one-dimensional;
-            `pixel_values` of shape `(num_images, 3, image_size, image_size)`; and, if asked for, `teacher_images`, uint8,
-            of shape `(num_images, 3, teacher_image_size, teacher_image_size)`.
+            `dict` with `input_ids`, `labels` (-100 where nothing is to be learned) and `prompt_ids`, each
+            one-dimensional; `pixel_values` of shape `(num_images, 3, image_size, image_size)`; and, if asked for,
+            `teacher_images`, uint8, of shape `(num_images, 3, teacher_image_size, teacher_image_size)`.
 
         Raises:
             ValueError: an image is broken or no label is left after cutting, and bad records are not to be skipped.
@@ -229,10 +229,10 @@ class Collator:
     def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor]:
         """
         Returns:
-            `dict` with `input_ids`, `attention_mask` and `labels` of shape `(batch_size, sequence_length)`; `prompt_ids`
-            and `prompt_mask` of shape `(batch_size, num_prompt_tokens)`; `pixel_values` and `teacher_images`, whose first
-            dimension are all images of the batch; and `image_index` of shape `(num_images,)`, the sample of each image,
-            -1 for one that only fills.
+            `dict` with `input_ids`, `attention_mask` and `labels` of shape `(batch_size, sequence_length)`;
+            `prompt_ids` and `prompt_mask` of shape `(batch_size, num_prompt_tokens)`; `pixel_values` and
+            `teacher_images`, whose first dimension are all images of the batch; and `image_index` of shape
+            `(num_images,)`, the sample of each image, -1 for one that only fills.
         """
         lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
         prompt_lengths = torch.tensor([len(sample["prompt_ids"]) for sample in samples])

@@ -34,8 +34,8 @@ def match_grid(grid: torch.Tensor, size: int, grid_matching: str) -> torch.Tenso
     A teacher's grid as the student's tokens.
 
     `"unshuffle"` resamples to the nearest multiple `k * size` that is not larger (if not already such) and stacks each
-    k x k block of cells into channels; `"interpolate"` resamples to `size`; `"learned"` keeps the teacher's own cells, for
-    a linear layer over the token axis to match.
+    k x k block of cells into channels; `"interpolate"` resamples to `size`; `"learned"` keeps the teacher's own cells,
+    for a linear layer over the token axis to match.
 
     Args:
         grid (`torch.FloatTensor` of shape `(batch_size, height, width, channels)`):

@@ -3,7 +3,7 @@
 import torch
 
 
-# Shapes: I images, N teachers, m student tokens, D student width, t prompt tokens, L layers, P tokens with class token.
+# Shapes: I images, N teachers, m student tokens, D student width, t prompt tokens, L layers, P = 1 + m.
 
 
 def token_importance(projected: torch.Tensor, prompt: torch.Tensor, prompt_mask: torch.Tensor) -> torch.Tensor:

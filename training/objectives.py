@@ -8,15 +8,16 @@ from .grids import match_grid, matched_shape
 from .losses import coarse_grained_loss, fine_grained_loss, load_balance_loss, token_importance
 
 
-# Shapes: I images, N teachers, m student tokens, D student width, B samples, t instruction tokens, L layers, P = 1 + m.
+# Shapes: I images, N teachers, m student tokens, D student width, B samples, t prompt tokens, L layers, P = 1 + m.
 
 
 class Projection(nn.Sequential):
     """
     Two linear layers with a GELU between, on the last dimension: to the student's width.
 
-    What goes in is normalised, because experts differ in scale by a factor of ten; the first values of the weights keep
-    its variance, because a target that hardly varies is met by a student that hardly varies, and nothing is taught.
+    What goes in is normalised, because experts differ in scale by a factor of ten; the first values of the weights
+    keep its variance, because a target that hardly varies is met by a student that hardly varies, and nothing is
+    taught.
     """
 
     def __init__(self, in_features: int, out_features: int):
@@ -79,8 +80,8 @@ class HawaiiObjective(nn.Module):
             teacher_features (`list[torch.FloatTensor]`):
                 Of each teacher, `(num_images, height, width, channels)`.
             batch (`dict`):
-                What the collator makes, with `num_label_tokens` and `num_images`: the counts over all micro-batches and
-                processes of the step, which make accumulation equal to one large batch.
+                What the collator makes, with `num_label_tokens` and `num_images`: the counts over all micro-batches
+                and processes of the step, which make accumulation equal to one large batch.
 
         Returns:
             The loss and its terms, each a share of the step's value: over the micro-batches and processes they sum up.
@@ -103,7 +104,7 @@ class HawaiiObjective(nn.Module):
         return loss, {name: value.detach() for name, value in terms.items()}
 
     def _encode(self, student, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The routed features `(I, m, D)`, the forced ones `(I, N, m, D)`, and the routers' probabilities `(L, I, P, A)`."""
+        """The routed features `(I, m, D)`, the forced `(I, N, m, D)`, the routers' probabilities `(L, I, P, A)`."""
         num_images, num_passes = pixel_values.shape[0], 1 + len(self.names)
         tower = student.model.vision_tower
         adapters = torch.arange(-1, num_passes - 1, device=pixel_values.device).repeat_interleave(num_images)

@@ -32,7 +32,7 @@ def _with_numbers(value):
 
 
 def _typed(key: str, value):
-    """A value as its option's type: a number that YAML took for a string, or a name, 2024, that it took for a number."""
+    """A value as its option's type: a number that YAML took for a string, a name, 2024, that it took for a number."""
     types = get_args(TYPES[key]) or (TYPES[key],)
     if isinstance(value, dict):
         return _with_numbers(value)

@@ -126,9 +126,8 @@ class Teacher:
         else:
             layers = outputs["reshaped_hidden_states" if "reshaped_hidden_states" in outputs else "hidden_states"]
             if not -len(layers) <= self.layer < len(layers):
-                raise ValueError(
-                    f"Teacher {self.name} has no layer {self.layer}: its layers go from {-len(layers)} to {len(layers) - 1}."
-                )
+                span = f"from {-len(layers)} to {len(layers) - 1}"
+                raise ValueError(f"Teacher {self.name} has no layer {self.layer}: its layers go {span}.")
             features = layers[self.layer]
         if features.ndim == 3:
             return self._tokens_as_grid(features)
@@ -141,22 +140,24 @@ class Teacher:
         patch_size = getattr(self.model.config, "patch_size", None)
         if not isinstance(patch_size, int) or self.image_size % patch_size:
             raise self._unknown_grid(
-                f"it gives {tokens.shape[1]} tokens for an image of {self.image_size} pixels, and its patch size is {patch_size}"
+                f"it gives {tokens.shape[1]} tokens for an image of {self.image_size} pixels, and its patch size is "
+                f"{patch_size}"
             )
         side = self.image_size // patch_size
         num_others = tokens.shape[1] - side * side
         num_registers = getattr(self.model.config, "num_register_tokens", 0)
         if num_others not in (0, 1 + num_registers):
             raise self._unknown_grid(
-                f"it gives {tokens.shape[1]} tokens, which is neither {side} x {side} nor that and {1 + num_registers} class "
-                "and register tokens"
+                f"it gives {tokens.shape[1]} tokens, which is neither {side} x {side} nor that and "
+                f"{1 + num_registers} class and register tokens"
             )
         return tokens[:, num_others:].unflatten(1, (side, side))
 
     def _unknown_grid(self, problem: str) -> ValueError:
         return ValueError(
-            f"The grid of teacher {self.name} ({type(self.model).__name__}) is unknown: {problem}. Give it an image_size that "
-            "is a multiple of its patch size, or name a layer whose features are a map (layer: -1 for Swin)."
+            f"The grid of teacher {self.name} ({type(self.model).__name__}) is unknown: {problem}. Give it an "
+            "image_size that is a multiple of its patch size, or name a layer whose features are a map (layer: -1 for "
+            "Swin)."
         )
 
 
@@ -189,8 +190,8 @@ def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> T
     )  # pooling comes after the features
     if missing:
         raise ValueError(
-            f"{config.checkpoint} lacks {len(missing)} weights of its {type(model).__name__} ({missing[0]}, ...): as a teacher "
-            "it would teach noise. Save it with `save_pretrained` of that class."
+            f"{config.checkpoint} lacks {len(missing)} weights of its {type(model).__name__} ({missing[0]}, ...): as "
+            "a teacher it would teach noise. Save it with `save_pretrained` of that class."
         )
     model = getattr(model, "vision_model", model).to(device)  # the image half of a CLIP
     image_mean, image_std, image_size = config.image_mean, config.image_std, config.image_size
@@ -200,3 +201,17 @@ def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> T
         image_std = processor.image_std if image_std is None else image_std
         image_size = image_size or _own_image_size(model) or _shown_image_size(processor)
     return Teacher(config.name or config.checkpoint, model, image_size, image_mean, image_std, config.layer)
+
+
+def load_teachers(configs: list[TeacherConfig], device: torch.device | str = "cpu") -> list[Teacher]:
+    """
+    Loads all teachers of a recipe.
+
+    Raises:
+        ValueError: two of them bear one name, so that their losses could not be told apart.
+    """
+    names = [config.name for config in configs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"Two teachers are called {name}; give each a name of its own (fields checkpoint, name).")
+    return [load_teacher(config, device) for config in configs]

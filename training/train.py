@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from transformers import set_seed
 
@@ -15,17 +16,17 @@ from .data import Collator, LlavaDataset
 from .objectives import OBJECTIVES, StudentWithObjective
 from .recipe import parse_stage, read_recipe
 from .students import adapt_processor, build_student, set_trainable
-from .teachers import TeacherConfig, load_teacher
+from .teachers import TeacherConfig, load_teachers
 from .trainer import STAGE_FILE, HawaiiTrainer
 
 
 def train(recipe: str, overrides: list[str] | None = None) -> None:
     """
-    Runs a recipe's stages and exports the result. What is finished is skipped, what was interrupted goes on from its last
-    checkpoint.
+    Runs a recipe's stages and exports the result. What is finished is skipped, what was interrupted goes on from its
+    last checkpoint.
 
-    Leaves, under the recipe's `output_dir`: for each stage a folder with its `model` and `log.jsonl`; the folder `hub`, to
-    be published; and `train_results.json`.
+    Leaves, under the recipe's `output_dir`: for each stage a folder with its `model` and `log.jsonl`; the folder
+    `hub`, to be published; and `train_results.json`.
 
     Args:
         recipe (`str`):
@@ -50,11 +51,12 @@ def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Pa
     """Trains one stage from the stage before it, or from what the recipe names, and saves it whole."""
     model_args, data_args, args = parse_stage(options, stage)
     set_seed(args.seed)
-    teachers = [load_teacher(TeacherConfig.parse(teacher), args.device) for teacher in args.teachers or []]
+    teachers = load_teachers([TeacherConfig.parse(teacher) for teacher in args.teachers or []], args.device)
     if previous is None:
         student, processor = build_student(model_args, data_args, len(teachers))
     else:
-        student = HawaiiForConditionalGeneration.from_pretrained(previous)
+        dtype = getattr(torch, model_args.dtype)
+        student = HawaiiForConditionalGeneration.from_pretrained(previous, dtype=dtype)
         processor = adapt_processor(HawaiiProcessor.from_pretrained(previous), model_args, data_args)
     set_trainable(student, args.trainable)
     objective = OBJECTIVES[args.objective](args, student, {teacher.name: teacher.grid for teacher in teachers})

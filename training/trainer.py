@@ -100,7 +100,8 @@ class HawaiiTrainer(Trainer):
             if is_target and variance < COLLAPSE * terms["variance/student"] and name not in self._warned_of_collapse:
                 self._warned_of_collapse.add(name)
                 logger.warning(
-                    "The target %s has collapsed: its variance is %.2g beside the student's %.2g, so its loss teaches nothing.",
+                    "The target %s has collapsed: its variance is %.2g beside the student's %.2g, so its loss teaches "
+                    "nothing.",
                     name.removeprefix("variance/"),
                     variance,
                     terms["variance/student"],

@@ -58,7 +58,8 @@ def recorded(monkeypatch):
 
 def select(batch, samples):
     """The part of a batch that a collator would have made of these samples, padded as before."""
-    part = {name: batch[name][samples] for name in ("input_ids", "attention_mask", "labels", "prompt_ids", "prompt_mask")}
+    names = ("input_ids", "attention_mask", "labels", "prompt_ids", "prompt_mask")
+    part = {name: batch[name][samples] for name in names}
     images = [index for index, sample in enumerate(batch["image_index"].tolist()) if sample in samples]
     for name in ("pixel_values", "teacher_images"):
         part[name] = batch[name][images]
@@ -398,7 +399,9 @@ def test_coarse_distillation_teaches_adapters_of_both_banks_and_the_routers(batc
     module = make_module(lambda_2=0.0)
     monkeypatch.setattr(objectives, "fine_grained_loss", lambda student, *args: torch.zeros(student.shape[:2]))
     found = gradients(module, run(module, without_labels(batch))[0])
-    assert reached(found, "teacher_router") and reached(found, "general_router") and reached(found, "coarse_projection")
+    assert (
+        reached(found, "teacher_router") and reached(found, "general_router") and reached(found, "coarse_projection")
+    )
     touched = torch.stack([gradient.flatten(1).any(dim=1) for name, gradient in found.items() if "lora_B" in name])
     assert touched[:, :2].any() and touched[:, 2:].any()
 
@@ -464,7 +467,12 @@ def test_without_token_scoring_the_fine_grained_loss_is_the_mean_squared_error(b
 
 @pytest.mark.parametrize(
     ("arguments", "learns"),
-    [({}, True), ({"score_gradient": "full"}, True), ({"score_gradient": "none"}, False), ({"token_scoring": False}, False)],
+    [
+        ({}, True),
+        ({"score_gradient": "full"}, True),
+        ({"score_gradient": "none"}, False),
+        ({"token_scoring": False}, False),
+    ],
 )
 def test_the_instructions_projection_learns_only_where_it_is_taught(arguments, learns):
     parameters = make_module(**arguments).objective.text_projection.parameters()
@@ -525,7 +533,8 @@ def test_weights_in_half_precision_train(batch, run):
 
 def test_another_number_of_teachers_than_adapters_is_an_error():
     student = make_model(vision={"num_teacher_adapters": 3})
-    with pytest.raises(ValueError, match=r"has 3 teacher-specific adapters but the recipe names 2 teachers \(vit, convnext\)"):
+    problem = r"has 3 teacher-specific adapters but the recipe names 2 teachers \(vit, convnext\)"
+    with pytest.raises(ValueError, match=problem):
         HawaiiObjective(make_arguments(), student, TEACHER_GRIDS)
 
 

@@ -26,7 +26,7 @@ from transformers import (
 
 from hawaii.tests.tiny import fill
 from hawaii.tests.tiny_training import save_image_processor
-from hawaii.training.teachers import Teacher, TeacherConfig, load_teacher
+from hawaii.training.teachers import Teacher, TeacherConfig, load_teacher, load_teachers
 
 
 SIZES = {
@@ -297,6 +297,12 @@ def test_a_layer_that_does_not_exist_is_an_error():
 def test_a_teacher_that_no_recipe_can_mean_is_an_error(value, problem):
     with pytest.raises(ValueError, match=problem):
         TeacherConfig.parse(value)
+
+
+def test_two_teachers_of_one_name_are_an_error():
+    configs = [TeacherConfig.parse("timm/model"), TeacherConfig.parse("facebook/model")]
+    with pytest.raises(ValueError, match="Two teachers are called model; give each a name of its own"):
+        load_teachers(configs)
 
 
 def test_a_checkpoint_that_is_not_there_is_an_error(tmp_path):
