@@ -43,7 +43,6 @@ demo: .venv/installed
 	@echo "==> 4/4 Asking"
 	$(BIN)/hawaii chat $(RUN)/hub --image $(RUN)/data/images/test/0.png --question "what shape is in the image?"
 	@echo "==> Done. The scores are in $(RUN)/results.json, the model in $(RUN)/hub."
-	@echo "    The last command asked it a question; try your own."
 
 test: .venv/installed .venv-transformers4/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
