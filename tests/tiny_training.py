@@ -79,8 +79,9 @@ def make_record(number: int, questions: int = 1, image: bool = True) -> dict:
 def save_data(folder: Path, records: list[dict]) -> Path:
     """Writes `data.json` and, under `images`, the images that the records name."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    for number, record in enumerate(records):
+    for record in records:
         if "image" in record:
+            number = int(record["id"])
             make_image(number, 16, 16 + number % 3).save(folder / "images" / record["image"])
     (folder / "data.json").write_text(json.dumps(records), encoding="utf-8")
     return folder

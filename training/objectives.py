@@ -15,18 +15,30 @@ class Projection(nn.Sequential):
     """
     Two linear layers with a GELU between, on the last dimension: to the student's width.
 
-    What goes in is normalised, because experts differ in scale by a factor of ten; the first values of the weights
-    keep its variance, because a target that hardly varies is met by a student that hardly varies, and nothing is
-    taught.
+    What goes in is normalised, because experts differ in scale by a factor of ten.
     """
 
     def __init__(self, in_features: int, out_features: int):
         first, second = nn.Linear(in_features, out_features), nn.Linear(out_features, out_features)
-        nn.init.kaiming_normal_(first.weight, nonlinearity="relu")
-        nn.init.kaiming_normal_(second.weight, nonlinearity="linear")
-        nn.init.zeros_(first.bias)
-        nn.init.zeros_(second.bias)
         super().__init__(nn.LayerNorm(in_features, elementwise_affine=False), first, nn.GELU(), second)
+
+    @torch.no_grad()
+    def standardize(self, features: torch.Tensor) -> None:
+        """
+        Changes the last layer so that each channel that comes of `features` has mean zero and variance one.
+
+        A fresh projection gives targets that hardly vary around a large mean. A student meets those by hardly varying
+        itself, which teaches nothing and leaves little for the language model to see.
+
+        Args:
+            features (`torch.FloatTensor` of shape `(..., in_features)`):
+                Some of what will be projected.
+        """
+        projected = self(features).flatten(0, -2)
+        std, mean = torch.std_mean(projected, dim=0, correction=0)
+        std = std.clamp(min=torch.finfo(std.dtype).tiny)
+        self[-1].weight.div_(std[:, None])
+        self[-1].bias.sub_(mean).div_(std)
 
 
 class HawaiiObjective(nn.Module):
@@ -103,6 +115,14 @@ class HawaiiObjective(nn.Module):
         terms |= {name: value * weight.sum() for name, value in self._variances(routed, projected, summary).items()}
         return loss, {name: value.detach() for name, value in terms.items()}
 
+    @torch.no_grad()
+    def standardize(self, teacher_features: list[torch.Tensor]) -> None:
+        """Lets every target begin with mean zero and variance one; `teacher_features` are those of some images."""
+        matched = self._match(teacher_features)
+        for projection, features in zip(self.fine_projections, matched):
+            projection.standardize(features)
+        self.coarse_projection.standardize(torch.cat(matched, dim=-1))
+
     def _encode(self, student, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The routed features `(I, m, D)`, the forced `(I, N, m, D)`, the routers' probabilities `(L, I, P, A)`."""
         num_images, num_passes = pixel_values.shape[0], 1 + len(self.names)
@@ -121,12 +141,17 @@ class HawaiiObjective(nn.Module):
         passes = passes[:, :, 1:]  # (1 + N, I, m, D), the class token dropped
         return passes[0], passes[1:].transpose(0, 1), probabilities
 
-    def _project(self, teacher_features: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each teacher at the student's width `(I, N, m, D)` (eq. 5), and the summary of all `(I, m, D)` (eq. 3)."""
+    def _match(self, teacher_features: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Each teacher's features as the student's tokens, `(I, m, C)`."""
         dtype = self.coarse_projection[-1].weight.dtype
         matched = [match_grid(grid, self.grid_size, self.args.grid_matching).to(dtype) for grid in teacher_features]
         for index, projection in enumerate(self.token_projections):
             matched[index] = projection(matched[index].transpose(1, 2)).transpose(1, 2)
+        return matched
+
+    def _project(self, teacher_features: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each teacher at the student's width `(I, N, m, D)` (eq. 5), and the summary of all `(I, m, D)` (eq. 3)."""
+        matched = self._match(teacher_features)
         # One projection for each teacher, because their channels differ.
         projected = [projection(features) for projection, features in zip(self.fine_projections, matched)]
         return torch.stack(projected, dim=1), self.coarse_projection(torch.cat(matched, dim=-1))
@@ -139,8 +164,7 @@ class HawaiiObjective(nn.Module):
         embeddings = student.get_input_embeddings()(batch["prompt_ids"]).detach()  # (B, t, D_text)
         prompt = self.text_projection(embeddings.to(projected.dtype))[sample]  # (I, t, D)
         keys = projected if self.args.score_gradient == "full" else projected.detach()
-        importance = token_importance(keys, prompt, batch["prompt_mask"][sample])
-        return importance.detach() if self.args.score_gradient == "none" else importance
+        return token_importance(keys, prompt, batch["prompt_mask"][sample])
 
     def _balance(self, student, probabilities: torch.Tensor, is_counted: torch.Tensor) -> torch.Tensor:
         """L_mb: mean over layers, sum of the two banks."""

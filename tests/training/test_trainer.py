@@ -1,0 +1,211 @@
+"""The trainer moves what learns and nothing else, and a step is the same however it is cut into batches."""
+
+import logging
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from hawaii.tests.tiny import make_processor
+from hawaii.tests.tiny_training import make_arguments, make_dataset, make_module, make_record, save_data
+from hawaii.training.data import Collator
+from hawaii.training.students import set_trainable
+from hawaii.training.trainer import HawaiiTrainer
+
+
+# Ragged, and with two of text alone.
+RECORDS = [make_record(number, questions=1 + number % 3, image=number not in (1, 4)) for number in range(6)]
+STAGE_1 = ["adapters", "routers", "projector"]
+STAGE_2 = ["vision_tower", "adapters", "routers", "projector", "language_model"]
+
+
+class KeepGradients(TrainerCallback):
+    """Keeps each step's gradients by name."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.steps.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+
+
+@pytest.fixture
+def make_trainer(tmp_path, teachers):
+    """Makes a trainer over a tiny data set."""
+
+    def make_trainer(module, records=RECORDS, chat_template="vicuna_v1", callbacks=(), **kwargs):
+        processor = make_processor(chat_template=chat_template)
+        kwargs = {"learning_rate": 1e-2, "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, **kwargs}
+        return HawaiiTrainer(
+            model=module,
+            teachers=teachers,
+            args=make_arguments(tmp_path / "run", **kwargs),
+            train_dataset=make_dataset(save_data(tmp_path, records), processor),
+            data_collator=Collator(processor, 32),
+            processing_class=processor,
+            callbacks=list(callbacks),
+        )
+
+    return make_trainer
+
+
+def reset_adapters(module):
+    """As fresh ones: B is zero, so A has no gradient in the first step."""
+    for name, parameter in module.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.zeros_(parameter)
+    return module
+
+
+def values(module):
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def moved(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize("trainable", [STAGE_1, STAGE_2, ["projector"], ["adapters"], ["language_model", "routers"]])
+def test_what_learns_moves_and_nothing_else(make_trainer, trainable):
+    module = reset_adapters(make_module())
+    set_trainable(module.student, trainable)
+    before = values(module)
+    make_trainer(module, max_steps=3, per_device_train_batch_size=3).train()
+    after = values(module)
+    assert moved(before, after) == {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    if "adapters" in trainable:
+        for name in before:
+            if "lora_" in name:  # each teacher has its pass
+                assert (before[name] != after[name])[:2].flatten(1).any(dim=1).all(), name
+
+
+def test_the_plain_template_teaches_all_but_the_instructions_projection(make_trainer):
+    module = reset_adapters(make_module())
+    set_trainable(module.student, STAGE_1)
+    before = values(module)
+    make_trainer(module, chat_template="plain", max_steps=3, per_device_train_batch_size=3).train()
+    learns = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert moved(before, values(module)) == {name for name in learns if "text_projection" not in name}
+
+
+def test_teachers_do_not_change_and_are_in_neither_model_nor_optimizer(make_trainer, teachers):
+    module = make_module()
+    before = [values(teacher.model) for teacher in teachers]
+    trainer = make_trainer(module, max_steps=2, per_device_train_batch_size=3)
+    trainer.train()
+    for teacher, state in zip(teachers, before):
+        assert moved(state, values(teacher.model)) == set()
+    of_teachers = {id(parameter) for teacher in teachers for parameter in teacher.model.parameters()}
+    held = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
+    assert not of_teachers & {id(parameter) for parameter in [*held, *trainer.model.parameters()]}
+    assert len(held) == sum(parameter.requires_grad for parameter in module.parameters())
+    assert all(name.startswith(("student.", "objective.")) for name in trainer.model.state_dict())
+
+
+def gradients_of_a_step(make_trainer, batch_size, num_micro_batches, **kwargs):
+    """The gradients and the log of one step over all six records."""
+    torch.manual_seed(0)
+    keep = KeepGradients()
+    trainer = make_trainer(
+        make_module(**kwargs),
+        callbacks=[keep],
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=num_micro_batches,
+        max_steps=1,
+        max_grad_norm=0.0,
+        optim="sgd",
+    )
+    trainer.train()
+    return keep.steps[0], trainer.state.log_history[0]
+
+
+# The balance loss is of each micro-batch by nature, so it is left out.
+@pytest.mark.parametrize("kwargs", [{}, {"score_gradient": "full"}, {"sequential_passes": True}], ids=str)
+def test_accumulated_micro_batches_give_the_gradient_of_one_large_batch(make_trainer, kwargs):
+    whole, whole_log = gradients_of_a_step(make_trainer, 6, 1, lambda_2=0.0, **kwargs)
+    for batch_size, num_micro_batches in [(4, 2), (1, 6)]:
+        parts, log = gradients_of_a_step(make_trainer, batch_size, num_micro_batches, lambda_2=0.0, **kwargs)
+        assert parts.keys() == whole.keys()
+        for name, gradient in whole.items():
+            scale = gradient.abs().max().item()
+            torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-5 * scale + 1e-9, msg=name)
+        for name in ("loss", "text", "fine", "coarse", "fine/vit", "fine/convnext"):
+            assert log[name] == pytest.approx(whole_log[name], rel=1e-3), name
+
+
+def test_the_balance_loss_of_a_step_is_the_mean_over_images_of_its_micro_batches(make_trainer):
+    _, one = gradients_of_a_step(make_trainer, 6, 1)
+    _, many = gradients_of_a_step(make_trainer, 2, 3)
+    assert many["balance"] == pytest.approx(one["balance"], rel=0.5)
+    assert 2 <= one["balance"] <= 5  # two banks, each between 1 and its number of adapters, near the balance
+
+
+def test_a_micro_batch_of_text_alone_changes_nothing_but_the_text(make_trainer):
+    # Batches of one: two of the six are text alone.
+    _, log = gradients_of_a_step(make_trainer, 1, 6)
+    images = [record for record in RECORDS if "image" in record]
+    torch.manual_seed(0)
+    trainer = make_trainer(
+        make_module(), images, per_device_train_batch_size=1, gradient_accumulation_steps=4, max_steps=1, optim="sgd"
+    )
+    trainer.train()
+    for name in ("fine", "coarse", "balance", "variance/student"):
+        assert trainer.state.log_history[0][name] == pytest.approx(log[name], rel=2e-3), name
+
+
+def test_the_log_has_the_mean_of_each_term_over_its_steps(make_trainer):
+    logs = []
+    for logging_steps in (1, 2, 4):
+        torch.manual_seed(0)
+        trainer = make_trainer(make_module(), max_steps=4, per_device_train_batch_size=2, logging_steps=logging_steps)
+        trainer.train()
+        logs.append([entry for entry in trainer.state.log_history if "loss" in entry])
+    each, pairs, whole = logs
+    assert [len(log) for log in logs] == [4, 2, 1]
+    for name in ("loss", "text", "fine", "coarse", "balance", "fine/vit", "variance/coarse"):
+        numbers = [entry[name] for entry in each]
+        assert pairs[1][name] == pytest.approx(sum(numbers[2:]) / 2, rel=1e-3), name
+        assert whole[0][name] == pytest.approx(sum(numbers) / 4, rel=1e-3), name
+
+
+def test_the_logged_loss_is_equation_7_of_the_logged_terms(make_trainer):
+    trainer = make_trainer(make_module(), max_steps=1, per_device_train_batch_size=3, gradient_accumulation_steps=2)
+    trainer.train()
+    log = trainer.state.log_history[0]
+    expected = log["text"] + 0.5 * (log["fine"] + log["coarse"]) + 0.05 * log["balance"]
+    assert log["loss"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["activation_checkpointing", "gradient_checkpointing"])
+def test_gradient_checkpointing_trains_to_the_same_weights(make_trainer, name):
+    results = []
+    for kwargs in ({}, {name: True}):
+        torch.manual_seed(0)
+        module = make_module()
+        set_trainable(module.student, STAGE_1)
+        make_trainer(module, max_steps=2, per_device_train_batch_size=3, **kwargs).train()
+        results.append(values(module))
+    for key, value in results[0].items():
+        torch.testing.assert_close(results[1][key], value, msg=key)
+
+
+def test_the_projections_may_have_a_learning_rate_of_their_own(make_trainer):
+    module = make_module(projection_learning_rate=1e-4)
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    trainer = make_trainer(module, max_steps=1, projection_learning_rate=1e-4, learning_rate=1e-2)
+    optimizer = trainer.create_optimizer()
+    rates = {names[id(parameter)]: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert rates.keys() == {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert all(rate == (1e-4 if name.startswith("objective.") else 1e-2) for name, rate in rates.items())
+
+
+def test_a_collapsed_target_is_warned_of_once(make_trainer, caplog):
+    module = make_module()
+    for parameter in module.objective.fine_projections[1].parameters():
+        parameter.data.zero_()
+    module.objective.fine_projections[1].requires_grad_(False)
+    with caplog.at_level(logging.WARNING):
+        make_trainer(module, max_steps=3, per_device_train_batch_size=3).train()
+    warnings = [record.message for record in caplog.records if "has collapsed" in record.message]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("The target convnext has collapsed: its variance is 0 beside the student's")
