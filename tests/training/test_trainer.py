@@ -206,6 +206,6 @@ def test_a_collapsed_target_is_warned_of_once(make_trainer, caplog):
     module.objective.fine_projections[1].requires_grad_(False)
     with caplog.at_level(logging.WARNING):
         make_trainer(module, max_steps=3, per_device_train_batch_size=3).train()
-    warnings = [record.message for record in caplog.records if "has collapsed" in record.message]
+    warnings = [record.message for record in caplog.records if "convnext has collapsed" in record.message]
     assert len(warnings) == 1
     assert warnings[0].startswith("The target convnext has collapsed: its variance is 0 beside the student's")
