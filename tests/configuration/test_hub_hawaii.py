@@ -69,6 +69,10 @@ def test_the_code_needs_only_the_standard_library_torch_transformers_and_pillow(
         assert imported_modules(source) <= allowed, name
 
 
+def test_a_whole_model_answers_to_all_auto_classes_of_either_transformers():
+    assert set(AUTO_MAP) == {"AutoConfig", "AutoModel", "AutoModelForImageTextToText", "AutoModelForVision2Seq"}
+
+
 @pytest.mark.parametrize("auto_map", [AUTO_MAP, VISION_AUTO_MAP, PROCESSOR_AUTO_MAP])
 def test_every_auto_class_names_a_class_that_its_file_defines(auto_map):
     sources = read_code()
