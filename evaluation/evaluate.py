@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from ..hub_cards.card import FACTS_FILE, write_card
 from ..hub_cards.folders import write_json
 from .checkpoint import checkpoint_folder, count_parameters
 from .report import report
@@ -29,7 +30,7 @@ def evaluate(folder, tasks, output_dir, limit=None, batch_size=64, data_file=Non
     """
     Answers the questions of `tasks` with a checkpoint through lmms-eval, in a process of its own, writes
     `output_dir/results.json` and prints the scores. The answers are left in `output_dir/samples_TASK.jsonl` and what
-    lmms-eval says in `output_dir/evaluate.log`.
+    lmms-eval says in `output_dir/evaluate.log`. The model card of a folder of this package states the scores.
 
     Args:
         folder (`str`):
@@ -82,8 +83,20 @@ def evaluate(folder, tasks, output_dir, limit=None, batch_size=64, data_file=Non
         "evaluate_seconds": round(time.monotonic() - start, 1),
     }
     write_json(output_dir / "results.json", results)
+    if (Path(folder) / FACTS_FILE).is_file():
+        write_card(Path(folder), card_results(scores))
     print(report(results, output_dir))
     return results
+
+
+def card_results(scores):
+    """What of the scores a model card states: each task's own numbers, not their parts."""
+    return [
+        {"task": task, "metric": metric, "value": round(value, 4), "num_questions": values.get("num_questions", "")}
+        for task, values in scores.items()
+        for metric, value in values.items()
+        if metric != "num_questions" and isinstance(value, int | float)
+    ]
 
 
 def _data_files(names, output_dir, data_file):

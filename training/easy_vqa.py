@@ -19,8 +19,10 @@ from .experts import prepare_experts
 
 
 # The form of the training data.
-TURNS_PER_ROW = 32  # More than any image has: all its questions are one conversation.
-NUM_COPIES = 1  # Conversations about the same image, each with the questions in another order.
+TURNS_PER_ROW = 4  # Few, so that the answers before a question seldom give its own away.
+# How often a yes/no question is asked that names the shape's own colour. Seven in eight name another one, so that for
+# long it pays to say so without looking.
+OWN_COLOR_REPEATS = 3
 FLIPS = ("horizontal",)  # Mirrored images are further samples: neither shape nor colour changes.
 SEED = 0
 
@@ -31,7 +33,7 @@ def prepare_easy_vqa(
     output_dir,
     expert_steps: int | None = None,
     turns_per_row: int = TURNS_PER_ROW,
-    num_copies: int = NUM_COPIES,
+    own_color_repeats: int = OWN_COLOR_REPEATS,
     flips: Sequence[str] = FLIPS,
 ) -> None:
     """
@@ -43,10 +45,10 @@ def prepare_easy_vqa(
             Gets `data/`, `tokenizer/` and `experts/`.
         expert_steps (`int`, *optional*):
             Steps of each expert instead of its own number.
-        turns_per_row (`int`, *optional*, defaults to 32):
+        turns_per_row (`int`, *optional*, defaults to 4):
             Most questions in one conversation.
-        num_copies (`int`, *optional*, defaults to 1):
-            How often each question of each image is asked, every time in another order.
+        own_color_repeats (`int`, *optional*, defaults to 3):
+            How often a yes/no question is asked that names the shape's own colour.
         flips (`Sequence[str]`, *optional*, defaults to `("horizontal",)`):
             Mirrored copies of each training image: `"horizontal"`, `"vertical"`.
 
@@ -59,7 +61,7 @@ def prepare_easy_vqa(
     image_ids = sorted(descriptions)
     images = read_images([paths[image_id] for image_id in image_ids])
     pretrain = caption_rows(descriptions, flips)
-    finetune = conversation_rows(questions, turns_per_row, num_copies, flips)
+    finetune = conversation_rows(questions, turns_per_row, own_color_repeats, flips)
 
     data = output_dir / "data"
     write_train_images(
@@ -154,25 +156,34 @@ def caption_rows(descriptions: dict[int, Description], flips: Sequence[str] = ()
     ]
 
 
+def is_about_own_color(question: Question) -> bool:
+    """Whether a question asks for yes or no and names the colour that the image shows."""
+    return question.type == "yes/no color" and question.is_true
+
+
 def conversation_rows(
     questions: Iterable[Question],
     turns_per_row: int = TURNS_PER_ROW,
-    num_copies: int = NUM_COPIES,
+    own_color_repeats: int = OWN_COLOR_REPEATS,
     flips: Sequence[str] = (),
 ) -> list[dict]:
     """
-    Every question about every image and mirrored image, `num_copies` times, in rows of about equal length of at most
-    `turns_per_row` questions about one image in random order. The same arguments give the same rows.
+    Every question about every image and mirrored image, those that [`is_about_own_color`] `own_color_repeats` times, in
+    rows of about equal length of at most `turns_per_row` questions about one image in random order. The same arguments
+    give the same rows.
     """
     generator = random.Random(SEED)
     rows = []
     for image_id, asked in by_image(questions).items():
-        num_rows = -(-len(asked) // turns_per_row)
+        turns = [
+            (question.text, question.answer)
+            for question in asked
+            for _ in range(own_color_repeats if is_about_own_color(question) else 1)
+        ]
+        num_rows = -(-len(turns) // turns_per_row)
         for name in image_names(image_id, flips):
-            for copy in range(num_copies):
-                turns = [(question.text, question.answer) for question in asked]
-                generator.shuffle(turns)
-                rows += [make_row(name, copy * num_rows + part, turns[part::num_rows]) for part in range(num_rows)]
+            generator.shuffle(turns)
+            rows += [make_row(name, part, turns[part::num_rows]) for part in range(num_rows)]
     return rows
 
 

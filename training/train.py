@@ -16,8 +16,12 @@ from .data import Collator, LlavaDataset
 from .objectives import OBJECTIVES, StudentWithObjective
 from .recipe import parse_stage, read_recipe
 from .students import adapt_processor, build_student, set_trainable
-from .teachers import TeacherConfig, load_teachers
+from .teachers import Teacher, TeacherConfig, load_teachers
 from .trainer import STAGE_FILE, HawaiiTrainer
+
+
+# Images whose features set the scale of the targets, and how many a teacher is shown at once.
+NUM_SEEN, NUM_SEEN_AT_ONCE = 64, 8
 
 
 def train(recipe: str, overrides: list[str] | None = None) -> None:
@@ -72,6 +76,11 @@ def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Pa
         max_length=data_args.max_length,
         bad_records=data_args.bad_records,
     )
+    checkpoint = find_checkpoint(args.output_dir)
+    if checkpoint is not None:
+        say(f"Going on from {checkpoint}.")
+    elif previous is None:
+        objective.standardize(see_some(dataset, teachers, args.device))
     trainer = HawaiiTrainer(
         model=StudentWithObjective(student, objective),
         teachers=teachers,
@@ -81,9 +90,6 @@ def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Pa
         processing_class=processor,
         callbacks=[JsonLinesCallback(), TimerCallback()],
     )
-    checkpoint = find_checkpoint(args.output_dir)
-    if checkpoint is not None:
-        say(f"Going on from {checkpoint}.")
     output = trainer.train(resume_from_checkpoint=checkpoint)
     timer = next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, TimerCallback))
     report = {
@@ -99,6 +105,15 @@ def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Pa
         "log": trainer.state.log_history[-2] if len(trainer.state.log_history) > 1 else {},
     }
     trainer.save_whole(model_folder, report)
+
+
+def see_some(dataset: LlavaDataset, teachers: list[Teacher], device: torch.device) -> list[torch.Tensor]:
+    """What each teacher sees in some images from all over the data, the same on every process: features on the CPU."""
+    step = max(1, len(dataset) // NUM_SEEN)
+    samples = [dataset[index] for index in range(0, len(dataset), step)][:NUM_SEEN]
+    images = torch.cat([sample["teacher_images"] for sample in samples if "teacher_images" in sample])
+    chunks = images.to(device).split(NUM_SEEN_AT_ONCE)
+    return [torch.cat([teacher(chunk).cpu() for chunk in chunks]) for teacher in teachers]
 
 
 def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> None:

@@ -130,21 +130,31 @@ def test_labels_are_unknown_where_a_part_is_unknown():
     assert labels["color and shape"].tolist() == [3, -1, -1]
 
 
-def test_rows_hold_at_most_so_many_turns_in_another_order_each_time():
+def test_rows_hold_at_most_so_many_turns_in_another_order_for_each_image():
     questions = [Question(f"question {number}", str(number), 7) for number in range(5)]
-    rows = conversation_rows(questions, turns_per_row=3, num_copies=2, flips=["horizontal"])
-    assert [row["id"] for row in rows] == [f"7{flip}-{number}" for flip in ("", "_horizontal") for number in range(4)]
-    assert [len(row["conversations"]) // 2 for row in rows] == [3, 2] * 4
+    rows = conversation_rows(questions, turns_per_row=3, flips=["horizontal"])
+    assert [row["id"] for row in rows] == ["7-0", "7-1", "7_horizontal-0", "7_horizontal-1"]
+    assert [len(row["conversations"]) // 2 for row in rows] == [3, 2] * 2
     assert all(row["conversations"][0]["value"].startswith("<image>\nquestion ") for row in rows)
-    orders = [
-        tuple(turn["value"] for row in rows[i : i + 2] for turn in row["conversations"][1::2]) for i in (0, 2, 4, 6)
+    orders = [tuple(turn["value"] for row in rows[i : i + 2] for turn in row["conversations"][1::2]) for i in (0, 2)]
+    assert [sorted(order) for order in orders] == [list("01234")] * 2 and orders[0] != orders[1]
+    assert rows == conversation_rows(questions, turns_per_row=3, flips=["horizontal"])
+
+
+def test_only_yes_no_questions_about_the_shapes_own_color_are_repeated():
+    own = [Question("is there a blue shape?", "yes", 7), Question("is there not a blue shape?", "no", 7)]
+    others = [
+        Question("is there a red shape?", "no", 7),
+        Question("is there a circle?", "yes", 7),
+        Question("what is the blue shape?", "circle", 7),
     ]
-    assert [sorted(order) for order in orders] == [list("01234")] * 4 and len(set(orders)) == 4
-    assert rows == conversation_rows(questions, turns_per_row=3, num_copies=2, flips=["horizontal"])
+    rows = conversation_rows(own + others, turns_per_row=4, own_color_repeats=3)
+    values = [turn["value"].removeprefix("<image>\n") for row in rows for turn in row["conversations"][::2]]
+    assert Counter(values) == {**{q.text: 3 for q in own}, **{q.text: 1 for q in others}}
 
 
 def test_every_shipped_training_question_is_asked_with_its_own_answer(shipped_questions):
-    rows = conversation_rows(shipped_questions, turns_per_row=4, num_copies=1, flips=())
+    rows = conversation_rows(shipped_questions, turns_per_row=4, own_color_repeats=1, flips=())
     asked = Counter()
     for row in rows:
         values = [turn["value"].removeprefix("<image>\n") for turn in row["conversations"]]
