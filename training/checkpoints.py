@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -26,6 +27,27 @@ def save_objective(objective: nn.Module, folder: Path, state_dict: dict | None =
     save_file({name: tensor.contiguous() for name, tensor in state_dict.items()}, folder / OBJECTIVE_FILE)
 
 
+def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], source: Path, may_lack: set[str] | None = None):
+    """
+    Loads every weight by its own name, and accepts no other.
+
+    Raises:
+        ValueError: a name or a shape differs; the first is given.
+    """
+    own = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+    given = {name: list(tensor.shape) for name, tensor in weights.items()}
+    names = (own.keys() | given.keys()) - ((may_lack or set()) - given.keys())
+    different = sorted(name for name in names if own.get(name) != given.get(name))
+    if different:
+        name = different[0]
+        raise ValueError(
+            f"{source} does not fit this recipe: {len(different)} weights differ, {name} is "
+            f"{given.get(name, 'missing')} there and {own.get(name, 'missing')} here. Give the recipe another output_dir, "
+            "or undo what was changed in it."
+        )
+    module.load_state_dict(weights, strict=False)
+
+
 def load_objective(objective: nn.Module, folder: str | Path) -> None:
     """Reads what [`save_objective`] wrote; every name and shape must agree."""
     path = Path(folder) / OBJECTIVE_FILE
@@ -33,7 +55,16 @@ def load_objective(objective: nn.Module, folder: str | Path) -> None:
         raise FileNotFoundError(
             f"{path} is missing, so training cannot go on from there. Remove the folder to start over."
         )
-    objective.load_state_dict(load_file(path))
+    load_weights(objective, load_file(path), path)
+
+
+def load_student(student: PreTrainedModel, checkpoint: Path) -> None:
+    """Reads the weights of a saved student; every name and shape must agree."""
+    weights = {}
+    for path in sorted(checkpoint.glob("model*.safetensors")):
+        weights |= load_file(path)
+    tied = set(student._tied_weights_keys or {}) if student.config.tie_word_embeddings else set()
+    load_weights(student, weights, checkpoint, may_lack=tied)
 
 
 def load_checkpoint(module: StudentWithObjective, checkpoint: str | Path) -> None:
@@ -42,7 +73,7 @@ def load_checkpoint(module: StudentWithObjective, checkpoint: str | Path) -> Non
 
     Raises:
         FileNotFoundError: a file that an exact resume needs is missing.
-        ValueError: the weights are not those of this model; the names are given.
+        ValueError: the weights are not those of this model.
     """
     checkpoint = Path(checkpoint)
     missing = [name for name in STATE_FILES if not any(checkpoint.glob(name))]
@@ -52,18 +83,3 @@ def load_checkpoint(module: StudentWithObjective, checkpoint: str | Path) -> Non
         )
     load_student(module.student, checkpoint)
     load_objective(module.objective, checkpoint)
-
-
-def load_student(student: PreTrainedModel, checkpoint: Path) -> None:
-    """Loads every weight of a saved student by its own name, and accepts no other."""
-    state_dict = {}
-    for path in sorted(checkpoint.glob("model*.safetensors")):
-        state_dict |= load_file(path)
-    result = student.load_state_dict(state_dict, strict=False)
-    tied = set(student._tied_weights_keys or {}) if student.config.tie_word_embeddings else set()
-    missing = sorted(set(result.missing_keys) - tied)
-    if missing or result.unexpected_keys:
-        raise ValueError(
-            f"The weights of {checkpoint} are not those of this recipe's model: missing {missing[:3]}, unexpected "
-            f"{result.unexpected_keys[:3]}. Give the recipe another output_dir, or undo what was changed in it."
-        )

@@ -159,8 +159,11 @@ def test_a_teacher_is_frozen():
     assert not isinstance(teacher, torch.nn.Module)
 
 
-def test_features_carry_no_gradient():
-    assert not make_teacher(make_vit())(random_images()).requires_grad
+def test_features_carry_no_gradient_and_keep_nothing_for_one():
+    teacher, enabled = make_teacher(make_vit()), []
+    teacher.model.register_forward_hook(lambda *args: enabled.append(torch.is_grad_enabled()))
+    assert not teacher(random_images()).requires_grad
+    assert enabled == [False]
 
 
 @pytest.mark.parametrize("image_size", [16, 24])

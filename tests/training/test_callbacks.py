@@ -1,0 +1,81 @@
+"""The log has each entry once, however often a run was broken off, and the seconds of all its parts are added."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from hawaii.training import callbacks
+from hawaii.training.callbacks import JsonLinesCallback, TimerCallback
+
+
+@pytest.fixture
+def log(tmp_path):
+    """Writes and reads `log.jsonl` through the callback, at a step."""
+    args = SimpleNamespace(output_dir=str(tmp_path / "stage"))
+
+    def state(step, is_main=True):
+        return SimpleNamespace(global_step=step, is_world_process_zero=is_main)
+
+    path = tmp_path / "stage" / "log.jsonl"
+    return SimpleNamespace(
+        write=lambda step, logs, **kwargs: JsonLinesCallback().on_log(args, state(step, **kwargs), None, logs),
+        begin=lambda step, **kwargs: JsonLinesCallback().on_train_begin(args, state(step, **kwargs), None),
+        read=lambda: [json.loads(line) for line in path.read_text().splitlines()],
+        path=path,
+    )
+
+
+def test_each_entry_is_a_line_with_its_step(log):
+    log.write(1, {"loss": 2.5})
+    log.write(2, {"loss": 1.5})
+    assert log.read() == [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 1.5}]
+
+
+def test_the_main_process_alone_writes(log):
+    log.write(1, {"loss": 2.5}, is_main=False)
+    assert not log.path.exists()
+
+
+def test_a_resume_writes_again_what_it_repeats(log):
+    for step in (1, 2, 3):
+        log.write(step, {"loss": step})
+    log.begin(2)
+    log.write(3, {"loss": 30})
+    assert [entry["loss"] for entry in log.read()] == [1, 2, 30]
+
+
+def test_a_line_that_a_kill_left_half_written_goes(log):
+    log.write(1, {"loss": 1})
+    with log.path.open("a") as file:
+        file.write('{"step": 2, "lo')
+    log.begin(1)
+    log.write(2, {"loss": 2})
+    assert [entry["step"] for entry in log.read()] == [1, 2]
+
+
+def test_a_run_that_starts_over_starts_its_log_over(log):
+    log.write(1, {"loss": 1})
+    log.begin(0)
+    assert log.read() == []
+
+
+def test_the_other_processes_leave_the_log_alone(log):
+    log.write(1, {"loss": 1})
+    log.begin(0, is_main=False)
+    assert len(log.read()) == 1
+
+
+def test_seconds_are_added_over_resumes(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now)
+    first = TimerCallback()
+    first.on_train_begin(None, None, None)
+    now += 5
+    saved = first.state()  # as a checkpoint keeps it; then the run is killed
+    now += 1000
+    second = TimerCallback(**saved["args"])
+    second.on_train_begin(None, None, None)
+    now += 2
+    second.on_train_end(None, None, None)
+    assert second.seconds == 7

@@ -1,0 +1,254 @@
+"""A checkpoint is whole or absent, holds the student by its own names, and is refused where it would resume wrong."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
+from hawaii.tests.tiny import make_processor
+from hawaii.tests.tiny_training import make_arguments, make_dataset, make_module, make_record, save_data
+from hawaii.training import checkpoints
+from hawaii.training.checkpoints import find_checkpoint, load_checkpoint
+from hawaii.training.data import Collator
+from hawaii.training.trainer import HawaiiTrainer
+
+
+RECORDS = [make_record(number) for number in range(6)]
+FILES = ["optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth", "objective.safetensors"]
+
+
+@pytest.fixture
+def make_trainer(tmp_path, teachers):
+    """Makes a trainer that saves after each of its steps, three if not told otherwise."""
+
+    def make_trainer(module, **kwargs):
+        processor = make_processor()
+        kwargs = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "disable_tqdm": True, **kwargs}
+        return HawaiiTrainer(
+            model=module,
+            teachers=teachers,
+            args=make_arguments(tmp_path / "run", per_device_train_batch_size=2, **kwargs),
+            train_dataset=make_dataset(save_data(tmp_path, RECORDS), processor),
+            data_collator=Collator(processor, 32),
+            processing_class=processor,
+        )
+
+    return make_trainer
+
+
+@pytest.fixture
+def run(tmp_path):
+    return tmp_path / "run"
+
+
+def names_in(path):
+    with safe_open(path, "pt") as file:
+        return set(file.keys())
+
+
+def folders(run):
+    return sorted(path.name for path in run.iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_the_file_bears_the_students_own_names(make_trainer, run, is_tied):
+    module = make_module(text={"tie_word_embeddings": is_tied})
+    make_trainer(module, max_steps=1).train()
+    names = set(module.student.state_dict())
+    assert names_in(run / "checkpoint-1" / "model.safetensors") == names - ({"lm_head.weight"} if is_tied else set())
+    assert names_in(run / "checkpoint-1" / "objective.safetensors") == set(module.objective.state_dict())
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_loading_gives_back_every_weight(make_trainer, run, is_tied):
+    text = {"tie_word_embeddings": is_tied}
+    module = make_module(text=text)
+    make_trainer(module, max_steps=1).train()
+    other = make_module(text=text)
+    load_checkpoint(other, run / "checkpoint-1")
+    saved = module.state_dict()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in other.state_dict().items())
+
+
+def test_no_file_of_a_checkpoint_holds_a_teacher(make_trainer, run, teachers):
+    module = make_module()
+    make_trainer(module, max_steps=1).train()
+    checkpoint = run / "checkpoint-1"
+    tensors = [load_file(path) for path in checkpoint.glob("*.safetensors")]
+    shapes = [tuple(parameter.shape) for parameter in module.parameters()]
+    assert sorted(tuple(tensor.shape) for file in tensors for tensor in file.values()) == sorted(shapes)
+    optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    assert len(optimizer["state"]) == len(shapes)
+    of_teachers = [p for teacher in teachers for p in teacher.model.parameters() if p.numel() > 16]
+    for file in tensors:
+        for tensor in file.values():
+            assert not any(tensor.shape == p.shape and torch.equal(tensor, p) for p in of_teachers)
+
+
+def test_the_newest_whole_checkpoint_is_found(tmp_path):
+    assert find_checkpoint(str(tmp_path / "nowhere")) is None
+    assert find_checkpoint(str(tmp_path)) is None
+    for name in ("checkpoint-9", "checkpoint-10", "incomplete/checkpoint-11", "checkpoint-12.incomplete.old", "model"):
+        (tmp_path / name).mkdir(parents=True)
+    assert find_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_an_error_and_not_a_wrong_resume(make_trainer, run, name):
+    module = make_module()
+    make_trainer(module, max_steps=1).train()
+    (run / "checkpoint-1" / name).unlink()
+    pattern = name.replace("rng_state.pth", "rng_state*.pth").replace("*", r"\*")
+    with pytest.raises(FileNotFoundError, match=f"checkpoint-1 lacks {pattern}: it cannot be resumed. Remove it"):
+        make_trainer(module).train(resume_from_checkpoint=find_checkpoint(str(run)))
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("model", "lm_head.weight"), ("objective", "coarse_projection.1.bias")],
+    ids=["model", "objective"],
+)
+@pytest.mark.parametrize("change", ["lacks", "renames", "reshapes"])
+def test_weights_of_another_model_are_an_error_that_names_one(make_trainer, run, file, name, change):
+    module = make_module()
+    make_trainer(module, max_steps=1).train()
+    path = run / "checkpoint-1" / f"{file}.safetensors"
+    tensors = load_file(path)
+    tensor = tensors.pop(name)
+    if change == "renames":
+        tensors[f"{name}s"] = tensor
+    if change == "reshapes":
+        tensors[name] = torch.cat([tensor, tensor])
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=f"checkpoint-1.* does not fit this recipe: .* {name} is .*another output_dir"
+    ):
+        load_checkpoint(module, run / "checkpoint-1")
+
+
+def test_nothing_bears_the_final_name_while_it_is_written(make_trainer, run, monkeypatch):
+    seen = []
+    original = HawaiiTrainer._save_rng_state
+
+    def look(self, output_dir):
+        seen.append((folders(run), Path(output_dir).name))
+        original(self, output_dir)
+
+    monkeypatch.setattr(HawaiiTrainer, "_save_rng_state", look)
+    make_trainer(make_module(), max_steps=2).train()
+    assert seen == [(["incomplete"], "checkpoint-1"), (["checkpoint-1", "incomplete"], "checkpoint-2")]
+    assert folders(run) == ["checkpoint-1", "checkpoint-2"]
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (HawaiiForConditionalGeneration, "save_pretrained"),
+        (checkpoints, "save_file"),
+        (HawaiiProcessor, "save_pretrained"),
+        (torch, "save"),
+        (os, "fsync"),
+        (Path, "rename"),
+    ],
+    ids=["model", "objective", "processor", "optimizer", "flush", "rename"],
+)
+def test_a_full_disk_leaves_the_checkpoint_before_it_whole(make_trainer, run, monkeypatch, owner, name):
+    original, before = getattr(owner, name), {}
+
+    def fail_after_the_first(*args, **kwargs):
+        if (run / "checkpoint-1").is_dir():
+            before.update(before or contents(run / "checkpoint-1"))
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, fail_after_the_first)
+    with pytest.raises(OSError, match="No space left on device"):
+        make_trainer(make_module()).train()
+    monkeypatch.undo()
+    assert folders(run) == ["checkpoint-1"]
+    assert set(FILES) | {"model.safetensors", "config.json"} <= set(before)
+    assert contents(run / "checkpoint-1") == before
+    load_checkpoint(make_module(), run / "checkpoint-1")
+
+
+def test_old_checkpoints_go_when_a_new_one_is_whole(make_trainer, run):
+    make_trainer(make_module(), save_total_limit=2, max_steps=3).train()
+    assert folders(run) == ["checkpoint-2", "checkpoint-3"]
+
+
+def test_a_resumed_trainer_goes_on_to_the_last_bit(make_trainer, run):
+    torch.manual_seed(0)
+    straight = make_module()
+    make_trainer(straight).train()
+    shutil.rmtree(run / "checkpoint-3")
+    shutil.rmtree(run / "checkpoint-2")
+    torch.manual_seed(1)
+    resumed = make_module()  # other weights, which the checkpoint replaces
+    make_trainer(resumed).train(resume_from_checkpoint=find_checkpoint(str(run)))
+    expected = straight.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.state_dict().items())
+
+
+LOAD_ELSEWHERE = """
+import sys
+sys.modules["hawaii"] = None  # where the package is installed, importing it fails as where it is not
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+torch.set_num_threads(1)
+inputs, output = load_file(sys.argv[1]), {}
+for folder in sys.argv[3:]:
+    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    assert processor.image_token == "<image>"
+    with torch.no_grad():
+        output[folder] = model(**inputs).logits
+save_file(output, sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_and_a_stages_model_load_where_the_package_is_not(make_trainer, run, tmp_path):
+    module = make_module()
+    trainer = make_trainer(module, max_steps=1)
+    trainer.train()
+    trainer.save_whole(run / "model", {})
+    inputs = {"input_ids": torch.tensor([[2, 5, *[4] * 16, 9]]), "pixel_values": torch.randn(1, 3, 16, 16)}
+    save_file(inputs, tmp_path / "inputs.safetensors")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "PYTHONSAFEPATH": "1"}
+    found = [str(run / "checkpoint-1"), str(run / "model")]
+    arguments = [str(tmp_path / "inputs.safetensors"), str(tmp_path / "outputs.safetensors"), *found]
+    subprocess.run(
+        [sys.executable, "-c", LOAD_ELSEWHERE, *arguments], env=environment, cwd=tmp_path, check=True, timeout=300
+    )
+    with torch.no_grad():
+        expected = module.student.eval()(**inputs).logits
+    outputs = load_file(tmp_path / "outputs.safetensors")
+    for folder in found:
+        torch.testing.assert_close(outputs[folder], expected)
+
+
+def test_a_finished_stage_holds_model_objective_and_report_and_no_state(make_trainer, run):
+    module = make_module()
+    trainer = make_trainer(module, max_steps=1)
+    trainer.train()
+    trainer.save_whole(run / "model", {"steps": 1})
+    assert json.loads((run / "model" / "stage.json").read_text()) == {"steps": 1}
+    names = {path.name for path in (run / "model").iterdir()}
+    assert {"model.safetensors", "objective.safetensors", "config.json", "processor_config.json"} <= names
+    assert not names & {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+    assert folders(run) == ["checkpoint-1", "model"]
