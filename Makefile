@@ -29,6 +29,11 @@ export CUDA_VISIBLE_DEVICES ?= 0
 export HF_HOME := $(CURDIR)/.cache/huggingface
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
+# glibc gives every large tensor back to the system and asks for it again; keeping the memory makes a training step on a
+# CPU a quarter shorter. Other C libraries do not read these.
+export MALLOC_MMAP_THRESHOLD_ := 33554432
+export MALLOC_TRIM_THRESHOLD_ := 2147483648
+export MALLOC_TOP_PAD_ := 268435456
 unexport PYTHONPATH PYTHONHOME
 
 .PHONY: demo test style quality clean .venv .venv-transformers4

@@ -5,7 +5,6 @@ Each handler imports what it runs, so that `--help` answers at once.
 """
 
 import argparse
-import dis
 import os
 import sys
 from collections.abc import Sequence
@@ -158,20 +157,17 @@ def publish_folder(**options) -> None:
 
 def is_user_error(error: Exception) -> bool:
     """
-    Whether the user can mend this: a file that is not there, or a ValueError from a `raise` of this package.
+    Whether the user can mend this: a file that is not there, or a ValueError that this package raised.
 
-    A ValueError from inside a library, or from an `int(...)` of our own, is a bug until shown otherwise, and a bug
-    needs its traceback.
+    A ValueError from inside a library is a bug until shown otherwise, and a bug needs its traceback.
     """
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
         return True
-    if not isinstance(error, ValueError) or error.__traceback__ is None:
-        return False
     raised = error.__traceback__
-    while raised.tb_next is not None:
+    while raised is not None and raised.tb_next is not None:
         raised = raised.tb_next
-    is_ours = raised.tb_frame.f_globals["__name__"].partition(".")[0] == __package__
-    return is_ours and raised.tb_frame.f_code.co_code[raised.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    is_ours = raised is not None and raised.tb_frame.f_globals["__name__"].partition(".")[0] == __package__
+    return is_ours and isinstance(error, ValueError)
 
 
 def sentence(error: Exception) -> str:

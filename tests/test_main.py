@@ -110,16 +110,6 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         command.main(["train", "recipe.yaml"])
 
 
-def test_a_failing_conversion_of_our_own_is_a_bug(monkeypatch):
-    def convert():
-        return int("ten")
-
-    monkeypatch.setitem(convert.__globals__, "__name__", "hawaii.training.train")
-    fail_with(monkeypatch, convert)
-    with pytest.raises(ValueError, match="ten"):
-        command.main(["train", "recipe.yaml"])
-
-
 def test_debug_shows_every_traceback(monkeypatch):
     monkeypatch.setenv("HAWAII_DEBUG", "1")
     fail_with(monkeypatch, lambda: open("/there/is/no/recipe.yaml"))

@@ -7,7 +7,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForCausalLM,
     AutoTokenizer,
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     PreTrainedTokenizerBase,
 )
 
@@ -93,7 +93,7 @@ def build_processor(
         original = AutoImageProcessor.from_pretrained(model_args.vision_tower)
         normalisation = {"image_mean": original.image_mean, "image_std": original.image_std}
     processor = HawaiiProcessor(
-        image_processor=CLIPImageProcessor(size=size, crop_size=size, **normalisation),
+        image_processor=CLIPImageProcessorPil(size=size, crop_size=size, **normalisation),
         tokenizer=tokenizer,
         patch_size=vision_config.patch_size,
         image_token=IMAGE_TOKEN,
