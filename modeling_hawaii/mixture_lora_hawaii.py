@@ -98,7 +98,7 @@ class MixtureOfLoraRouting(nn.Module):
         routers = [router for router in (self.teacher_router, self.general_router) if router is not None]
         probabilities = [router(hidden_states) for router in routers]
         gate = torch.cat([self._top_1(bank) for bank in probabilities], dim=-1).to(hidden_states.dtype)
-        if is_routed is not None:
+        if is_routed is not None and forced_gate is not None:
             gate = torch.where(is_routed, gate, forced_gate)
         return gate, torch.cat(probabilities, dim=-1)
 

@@ -341,7 +341,8 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
             # Assisted decoding drafts tokens before the prompt, embedded by `generate`, was ever run.
             drafted = self.get_input_embeddings()(input_ids[:, inputs_embeds.shape[1] :])
             inputs_embeds = torch.cat([inputs_embeds, drafted], dim=1)
-        return super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        kwargs["inputs_embeds"] = inputs_embeds
+        return super().prepare_inputs_for_generation(input_ids, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, pixel_values: torch.Tensor | None = None, **kwargs):
@@ -354,4 +355,4 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
             if input_ids is None:
                 raise ValueError("pixel_values need input_ids, which say where the images go; inputs_embeds do not.")
             kwargs["inputs_embeds"], _ = self.model.embed_inputs(input_ids, pixel_values)
-        return super().generate(input_ids, **kwargs)
+        return super().generate(input_ids, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
