@@ -13,7 +13,7 @@ RUN ?= runs/easy_vqa
 DATA_FLAGS ?=
 TRAIN_FLAGS ?=
 EVALUATE_FLAGS ?=
-PYTEST_FLAGS ?= -n 2
+PYTEST_FLAGS ?= -n 2 --dist loadfile
 
 BIN := .venv/bin
 CORES := $(shell getconf _NPROCESSORS_ONLN)
