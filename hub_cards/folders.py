@@ -13,11 +13,14 @@ def whole_folder(final: str | os.PathLike) -> Iterator[Path]:
     """
     Gives an empty folder to write into; it takes the name `final` when the block ends well, and goes when it does not.
 
-    What stood under that name before is replaced. A kill at any moment leaves either the old folder or the new one, and
-    at most a leftover named `*.incomplete`, which the next attempt clears.
+    What stood under that name before is replaced. A kill at any moment leaves either the old folder or the new one,
+    and at most leftovers named `*.incomplete*`, which the next attempt clears. In the instant between two renames the
+    old folder bears such a name too; the next attempt brings it back.
     """
     final = Path(final)
-    incomplete = final.with_name(f"{final.name}.incomplete")
+    incomplete, old = final.with_name(f"{final.name}.incomplete"), final.with_name(f"{final.name}.incomplete.old")
+    if old.exists() and not final.exists():
+        old.rename(final)
     shutil.rmtree(incomplete, ignore_errors=True)
     incomplete.mkdir(parents=True)
     try:

@@ -42,8 +42,8 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], source: Pa
         name = different[0]
         raise ValueError(
             f"{source} does not fit this recipe: {len(different)} weights differ, {name} is "
-            f"{given.get(name, 'missing')} there and {own.get(name, 'missing')} here. Give the recipe another output_dir, "
-            "or undo what was changed in it."
+            f"{given.get(name, 'missing')} there and {own.get(name, 'missing')} here. Give the recipe another "
+            "output_dir, or undo what was changed in it."
         )
     module.load_state_dict(weights, strict=False)
 

@@ -32,12 +32,19 @@ def _with_numbers(value):
 
 
 def _typed(key: str, value):
-    """A value as its option's type: a number that YAML took for a string, a name, 2024, that it took for a number."""
+    """
+    A value as its option's type. YAML 1.1 takes 1e-3, without a point, for a string, a folder named 2024 for a number
+    and the word no for false.
+    """
     types = get_args(TYPES[key]) or (TYPES[key],)
     if isinstance(value, dict):
         return _with_numbers(value)
+    if isinstance(value, bool) and str in types and bool not in types:
+        return "yes" if value else "no"
+    if isinstance(value, int | float) and str in types and bool not in types:
+        return str(value)
     if str in types:
-        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+        return value
     if isinstance(value, str) and (int in types or float in types):
         if _as_number(value) is None:
             raise ValueError(f"{key} is {value!r}, which is no number.")

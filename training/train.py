@@ -121,7 +121,7 @@ def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> Non
     if not PartialState().is_main_process:
         return
     results = {
-        "name": run_folder.name,
+        "name": run_folder.resolve().name,
         "train_seconds": round(sum(stage["seconds"] for stage in stages.values()), 1),
         "num_parameters": list(stages.values())[-1]["num_parameters"],
         "stages": stages,

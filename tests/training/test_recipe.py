@@ -98,6 +98,12 @@ def test_a_name_that_looks_like_a_number_stays_a_name(write, key, name):
     assert parse(write(), f"{key}={name}")[key] == name.strip("'")
 
 
+def test_the_word_no_is_a_word(write):
+    assert parse(write(), "save_strategy=no")["save_strategy"] == "no"
+    assert parse(write("save_strategy: no\n" + yaml.safe_dump(RECIPE)))["save_strategy"] == "no"
+    assert parse(write(), "bf16=no")["bf16"] is False
+
+
 @pytest.mark.parametrize("stage", ["1e3", "2", "nan"])
 def test_a_stage_whose_name_looks_like_a_number_keeps_it(write, stage):
     stages = read_recipe(write(output_dir=".", stages={stage: {}}))

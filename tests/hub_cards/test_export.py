@@ -1,0 +1,159 @@
+"""What is published is the student and what its user needs: nothing of teachers, objective or training goes along."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
+from hawaii.configuration.hub_hawaii import read_code
+from hawaii.hub_cards import export as export_module
+from hawaii.hub_cards.export import export
+from hawaii.tests.tiny import make_config, make_model, make_processor
+
+
+FACTS = {
+    "name": "tiny",
+    "num_parameters": 49000,
+    "stages": {
+        "finetune": {
+            "objective": "hawaii",
+            "samples": 12,
+            "epochs": 1.0,
+            "steps": 6,
+            "batch_size": 2,
+            "learning_rate": 1e-3,
+            "seconds": 0.5,
+            "teachers": {"vit": {"image_size": 16, "grid": [4, 4, 16]}},
+        }
+    },
+}
+# What training leaves beside a model.
+STATE = [
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
+    "training_args.bin",
+    "stage.json",
+    "log.jsonl",
+]
+
+
+@pytest.fixture
+def source(hub_folder, tmp_path):
+    """A stage's folder, with everything in it that must stay behind."""
+    folder = tmp_path / "stage"
+    shutil.copytree(hub_folder, folder)
+    save_file({"fine_projections.0.1.weight": torch.zeros(2)}, folder / "objective.safetensors")
+    for name in STATE:
+        (folder / name).write_text("of training")
+    for name in ("experts", "checkpoint-6"):
+        (folder / name).mkdir()
+        save_file({"weight": torch.zeros(2)}, folder / name / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def published(source, tmp_path):
+    export(source, tmp_path / "hub", FACTS)
+    return tmp_path / "hub"
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_only_what_a_user_needs_is_published(published):
+    assert names(published) == {
+        "README.md",
+        "training.json",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "processor_config.json",
+        "preprocessor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        *read_code(),
+    }
+    assert all(path.is_file() for path in published.iterdir())
+
+
+def test_the_weights_are_those_of_the_model_that_the_configuration_describes(published):
+    with torch.device("meta"):
+        model = HawaiiForConditionalGeneration(make_config())
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert {
+        name: tuple(tensor.shape) for name, tensor in load_file(published / "model.safetensors").items()
+    } == expected
+    parts = {name.split(".")[1] for name in expected if name.startswith("model.")}
+    assert parts == {"vision_tower", "multi_modal_projector", "language_model"}
+    assert {name.split(".")[0] for name in expected} == {"model", "lm_head"}
+
+
+def test_the_published_model_is_the_source(source, published):
+    expected = HawaiiForConditionalGeneration.from_pretrained(source).state_dict()
+    model, report = HawaiiForConditionalGeneration.from_pretrained(published, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    assert (
+        HawaiiProcessor.from_pretrained(published).chat_template
+        == HawaiiProcessor.from_pretrained(source).chat_template
+    )
+
+
+def test_weights_in_several_files_are_published_whole(tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path / "stage", max_shard_size="50KB")
+    make_processor().save_pretrained(tmp_path / "stage")
+    export(tmp_path / "stage", tmp_path / "hub", FACTS)
+    index = json.loads((tmp_path / "hub" / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 1
+    loaded = HawaiiForConditionalGeneration.from_pretrained(tmp_path / "hub").state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_facts_go_along_for_the_card(published):
+    assert json.loads((published / "training.json").read_text()) == FACTS
+    card = (published / "README.md").read_text()
+    assert "# tiny" in card and "vit" in card and "49,000" in card
+
+
+def test_an_export_replaces_the_one_before_it_whole(source, published):
+    (published / "stale.safetensors").write_text("old")
+    export(source, published, FACTS)
+    assert "stale.safetensors" not in names(published)
+    assert names(published.parent) == {"stage", "hub"}
+
+
+def test_an_export_that_fails_leaves_the_one_before_it(source, published, monkeypatch):
+    before = names(published)
+
+    def fail(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    for name in ("write_card", "write_json"):
+        with monkeypatch.context() as patch:
+            patch.setattr(export_module, name, fail)
+            with pytest.raises(OSError):
+                export(source, published, {})
+        assert names(published) == before
+        assert names(published.parent) == {"stage", "hub"}
+
+
+def test_the_source_stays_as_it_is(source, tmp_path):
+    before = names(source)
+    export(source, tmp_path / "hub", FACTS)
+    assert names(source) == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json"])
+def test_a_folder_that_is_no_checkpoint_is_named(source, tmp_path, name):
+    (source / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"stage is no saved HAWAII: it has no {name}"):
+        export(source, tmp_path / "hub", FACTS)
+    assert not (tmp_path / "hub").exists()

@@ -1,0 +1,278 @@
+"""A recipe runs to a folder that can be published, and however often it is killed, to the same one."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
+from hawaii.processing.chat_templates import load_chat_template
+from hawaii.tests.tiny_training import write_recipe
+from hawaii.training import train as train_module
+from hawaii.training.checkpoints import STATE_FILES
+from hawaii.training.train import train
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, teacher_folders):
+    """A recipe of two stages, six steps each, that saves after every second."""
+    return write_recipe(tmp_path_factory.mktemp("world"), teacher_folders)
+
+
+@pytest.fixture(scope="module")
+def finished(recipe):
+    """The folder of a run that nothing broke off."""
+    train(str(recipe))
+    return recipe.parent / "run"
+
+
+def log(folder, stage):
+    """The entries of each step, without what a clock tells."""
+    lines = (folder / stage / "log.jsonl").read_text().splitlines()
+    return [entry for entry in map(json.loads, lines) if "loss" in entry]
+
+
+def assert_same_run(folder, expected):
+    """Weights, optimizers, random states and logs are the same to the last bit."""
+    for stage in ("pretrain", "finetune"):
+        assert log(folder, stage) == log(expected, stage)
+        for name in ("model", "objective"):
+            weights = load_file(folder / stage / "model" / f"{name}.safetensors")
+            for key, tensor in load_file(expected / stage / "model" / f"{name}.safetensors").items():
+                assert torch.equal(weights[key], tensor), (stage, key)
+        for name in ("optimizer.pt", "rng_state.pth"):
+            states = [
+                torch.load(run / stage / "checkpoint-6" / name, weights_only=False) for run in (folder, expected)
+            ]
+            torch.testing.assert_close(*(flat(state) for state in states), rtol=0, atol=0)
+    assert (folder / "hub" / "model.safetensors").read_bytes() == (expected / "hub" / "model.safetensors").read_bytes()
+
+
+def flat(state, path=""):
+    """The tensors and numbers of a nested state, by path."""
+    if isinstance(state, dict | list | tuple):
+        items = state.items() if isinstance(state, dict) else enumerate(state)
+        return {name: leaf for key, item in items for name, leaf in flat(item, f"{path}/{key}").items()}
+    return {path: torch.as_tensor(state)} if isinstance(state, torch.Tensor | int | float) else {}
+
+
+def test_a_run_leaves_its_stages_its_results_and_the_folder_to_publish(finished):
+    assert {path.name for path in finished.iterdir()} == {"pretrain", "finetune", "hub", "train_results.json"}
+    for stage in ("pretrain", "finetune"):
+        assert sorted(path.name for path in (finished / stage).iterdir()) == [
+            "checkpoint-2",
+            "checkpoint-4",
+            "checkpoint-6",
+            "log.jsonl",
+            "model",
+        ]
+        assert [entry["step"] for entry in log(finished, stage)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_results_say_what_training_cost(finished):
+    results = json.loads((finished / "train_results.json").read_text())
+    student = HawaiiForConditionalGeneration.from_pretrained(finished / "hub")
+    assert results["num_parameters"] == student.num_parameters()
+    assert list(results["stages"]) == ["pretrain", "finetune"]
+    assert results["train_seconds"] == pytest.approx(sum(stage["seconds"] for stage in results["stages"].values()))
+    pretrain, finetune = results["stages"].values()
+    assert (pretrain["steps"], pretrain["batch_size"], pretrain["samples"]) == (6, 2, 12)
+    assert (finetune["steps"], finetune["batch_size"], finetune["epochs"]) == (6, 4, 2.0)
+    assert pretrain["teachers"] == {
+        "vit": {"image_size": 16, "grid": [4, 4, 16]},
+        "convnext": {"image_size": 32, "grid": [8, 8, 16]},
+    }
+
+
+def test_the_published_folder_answers_as_the_last_stage_does(finished):
+    published = HawaiiForConditionalGeneration.from_pretrained(finished / "hub").state_dict()
+    last = HawaiiForConditionalGeneration.from_pretrained(finished / "finetune" / "model").state_dict()
+    assert all(torch.equal(tensor, published[name]) for name, tensor in last.items())
+    assert HawaiiProcessor.from_pretrained(finished / "hub").chat_template == load_chat_template("vicuna_v1")
+    assert HawaiiProcessor.from_pretrained(finished / "pretrain" / "model").chat_template == load_chat_template(
+        "plain"
+    )
+
+
+def test_the_first_stage_moves_what_it_is_to_and_no_more(finished):
+    first, second = (load_file(finished / "pretrain" / f"checkpoint-{step}" / "model.safetensors") for step in (2, 6))
+    moved = {name for name in first if not torch.equal(first[name], second[name])}
+    parts = ("lora_", "routing", "multi_modal_projector")
+    assert moved == {name for name in first if any(part in name for part in parts)}
+
+
+def test_a_stage_starts_where_the_one_before_it_ended(recipe, tmp_path):
+    train(str(recipe), [f"output_dir={tmp_path}", "max_steps=2", "stages.finetune.learning_rate=0"])
+    for name in ("model", "objective"):
+        before, after = (
+            load_file(tmp_path / stage / "model" / f"{name}.safetensors") for stage in ("pretrain", "finetune")
+        )
+        assert before.keys() == after.keys()
+        assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
+
+
+def test_what_is_finished_is_not_run_again(recipe, finished, monkeypatch, capsys):
+    monkeypatch.setattr(train_module, "run_stage", lambda *args: pytest.fail("a finished stage ran again"))
+    before = (finished / "hub" / "model.safetensors").read_bytes()
+    train(str(recipe))
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "Stage 1 of 2, pretrain: already done.",
+        "Stage 2 of 2, finetune: already done.",
+    ]
+    assert (finished / "hub" / "model.safetensors").read_bytes() == before
+
+
+def test_the_same_recipe_gives_the_same_model(recipe, finished, tmp_path):
+    train(str(recipe), [f"output_dir={tmp_path}"])
+    assert_same_run(tmp_path, finished)
+
+
+def test_the_precision_of_a_stage_is_the_recipes(recipe, tmp_path):
+    train(str(recipe), [f"output_dir={tmp_path}", "max_steps=1", "stages.finetune.dtype=bfloat16"])
+    folders = {"pretrain/model": torch.float32, "finetune/model": torch.bfloat16, "hub": torch.bfloat16}
+    for folder, dtype in folders.items():
+        tensors = load_file(tmp_path / folder / "model.safetensors")
+        assert {tensor.dtype for tensor in tensors.values()} == {dtype}, folder
+
+
+# Runs `hawaii train` and kills the process, as the owner of the machine would, at the n-th file that is opened or
+# renamed in a folder that is being written.
+RUN_AND_DIE = """
+import os, signal, sys
+place, number = sys.argv[1], int(sys.argv[2])
+count = 0
+
+def watch(event, arguments):
+    global count
+    if event in ("open", "os.rename") and place in str(arguments[0]):
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(watch)
+from hawaii.__main__ import main
+sys.exit(main(["train", *sys.argv[3:]]))
+"""
+
+
+def run_elsewhere(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def whole_checkpoints(folder):
+    """The checkpoints that bear their final name; each has every file."""
+    found = sorted(folder.glob("checkpoint-[0-9]*"))
+    for checkpoint in found:
+        for name in ("model.safetensors", "config.json", "processor_config.json", *STATE_FILES):
+            assert any(checkpoint.glob(name)), (checkpoint, name)
+        load_file(checkpoint / "model.safetensors")
+        torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    return [checkpoint.name for checkpoint in found]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_while_it_saves_ends_the_same(recipe, finished, tmp_path):
+    generator = random.Random(0)
+    places = [
+        ("pretrain/incomplete/checkpoint-4", ("pretrain", ["checkpoint-2"])),
+        ("pretrain/model.incomplete", ("pretrain", ["checkpoint-2", "checkpoint-4", "checkpoint-6"])),
+        ("finetune/incomplete/checkpoint-4", ("finetune", ["checkpoint-2"])),
+        ("hub.incomplete", ("finetune", ["checkpoint-2", "checkpoint-4", "checkpoint-6"])),
+    ]
+    overrides = [f"output_dir={tmp_path}"]
+    for place, (stage, checkpoints) in places:
+        number = generator.randint(1, 25)
+        died = run_elsewhere("-c", RUN_AND_DIE, f"{tmp_path}/{place}", number, recipe, *overrides)
+        assert died.returncode == -9, (place, number, died.stderr[-2000:])
+        assert whole_checkpoints(tmp_path / stage) == checkpoints, (place, number)
+        assert not (tmp_path / place.split(".")[0]).exists() or "checkpoint" in place
+    train(str(recipe), overrides)
+    assert_same_run(tmp_path, finished)
+    assert not list(tmp_path.rglob("*incomplete*"))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_any_time_ends_the_same(recipe, finished, tmp_path):
+    overrides = [f"output_dir={tmp_path}", "stages.pretrain.save_steps=1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hawaii", "train", str(recipe), *overrides],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not (tmp_path / "pretrain" / "checkpoint-2").is_dir() and process.poll() is None:
+        pass
+    process.kill()
+    process.wait()
+    assert "checkpoint-2" in whole_checkpoints(tmp_path / "pretrain")
+    train(str(recipe), overrides)
+    assert_same_run(tmp_path, finished)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(recipe, tmp_path):
+    # One process accumulates the two micro-batches that two processes have at once.
+    shared = ["optim=sgd", "learning_rate=0.05", "max_grad_norm=1.0", "save_strategy=no"]
+    shared += ["text_config.attention_dropout=0.0", "max_steps=3"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    overrides = [f"output_dir={one}", "gradient_accumulation_steps=2", "stages.finetune.gradient_accumulation_steps=4"]
+    train(str(recipe), [*overrides, *shared])
+    # accelerate launch would need MPI for processes on a CPU.
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hawaii", "train"]
+    finished = run_elsewhere(*launch, recipe, f"output_dir={two}", *shared)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    assert json.loads((two / "train_results.json").read_text())["stages"]["pretrain"]["batch_size"] == 4
+    for stage in ("pretrain", "finetune"):
+        for ours, theirs in zip(log(two, stage), log(one, stage)):
+            assert ours.keys() == theirs.keys()
+            for name in set(ours) - {"epoch"}:
+                assert ours[name] == pytest.approx(theirs[name], rel=2e-3), (stage, name)
+        for name in ("model", "objective"):
+            weights = load_file(two / stage / "model" / f"{name}.safetensors")
+            for key, tensor in load_file(one / stage / "model" / f"{name}.safetensors").items():
+                torch.testing.assert_close(weights[key], tensor, rtol=1e-3, atol=1e-5, msg=f"{stage} {key}")
+
+
+@pytest.mark.slow
+def test_the_command_needs_the_recipe_alone(recipe, finished):
+    done = run_elsewhere("-m", "hawaii", "train", recipe)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"The folder to publish: {finished / 'hub'}"
+
+
+def test_an_error_of_a_recipe_comes_before_anything_is_written(recipe, tmp_path):
+    with pytest.raises(ValueError, match="there is no option 'max_stepz'. Did you mean max_steps"):
+        train(str(recipe), [f"output_dir={tmp_path / 'run'}", "max_stepz=1"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_whose_weights_do_not_fit_its_checkpoints_is_an_error(recipe, tmp_path):
+    overrides = [f"output_dir={tmp_path}", "max_steps=2"]
+    train(str(recipe), overrides)
+    for path in (tmp_path / "pretrain" / "model").iterdir():
+        path.unlink()
+    (tmp_path / "pretrain" / "model").rmdir()
+    with pytest.raises(
+        ValueError, match=r"checkpoint-2 does not fit this recipe: .*lora_A is \[5, 4, 32\] there and \[5, 2"
+    ):
+        train(str(recipe), [*overrides, "vision_config.lora_rank=2"])
+
+
+def test_a_stage_with_other_teachers_than_the_one_before_it_is_an_error(recipe, tmp_path):
+    teachers = yaml.safe_load(Path(recipe).read_text())["teachers"]
+    overrides = [f"output_dir={tmp_path}", "max_steps=1", f"stages.finetune.teachers={json.dumps(teachers[::-1])}"]
+    with pytest.raises(ValueError, match=r"objective.safetensors does not fit this recipe: .*fine_projections"):
+        train(str(recipe), overrides)
