@@ -25,7 +25,9 @@ def publish(folder: str, repo_id: str, private: bool = False) -> str:
     """
     for name in ("config.json", "configuration_hawaii.py", "README.md"):
         if not (Path(folder) / name).is_file():
-            raise FileNotFoundError(f"{folder} is no folder to publish: it has no {name}. Training leaves one named hub.")
+            raise FileNotFoundError(
+                f"{folder} is no folder to publish: it has no {name}. Training leaves one named hub."
+            )
     api = HfApi()
     api.create_repo(repo_id, private=private, exist_ok=True)
     return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload HAWAII"))

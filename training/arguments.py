@@ -107,8 +107,8 @@ class HawaiiTrainingArguments(TrainingArguments):
             What the importance teaches: the instruction's projection (`text`), the teachers' as well (`full`), or
             `none`.
         projection_learning_rate (`float`, *optional*):
-            Learning rate of the objective's projections; `learning_rate` if not given. They stand on the target's side
-            and can make a target easy by making it say the same everywhere; the slower they learn, the less they do.
+            Learning rate of the projections that make the targets; `learning_rate` if not given. A target that learns
+            can be made easy, by saying the same everywhere; one that does not (0) stays what it was.
         sequential_passes (`bool`, *optional*, defaults to `False`):
             Runs the encoder once for each teacher and once routed, instead of all in one batch: the same numbers, less
             memory, more time.

@@ -80,7 +80,7 @@ def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> T
         ValueError: the template marks no answers, or loses images or parts of what the user says.
     """
     tokenizer, template = processor.tokenizer, processor.chat_template
-    if not template or not GENERATION.search(template):
+    if not isinstance(template, str) or not GENERATION.search(template):
         raise ValueError(
             "The chat template does not mark what the assistant says, so there is nothing to learn from; put "
             "{% generation %} and {% endgeneration %} around it, or name a template that has them, such as vicuna_v1."

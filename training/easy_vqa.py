@@ -168,9 +168,9 @@ def conversation_rows(
     flips: Sequence[str] = (),
 ) -> list[dict]:
     """
-    Every question about every image and mirrored image, those that [`is_about_own_color`] `own_color_repeats` times, in
-    rows of about equal length of at most `turns_per_row` questions about one image in random order. The same arguments
-    give the same rows.
+    Every question about every image and mirrored image, those that [`is_about_own_color`] `own_color_repeats` times,
+    in rows of about equal length of at most `turns_per_row` questions about one image in random order. The same
+    arguments give the same rows.
     """
     generator = random.Random(SEED)
     rows = []

@@ -53,7 +53,7 @@ def match_grid(grid: torch.Tensor, size: int, grid_matching: str) -> torch.Tenso
         return grid.flatten(1, 2)
     if grid_matching == "interpolate":
         return resize_grid(grid, size).flatten(1, 2)
-    k = unshuffle_factor(*grid.shape[1:3], size)
+    k = unshuffle_factor(grid.shape[1], grid.shape[2], size)
     grid = resize_grid(grid, k * size)
     blocks = grid.unflatten(2, (size, k)).unflatten(1, (size, k))  # (B, size, k, size, k, C)
     return blocks.permute(0, 1, 3, 2, 4, 5).flatten(3).flatten(1, 2)

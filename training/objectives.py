@@ -1,5 +1,7 @@
 """What is learned: HAWAII's objective (eq. 7) and the projections that only training needs."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -34,11 +36,12 @@ class Projection(nn.Sequential):
             features (`torch.FloatTensor` of shape `(..., in_features)`):
                 Some of what will be projected.
         """
-        projected = self(features).flatten(0, -2)
-        std, mean = torch.std_mean(projected, dim=0, correction=0)
+        std, mean = torch.std_mean(self(features).flatten(0, -2), dim=0, correction=0)
         std = std.clamp(min=torch.finfo(std.dtype).tiny)
-        self[-1].weight.div_(std[:, None])
-        self[-1].bias.sub_(mean).div_(std)
+        last = self[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight.div_(std[:, None])
+        last.bias.sub_(mean).div_(std)
 
 
 class HawaiiObjective(nn.Module):
@@ -82,6 +85,11 @@ class HawaiiObjective(nn.Module):
             args.token_scoring and args.score_gradient != "none"
         )
 
+    def target_parameters(self) -> Iterator[nn.Parameter]:
+        """What makes the targets: all projections but the instruction's, which only weighs them."""
+        for projections in (self.token_projections, self.fine_projections, self.coarse_projection):
+            yield from projections.parameters()
+
     def forward(
         self, student: HawaiiForConditionalGeneration, teacher_features: list[torch.Tensor], batch: dict
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -120,6 +128,7 @@ class HawaiiObjective(nn.Module):
         """Lets every target begin with mean zero and variance one; `teacher_features` are those of some images."""
         matched = self._match(teacher_features)
         for projection, features in zip(self.fine_projections, matched):
+            assert isinstance(projection, Projection)
             projection.standardize(features)
         self.coarse_projection.standardize(torch.cat(matched, dim=-1))
 
@@ -143,7 +152,7 @@ class HawaiiObjective(nn.Module):
 
     def _match(self, teacher_features: list[torch.Tensor]) -> list[torch.Tensor]:
         """Each teacher's features as the student's tokens, `(I, m, C)`."""
-        dtype = self.coarse_projection[-1].weight.dtype
+        dtype = next(self.coarse_projection.parameters()).dtype
         matched = [match_grid(grid, self.grid_size, self.args.grid_matching).to(dtype) for grid in teacher_features]
         for index, projection in enumerate(self.token_projections):
             matched[index] = projection(matched[index].transpose(1, 2)).transpose(1, 2)

@@ -70,7 +70,7 @@ def build_student(
     # The parts take the places of empty ones, so that no weight exists twice.
     student.model.vision_tower = vision_tower
     student.model.language_model = language_model.base_model
-    student.lm_head = language_model.get_output_embeddings()
+    student.set_output_embeddings(language_model.get_output_embeddings())
     projector = student.model.multi_modal_projector.to_empty(device="cpu").to(dtype)
     for module in projector.modules():
         if isinstance(module, nn.Linear):

@@ -9,6 +9,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..hub_cards.folders import replace_folder, write_json
+from .arguments import HawaiiTrainingArguments
 from .checkpoints import load_checkpoint, save_objective
 from .objectives import StudentWithObjective
 from .teachers import Teacher
@@ -35,6 +36,8 @@ class HawaiiTrainer(Trainer):
             As for [`~transformers.Trainer`].
     """
 
+    args: HawaiiTrainingArguments
+
     def __init__(self, model: StudentWithObjective, teachers: list[Teacher], **kwargs):
         super().__init__(model=model, **kwargs)
         self.teachers = teachers
@@ -56,15 +59,15 @@ class HawaiiTrainer(Trainer):
         return (loss, terms) if return_outputs else loss
 
     def create_optimizer(self, model=None):
-        """Gives the objective's projections a learning rate of their own, where one is named."""
+        """Gives the projections that make the targets a learning rate of their own, where one is named."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if is_new and self.args.projection_learning_rate is not None:
             objective = self.accelerator.unwrap_model(model or self.model).objective
-            projections = {id(parameter) for parameter in objective.parameters()}
+            targets = {id(parameter) for parameter in objective.target_parameters()}
             for group in list(optimizer.param_groups):
-                chosen = [parameter for parameter in group["params"] if id(parameter) in projections]
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in projections]
+                chosen = [parameter for parameter in group["params"] if id(parameter) in targets]
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in targets]
                 if chosen:
                     rate = self.args.projection_learning_rate
                     optimizer.add_param_group({**group, "params": chosen, "lr": rate})
@@ -77,7 +80,7 @@ class HawaiiTrainer(Trainer):
             self._num_steps += 1
             num_images = torch.stack([(batch["image_index"] >= 0).sum() for batch in batches]).sum().to(device)
             if self.accelerator.num_processes > 1:
-                num_images = self.accelerator.gather(num_images).sum()
+                num_images = self.accelerator.reduce(num_images, "sum")
             for batch in batches:
                 batch["num_label_tokens"] = num_label_tokens
                 batch["num_images"] = num_images
