@@ -37,7 +37,7 @@ class Projection(nn.Sequential):
                 Some of what will be projected.
         """
         std, mean = torch.std_mean(self(features).flatten(0, -2), dim=0, correction=0)
-        std = std.clamp(min=torch.finfo(std.dtype).tiny)
+        std = std.clamp(min=1e-5)  # a channel that never varies has nothing but rounding to be made large
         last = self[-1]
         assert isinstance(last, nn.Linear)
         last.weight.div_(std[:, None])

@@ -216,6 +216,29 @@ def test_a_teachers_cell_becomes_the_token_at_its_place(batch, teachers, recorde
 
 
 @pytest.mark.parametrize("grid_matching", ["unshuffle", "interpolate", "learned"])
+def test_standardized_targets_begin_with_mean_zero_and_variance_one(batch, teachers, recorded, grid_matching):
+    module = make_module(grid_matching=grid_matching)
+    features = [teacher(batch["teacher_images"]) for teacher in teachers]
+    module.objective.standardize(features)
+    with torch.no_grad():
+        module(features, batch)
+    projected = recorded["fine_grained_loss"][0][0][1].transpose(1, 2)  # images, tokens, teachers, channels
+    summary = recorded["coarse_grained_loss"][0][0][1]
+    for targets in (projected, summary):
+        variance, mean = torch.var_mean(targets, dim=(0, 1), correction=0)
+        torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-4)
+        torch.testing.assert_close(variance, torch.ones_like(variance), rtol=1e-3, atol=0)
+
+
+def test_targets_of_experts_that_see_the_same_everywhere_stay_finite(batch, teachers):
+    module = make_module()
+    features = [torch.full_like(teacher(batch["teacher_images"]), 0.3) for teacher in teachers]
+    module.objective.standardize(features)
+    loss, _ = module(features, batch)
+    assert loss.isfinite() and loss < 100
+
+
+@pytest.mark.parametrize("grid_matching", ["unshuffle", "interpolate", "learned"])
 def test_every_grid_matching_trains(batch, run, grid_matching):
     module = make_module(grid_matching=grid_matching)
     loss, _ = run(module, batch)

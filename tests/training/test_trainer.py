@@ -189,14 +189,23 @@ def test_gradient_checkpointing_trains_to_the_same_weights(make_trainer, name):
         torch.testing.assert_close(results[1][key], value, msg=key)
 
 
-def test_the_projections_may_have_a_learning_rate_of_their_own(make_trainer):
-    module = make_module(projection_learning_rate=1e-4)
+def test_what_makes_the_targets_may_have_a_learning_rate_of_its_own(make_trainer):
+    module = make_module()
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     trainer = make_trainer(module, max_steps=1, projection_learning_rate=1e-4, learning_rate=1e-2)
     optimizer = trainer.create_optimizer()
     rates = {names[id(parameter)]: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
     assert rates.keys() == {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    assert all(rate == (1e-4 if name.startswith("objective.") else 1e-2) for name, rate in rates.items())
+    targets = ("objective.fine_projections", "objective.coarse_projection")
+    assert all(rate == (1e-4 if name.startswith(targets) else 1e-2) for name, rate in rates.items())
+
+
+def test_without_a_learning_rate_targets_stay_and_all_else_moves(make_trainer):
+    module = make_module()
+    before = values(module)
+    make_trainer(module, max_steps=2, per_device_train_batch_size=3, projection_learning_rate=0.0).train()
+    targets = ("objective.fine_projections", "objective.coarse_projection")
+    assert moved(before, values(module)) == {name for name in before if not name.startswith(targets)}
 
 
 def test_a_collapsed_target_is_warned_of_once(make_trainer, caplog):
