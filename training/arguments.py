@@ -135,6 +135,10 @@ class HawaiiTrainingArguments(TrainingArguments):
             check_choice("trainable", part, TRAINABLE_PARTS)
         # The trainer hands batches to the objective whole.
         self.remove_unused_columns = False
+        # L_gen is a mean over the label tokens of all processes.
+        self.average_tokens_across_devices = True
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor is no part of the objective (eq. 1): leave it out.")
         if self.push_to_hub or self.load_best_model_at_end:
             raise ValueError(
                 "push_to_hub and load_best_model_at_end are not for training here: publish the finished folder with "

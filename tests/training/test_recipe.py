@@ -98,6 +98,10 @@ def test_a_name_that_looks_like_a_number_stays_a_name(write, key, name):
     assert parse(write(), f"{key}={name}")[key] == name.strip("'")
 
 
+def test_tokens_are_counted_over_all_processes_whatever_a_recipe_says(write):
+    assert parse(write(), "average_tokens_across_devices=false")["average_tokens_across_devices"]
+
+
 def test_the_word_no_is_a_word(write):
     assert parse(write(), "save_strategy=no")["save_strategy"] == "no"
     assert parse(write("save_strategy: no\n" + yaml.safe_dump(RECIPE)))["save_strategy"] == "no"
@@ -189,6 +193,7 @@ def test_an_override_that_cannot_be_meant_is_named(write, override, problem):
         ("data_path=", "The recipe names no data_path"),
         ("image_folder=''", "The recipe names no image_folder"),
         ("push_to_hub=true", "push_to_hub and load_best_model_at_end are not for training here"),
+        ("label_smoothing_factor=0.1", "label_smoothing_factor is no part of the objective"),
         ("dtype=half", "dtype is 'half'; it must be one of float32, bfloat16, float16"),
         ("image_aspect_ratio=stretch", "image_aspect_ratio is 'stretch'; it must be one of pad, crop"),
     ],
