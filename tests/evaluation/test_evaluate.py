@@ -16,8 +16,6 @@ from hawaii.evaluation.evaluate import evaluate
 from hawaii.evaluation.report import report
 
 
-pytest.importorskip("lmms_eval")
-
 QUESTIONS = [
     ("what color is the shape ?", "red", "color"),
     ("what color is the circle ?", "blue", "color"),

@@ -6,16 +6,12 @@ import sys
 
 import pytest
 import torch
+from lmms_eval.api.instance import Instance
+from lmms_eval.models.registry_v2 import ModelRegistryV2
 from PIL import Image
 
-
-pytest.importorskip("lmms_eval")
-
-from lmms_eval.api.instance import Instance  # noqa: E402
-from lmms_eval.models.registry_v2 import ModelRegistryV2  # noqa: E402
-
-from hawaii.evaluation.lmms_hawaii import Hawaii, HawaiiSimple, StopStrings, generation_arguments  # noqa: E402
-from hawaii.evaluation.lmms_plugin import hawaii  # noqa: E402
+from hawaii.evaluation.lmms_hawaii import Hawaii, HawaiiSimple, StopStrings, generation_arguments
+from hawaii.evaluation.lmms_plugin import hawaii
 
 
 RED, BLUE = (Image.new("RGB", (16, 16), color) for color in ("red", "blue"))

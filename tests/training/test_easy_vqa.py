@@ -14,6 +14,7 @@ from hawaii.training.easy_vqa import (
     by_image,
     caption_rows,
     conversation_rows,
+    import_easy_vqa,
     labellings,
     prepare_easy_vqa,
     read_questions,
@@ -83,7 +84,7 @@ def prepared(package, tmp_path_factory):
 @pytest.fixture(scope="module")
 def shipped_questions():
     """The training questions of the real package."""
-    return read_questions(pytest.importorskip("easy_vqa").get_train_questions())
+    return read_questions(import_easy_vqa().get_train_questions())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -181,7 +182,7 @@ def test_shipped_captions_agree_with_every_shipped_answer(shipped_questions):
 
 
 def test_the_shipped_answers_are_the_known_words():
-    easy_vqa = pytest.importorskip("easy_vqa")
+    easy_vqa = import_easy_vqa()
     assert set(easy_vqa.get_answers()) == {*SHAPES, *COLORS, "yes", "no"}
 
 
@@ -292,8 +293,6 @@ def test_the_prompt_is_how_the_training_text_begins(prepared):
 
 
 def test_transformers_4_reads_the_tokenizer_alike(tmp_path):
-    if not PYTHON_WITH_TRANSFORMERS_4.is_file():
-        pytest.skip("the environment with transformers 4 is not there; `make test` makes it")
     tokenizer = build_tokenizer(["what color is the shape?", "blue", "is there a circle?", "no"])
     save_tokenizer(tokenizer, tmp_path)
     script = (
