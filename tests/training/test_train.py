@@ -142,23 +142,32 @@ def test_the_precision_of_a_stage_is_the_recipes(recipe, tmp_path):
         assert {tensor.dtype for tensor in tensors.values()} == {dtype}, folder
 
 
-# Runs `hawaii train` and kills the process, as the owner of the machine would, at the n-th file that is opened or
-# renamed in a folder that is being written.
+# Runs `hawaii train` again and again, each time in a process of its own that dies, as if the machine's owner killed it,
+# at the n-th file that is opened, renamed or removed in a folder that is being written. Places and numbers come line by
+# line; how the process ended goes back.
 RUN_AND_DIE = """
 import os, signal, sys
-place, number = sys.argv[1], int(sys.argv[2])
-count = 0
-
-def watch(event, arguments):
-    global count
-    if event in ("open", "os.rename") and place in str(arguments[0]):
-        count += 1
-        if count == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-sys.addaudithook(watch)
 from hawaii.__main__ import main
-sys.exit(main(["train", *sys.argv[3:]]))
+from hawaii.training.train import train
+
+def die_at(place, number):
+    count = 0
+    def watch(event, arguments):
+        nonlocal count
+        if event in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir") and place in str(arguments[0]):
+            count += 1
+            if count == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(watch)
+
+for line in sys.stdin:
+    place, number = line.rsplit(maxsplit=1)
+    process = os.fork()
+    if process == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        die_at(place, int(number))
+        os._exit(main(["train", *sys.argv[1:]]))
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
 
 
@@ -186,40 +195,39 @@ def whole_checkpoints(folder):
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_while_it_saves_ends_the_same(recipe, finished, tmp_path):
     generator = random.Random(0)
-    places = [
-        ("pretrain/incomplete/checkpoint-4", ("pretrain", ["checkpoint-2"])),
-        ("pretrain/model.incomplete", ("pretrain", ["checkpoint-2", "checkpoint-4", "checkpoint-6"])),
-        ("finetune/incomplete/checkpoint-4", ("finetune", ["checkpoint-2"])),
-        ("hub.incomplete", ("finetune", ["checkpoint-2", "checkpoint-4", "checkpoint-6"])),
-    ]
     overrides = [f"output_dir={tmp_path}"]
-    for place, (stage, checkpoints) in places:
-        number = generator.randint(1, 25)
-        died = run_elsewhere("-c", RUN_AND_DIE, f"{tmp_path}/{place}", number, recipe, *overrides)
-        assert died.returncode == -9, (place, number, died.stderr[-2000:])
+    runner = subprocess.Popen(
+        [sys.executable, "-c", RUN_AND_DIE, str(recipe), *overrides],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    whole = ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    # Where it dies, and the checkpoints that it leaves in the stage's folder.
+    places = [
+        ("pretrain/incomplete/checkpoint-2", []),
+        ("pretrain/incomplete/checkpoint-4", whole[:1]),
+        ("pretrain/incomplete/checkpoint-6", whole[:2]),
+        ("pretrain/model.incomplete", whole),
+        ("finetune/incomplete/checkpoint-2", []),
+        ("finetune/incomplete/checkpoint-4", whole[:1]),
+        ("finetune/incomplete/checkpoint-4", whole[:1]),
+        ("finetune/model.incomplete", whole),
+        ("hub.incomplete", whole),
+    ]
+    for place, checkpoints in places:
+        number = generator.randint(1, 30)
+        runner.stdin.write(f"{tmp_path}/{place} {number}\n")
+        runner.stdin.flush()
+        assert runner.stdout.readline() == "-9\n", (place, number)
+        stage = "pretrain" if "pretrain" in place else "finetune"
         assert whole_checkpoints(tmp_path / stage) == checkpoints, (place, number)
-        assert not (tmp_path / place.split(".")[0]).exists() or "checkpoint" in place
+        assert not (tmp_path / "hub").exists()
+    runner.communicate()
     train(str(recipe), overrides)
     assert_same_run(tmp_path, finished)
     assert not list(tmp_path.rglob("*incomplete*"))
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_at_any_time_ends_the_same(recipe, finished, tmp_path):
-    overrides = [f"output_dir={tmp_path}", "stages.pretrain.save_steps=1"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hawaii", "train", str(recipe), *overrides],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while not (tmp_path / "pretrain" / "checkpoint-2").is_dir() and process.poll() is None:
-        pass
-    process.kill()
-    process.wait()
-    assert "checkpoint-2" in whole_checkpoints(tmp_path / "pretrain")
-    train(str(recipe), overrides)
-    assert_same_run(tmp_path, finished)
 
 
 @pytest.mark.slow
