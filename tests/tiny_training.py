@@ -76,6 +76,10 @@ def make_record(number: int, questions: int = 1, image: bool = True) -> dict:
     return record
 
 
+# Samples of which no two are alike: an image with one question, text alone, an image with two questions.
+RAGGED = [make_record(0), make_record(1, image=False), make_record(2, questions=2)]
+
+
 def save_data(folder: Path, records: list[dict]) -> Path:
     """Writes `data.json` and, under `images`, the images that the records name."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -104,6 +108,22 @@ def count(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {**batch, "num_label_tokens": num_label_tokens, "num_images": num_images}
 
 
+def select(batch, samples):
+    """The part of a batch that a collator would have made of these samples, padded as before."""
+    names = ("input_ids", "attention_mask", "labels", "prompt_ids", "prompt_mask")
+    part = {name: batch[name][samples] for name in names}
+    images = [index for index, sample in enumerate(batch["image_index"].tolist()) if sample in samples]
+    for name in ("pixel_values", "teacher_images"):
+        part[name] = batch[name][images]
+    part["image_index"] = torch.tensor([samples.index(batch["image_index"][image]) for image in images])
+    return count(part)
+
+
+def without_labels(batch):
+    """The batch with nothing to say, so that only distillation and balance have a gradient."""
+    return {**batch, "labels": torch.full_like(batch["labels"], -100), "num_label_tokens": torch.tensor(1)}
+
+
 def make_arguments(output_dir="unused", **kwargs) -> HawaiiTrainingArguments:
     kwargs = {"use_cpu": True, "report_to": "none", **kwargs}
     return HawaiiTrainingArguments(output_dir=str(output_dir), **kwargs)
@@ -113,6 +133,18 @@ def make_module(vision: dict | None = None, text: dict | None = None, **kwargs) 
     """All that trains, with random values; arguments as for [`make_config`] and [`make_arguments`]."""
     student = make_model(vision={"num_teacher_adapters": len(TEACHER_GRIDS), **(vision or {})}, text=text)
     return StudentWithObjective(student, HawaiiObjective(make_arguments(**kwargs), student, TEACHER_GRIDS))
+
+
+def gradients(module, loss):
+    """Of every trainable parameter, by name; zeros are zeros and what is missing is `None`."""
+    module.zero_grad(set_to_none=True)
+    loss.backward()
+    return {name: parameter.grad for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def reached(gradients, part):
+    """Names of the parameters, among those whose name holds `part`, that have a gradient other than zero."""
+    return {name for name, gradient in gradients.items() if part in name and gradient is not None and gradient.any()}
 
 
 def save_tokenizer(folder: Path) -> Path:
