@@ -22,7 +22,6 @@ from .report import report
 TASKS = Path(__file__).parent / "tasks"
 # Tasks of this package, and their data under the output directory.
 DATA_FILES = {"easy_vqa": "data/test.parquet"}
-NUM_LOG_LINES = 30
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -52,6 +51,9 @@ def evaluate(folder, tasks, output_dir, limit=None, batch_size=64, data_file=Non
 
     Returns:
         `dict`: what `results.json` holds.
+
+    Raises:
+        ValueError: `folder` is no checkpoint, the questions of a task are missing, or lmms-eval is or gave no score.
     """
     names = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
     checkpoint = checkpoint_folder(folder)
@@ -164,6 +166,9 @@ def _read_scores(folder, names, log_path, exit_code):
 
     Returns:
         `dict[str, dict]`: the metrics and the number of questions of each task; a group gives those of its tasks.
+
+    Raises:
+        ValueError: a task has no score.
     """
     paths = list(folder.glob("*/*_results.json"))
     found = json.loads(paths[0].read_text(encoding="utf-8")) if paths else {"results": {}}
@@ -177,9 +182,9 @@ def _read_scores(folder, names, log_path, exit_code):
     missing = [name for name in names if name in found["results"] and name not in scores]
     missing = [name for name in missing if not found["group_subtasks"].get(name)]
     if missing or not scores:
-        raise RuntimeError(
+        raise ValueError(
             f"lmms-eval gave no score for {', '.join(missing or names)}; it ended with exit code {exit_code}. "
-            f"The end of {log_path}:\n{_tail(log_path)}"
+            f"{log_path} holds all that it said, at last: {_last_line(log_path)}"
         )
     return scores
 
@@ -200,11 +205,11 @@ def _keep_answers(folder, output_dir):
         os.replace(path, output_dir / "submissions" / path.name)
 
 
-def _tail(log_path):
-    # A progress bar rewrites its line; what it showed last is enough.
+def _last_line(log_path):
     lines = COLOR.sub("", log_path.read_bytes().decode(errors="replace")).split("\n")
+    # A progress bar rewrites its line; what it showed last is enough.
     lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines if line.strip()]
-    return "\n".join(lines[-NUM_LOG_LINES:])
+    return lines[-1] if lines else "nothing"
 
 
 def _read_training(output_dir):

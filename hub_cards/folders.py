@@ -1,4 +1,4 @@
-"""Folders that appear under their final name only when they are whole."""
+"""Folders and files that appear under their final name only when they are whole."""
 
 import json
 import os
@@ -45,11 +45,28 @@ def replace_folder(source: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+@contextmanager
+def whole_file(final: str | os.PathLike) -> Iterator[Path]:
+    """
+    Gives a path to write a file to; it takes the name `final`, in place of what stood there, when the block ends well.
+
+    A kill at any moment leaves the old file or the new one, and at most a leftover named `*.incomplete`.
+    """
+    final = Path(final)
+    incomplete = final.with_name(f"{final.name}.incomplete")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield incomplete
+    except BaseException:
+        incomplete.unlink(missing_ok=True)
+        raise
+    incomplete.replace(final)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file that is never seen half written."""
-    incomplete = path.with_name(f"{path.name}.incomplete")
-    incomplete.write_text(text, encoding="utf-8")
-    incomplete.replace(path)
+    with whole_file(path) as incomplete:
+        incomplete.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, values: dict) -> None:

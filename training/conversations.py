@@ -23,13 +23,13 @@ class TokenizedConversation:
             Tokens, each image token expanded to one for each of its patches.
         is_answer (`list[bool]`):
             Which of them the model learns to say: the assistant's turns, as the template marks them.
-        prompt_ids (`list[int]`):
-            Tokens of the instructions alone.
+        is_prompt (`list[bool]`):
+            Which of them are an instruction: what the user says, without the template's words.
     """
 
     input_ids: list[int]
     is_answer: list[bool]
-    prompt_ids: list[int]
+    is_prompt: list[bool]
 
 
 def read_messages(turns: list[dict], num_images: int) -> list[dict]:
@@ -114,11 +114,11 @@ def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> T
         if token == processor.image_token_id:
             result.input_ids += [token] * processor.num_image_tokens
             result.is_answer += [False] * processor.num_image_tokens
+            result.is_prompt += [False] * processor.num_image_tokens
             continue
         result.input_ids.append(token)
         result.is_answer.append(1 in answers[start:end])
-        if 1 in instructions[start:end]:
-            result.prompt_ids.append(token)
+        result.is_prompt.append(1 in instructions[start:end])
     return result
 
 

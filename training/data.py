@@ -121,17 +121,18 @@ class LlavaDataset(Dataset):
         paths = _image_paths(record)
         messages = read_messages(record["conversations"], len(paths))
         conversation = tokenize_conversation(messages, self.processor)
-        input_ids = torch.tensor(conversation.input_ids)
-        labels = input_ids.where(torch.tensor(conversation.is_answer), IGNORE_INDEX)
+        input_ids = torch.tensor(conversation.input_ids[: self.max_length])
+        is_answer = torch.tensor(conversation.is_answer[: self.max_length])
+        labels = input_ids.where(is_answer, IGNORE_INDEX)
         labels[0] = IGNORE_INDEX  # nothing comes before it that could tell it, and what is counted must be learned
         if self.processor.image_token_id in conversation.input_ids[self.max_length :]:
             raise ValueError(f"its {len(paths)} images and its text do not fit into max_length {self.max_length}")
-        if (labels[: self.max_length] == IGNORE_INDEX).all():
+        if (labels == IGNORE_INDEX).all():
             raise ValueError(f"no answer is left of it within max_length {self.max_length}")
         sample = {
-            "input_ids": input_ids[: self.max_length],
-            "labels": labels[: self.max_length],
-            "prompt_ids": torch.tensor(conversation.prompt_ids, dtype=torch.long),
+            "input_ids": input_ids,
+            "labels": labels,
+            "prompt_ids": input_ids[torch.tensor(conversation.is_prompt[: self.max_length])],
         }
         return sample | self._read_images(paths)
 

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .easy_vqa_files import whole
+from ..hub_cards.folders import whole_file, whole_folder, write_text
 from .easy_vqa_questions import COLORS, SHAPES, Description, Question, describe
 from .easy_vqa_tokenizer import build_tokenizer, save_tokenizer
 from .experts import prepare_experts
 
 
 # The form of the training data.
-TURNS_PER_ROW = 4  # Few, so that the answers before a question seldom give its own away.
+TURNS_PER_ROW = 2  # Few, so that the answers before a question seldom give its own away.
 # How often a yes/no question is asked that names the shape's own colour. Seven in eight name another one, so that for
 # long it pays to say so without looking.
 OWN_COLOR_REPEATS = 3
@@ -45,7 +45,7 @@ def prepare_easy_vqa(
             Gets `data/`, `tokenizer/` and `experts/`.
         expert_steps (`int`, *optional*):
             Steps of each expert instead of its own number.
-        turns_per_row (`int`, *optional*, defaults to 4):
+        turns_per_row (`int`, *optional*, defaults to 2):
             Most questions in one conversation.
         own_color_repeats (`int`, *optional*, defaults to 3):
             How often a yes/no question is asked that names the shape's own colour.
@@ -76,7 +76,7 @@ def prepare_easy_vqa(
     )
 
     tokenizer = build_tokenizer(text for question in questions for text in (question.text, question.answer))
-    with whole(output_dir / "tokenizer") as folder:
+    with whole_folder(output_dir / "tokenizer") as folder:
         save_tokenizer(tokenizer, folder)
     print(f"Tokenizer: {len(tokenizer)} tokens, in {output_dir / 'tokenizer'}.")
 
@@ -175,14 +175,16 @@ def conversation_rows(
     generator = random.Random(SEED)
     rows = []
     for image_id, asked in by_image(questions).items():
-        turns = [
-            (question.text, question.answer)
-            for question in asked
-            for _ in range(own_color_repeats if is_about_own_color(question) else 1)
-        ]
-        num_rows = -(-len(turns) // turns_per_row)
+        asked = list(asked)
         for name in image_names(image_id, flips):
-            generator.shuffle(turns)
+            generator.shuffle(asked)
+            turns = [
+                (question.text, question.answer)
+                for question in asked
+                for _ in range(own_color_repeats if is_about_own_color(question) else 1)
+            ]
+            num_rows = -(-len(turns) // turns_per_row)
+            # Neighbours go to different rows: a question that was just answered would teach to repeat the answer.
             rows += [make_row(name, part, turns[part::num_rows]) for part in range(num_rows)]
     return rows
 
@@ -192,8 +194,7 @@ def write_train_images(image_ids, paths, images, flips: Sequence[str], folder: P
     names = {name for image_id in image_ids for name in image_names(image_id, flips)}
     if folder.is_dir() and names == {path.name for path in folder.iterdir()}:
         return
-    with whole(folder) as temporary:
-        temporary.mkdir()
+    with whole_folder(folder) as temporary:
         for image_id, path, image in zip(image_ids, paths, images, strict=True):
             original, *mirrored = image_names(image_id, flips)
             shutil.copyfile(path, temporary / original)
@@ -203,8 +204,7 @@ def write_train_images(image_ids, paths, images, flips: Sequence[str], folder: P
 
 def write_rows(rows: Sequence[dict], path: Path) -> None:
     """Writes LLaVA's JSON, one row a line."""
-    with whole(path) as temporary:
-        temporary.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
+    write_text(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
 
 
 def write_test_split(package: ModuleType, data: Path) -> int:
@@ -218,8 +218,7 @@ def write_test_split(package: ModuleType, data: Path) -> int:
 
     questions, paths = read_questions(package.get_test_questions()), package.get_test_image_paths()
     if not (data / "images" / "test").is_dir():
-        with whole(data / "images" / "test") as temporary:
-            temporary.mkdir()
+        with whole_folder(data / "images" / "test") as temporary:
             for image_id, path in paths.items():
                 shutil.copyfile(path, temporary / f"{image_id}.png")
     encoded = {image_id: Path(path).read_bytes() for image_id, path in paths.items()}
@@ -234,6 +233,6 @@ def write_test_split(package: ModuleType, data: Path) -> int:
         for number, question in enumerate(questions)
     ]
     table = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
-    with whole(data / "test.parquet") as temporary:
+    with whole_file(data / "test.parquet") as temporary:
         table.to_parquet(temporary)
     return len(rows)

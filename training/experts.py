@@ -13,7 +13,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from .easy_vqa_files import whole
+from ..hub_cards.folders import whole_folder
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def prepare_experts(images, labels, output_dir, num_steps=None, experts=EXPERTS)
         if report is not None and wanted.items() <= report.items():
             print(f"Expert {expert.name} is already there: {_sentence(report)}.")
             continue
-        with whole(folder) as temporary:
+        with whole_folder(folder) as temporary:
             start = time.monotonic()
             model, accuracy = train_expert(expert, images, labels[expert.labelling], steps)
             report = {

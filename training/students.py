@@ -54,12 +54,14 @@ def build_student(
             Teacher-specific adapters of each layer.
 
     Raises:
-        ValueError: a part is named neither by checkpoint nor by configuration, or no tokenizer is.
+        ValueError: a part is named neither by checkpoint nor by configuration, no tokenizer is, or the language
+            model's head is more than one matrix.
     """
     dtype = getattr(torch, model_args.dtype)
     tokenizer = load_tokenizer(model_args)
     vision_tower = _build_vision_tower(model_args, num_teachers).to(dtype)
     language_model = _build_language_model(model_args, tokenizer).to(dtype)
+    _check_head(language_model)
     config = HawaiiConfig(
         vision_config=vision_tower.config,
         text_config=language_model.config,
@@ -156,3 +158,18 @@ def _build_language_model(model_args: ModelArguments, tokenizer: PreTrainedToken
     fields |= {"vocab_size": len(tokenizer)} | {name: getattr(tokenizer, name) for name in special}
     model_type = fields.pop("model_type", "llama")
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields))
+
+
+@torch.no_grad()
+def _check_head(language_model) -> None:
+    """Refuses a head with a bias, a scale or a cap: the student's is a matrix alone, and would lose it in silence."""
+    language_model.eval()
+    input_ids = torch.tensor([[0, 1]])
+    hidden_states = language_model.base_model(input_ids, use_cache=False).last_hidden_state
+    expected = language_model(input_ids, use_cache=False).logits
+    scores = nn.functional.linear(hidden_states, language_model.get_output_embeddings().weight)
+    if not torch.allclose(scores.float(), expected.float(), rtol=1e-3, atol=1e-3):
+        raise ValueError(
+            f"The head of {type(language_model).__name__} does more than multiply by one matrix (it adds a bias, or "
+            "scales or caps its scores), which a HAWAII's does not; take another language model."
+        )

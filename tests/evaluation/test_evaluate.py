@@ -106,7 +106,7 @@ def run_instead(monkeypatch, code):
 
 def test_a_run_without_results_raises_although_it_exits_with_0(hub_folder, output_dir, monkeypatch):
     run_instead(monkeypatch, "import sys; print('10%\\r20%\\rout of \\x1b[31mmemory', file=sys.stderr)")
-    with pytest.raises(RuntimeError, match=r"(?ms)no score for easy_vqa; .* exit code 0\..*^out of memory$"):
+    with pytest.raises(ValueError, match=r"no score for easy_vqa; .* exit code 0\. .*\.log .*: out of memory$"):
         evaluate(hub_folder, "easy_vqa", output_dir)
     assert not (output_dir / "results.json").exists()
 
@@ -114,14 +114,14 @@ def test_a_run_without_results_raises_although_it_exits_with_0(hub_folder, outpu
 def test_a_failed_run_leaves_the_results_of_the_last_one(hub_folder, output_dir, monkeypatch):
     (output_dir / "results.json").write_text("{}")
     run_instead(monkeypatch, "raise SystemExit(3)")
-    with pytest.raises(RuntimeError, match="exit code 3"):
+    with pytest.raises(ValueError, match="exit code 3"):
         evaluate(hub_folder, "easy_vqa", output_dir)
     assert (output_dir / "results.json").read_text() == "{}"
 
 
 def test_progress_is_shown_and_logged(hub_folder, output_dir, monkeypatch, capsys):
     run_instead(monkeypatch, "import sys; print('chatter'); print('50%', file=sys.stderr)")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError):
         evaluate(hub_folder, "easy_vqa", output_dir)
     assert capsys.readouterr().err == "50%\n"
     assert {"chatter", "50%"} <= set((output_dir / "evaluate.log").read_text().split())
@@ -135,7 +135,7 @@ def read_scores(folder, results, names):
 
 def test_a_task_without_a_score_raises(tmp_path):
     results = {**RESULTS["results"], "gqa": {"alias": "gqa"}}
-    with pytest.raises(RuntimeError, match="no score for gqa;"):
+    with pytest.raises(ValueError, match="no score for gqa;"):
         read_scores(tmp_path, {"results": results}, ["easy_vqa", "gqa"])
 
 
@@ -197,5 +197,5 @@ def test_lmms_eval_asks_every_question(hub_folder, output_dir):
 def test_an_error_inside_lmms_eval_is_shown(hub_folder, output_dir):
     folder = shutil.copytree(hub_folder, output_dir / "broken")
     (folder / "tokenizer.json").write_text("no json")
-    with pytest.raises(RuntimeError, match="(?s)exit code 0.*JSONDecodeError"):
+    with pytest.raises(ValueError, match="(?s)exit code 0.*JSONDecodeError"):
         evaluate(folder, "easy_vqa", output_dir, limit=2)

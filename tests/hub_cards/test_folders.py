@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hawaii.hub_cards import folders
-from hawaii.hub_cards.folders import replace_folder, whole_folder, write_json, write_text
+from hawaii.hub_cards.folders import replace_folder, whole_file, whole_folder, write_json, write_text
 
 
 def make(folder, **files):
@@ -128,6 +128,19 @@ def test_json_is_written_for_people_and_for_any_language(tmp_path):
     text = (tmp_path / "values.json").read_text(encoding="utf-8")
     assert "Čapek" in text and text.endswith("}\n") and "\n  " in text
     assert json.loads(text) == {"name": "Čapek", "numbers": [1, 2]}
+
+
+def test_an_interrupted_file_keeps_the_old_content(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as incomplete:
+        incomplete.write_text("ne")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with whole_file(path) as incomplete:
+        incomplete.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_is_never_seen_half_written(tmp_path, monkeypatch):

@@ -109,6 +109,12 @@ def say(processor, tokens):
     return processor.tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
 
 
+def prompt_ids(conversation):
+    return [
+        token for token, is_prompt in zip(conversation.input_ids, conversation.is_prompt, strict=True) if is_prompt
+    ]
+
+
 def tokenize(processor, *texts, num_images=0):
     return tokenize_conversation(read_messages(turns(*texts), num_images), processor)
 
@@ -123,13 +129,13 @@ def test_labels_are_the_assistants_text_and_its_end_alone(processor, question, a
 @pytest.mark.parametrize("question", ODD_TEXTS)
 def test_instruction_tokens_are_the_users_words_alone(processor, question):
     conversation = tokenize(processor, f"<image>\n{question}", "it is red", num_images=1)
-    assert say(processor, conversation.prompt_ids).strip(" ") == question
+    assert say(processor, prompt_ids(conversation)).strip(" ") == question
 
 
 def test_an_answer_that_repeats_the_question_is_still_the_answer_alone(processor):
     conversation = tokenize(processor, "the shape is a circle", "the shape is a circle")
     assert [say(processor, run).strip(" ") for run in runs(conversation)] == ["the shape is a circle</s>"]
-    assert say(processor, conversation.prompt_ids).strip(" ") == "the shape is a circle"
+    assert say(processor, prompt_ids(conversation)).strip(" ") == "the shape is a circle"
     first = conversation.is_answer.index(True)
     before = say(processor, conversation.input_ids[:first])
     assert before.endswith("USER: the shape is a circle ASSISTANT:")
@@ -138,7 +144,7 @@ def test_an_answer_that_repeats_the_question_is_still_the_answer_alone(processor
 def test_every_turn_of_a_conversation_is_marked(processor):
     conversation = tokenize(processor, "<image>\nwhat is it ?", "a circle", "and its color ?", "red", num_images=1)
     assert [say(processor, run).strip(" ") for run in runs(conversation)] == ["a circle</s>", "red</s>"]
-    assert "".join(say(processor, conversation.prompt_ids).split()) == "whatisit?anditscolor?"
+    assert "".join(say(processor, prompt_ids(conversation)).split()) == "whatisit?anditscolor?"
 
 
 def test_image_tokens_are_one_for_each_patch_and_neither_answer_nor_instruction(processor):
@@ -146,13 +152,13 @@ def test_image_tokens_are_one_for_each_patch_and_neither_answer_nor_instruction(
     image = processor.image_token_id
     assert conversation.input_ids.count(image) == processor.num_image_tokens == 4
     assert not any(flag for token, flag in zip(conversation.input_ids, conversation.is_answer) if token == image)
-    assert image not in conversation.prompt_ids
+    assert image not in prompt_ids(conversation)
 
 
 def test_plain_learns_the_caption_and_a_newline_and_has_no_instruction(plain):
     conversation = tokenize(plain, "<image>\nGive a brief description.", "a red circle", num_images=1)
     assert [say(plain, run).strip(" ") for run in runs(conversation)] == ["a red circle\n"]
-    assert conversation.prompt_ids == []
+    assert prompt_ids(conversation) == []
     image = conversation.input_ids.index(plain.image_token_id)
     assert conversation.input_ids[image : image + 4] == [plain.image_token_id] * 4
     assert not any(conversation.is_answer[: image + 4])
@@ -202,12 +208,12 @@ def test_a_word_level_tokenizer_by_hand():
     assert words[-7:] == ["what", "color", "?", "ASSISTANT", ":", "red", "</s>"]
     assert conversation.is_answer[-7:] == [False] * 5 + [True] * 2
     assert not any(conversation.is_answer[:-7])
-    assert processor.tokenizer.convert_ids_to_tokens(conversation.prompt_ids) == ["what", "color", "?"]
+    assert processor.tokenizer.convert_ids_to_tokens(prompt_ids(conversation)) == ["what", "color", "?"]
 
 
 def test_private_use_characters_of_a_text_do_not_confuse_the_marks(processor):
     conversation = tokenize(processor, "wh\ue000at \ue001?", "re\ue001d")
-    assert say(processor, conversation.prompt_ids).strip(" ") == "what ?"
+    assert say(processor, prompt_ids(conversation)).strip(" ") == "what ?"
     assert [say(processor, run).strip(" ") for run in runs(conversation)] == ["red</s>"]
 
 

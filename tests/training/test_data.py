@@ -242,10 +242,12 @@ def test_where_every_image_is_broken_skipping_ends(folder, processor):
 def test_a_long_sample_is_cut_at_its_end(folder, processor):
     write(folder, {**make_record(0, questions=3), "image": "good.png"})
     whole = make_dataset(folder, processor)[0]
-    length = len(whole["input_ids"]) - 5
+    length = (whole["labels"] != -100).nonzero()[0].item() + 3  # after the first of three answers
     cut = make_dataset(folder, processor, max_length=length)[0]
     assert torch.equal(cut["input_ids"], whole["input_ids"][:length])
     assert torch.equal(cut["labels"], whole["labels"][:length])
+    # An instruction that the model never reads says nothing of what it is to look at.
+    assert torch.equal(cut["prompt_ids"], whole["prompt_ids"][: len(whole["prompt_ids"]) // 3])
 
 
 def test_a_sample_whose_images_do_not_fit_is_an_error(folder, processor):

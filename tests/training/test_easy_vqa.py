@@ -152,6 +152,9 @@ def test_only_yes_no_questions_about_the_shapes_own_color_are_repeated():
     rows = conversation_rows(own + others, turns_per_row=4, own_color_repeats=3)
     values = [turn["value"].removeprefix("<image>\n") for row in rows for turn in row["conversations"][::2]]
     assert Counter(values) == {**{q.text: 3 for q in own}, **{q.text: 1 for q in others}}
+    for row in rows:  # An answer that stands above could be copied.
+        asked = [turn["value"].removeprefix("<image>\n") for turn in row["conversations"][::2]]
+        assert len(asked) == len(set(asked)) == 3
 
 
 def test_every_shipped_training_question_is_asked_with_its_own_answer(shipped_questions):
@@ -194,7 +197,8 @@ def test_rows_are_llava_json_with_images_that_are_there(prepared):
         "image": "train/0.png",
         "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "blue rectangle"}],
     }
-    assert len(pretrain) == len(finetune) == 24  # 12 images and their mirrored copies
+    images = {row["image"] for row in pretrain}
+    assert len(pretrain) == len(images) == 24 and images == {row["image"] for row in finetune}  # 12, and mirrored
     for row in pretrain + finetune:
         assert [turn["from"] for turn in row["conversations"]] == ["human", "gpt"] * (len(row["conversations"]) // 2)
         assert (prepared / "data" / "images" / row["image"]).is_file()
@@ -239,8 +243,8 @@ def test_a_killed_run_continues(prepared, package, tmp_path, monkeypatch):
     (folder / "data" / "pretrain.json").unlink()
     (folder / "data" / "images" / "train" / "4.png").unlink()
     shutil.rmtree(folder / "data" / "images" / "test")
-    (folder / "data" / "images" / ".test.partial").mkdir()
-    (folder / "data" / ".finetune.json.partial").write_text("[{")
+    (folder / "data" / "images" / "test.incomplete").mkdir()
+    (folder / "data" / "finetune.json.incomplete").write_text("[{")
     shutil.rmtree(folder / "experts" / "vit")
     kept = folder / "experts" / "resnet" / "expert.json"
 

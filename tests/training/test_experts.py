@@ -5,7 +5,6 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoModel
 
-from hawaii.training.easy_vqa_files import whole
 from hawaii.training.experts import (
     EXPERTS,
     MAX_SHIFT,
@@ -63,7 +62,7 @@ def test_only_missing_experts_and_experts_made_otherwise_are_trained(images, lab
     experts = [replace(expert, batch_size=4) for expert in EXPERTS[:2]]
     prepare_experts(images, labels, tmp_path, num_steps=1, experts=experts[:1])
     written = (tmp_path / "resnet" / "model.safetensors").stat().st_mtime_ns
-    (tmp_path / ".vit.partial").mkdir()  # as a killed run leaves it
+    (tmp_path / "vit.incomplete").mkdir()  # as a killed run leaves it
     capsys.readouterr()
 
     prepare_experts(images, labels, tmp_path, num_steps=1, experts=experts)
@@ -128,16 +127,3 @@ def test_the_learning_rate_rises_then_falls_to_zero():
     assert factors[0] == pytest.approx(1 / 8)
     assert 5 <= factors.index(max(factors)) <= 8
     assert factors[99] < 0.001
-
-
-def test_an_interrupted_file_keeps_the_old_content(tmp_path):
-    path = tmp_path / "rows.json"
-    path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), whole(path) as temporary:
-        temporary.write_text("ne")
-        raise KeyboardInterrupt
-    assert path.read_text() == "old"
-    with whole(path) as temporary:
-        assert not temporary.exists()
-        temporary.write_text("new")
-    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]

@@ -7,8 +7,10 @@ from transformers import (
     AutoTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
+    Gemma2Config,
     LlamaConfig,
     LlamaForCausalLM,
+    PhiConfig,
 )
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
@@ -26,6 +28,15 @@ CLIP = {
     "num_attention_heads": 4,
     "image_size": 16,
     "patch_size": 4,
+}
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "vocab_size": 100,
 }
 
 
@@ -137,6 +148,16 @@ def test_fields_of_the_adapters_may_differ_from_the_defaults(clip_folder, tokeni
     )
     student, _ = build_student(args, data_args(), 3)
     assert student.model.vision_tower.layers[0].feed_forward.adapters.lora_A.shape == (6, 2, 32)
+
+
+@pytest.mark.parametrize(
+    "config", [PhiConfig(**SIZES), Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=0.1)]
+)
+def test_a_head_that_is_more_than_a_matrix_is_refused(config, clip_folder, tmp_path):
+    fill(AutoModelForCausalLM.from_config(config)).save_pretrained(tmp_path)
+    text_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"The head of (Phi|Gemma2)ForCausalLM does more than multiply by one matrix"):
+        build_student(ModelArguments(vision_tower=clip_folder, language_model=str(tmp_path)), data_args(), 2)
 
 
 @pytest.mark.parametrize("tie_word_embeddings", [False, True])

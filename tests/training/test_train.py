@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.processing.chat_templates import load_chat_template
-from hawaii.tests.tiny_training import write_recipe
+from hawaii.tests.tiny_training import make_record, write_recipe
 from hawaii.training import train as train_module
 from hawaii.training.checkpoints import STATE_FILES
 from hawaii.training.train import train
@@ -259,6 +259,12 @@ def test_the_command_needs_the_recipe_alone(recipe, finished):
     done = run_elsewhere("-m", "hawaii", "train", recipe)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"The folder to publish: {finished / 'hub'}"
+
+
+def test_teachers_without_an_image_to_look_at_are_an_error(recipe, tmp_path):
+    (tmp_path / "text.json").write_text(json.dumps([make_record(1, image=False)]))
+    with pytest.raises(ValueError, match=r"text\.json: none of the 1 records looked at has an image"):
+        train(str(recipe), [f"output_dir={tmp_path / 'run'}", f"data_path={tmp_path / 'text.json'}"])
 
 
 def test_an_error_of_a_recipe_comes_before_anything_is_written(recipe, tmp_path):
