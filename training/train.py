@@ -114,8 +114,8 @@ def see_some(dataset: LlavaDataset, teachers: list[Teacher], device: torch.devic
     images = [sample["teacher_images"] for sample in samples if "teacher_images" in sample]
     if not images:
         raise ValueError(
-            f"{dataset.data_path}: none of the {len(samples)} records looked at has an image, but teachers need images "
-            "to begin with; name a data_path with images for the first stage."
+            f"{dataset.data_path}: none of the {len(samples)} records looked at has an image, but teachers need "
+            "images to begin with; name a data_path with images for the first stage."
         )
     chunks = torch.cat(images).to(device).split(NUM_SEEN_AT_ONCE)
     return [torch.cat([teacher(chunk).cpu() for chunk in chunks]) for teacher in teachers]
