@@ -6,6 +6,7 @@ Each handler imports what it runs, so that `--help` answers at once.
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -132,14 +133,14 @@ def evaluate_folder(**options) -> None:
 def add_chat(commands) -> None:
     parser = add_command(commands, "chat", ask, "answer one question about one image")
     parser.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
-    parser.add_argument("--image", required=True, metavar="PATH", help="the image")
+    parser.add_argument("--image", required=True, metavar="IMAGE", help="path or address of the image")
     parser.add_argument("--question", required=True, metavar="TEXT", help="the question")
 
 
 def ask(**options) -> None:
-    from .evaluation.chat import chat
+    from .evaluation.chat import answer
 
-    chat(**options)
+    print(answer(**options))
 
 
 def add_publish(commands) -> None:
@@ -157,17 +158,19 @@ def publish_folder(**options) -> None:
 
 def is_user_error(error: Exception) -> bool:
     """
-    Whether the user can mend this: a file that is not there, or a ValueError that this package raised.
+    Whether the user can mend this: a file, a disk or a checkpoint that is not as it must be (an OSError), or a
+    ValueError that this package raised, also from a published folder's copy of its code.
 
     A ValueError from inside a library is a bug until shown otherwise, and a bug needs its traceback.
     """
-    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+    if isinstance(error, OSError):
         return True
     raised = error.__traceback__
     while raised is not None and raised.tb_next is not None:
         raised = raised.tb_next
-    is_ours = raised is not None and raised.tb_frame.f_globals["__name__"].partition(".")[0] == __package__
-    return is_ours and isinstance(error, ValueError)
+    module = raised.tb_frame.f_globals["__name__"] if raised is not None else ""
+    is_ours = module.startswith(f"{__package__}.") or re.fullmatch(r"transformers_modules\..*_hawaii", module)
+    return bool(is_ours) and isinstance(error, ValueError)
 
 
 def sentence(error: Exception) -> str:

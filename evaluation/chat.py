@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+from PIL import UnidentifiedImageError
+
 from .checkpoint import checkpoint_folder
 
 
-def answer(folder, image, question, max_new_tokens=256):
+def answer(folder: str, image: str, question: str, max_new_tokens: int = 256) -> str:
     """
+    Answers greedily.
+
     Args:
         folder (`str`):
             A folder on this machine or a name on the Hub.
@@ -17,28 +21,32 @@ def answer(folder, image, question, max_new_tokens=256):
         max_new_tokens (`int`, *optional*, defaults to 256):
             Longest answer.
 
-    Returns:
-        `str`: the model's greedy answer.
+    Raises:
+        ValueError: `folder` is no checkpoint, or `image` is no image.
     """
-    folder = checkpoint_folder(folder)
-    if not str(image).startswith(("http://", "https://")) and not Path(image).is_file():
-        raise ValueError(f"There is no image {image}; --image takes the path of a picture.")
+    path = checkpoint_folder(folder)
+    if not image.startswith(("http://", "https://")) and not Path(image).is_file():
+        raise ValueError(f"There is no image {image}; --image takes the path or the address of a picture.")
 
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.image_utils import load_image
 
+    try:
+        picture = load_image(image)
+    except UnidentifiedImageError:
+        raise ValueError(f"{image} is no image that Pillow can read; --image takes a PNG or JPEG, say.") from None
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", trust_remote_code=True).to(device).eval()
-    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-    text = processor.apply_chat_template(messages, add_generation_prompt=True)
-    inputs = processor(images=[load_image(str(image))], text=[text], return_tensors="pt").to(device, model.dtype)
+    model = AutoModelForImageTextToText.from_pretrained(path, dtype="auto", trust_remote_code=True).to(device).eval()
+    processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    ).to(device, model.dtype)
     # transformers declares its models too narrowly to be bound to its own generate.
     tokens = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)  # pyright: ignore[reportAttributeAccessIssue]
-    return processor.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
-
-
-def chat(folder, image, question, max_new_tokens=256):
-    """Prints the answer to one question about one image; see [`answer`]."""
-    print(answer(folder, image, question, max_new_tokens))
+    return processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()

@@ -10,9 +10,10 @@ from pathlib import Path
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+AUTO_CLASS = "AutoModelForImageTextToText"
 
 
-def checkpoint_folder(name):
+def checkpoint_folder(name: str | Path) -> Path:
     """
     Finds a checkpoint, and says what is wrong before anything slow begins.
 
@@ -21,47 +22,64 @@ def checkpoint_folder(name):
             A folder on this machine, or a name on the Hub, which is downloaded.
 
     Returns:
-        `Path`: a folder that holds a configuration and weights.
+        `Path`: a folder that holds weights and the configuration of a model that answers about images.
+
+    Raises:
+        ValueError: there is no such folder, or it holds something else.
     """
     folder = Path(name)
     if not folder.exists() and HUB_NAME.fullmatch(str(name)):
-        return _download(str(name))
+        folder = _download(str(name))
     if not folder.is_dir():
         raise ValueError(f"{name} is not a checkpoint: there is no such folder. {_way_out(folder)}")
     if not (folder / "config.json").is_file():
         raise ValueError(f"{name} is not a checkpoint: it holds no config.json. {_way_out(folder)}")
     if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
         raise ValueError(f"{name} is not a checkpoint: it holds no {WEIGHTS}. {_way_out(folder)}")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if AUTO_CLASS not in config.get("auto_map", {}) and not _is_known(config.get("model_type")):
+        raise ValueError(
+            f"{name} holds a {config.get('model_type')}, which {AUTO_CLASS} does not load: it answers no questions "
+            f"about images. {_way_out(folder)}"
+        )
     return folder
 
 
-def _way_out(folder):
-    published = folder / "hub"
-    if (published / "config.json").is_file():
-        return f"Did you mean {published}?"
-    return "Training leaves one in OUTPUT_DIR/hub."
-
-
-def _download(name):
+def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
         return Path(snapshot_download(name))
-    except Exception as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise ValueError(
             f"{name} is not a checkpoint: there is no such folder, and the Hub gives no model of that name "
             "(misspelled, private, or not reached)."
         ) from error
 
 
-def count_parameters(folder):
+def _is_known(model_type: str | None) -> bool:
+    """Whether transformers itself has such a model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    return model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+def _way_out(folder: Path) -> str:
+    published = folder / "hub"
+    if (published / "config.json").is_file():
+        return f"Did you mean {published}?"
+    return "Training leaves one in OUTPUT_DIR/hub."
+
+
+def count_parameters(folder: str | Path) -> int:
     """The number of weights in a folder's safetensors files, read from their headers; tied weights count once."""
     index = Path(folder) / INDEX
     names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {WEIGHTS}
     return sum(prod(shape) for name in names for shape in _shapes(Path(folder) / name))
 
 
-def _shapes(path):
+def _shapes(path: Path) -> list[list[int]]:
     # The format: eight bytes of length, little endian, then that much JSON, then the weights.
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))

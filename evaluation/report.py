@@ -1,6 +1,8 @@
 """What an evaluation prints: its scores, where things are, how to ask the model a question."""
 
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -10,8 +12,10 @@ QUESTIONS = {"easy_vqa": "what color is the shape?"}
 QUESTION = "What is in this image?"
 
 
-def report(results, output_dir):
+def report(results: dict, output_dir: Path) -> str:
     """
+    What a user wants to see at the end.
+
     Args:
         results (`dict`):
             What `results.json` holds.
@@ -29,11 +33,11 @@ def report(results, output_dir):
     question = next((QUESTIONS[task] for task in results["tasks"] if task in QUESTIONS), QUESTION)
     lines = ["", *(f"{name:<{width}}{value}" for name, value in rows), ""]
     lines.append("To ask it about an image of yours:")
-    lines.append(f'  {_program()} chat {results["folder"]} --image your.png --question "{question}"')
+    lines.append(f'  {_program()} chat {shlex.quote(results["folder"])} --image your.png --question "{question}"')
     return "\n".join(lines)
 
 
-def _score_rows(task, scores):
+def _score_rows(task: str, scores: dict) -> Iterator[tuple[str, str]]:
     yield task, f"{scores['num_questions']:,} questions" if "num_questions" in scores else ""
     for metric, value in scores.items():
         if isinstance(value, dict):
@@ -42,17 +46,18 @@ def _score_rows(task, scores):
             yield f"  {metric}", _number(value)
 
 
-def _number(value):
+def _number(value) -> str:
     return f"{value:.4f}" if isinstance(value, int | float) else str(value)
 
 
-def _duration(seconds):
-    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.0f} s"
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-def _program():
+def _program() -> str:
     """The `hawaii` of the running environment, as a user would type it here."""
     program = Path(sys.executable).with_name("hawaii")
     if not program.is_file():
-        return f"{sys.executable} -m hawaii"
-    return str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program)
+        return f"{shlex.quote(sys.executable)} -m hawaii"
+    return shlex.quote(str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program))

@@ -74,7 +74,7 @@ def test_an_option_that_is_not_given_is_left_to_the_function(monkeypatch):
             "evaluate",
             "evaluate hub --tasks t --output_dir out --limit 1 --batch_size 1 --data_file f --device d --dtype t",
         ),
-        ("evaluation.chat", "chat", "chat hub --image i.png --question what"),
+        ("evaluation.chat", "answer", "chat hub --image i.png --question what"),
         ("hub_cards.publish", "publish", "publish hub user/name --private"),
     ],
 )

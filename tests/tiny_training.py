@@ -157,8 +157,11 @@ def save_tokenizer(folder: Path) -> Path:
 
 def write_recipe(folder: Path, teachers: dict[str, Path], **changes) -> Path:
     """A recipe of two stages over a tiny data set, all under `folder`; `changes` replace its shared keys. There is
-    dropout, so that a resume needs the random states."""
-    save_data(folder, [make_record(number, questions=1 + number % 3, image=number % 5 != 2) for number in range(12)])
+    dropout, so that a resume needs the random states, and stages end in the middle of an epoch."""
+    save_data(
+        folder,
+        [make_record(number, questions=1 + number % 3, image=number % 5 != 2) for number in (*range(12), 13, 14)],
+    )
     recipe = {
         "output_dir": str(folder / "run"),
         "tokenizer": str(save_tokenizer(folder / "tokenizer")),

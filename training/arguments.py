@@ -12,7 +12,7 @@ from .teachers import DTYPES
 
 
 SCORE_GRADIENTS = ("text", "full", "none")
-TRAINABLE_PARTS = ("vision_tower", "adapters", "routers", "projector", "language_model")
+TRAINABLE_PARTS = ("vision_tower", "adapters", "routers", "projector", "language_model", "projections")
 
 
 @dataclass
@@ -85,7 +85,7 @@ class DataArguments:
 @dataclass
 class HawaiiTrainingArguments(TrainingArguments):
     """
-    transformers' training arguments and HAWAII's own. The defaults are the paper's.
+    transformers' training arguments, with their defaults, and HAWAII's own, with the paper's.
 
     Args:
         objective (`str`, *optional*, defaults to `"hawaii"`):
@@ -93,8 +93,9 @@ class HawaiiTrainingArguments(TrainingArguments):
         teachers (`list`, *optional*):
             Checkpoints, or fields of [`TeacherConfig`] each.
         trainable (`list[str]`, *optional*):
-            Which parts of the student learn: `vision_tower`, `adapters`, `routers`, `projector`, `language_model`; all
-            of them if not given. The objective's own projections always learn.
+            What learns, of `vision_tower`, `adapters`, `routers`, `projector`, `language_model`, and the objective's
+            `projections` of the teachers' features, which make the targets; all of them if not given. Where they
+            learn, a target can be made easy by saying the same everywhere.
         lambda_1 (`float`, *optional*, defaults to 0.5):
             Weight of the two distillation losses (eq. 7).
         lambda_2 (`float`, *optional*, defaults to 0.05):
@@ -106,9 +107,6 @@ class HawaiiTrainingArguments(TrainingArguments):
         score_gradient (`str`, *optional*, defaults to `"text"`):
             What the importance teaches: the instruction's projection (`text`), the teachers' as well (`full`), or
             `none`.
-        projection_learning_rate (`float`, *optional*):
-            Learning rate of the projections that make the targets; `learning_rate` if not given. A target that learns
-            can be made easy, by saying the same everywhere; one that does not (0) stays what it was.
         sequential_passes (`bool`, *optional*, defaults to `False`):
             Runs the encoder once for each teacher and once routed, instead of all in one batch: the same numbers, less
             memory, more time.
@@ -122,7 +120,6 @@ class HawaiiTrainingArguments(TrainingArguments):
     grid_matching: str = field(default="unshuffle")
     token_scoring: bool = field(default=True)
     score_gradient: str = field(default="text")
-    projection_learning_rate: float | None = field(default=None)
     sequential_passes: bool = field(default=False)
 
     def __post_init__(self):
@@ -135,8 +132,15 @@ class HawaiiTrainingArguments(TrainingArguments):
             check_choice("trainable", part, TRAINABLE_PARTS)
         # The trainer hands batches to the objective whole.
         self.remove_unused_columns = False
+        # Without this a resumed run reports the seconds since the resume alone.
+        self.restore_callback_states_from_checkpoint = True
         # L_gen is a mean over the label tokens of all processes.
         self.average_tokens_across_devices = True
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"One process sees {self.n_gpu} GPUs: start one for each with `accelerate launch -m hawaii train "
+                "RECIPE`, or name one in CUDA_VISIBLE_DEVICES."
+            )
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor is no part of the objective (eq. 1): leave it out.")
         if self.push_to_hub or self.load_best_model_at_end:

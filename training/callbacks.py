@@ -15,11 +15,12 @@ LOG_FILE = "log.jsonl"
 
 
 def _step_of(line: str) -> float:
-    """The step of a log entry; beyond all steps if a kill left it half written."""
+    """The step of a log entry; beyond all steps for what comes again: a half written entry and a run's summary."""
     try:
-        return json.loads(line)["step"]
+        entry = json.loads(line)
     except ValueError:
         return math.inf
+    return math.inf if "train_runtime" in entry else entry["step"]
 
 
 class JsonLinesCallback(TrainerCallback):

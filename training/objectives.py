@@ -1,8 +1,7 @@
 """What is learned: HAWAII's objective (eq. 7) and the projections that only training needs."""
 
-from collections.abc import Iterator
-
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
@@ -14,15 +13,10 @@ from .losses import coarse_grained_loss, fine_grained_loss, load_balance_loss, t
 
 
 class Projection(nn.Sequential):
-    """
-    Two linear layers with a GELU between, on the last dimension: to the student's width.
-
-    What goes in is normalised, because experts differ in scale by a factor of ten.
-    """
+    """Two linear layers with a GELU between, on the last dimension: to the student's width."""
 
     def __init__(self, in_features: int, out_features: int):
-        first, second = nn.Linear(in_features, out_features), nn.Linear(out_features, out_features)
-        super().__init__(nn.LayerNorm(in_features, elementwise_affine=False), first, nn.GELU(), second)
+        super().__init__(nn.Linear(in_features, out_features), nn.GELU(), nn.Linear(out_features, out_features))
 
     @torch.no_grad()
     def standardize(self, features: torch.Tensor) -> None:
@@ -50,7 +44,8 @@ class HawaiiObjective(nn.Module):
 
     Args:
         args (`HawaiiTrainingArguments`):
-            `lambda_1`, `lambda_2`, `grid_matching`, `token_scoring`, `score_gradient`, `sequential_passes`.
+            `trainable`, `lambda_1`, `lambda_2`, `grid_matching`, `token_scoring`, `score_gradient`,
+            `sequential_passes`.
         student (`HawaiiForConditionalGeneration`):
             Gives the sizes; it is not kept.
         teacher_grids (`dict[str, tuple[int, int, int]]`):
@@ -75,20 +70,24 @@ class HawaiiObjective(nn.Module):
         self.grid_size = vision.image_size // vision.patch_size
         width = vision.hidden_size
         shapes = [matched_shape(*grid, self.grid_size, args.grid_matching) for grid in teacher_grids.values()]
-        self.token_projections = nn.ModuleList(
-            nn.Linear(num_tokens, vision.num_patches) for num_tokens, _ in shapes if args.grid_matching == "learned"
+        # By place and name, so that the weights of other teachers, or of the same in another order, are not taken for
+        # these: adapter i is teacher i's. A module's name has no dot.
+        keys = [f"{index}_{name.replace('.', '-')}" for index, name in enumerate(self.names)]
+        self.fine_projections = nn.ModuleDict(
+            {key: Projection(channels, width) for key, (_, channels) in zip(keys, shapes)}
         )
-        self.fine_projections = nn.ModuleList(Projection(channels, width) for _, channels in shapes)
+        self.token_projections = nn.ModuleDict()
+        if args.grid_matching == "learned":
+            for key, (num_tokens, _) in zip(keys, shapes):
+                self.token_projections[key] = nn.Linear(num_tokens, vision.num_patches)
         self.coarse_projection = Projection(sum(channels for _, channels in shapes), width)
+        # All but the instruction's, which only weighs the targets.
+        for projections in (self.token_projections, self.fine_projections, self.coarse_projection):
+            projections.requires_grad_("projections" in args.trainable)
         # Where the score has no gradient, nothing could teach this projection.
         self.text_projection = Projection(text.hidden_size, width).requires_grad_(
             args.token_scoring and args.score_gradient != "none"
         )
-
-    def target_parameters(self) -> Iterator[nn.Parameter]:
-        """What makes the targets: all projections but the instruction's, which only weighs them."""
-        for projections in (self.token_projections, self.fine_projections, self.coarse_projection):
-            yield from projections.parameters()
 
     def forward(
         self, student: HawaiiForConditionalGeneration, teacher_features: list[torch.Tensor], batch: dict
@@ -127,7 +126,7 @@ class HawaiiObjective(nn.Module):
     def standardize(self, teacher_features: list[torch.Tensor]) -> None:
         """Lets every target begin with mean zero and variance one; `teacher_features` are those of some images."""
         matched = self._match(teacher_features)
-        for projection, features in zip(self.fine_projections, matched):
+        for projection, features in zip(self.fine_projections.values(), matched):
             assert isinstance(projection, Projection)
             projection.standardize(features)
         self.coarse_projection.standardize(torch.cat(matched, dim=-1))
@@ -151,18 +150,21 @@ class HawaiiObjective(nn.Module):
         return passes[0], passes[1:].transpose(0, 1), probabilities
 
     def _match(self, teacher_features: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Each teacher's features as the student's tokens, `(I, m, C)`."""
+        """
+        Each teacher's features as the student's tokens, `(I, m, C)`, normalised: experts differ in scale by a factor of
+        ten, and the summary would hear the loudest alone.
+        """
         dtype = next(self.coarse_projection.parameters()).dtype
         matched = [match_grid(grid, self.grid_size, self.args.grid_matching).to(dtype) for grid in teacher_features]
-        for index, projection in enumerate(self.token_projections):
+        for index, projection in enumerate(self.token_projections.values()):
             matched[index] = projection(matched[index].transpose(1, 2)).transpose(1, 2)
-        return matched
+        return [F.layer_norm(features, features.shape[-1:]) for features in matched]
 
     def _project(self, teacher_features: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Each teacher at the student's width `(I, N, m, D)` (eq. 5), and the summary of all `(I, m, D)` (eq. 3)."""
         matched = self._match(teacher_features)
         # One projection for each teacher, because their channels differ.
-        projected = [projection(features) for projection, features in zip(self.fine_projections, matched)]
+        projected = [projection(features) for projection, features in zip(self.fine_projections.values(), matched)]
         return torch.stack(projected, dim=1), self.coarse_projection(torch.cat(matched, dim=-1))
 
     def _importance(self, student, projected: torch.Tensor, batch: dict) -> torch.Tensor:

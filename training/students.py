@@ -18,6 +18,7 @@ from ..modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ..processing.chat_templates import load_chat_template
 from ..processing.processing_hawaii import HawaiiProcessor
 from .arguments import DataArguments, ModelArguments
+from .sources import check_source
 
 
 IMAGE_TOKEN = "<image>"
@@ -33,6 +34,7 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
     source = model_args.tokenizer or model_args.language_model
     if source is None:
         raise ValueError("The recipe names no tokenizer and no language_model that would bring one.")
+    check_source("tokenizer", source, "tokenizer_config.json")
     tokenizer = AutoTokenizer.from_pretrained(source)
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
@@ -60,7 +62,7 @@ def build_student(
     dtype = getattr(torch, model_args.dtype)
     tokenizer = load_tokenizer(model_args)
     vision_tower = _build_vision_tower(model_args, num_teachers).to(dtype)
-    language_model = _build_language_model(model_args, tokenizer).to(dtype)
+    language_model = _build_language_model(model_args, tokenizer, dtype)
     _check_head(language_model)
     config = HawaiiConfig(
         vision_config=vision_tower.config,
@@ -139,15 +141,18 @@ def _part_of(name: str) -> str:
 def _build_vision_tower(model_args: ModelArguments, num_teachers: int) -> HawaiiVisionModel:
     fields = {**(model_args.vision_config or {}), "num_teacher_adapters": num_teachers}
     if model_args.vision_tower is not None:
+        check_source("vision_tower", model_args.vision_tower)
         return convert_clip(model_args.vision_tower, **fields)
     if model_args.vision_config is None:
         raise ValueError("The recipe names neither a vision_tower nor a vision_config.")
     return HawaiiVisionModel(HawaiiVisionConfig(**fields))
 
 
-def _build_language_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase):
+def _build_language_model(model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype):
+    # The type is given at the start: `to` would round the buffers of rotary embeddings, which loading does not.
     if model_args.language_model is not None:
-        model = AutoModelForCausalLM.from_pretrained(model_args.language_model)
+        check_source("language_model", model_args.language_model)
+        model = AutoModelForCausalLM.from_pretrained(model_args.language_model, dtype=dtype)
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
         return model
@@ -157,7 +162,7 @@ def _build_language_model(model_args: ModelArguments, tokenizer: PreTrainedToken
     special = ("pad_token_id", "bos_token_id", "eos_token_id")
     fields |= {"vocab_size": len(tokenizer)} | {name: getattr(tokenizer, name) for name in special}
     model_type = fields.pop("model_type", "llama")
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields))
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields), dtype=dtype)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModel
 
 from ..configuration.configuration_hawaii import check_choice
+from .sources import check_source
 
 
 # Shapes: I images, S side of the shared image, h x w grid, C channels.
@@ -180,9 +181,10 @@ def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> T
     Loads a teacher from a folder or the hub.
 
     Raises:
-        OSError: there is no such checkpoint.
-        ValueError: weights are missing from it, or its grid is not known.
+        OSError: the hub has no such checkpoint.
+        ValueError: it is no folder of a model, weights are missing from it, or its grid is not known.
     """
+    check_source("teacher", config.checkpoint)
     dtype = getattr(torch, config.dtype)
     model, report = AutoModel.from_pretrained(config.checkpoint, dtype=dtype, output_loading_info=True)
     missing = sorted(

@@ -58,23 +58,10 @@ class HawaiiTrainer(Trainer):
         loss = loss * self.accelerator.num_processes
         return (loss, terms) if return_outputs else loss
 
-    def create_optimizer(self, model=None):
-        """Gives the projections that make the targets a learning rate of their own, where one is named."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if is_new and self.args.projection_learning_rate is not None:
-            objective = self.accelerator.unwrap_model(model or self.model).objective
-            targets = {id(parameter) for parameter in objective.target_parameters()}
-            for group in list(optimizer.param_groups):
-                chosen = [parameter for parameter in group["params"] if id(parameter) in targets]
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in targets]
-                if chosen:
-                    rate = self.args.projection_learning_rate
-                    optimizer.add_param_group({**group, "params": chosen, "lr": rate})
-        return optimizer
-
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Gives each micro-batch the counts of label tokens and images of the whole step, over all processes."""
+        if self.state.global_step >= self.state.max_steps:
+            return [], None  # resumed from the last checkpoint: the loop would take one step more
         batches, num_label_tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
             self._num_steps += 1

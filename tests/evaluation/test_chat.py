@@ -4,18 +4,19 @@ import pytest
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from hawaii.evaluation.chat import chat
+from hawaii.__main__ import main
+from hawaii.evaluation.chat import answer
 
 
 @pytest.fixture
 def image(tmp_path):
     path = tmp_path / "red.png"
     Image.new("RGB", (20, 10), "red").save(path)
-    return path
+    return str(path)
 
 
-def test_only_the_greedy_answer_is_printed(hub_folder, image, capsys):
-    chat(hub_folder, image, "what color is the shape ?", max_new_tokens=5)
+def test_the_answer_is_the_greedy_one_alone(hub_folder, image):
+    answered = answer(hub_folder, image, "what color is the shape ?", max_new_tokens=5)
     processor = AutoProcessor.from_pretrained(hub_folder, trust_remote_code=True)
     model = AutoModelForImageTextToText.from_pretrained(hub_folder, trust_remote_code=True)
     content = [{"type": "image", "image": Image.open(image)}, {"type": "text", "text": "what color is the shape ?"}]
@@ -27,14 +28,27 @@ def test_only_the_greedy_answer_is_printed(hub_folder, image, capsys):
         return_tensors="pt",
     )
     tokens = model.generate(**inputs, do_sample=False, max_new_tokens=5)[0, inputs["input_ids"].shape[1] :]
-    assert capsys.readouterr().out == processor.decode(tokens, skip_special_tokens=True).strip() + "\n"
+    assert answered == processor.decode(tokens, skip_special_tokens=True).strip()
 
 
 def test_a_missing_image_is_named(hub_folder):
     with pytest.raises(ValueError, match="There is no image nowhere.png"):
-        chat(hub_folder, "nowhere.png", "what color is the shape ?")
+        answer(hub_folder, "nowhere.png", "what color is the shape ?")
 
 
 def test_a_missing_checkpoint_is_named(image, tmp_path):
     with pytest.raises(ValueError, match="is not a checkpoint"):
-        chat(tmp_path, image, "what color is the shape ?")
+        answer(tmp_path, image, "what color is the shape ?")
+
+
+def test_a_file_that_is_no_image_is_named(hub_folder, tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match=r"notes\.txt is no image that Pillow can read"):
+        answer(hub_folder, str(tmp_path / "notes.txt"), "what color is the shape ?")
+
+
+def test_an_error_of_the_folders_own_code_is_one_sentence(hub_folder, image, capsys):
+    assert main(["chat", str(hub_folder), "--image", image, "--question", "what is <image> ?"]) == 2
+    assert capsys.readouterr().err.endswith(
+        "hawaii chat: 2 <image> in the text but 1 images; give one image for each <image>, in order.\n"
+    )

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, ViTConfig, ViTModel
 
 from hawaii.evaluation.checkpoint import checkpoint_folder, count_parameters
 
@@ -30,6 +30,20 @@ def test_a_configuration_without_weights_is_no_checkpoint(hub_folder, tmp_path):
     shutil.copy(hub_folder / "config.json", tmp_path)
     with pytest.raises(ValueError, match="holds no model.safetensors"):
         checkpoint_folder(tmp_path)
+
+
+def test_a_model_that_answers_no_questions_about_images_is_refused(tmp_path):
+    ViTModel(
+        ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    ).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a vit, which AutoModelForImageTextToText does not load"):
+        checkpoint_folder(tmp_path)
+
+
+def test_a_model_of_transformers_own_is_a_checkpoint(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    assert checkpoint_folder(tmp_path) == tmp_path
 
 
 def test_a_name_that_the_hub_does_not_give_is_no_checkpoint():

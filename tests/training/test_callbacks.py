@@ -1,12 +1,11 @@
-"""The log has each entry once, however often a run was broken off, and the seconds of all its parts are added."""
+"""The log has each entry once, however often a run was broken off."""
 
 import json
 from types import SimpleNamespace
 
 import pytest
 
-from hawaii.training import callbacks
-from hawaii.training.callbacks import JsonLinesCallback, TimerCallback
+from hawaii.training.callbacks import JsonLinesCallback
 
 
 @pytest.fixture
@@ -66,16 +65,9 @@ def test_the_other_processes_leave_the_log_alone(log):
     assert len(log.read()) == 1
 
 
-def test_seconds_are_added_over_resumes(monkeypatch):
-    now = 100.0
-    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now)
-    first = TimerCallback()
-    first.on_train_begin(None, None, None)
-    now += 5
-    saved = first.state()  # as a checkpoint keeps it; then the run is killed
-    now += 1000
-    second = TimerCallback(**saved["args"])
-    second.on_train_begin(None, None, None)
-    now += 2
-    second.on_train_end(None, None, None)
-    assert second.seconds == 7
+def test_the_summary_of_a_run_that_was_broken_off_goes(log):
+    log.write(2, {"loss": 1})
+    log.write(2, {"train_runtime": 5.0})
+    log.begin(2)
+    log.write(2, {"train_runtime": 7.0})
+    assert log.read() == [{"step": 2, "loss": 1}, {"step": 2, "train_runtime": 7.0}]

@@ -121,7 +121,7 @@ def test_a_missing_file_is_an_error_and_not_a_wrong_resume(make_trainer, run, na
 
 @pytest.mark.parametrize(
     ("file", "name"),
-    [("model", "lm_head.weight"), ("objective", "coarse_projection.1.bias")],
+    [("model", "lm_head.weight"), ("objective", "coarse_projection.0.bias")],
     ids=["model", "objective"],
 )
 @pytest.mark.parametrize("change", ["lacks", "renames", "reshapes"])

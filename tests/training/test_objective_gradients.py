@@ -28,7 +28,7 @@ def test_a_forced_pass_teaches_its_own_adapter_and_no_router(batch, run, monkeyp
         assert len(of_layers) == 2
         for gradient in of_layers:
             assert gradient.flatten(1).any(dim=1).tolist() == [index == teacher for index in range(5)]
-    assert reached(found, "fine_projections") == reached(found, f"fine_projections.{teacher}") != set()
+    assert reached(found, "fine_projections") == reached(found, f"fine_projections.{teacher}_") != set()
     assert reached(found, "coarse_projection") == set()
 
 

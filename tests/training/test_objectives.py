@@ -210,7 +210,7 @@ def test_variances_tell_a_collapsed_target(batch, run):
     module = make_module()
     _, terms = run(module, batch)
     assert terms["variance/student"] > 0 and terms["variance/convnext"] > 0
-    for parameter in module.objective.fine_projections[1].parameters():
+    for parameter in module.objective.fine_projections["1_convnext"].parameters():
         parameter.data.zero_()
     assert run(module, batch)[1]["variance/convnext"] == 0
 

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from hawaii.training.arguments import TRAINABLE_PARTS
 from hawaii.training.recipe import parse_stage, read_recipe
 
 
@@ -126,7 +127,7 @@ def test_the_defaults_are_the_papers(write):
     assert (options["lambda_1"], options["lambda_2"]) == (0.5, 0.05)
     assert options["grid_matching"] == "unshuffle"
     assert (options["token_scoring"], options["score_gradient"]) == (True, "text")
-    assert options["trainable"] == ["vision_tower", "adapters", "routers", "projector", "language_model"]
+    assert options["trainable"] == list(TRAINABLE_PARTS)
 
 
 @pytest.mark.parametrize(

@@ -309,5 +309,5 @@ def test_two_teachers_of_one_name_are_an_error():
 
 
 def test_a_checkpoint_that_is_not_there_is_an_error(tmp_path):
-    with pytest.raises(OSError, match="nowhere"):
+    with pytest.raises(ValueError, match=r"There is no teacher .*nowhere: name a folder or a hub id"):
         load_teacher(TeacherConfig(str(tmp_path / "nowhere")))

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_the_results_say_what_training_cost(finished):
     assert list(results["stages"]) == ["pretrain", "finetune"]
     assert results["train_seconds"] == pytest.approx(sum(stage["seconds"] for stage in results["stages"].values()))
     pretrain, finetune = results["stages"].values()
-    assert (pretrain["steps"], pretrain["batch_size"], pretrain["samples"]) == (6, 2, 12)
+    assert (pretrain["steps"], pretrain["batch_size"], pretrain["samples"]) == (6, 2, 14)
     assert (finetune["steps"], finetune["batch_size"], finetune["epochs"]) == (6, 4, 2.0)
     assert pretrain["teachers"] == {
         "vit": {"image_size": 16, "grid": [4, 4, 16]},
@@ -234,7 +235,8 @@ def test_a_run_that_is_killed_again_and_again_while_it_saves_ends_the_same(recip
 def test_two_processes_learn_what_one_does(recipe, tmp_path):
     # One process accumulates the two micro-batches that two processes have at once.
     shared = ["optim=sgd", "learning_rate=0.05", "max_grad_norm=1.0", "save_strategy=no"]
-    shared += ["text_config.attention_dropout=0.0", "max_steps=3"]
+    # Within an epoch: at its end, processes that have run out of samples repeat some.
+    shared += ["text_config.attention_dropout=0.0", "max_steps=3", "stages.finetune.max_steps=1"]
     one, two = tmp_path / "one", tmp_path / "two"
     overrides = [f"output_dir={one}", "gradient_accumulation_steps=2", "stages.finetune.gradient_accumulation_steps=4"]
     train(str(recipe), [*overrides, *shared])
@@ -283,6 +285,35 @@ def test_a_recipe_whose_weights_do_not_fit_its_checkpoints_is_an_error(recipe, t
         ValueError, match=r"checkpoint-2 does not fit this recipe: .*lora_A is \[5, 4, 32\] there and \[5, 2"
     ):
         train(str(recipe), [*overrides, "vision_config.lora_rank=2"])
+
+
+def test_a_resume_from_the_last_checkpoint_trains_no_more_and_adds_up_the_seconds(recipe, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "finetune" / "model")
+    state_path = tmp_path / "run" / "finetune" / "checkpoint-6" / "trainer_state.json"
+    state = json.loads(state_path.read_text())
+    state["stateful_callbacks"]["TimerCallback"]["args"]["seconds"] = 1000.0
+    state_path.write_text(json.dumps(state))
+    train(str(recipe), [f"output_dir={tmp_path / 'run'}"])
+    report = json.loads((tmp_path / "run" / "finetune" / "model" / "stage.json").read_text())
+    assert report["steps"] == 6 and 1000 <= report["seconds"] < 1100
+    models = [
+        load_file(folder / "finetune" / "model" / "model.safetensors") for folder in (finished, tmp_path / "run")
+    ]
+    for name, value in models[0].items():
+        assert torch.equal(value, models[1][name]), name
+
+
+def test_the_same_teachers_in_another_order_are_an_error(recipe, tmp_path, teacher_folders):
+    # Of one architecture, so that their projections have equal shapes.
+    folder = str(next(iter(teacher_folders.values())))
+    teachers = [{"checkpoint": folder, "name": name} for name in "ab"]
+    overrides = [f"output_dir={tmp_path}", "max_steps=1", f"teachers={json.dumps(teachers)}"]
+    overrides.append(f"stages.finetune.teachers={json.dumps(teachers[::-1])}")
+    with pytest.raises(
+        ValueError, match=r"does not fit this recipe: 16 weights differ, fine_projections.0_a.0.bias is"
+    ):
+        train(str(recipe), overrides)
 
 
 def test_a_stage_with_other_teachers_than_the_one_before_it_is_an_error(recipe, tmp_path):
