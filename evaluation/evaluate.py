@@ -47,8 +47,7 @@ def evaluate(
         tasks (`str` or `list[str]`):
             Names of lmms-eval's tasks or of this package's, with commas between them if a string.
         output_dir (`str`):
-            Where the results go; what `train_results.json` there says of the training of `output_dir/hub` is copied into
-            the results of that folder.
+            Where the results go; `output_dir/hub` also gets what `train_results.json` there says of its training.
         limit (`int`, *optional*):
             Ask only the first questions of each task.
         batch_size (`int`, *optional*, defaults to 64):
