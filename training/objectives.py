@@ -151,8 +151,8 @@ class HawaiiObjective(nn.Module):
 
     def _match(self, teacher_features: list[torch.Tensor]) -> list[torch.Tensor]:
         """
-        Each teacher's features as the student's tokens, `(I, m, C)`, normalised: experts differ in scale by a factor of
-        ten, and the summary would hear the loudest alone.
+        Each teacher's features as the student's tokens, `(I, m, C)`, normalised: experts differ in scale by a factor
+        of ten, and the summary would hear the loudest alone.
         """
         dtype = next(self.coarse_projection.parameters()).dtype
         matched = [match_grid(grid, self.grid_size, self.args.grid_matching).to(dtype) for grid in teacher_features]

@@ -23,6 +23,6 @@ def check_source(role: str, name: str, file: str = "config.json") -> None:
             raise ValueError(f"The {role} {name} is a folder without {file}; name one that `save_pretrained` left.")
     elif name.count("/") > 1 or name.startswith((".", "/")):  # a hub id is `name` or `owner/name`
         raise ValueError(
-            f"There is no {role} {name}: name a folder or a hub id. (`hawaii data easy_vqa` makes all that the embedded "
-            "default names.)"
+            f"There is no {role} {name}: name a folder or a hub id. (`hawaii data easy_vqa` makes all that the "
+            "embedded default names.)"
         )

@@ -85,7 +85,7 @@ def test_the_results_say_what_training_cost(finished):
     assert results["train_seconds"] == pytest.approx(sum(stage["seconds"] for stage in results["stages"].values()))
     pretrain, finetune = results["stages"].values()
     assert (pretrain["steps"], pretrain["batch_size"], pretrain["samples"]) == (6, 2, 14)
-    assert (finetune["steps"], finetune["batch_size"], finetune["epochs"]) == (6, 4, 2.0)
+    assert (finetune["steps"], finetune["batch_size"], finetune["epochs"]) == (6, 4, 1.57)
     assert pretrain["teachers"] == {
         "vit": {"image_size": 16, "grid": [4, 4, 16]},
         "convnext": {"image_size": 32, "grid": [8, 8, 16]},
@@ -310,9 +310,7 @@ def test_the_same_teachers_in_another_order_are_an_error(recipe, tmp_path, teach
     teachers = [{"checkpoint": folder, "name": name} for name in "ab"]
     overrides = [f"output_dir={tmp_path}", "max_steps=1", f"teachers={json.dumps(teachers)}"]
     overrides.append(f"stages.finetune.teachers={json.dumps(teachers[::-1])}")
-    with pytest.raises(
-        ValueError, match=r"does not fit this recipe: 16 weights differ, fine_projections.0_a.0.bias is"
-    ):
+    with pytest.raises(ValueError, match="this recipe: 16 weights differ, fine_projections.0_a.0.bias is"):
         train(str(recipe), overrides)
 
 
