@@ -30,6 +30,34 @@ __all__ = [
 ]
 
 
+def _import_public_names() -> dict[str, type]:
+    """Imports every public name and registers the classes with transformers' Auto classes."""
+    import transformers
+
+    from .configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfig
+    from .modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration, HawaiiModel
+    from .modeling_hawaii.vision_hawaii import HawaiiVisionModel
+    from .processing.processing_hawaii import HawaiiProcessor
+
+    for config in (HawaiiConfig, HawaiiVisionConfig):
+        transformers.AutoConfig.register(config.model_type, config, exist_ok=True)
+    transformers.AutoModel.register(HawaiiConfig, HawaiiModel, exist_ok=True)
+    transformers.AutoModel.register(HawaiiVisionConfig, HawaiiVisionModel, exist_ok=True)
+    transformers.AutoModelForImageTextToText.register(HawaiiConfig, HawaiiForConditionalGeneration, exist_ok=True)
+    transformers.AutoProcessor.register(HawaiiConfig, HawaiiProcessor, exist_ok=True)
+
+    return {
+        # transformers 5 dropped it; its successor does the same work.
+        "AutoModelForVision2Seq": transformers.AutoModelForImageTextToText,
+        "HawaiiConfig": HawaiiConfig,
+        "HawaiiForConditionalGeneration": HawaiiForConditionalGeneration,
+        "HawaiiModel": HawaiiModel,
+        "HawaiiProcessor": HawaiiProcessor,
+        "HawaiiVisionConfig": HawaiiVisionConfig,
+        "HawaiiVisionModel": HawaiiVisionModel,
+    }
+
+
 def __getattr__(name: str):
     if name == "__version__":
         from importlib.metadata import version
@@ -43,35 +71,3 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, "__version__"})
-
-
-def _import_public_names() -> dict[str, type]:
-    """Imports every public name and registers the classes with transformers' Auto classes."""
-    import transformers
-
-    from .configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfig
-    from .modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration, HawaiiModel
-    from .modeling_hawaii.vision_hawaii import HawaiiVisionModel
-    from .processing.processing_hawaii import HawaiiProcessor
-
-    # transformers 5 dropped AutoModelForVision2Seq; its successor does the same work.
-    auto_generation = transformers.AutoModelForImageTextToText
-    auto_vision_to_sequence = getattr(transformers, "AutoModelForVision2Seq", auto_generation)
-
-    for config in (HawaiiConfig, HawaiiVisionConfig):
-        transformers.AutoConfig.register(config.model_type, config, exist_ok=True)
-    transformers.AutoModel.register(HawaiiConfig, HawaiiModel, exist_ok=True)
-    transformers.AutoModel.register(HawaiiVisionConfig, HawaiiVisionModel, exist_ok=True)
-    for auto_class in {auto_generation, auto_vision_to_sequence}:
-        auto_class.register(HawaiiConfig, HawaiiForConditionalGeneration, exist_ok=True)
-    transformers.AutoProcessor.register(HawaiiConfig, HawaiiProcessor, exist_ok=True)
-
-    return {
-        "AutoModelForVision2Seq": auto_vision_to_sequence,
-        "HawaiiConfig": HawaiiConfig,
-        "HawaiiForConditionalGeneration": HawaiiForConditionalGeneration,
-        "HawaiiModel": HawaiiModel,
-        "HawaiiProcessor": HawaiiProcessor,
-        "HawaiiVisionConfig": HawaiiVisionConfig,
-        "HawaiiVisionModel": HawaiiVisionModel,
-    }

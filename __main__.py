@@ -11,44 +11,11 @@ import sys
 from collections.abc import Sequence
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """
-    Runs one subcommand.
-
-    Args:
-        argv (`Sequence[str]`, *optional*):
-            The words after `hawaii`; `None` takes the process's own.
-
-    Returns:
-        `int`: the exit status, 0, or 2 where the user can mend what went wrong; then one sentence on stderr says what.
-        `HAWAII_DEBUG=1` in the environment shows where it was raised instead.
-    """
-    arguments = vars(build_parser().parse_args(argv))
-    command, handler = arguments.pop("command"), arguments.pop("handler")
-    try:
-        handler(**arguments)
-    except Exception as error:
-        if not is_user_error(error) or os.environ.get("HAWAII_DEBUG") == "1":
-            raise
-        print(f"hawaii {command}: {sentence(error)}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Builds the parser: `command` is the subcommand's name, `handler` its function, the rest are its arguments."""
-    parser = argparse.ArgumentParser(
-        prog="hawaii",
-        description="HAWAII: a vision-language model whose one encoder learned from several.",
-        epilog="`hawaii COMMAND --help` explains a command. HAWAII_DEBUG=1 shows the traceback of every error.",
-    )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    add_data(commands)
-    add_train(commands)
-    add_evaluate(commands)
-    add_chat(commands)
-    add_publish(commands)
-    return parser
+# torch hands on what a worker raised as one text; the last error in it is the one that ended the worker.
+WORKER_ERROR = re.compile(
+    r"Caught ValueError in DataLoader worker process \d+\.\n(?P<traceback>.*)^ValueError: (?P<message>.*)",
+    flags=re.DOTALL | re.MULTILINE,
+)
 
 
 def add_command(commands, name: str, handler, summary: str, details: str = "") -> argparse.ArgumentParser:
@@ -61,6 +28,12 @@ def add_command(commands, name: str, handler, summary: str, details: str = "") -
     )
     parser.set_defaults(handler=handler)
     return parser
+
+
+def data_easy_vqa(data_set: str, **options) -> None:
+    from .training.easy_vqa import prepare_easy_vqa
+
+    prepare_easy_vqa(**options)
 
 
 def add_data(commands) -> None:
@@ -83,10 +56,10 @@ def add_data(commands) -> None:
     )
 
 
-def data_easy_vqa(data_set: str, **options) -> None:
-    from .training.easy_vqa import prepare_easy_vqa
+def train_recipe(**options) -> None:
+    from .training.train import train
 
-    prepare_easy_vqa(**options)
+    train(**options)
 
 
 def add_train(commands) -> None:
@@ -104,10 +77,10 @@ def add_train(commands) -> None:
     )
 
 
-def train_recipe(**options) -> None:
-    from .training.train import train
+def evaluate_folder(**options) -> None:
+    from .evaluation.evaluate import evaluate
 
-    train(**options)
+    evaluate(**options)
 
 
 def add_evaluate(commands) -> None:
@@ -124,10 +97,10 @@ def add_evaluate(commands) -> None:
     parser.add_argument("--dtype", metavar="NAME", help="of the weights, such as bfloat16 (default: the checkpoint's)")
 
 
-def evaluate_folder(**options) -> None:
-    from .evaluation.evaluate import evaluate
+def ask(**options) -> None:
+    from .evaluation.chat import answer
 
-    evaluate(**options)
+    print(answer(**options))
 
 
 def add_chat(commands) -> None:
@@ -137,10 +110,10 @@ def add_chat(commands) -> None:
     parser.add_argument("--question", required=True, metavar="TEXT", help="the question")
 
 
-def ask(**options) -> None:
-    from .evaluation.chat import answer
+def publish_folder(**options) -> None:
+    from .hub_cards.publish import publish
 
-    print(answer(**options))
+    print(publish(**options))
 
 
 def add_publish(commands) -> None:
@@ -150,21 +123,36 @@ def add_publish(commands) -> None:
     parser.add_argument("--private", action="store_true", help="make the repository private if it is new")
 
 
-def publish_folder(**options) -> None:
-    from .hub_cards.publish import publish
-
-    print(publish(**options))
+def build_parser() -> argparse.ArgumentParser:
+    """Builds the parser: `command` is the subcommand's name, `handler` its function, the rest are its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="hawaii",
+        description="HAWAII: a vision-language model whose one encoder learned from several.",
+        epilog="`hawaii COMMAND --help` explains a command. HAWAII_DEBUG=1 shows the traceback of every error.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    add_data(commands)
+    add_train(commands)
+    add_evaluate(commands)
+    add_chat(commands)
+    add_publish(commands)
+    return parser
 
 
 def is_user_error(error: Exception) -> bool:
     """
     Whether the user can mend this: a file, a disk or a checkpoint that is not as it must be (an OSError), or a
-    ValueError that this package raised, also from a published folder's copy of its code.
+    ValueError that this package raised, also in a worker of a data loader or from a published folder's copy of the
+    code.
 
     A ValueError from inside a library is a bug until shown otherwise, and a bug needs its traceback.
     """
     if isinstance(error, OSError):
         return True
+    if in_worker := WORKER_ERROR.fullmatch(str(error)):
+        files = re.findall(r'^  File "(.+?)", line', in_worker["traceback"], flags=re.MULTILINE)
+        ours = (module for name, module in sys.modules.items() if name.startswith(f"{__package__}."))
+        return files[-1] in {module.__file__ for module in ours}
     raised = error.__traceback__
     while raised is not None and raised.tb_next is not None:
         raised = raised.tb_next
@@ -176,9 +164,35 @@ def is_user_error(error: Exception) -> bool:
 def sentence(error: Exception) -> str:
     """What the error says, on one line."""
     message = str(error)
+    if in_worker := WORKER_ERROR.fullmatch(message):
+        message = in_worker["message"]
     if isinstance(error, OSError) and error.filename is not None:
         message = f"{error.strerror}: {error.filename}"
     return " ".join(message.split())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Runs one subcommand.
+
+    Args:
+        argv (`Sequence[str]`, *optional*):
+            The words after `hawaii`; `None` takes the process's own.
+
+    Returns:
+        `int`: the exit status, 0, or 2 where the user can mend what went wrong; then one sentence on stderr says what.
+        `HAWAII_DEBUG=1` in the environment shows where it was raised instead.
+    """
+    arguments = vars(build_parser().parse_args(argv))
+    command, handler = arguments.pop("command"), arguments.pop("handler")
+    try:
+        handler(**arguments)
+    except Exception as error:
+        if not is_user_error(error) or os.environ.get("HAWAII_DEBUG") == "1":
+            raise
+        print(f"hawaii {command}: {sentence(error)}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":

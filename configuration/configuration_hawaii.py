@@ -1,10 +1,11 @@
 """Configuration of HAWAII: one CLIP encoder that carries a mixture of LoRA adapters, and any causal language model."""
 
+import json
 from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
 
-from .hub_hawaii import AUTO_MAP, VISION_AUTO_MAP, save_code
+from .hub_hawaii import AUTO_MAP, VISION_AUTO_MAP, SavedWithCode
 
 
 ADAPTER_PLACEMENTS = ("ffn", "linear")
@@ -17,7 +18,21 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}.")
 
 
-class HawaiiVisionConfig(PretrainedConfig):
+def _rope_before_5(rope_parameters: dict) -> dict:
+    """What transformers 5 says of rotary embeddings, in the words of 4.57, which does not know those of 5."""
+    if "full_attention" in rope_parameters:  # one kind for each kind of layer
+        local = rope_parameters.get("sliding_attention", rope_parameters["full_attention"])
+        return {**_rope_before_5(rope_parameters["full_attention"]), "rope_local_base_freq": local["rope_theta"]}
+    known = {"rope_type", "rope_theta", "partial_rotary_factor"}
+    fields = {name: rope_parameters[name] for name in known - {"rope_type"} if name in rope_parameters}
+    rope_type = rope_parameters.get("rope_type", "default")
+    if rope_type != "default":
+        scaling = {name: value for name, value in rope_parameters.items() if name not in known}
+        fields["rope_scaling"] = {"rope_type": rope_type, **scaling}
+    return fields
+
+
+class HawaiiVisionConfig(SavedWithCode, PretrainedConfig):
     r"""
     Configuration of a [`HawaiiVisionModel`]. The defaults are the paper's: CLIP ViT-L/14-336 cut after 23 of its 24
     layers, with three teacher-specific and three general adapters of rank 16 beside each feed-forward layer.
@@ -68,6 +83,7 @@ class HawaiiVisionConfig(PretrainedConfig):
     """
 
     model_type = "hawaii_vision"
+    hub_auto_map = VISION_AUTO_MAP
     base_config_key = "vision_config"
 
     def __init__(
@@ -128,16 +144,8 @@ class HawaiiVisionConfig(PretrainedConfig):
         """Patch tokens of one image, m."""
         return (self.image_size // self.patch_size) ** 2
 
-    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """Saves the configuration, which names every Auto class, and beside it the code that reads it."""
-        self.auto_map = dict(VISION_AUTO_MAP)
-        super().save_pretrained(save_directory, **({} if push_to_hub else kwargs))
-        save_code(save_directory)
-        if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
-
-class HawaiiConfig(PretrainedConfig):
+class HawaiiConfig(SavedWithCode, PretrainedConfig):
     r"""
     Configuration of a [`HawaiiForConditionalGeneration`]: vision encoder, projector, language model. Fields that are
     not HAWAII's own bear LLaVA's names.
@@ -149,14 +157,20 @@ class HawaiiConfig(PretrainedConfig):
             Any causal language model; a `dict` names its `model_type` (`"llama"` where it does not). Defaults to
             Llama's defaults, which are Vicuna-7B's.
         image_token_index (`int`, *optional*, defaults to 32000):
-            Id of the token that stands for an image feature; also readable as `image_token_id`.
+            Id of the token that stands for an image feature; also readable as `image_token_id`. The default is the
+            first id past Vicuna's 32,000 tokens: the embeddings must be resized to hold it.
         projector_hidden_act (`str`, *optional*, defaults to `"gelu"`):
             Activation between the projector's two layers.
         multimodal_projector_bias (`bool`, *optional*, defaults to `True`):
             Whether the projector has biases.
+
+    Raises:
+        ValueError: a field is given that follows from others: `tie_word_embeddings` is the language model's,
+            `image_seq_length`, `vision_feature_layer` and `vision_feature_select_strategy` are the encoder's.
     """
 
     model_type = "hawaii"
+    hub_auto_map = AUTO_MAP
     attribute_map = {"image_token_id": "image_token_index"}
     sub_configs = {"vision_config": HawaiiVisionConfig, "text_config": AutoConfig}
 
@@ -180,6 +194,15 @@ class HawaiiConfig(PretrainedConfig):
         self.projector_hidden_act = projector_hidden_act
         self.multimodal_projector_bias = multimodal_projector_bias
         # The head is tied here if it is tied in the language model: transformers asks the outer configuration.
+        derived = {
+            "tie_word_embeddings": text_config.tie_word_embeddings,
+            "image_seq_length": self.image_seq_length,
+            "vision_feature_layer": self.vision_feature_layer,
+            "vision_feature_select_strategy": self.vision_feature_select_strategy,
+        }
+        for name, value in derived.items():
+            if kwargs.pop(name, value) != value:
+                raise ValueError(f"{name} follows from the encoder and the language model: it is {value!r} here.")
         kwargs["tie_word_embeddings"] = text_config.tie_word_embeddings
         super().__init__(**kwargs)
 
@@ -196,10 +219,9 @@ class HawaiiConfig(PretrainedConfig):
     def vision_feature_select_strategy(self) -> str:
         return "default"
 
-    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """Saves the configuration, which names every Auto class, and beside it the code that reads it."""
-        self.auto_map = dict(AUTO_MAP)
-        super().save_pretrained(save_directory, **({} if push_to_hub else kwargs))
-        save_code(save_directory)
-        if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+    def _complete_folder(self, folder: Path) -> None:
+        path = folder / "config.json"
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if rope_parameters := values["text_config"].get("rope_parameters"):
+            values["text_config"] |= _rope_before_5(rope_parameters)
+            path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

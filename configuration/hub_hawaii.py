@@ -21,6 +21,18 @@ CODE_FOLDERS = ("configuration", "processing", "modeling_hawaii")
 RELATIVE_IMPORT = re.compile(r"^from \.+(?:\w+\.)*(\w+_hawaii) import", re.MULTILINE)
 
 
+def _reachable(name: str, imports: dict[str, list[str]]) -> set[str]:
+    """Modules that file `name` imports, directly or through another file."""
+    reached: set[str] = set()
+    waiting = list(imports[name])
+    while waiting:
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            waiting += imports.get(f"{module}.py", [])
+    return reached - {name.removesuffix(".py")}
+
+
 def read_code() -> dict[str, str]:
     """
     Reads the source files that a saved folder needs, as flat siblings.
@@ -53,19 +65,29 @@ def read_code() -> dict[str, str]:
     return sources
 
 
-def _reachable(name: str, imports: dict[str, list[str]]) -> set[str]:
-    """Modules that file `name` imports, directly or through another file."""
-    reached: set[str] = set()
-    waiting = list(imports[name])
-    while waiting:
-        module = waiting.pop()
-        if module not in reached:
-            reached.add(module)
-            waiting += imports.get(f"{module}.py", [])
-    return reached - {name.removesuffix(".py")}
-
-
 def save_code(save_directory) -> None:
     """Writes the files of [`read_code`] into `save_directory`, which exists."""
     for name, source in read_code().items():
         (Path(save_directory) / name).write_text(source, encoding="utf-8")
+
+
+class SavedWithCode:
+    """
+    Saves a configuration or a processor beside the code that reads it, so that the folder loads where this package is
+    not installed.
+    """
+
+    hub_auto_map = {}  # which Auto class finds which class in the code
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """As transformers' own; the code is written, and pushed, with the rest."""
+        self.auto_map = dict(self.hub_auto_map)
+        # The options of a push are for the push below, which comes when the folder is complete.
+        super().save_pretrained(save_directory, **({} if push_to_hub else kwargs))  # pyright: ignore[reportAttributeAccessIssue]
+        self._complete_folder(Path(save_directory))
+        save_code(save_directory)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _complete_folder(self, folder: Path) -> None:
+        """For what else a class must write there."""

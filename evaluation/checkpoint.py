@@ -13,6 +13,33 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 AUTO_CLASS = "AutoModelForImageTextToText"
 
 
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(snapshot_download(name))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise ValueError(
+            f"{name} is not a checkpoint: there is no such folder, and the Hub gives no model of that name "
+            "(misspelled, private, or not reached)."
+        ) from error
+
+
+def _is_known(model_type: str | None) -> bool:
+    """Whether transformers itself has such a model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    return model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+def _way_out(folder: Path) -> str:
+    published = folder / "hub"
+    if (published / "config.json").is_file():
+        return f"Did you mean {published}?"
+    return "Training leaves one in OUTPUT_DIR/hub."
+
+
 def checkpoint_folder(name: str | Path) -> Path:
     """
     Finds a checkpoint, and says what is wrong before anything slow begins.
@@ -45,31 +72,12 @@ def checkpoint_folder(name: str | Path) -> Path:
     return folder
 
 
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        return Path(snapshot_download(name))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise ValueError(
-            f"{name} is not a checkpoint: there is no such folder, and the Hub gives no model of that name "
-            "(misspelled, private, or not reached)."
-        ) from error
-
-
-def _is_known(model_type: str | None) -> bool:
-    """Whether transformers itself has such a model."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-    return model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-
-def _way_out(folder: Path) -> str:
-    published = folder / "hub"
-    if (published / "config.json").is_file():
-        return f"Did you mean {published}?"
-    return "Training leaves one in OUTPUT_DIR/hub."
+def _shapes(path: Path) -> list[list[int]]:
+    # The format: eight bytes of length, little endian, then that much JSON, then the weights.
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    return [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
 
 
 def count_parameters(folder: str | Path) -> int:
@@ -77,11 +85,3 @@ def count_parameters(folder: str | Path) -> int:
     index = Path(folder) / INDEX
     names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {WEIGHTS}
     return sum(prod(shape) for name in names for shape in _shapes(Path(folder) / name))
-
-
-def _shapes(path: Path) -> list[list[int]]:
-    # The format: eight bytes of length, little endian, then that much JSON, then the weights.
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    return [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]

@@ -25,83 +25,6 @@ DATA_FILES = {"easy_vqa": "data/test.parquet"}
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def evaluate(
-    folder: str,
-    tasks: str | list[str],
-    output_dir: str | Path,
-    limit: int | None = None,
-    batch_size: int = 64,
-    data_file: str | None = None,
-    device: str | None = None,
-    dtype: str = "auto",
-) -> dict:
-    """
-    Answers the questions of `tasks` with a checkpoint through lmms-eval, in a process of its own, writes
-    `output_dir/results.json` and prints the scores. The answers are left in `output_dir/samples_TASK.jsonl` and what
-    lmms-eval says in `output_dir/evaluate.log`. The model card of a folder of this package then states the scores,
-    unless only some questions were asked.
-
-    Args:
-        folder (`str`):
-            A published folder, or a name on the Hub.
-        tasks (`str` or `list[str]`):
-            Names of lmms-eval's tasks or of this package's, with commas between them if a string.
-        output_dir (`str`):
-            Where the results go; `output_dir/hub` also gets what `train_results.json` there says of its training.
-        limit (`int`, *optional*):
-            Ask only the first questions of each task.
-        batch_size (`int`, *optional*, defaults to 64):
-            Questions answered at once.
-        data_file (`str`, *optional*):
-            Parquet file with the questions of a task of this package; defaults to `output_dir/data/test.parquet`.
-        device (`str`, *optional*):
-            Such as `"cuda:1"`; defaults to the first accelerator, or the CPU.
-        dtype (`str`, *optional*, defaults to `"auto"`):
-            Of the weights; `"auto"` is the checkpoint's own.
-
-    Returns:
-        `dict`: what `results.json` holds.
-
-    Raises:
-        ValueError: `folder` is no checkpoint, the questions of a task are missing, or lmms-eval is or gave no score.
-    """
-    names = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
-    checkpoint = checkpoint_folder(folder)
-    output_dir = Path(output_dir)
-    data_files = _data_files(names, output_dir, data_file)
-    if "," in str(checkpoint.resolve()):
-        raise ValueError(f"{checkpoint.resolve()} has a comma in it, which lmms-eval cannot read; rename the folder.")
-    if importlib.util.find_spec("lmms_eval") is None:
-        raise ValueError("Evaluation needs lmms-eval: pip install lmms-eval==0.7.3")
-    output_dir.mkdir(parents=True, exist_ok=True)
-
-    start, log_path = time.monotonic(), output_dir / "evaluate.log"
-    print(f"Evaluating {folder} on {', '.join(names)}; lmms-eval takes some seconds to start.", flush=True)
-    with tempfile.TemporaryDirectory(prefix="evaluate-", dir=output_dir) as scratch:
-        scratch = Path(scratch).resolve()
-        _write_tasks(data_files, scratch)
-        command = _command(checkpoint, names, scratch, limit, batch_size, device, dtype)
-        exit_code = _run(command, log_path, scratch, is_offline=set(names) == set(data_files))
-        scores = _read_scores(scratch / "results", names, log_path, exit_code)
-        _keep_answers(scratch / "results", output_dir)
-
-    results = {
-        **_read_training(output_dir, checkpoint),
-        "folder": str(folder),
-        "task": ",".join(names),
-        "limit": limit,
-        **(scores[names[0]] if list(scores) == names else {}),
-        "tasks": scores,
-        "num_parameters": count_parameters(checkpoint),
-        "evaluate_seconds": round(time.monotonic() - start, 1),
-    }
-    write_json(output_dir / "results.json", results)
-    if (Path(folder) / FACTS_FILE).is_file() and limit is None:
-        write_card(Path(folder), card_results(scores))
-    print(report(results, output_dir))
-    return results
-
-
 def card_results(scores: dict[str, dict]) -> list[dict]:
     """What of the scores a model card states: each task's own numbers, not their parts."""
     return [
@@ -181,6 +104,20 @@ def _run(command: list[str], log_path: Path, scratch: Path, is_offline: bool) ->
     return exit_code
 
 
+def _metrics(result: dict) -> dict:
+    """`{"accuracy,none": 0.5, "accuracy_stderr,none": 0.1, "alias": "x"}` -> `{"accuracy": 0.5}`."""
+    # A benchmark that scores on its own server has no number here, but a file to hand in.
+    metrics = {name.removesuffix(",none"): value for name, value in result.items() if "_stderr" not in name}
+    return {name: value for name, value in metrics.items() if isinstance(value, int | float | dict)}
+
+
+def _last_line(log_path: Path) -> str:
+    lines = COLOR.sub("", log_path.read_bytes().decode(errors="replace")).split("\n")
+    # A progress bar rewrites its line; what it showed last is enough.
+    lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines if line.strip()]
+    return lines[-1] if lines else "nothing"
+
+
 def _read_scores(folder: Path, names: list[str], log_path: Path, exit_code: int) -> dict[str, dict]:
     """
     Reads what lmms-eval wrote. It exits with 0 when an evaluation fails, so only the file tells.
@@ -211,13 +148,6 @@ def _read_scores(folder: Path, names: list[str], log_path: Path, exit_code: int)
     return scores
 
 
-def _metrics(result: dict) -> dict:
-    """`{"accuracy,none": 0.5, "accuracy_stderr,none": 0.1, "alias": "x"}` -> `{"accuracy": 0.5}`."""
-    # A benchmark that scores on its own server has no number here, but a file to hand in.
-    metrics = {name.removesuffix(",none"): value for name, value in result.items() if "_stderr" not in name}
-    return {name: value for name, value in metrics.items() if isinstance(value, int | float | dict)}
-
-
 def _keep_answers(folder: Path, output_dir: Path) -> None:
     """Moves every answer, and files to hand in to a benchmark's own server, to where they stay."""
     for path in folder.glob("*/*_samples_*.jsonl"):
@@ -227,14 +157,84 @@ def _keep_answers(folder: Path, output_dir: Path) -> None:
         os.replace(path, output_dir / "submissions" / path.name)
 
 
-def _last_line(log_path: Path) -> str:
-    lines = COLOR.sub("", log_path.read_bytes().decode(errors="replace")).split("\n")
-    # A progress bar rewrites its line; what it showed last is enough.
-    lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines if line.strip()]
-    return lines[-1] if lines else "nothing"
-
-
 def _read_training(output_dir: Path, checkpoint: Path) -> dict:
     path = output_dir / "train_results.json"
     is_its_own = checkpoint.resolve() == (output_dir / "hub").resolve()
     return json.loads(path.read_text(encoding="utf-8")) if is_its_own and path.is_file() else {}
+
+
+def evaluate(
+    folder: str,
+    tasks: str | list[str],
+    output_dir: str | Path,
+    limit: int | None = None,
+    batch_size: int = 64,
+    data_file: str | None = None,
+    device: str | None = None,
+    dtype: str = "auto",
+) -> dict:
+    """
+    Answers the questions of `tasks` with a checkpoint through lmms-eval, in a process of its own, writes
+    `output_dir/results.json` and prints the scores. The answers are left in `output_dir/samples_TASK.jsonl` and what
+    lmms-eval says in `output_dir/evaluate.log`. The model card of a folder of this package then states the scores,
+    unless only some questions were asked.
+
+    Args:
+        folder (`str`):
+            A published folder, or a name on the Hub.
+        tasks (`str` or `list[str]`):
+            Names of lmms-eval's tasks or of this package's, with commas between them if a string.
+        output_dir (`str`):
+            Where the results go; `output_dir/hub` also gets what `train_results.json` there says of its training.
+        limit (`int`, *optional*):
+            Ask only the first questions of each task.
+        batch_size (`int`, *optional*, defaults to 64):
+            Questions answered at once.
+        data_file (`str`, *optional*):
+            Parquet file with the questions of a task of this package; defaults to `output_dir/data/test.parquet`.
+        device (`str`, *optional*):
+            Such as `"cuda:1"`; defaults to the first accelerator, or the CPU.
+        dtype (`str`, *optional*, defaults to `"auto"`):
+            Of the weights; `"auto"` is the checkpoint's own.
+
+    Returns:
+        `dict`: what `results.json` holds.
+
+    Raises:
+        ValueError: `folder` is no checkpoint, the questions of a task are missing, or lmms-eval is or gave no score.
+    """
+    names = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
+    checkpoint = checkpoint_folder(folder)
+    output_dir = Path(output_dir)
+    data_files = _data_files(names, output_dir, data_file)
+    if "," in str(checkpoint.resolve()):
+        raise ValueError(f"{checkpoint.resolve()} has a comma in it, which lmms-eval cannot read; rename the folder.")
+    if importlib.util.find_spec("lmms_eval") is None:
+        raise ValueError("Evaluation needs lmms-eval: pip install lmms-eval==0.7.3")
+    output_dir.mkdir(parents=True, exist_ok=True)
+
+    start, log_path = time.monotonic(), output_dir / "evaluate.log"
+    print(f"Evaluating {folder} on {', '.join(names)}; lmms-eval takes some seconds to start.", flush=True)
+    with tempfile.TemporaryDirectory(prefix="evaluate-", dir=output_dir) as scratch:
+        scratch = Path(scratch).resolve()
+        _write_tasks(data_files, scratch)
+        command = _command(checkpoint, names, scratch, limit, batch_size, device, dtype)
+        exit_code = _run(command, log_path, scratch, is_offline=set(names) == set(data_files))
+        scores = _read_scores(scratch / "results", names, log_path, exit_code)
+        _keep_answers(scratch / "results", output_dir)
+
+    results = {
+        **_read_training(output_dir, checkpoint),
+        "folder": str(folder),
+        "task": ",".join(names),
+        "limit": limit,
+        **(scores[names[0]] if list(scores) == names else {}),
+        "tasks": scores,
+        "num_parameters": count_parameters(checkpoint),
+        "evaluate_seconds": round(time.monotonic() - start, 1),
+    }
+    write_json(output_dir / "results.json", results)
+    if (Path(folder) / FACTS_FILE).is_file() and limit is None:
+        write_card(Path(folder), card_results(scores))
+    print(report(results, output_dir))
+    return results

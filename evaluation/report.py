@@ -12,6 +12,32 @@ QUESTIONS = {"easy_vqa": "what color is the shape?"}
 QUESTION = "What is in this image?"
 
 
+def _number(value) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else str(value)
+
+
+def _score_rows(task: str, scores: dict) -> Iterator[tuple[str, str]]:
+    yield task, f"{scores['num_questions']:,} questions" if "num_questions" in scores else ""
+    for metric, value in scores.items():
+        if isinstance(value, dict):
+            yield from ((f"    {part}", _number(part_value)) for part, part_value in value.items())
+        elif metric != "num_questions":
+            yield f"  {metric}", _number(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def _program() -> str:
+    """The `hawaii` of the running environment, as a user would type it here."""
+    program = Path(sys.executable).with_name("hawaii")
+    if not program.is_file():
+        return f"{shlex.quote(sys.executable)} -m hawaii"
+    return shlex.quote(str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program))
+
+
 def report(results: dict, output_dir: Path) -> str:
     """
     What a user wants to see at the end.
@@ -35,29 +61,3 @@ def report(results: dict, output_dir: Path) -> str:
     lines.append("To ask it about an image of yours:")
     lines.append(f'  {_program()} chat {shlex.quote(results["folder"])} --image your.png --question "{question}"')
     return "\n".join(lines)
-
-
-def _score_rows(task: str, scores: dict) -> Iterator[tuple[str, str]]:
-    yield task, f"{scores['num_questions']:,} questions" if "num_questions" in scores else ""
-    for metric, value in scores.items():
-        if isinstance(value, dict):
-            yield from ((f"    {part}", _number(part_value)) for part, part_value in value.items())
-        elif metric != "num_questions":
-            yield f"  {metric}", _number(value)
-
-
-def _number(value) -> str:
-    return f"{value:.4f}" if isinstance(value, int | float) else str(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-
-
-def _program() -> str:
-    """The `hawaii` of the running environment, as a user would type it here."""
-    program = Path(sys.executable).with_name("hawaii")
-    if not program.is_file():
-        return f"{shlex.quote(sys.executable)} -m hawaii"
-    return shlex.quote(str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program))

@@ -4,10 +4,21 @@ import json
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import AutoConfig
 
 
 TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
 FACTS_FILE = "training.json"
+
+
+def _eval_result(result: dict) -> EvalResult:
+    return EvalResult(
+        task_type="image-text-to-text",
+        dataset_type=result["task"],
+        dataset_name=result["task"],
+        metric_type=result["metric"],
+        metric_value=result["value"],
+    )
 
 
 def write_card(folder: Path, results: list[dict] | None = None) -> None:
@@ -19,11 +30,17 @@ def write_card(folder: Path, results: list[dict] | None = None) -> None:
             A published folder.
         results (`list[dict]`, *optional*):
             What was measured: `task`, `metric`, `value` and `num_questions` each; they go into the model index too.
+
+    Raises:
+        FileNotFoundError: the folder lacks one of the two files.
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
     teachers = sorted({teacher for stage in facts["stages"].values() for teacher in stage["teachers"]})
+    text_config = dict(config["text_config"])
+    # Its class knows every name of its fields: GPT-2's width is n_embd.
+    text_config = AutoConfig.for_model(text_config.pop("model_type"), **text_config)
     data = ModelCardData(
         model_name=facts["name"],
         library_name="transformers",
@@ -35,22 +52,13 @@ def write_card(folder: Path, results: list[dict] | None = None) -> None:
         data,
         template_path=str(TEMPLATE),
         name=facts["name"],
-        question=facts.get("question", "What is in this image?"),
+        # In the words that it was trained on: a small model knows no others.
+        question=list(facts["stages"].values())[-1].get("question") or "What is in this image?",
         num_parameters=facts["num_parameters"],
         teachers=teachers,
         stages=facts["stages"],
         vision=config["vision_config"],
-        text=config["text_config"],
+        text=text_config,
         results=results,
     )
     card.save(folder / "README.md")
-
-
-def _eval_result(result: dict) -> EvalResult:
-    return EvalResult(
-        task_type="image-text-to-text",
-        dataset_type=result["task"],
-        dataset_name=result["task"],
-        metric_type=result["metric"],
-        metric_value=result["value"],
-    )

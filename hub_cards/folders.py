@@ -8,6 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def replace_folder(source: Path, final: Path) -> None:
+    """Renames `source` to `final` once its files are on the disk, in place of what stood there."""
+    for path in source.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    old = final.with_name(f"{final.name}.incomplete.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    source.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 @contextmanager
 def whole_folder(final: str | os.PathLike) -> Iterator[Path]:
     """
@@ -29,20 +43,6 @@ def whole_folder(final: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(incomplete, ignore_errors=True)
         raise
     replace_folder(incomplete, final)
-
-
-def replace_folder(source: Path, final: Path) -> None:
-    """Renames `source` to `final` once its files are on the disk, in place of what stood there."""
-    for path in source.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    old = final.with_name(f"{final.name}.incomplete.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        final.rename(old)
-    source.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

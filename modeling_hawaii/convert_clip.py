@@ -49,9 +49,38 @@ LAYER_NAMES = {
 }
 # What a CLIP checkpoint holds beyond the encoder's features: the other half of CLIP, and its pooling.
 UNNEEDED = re.compile(
-    r"text_model\.|text_projection\.|visual_projection\.|logit_scale$|post_layernorm\.|embeddings\.position_ids$"
+    r"(vision_model\.)?(text_model\.|text_projection\.|visual_projection\.|logit_scale$|post_layernorm\.|embeddings\.position_ids$)"
 )
 ADAPTER_NAMES = re.compile(r"layers\.\d+\.feed_forward\.(routing|(fc1_|fc2_)?adapters)\.")
+
+
+def _make_config(clip_config, vision_feature_layer: int, adapter_fields: dict) -> HawaiiVisionConfig:
+    # hidden_states[0] is the embeddings and hidden_states[k] the output of the k-th layer.
+    num_states = clip_config.num_hidden_layers + 1
+    if not -num_states <= vision_feature_layer < num_states:
+        raise ValueError(
+            f"vision_feature_layer is {vision_feature_layer}, but this CLIP of {num_states - 1} layers has hidden "
+            f"states {-num_states} to {num_states - 1}."
+        )
+    for name in adapter_fields:
+        if name not in ADAPTER_FIELDS:
+            raise ValueError(f"{name} is not an adapter's field; CLIP decides all but {', '.join(ADAPTER_FIELDS)}.")
+    return HawaiiVisionConfig(
+        num_hidden_layers=vision_feature_layer % num_states,
+        **{name: getattr(clip_config, name) for name in CLIP_FIELDS},
+        **adapter_fields,
+    )
+
+
+def _convert_state(clip_state: dict[str, torch.Tensor], num_hidden_layers: int) -> dict[str, torch.Tensor]:
+    """The tensors of a `CLIPVisionModel` under the names of a [`HawaiiVisionModel`] of `num_hidden_layers` layers."""
+    names = dict(EMBEDDING_NAMES)
+    for layer in range(num_hidden_layers):
+        for ours, theirs in LAYER_NAMES.items():
+            for kind in ("weight", "bias"):
+                names[f"layers.{layer}.{ours}.{kind}"] = [f"encoder.layers.{layer}.{their}.{kind}" for their in theirs]
+    clip_state = {name.removeprefix("vision_model."): tensor for name, tensor in clip_state.items()}
+    return {ours: torch.cat([clip_state[their] for their in theirs]) for ours, theirs in names.items()}
 
 
 def convert_clip(
@@ -75,14 +104,21 @@ def convert_clip(
         ValueError: the checkpoint is no CLIP, lacks a tensor or holds one that is unknown; the layer does not exist;
             or a field is CLIP's to decide.
     """
-    model_type = AutoConfig.from_pretrained(checkpoint).model_type
+    try:
+        model_type = AutoConfig.from_pretrained(checkpoint).model_type
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{checkpoint} is no CLIP checkpoint: no folder of that name holds a configuration that transformers "
+            "knows, and the Hub gives no model of that name."
+        ) from error
     if model_type not in ("clip", "clip_vision_model"):
         raise ValueError(f"{checkpoint} is a {model_type!r} checkpoint; a student starts from a 'clip' one.")
     clip, loading = CLIPVisionModel.from_pretrained(checkpoint, dtype=dtype, output_loading_info=True)
+    unknown = [name for name in sorted(loading["unexpected_keys"]) if not UNNEEDED.match(name)]
     problems = {
         "lacks": sorted(loading["missing_keys"]),
         "has in another shape": sorted(str(key) for key in loading["mismatched_keys"]),
-        "has beyond what a CLIP has": [name for name in sorted(loading["unexpected_keys"]) if not _is_unneeded(name)],
+        "has beyond what a CLIP has": unknown,
     }
     for problem, names in problems.items():
         if names:
@@ -90,56 +126,7 @@ def convert_clip(
 
     config = _make_config(clip.config, vision_feature_layer, adapter_fields)
     model = HawaiiVisionModel(config).to(dtype)
-    state = convert_clip_state(clip.state_dict(), config.num_hidden_layers)
+    state = _convert_state(clip.state_dict(), config.num_hidden_layers)
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and all(ADAPTER_NAMES.match(name) for name in missing), (missing, unexpected)
     return model.eval()
-
-
-def convert_clip_state(clip_state: dict[str, torch.Tensor], num_hidden_layers: int) -> dict[str, torch.Tensor]:
-    """
-    Renames the tensors of a `CLIPVisionModel` to those of a [`HawaiiVisionModel`] of `num_hidden_layers` layers.
-
-    Raises:
-        ValueError: a tensor is absent, or there is one that no part of CLIP accounts for.
-    """
-    names = dict(EMBEDDING_NAMES)
-    for layer in range(num_hidden_layers):
-        for ours, theirs in LAYER_NAMES.items():
-            for kind in ("weight", "bias"):
-                names[f"layers.{layer}.{ours}.{kind}"] = [f"encoder.layers.{layer}.{their}.{kind}" for their in theirs]
-    clip_state = {name.removeprefix("vision_model."): tensor for name, tensor in clip_state.items()}
-    used = {their for theirs in names.values() for their in theirs}
-    if absent := sorted(used - clip_state.keys()):
-        raise ValueError(f"The CLIP weights lack {', '.join(absent)}.")
-    unknown = [name for name in clip_state.keys() - used if not _is_unneeded(name, num_hidden_layers)]
-    if unknown:
-        raise ValueError(f"The CLIP weights hold {', '.join(sorted(unknown))}, which no part of a CLIP encoder is.")
-    return {ours: torch.cat([clip_state[their] for their in theirs]) for ours, theirs in names.items()}
-
-
-def _is_unneeded(name: str, num_hidden_layers: int | None = None) -> bool:
-    """Whether the features do without this tensor of a CLIP: beyond the encoder, or past the layers that are built."""
-    name = name.removeprefix("vision_model.")
-    layer = re.match(r"encoder\.layers\.(\d+)\.", name)
-    if layer and num_hidden_layers is not None:
-        return int(layer[1]) >= num_hidden_layers
-    return UNNEEDED.match(name) is not None
-
-
-def _make_config(clip_config, vision_feature_layer: int, adapter_fields: dict) -> HawaiiVisionConfig:
-    # hidden_states[0] is the embeddings and hidden_states[k] the output of the k-th layer.
-    num_states = clip_config.num_hidden_layers + 1
-    if not -num_states <= vision_feature_layer < num_states:
-        raise ValueError(
-            f"vision_feature_layer is {vision_feature_layer}, but this CLIP of {num_states - 1} layers has hidden "
-            f"states {-num_states} to {num_states - 1}."
-        )
-    for name in adapter_fields:
-        if name not in ADAPTER_FIELDS:
-            raise ValueError(f"{name} is not an adapter's field; CLIP decides all but {', '.join(ADAPTER_FIELDS)}.")
-    return HawaiiVisionConfig(
-        num_hidden_layers=vision_feature_layer % num_states,
-        **{name: getattr(clip_config, name) for name in CLIP_FIELDS},
-        **adapter_fields,
-    )

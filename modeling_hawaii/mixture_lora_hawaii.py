@@ -89,7 +89,7 @@ class MixtureOfLoraRouting(nn.Module):
             forced_gate (`torch.FloatTensor` of shape `(batch_size, 1, num_adapters)`, *optional*):
                 Gate of the samples that do not go by the routers.
             is_routed (`torch.BoolTensor` of shape `(batch_size, 1, 1)`, *optional*):
-                Which samples go by the routers; all of them if not given.
+                Which samples go by the routers; given with `forced_gate`, and without it all do.
 
         Returns:
             The gate, `(batch_size, num_tokens, num_adapters)`, and the routers' probabilities, of the same shape, in
@@ -98,7 +98,8 @@ class MixtureOfLoraRouting(nn.Module):
         routers = [router for router in (self.teacher_router, self.general_router) if router is not None]
         probabilities = [router(hidden_states) for router in routers]
         gate = torch.cat([self._top_1(bank) for bank in probabilities], dim=-1).to(hidden_states.dtype)
-        if is_routed is not None and forced_gate is not None:
+        if forced_gate is not None:
+            assert is_routed is not None
             gate = torch.where(is_routed, gate, forced_gate)
         return gate, torch.cat(probabilities, dim=-1)
 
@@ -117,7 +118,16 @@ def forced_adapter_gate(adapters: torch.Tensor, config: HawaiiVisionConfig, dtyp
     """
     The gate that lets teacher-specific adapter `adapters[b]` alone act on sample b: `(batch_size, 1, num_adapters)`.
 
-    Comparing with a range needs no look at the values, hence no wait for the device.
+    Comparing with a range needs no look at the values, hence no wait for the device; an index past the
+    teacher-specific adapters therefore lets none act.
+
+    Args:
+        adapters (`torch.LongTensor` of shape `(batch_size,)`):
+            Index of the adapter, from 0; nothing acts where it is negative.
+        config (`HawaiiVisionConfig`):
+            Tells how many there are.
+        dtype (`torch.dtype`):
+            Of the gate.
     """
     indices = torch.arange(config.num_teacher_adapters + config.num_general_adapters, device=adapters.device)
     is_forced = (adapters.unsqueeze(-1) == indices) & (indices < config.num_teacher_adapters)

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -39,7 +39,7 @@ class HawaiiCausalLMOutput(ModelOutput):
     Output of [`HawaiiForConditionalGeneration`].
 
     Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned with `labels`):
+        loss (`torch.FloatTensor` of shape `()`, *optional*, returned with `labels`):
             Mean cross-entropy of the next token.
         logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`):
             Scores of the next token.
@@ -60,6 +60,8 @@ class HawaiiCausalLMOutput(ModelOutput):
 
 
 class HawaiiMultiModalProjector(nn.Module):
+    """From the encoder's width to the language model's: two linear layers with an activation between (LLaVA-1.5's)."""
+
     def __init__(self, config: HawaiiConfig):
         super().__init__()
         width = config.text_config.hidden_size
@@ -68,6 +70,7 @@ class HawaiiMultiModalProjector(nn.Module):
         self.linear_2 = nn.Linear(width, width, bias=config.multimodal_projector_bias)
 
     def forward(self, image_features: torch.Tensor) -> torch.Tensor:
+        """From `(num_images, num_patches, vision_hidden_size)` to `(num_images, num_patches, hidden_size)`."""
         return self.linear_2(self.activation(self.linear_1(image_features)))
 
 
@@ -121,7 +124,7 @@ class HawaiiModel(HawaiiPreTrainedModel):
             [`HawaiiVisionOutput`] whose `pooler_output`, `(num_images, num_patches, hidden_size)`, has one entry for
             each image.
         """
-        kwargs["return_dict"] = True
+        kwargs["return_dict"] = True  # transformers hands on what the whole model was asked for
         outputs = self.vision_tower(pixel_values, **kwargs)
         outputs.pooler_output = self.multi_modal_projector(outputs.last_hidden_state[:, 1:])
         return outputs
@@ -150,15 +153,35 @@ class HawaiiModel(HawaiiPreTrainedModel):
         return torch.where(is_image.unsqueeze(-1), features.to(inputs_embeds), inputs_embeds)
 
     def embed_inputs(self, input_ids: torch.Tensor, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Runs the encoder once and returns `inputs_embeds` and the image features; the counts must agree."""
+        """
+        Runs the encoder once on all images of a batch and puts them into the text.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Text, with one image token for each patch of each image.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, image_size, image_size)`):
+                Normalised images, in the order of their tokens.
+
+        Returns:
+            The input embeddings, `(batch_size, sequence_length, hidden_size)`, and the projected images,
+            `(num_images, num_patches, hidden_size)`.
+
+        Raises:
+            ValueError: another number of image tokens than of image features.
+        """
         image_features = self.get_image_features(pixel_values).pooler_output
-        self._check_image_tokens(input_ids, image_features)
+        self.check_image_tokens(input_ids, len(image_features))
         return self.merge_image_features(input_ids, image_features), image_features
 
-    def _check_image_tokens(self, input_ids: torch.Tensor, image_features: torch.Tensor) -> None:
+    def check_image_tokens(self, input_ids: torch.Tensor, num_images: int) -> None:
+        """
+        Raises a `ValueError` unless the text has as many image tokens as `num_images` images have patches. In training
+        on an accelerator the device raises it, and nothing waits for its answer.
+        """
         if torch.compiler.is_compiling() or input_ids.device.type == "meta":
             return
-        num_features = image_features.shape[0] * image_features.shape[1]
+        num_patches = self.config.vision_config.num_patches
+        num_features = num_images * num_patches
         num_tokens = (input_ids == self.config.image_token_id).sum()
         if self.training and input_ids.device.type != "cpu":
             # Reading the count would wait for the device; this is checked there, when its turn comes.
@@ -168,7 +191,7 @@ class HawaiiModel(HawaiiPreTrainedModel):
         elif num_tokens != num_features:
             raise ValueError(
                 f"{num_tokens} image tokens in the text but {num_features} image features "
-                f"({image_features.shape[0]} images of {image_features.shape[1]} patches). "
+                f"({num_images} images of {num_patches} patches). "
                 "Let the processor make both: it puts one <image> for each image and expands it."
             )
 
@@ -235,6 +258,7 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = HawaiiModel(config)
         embeddings = self.get_input_embeddings()
+        # Read off, for language models name their embeddings each in its own way.
         name = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
@@ -345,14 +369,34 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         return super().prepare_inputs_for_generation(input_ids, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
     @torch.no_grad()
-    def generate(self, inputs: torch.Tensor | None = None, pixel_values: torch.Tensor | None = None, **kwargs):
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *,
+        pixel_values: torch.Tensor | None = None,
+        **kwargs,
+    ):
         """
         As transformers' `generate`. Each image is encoded once, before decoding begins, whatever the number of beams
         or returned sequences.
+
+        Args:
+            inputs (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Padded on the left; `input_ids` is another name for it.
+            generation_config, kwargs:
+                As for transformers' `generate`.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, height, width)`, *optional*):
+                All images of the batch, in the order of their tokens.
+
+        Raises:
+            ValueError: images without `input_ids`, or another number of image tokens than of image features.
         """
         input_ids = kwargs.pop("input_ids", inputs)
         if pixel_values is not None:
             if input_ids is None:
                 raise ValueError("pixel_values need input_ids, which say where the images go; inputs_embeds do not.")
             kwargs["inputs_embeds"], _ = self.model.embed_inputs(input_ids, pixel_values)
-        return super().generate(input_ids, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        elif input_ids is not None and kwargs.get("inputs_embeds") is None and kwargs.get("past_key_values") is None:
+            self.model.check_image_tokens(input_ids, 0)  # without images the tokens would be read as words
+        return super().generate(input_ids, generation_config, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]

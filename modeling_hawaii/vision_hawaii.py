@@ -25,10 +25,10 @@ class HawaiiVisionOutput(ModelOutput):
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, 1 + num_patches, hidden_size)`):
             Output of the last layer that exists, without a final norm; the class token comes first.
-        pooler_output (`torch.FloatTensor`, *optional*):
+        pooler_output (`torch.FloatTensor` of shape `(batch_size, num_patches, text_hidden_size)`, *optional*):
             Filled in by `get_image_features` with the projected features.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*, returned with `output_hidden_states=True`):
-            The embeddings and the output of each layer.
+            The embeddings and the output of each layer, each of the shape of `last_hidden_state`.
         router_probabilities (`torch.FloatTensor`, *optional*, returned with `output_routing=True`):
             Of shape `(num_layers, batch_size, 1 + num_patches, num_adapters)`: what each layer's routers gave the
             teacher-specific and then the general adapters, each bank summing to one; the largest of each bank acted.
@@ -68,6 +68,7 @@ class HawaiiVisionEmbeddings(nn.Module):
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """From three of `(B, H, P, D / H)` to `(B, P, H, D / H)` and the weights, as transformers' interface has it."""
     weights = torch.matmul(query, key.transpose(-1, -2)) * scaling  # (B, H, P, P)
     if attention_mask is not None:
         weights = weights + attention_mask
@@ -130,7 +131,10 @@ class HawaiiVisionFeedForward(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, forced_gate: torch.Tensor | None, is_routed: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns the layer's output and the routers' probabilities (`None` where there are no adapters)."""
+        """
+        From `(batch_size, num_tokens, hidden_size)` to the same; see [`MixtureOfLoraRouting`] for the other arguments.
+        Also returns the routers' probabilities, `(batch_size, num_tokens, num_adapters)`, `None` without adapters.
+        """
         if not self.has_adapters:
             return self.fc2(self.activation(self.fc1(hidden_states))), None
         gate, probabilities = self.routing(hidden_states, forced_gate, is_routed)
@@ -159,6 +163,22 @@ class HawaiiVisionLayer(GradientCheckpointingLayer):
         hidden_states = hidden_states + self.attention(self.layer_norm1(hidden_states), **kwargs)
         output, probabilities = self.feed_forward(self.layer_norm2(hidden_states), forced_gate, is_routed)
         return hidden_states + output, probabilities
+
+
+def init_vision_weights(module: nn.Module, std: float) -> None:
+    """Initialises one module of an encoder that is built from a configuration; its adapters add nothing."""
+    if isinstance(module, StackedLora):
+        module.reset_parameters()
+    elif isinstance(module, HawaiiVisionEmbeddings):
+        nn.init.normal_(module.class_embedding, std=std)
+        nn.init.normal_(module.position_embedding, std=std)
+    elif isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.normal_(module.weight, std=std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
 
 
 class HawaiiVisionModel(PreTrainedModel):
@@ -212,8 +232,8 @@ class HawaiiVisionModel(PreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, image_size, image_size)`):
                 Normalised images.
             adapters (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-                The teacher-specific adapter that acts alone on each sample, in every layer and on every token; -1
-                leaves a sample to the routers. `None` leaves all of them.
+                The teacher-specific adapter that acts alone on each sample, in every layer and on every token, from 0
+                to `num_teacher_adapters - 1`; -1 leaves a sample to the routers. `None` leaves all of them.
             output_hidden_states (`bool`, *optional*, defaults to `False`):
                 Whether to return the embeddings and every layer's output.
             output_routing (`bool`, *optional*, defaults to `False`):
@@ -249,19 +269,3 @@ class HawaiiVisionModel(PreTrainedModel):
             router_probabilities=torch.stack(all_probabilities) if all_probabilities else None,
         )
         return output if return_dict else output.to_tuple()
-
-
-def init_vision_weights(module: nn.Module, std: float) -> None:
-    """Initialises one module of an encoder that is built from a configuration; its adapters add nothing."""
-    if isinstance(module, StackedLora):
-        module.reset_parameters()
-    elif isinstance(module, HawaiiVisionEmbeddings):
-        nn.init.normal_(module.class_embedding, std=std)
-        nn.init.normal_(module.position_embedding, std=std)
-    elif isinstance(module, nn.Linear | nn.Conv2d):
-        nn.init.normal_(module.weight, std=std)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.LayerNorm):
-        nn.init.ones_(module.weight)
-        nn.init.zeros_(module.bias)

@@ -11,13 +11,36 @@ from transformers.image_utils import load_image
 from transformers.processing_utils import MultiModalData
 
 from ..configuration.configuration_hawaii import check_choice
-from ..configuration.hub_hawaii import PROCESSOR_AUTO_MAP, save_code
+from ..configuration.hub_hawaii import PROCESSOR_AUTO_MAP, SavedWithCode
 
 
+# Stands for an image in the text, in every chat template; becomes one token for each of its patches.
+IMAGE_TOKEN = "<image>"
 IMAGE_ASPECT_RATIOS = ("pad", "crop")
 
 
-class HawaiiProcessor(ProcessorMixin):
+def _flatten(images):
+    """The images of an image, a list of images, or a list of lists of images."""
+    if isinstance(images, list | tuple):
+        return [image for item in images for image in _flatten(item)]
+    return list(images) if getattr(images, "ndim", 3) == 4 else [images]
+
+
+def _is_address(image: str) -> bool:
+    return image.startswith(("http://", "https://", "data:"))
+
+
+def rewrite_tokenizer_config(path: Path) -> None:
+    """Says what transformers 5 saved in words that 4.57 understands and 5 still does."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if values.get("tokenizer_class") == "TokenizersBackend":
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(values.get("extra_special_tokens"), list):
+        values["additional_special_tokens"] = values.pop("extra_special_tokens")
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class HawaiiProcessor(SavedWithCode, ProcessorMixin):
     r"""
     Joins an image processor and a tokenizer.
 
@@ -25,13 +48,11 @@ class HawaiiProcessor(ProcessorMixin):
         image_processor (`CLIPImageProcessor`):
             Resizes and normalises square images.
         tokenizer (`PreTrainedTokenizerFast`):
-            Has `image_token` as a special token.
-        patch_size (`int`):
+            Has `<image>` as a special token. Its padding side becomes the left, as generation needs.
+        patch_size (`int`, *optional*, defaults to 14):
             Side of the encoder's patches, in pixels.
         chat_template (`str`, *optional*):
             Jinja template of a conversation.
-        image_token (`str`, *optional*, defaults to `"<image>"`):
-            Stands for an image in the text; becomes one token for each of its patches.
         image_aspect_ratio (`str`, *optional*, defaults to `"pad"`):
             How an image becomes a square: `"pad"` with the mean colour to its longer side (LLaVA-1.5's stage 2), or
             `"crop"` to its centre (stage 1).
@@ -41,6 +62,7 @@ class HawaiiProcessor(ProcessorMixin):
             `image_aspect_ratio` is unknown.
     """
 
+    hub_auto_map = PROCESSOR_AUTO_MAP
     if not hasattr(ProcessorMixin, "get_attributes"):
         # transformers 4.57 reads the parts from these; 5.x from the signature.
         attributes = ["image_processor", "tokenizer"]
@@ -53,7 +75,6 @@ class HawaiiProcessor(ProcessorMixin):
         tokenizer=None,
         patch_size=14,
         chat_template=None,
-        image_token="<image>",
         image_aspect_ratio="pad",
         **kwargs,
     ):
@@ -66,14 +87,15 @@ class HawaiiProcessor(ProcessorMixin):
             )
         self.patch_size = patch_size
         self.image_aspect_ratio = image_aspect_ratio
-        self.image_token = image_token
-        self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
+        self.image_token = IMAGE_TOKEN
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
             raise ValueError(
-                f"The tokenizer has no token {image_token!r}; add it with "
-                f"`tokenizer.add_special_tokens({{'additional_special_tokens': [{image_token!r}]}})`."
+                f"The tokenizer has no token {IMAGE_TOKEN!r}; add it with "
+                f"`tokenizer.add_special_tokens({{'additional_special_tokens': [{IMAGE_TOKEN!r}]}})`."
             )
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
+        tokenizer.padding_side = "left"
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @property
@@ -96,15 +118,20 @@ class HawaiiProcessor(ProcessorMixin):
 
         Returns:
             `PIL.Image.Image` whose sides are equal.
+
+        Raises:
+            ValueError: there is no such file, or it is no image.
         """
+        if isinstance(image, str | Path) and not _is_address(str(image)) and not Path(image).is_file():
+            raise ValueError(f"There is no image {image}.")
         if isinstance(image, str | Path):
             image = load_image(str(image))
         elif not isinstance(image, Image.Image):
-            image = to_pil_image(image)
+            image = to_pil_image(image if image.ndim == 3 else image[None])
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):
-            # Pillow would make white of all that does not fit in 8 bits.
-            image = image.point(lambda value: value * (1 / 256)).convert("L")
+        if image.mode.startswith("I"):
+            # 16 bits, in one of four modes. Pillow would make white of all that does not fit in 8.
+            image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
         image = image.convert("RGB")
         width, height = image.size
         if width == height:
@@ -180,30 +207,6 @@ class HawaiiProcessor(ProcessorMixin):
             num_image_tokens=[self.num_image_tokens] * len(image_sizes), num_image_patches=[1] * len(image_sizes)
         )
 
-    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """Saves everything that either supported transformers needs to load this processor, its code included."""
-        self.auto_map = dict(PROCESSOR_AUTO_MAP)
-        folder = Path(save_directory)
-        super().save_pretrained(save_directory, **({} if push_to_hub else kwargs))
-        self.image_processor.save_pretrained(save_directory)  # transformers 4.57 looks for a file of its own.
-        _rewrite_tokenizer_config(folder / "tokenizer_config.json")
-        save_code(save_directory)
-        if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
-
-
-def _flatten(images):
-    """The images of an image, a list of images, or a list of lists of images."""
-    if isinstance(images, list | tuple):
-        return [image for item in images for image in _flatten(item)]
-    return [images] if getattr(images, "ndim", 3) == 3 else list(images)
-
-
-def _rewrite_tokenizer_config(path: Path) -> None:
-    """Says what transformers 5 saved in words that 4.57 understands and 5 still does."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if values.get("tokenizer_class") == "TokenizersBackend":
-        values["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if isinstance(values.get("extra_special_tokens"), list):
-        values["additional_special_tokens"] = values.pop("extra_special_tokens")
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    def _complete_folder(self, folder: Path) -> None:
+        self.image_processor.save_pretrained(folder)  # transformers 4.57 looks for a file of its own.
+        rewrite_tokenizer_config(folder / "tokenizer_config.json")

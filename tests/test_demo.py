@@ -34,5 +34,6 @@ def test_the_demo_leaves_a_folder_and_its_scores(tmp_path):
     hub = {path.name for path in (run / "hub").iterdir()}
     assert {"model.safetensors", "config.json", "modeling_hawaii.py", "chat_template.jinja", "README.md"} <= hub
     assert not any("objective" in name or "expert" in name or "optimizer" in name for name in hub)
-    assert "easy_vqa | accuracy" in (run / "hub" / "README.md").read_text(encoding="utf-8")
-    assert f"chat {run}/hub --image" in result.stdout
+    # Twelve questions are no score to publish.
+    assert "Not evaluated yet." in (run / "hub" / "README.md").read_text(encoding="utf-8")
+    assert f"chat {run}/hub --image" in result.stdout.splitlines()[-1]

@@ -111,6 +111,13 @@ def is_shipped(file: Path) -> bool:
     return file.parts[0] in CODE_FOLDERS and file.name.endswith(CODE_SUFFIX)
 
 
+def test_every_folder_of_the_package_has_its_arrows():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    packages = [name.split(".") for name in setup["options"]["packages"].split()]
+    assert {parts[1] for parts in packages if len(parts) > 1} == set(ARROWS)
+
+
 def test_every_import_follows_the_arrows():
     found = problems(ROOT)
     assert not found, "\n".join(found)

@@ -1,5 +1,8 @@
 """The public names of the package, and what their first use registers."""
 
+import configparser
+from pathlib import Path
+
 import pytest
 import transformers
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
@@ -9,7 +12,9 @@ import hawaii
 
 def test_every_public_name_is_there():
     assert all(name in dir(hawaii) and getattr(hawaii, name) for name in hawaii.__all__)
-    assert hawaii.__version__ == "0.1.0"
+    setup = configparser.ConfigParser()
+    setup.read(Path(hawaii.__file__).with_name("setup.cfg"))
+    assert hawaii.__version__ == setup["metadata"]["version"]
     with pytest.raises(AttributeError, match="no_such_name"):
         getattr(hawaii, "no_such_name")  # noqa: B009
 

@@ -6,8 +6,11 @@ import sys
 from unittest.mock import create_autospec
 
 import pytest
+import torch
 
 from hawaii import __main__ as command
+from hawaii.training.conversations import read_messages
+from hawaii.training.data import read_records
 
 
 def run(program: str) -> subprocess.CompletedProcess:
@@ -114,4 +117,32 @@ def test_debug_shows_every_traceback(monkeypatch):
     monkeypatch.setenv("HAWAII_DEBUG", "1")
     fail_with(monkeypatch, lambda: open("/there/is/no/recipe.yaml"))
     with pytest.raises(FileNotFoundError):
+        command.main(["train", "recipe.yaml"])
+
+
+def load_in_a_worker(function) -> None:
+    """Lets a worker of a data loader call a function."""
+
+    class Records(torch.utils.data.Dataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return function()
+
+    next(iter(torch.utils.data.DataLoader(Records(), num_workers=1)))
+
+
+def test_an_error_in_a_worker_is_one_sentence_too(monkeypatch, capsys):
+    fail_with(monkeypatch, lambda: load_in_a_worker(lambda: read_records("/there/is/no/data.json")))
+    # A missing file is no ValueError: the worker must not change what the error is.
+    assert command.main(["train", "recipe.yaml"]) == 2
+    fail_with(monkeypatch, lambda: load_in_a_worker(lambda: read_messages([], 0)))
+    assert command.main(["train", "recipe.yaml"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "hawaii train: it has no answer to learn"
+
+
+def test_a_bug_in_a_worker_keeps_its_traceback(monkeypatch):
+    fail_with(monkeypatch, lambda: load_in_a_worker(refuse))
+    with pytest.raises(ValueError, match="Caught ValueError in DataLoader worker"):
         command.main(["train", "recipe.yaml"])

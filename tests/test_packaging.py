@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from hawaii.tests.test_imports import ARROWS
+
 
 ROOT = Path(__file__).parents[1]
 NOT_SOURCES = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "runs", "*.egg-info")
-FOLDERS = ["configuration", "processing", "modeling_hawaii", "training", "evaluation", "hub_cards"]
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +35,9 @@ def test_the_wheel_holds_nothing_beside_hawaii(wheel):
 
 
 def test_the_wheel_holds_every_file_of_every_folder(wheel):
-    files = [path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*")]
+    files = [path.relative_to(ROOT) for folder in ARROWS for path in (ROOT / folder).rglob("*")]
     expected = {
-        f"hawaii/{file.as_posix()}"
-        for file in files
-        if (ROOT / file).is_file() and file.name != ".gitkeep" and "__pycache__" not in file.parts
+        f"hawaii/{file.as_posix()}" for file in files if (ROOT / file).is_file() and "__pycache__" not in file.parts
     }
     assert expected - set(wheel) == set()
     assert {"hawaii/__init__.py", "hawaii/__main__.py"} <= set(wheel)

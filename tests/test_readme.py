@@ -1,10 +1,13 @@
 """What the README says to run is run."""
 
+import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 
@@ -29,20 +32,31 @@ def test_the_lines_that_ask_a_checkpoint_run_in_a_process_without_the_package(hu
 
 def test_each_make_target_of_the_readme_exists():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = re.findall(r"^make (\w+)", "".join(blocks("bash")), flags=re.MULTILINE)
-    assert targets == ["demo", "test"]
-    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+    targets = re.findall(r"^make ([\w.]+)", "".join(blocks("bash")), flags=re.MULTILINE)
+    assert targets == ["demo", "test", ".venv"]
+    assert all(re.search(rf"^{re.escape(target)}:", makefile, flags=re.MULTILINE) for target in targets)
 
 
-def test_the_recipe_that_the_readme_trains_can_be_read():
-    from hawaii.training.recipe import parse_stage, read_recipe
+# Few steps of each, and where the numbers of a whole run would be asked for.
+SHORTENED = {
+    "hawaii data": "--expert_steps 2",
+    "accelerate launch": "stages.pretrain.max_steps=2 stages.finetune.max_steps=2",
+    "hawaii evaluate": "--limit 4",
+}
 
-    (recipe,) = re.findall(r"-m hawaii train (\S+)", "".join(blocks("bash")))
-    stages = read_recipe(str(ROOT / recipe))
-    assert list(stages) == ["pretrain", "finetune"]
-    for name, options in stages.items():
-        _, data, training = parse_stage(options, name)
-        assert data.image_folder == "runs/easy_vqa/data/images" and training.output_dir == f"runs/easy_vqa/{name}"
+
+@pytest.mark.slow
+def test_the_commands_that_train_run_one_after_the_other(tmp_path):
+    (tmp_path / "training").symlink_to(ROOT / "training")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    commands = [line.partition("  #")[0] for line in blocks("bash")[1].splitlines()[1:]]
+    assert [" ".join(command.split()[:2]) for command in commands] == list(SHORTENED)
+    for command, flags in zip(commands, SHORTENED.values()):
+        shell = {"shell": True, "cwd": tmp_path, "env": environment, "timeout": 600}
+        finished = subprocess.run(f"{command} {flags}", capture_output=True, text=True, **shell)
+        assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+    results = json.loads((tmp_path / "runs" / "easy_vqa" / "results.json").read_text(encoding="utf-8"))
+    assert results["num_questions"] == 4 and results["train_seconds"] > 0
 
 
 def test_every_file_that_the_readme_names_is_there():

@@ -109,3 +109,11 @@ def test_engines_read_that_the_last_layer_is_the_feature_layer_and_the_class_tok
 def test_a_refused_value_is_named_with_the_way_out(fields, message):
     with pytest.raises(ValueError, match=message):
         HawaiiVisionConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"tie_word_embeddings": True}, {"vision_feature_layer": -2}, {"image_seq_length": 7}], ids=str
+)
+def test_a_field_that_follows_from_others_is_refused(fields):
+    with pytest.raises(ValueError, match=f"{next(iter(fields))} follows from the encoder and the language model"):
+        HawaiiConfig(**fields)

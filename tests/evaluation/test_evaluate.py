@@ -16,6 +16,7 @@ from hawaii.evaluation.chat import answer
 from hawaii.evaluation.checkpoint import count_parameters
 from hawaii.evaluation.evaluate import evaluate
 from hawaii.evaluation.report import report
+from hawaii.tests.tiny import FACTS
 
 
 QUESTIONS = [
@@ -100,9 +101,7 @@ def test_what_training_measured_is_merged(hub_folder, output_dir, quick):
 
 def test_the_card_states_the_scores_of_all_questions_alone(hub_folder, output_dir, quick):
     own = shutil.copytree(hub_folder, output_dir / "hub")
-    stage = dict.fromkeys(("objective", "samples", "epochs", "steps", "batch_size", "learning_rate", "seconds"), 1)
-    facts = {"name": "tiny", "num_parameters": 1, "stages": {"pretrain": {**stage, "teachers": {"vit": {}}}}}
-    (own / "training.json").write_text(json.dumps(facts))
+    (own / "training.json").write_text(json.dumps(FACTS))
     assert evaluate(own, "easy_vqa", output_dir, limit=4)["limit"] == 4
     assert not (own / "README.md").exists()
     evaluate(own, "easy_vqa", output_dir)

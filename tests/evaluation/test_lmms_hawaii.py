@@ -90,7 +90,7 @@ def test_answers_come_in_the_order_of_the_requests(single):
     assert single.generate_until(requests[::-1]) == single.generate_until(requests)[::-1]
 
 
-def test_images_and_texts_keep_their_order(hub_folder, single, monkeypatch):
+def test_images_and_texts_keep_their_order(single, monkeypatch):
     seen = []
     monkeypatch.setattr(single, "_generate", lambda conversations, _: seen.extend(conversations) or [""])
 
@@ -112,7 +112,7 @@ def test_swapping_two_images_changes_the_input(single):
     assert not torch.equal(inputs[0], inputs[1])
 
 
-def test_the_encoder_sees_each_image_once(single, monkeypatch):
+def test_the_encoder_sees_each_image_once(single):
     seen = []
     tower = single.model.model.vision_tower
     hook = tower.register_forward_pre_hook(

@@ -11,25 +11,9 @@ from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.configuration.hub_hawaii import read_code
 from hawaii.hub_cards import export as export_module
 from hawaii.hub_cards.export import export
-from hawaii.tests.tiny import make_config, make_model, make_processor
+from hawaii.tests.tiny import FACTS, make_config, make_model, make_processor
 
 
-FACTS = {
-    "name": "tiny",
-    "num_parameters": 49000,
-    "stages": {
-        "finetune": {
-            "objective": "hawaii",
-            "samples": 12,
-            "epochs": 1.0,
-            "steps": 6,
-            "batch_size": 2,
-            "learning_rate": 1e-3,
-            "seconds": 0.5,
-            "teachers": {"vit": {"image_size": 16, "grid": [4, 4, 16]}},
-        }
-    },
-}
 # What training leaves beside a model.
 STATE = [
     "optimizer.pt",

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from hawaii import HawaiiConfig, HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.configuration.hub_hawaii import AUTO_MAP, PROCESSOR_AUTO_MAP, VISION_AUTO_MAP, read_code
+from hawaii.tests.tiny import make_model
 
 
 ROOT = Path(__file__).parents[2]
@@ -162,3 +163,78 @@ def test_what_is_saved_from_there_names_every_auto_class_and_brings_the_code(rep
         assert json.loads((folder / "config.json").read_text())["auto_map"] == auto_map
         code = {path.name for path in folder.glob("*.py")}
         assert {reference.split(".")[0] + ".py" for reference in auto_map.values()} <= code <= set(read_code())
+
+
+LANGUAGE_MODELS = {
+    "llama, another theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+    "llama 3's scaling": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 5e5,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        }
+    },
+    "qwen2, tied": {
+        "model_type": "qwen2",
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    },
+    "gemma3, two kinds of layers": {
+        "model_type": "gemma3_text",
+        "head_dim": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 2e5},
+        },
+    },
+    "phi, rotary in part": {
+        "model_type": "phi3",
+        "pad_token_id": 0,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 2e4, "partial_rotary_factor": 0.5},
+    },
+    "gpt2": {"model_type": "gpt2"},
+}
+# Prints, for each folder, the largest difference from the logits that lie in it.
+COMPARE = """
+import json, sys
+sys.modules["hawaii"] = None
+import torch
+from pathlib import Path
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+found = {}
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True).eval()
+    reference = load_file(folder / "reference.st")
+    with torch.no_grad():
+        logits = model(reference["input_ids"], reference["pixel_values"]).logits
+    found[folder.name] = float((logits - reference["logits"]).abs().max())
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("python", [TRANSFORMERS_4, Path(sys.executable)], ids=VERSIONS)
+def test_positions_are_the_same_to_either_version_whatever_the_language_model(tmp_path, python):
+    folders = tmp_path / "folders"
+    for name, text in LANGUAGE_MODELS.items():
+        model = make_model(text=text)
+        reference = {
+            "input_ids": torch.tensor([[2, *[4] * 16, *range(5, 25)]]),
+            "pixel_values": torch.randn(1, 3, 16, 16),
+        }
+        with torch.no_grad():
+            reference["logits"] = model(**reference).logits
+        model.save_pretrained(folders / name)
+        save_file(reference, folders / name / "reference.st")
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    finished = subprocess.run(
+        [python, "-c", COMPARE, folders], env=environment, capture_output=True, text=True, timeout=600, cwd=tmp_path
+    )
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    found = json.loads(finished.stdout.splitlines()[-1])
+    assert found.keys() == LANGUAGE_MODELS.keys()
+    assert {name: difference for name, difference in found.items() if difference > 1e-5} == {}

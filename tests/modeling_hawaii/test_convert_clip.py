@@ -148,3 +148,10 @@ def test_a_model_of_another_kind_is_refused(tmp_path):
     ViTModel(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is a 'vit' checkpoint"):
         convert_clip(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/there/is/none", "empty"])
+def test_a_folder_that_is_no_checkpoint_is_named(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=f"{name} is no CLIP checkpoint: no folder of that name"):
+        convert_clip(str(tmp_path / name))

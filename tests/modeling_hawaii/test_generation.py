@@ -3,8 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from transformers import GenerationConfig
 
-from hawaii.tests.tiny import make_model
+from hawaii.tests.tiny import make_model, make_processor
 
 
 IMAGE = [4] * 16  # The image token, once for each of the 4 x 4 patches.
@@ -150,3 +152,25 @@ def test_a_second_turn_goes_on_from_the_first_ones_cache(model, pixel_values):
     second = torch.cat([first.sequences, torch.tensor([[7, 5, 9]])], dim=1)
     expected = greedy_loop(model, second, pixel_values[:1])
     assert model.generate(second, past_key_values=first.past_key_values, **GREEDY).tolist() == expected.tolist()
+
+
+def test_a_generation_config_may_come_second_as_in_transformers(model, pixel_values):
+    config = GenerationConfig(do_sample=False, max_new_tokens=3)
+    answered = model.generate(ONE_IMAGE, config, pixel_values=pixel_values[:1])
+    assert ONE_IMAGE.shape[1] < answered.shape[1] <= ONE_IMAGE.shape[1] + 3
+
+
+def test_image_tokens_without_images_are_refused(model):
+    with pytest.raises(ValueError, match=r"16 image tokens in the text but 0 image features \(0 images"):
+        model.generate(ONE_IMAGE, **GREEDY)
+
+
+def test_a_batch_through_the_processor_equals_each_prompt_alone(model):
+    processor = make_processor()
+    images = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
+    text = ["<image> what color is the shape ?", "<image> is there a circle in the image ? yes or no ?"]
+    inputs = processor(images=images, text=text, padding=True, return_tensors="pt")
+    together = new_tokens(model.generate(**inputs, **GREEDY))
+    for image, prompt, answer in zip(images, text, together):
+        inputs = processor(images=image, text=prompt, return_tensors="pt")
+        assert new_tokens(model.generate(**inputs, **GREEDY)) == [answer]

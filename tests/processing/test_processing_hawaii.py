@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -97,14 +98,21 @@ def test_orientation_tags_are_obeyed(tmp_path):
         assert reds(make_processor().square_image(image)) == upright
 
 
-def test_16_bit_images_are_scaled_and_not_clipped():
-    image = Image.fromarray(np.array([[0, 256, 128 * 256, 65535]], dtype=np.uint16))
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+def test_16_bit_images_are_scaled_and_not_clipped(mode):
+    values = np.array([[0, 256, 128 * 256, 65535]])
+    image = Image.fromarray(values.astype({"I;16": "<u2", "I;16B": ">u2", "I": "i4"}[mode]))
+    assert image.mode == mode
     assert reds(make_processor().square_image(image))[1] == [0, 1, 128, 255]
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "1", "LA", "RGBA", "CMYK"])
-def test_any_mode_becomes_three_channels(mode):
-    assert make_processor().square_image(noise(4, 4).convert(mode)).mode == "RGB"
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("L", 76), ("LA", 76), ("1", 0), ("P", 255), ("RGBA", 255), ("CMYK", 255)]
+)
+def test_any_mode_keeps_what_it_shows(mode, expected):
+    red = Image.new("RGB", (4, 4), "red").convert(mode, dither=Image.Dither.NONE)
+    square = make_processor().square_image(red)
+    assert square.mode == "RGB" and reds(square) == [[expected] * 4] * 4
 
 
 def test_arrays_and_tensors_are_images_too():
@@ -114,6 +122,16 @@ def test_arrays_and_tensors_are_images_too():
     array = np.asarray(image)
     assert processor.square_image(array).tobytes() == expected
     assert processor.square_image(torch.from_numpy(array.copy()).permute(2, 0, 1)).tobytes() == expected
+
+
+def test_an_array_without_channels_is_one_grey_image():
+    array = np.full((16, 16), 9, dtype=np.uint8)
+    assert make_processor()(images=array, text="<image>")["pixel_values"][0].shape == (3, 16, 16)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ValueError, match=r"There is no image /there/is/no/image\.png\."):
+        make_processor()(images="/there/is/no/image.png", text="<image>")
 
 
 def test_each_image_takes_one_token_for_each_patch():
@@ -202,6 +220,25 @@ def test_vicuna_v1_asks_for_an_answer_and_takes_another_system_text():
     messages = [{"role": "system", "content": "Be short."}, CONVERSATION[2]]
     rendered = make_processor().apply_chat_template(messages, add_generation_prompt=True)
     assert rendered == "Be short. USER: is there a square ? ASSISTANT:"
+
+
+def test_vicuna_v1_takes_a_system_text_in_parts():
+    system = [{"type": "text", "text": "Be short. "}, {"type": "text", "text": "Be kind."}]
+    messages = [{"role": "system", "content": system}, CONVERSATION[2]]
+    assert make_processor().apply_chat_template(messages) == "Be short. Be kind. USER: is there a square ? "
+
+
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        ({"role": "tool", "content": "4"}, "takes turns of user and assistant, .* and none of tool"),
+        ({"role": "system", "content": "Be short."}, "none of system"),
+        ({"role": "user", "content": [{"type": "video"}]}, "takes images and text, and not video"),
+    ],
+)
+def test_vicuna_v1_refuses_what_it_does_not_know(message, problem):
+    with pytest.raises(TemplateError, match=problem):
+        make_processor().apply_chat_template([*CONVERSATION, message])
 
 
 def test_plain_is_the_image_its_caption_and_a_newline():

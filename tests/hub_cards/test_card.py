@@ -1,0 +1,78 @@
+"""The model card says what was recorded, and its code runs as it stands."""
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from hawaii.hub_cards.card import write_card
+from hawaii.tests.tiny import FACTS, make_model
+
+
+@pytest.fixture
+def folder(hub_folder, tmp_path):
+    folder = shutil.copytree(hub_folder, tmp_path / "hub")
+    (folder / "training.json").write_text(json.dumps(FACTS))
+    return folder
+
+
+def with_facts(folder, change):
+    facts = copy.deepcopy(FACTS)
+    change(facts)
+    (folder / "training.json").write_text(json.dumps(facts))
+    write_card(folder)
+    return (folder / "README.md").read_text()
+
+
+def test_the_front_matter_is_what_the_hub_reads(folder):
+    results = [{"task": "easy_vqa", "metric": "accuracy", "value": 0.975, "num_questions": 9673}]
+    write_card(folder, results)
+    data = ModelCard.load(folder / "README.md").data
+    assert (data.library_name, data.pipeline_tag, data.model_name) == ("transformers", "image-text-to-text", "tiny")
+    (result,) = data.eval_results
+    assert (result.dataset_type, result.metric_type, result.metric_value) == ("easy_vqa", "accuracy", 0.975)
+
+
+def test_the_tables_hold_what_was_recorded(folder):
+    write_card(folder, [{"task": "easy_vqa", "metric": "accuracy", "value": 0.975, "num_questions": 9673}])
+    card = (folder / "README.md").read_text()
+    assert "| Parameters | 49,000 |" in card
+    assert "| Encoder | 2 layers of width 32, 16 px in patches of 4 px |" in card
+    assert "| Language model | llama, 2 layers of width 32 |" in card
+    assert "| finetune | hawaii | 12 | 1.0 | 6 | 2 | 0.001 | 0.5 |" in card
+    assert "| easy_vqa | accuracy | 0.975 | 9673 |" in card
+    assert "taught by frozen experts (vit)" in card
+
+
+def test_without_scores_it_says_so(folder):
+    write_card(folder)
+    assert "Not evaluated yet." in (folder / "README.md").read_text()
+    assert ModelCard.load(folder / "README.md").data.eval_results is None
+
+
+def test_a_model_without_experts_claims_none(folder):
+    card = with_facts(folder, lambda facts: facts["stages"]["finetune"].update(teachers={}))
+    assert "trained without experts" in card and "taught" not in card
+
+
+def test_a_language_model_whose_fields_have_other_names_is_described(folder):
+    make_model(text={"model_type": "gpt2"}).config.save_pretrained(folder)
+    write_card(folder)
+    assert re.search(r"\| Language model \| gpt2, \d+ layers of width 32 \|", (folder / "README.md").read_text())
+
+
+def test_the_code_asks_in_the_words_of_the_training_and_runs_without_the_package(folder):
+    card = with_facts(folder, lambda facts: facts["stages"]["finetune"].update(question='what is "a" shape ?'))
+    (code,) = re.findall(r"^```python\n(.*?)^```", card, flags=re.MULTILINE | re.DOTALL)
+    assert json.dumps('what is "a" shape ?') in code
+    Image.new("RGB", (20, 30), "red").save(folder / "image.png")
+    code = "import sys\nsys.modules['hawaii'] = None\n" + code
+    finished = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip()
