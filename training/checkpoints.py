@@ -1,24 +1,43 @@
 """Checkpoints that are whole or absent, and resume to exactly where they were."""
 
+import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, sort_checkpoints
 
 from .objectives import StudentWithObjective
 
 
 OBJECTIVE_FILE = "objective.safetensors"
-# What transformers would resume without, silently wrong. Each process has random numbers of its own.
-STATE_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state*.pth", OBJECTIVE_FILE)
+# What transformers would resume without, silently wrong.
+STATE_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json", OBJECTIVE_FILE)
+LEFTOVER_SUFFIX = ".incomplete.old"
 
 
 def find_checkpoint(output_dir: str) -> str | None:
     """The newest checkpoint of a run, or `None`. Unfinished ones bear another name and are not seen."""
     return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+
+
+def remove_old_checkpoints(output_dir: str, save_total_limit: int | None) -> None:
+    """
+    Removes all but the newest `save_total_limit` checkpoints; none where that is `None` or zero.
+
+    What goes loses its name first: a kill in between leaves no checkpoint that lacks files, and at most a leftover
+    that the next call clears.
+    """
+    for leftover in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*{LEFTOVER_SUFFIX}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    if not save_total_limit or save_total_limit < 0:
+        return
+    for checkpoint in sort_checkpoints(output_dir)[:-save_total_limit]:
+        leftover = f"{checkpoint}{LEFTOVER_SUFFIX}"
+        Path(checkpoint).rename(leftover)
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def save_objective(objective: nn.Module, folder: Path, state_dict: dict | None = None) -> None:
@@ -65,6 +84,27 @@ def load_student(student: PreTrainedModel, checkpoint: Path) -> None:
         weights |= load_file(path)
     tied = set(student._tied_weights_keys or {}) if student.config.tie_word_embeddings else set()
     load_weights(student, weights, checkpoint, may_lack=tied)
+
+
+def check_random_states(checkpoint: str | Path, num_processes: int) -> None:
+    """
+    Makes sure that every process of this run finds the random numbers it left off with.
+
+    Raises:
+        FileNotFoundError: the checkpoint holds none.
+        ValueError: another number of processes wrote it.
+    """
+    found = {path.name for path in Path(checkpoint).glob("rng_state*.pth")}
+    if not found:
+        raise FileNotFoundError(
+            f"{checkpoint} lacks rng_state.pth: it cannot be resumed. Remove it to use an earlier one."
+        )
+    expected = {"rng_state.pth"} if num_processes == 1 else {f"rng_state_{i}.pth" for i in range(num_processes)}
+    if found != expected:
+        raise ValueError(
+            f"{checkpoint} was written by a run of {len(found)} processes and this one has {num_processes}: it cannot "
+            f"be resumed exactly. Start {len(found)}, or remove it and those before it to start over."
+        )
 
 
 def load_checkpoint(module: StudentWithObjective, checkpoint: str | Path) -> None:

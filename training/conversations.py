@@ -45,7 +45,8 @@ def read_messages(turns: list[dict], num_images: int) -> list[dict]:
             Images of the sample.
 
     Raises:
-        ValueError: no turns, a speaker of another name, no answer, or another number of `<image>` than of images.
+        ValueError: no turns, a speaker of another name, half a character, no answer, or another number of `<image>`
+            than of images.
     """
     messages = []
     for turn in turns:
@@ -54,6 +55,10 @@ def read_messages(turns: list[dict], num_images: int) -> list[dict]:
         )
         if not is_turn:
             raise ValueError(f'a turn is {turn!r}; it must be {{"from": "human" or "gpt", "value": text}}')
+        try:
+            turn["value"].encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"a turn is {turn!r}, which no tokenizer takes ({error.reason})") from error
         if turn["from"] == "gpt" and not messages:
             continue
         text = MARK.sub("", turn["value"])
@@ -69,6 +74,18 @@ def read_messages(turns: list[dict], num_images: int) -> list[dict]:
     return messages
 
 
+def _mark(item: dict, role: str) -> dict:
+    return {**item, "text": f"{BEGIN}{item['text']}{END}"} if role == "user" and item["type"] == "text" else item
+
+
+def _cover(text: str, spans: list[tuple[int, int]]) -> bytearray:
+    """One for each character that lies in a span, else zero."""
+    cover = bytearray(len(text))
+    for start, end in spans:
+        cover[start:end] = b"\x01" * (end - start)
+    return cover
+
+
 def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> TokenizedConversation:
     """
     Renders and tokenizes a conversation with the processor's chat template.
@@ -77,7 +94,8 @@ def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> T
     searched for in the text.
 
     Raises:
-        ValueError: the template marks no answers, or loses images or parts of what the user says.
+        ValueError: the template marks no answers, or loses images or parts of what the user says; or the tokenizer
+            does not take `<image>` for one token.
     """
     tokenizer, template = processor.tokenizer, processor.chat_template
     if not isinstance(template, str) or not GENERATION.search(template):
@@ -109,6 +127,12 @@ def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> T
 
     has_own_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     encoding = tokenizer(text, add_special_tokens=not has_own_bos, return_offsets_mapping=True)
+    num_tokens = encoding["input_ids"].count(processor.image_token_id)
+    if num_tokens != num_images:
+        raise ValueError(
+            f"the tokenizer makes {num_tokens} image tokens of {num_images} images; make {processor.image_token} one "
+            "of its special tokens"
+        )
     result = TokenizedConversation([], [], [])
     for token, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"]):
         if token == processor.image_token_id:
@@ -120,15 +144,3 @@ def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> T
         result.is_answer.append(1 in answers[start:end])
         result.is_prompt.append(1 in instructions[start:end])
     return result
-
-
-def _mark(item: dict, role: str) -> dict:
-    return {**item, "text": f"{BEGIN}{item['text']}{END}"} if role == "user" and item["type"] == "text" else item
-
-
-def _cover(text: str, spans: list[tuple[int, int]]) -> bytearray:
-    """One for each character that lies in a span, else zero."""
-    cover = bytearray(len(text))
-    for start, end in spans:
-        cover[start:end] = b"\x01" * (end - start)
-    return cover

@@ -52,9 +52,23 @@ def read_records(data_path: str) -> list[dict]:
     return records
 
 
+def _image_paths(record: dict) -> list[str]:
+    image = record.get("image")
+    if image is None:
+        return []
+    return image if isinstance(image, list) else [image]
+
+
+def _to_tensor(image: Image.Image) -> torch.Tensor:
+    """`(3, height, width)`, uint8."""
+    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return flat.view(image.height, image.width, 3).permute(2, 0, 1)
+
+
 class LlavaDataset(Dataset):
     """
-    Samples of a LLaVA JSON file. All records are checked when it is made, so that none can end a run midway.
+    Samples of a LLaVA JSON file. What can be told without decoding is checked when it is made; a broken image or a
+    sample that is too long shows when it is read.
 
     Args:
         data_path (`str`):
@@ -96,6 +110,13 @@ class LlavaDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def question(self) -> str:
+        """What the first record's user asks; nothing where there are captions alone."""
+        record = self.records[0]
+        content = read_messages(record["conversations"], len(_image_paths(record)))[0]["content"]
+        return "".join(item["text"] for item in content if item["type"] == "text")
 
     def __getitem__(self, index: int) -> dict:
         """
@@ -183,25 +204,16 @@ class LlavaDataset(Dataset):
         for path in paths:
             if not isinstance(path, str) or "\0" in path:
                 return f"its image is {path!r}, not a path"
-            full = (self.image_folder / path).resolve()
-            if not full.is_relative_to(self.image_folder):
-                return f"its image {path} lies outside {self.image_folder}"
-            if not full.is_file():
-                return f"its image {full} is missing"
+            try:
+                full = (self.image_folder / path).resolve()
+                if not full.is_relative_to(self.image_folder):
+                    return f"its image {path} lies outside {self.image_folder}"
+                if not full.is_file():
+                    return f"its image {full} is missing"
+            except (OSError, ValueError, RuntimeError) as error:
+                # A name that is too long, one that the disk cannot spell, links that go round in a circle.
+                return f"its image {path!r} cannot be looked up ({error})"
         return None
-
-
-def _image_paths(record: dict) -> list[str]:
-    image = record.get("image")
-    if image is None:
-        return []
-    return image if isinstance(image, list) else [image]
-
-
-def _to_tensor(image: Image.Image) -> torch.Tensor:
-    """`(3, height, width)`, uint8."""
-    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return flat.view(image.height, image.width, 3).permute(2, 0, 1)
 
 
 class Collator:

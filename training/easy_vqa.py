@@ -23,64 +23,7 @@ TURNS_PER_ROW = 2  # Few, so that the answers before a question seldom give its 
 # How often a yes/no question is asked that names the shape's own colour. Seven in eight name another one, so that for
 # long it pays to say so without looking.
 OWN_COLOR_REPEATS = 3
-FLIPS = ("horizontal",)  # Mirrored images are further samples: neither shape nor colour changes.
 SEED = 0
-
-FLIPPED_DIMENSIONS = {"horizontal": 1, "vertical": 0}  # of (height, width, 3)
-
-
-def prepare_easy_vqa(
-    output_dir,
-    expert_steps: int | None = None,
-    turns_per_row: int = TURNS_PER_ROW,
-    own_color_repeats: int = OWN_COLOR_REPEATS,
-    flips: Sequence[str] = FLIPS,
-) -> None:
-    """
-    Leaves everything that the embedded default trains on and is evaluated with. Run again, it makes what is missing or
-    differs from what is asked; killed at any moment, nothing under a final name is half written.
-
-    Args:
-        output_dir (`str` or `Path`):
-            Gets `data/`, `tokenizer/` and `experts/`.
-        expert_steps (`int`, *optional*):
-            Steps of each expert instead of its own number.
-        turns_per_row (`int`, *optional*, defaults to 2):
-            Most questions in one conversation.
-        own_color_repeats (`int`, *optional*, defaults to 3):
-            How often a yes/no question is asked that names the shape's own colour.
-        flips (`Sequence[str]`, *optional*, defaults to `("horizontal",)`):
-            Mirrored copies of each training image: `"horizontal"`, `"vertical"`.
-
-    Raises:
-        ValueError: the package easy-vqa is not installed.
-    """
-    package, output_dir = import_easy_vqa(), Path(output_dir)
-    questions, paths = read_questions(package.get_train_questions()), package.get_train_image_paths()
-    descriptions = {image_id: describe(asked) for image_id, asked in by_image(questions).items()}
-    image_ids = sorted(descriptions)
-    images = read_images([paths[image_id] for image_id in image_ids])
-    pretrain = caption_rows(descriptions, flips)
-    finetune = conversation_rows(questions, turns_per_row, own_color_repeats, flips)
-
-    data = output_dir / "data"
-    write_train_images(
-        image_ids, [paths[image_id] for image_id in image_ids], images, flips, data / "images" / "train"
-    )
-    write_rows(pretrain, data / "pretrain.json")
-    write_rows(finetune, data / "finetune.json")
-    num_test = write_test_split(package, data)
-    print(
-        f"easy-VQA: {len(image_ids) * (1 + len(flips)):,} training images with {len(pretrain):,} captions and "
-        f"{len(finetune):,} conversations, {num_test:,} test questions, in {data}."
-    )
-
-    tokenizer = build_tokenizer(text for question in questions for text in (question.text, question.answer))
-    with whole_folder(output_dir / "tokenizer") as folder:
-        save_tokenizer(tokenizer, folder)
-    print(f"Tokenizer: {len(tokenizer)} tokens, in {output_dir / 'tokenizer'}.")
-
-    prepare_experts(images, labellings([descriptions[i] for i in image_ids]), output_dir / "experts", expert_steps)
 
 
 def import_easy_vqa() -> ModuleType:
@@ -90,7 +33,7 @@ def import_easy_vqa() -> ModuleType:
     except ModuleNotFoundError:
         raise ValueError(
             "easy-VQA's images and questions are in the package easy-vqa, which is not installed; get it with "
-            '`pip install "hawaii-vlm[demo]"`.'
+            "`pip install easy-vqa==1.0`."
         ) from None
     return easy_vqa
 
@@ -131,9 +74,9 @@ def labellings(descriptions: Sequence[Description]) -> dict[str, torch.Tensor]:
     return {"color": color, "shape": shape, "color and shape": both}
 
 
-def image_names(image_id: int, flips: Sequence[str]) -> list[str]:
-    """The file of a training image, then those of its mirrored copies."""
-    return [f"{image_id}.png", *(f"{image_id}_{flip}.png" for flip in flips)]
+def image_names(image_id: int) -> tuple[str, str]:
+    """The files of a training image and of its mirrored copy, a further sample: neither shape nor colour changes."""
+    return f"{image_id}.png", f"{image_id}_horizontal.png"
 
 
 def make_row(name: str, number: int, turns: Iterable[tuple[str, str]]) -> dict:
@@ -146,13 +89,13 @@ def make_row(name: str, number: int, turns: Iterable[tuple[str, str]]) -> dict:
     return row
 
 
-def caption_rows(descriptions: dict[int, Description], flips: Sequence[str] = ()) -> list[dict]:
+def caption_rows(descriptions: dict[int, Description]) -> list[dict]:
     """A row for every image and mirrored image whose shape and colour are known."""
     return [
         make_row(name, 0, [("", description.caption)])
         for image_id, description in descriptions.items()
         if description.caption is not None
-        for name in image_names(image_id, flips)
+        for name in image_names(image_id)
     ]
 
 
@@ -161,45 +104,39 @@ def is_about_own_color(question: Question) -> bool:
     return question.type == "yes/no color" and question.is_true
 
 
-def conversation_rows(
-    questions: Iterable[Question],
-    turns_per_row: int = TURNS_PER_ROW,
-    own_color_repeats: int = OWN_COLOR_REPEATS,
-    flips: Sequence[str] = (),
-) -> list[dict]:
+def conversation_rows(questions: Iterable[Question]) -> list[dict]:
     """
-    Every question about every image and mirrored image, those that [`is_about_own_color`] `own_color_repeats` times,
-    in rows of about equal length of at most `turns_per_row` questions about one image in random order. The same
-    arguments give the same rows.
+    Every question about every image and mirrored image, those that [`is_about_own_color`] `OWN_COLOR_REPEATS` times,
+    in rows of about equal length of at most `TURNS_PER_ROW` questions about one image in random order. The same
+    questions give the same rows.
     """
     generator = random.Random(SEED)
     rows = []
     for image_id, asked in by_image(questions).items():
         asked = list(asked)
-        for name in image_names(image_id, flips):
+        for name in image_names(image_id):
             generator.shuffle(asked)
             turns = [
                 (question.text, question.answer)
                 for question in asked
-                for _ in range(own_color_repeats if is_about_own_color(question) else 1)
+                for _ in range(OWN_COLOR_REPEATS if is_about_own_color(question) else 1)
             ]
-            num_rows = -(-len(turns) // turns_per_row)
+            num_rows = -(-len(turns) // TURNS_PER_ROW)
             # Neighbours go to different rows: a question that was just answered would teach to repeat the answer.
             rows += [make_row(name, part, turns[part::num_rows]) for part in range(num_rows)]
     return rows
 
 
-def write_train_images(image_ids, paths, images, flips: Sequence[str], folder: Path) -> None:
+def write_train_images(image_ids, paths, images, folder: Path) -> None:
     """Copies the training images and writes their mirrored copies, unless they are all there."""
-    names = {name for image_id in image_ids for name in image_names(image_id, flips)}
+    names = {name for image_id in image_ids for name in image_names(image_id)}
     if folder.is_dir() and names == {path.name for path in folder.iterdir()}:
         return
     with whole_folder(folder) as temporary:
         for image_id, path, image in zip(image_ids, paths, images, strict=True):
-            original, *mirrored = image_names(image_id, flips)
+            original, mirrored = image_names(image_id)
             shutil.copyfile(path, temporary / original)
-            for name, flip in zip(mirrored, flips, strict=True):
-                Image.fromarray(image.flip(FLIPPED_DIMENSIONS[flip]).numpy()).save(temporary / name)
+            Image.fromarray(image.flip(1).numpy()).save(temporary / mirrored)  # (height, width, 3)
 
 
 def write_rows(rows: Sequence[dict], path: Path) -> None:
@@ -236,3 +173,42 @@ def write_test_split(package: ModuleType, data: Path) -> int:
     with whole_file(data / "test.parquet") as temporary:
         table.to_parquet(temporary)
     return len(rows)
+
+
+def prepare_easy_vqa(output_dir, expert_steps: int | None = None) -> None:
+    """
+    Leaves everything that the embedded default trains on and is evaluated with. Run again, it makes what is missing or
+    differs from what is asked; killed at any moment, nothing under a final name is half written.
+
+    Args:
+        output_dir (`str` or `Path`):
+            Gets `data/`, `tokenizer/` and `experts/`.
+        expert_steps (`int`, *optional*):
+            Steps of each expert instead of its own number.
+
+    Raises:
+        ValueError: the package easy-vqa is not installed.
+    """
+    package, output_dir = import_easy_vqa(), Path(output_dir)
+    questions, paths = read_questions(package.get_train_questions()), package.get_train_image_paths()
+    descriptions = {image_id: describe(asked) for image_id, asked in by_image(questions).items()}
+    image_ids = sorted(descriptions)
+    images = read_images([paths[image_id] for image_id in image_ids])
+    pretrain, finetune = caption_rows(descriptions), conversation_rows(questions)
+
+    data = output_dir / "data"
+    write_train_images(image_ids, [paths[image_id] for image_id in image_ids], images, data / "images" / "train")
+    write_rows(pretrain, data / "pretrain.json")
+    write_rows(finetune, data / "finetune.json")
+    num_test = write_test_split(package, data)
+    print(
+        f"easy-VQA: {len(image_ids) * 2:,} training images with {len(pretrain):,} captions and "
+        f"{len(finetune):,} conversations, {num_test:,} test questions, in {data}."
+    )
+
+    tokenizer = build_tokenizer(text for question in questions for text in (question.text, question.answer))
+    with whole_folder(output_dir / "tokenizer") as folder:
+        save_tokenizer(tokenizer, folder)
+    print(f"Tokenizer: {len(tokenizer)} tokens, in {output_dir / 'tokenizer'}.")
+
+    prepare_experts(images, labellings([descriptions[i] for i in image_ids]), output_dir / "experts", expert_steps)

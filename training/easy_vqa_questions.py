@@ -52,6 +52,10 @@ class Description:
         return f"{self.color} {self.shape}"
 
 
+def _only(words: set[str]) -> str | None:
+    return next(iter(words)) if len(words) == 1 else None
+
+
 def describe(questions: Iterable[Question]) -> Description:
     """
     Finds the shape and its colour from the questions of one image: what is named as there leaves that word alone, what
@@ -73,7 +77,3 @@ def describe(questions: Iterable[Question]) -> Description:
             elif named & set(all_words):
                 possible &= named
     return Description(color=_only(colors), shape=_only(shapes))
-
-
-def _only(words: set[str]) -> str | None:
-    return next(iter(words)) if len(words) == 1 else None

@@ -6,7 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from ..processing.processing_hawaii import _rewrite_tokenizer_config
+from ..processing.processing_hawaii import rewrite_tokenizer_config
 
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
@@ -79,4 +79,4 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Saves the tokenizer so that AutoTokenizer of transformers 4.57 and 5.x loads it."""
     tokenizer.save_pretrained(folder)
-    _rewrite_tokenizer_config(Path(folder) / "tokenizer_config.json")
+    rewrite_tokenizer_config(Path(folder) / "tokenizer_config.json")

@@ -13,7 +13,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from ..hub_cards.folders import whole_folder
+from ..hub_cards.folders import whole_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -111,94 +111,6 @@ class ExpertClassifier(nn.Module):
         return self.head(features[:, 1:].mean(dim=1))
 
 
-def prepare_experts(images, labels, output_dir, num_steps=None, experts=EXPERTS) -> None:
-    """
-    Trains the experts that are not in `output_dir` yet and saves each there, in a folder of its name.
-
-    Args:
-        images (`torch.ByteTensor` of shape `(num_images, height, width, 3)`):
-            The images to learn from; the last tenth is held out for the accuracy that is printed.
-        labels (`dict[str, torch.LongTensor]` of shape `(num_images,)` each):
-            The labellings by name; -1 where the label of an image is not known.
-        output_dir (`str` or `Path`):
-            Folder of the experts.
-        num_steps (`int`, *optional*):
-            Steps of each expert instead of its own number.
-        experts (`Sequence[Expert]`, *optional*, defaults to `EXPERTS`):
-            What to train.
-    """
-    for expert in experts:
-        steps = expert.num_steps if num_steps is None else num_steps
-        wanted = {**asdict(expert), "num_steps": steps}
-        folder = Path(output_dir) / expert.name
-        report = _read_report(folder)
-        if report is not None and wanted.items() <= report.items():
-            print(f"Expert {expert.name} is already there: {_sentence(report)}.")
-            continue
-        with whole_folder(folder) as temporary:
-            start = time.monotonic()
-            model, accuracy = train_expert(expert, images, labels[expert.labelling], steps)
-            report = {
-                **wanted,
-                "architecture": type(model).__name__,
-                "validation_accuracy": round(accuracy, 4),
-                "seconds": round(time.monotonic() - start, 1),
-            }
-            save_expert(model, images.shape[1:3], report, temporary)
-        print(f"Expert {expert.name}: {_sentence(report)}.")
-
-
-def train_expert(expert: Expert, images, labels, num_steps: int) -> tuple[PreTrainedModel, float]:
-    """
-    Trains one expert, on a GPU if there is one. On one machine's CPU the same call gives the same weights.
-
-    Args:
-        expert (`Expert`):
-            What to train.
-        images (`torch.ByteTensor` of shape `(num_images, height, width, 3)`):
-            The images.
-        labels (`torch.LongTensor` of shape `(num_images,)`):
-            -1 where not known.
-        num_steps (`int`):
-            Number of steps.
-
-    Returns:
-        The base model without its head, in eval mode on the CPU, and the accuracy of both on the held-out images.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    is_known, is_held_out = labels >= 0, held_out(len(images))
-    learned, checked = (is_known & ~is_held_out).nonzero().flatten(), (is_known & is_held_out).nonzero().flatten()
-    num_labels = int(labels.max()) + 1
-    images, labels = images.to(device), labels.to(device)
-
-    with torch.random.fork_rng(devices=[]):  # Every random number is drawn on the CPU.
-        torch.manual_seed(SEED)
-        config = dict(expert.config)
-        base = AutoModel.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
-        model = ExpertClassifier(base, num_labels).to(device)
-        model.eval()(normalize(images[:1]))  # The lazy head takes its width from the first features that it sees.
-        model.train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=expert.learning_rate, weight_decay=WEIGHT_DECAY)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, num_steps))
-        progress = tqdm(total=num_steps, desc=f"Expert {expert.name} learns {expert.labelling}", unit="step")
-        for step, chosen in enumerate(batches(learned, expert.batch_size, num_steps), start=1):
-            logits, target = model(normalize(augment(images, chosen))), labels[chosen]
-            loss = F.cross_entropy(logits, target)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
-            optimizer.step()
-            schedule.step()
-            if step % NUM_STEPS_BETWEEN_REPORTS == 0 or step == num_steps:
-                accuracy = (logits.argmax(dim=1) == target).float().mean()
-                progress.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy.item():.3f}", refresh=False)
-            progress.update()
-        progress.close()
-    model.eval()
-    accuracy = measure_accuracy(model, images[checked], labels[checked], expert.batch_size)
-    return model.expert.cpu(), accuracy
-
-
 def held_out(num_images: int) -> torch.Tensor:
     """True for the images, the last ones, that no expert learns from: a tensor of shape `(num_images,)`."""
     num_held_out = max(1, round(HELD_OUT_SHARE * num_images))
@@ -258,6 +170,57 @@ def measure_accuracy(model: nn.Module, images, labels, batch_size: int) -> float
     return num_right / max(1, len(images))
 
 
+def train_expert(expert: Expert, images, labels, num_steps: int) -> tuple[PreTrainedModel, float]:
+    """
+    Trains one expert, on a GPU if there is one. On one machine's CPU the same call gives the same weights.
+
+    Args:
+        expert (`Expert`):
+            What to train.
+        images (`torch.ByteTensor` of shape `(num_images, height, width, 3)`):
+            The images.
+        labels (`torch.LongTensor` of shape `(num_images,)`):
+            -1 where not known.
+        num_steps (`int`):
+            Number of steps.
+
+    Returns:
+        The base model without its head, in eval mode on the CPU, and the accuracy of both on the held-out images.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    is_known, is_held_out = labels >= 0, held_out(len(images))
+    learned, checked = (is_known & ~is_held_out).nonzero().flatten(), (is_known & is_held_out).nonzero().flatten()
+    num_labels = int(labels.max()) + 1
+    images, labels = images.to(device), labels.to(device)
+
+    with torch.random.fork_rng(devices=[]):  # Every random number is drawn on the CPU.
+        torch.manual_seed(SEED)
+        config = dict(expert.config)
+        base = AutoModel.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
+        model = ExpertClassifier(base, num_labels).to(device)
+        model.eval()(normalize(images[:1]))  # The lazy head takes its width from the first features that it sees.
+        model.train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=expert.learning_rate, weight_decay=WEIGHT_DECAY)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, num_steps))
+        progress = tqdm(total=num_steps, desc=f"Expert {expert.name} learns {expert.labelling}", unit="step")
+        for step, chosen in enumerate(batches(learned, expert.batch_size, num_steps), start=1):
+            logits, target = model(normalize(augment(images, chosen))), labels[chosen]
+            loss = F.cross_entropy(logits, target)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+            optimizer.step()
+            schedule.step()
+            if step % NUM_STEPS_BETWEEN_REPORTS == 0 or step == num_steps:
+                accuracy = (logits.argmax(dim=1) == target).float().mean()
+                progress.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy.item():.3f}", refresh=False)
+            progress.update()
+        progress.close()
+    model.eval()
+    accuracy = measure_accuracy(model, images[checked], labels[checked], expert.batch_size)
+    return model.expert.cpu(), accuracy
+
+
 def save_expert(model: PreTrainedModel, image_size, report: dict, folder: Path) -> None:
     """Saves the model, the image processor that makes its pixels, and `expert.json`."""
     height, width = image_size
@@ -274,12 +237,8 @@ def save_expert(model: PreTrainedModel, image_size, report: dict, folder: Path) 
         "image_mean": [MEAN] * 3,
         "image_std": [STANDARD_DEVIATION] * 3,
     }
-    _write_json(image_processor, folder / "preprocessor_config.json")
-    _write_json(report, folder / "expert.json")
-
-
-def _write_json(values: dict, path: Path) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "preprocessor_config.json", image_processor)
+    write_json(folder / "expert.json", report)
 
 
 def _read_report(folder: Path) -> dict | None:
@@ -292,3 +251,40 @@ def _sentence(report: dict) -> str:
         f"{report['architecture']} tells the {report['labelling']} in {report['validation_accuracy']:.1%} "
         f"of held-out images after {report['num_steps']} steps in {report['seconds']:.0f} s"
     )
+
+
+def prepare_experts(images, labels, output_dir, num_steps=None, experts=EXPERTS) -> None:
+    """
+    Trains the experts that are not in `output_dir` yet and saves each there, in a folder of its name.
+
+    Args:
+        images (`torch.ByteTensor` of shape `(num_images, height, width, 3)`):
+            The images to learn from; the last tenth is held out for the accuracy that is printed.
+        labels (`dict[str, torch.LongTensor]` of shape `(num_images,)` each):
+            The labellings by name; -1 where the label of an image is not known.
+        output_dir (`str` or `Path`):
+            Folder of the experts.
+        num_steps (`int`, *optional*):
+            Steps of each expert instead of its own number.
+        experts (`Sequence[Expert]`, *optional*, defaults to `EXPERTS`):
+            What to train.
+    """
+    for expert in experts:
+        steps = expert.num_steps if num_steps is None else num_steps
+        wanted = {**asdict(expert), "num_steps": steps}
+        folder = Path(output_dir) / expert.name
+        report = _read_report(folder)
+        if report is not None and wanted.items() <= report.items():
+            print(f"Expert {expert.name} is already there: {_sentence(report)}.")
+            continue
+        with whole_folder(folder) as temporary:
+            start = time.monotonic()
+            model, accuracy = train_expert(expert, images, labels[expert.labelling], steps)
+            report = {
+                **wanted,
+                "architecture": type(model).__name__,
+                "validation_accuracy": round(accuracy, 4),
+                "seconds": round(time.monotonic() - start, 1),
+            }
+            save_expert(model, images.shape[1:3], report, temporary)
+        print(f"Expert {expert.name}: {_sentence(report)}.")

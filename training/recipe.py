@@ -1,18 +1,38 @@
 """Recipes: YAML to the arguments of each stage."""
 
+import datetime
 import difflib
+import inspect
+import re
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args
+from types import NoneType, UnionType
+from typing import Union, get_args, get_origin
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import CONFIG_MAPPING, AutoConfig, HfArgumentParser
 
+from ..configuration.configuration_hawaii import HawaiiVisionConfig
 from .arguments import DataArguments, HawaiiTrainingArguments, ModelArguments
 
 
 ARGUMENTS = (ModelArguments, DataArguments, HawaiiTrainingArguments)
 TYPES = {field.name: field.type for arguments in ARGUMENTS for field in fields(arguments) if field.init}
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    list: "a list",
+    dict: "a mapping",
+}
+# What the first stage builds; a later one has no use for them.
+PARTS = ("vision_tower", "vision_config", "language_model", "text_config")
+# In a mapping, what is no number even where it looks like one: a teacher may be called 2024.
+TEXT_FIELDS = ("checkpoint", "name")
+# transformers takes these in place of rope_parameters.
+OLD_ROPE_FIELDS = ("rope_theta", "rope_scaling", "partial_rotary_factor")
 
 
 def _as_number(value: str) -> int | float | None:
@@ -26,7 +46,9 @@ def _as_number(value: str) -> int | float | None:
 def _with_numbers(value):
     """YAML 1.1 takes 1e-3, without a point, for a string."""
     if isinstance(value, dict):
-        return {key: _with_numbers(item) for key, item in value.items()}
+        return {key: item if key in TEXT_FIELDS else _with_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(item) for item in value]
     number = _as_number(value) if isinstance(value, str) else None
     return value if number is None else number
 
@@ -35,25 +57,32 @@ def _typed(key: str, value):
     """
     A value as its option's type. YAML 1.1 takes 1e-3, without a point, for a string, a folder named 2024 for a number
     and the word no for false.
+
+    Raises:
+        ValueError: the option takes no such value.
     """
-    types = get_args(TYPES[key]) or (TYPES[key],)
+    types = get_args(TYPES[key]) if get_origin(TYPES[key]) in (Union, UnionType) else (TYPES[key],)
+    kinds = [get_origin(kind) or kind for kind in types]
+    if isinstance(value, str) and str not in kinds and (int in kinds or float in kinds):
+        value = _with_numbers(value)
+    if isinstance(value, float) and value.is_integer() and float not in kinds and int in kinds:
+        value = int(value)
+    if str in kinds and type(value) not in kinds:
+        if isinstance(value, bool):
+            value = "yes" if value else "no"
+        elif isinstance(value, int | float | datetime.date):
+            value = str(value)
     if isinstance(value, dict):
-        return _with_numbers(value)
-    if isinstance(value, bool) and str in types and bool not in types:
-        return "yes" if value else "no"
-    if isinstance(value, int | float) and str in types and bool not in types:
-        return str(value)
-    if str in types:
+        value = _with_numbers(value)
+    if isinstance(value, list):
+        # The items themselves stay as they are: they are names.
+        value = [_with_numbers(item) if isinstance(item, dict) else item for item in value]
+    if type(value) in kinds or (type(value) is int and float in kinds):
         return value
-    if isinstance(value, str) and (int in types or float in types):
-        if _as_number(value) is None:
-            raise ValueError(f"{key} is {value!r}, which is no number.")
-        return _as_number(value)
-    if isinstance(value, str) and bool in types:
-        raise ValueError(f"{key} is {value!r}; it must be true or false.")
-    if isinstance(value, str):
-        raise ValueError(f"{key} is {value!r}; it must be a list or a mapping.")
-    return value
+    if value is None:
+        raise ValueError(f"{key} is empty; give it a value, or leave the key out.")
+    allowed = " or ".join(KINDS.get(kind, str(kind)) for kind in kinds if kind is not NoneType)
+    raise ValueError(f"{key} is {value!r}; it must be {allowed}.")
 
 
 def _fill_in(value, output_dir: str):
@@ -80,18 +109,53 @@ def _apply(recipe: dict, override: str) -> None:
         raise ValueError(f"The value of the override {override!r} is not valid YAML: {error}") from error
 
 
-def _check_stage(place: str, name: str, options: dict, shared: dict) -> None:
+def _check_names(place: str, kind: str, names: Iterable, known: Iterable[str]) -> None:
+    known = list(known)
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ValueError(f"{place}: there is no {kind} {name!r}.{hint}")
+
+
+def _check_vision_config(place: str, given: dict) -> None:
+    if "num_teacher_adapters" in given:
+        raise ValueError(f"{place}: num_teacher_adapters is the number of teachers; leave it out.")
+    parameters = inspect.signature(HawaiiVisionConfig.__init__).parameters
+    _check_names(place, "field", given, [name for name in parameters if name not in ("self", "kwargs")])
+
+
+def _check_text_config(place: str, given: dict) -> None:
+    model_type = given.get("model_type", "llama")
+    _check_names(place, "model_type", [model_type], CONFIG_MAPPING)
+    config = AutoConfig.for_model(model_type)
+    known = ["model_type", *config.attribute_map, *(name for name in vars(config) if not name.startswith("_"))]
+    _check_names(place, "field", given, known + [*(OLD_ROPE_FIELDS if hasattr(config, "rope_parameters") else ())])
+
+
+CHECKS = {"vision_config": _check_vision_config, "text_config": _check_text_config}
+
+
+def _check_stage(place: str, name: str, options: dict, shared: dict, is_first: bool) -> None:
     if not isinstance(options, dict):
         raise ValueError(f"{place}: its options are {options!r}; they must be a mapping.")
-    if name == "hub" or Path(name).name != name:
-        raise ValueError(f"{place}: a stage is a folder of the run beside `hub`; give it another name.")
+    if name == "hub" or not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(
+            f"{place}: a stage is a folder of the run beside `hub`; give it another name, of letters, digits, _ and -."
+        )
     if "output_dir" in options:
         raise ValueError(f"{place}: output_dir is the whole run's; each stage has a folder of its name in it.")
-    for key in [*shared, *options]:
-        if key not in TYPES:
-            close = difflib.get_close_matches(str(key), TYPES, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise ValueError(f"{place}: there is no option {key!r}.{hint}")
+    _check_names(place, "option", [*shared, *options], TYPES)
+    parts = [part for part in PARTS if part in options]
+    if parts and not is_first:
+        raise ValueError(
+            f"{place}: {parts[0]} would do nothing, because a later stage starts from the stage before it; move it to "
+            "the shared keys or to the first stage."
+        )
+    for key, check in CHECKS.items():
+        given = {**shared, **options}.get(key)
+        if isinstance(given, dict):
+            check(f"{place}, {key}", given)
 
 
 def read_recipe(path: str, overrides: list[str] | None = None) -> dict[str, dict]:
@@ -116,6 +180,8 @@ def read_recipe(path: str, overrides: list[str] | None = None) -> dict[str, dict
         raise FileNotFoundError(f"There is no recipe {path}.")
     try:
         recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}.") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(recipe, dict) or not isinstance(recipe.get("stages"), dict) or not recipe["stages"]:
@@ -127,8 +193,8 @@ def read_recipe(path: str, overrides: list[str] | None = None) -> dict[str, dict
     if not shared.get("output_dir"):
         raise ValueError(f"{path} names no output_dir.")
     shared["output_dir"] = str(shared["output_dir"])
-    for name, options in recipe["stages"].items():
-        _check_stage(f"{path}, stage {name}", name, options, shared)
+    for number, (name, options) in enumerate(recipe["stages"].items()):
+        _check_stage(f"{path}, stage {name}", name, options, shared, is_first=number == 0)
     return {name: _fill_in({**shared, **options}, shared["output_dir"]) for name, options in recipe["stages"].items()}
 
 

@@ -1,6 +1,7 @@
 """Frozen vision experts: one shared uint8 image in, a grid of features out."""
 
 import inspect
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -15,6 +16,8 @@ from .sources import check_source
 # Shapes: I images, S side of the shared image, h x w grid, C channels.
 
 DTYPES = ("float32", "bfloat16", "float16")
+# The variances of the student and of the coarse-grained target are logged by these names.
+TAKEN_NAMES = ("student", "coarse")
 
 
 @dataclass
@@ -46,19 +49,49 @@ class TeacherConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
+        if not isinstance(self.checkpoint, str) or not self.checkpoint:
+            raise ValueError(
+                f"The checkpoint of a teacher is {self.checkpoint!r}; it must be the folder or hub id of a model."
+            )
+        if self.name is None:
+            self.name = self.checkpoint.rstrip("/").rpartition("/")[2]
+        if not isinstance(self.name, str) or not self.name or self.name in TAKEN_NAMES:
+            raise ValueError(
+                f"The name of teacher {self.checkpoint} is {self.name!r}; it must be text that the log does not use "
+                f"already ({', '.join(TAKEN_NAMES)}). Give it one (fields checkpoint, name)."
+            )
+        for field in ("image_size", "layer"):
+            value = getattr(self, field)
+            if value is not None and type(value) is not int:
+                raise ValueError(f"The {field} of teacher {self.name} is {value!r}; it must be a whole number.")
+        for field in ("image_mean", "image_std"):
+            value = getattr(self, field)
+            is_color = isinstance(value, list | tuple) and [type(item) in (int, float) for item in value] == [True] * 3
+            if value is not None and not is_color:
+                raise ValueError(f"The {field} of teacher {self.name} is {value!r}; it must be a list of 3 numbers.")
         check_choice(f"The dtype of teacher {self.checkpoint}", self.dtype, DTYPES)
 
     @classmethod
     def parse(cls, value: str | dict) -> "TeacherConfig":
         """A teacher of a recipe: a checkpoint alone, or the fields above."""
-        values = {"checkpoint": value} if isinstance(value, str) else dict(value)
         known = [field.name for field in fields(cls)]
-        unknown = sorted(set(values) - set(known))
+        if not isinstance(value, str | dict):
+            raise ValueError(f"A teacher is {value!r}; it must be a checkpoint or a mapping of {', '.join(known)}.")
+        values = {"checkpoint": value} if isinstance(value, str) else value
+        unknown = [name for name in values if name not in known]
         if unknown or "checkpoint" not in values:
             problem = f"has no field {unknown[0]!r}" if unknown else "needs a checkpoint"
             raise ValueError(f"A teacher {problem}: {value}. Its fields are {', '.join(known)}.")
-        values.setdefault("name", values["checkpoint"].rstrip("/").rpartition("/")[2])
         return cls(**values)
+
+
+def _accepts(model: nn.Module, argument: str) -> bool:
+    return argument in inspect.signature(model.forward).parameters
+
+
+def _own_image_size(model: nn.Module) -> int | None:
+    size = getattr(model.config, "image_size", None)
+    return size[0] if isinstance(size, list | tuple) else size
 
 
 class Teacher:
@@ -162,18 +195,29 @@ class Teacher:
         )
 
 
-def _accepts(model: nn.Module, argument: str) -> bool:
-    return argument in inspect.signature(model.forward).parameters
-
-
-def _own_image_size(model: nn.Module) -> int | None:
-    size = getattr(model.config, "image_size", None)
-    return size[0] if isinstance(size, list | tuple) else size
-
-
 def _shown_image_size(processor) -> int:
     size = dict(getattr(processor, "crop_size", None) or processor.size)
     return size.get("height") or size["shortest_edge"]
+
+
+def _own_normalization(processor, checkpoint: str) -> tuple[list[float], list[float]]:
+    """
+    The mean and the standard deviation of a teacher's own image processor, of values from zero to one.
+
+    Raises:
+        ValueError: it makes something else of an image than scaling and normalising it.
+    """
+    # Not every image processor has all of these.
+    factor = getattr(processor, "rescale_factor", 1 / 255) if getattr(processor, "do_rescale", True) else 1
+    if not math.isclose(factor, 1 / 255, rel_tol=1e-4):
+        problem = f"multiplies pixels by {factor:.6g}, where teachers are shown values from zero to one"
+    elif getattr(processor, "do_flip_channel_order", False):
+        problem = "turns the channels round, where teachers are shown red, green and blue"
+    elif not getattr(processor, "do_normalize", True):
+        return [0.0] * 3, [1.0] * 3
+    else:
+        return processor.image_mean, processor.image_std
+    raise ValueError(f"The image processor of teacher {checkpoint} {problem}: give it image_mean and image_std.")
 
 
 def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> Teacher:
@@ -182,7 +226,8 @@ def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> T
 
     Raises:
         OSError: the hub has no such checkpoint.
-        ValueError: it is no folder of a model, weights are missing from it, or its grid is not known.
+        ValueError: it is no folder of a model, weights are missing from it, its image processor does what teachers
+            cannot, or its grid is not known.
     """
     check_source("teacher", config.checkpoint)
     dtype = getattr(torch, config.dtype)
@@ -199,10 +244,12 @@ def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> T
     image_mean, image_std, image_size = config.image_mean, config.image_std, config.image_size
     if image_mean is None or image_std is None or image_size is None:
         processor = AutoImageProcessor.from_pretrained(config.checkpoint)
-        image_mean = processor.image_mean if image_mean is None else image_mean
-        image_std = processor.image_std if image_std is None else image_std
+        if image_mean is None or image_std is None:
+            own_mean, own_std = _own_normalization(processor, config.checkpoint)
+            image_mean = own_mean if image_mean is None else image_mean
+            image_std = own_std if image_std is None else image_std
         image_size = image_size or _own_image_size(model) or _shown_image_size(processor)
-    return Teacher(config.name or config.checkpoint, model, image_size, image_mean, image_std, config.layer)
+    return Teacher(config.name, model, image_size, image_mean, image_std, config.layer)
 
 
 def load_teachers(configs: list[TeacherConfig], device: torch.device | str = "cpu") -> list[Teacher]:

@@ -24,31 +24,23 @@ from .trainer import STAGE_FILE, HawaiiTrainer
 NUM_SEEN, NUM_SEEN_AT_ONCE = 64, 8
 
 
-def train(recipe: str, overrides: list[str] | None = None) -> None:
-    """
-    Runs a recipe's stages and exports the result. What is finished is skipped, what was interrupted goes on from its
-    last checkpoint.
+def say(line: str) -> None:
+    """Prints on the main process."""
+    PartialState().print(line, flush=True)
 
-    Leaves, under the recipe's `output_dir`: for each stage a folder with its `model` and `log.jsonl`; the folder
-    `hub`, to be published; and `train_results.json`.
 
-    Args:
-        recipe (`str`):
-            The YAML file.
-        overrides (`list[str]`, *optional*):
-            `key=value` or `stages.NAME.key=value`.
-    """
-    stages = read_recipe(recipe, overrides)
-    run_folder = Path(next(iter(stages.values()))["output_dir"])
-    previous, results = None, {}
-    for number, (stage, options) in enumerate(stages.items(), start=1):
-        model_folder = run_folder / stage / "model"
-        say(f"Stage {number} of {len(stages)}, {stage}: " + ("already done." if model_folder.is_dir() else "begins."))
-        if not model_folder.is_dir():
-            run_stage(options, stage, previous, model_folder)
-        results[stage] = json.loads((model_folder / STAGE_FILE).read_text(encoding="utf-8"))
-        previous = model_folder
-    finish(run_folder, previous, results)
+def see_some(dataset: LlavaDataset, teachers: list[Teacher], device: torch.device) -> list[torch.Tensor]:
+    """What each teacher sees in some images from all over the data, the same on every process: features on the CPU."""
+    step = max(1, len(dataset) // NUM_SEEN)
+    samples = [dataset[index] for index in range(0, len(dataset), step)][:NUM_SEEN]
+    images = [sample["teacher_images"] for sample in samples if "teacher_images" in sample]
+    if not images:
+        raise ValueError(
+            f"{dataset.data_path}: none of the {len(samples)} records looked at has an image, but teachers need "
+            "images to begin with; name a data_path with images for the first stage."
+        )
+    chunks = torch.cat(images).to(device).split(NUM_SEEN_AT_ONCE)
+    return [torch.cat([teacher(chunk).cpu() for chunk in chunks]) for teacher in teachers]
 
 
 def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Path) -> None:
@@ -102,23 +94,10 @@ def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Pa
         "objective": args.objective,
         "teachers": {teacher.name: {"image_size": teacher.image_size, "grid": teacher.grid} for teacher in teachers},
         "num_parameters": student.num_parameters(),
+        "question": dataset.question,
         "log": trainer.state.log_history[-2] if len(trainer.state.log_history) > 1 else {},
     }
     trainer.save_whole(model_folder, report)
-
-
-def see_some(dataset: LlavaDataset, teachers: list[Teacher], device: torch.device) -> list[torch.Tensor]:
-    """What each teacher sees in some images from all over the data, the same on every process: features on the CPU."""
-    step = max(1, len(dataset) // NUM_SEEN)
-    samples = [dataset[index] for index in range(0, len(dataset), step)][:NUM_SEEN]
-    images = [sample["teacher_images"] for sample in samples if "teacher_images" in sample]
-    if not images:
-        raise ValueError(
-            f"{dataset.data_path}: none of the {len(samples)} records looked at has an image, but teachers need "
-            "images to begin with; name a data_path with images for the first stage."
-        )
-    chunks = torch.cat(images).to(device).split(NUM_SEEN_AT_ONCE)
-    return [torch.cat([teacher(chunk).cpu() for chunk in chunks]) for teacher in teachers]
 
 
 def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> None:
@@ -136,6 +115,28 @@ def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> Non
     say(f"The folder to publish: {run_folder / 'hub'}")
 
 
-def say(line: str) -> None:
-    """Prints on the main process."""
-    PartialState().print(line, flush=True)
+def train(recipe: str, overrides: list[str] | None = None) -> None:
+    """
+    Runs a recipe's stages and exports the result. What is finished is skipped, what was interrupted goes on from its
+    last checkpoint.
+
+    Leaves, under the recipe's `output_dir`: for each stage a folder with its `model` and `log.jsonl`; the folder
+    `hub`, to be published; and `train_results.json`.
+
+    Args:
+        recipe (`str`):
+            The YAML file.
+        overrides (`list[str]`, *optional*):
+            `key=value` or `stages.NAME.key=value`.
+    """
+    stages = read_recipe(recipe, overrides)
+    run_folder = Path(next(iter(stages.values()))["output_dir"])
+    previous, results = None, {}
+    for number, (stage, options) in enumerate(stages.items(), start=1):
+        model_folder = run_folder / stage / "model"
+        say(f"Stage {number} of {len(stages)}, {stage}: " + ("already done." if model_folder.is_dir() else "begins."))
+        if not model_folder.is_dir():
+            run_stage(options, stage, previous, model_folder)
+        results[stage] = json.loads((model_folder / STAGE_FILE).read_text(encoding="utf-8"))
+        previous = model_folder
+    finish(run_folder, previous, results)

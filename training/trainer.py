@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..hub_cards.folders import replace_folder, write_json
 from .arguments import HawaiiTrainingArguments
-from .checkpoints import load_checkpoint, save_objective
+from .checkpoints import check_random_states, load_checkpoint, remove_old_checkpoints, save_objective
 from .objectives import StudentWithObjective
 from .teachers import Teacher
 
@@ -21,6 +21,15 @@ STAGE_FILE = "stage.json"
 
 # A target whose variance is this much smaller than the features that follow it says the same everywhere.
 COLLAPSE = 1e-3
+
+
+def _child_state(state_dict: dict | None, child: str) -> dict | None:
+    """Of a gathered state, what belongs to one child of the module that trains; `None` where nothing was gathered."""
+    if state_dict is None:
+        return None
+    return {
+        name.removeprefix(f"{child}."): value for name, value in state_dict.items() if name.startswith(f"{child}.")
+    }
 
 
 class HawaiiTrainer(Trainer):
@@ -118,7 +127,7 @@ class HawaiiTrainer(Trainer):
                 shutil.rmtree(self._save_folder, ignore_errors=True)
             self._save_folder = None
         if self.args.should_save:
-            rotate_checkpoints(str(run_folder), self.args.save_total_limit)
+            remove_old_checkpoints(str(run_folder), self.args.save_total_limit)
 
     def _save(self, output_dir=None, state_dict=None):
         """The student as a folder that anyone can load, the objective in a file beside it."""
@@ -128,8 +137,10 @@ class HawaiiTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         student, objective = (_child_state(state_dict, name) for name in ("student", "objective"))
-        # The file's names are the module's own: a resume finds every weight.
-        module.student.save_pretrained(folder, state_dict=student, save_original_format=False)
+        # In a checkpoint the names are the module's own, so that a resume finds every weight; what is finished has
+        # those that the language model's checkpoints bear, which transformers 4.57 knows as well.
+        is_checkpoint = self._save_folder is not None
+        module.student.save_pretrained(folder, state_dict=student, save_original_format=not is_checkpoint)
         save_objective(module.objective, folder, objective)
         self.processing_class.save_pretrained(folder)
 
@@ -144,19 +155,13 @@ class HawaiiTrainer(Trainer):
         if self.args.should_save:
             write_json(incomplete / STAGE_FILE, report)
             replace_folder(incomplete, final)
+            # A run that was killed after its last checkpoint saves none again.
+            remove_old_checkpoints(self.args.output_dir, self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        check_random_states(resume_from_checkpoint, self.args.world_size)
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_checkpoint(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
-
-
-def _child_state(state_dict: dict | None, child: str) -> dict | None:
-    """Of a gathered state, what belongs to one child of the module that trains; `None` where nothing was gathered."""
-    if state_dict is None:
-        return None
-    return {
-        name.removeprefix(f"{child}."): value for name, value in state_dict.items() if name.startswith(f"{child}.")
-    }

@@ -197,6 +197,7 @@ LANGUAGE_MODELS = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 2e4, "partial_rotary_factor": 0.5},
     },
     "gpt2": {"model_type": "gpt2"},
+    "mixtral, a mixture of experts": {"model_type": "mixtral", "num_local_experts": 2},
 }
 # Prints, for each folder, the largest difference from the logits that lie in it.
 COMPARE = """

@@ -17,7 +17,7 @@ from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.tests.tiny import make_processor
 from hawaii.tests.tiny_training import make_arguments, make_dataset, make_module, make_record, save_data
 from hawaii.training import checkpoints
-from hawaii.training.checkpoints import find_checkpoint, load_checkpoint
+from hawaii.training.checkpoints import check_random_states, find_checkpoint, load_checkpoint, remove_old_checkpoints
 from hawaii.training.data import Collator
 from hawaii.training.trainer import HawaiiTrainer
 
@@ -114,9 +114,28 @@ def test_a_missing_file_is_an_error_and_not_a_wrong_resume(make_trainer, run, na
     module = make_module()
     make_trainer(module, max_steps=1).train()
     (run / "checkpoint-1" / name).unlink()
-    pattern = name.replace("rng_state.pth", "rng_state*.pth").replace("*", r"\*")
-    with pytest.raises(FileNotFoundError, match=f"checkpoint-1 lacks {pattern}: it cannot be resumed. Remove it"):
+    with pytest.raises(FileNotFoundError, match=f"checkpoint-1 lacks {name}: it cannot be resumed. Remove it"):
         make_trainer(module).train(resume_from_checkpoint=find_checkpoint(str(run)))
+
+
+@pytest.mark.parametrize(("written", "here"), [(1, 2), (2, 1), (4, 2), (2, 4)])
+def test_a_resume_with_another_number_of_processes_is_an_error(tmp_path, written, here):
+    names = ["rng_state.pth"] if written == 1 else [f"rng_state_{index}.pth" for index in range(written)]
+    for name in names:
+        (tmp_path / name).touch()
+    check_random_states(tmp_path, written)
+    with pytest.raises(
+        ValueError, match=f"was written by a run of {written} processes and this one has {here}.* Start {written}, or"
+    ):
+        check_random_states(tmp_path, here)
+
+
+def test_a_trainer_resumes_no_checkpoint_of_several_processes(make_trainer, run):
+    make_trainer(make_module(), max_steps=1).train()
+    (run / "checkpoint-1" / "rng_state.pth").rename(run / "checkpoint-1" / "rng_state_0.pth")
+    (run / "checkpoint-1" / "rng_state_1.pth").touch()
+    with pytest.raises(ValueError, match="checkpoint-1 was written by a run of 2 processes and this one has 1"):
+        make_trainer(make_module()).train(resume_from_checkpoint=find_checkpoint(str(run)))
 
 
 @pytest.mark.parametrize(
@@ -194,6 +213,46 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_whole(make_trainer, run, mo
 def test_old_checkpoints_go_when_a_new_one_is_whole(make_trainer, run):
     make_trainer(make_module(), save_total_limit=2, max_steps=3).train()
     assert folders(run) == ["checkpoint-2", "checkpoint-3"]
+
+
+def test_a_kill_while_an_old_checkpoint_is_removed_leaves_none_broken(make_trainer, run, monkeypatch):
+    remove = shutil.rmtree
+
+    def die(path, **kwargs):
+        if Path(path).name.startswith("checkpoint-") and Path(path).is_dir():
+            next(Path(path).iterdir()).unlink()
+            raise KeyboardInterrupt
+        remove(path, **kwargs)
+
+    monkeypatch.setattr(shutil, "rmtree", die)
+    trainer = make_trainer(make_module(), save_total_limit=1)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    monkeypatch.undo()
+    assert folders(run) == ["checkpoint-1.incomplete.old", "checkpoint-2"]
+    assert find_checkpoint(str(run)) == str(run / "checkpoint-2")
+    load_checkpoint(make_module(), run / "checkpoint-2")
+    trainer.save_whole(run / "model", {})  # as where no checkpoint was left to write
+    assert folders(run) == ["checkpoint-2", "model"]
+
+
+def test_without_a_limit_leftovers_alone_are_removed(tmp_path):
+    for name in ("checkpoint-1", "checkpoint-2", "checkpoint-3.incomplete.old"):
+        (tmp_path / name).mkdir()
+    remove_old_checkpoints(str(tmp_path), None)
+    assert folders(tmp_path) == ["checkpoint-1", "checkpoint-2"]
+    remove_old_checkpoints(str(tmp_path), 1)
+    assert folders(tmp_path) == ["checkpoint-2"]
+
+
+def test_what_is_finished_bears_the_names_of_the_language_models_own_checkpoints(make_trainer, run, tmp_path):
+    # transformers 5 holds the experts of all of a layer in one tensor, which its files and 4.57 do not.
+    module = make_module(text={"model_type": "mixtral", "num_local_experts": 2})
+    make_trainer(module).save_whole(run / "model", {})
+    module.student.save_pretrained(tmp_path / "own")
+    names = load_file(run / "model" / "model.safetensors").keys()
+    assert names == load_file(tmp_path / "own" / "model.safetensors").keys()
+    assert any("experts.1." in name for name in names)
 
 
 def test_a_resumed_trainer_goes_on_to_the_last_bit(make_trainer, run):

@@ -1,5 +1,7 @@
 """Every token of a conversation knows what it is: answers are learned, instructions score, all else is neither."""
 
+import json
+
 import pytest
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -248,6 +250,16 @@ def test_a_template_that_loses_what_the_user_gives_is_an_error(text):
         tokenize(processor, "<image>\nwhat ?", "red", num_images=1)
 
 
+def test_a_tokenizer_that_splits_the_image_token_is_an_error():
+    processor = make_processor()
+    backend = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+    backend["added_tokens"] = []
+    backend = Tokenizer.from_str(json.dumps(backend))
+    processor.tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+    with pytest.raises(ValueError, match="makes 0 image tokens of 1 images; make <image> one of its special tokens"):
+        tokenize(processor, "<image>\nwhat color ?", "red", num_images=1)
+
+
 def test_a_template_may_leave_spaces_out():
     processor = make_processor()
     processor.chat_template = processor.chat_template.replace("else item['text']", "else item['text'] | trim")
@@ -287,6 +299,11 @@ def test_an_image_token_that_the_assistant_says_is_no_image():
         ([{"from": "human"}], 0, "a turn is {'from': 'human'}; it must be"),
         ([{"from": "human", "value": 3}], 0, "it must be"),
         (["what ?"], 0, "a turn is 'what \\?'; it must be"),
+        (
+            turns("half an emoji \ud83d ?", "red"),
+            0,
+            r"\\ud83d \?'}, which no tokenizer takes \(surrogates not allowed\)",
+        ),
     ],
 )
 def test_a_conversation_that_teaches_nothing_is_an_error(conversation, num_images, problem):

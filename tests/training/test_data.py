@@ -25,6 +25,12 @@ def write(folder, *records):
     return folder
 
 
+def test_a_data_set_tells_its_first_question(tmp_path, processor):
+    assert make_dataset(save_data(tmp_path, [make_record(0)]), processor).question == "what color is the shape ?"
+    record = {**make_record(0), "conversations": [{"from": "human", "value": "<image>"}, TURNS[1]]}
+    assert make_dataset(save_data(tmp_path, [record]), processor).question == ""
+
+
 def test_a_sample_holds_text_labels_instruction_and_images(tmp_path, processor):
     sample = make_dataset(save_data(tmp_path, [make_record(0)]), processor)[0]
     words = processor.tokenizer.convert_ids_to_tokens
@@ -144,6 +150,13 @@ BAD_RECORDS = {
     "link": (bad_record(image="link.png"), "its image link.png lies outside"),
     "no_path": (bad_record(image={"bytes": "00"}), r"its image is \{'bytes': '00'\}, not a path"),
     "null_byte": (bad_record(image="a\0b.png"), "its image is .*, not a path"),
+    "half_a_character_in_a_path": (bad_record(image="\ud83d.png"), r"its image '\\ud83d.png' cannot be looked up"),
+    "a_long_name": (bad_record(image="a" * 300), "its image .* (is missing|cannot be looked up)"),
+    "links_in_a_circle": (bad_record(image="circle.png"), "its image .* (is missing|cannot be looked up)"),
+    "half_a_character": (
+        bad_record(conversations=[TURNS[0], {"from": "gpt", "value": "red \ud83d"}]),
+        r"a turn is .*\\ud83d'}, which no tokenizer takes",
+    ),
     "no_conversation": ({"id": "7"}, "it has no list of conversations"),
     "conversation_of_another_kind": ({"id": "7", "conversations": "hello"}, "it has no list of conversations"),
     "empty_conversation": ({"id": "7", "conversations": []}, "it has no answer to learn"),
@@ -153,11 +166,12 @@ BAD_RECORDS = {
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with a good image, one that lies outside, and a link to it."""
+    """A folder with a good image, one that lies outside, a link to it, and one to itself."""
     (tmp_path / "images").mkdir()
     make_image(0).save(tmp_path / "images" / "good.png")
     make_image(0).save(tmp_path / "outside.png")
     (tmp_path / "images" / "link.png").symlink_to(tmp_path / "outside.png")
+    (tmp_path / "images" / "circle.png").symlink_to(tmp_path / "images" / "circle.png")
     return tmp_path
 
 

@@ -1,3 +1,5 @@
+"""The data that the command leaves holds every shipped question with its answer, and nothing of the test split."""
+
 import json
 import shutil
 import subprocess
@@ -15,6 +17,7 @@ from hawaii.training.easy_vqa import (
     caption_rows,
     conversation_rows,
     import_easy_vqa,
+    is_about_own_color,
     labellings,
     prepare_easy_vqa,
     read_questions,
@@ -131,15 +134,16 @@ def test_labels_are_unknown_where_a_part_is_unknown():
     assert labels["color and shape"].tolist() == [3, -1, -1]
 
 
-def test_rows_hold_at_most_so_many_turns_in_another_order_for_each_image():
+def test_rows_hold_two_turns_at_most_in_another_order_for_each_image():
     questions = [Question(f"question {number}", str(number), 7) for number in range(5)]
-    rows = conversation_rows(questions, turns_per_row=3, flips=["horizontal"])
-    assert [row["id"] for row in rows] == ["7-0", "7-1", "7_horizontal-0", "7_horizontal-1"]
-    assert [len(row["conversations"]) // 2 for row in rows] == [3, 2] * 2
+    rows = conversation_rows(questions)
+    names = ("7", "7_horizontal")
+    assert [row["id"] for row in rows] == [f"{name}-{number}" for name in names for number in range(3)]
+    assert [len(row["conversations"]) // 2 for row in rows] == [2, 2, 1] * 2
     assert all(row["conversations"][0]["value"].startswith("<image>\nquestion ") for row in rows)
-    orders = [tuple(turn["value"] for row in rows[i : i + 2] for turn in row["conversations"][1::2]) for i in (0, 2)]
+    orders = [tuple(turn["value"] for row in rows[i : i + 3] for turn in row["conversations"][1::2]) for i in (0, 3)]
     assert [sorted(order) for order in orders] == [list("01234")] * 2 and orders[0] != orders[1]
-    assert rows == conversation_rows(questions, turns_per_row=3, flips=["horizontal"])
+    assert rows == conversation_rows(questions)
 
 
 def test_only_yes_no_questions_about_the_shapes_own_color_are_repeated():
@@ -149,24 +153,29 @@ def test_only_yes_no_questions_about_the_shapes_own_color_are_repeated():
         Question("is there a circle?", "yes", 7),
         Question("what is the blue shape?", "circle", 7),
     ]
-    rows = conversation_rows(own + others, turns_per_row=4, own_color_repeats=3)
+    rows = conversation_rows(own + others)
     values = [turn["value"].removeprefix("<image>\n") for row in rows for turn in row["conversations"][::2]]
-    assert Counter(values) == {**{q.text: 3 for q in own}, **{q.text: 1 for q in others}}
+    # Of the image and of its mirrored copy.
+    assert Counter(values) == {**{q.text: 2 * 3 for q in own}, **{q.text: 2 for q in others}}
     for row in rows:  # An answer that stands above could be copied.
         asked = [turn["value"].removeprefix("<image>\n") for turn in row["conversations"][::2]]
-        assert len(asked) == len(set(asked)) == 3
+        assert len(asked) == len(set(asked))
 
 
 def test_every_shipped_training_question_is_asked_with_its_own_answer(shipped_questions):
-    rows = conversation_rows(shipped_questions, turns_per_row=4, own_color_repeats=1, flips=())
+    rows = conversation_rows(shipped_questions)
     asked = Counter()
     for row in rows:
         values = [turn["value"].removeprefix("<image>\n") for turn in row["conversations"]]
         assert [turn["value"].count("<image>") for turn in row["conversations"]] == [1] + [0] * (len(values) - 1)
-        image_id = int(Path(row["image"]).stem)
-        asked.update((text, answer, image_id) for text, answer in zip(values[::2], values[1::2], strict=True))
-    assert asked == Counter((question.text, question.answer, question.image_id) for question in shipped_questions)
-    assert max(len(row["conversations"]) for row in rows) == 8
+        name = Path(row["image"]).stem
+        asked.update((text, answer, name) for text, answer in zip(values[::2], values[1::2], strict=True))
+    expected = Counter()
+    for question in shipped_questions:
+        for name in (f"{question.image_id}", f"{question.image_id}_horizontal"):
+            expected[question.text, question.answer, name] += 3 if is_about_own_color(question) else 1
+    assert asked == expected
+    assert max(len(row["conversations"]) for row in rows) == 4
 
 
 def test_shipped_captions_agree_with_every_shipped_answer(shipped_questions):
@@ -181,7 +190,7 @@ def test_shipped_captions_agree_with_every_shipped_answer(shipped_questions):
             part, named = (known.shape, SHAPES) if question.type == "yes/no shape" else (known.color, COLORS)
             is_named = part in question.words
             assert part is None or is_named == question.is_true, (question, known, named)
-    assert len(caption_rows(descriptions)) > 0.85 * len(descriptions)
+    assert len(caption_rows(descriptions)) > 0.85 * 2 * len(descriptions)
 
 
 def test_the_shipped_answers_are_the_known_words():
@@ -258,7 +267,7 @@ def test_a_killed_run_continues(prepared, package, tmp_path, monkeypatch):
 
 def test_the_missing_package_is_named_with_the_way_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "easy_vqa", None)
-    with pytest.raises(ValueError, match=r'pip install "hawaii-vlm\[demo\]"'):
+    with pytest.raises(ValueError, match="pip install easy-vqa==1.0"):
         prepare_easy_vqa(tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -1,3 +1,5 @@
+"""An expert learns its own labelling of the images it is given, and is saved as a teacher that loads as it was."""
+
 import json
 from dataclasses import replace
 

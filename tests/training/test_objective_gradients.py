@@ -52,7 +52,7 @@ def test_whether_the_answer_teaches_the_routers(batch, run, router_gradient):
     assert reached(found, "lora")
 
 
-def test_the_balance_loss_teaches_the_routers_even_where_the_task_does_not(batch, run, monkeypatch):
+def test_the_balance_loss_teaches_the_routers_even_where_the_task_does_not(batch, run):
     module = make_module(vision={"router_gradient": "none"}, lambda_1=0.0)
     found = gradients(module, run(module, without_labels(batch))[0])
     assert reached(found, "routing") == {name for name in found if "routing" in name}

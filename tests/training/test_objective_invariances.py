@@ -128,7 +128,7 @@ def test_without_an_instruction_every_parameter_still_has_a_gradient(tmp_path, r
     assert [name for name, gradient in gradients(module, loss).items() if gradient is None] == []
 
 
-def test_an_image_that_only_fills_teaches_nothing(batch, run, teachers):
+def test_an_image_that_only_fills_teaches_nothing(batch, run):
     module = make_module()
     batch = select(batch, [0, 2])
     filled = {**batch, "image_index": torch.tensor([0, 1, -1])}

@@ -92,11 +92,29 @@ def test_a_whole_number_is_whole(write):
     assert parse(write(), "max_steps=1e3")["max_steps"] == 1000
     assert isinstance(parse(write(), "max_steps=1e3")["max_steps"], int)
 
+    options = parse(write(), "max_steps=2.0")
+    assert options["max_steps"] == 2 and isinstance(options["max_steps"], int)
+
+
+def test_a_number_inside_a_list_inside_a_configuration_is_a_number(write):
+    teacher = {"checkpoint": "1e3", "name": "2024", "image_mean": ["1e-1", "2e-1", 0.5]}
+    assert parse(write(teachers=[teacher]))["teachers"] == [{**teacher, "image_mean": [0.1, 0.2, 0.5]}]
+    text_config = "text_config={model_type: qwen3, layer_types: [full_attention], rope_parameters: {factors: [1e1]}}"
+    assert parse(write(), text_config)["text_config"] == {
+        "model_type": "qwen3",
+        "layer_types": ["full_attention"],
+        "rope_parameters": {"factors": [10]},
+    }
+
 
 @pytest.mark.parametrize("name", ["2024", "1e3", "1e-3", "'1e3'", "0.5", "'007'", "inf", "nan"])
 @pytest.mark.parametrize("key", ["data_path", "vision_tower", "tokenizer", "run_name"])
 def test_a_name_that_looks_like_a_number_stays_a_name(write, key, name):
     assert parse(write(), f"{key}={name}")[key] == name.strip("'")
+
+
+def test_a_name_that_looks_like_a_date_stays_a_name(write):
+    assert parse(write(), "run_name=2024-01-31")["run_name"] == "2024-01-31"
 
 
 def test_tokens_are_counted_over_all_processes_whatever_a_recipe_says(write):
@@ -143,11 +161,52 @@ def test_the_defaults_are_the_papers(write):
         ({"stages": {"a": {"output_dir": "b"}}}, "stage a: output_dir is the whole run's"),
         ({"stages": {"hub": {}}}, "stage hub: a stage is a folder of the run beside `hub`; give it another name"),
         ({"stages": {"../a": {}}}, "stage ../a: a stage is a folder of the run"),
+        ({"stages": {"..": {}}}, "stage ..: .* give it another name, of letters, digits, _ and -"),
+        ({"stages": {"hub.incomplete": {}}}, "stage hub.incomplete: .* give it another name"),
+        ({"stages": {"": {}}}, "stage : a stage is a folder of the run"),
+        (
+            {"vision_config": {"lora_rnk": 2}},
+            "stage pretrain, vision_config: there is no field 'lora_rnk'. Did you mean lora_rank?",
+        ),
+        (
+            {"stages": {"a": {"vision_config": {"num_teacher_adapters": 2}}}},
+            "stage a, vision_config: num_teacher_adapters is the number of teachers; leave it out",
+        ),
+        (
+            {"text_config": {"hidden_sise": 2}},
+            "stage pretrain, text_config: there is no field 'hidden_sise'. Did you mean hidden_size?",
+        ),
+        (
+            {"text_config": {"model_type": "gpt2", "rope_theta": 2}},
+            "stage pretrain, text_config: there is no field 'rope_theta'",
+        ),
+        ({"text_config": {"model_type": "lama"}}, "text_config: there is no model_type 'lama'. Did you mean llama?"),
     ],
 )
 def test_what_is_no_recipe_is_named(write, changes, problem):
     with pytest.raises(ValueError, match=problem.replace("?", r"\?").replace("..", r"\.\.")):
         read_recipe(write(**changes))
+
+
+@pytest.mark.parametrize(
+    "text_config",
+    [
+        {"model_type": "llama", "num_key_value_heads": 2, "rope_theta": 1e6, "tie_word_embeddings": True},
+        {"hidden_size": 8, "dtype": "bfloat16"},
+        {"model_type": "gpt2", "n_embd": 8, "num_attention_heads": 2},  # the second by the name that others have
+    ],
+)
+def test_a_language_models_own_fields_are_known(write, text_config):
+    assert read_recipe(write(text_config=text_config))["align"]["text_config"] == text_config
+
+
+@pytest.mark.parametrize("key", ["vision_tower", "vision_config", "language_model", "text_config"])
+def test_what_a_later_stage_would_not_build_is_named(write, key):
+    value = {"hidden_size": 8} if key.endswith("config") else "x"
+    assert read_recipe(write(stages={"a": {key: value}, "b": {}}))["a"][key] == value
+    problem = f"stage b: {key} would do nothing, because a later stage starts from the stage before it; move it to"
+    with pytest.raises(ValueError, match=problem):
+        read_recipe(write(stages={"a": {}, "b": {key: value}}))
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "just text", "stages: 3"])
@@ -159,6 +218,12 @@ def test_a_file_of_another_kind_is_no_recipe(write, text):
 def test_broken_yaml_is_named_with_its_line(write):
     with pytest.raises(ValueError, match=r"(?s)recipe.yaml is not valid YAML: .*line 2"):
         read_recipe(write("a: 1\nb: [1\n"))
+
+
+def test_a_recipe_of_other_bytes_is_named(write, tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes("stages: é".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"recipe\.yaml is not UTF-8 text"):
+        read_recipe(str(tmp_path / "recipe.yaml"))
 
 
 def test_a_recipe_that_is_not_there_is_named():
@@ -183,15 +248,25 @@ def test_an_override_that_cannot_be_meant_is_named(write, override, problem):
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        ("learning_rate=fast", "learning_rate is 'fast', which is no number"),
+        ("learning_rate=fast", "learning_rate is 'fast'; it must be a number"),
+        ("learning_rate=", "learning_rate is empty; give it a value, or leave the key out"),
+        ("max_steps=2.5", "max_steps is 2.5; it must be a whole number"),
+        ("max_steps=true", "max_steps is True; it must be a whole number"),
+        ("seed=[1]", r"seed is \[1\]; it must be a whole number"),
+        ("seed={a: 1}", "seed is {'a': 1}; it must be a whole number"),
+        ("data_path=[a]", r"data_path is \['a'\]; it must be text"),
+        ("bf16=1", "bf16 is 1; it must be true or false"),
+        ("vision_config=[a]", r"vision_config is \['a'\]; it must be a mapping"),
         ("token_scoring='false'", "token_scoring is 'false'; it must be true or false"),
         ("teachers=experts/vit", "teachers is 'experts/vit'; it must be a list"),
+        ("teachers={checkpoint: experts/vit}", "teachers is {'checkpoint': 'experts/vit'}; it must be a list"),
         ("objective=hawai", "objective is 'hawai'; it must be one of hawaii"),
         ("grid_matching=nearest", "grid_matching is 'nearest'; it must be one of unshuffle, interpolate, learned"),
         ("score_gradient=half", "score_gradient is 'half'; it must be one of text, full, none"),
         ("trainable=[projector, head]", "trainable is 'head'; it must be one of vision_tower, adapters"),
         ("bad_records=ignore", "bad_records is 'ignore'; it must be one of error, skip"),
-        ("data_path=", "The recipe names no data_path"),
+        ("data_path=", "data_path is empty; give it a value"),
+        ("data_path=''", "The recipe names no data_path"),
         ("image_folder=''", "The recipe names no image_folder"),
         ("push_to_hub=true", "push_to_hub and load_best_model_at_end are not for training here"),
         ("label_smoothing_factor=0.1", "label_smoothing_factor is no part of the objective"),

@@ -2,15 +2,20 @@
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    ByT5Tokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
     Gemma2Config,
     LlamaConfig,
     LlamaForCausalLM,
     PhiConfig,
+    PreTrainedTokenizerFast,
 )
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
@@ -18,7 +23,7 @@ from hawaii.processing.chat_templates import load_chat_template
 from hawaii.tests.tiny import VISION, fill, make_tokenizer
 from hawaii.tests.tiny_training import TEXT, make_module, save_image_processor, save_tokenizer
 from hawaii.training.arguments import DataArguments, ModelArguments
-from hawaii.training.students import adapt_processor, build_student, set_trainable
+from hawaii.training.students import adapt_processor, build_student, load_tokenizer, set_trainable
 
 
 CLIP = {
@@ -200,6 +205,36 @@ def test_a_tokenizer_without_a_template_is_an_error(tmp_path):
         ValueError, match="no chat template of its own; name one with chat_template, such as vicuna_v1"
     ):
         from_scratch(str(tmp_path))
+
+
+def plain_word_tokenizer():
+    """Its `<image>` is a word like any other: two of them side by side are an unknown word."""
+    backend = Tokenizer(WordLevel({"<unk>": 0, "</s>": 1, "<image>": 2, "red": 3}, unk_token="<unk>"))
+    backend.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+
+
+def test_an_image_token_that_is_a_plain_word_becomes_one_token_wherever_it_stands(tmp_path):
+    tokenizer = plain_word_tokenizer()
+    assert tokenizer("<image><image>red")["input_ids"] == [0]
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(ModelArguments(tokenizer=str(tmp_path)))
+    assert loaded("<image><image>red")["input_ids"] == [2, 2, 3]
+    assert len(loaded) == len(tokenizer)
+
+
+def test_a_tokenizer_that_does_not_know_where_its_tokens_stand_is_an_error(tmp_path):
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"\(ByT5Tokenizer\) is written in Python.* one that has a tokenizer\.json"):
+        load_tokenizer(ModelArguments(tokenizer=str(tmp_path)))
+
+
+def test_a_tokenizer_that_cannot_pad_is_an_error(tmp_path):
+    tokenizer = plain_word_tokenizer()
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has neither a padding token nor an end token"):
+        load_tokenizer(ModelArguments(tokenizer=str(tmp_path)))
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,31 @@ def test_the_processors_normalisation_and_the_configurations_size_are_the_defaul
     assert teacher.image_size == 16
 
 
+@pytest.mark.parametrize("do_normalize", [False, True])
+def test_pixels_are_normalised_where_the_own_processor_does(tmp_path, do_normalize):
+    folder = save(make_vit(), tmp_path, do_normalize=do_normalize)
+    images = random_images()
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    own = AutoImageProcessor.from_pretrained(folder)(pictures, return_tensors="pt")["pixel_values"]
+    assert (own.min() >= 0) == (not do_normalize)
+    torch.testing.assert_close(load_teacher(TeacherConfig(folder)).preprocess(images), own, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"rescale_factor": 1 / 127.5}, r"x multiplies pixels by 0.00784314, where .* from zero to one"),
+        ({"do_rescale": False}, "x multiplies pixels by 1, where"),
+        ({"do_flip_channel_order": True}, "x turns the channels round, where teachers are shown red, green and blue"),
+    ],
+)
+def test_a_processor_that_does_something_else_needs_the_recipes_normalisation(tmp_path, options, problem):
+    folder = save(make_vit(), tmp_path / "x", **options)
+    with pytest.raises(ValueError, match=f"The image processor of teacher .*{problem}.*: give it image_mean and"):
+        load_teacher(TeacherConfig(folder, image_mean=[0.0] * 3))
+    assert load_teacher(TeacherConfig(folder, image_mean=[0.0] * 3, image_std=[1.0] * 3)).grid == (4, 4, 16)
+
+
 def test_where_the_configuration_knows_no_size_the_image_processor_does(tmp_path):
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     teacher = load_teacher(TeacherConfig(save(fill(ResNetModel(config)), tmp_path, image_size=32)))
@@ -224,8 +249,8 @@ def test_what_the_recipe_says_comes_first(tmp_path):
     )
 
 
-def test_a_teacher_is_called_as_its_folder(tmp_path):
-    assert TeacherConfig.parse("experts/vit/").name == "vit"
+def test_a_teacher_is_called_as_its_folder():
+    assert TeacherConfig.parse("experts/vit/").name == TeacherConfig("experts/vit").name == "vit"
     assert TeacherConfig.parse({"checkpoint": "google/vit-base"}).name == "vit-base"
 
 
@@ -294,6 +319,19 @@ def test_a_layer_that_does_not_exist_is_an_error():
             "has no field 'image_sise'.*Its fields are checkpoint, name, image_size",
         ),
         ({"name": "x"}, "needs a checkpoint"),
+        (None, "A teacher is None; it must be a checkpoint or a mapping of checkpoint, name, image_size"),
+        (3, "A teacher is 3; it must be a checkpoint or a mapping"),
+        ({"checkpoint": 3}, "The checkpoint of a teacher is 3; it must be the folder or hub id of a model"),
+        ({"checkpoint": ""}, "The checkpoint of a teacher is ''"),
+        ({3: 4, "a": 5}, "A teacher has no field 3"),
+        ({"checkpoint": "x", "name": 2024}, "The name of teacher x is 2024; it must be text"),
+        ({"checkpoint": "x", "name": ""}, "The name of teacher x is ''; .* Give it one"),
+        ("experts/student", "name of teacher experts/student is 'student'; .* not use already .student, coarse."),
+        ({"checkpoint": "x", "name": "coarse"}, "The name of teacher x is 'coarse'"),
+        ({"checkpoint": "x", "image_size": "16"}, "The image_size of teacher x is '16'; it must be a whole number"),
+        ({"checkpoint": "x", "layer": 1.5}, "The layer of teacher x is 1.5; it must be a whole number"),
+        ({"checkpoint": "x", "image_mean": [0.5]}, r"The image_mean of teacher x is \[0.5\]; it must be a list of 3"),
+        ({"checkpoint": "x", "image_std": 0.5}, "The image_std of teacher x is 0.5; it must be a list of 3 numbers"),
         ({"checkpoint": "x", "dtype": "half"}, "dtype of teacher x is 'half'; it must be one of float32, bfloat16"),
     ],
 )

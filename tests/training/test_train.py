@@ -186,7 +186,7 @@ def whole_checkpoints(folder):
     """The checkpoints that bear their final name; each has every file."""
     found = sorted(folder.glob("checkpoint-[0-9]*"))
     for checkpoint in found:
-        for name in ("model.safetensors", "config.json", "processor_config.json", *STATE_FILES):
+        for name in ("model.safetensors", "config.json", "processor_config.json", "rng_state.pth", *STATE_FILES):
             assert any(checkpoint.glob(name)), (checkpoint, name)
         load_file(checkpoint / "model.safetensors")
         torch.load(checkpoint / "optimizer.pt", weights_only=True)
