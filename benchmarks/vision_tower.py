@@ -1,0 +1,90 @@
+"""
+How the student's encoder compares with transformers' CLIP of the same weights, and its one batched pass in training
+with as many single ones. Ratios of times that are taken in turns, after the outputs were found equal.
+
+    python benchmarks/vision_tower.py --size base --batch_size 4
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+
+import torch
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from hawaii.modeling_hawaii.convert_clip import convert_clip
+
+
+# CLIP ViT-B/16 and CLIP ViT-L/14-336; the third only shows that this file runs.
+SIZES = {
+    "base": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
+    | {"image_size": 224, "patch_size": 16},
+    "large": {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
+    | {"image_size": 336, "patch_size": 14},
+    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_hidden_layers": 3}
+    | {"image_size": 32, "patch_size": 8},
+}
+NUM_TEACHERS = 3
+
+
+def seconds(function: Callable[[], torch.Tensor], device: torch.device) -> float:
+    """How long one call takes until its result is there."""
+    start = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def compare(name: str, ours: Callable, theirs: Callable, rounds: int, device: torch.device) -> None:
+    """Prints the median of `ours` over the median of `theirs`, and the spread of the ratios."""
+    torch.testing.assert_close(ours(), theirs(), rtol=1e-3, atol=1e-3)
+    pairs = [(seconds(ours, device), seconds(theirs, device)) for _ in range(rounds)]
+    ratios = sorted(our / their for our, their in pairs)
+    ratio = statistics.median(our for our, _ in pairs) / statistics.median(their for _, their in pairs)
+    print(f"{name}: {ratio:.3f} (of {rounds} pairs {ratios[0]:.3f} to {ratios[-1]:.3f})")
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="base")
+    parser.add_argument("--batch_size", type=int, default=4, metavar="N")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N")
+    arguments = parser.parse_args()
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    clip = CLIPVisionModel(CLIPVisionConfig(**SIZES[arguments.size])).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        clip.save_pretrained(folder)
+        tower = convert_clip(folder, num_teacher_adapters=NUM_TEACHERS).to(device)
+    clip = clip.to(device)
+    pixel_values = torch.randn(arguments.batch_size, 3, *[SIZES[arguments.size]["image_size"]] * 2, device=device)
+    print(f"{arguments.size}, {arguments.batch_size} images, {device}, {torch.get_num_threads()} threads")
+
+    compare(
+        "HAWAII's encoder over all of CLIP's, as LLaVA runs it",
+        lambda: tower(pixel_values).last_hidden_state,
+        lambda: clip(pixel_values, output_hidden_states=True).hidden_states[-2],
+        arguments.rounds,
+        device,
+    )
+    adapters = torch.arange(-1, NUM_TEACHERS, device=device)
+    repeated = pixel_values.repeat(1 + NUM_TEACHERS, 1, 1, 1)
+    of_each = adapters.repeat_interleave(arguments.batch_size)
+    compare(
+        "The routed and three forced passes in one batch over one after the other",
+        lambda: tower(repeated, adapters=of_each).last_hidden_state,
+        lambda: torch.cat(
+            [tower(pixel_values, adapters=part).last_hidden_state for part in of_each.split(arguments.batch_size)]
+        ),
+        arguments.rounds,
+        device,
+    )
+
+
+if __name__ == "__main__":
+    main()
