@@ -1,4 +1,4 @@
-# make demo     train the embedded default on easy-VQA, evaluate it, and ask it a question
+# make demo     train the embedded default on easy-VQA, ask it a question, and evaluate it
 # make test     run every test
 # make style    format the sources
 # make quality  check style and types

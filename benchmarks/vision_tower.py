@@ -1,6 +1,7 @@
 """
-How the student's encoder compares with transformers' CLIP of the same weights, and its one batched pass in training
-with as many single ones. Ratios of times that are taken in turns, after the outputs were found equal.
+How the student's encoder compares with transformers' CLIP of the same weights, and the one batched pass that training
+makes with as many single ones, forward alone. Ratios of times that are taken in turns, after the outputs were found
+equal.
 
     python benchmarks/vision_tower.py --size base --batch_size 4
 """

@@ -193,7 +193,7 @@ class HawaiiConfig(SavedWithCode, PretrainedConfig):
         self.image_token_index = image_token_index
         self.projector_hidden_act = projector_hidden_act
         self.multimodal_projector_bias = multimodal_projector_bias
-        # The head is tied here if it is tied in the language model: transformers asks the outer configuration.
+        # These are written for engines and read back; they may not contradict what they follow from.
         derived = {
             "tie_word_embeddings": text_config.tie_word_embeddings,
             "image_seq_length": self.image_seq_length,
@@ -203,6 +203,7 @@ class HawaiiConfig(SavedWithCode, PretrainedConfig):
         for name, value in derived.items():
             if kwargs.pop(name, value) != value:
                 raise ValueError(f"{name} follows from the encoder and the language model: it is {value!r} here.")
+        # The head is tied here if it is tied in the language model: transformers asks the outer configuration.
         kwargs["tie_word_embeddings"] = text_config.tie_word_embeddings
         super().__init__(**kwargs)
 

@@ -1,9 +1,5 @@
 """One question about one image."""
 
-from pathlib import Path
-
-from PIL import UnidentifiedImageError
-
 from .checkpoint import checkpoint_folder
 
 
@@ -22,20 +18,20 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256) ->
             Longest answer.
 
     Raises:
-        ValueError: `folder` is no checkpoint, or `image` is no image.
+        ValueError: `folder` is no checkpoint, or `image` is no image or not to be had.
     """
     path = checkpoint_folder(folder)
-    if not image.startswith(("http://", "https://")) and not Path(image).is_file():
-        raise ValueError(f"There is no image {image}; --image takes the path or the address of a picture.")
 
     import torch
+    from huggingface_hub.utils import httpx
     from transformers import AutoModelForImageTextToText, AutoProcessor
-    from transformers.image_utils import load_image
+
+    from ..processing.processing_hawaii import open_image
 
     try:
-        picture = load_image(image)
-    except UnidentifiedImageError:
-        raise ValueError(f"{image} is no image that Pillow can read; --image takes a PNG or JPEG, say.") from None
+        picture = open_image(image)
+    except httpx.HTTPError as error:
+        raise ValueError(f"{image} cannot be fetched: {error}.") from error
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     model = AutoModelForImageTextToText.from_pretrained(path, dtype="auto", trust_remote_code=True).to(device).eval()
     processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)

@@ -184,7 +184,7 @@ def evaluate(
             A published folder, or a name on the Hub.
         tasks (`str` or `list[str]`):
             Names of lmms-eval's tasks or of this package's, with commas between them if a string.
-        output_dir (`str`):
+        output_dir (`str` or `Path`):
             Where the results go; `output_dir/hub` also gets what `train_results.json` there says of its training.
         limit (`int`, *optional*):
             Ask only the first questions of each task.
@@ -201,7 +201,8 @@ def evaluate(
         `dict`: what `results.json` holds.
 
     Raises:
-        ValueError: `folder` is no checkpoint, the questions of a task are missing, or lmms-eval is or gave no score.
+        ValueError: `folder` is no checkpoint or has a comma in its path, the questions of a task are missing,
+            lmms-eval is not installed, or it gave no score.
     """
     names = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
     checkpoint = checkpoint_folder(folder)
@@ -228,7 +229,7 @@ def evaluate(
         "folder": str(folder),
         "task": ",".join(names),
         "limit": limit,
-        **(scores[names[0]] if list(scores) == names else {}),
+        **(scores[names[0]] if len(names) == 1 and list(scores) == names else {}),
         "tasks": scores,
         "num_parameters": count_parameters(checkpoint),
         "evaluate_seconds": round(time.monotonic() - start, 1),

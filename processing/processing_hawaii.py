@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import ProcessorMixin
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_transforms import to_pil_image
@@ -26,8 +26,22 @@ def _flatten(images):
     return list(images) if getattr(images, "ndim", 3) == 4 else [images]
 
 
-def _is_address(image: str) -> bool:
-    return image.startswith(("http://", "https://", "data:"))
+def open_image(image: str) -> Image.Image:
+    """
+    Opens an image by its path or address. A file keeps its mode, which transformers' `load_image` would not: to it,
+    all of a 16-bit image that does not fit in 8 bits is white.
+
+    Raises:
+        ValueError: there is no such file, or it is no image.
+    """
+    if image.startswith(("http://", "https://", "data:")):
+        return load_image(image)
+    if not Path(image).is_file():
+        raise ValueError(f"There is no image {image}.")
+    try:
+        return Image.open(image)
+    except UnidentifiedImageError:
+        raise ValueError(f"{image} is no image that Pillow can read.") from None
 
 
 def rewrite_tokenizer_config(path: Path) -> None:
@@ -122,10 +136,8 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
         Raises:
             ValueError: there is no such file, or it is no image.
         """
-        if isinstance(image, str | Path) and not _is_address(str(image)) and not Path(image).is_file():
-            raise ValueError(f"There is no image {image}.")
         if isinstance(image, str | Path):
-            image = load_image(str(image))
+            image = open_image(str(image))
         elif not isinstance(image, Image.Image):
             image = to_pil_image(image if image.ndim == 3 else image[None])
         image = ImageOps.exif_transpose(image)

@@ -122,7 +122,8 @@ def conversation_rows(questions: Iterable[Question]) -> list[dict]:
                 for _ in range(OWN_COLOR_REPEATS if is_about_own_color(question) else 1)
             ]
             num_rows = -(-len(turns) // TURNS_PER_ROW)
-            # Neighbours go to different rows: a question that was just answered would teach to repeat the answer.
+            # Neighbours go to different rows, of which there are mostly enough: a question that was just answered
+            # would teach to repeat the answer.
             rows += [make_row(name, part, turns[part::num_rows]) for part in range(num_rows)]
     return rows
 

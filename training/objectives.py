@@ -42,6 +42,9 @@ class HawaiiObjective(nn.Module):
     """
     `L = L_gen + lambda_1 (L_fg + L_cg) + lambda_2 L_mb` (eq. 7), over one batched pass of the student's encoder.
 
+    The paper does not say how teachers of different scales are made comparable; here each one's features are
+    normalised over their channels (no parameters), before any projection.
+
     Args:
         args (`HawaiiTrainingArguments`):
             `trainable`, `lambda_1`, `lambda_2`, `grid_matching`, `token_scoring`, `score_gradient`,

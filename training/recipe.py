@@ -136,6 +136,11 @@ def _check_text_config(place: str, given: dict) -> None:
 CHECKS = {"vision_config": _check_vision_config, "text_config": _check_text_config}
 
 
+def _check_stages(path: str, recipe) -> None:
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("stages"), dict) or not recipe["stages"]:
+        raise ValueError(f"{path} is no recipe: it needs `stages`, a mapping of names to options.")
+
+
 def _check_stage(place: str, name: str, options: dict, shared: dict, is_first: bool) -> None:
     if not isinstance(options, dict):
         raise ValueError(f"{place}: its options are {options!r}; they must be a mapping.")
@@ -184,11 +189,11 @@ def read_recipe(path: str, overrides: list[str] | None = None) -> dict[str, dict
         raise ValueError(f"{path} is not UTF-8 text: {error}.") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(recipe, dict) or not isinstance(recipe.get("stages"), dict) or not recipe["stages"]:
-        raise ValueError(f"{path} is no recipe: it needs `stages`, a mapping of names to options.")
+    _check_stages(path, recipe)
     recipe["stages"] = {str(name): options or {} for name, options in recipe["stages"].items()}
     for override in overrides or []:
         _apply(recipe, override)
+    _check_stages(path, recipe)  # an override may have replaced them
     shared = {key: value for key, value in recipe.items() if key != "stages"}
     if not shared.get("output_dir"):
         raise ValueError(f"{path} names no output_dir.")

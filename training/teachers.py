@@ -241,14 +241,15 @@ def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> T
             "a teacher it would teach noise. Save it with `save_pretrained` of that class."
         )
     model = getattr(model, "vision_model", model).to(device)  # the image half of a CLIP
-    image_mean, image_std, image_size = config.image_mean, config.image_std, config.image_size
+    image_mean, image_std = config.image_mean, config.image_std
+    image_size = config.image_size or _own_image_size(model)
     if image_mean is None or image_std is None or image_size is None:
         processor = AutoImageProcessor.from_pretrained(config.checkpoint)
         if image_mean is None or image_std is None:
             own_mean, own_std = _own_normalization(processor, config.checkpoint)
             image_mean = own_mean if image_mean is None else image_mean
             image_std = own_std if image_std is None else image_std
-        image_size = image_size or _own_image_size(model) or _shown_image_size(processor)
+        image_size = image_size or _shown_image_size(processor)
     return Teacher(config.name, model, image_size, image_mean, image_std, config.layer)
 
 

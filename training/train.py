@@ -84,6 +84,7 @@ def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Pa
     )
     output = trainer.train(resume_from_checkpoint=checkpoint)
     timer = next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, TimerCallback))
+    taught = teachers if args.lambda_1 else []  # without weight a distillation loss teaches nothing
     report = {
         "steps": output.global_step,
         "samples": len(dataset),
@@ -92,7 +93,7 @@ def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Pa
         "batch_size": trainer.get_total_train_batch_size(args),
         "epochs": round(trainer.state.epoch, 2),
         "objective": args.objective,
-        "teachers": {teacher.name: {"image_size": teacher.image_size, "grid": teacher.grid} for teacher in teachers},
+        "teachers": {teacher.name: {"image_size": teacher.image_size, "grid": teacher.grid} for teacher in taught},
         "num_parameters": student.num_parameters(),
         "question": dataset.question,
         "log": trainer.state.log_history[-2] if len(trainer.state.log_history) > 1 else {},

@@ -52,3 +52,8 @@ def test_an_error_of_the_folders_own_code_is_one_sentence(hub_folder, image, cap
     assert capsys.readouterr().err.endswith(
         "hawaii chat: 2 <image> in the text but 1 images; give one image for each <image>, in order.\n"
     )
+
+
+def test_an_address_that_does_not_answer_is_named(hub_folder):
+    with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9/image\.png cannot be fetched: "):
+        answer(hub_folder, "http://127.0.0.1:9/image.png", "what color is the shape ?")

@@ -129,6 +129,17 @@ def test_an_array_without_channels_is_one_grey_image():
     assert make_processor()(images=array, text="<image>")["pixel_values"][0].shape == (3, 16, 16)
 
 
+def test_a_16_bit_file_is_scaled_too(tmp_path):
+    Image.fromarray(np.full((4, 4), 128 * 256, dtype="<u2")).save(tmp_path / "deep.png")
+    assert reds(make_processor().square_image(tmp_path / "deep.png")) == [[128] * 4] * 4
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(ValueError, match=r"notes\.txt is no image that Pillow can read"):
+        make_processor().square_image(tmp_path / "notes.txt")
+
+
 def test_a_missing_file_is_named():
     with pytest.raises(ValueError, match=r"There is no image /there/is/no/image\.png\."):
         make_processor()(images="/there/is/no/image.png", text="<image>")

@@ -93,6 +93,16 @@ def test_the_loss_is_equation_7_and_each_term_its_own(batch, run, recorded):
     assert loss.item() == pytest.approx(whole, rel=2e-5)
 
 
+def test_how_loud_a_teacher_is_does_not_matter(batch, teachers):
+    module = make_module()
+    features = [teacher(batch["teacher_images"]) for teacher in teachers]
+    with torch.no_grad():
+        _, terms = module(features, batch)
+        _, louder = module([features[0], 10 * features[1]], batch)
+    for name, value in terms.items():
+        torch.testing.assert_close(louder[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
 def test_the_weights_are_the_arguments(batch, run):
     module = make_module(lambda_1=2.0, lambda_2=3.0)
     loss, terms = run(module, batch)

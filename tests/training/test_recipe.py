@@ -277,3 +277,9 @@ def test_an_override_that_cannot_be_meant_is_named(write, override, problem):
 def test_a_value_that_cannot_be_meant_is_named(write, override, problem):
     with pytest.raises(ValueError, match=problem):
         parse(write(), override)
+
+
+@pytest.mark.parametrize("override", ["stages=3", "stages={}"])
+def test_an_override_may_not_take_the_stages_away(write, override):
+    with pytest.raises(ValueError, match="it needs `stages`, a mapping of names to options"):
+        read_recipe(write(), [override])

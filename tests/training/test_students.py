@@ -165,6 +165,13 @@ def test_a_head_that_is_more_than_a_matrix_is_refused(config, clip_folder, tmp_p
         build_student(ModelArguments(vision_tower=clip_folder, language_model=str(tmp_path)), data_args(), 2)
 
 
+@pytest.mark.parametrize("text", [{"model_type": "phi"}, {"model_type": "gemma2", "head_dim": 8}], ids=str)
+def test_a_fresh_head_is_refused_although_it_does_no_more_yet(tokenizer_folder, text):
+    fields = {**{name: value for name, value in SIZES.items() if name != "vocab_size"}, **text}
+    with pytest.raises(ValueError, match="does more than multiply by one matrix"):
+        from_scratch(tokenizer_folder, text_config=fields)
+
+
 @pytest.mark.parametrize("tie_word_embeddings", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_fresh_student_is_saved_and_loaded_whole(clip_folder, tmp_path, tie_word_embeddings, dtype):
