@@ -152,23 +152,25 @@ class HawaiiModel(HawaiiPreTrainedModel):
         features = F.embedding(order, image_features.flatten(0, 1))  # (B, T, D)
         return torch.where(is_image.unsqueeze(-1), features.to(inputs_embeds), inputs_embeds)
 
-    def embed_inputs(self, input_ids: torch.Tensor, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def embed_inputs(
+        self, input_ids: torch.Tensor | None, pixel_values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Runs the encoder once on all images of a batch and puts them into the text.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
-                Text, with one image token for each patch of each image.
-            pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, image_size, image_size)`):
-                Normalised images, in the order of their tokens.
+            input_ids, pixel_values:
+                As for `forward`.
 
         Returns:
             The input embeddings, `(batch_size, sequence_length, hidden_size)`, and the projected images,
             `(num_images, num_patches, hidden_size)`.
 
         Raises:
-            ValueError: another number of image tokens than of image features.
+            ValueError: no text, or another number of image tokens in it than of image features.
         """
+        if input_ids is None:
+            raise ValueError("pixel_values need input_ids, which say where the images go; inputs_embeds do not.")
         image_features = self.get_image_features(pixel_values).pooler_output
         self.check_image_tokens(input_ids, len(image_features))
         return self.merge_image_features(input_ids, image_features), image_features
@@ -228,8 +230,6 @@ class HawaiiModel(HawaiiPreTrainedModel):
             raise ValueError("Give either input_ids or inputs_embeds, and not both.")
         image_features = None
         if pixel_values is not None:
-            if input_ids is None:
-                raise ValueError("pixel_values need input_ids, which say where the images go; inputs_embeds do not.")
             inputs_embeds, image_features = self.embed_inputs(input_ids, pixel_values)
         elif inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
@@ -394,8 +394,6 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         """
         input_ids = kwargs.pop("input_ids", inputs)
         if pixel_values is not None:
-            if input_ids is None:
-                raise ValueError("pixel_values need input_ids, which say where the images go; inputs_embeds do not.")
             kwargs["inputs_embeds"], _ = self.model.embed_inputs(input_ids, pixel_values)
         elif input_ids is not None and kwargs.get("inputs_embeds") is None and kwargs.get("past_key_values") is None:
             self.model.check_image_tokens(input_ids, 0)  # without images the tokens would be read as words
