@@ -8,13 +8,29 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+OLD_SUFFIX = ".incomplete.old"  # of a folder that is to go
+
+
+def _old_name(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}{OLD_SUFFIX}")
+
+
+def remove_folder(folder: Path) -> None:
+    """
+    Removes a folder, which loses its name first: a kill in between leaves none that lacks files, and at most a
+    leftover named `*.incomplete.old`.
+    """
+    folder.rename(_old_name(folder))
+    shutil.rmtree(_old_name(folder), ignore_errors=True)
+
+
 def replace_folder(source: Path, final: Path) -> None:
     """Renames `source` to `final` once its files are on the disk, in place of what stood there."""
     for path in source.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-    old = final.with_name(f"{final.name}.incomplete.old")
+    old = _old_name(final)
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         final.rename(old)
@@ -32,7 +48,7 @@ def whole_folder(final: str | os.PathLike) -> Iterator[Path]:
     old folder bears such a name too; the next attempt brings it back.
     """
     final = Path(final)
-    incomplete, old = final.with_name(f"{final.name}.incomplete"), final.with_name(f"{final.name}.incomplete.old")
+    incomplete, old = final.with_name(f"{final.name}.incomplete"), _old_name(final)
     if old.exists() and not final.exists():
         old.rename(final)
     shutil.rmtree(incomplete, ignore_errors=True)

@@ -9,13 +9,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, sort_checkpoints
 
+from ..hub_cards.folders import OLD_SUFFIX, remove_folder
 from .objectives import StudentWithObjective
 
 
 OBJECTIVE_FILE = "objective.safetensors"
 # What transformers would resume without, silently wrong.
 STATE_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json", OBJECTIVE_FILE)
-LEFTOVER_SUFFIX = ".incomplete.old"
 
 
 def find_checkpoint(output_dir: str) -> str | None:
@@ -27,17 +27,14 @@ def remove_old_checkpoints(output_dir: str, save_total_limit: int | None) -> Non
     """
     Removes all but the newest `save_total_limit` checkpoints; none where that is `None` or zero.
 
-    What goes loses its name first: a kill in between leaves no checkpoint that lacks files, and at most a leftover
-    that the next call clears.
+    A kill in between leaves no checkpoint that lacks files, and at most a leftover that the next call clears.
     """
-    for leftover in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*{LEFTOVER_SUFFIX}"):
+    for leftover in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*{OLD_SUFFIX}"):
         shutil.rmtree(leftover, ignore_errors=True)
     if not save_total_limit or save_total_limit < 0:
         return
     for checkpoint in sort_checkpoints(output_dir)[:-save_total_limit]:
-        leftover = f"{checkpoint}{LEFTOVER_SUFFIX}"
-        Path(checkpoint).rename(leftover)
-        shutil.rmtree(leftover, ignore_errors=True)
+        remove_folder(Path(checkpoint))
 
 
 def save_objective(objective: nn.Module, folder: Path, state_dict: dict | None = None) -> None:

@@ -32,7 +32,7 @@ def say(line: str) -> None:
 def see_some(dataset: LlavaDataset, teachers: list[Teacher], device: torch.device) -> list[torch.Tensor]:
     """What each teacher sees in some images from all over the data, the same on every process: features on the CPU."""
     step = max(1, len(dataset) // NUM_SEEN)
-    samples = [dataset[index] for index in range(0, len(dataset), step)][:NUM_SEEN]
+    samples = [dataset[index] for index in range(0, len(dataset), step)[:NUM_SEEN]]
     images = [sample["teacher_images"] for sample in samples if "teacher_images" in sample]
     if not images:
         raise ValueError(
