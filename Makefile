@@ -50,8 +50,10 @@ demo: .venv/installed
 	@echo "==> 4/4 Evaluating on the whole test split"
 	$(BIN)/hawaii evaluate $(RUN)/hub --tasks easy_vqa --output_dir $(RUN) $(EVALUATE_FLAGS)
 
-test: .venv/installed .venv-transformers4/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+# What needs timm runs in an environment of its own; everything else must do without.
+test: .venv/installed .venv-timm/installed .venv-transformers4/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not timm" $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 .venv-timm/bin/python -m pytest -m timm $(PYTEST_FLAGS)
 
 style: .venv/installed
 	$(BIN)/ruff check --fix .
@@ -63,7 +65,7 @@ quality: .venv/installed
 	$(BIN)/pyright
 
 clean:
-	rm -rf .venv .venv-transformers4 .cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-timm .venv-transformers4 .cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -not -path "./runs/*" -prune -exec rm -rf {} +
 
 .venv: .venv/installed
@@ -79,6 +81,17 @@ clean:
 	$(BIN)/python -m pip install -c constraints.txt -e ".[demo,dev]"
 	$(BIN)/python -m pip install -c constraints.txt --no-deps lmms-eval
 	mkdir -p .venv/typings && ln -sfn ../.. .venv/typings/hawaii
+	@touch $@
+
+# Everything of .venv and, on top, timm with the torchvision that it needs.
+.venv-timm/installed: .venv/installed tests/torchvision_on_cpu.py
+	@echo "==> Making a third environment in .venv-timm: experts that timm loads"
+	$(PYTHON) -m venv .venv-timm
+	.venv-timm/bin/python -m pip install -c constraints.txt --no-deps timm torchvision
+	site=$$(.venv-timm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+		cp tests/torchvision_on_cpu.py "$$site" && \
+		base=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+		printf 'import site; site.addsitedir("%s")\nimport torchvision_on_cpu\n' "$$base" > "$$site/hawaii_timm.pth"
 	@touch $@
 
 .venv-transformers4/installed: tests/constraints-transformers4.txt
