@@ -3,6 +3,7 @@
 import datetime
 import difflib
 import inspect
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import fields
@@ -141,6 +142,38 @@ def _check_stages(path: str, recipe) -> None:
         raise ValueError(f"{path} is no recipe: it needs `stages`, a mapping of names to options.")
 
 
+def _read_yaml(path: str):
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no recipe {path}.") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}.") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+
+
+def _load(path: str, extended_by: tuple[str, ...] = ()) -> dict:
+    """What a recipe says, over what the recipe says that it extends."""
+    recipe = _read_yaml(path)
+    if not isinstance(recipe, dict) or "extends" not in recipe:
+        _check_stages(path, recipe)
+        return {**recipe, "stages": {str(name): options or {} for name, options in recipe["stages"].items()}}
+    if not isinstance(recipe["extends"], str):
+        raise ValueError(f"{path}: extends is {recipe['extends']!r}; it must be the file of another recipe.")
+    extended = os.path.normpath(Path(path).parent / recipe.pop("extends"))
+    if extended in (os.path.normpath(path), *extended_by):
+        raise ValueError(f"{path} extends {extended}, which is itself or extends it in turn.")
+    beneath = _load(extended, (*extended_by, os.path.normpath(path)))
+    stages = dict(beneath["stages"])
+    if "stages" in recipe:
+        _check_stages(path, recipe)
+    for name, options in recipe.get("stages", {}).items():
+        is_changed = isinstance(options, dict) and isinstance(stages.get(str(name)), dict)
+        stages[str(name)] = {**stages[str(name)], **options} if is_changed else options or {}
+    return {**beneath, **recipe, "stages": stages}
+
+
 def _check_stage(place: str, name: str, options: dict, shared: dict, is_first: bool) -> None:
     if not isinstance(options, dict):
         raise ValueError(f"{place}: its options are {options!r}; they must be a mapping.")
@@ -166,7 +199,8 @@ def _check_stage(place: str, name: str, options: dict, shared: dict, is_first: b
 def read_recipe(path: str, overrides: list[str] | None = None) -> dict[str, dict]:
     """
     Reads a recipe: keys that all stages share, and under `stages` each stage's own. `{output_dir}` in a value stands
-    for the recipe's `output_dir`.
+    for the recipe's `output_dir`. With `extends: FILE`, relative to the recipe's own folder, it only says what differs
+    from that recipe; a stage of the same name keeps its other options.
 
     Args:
         path (`str`):
@@ -181,16 +215,7 @@ def read_recipe(path: str, overrides: list[str] | None = None) -> dict[str, dict
         FileNotFoundError: there is no such file.
         ValueError: it is not a recipe, or a key is unknown; the closest known one is named.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no recipe {path}.")
-    try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}.") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    _check_stages(path, recipe)
-    recipe["stages"] = {str(name): options or {} for name, options in recipe["stages"].items()}
+    recipe = _load(path)
     for override in overrides or []:
         _apply(recipe, override)
     _check_stages(path, recipe)  # an override may have replaced them

@@ -283,3 +283,49 @@ def test_a_value_that_cannot_be_meant_is_named(write, override, problem):
 def test_an_override_may_not_take_the_stages_away(write, override):
     with pytest.raises(ValueError, match="it needs `stages`, a mapping of names to options"):
         read_recipe(write(), [override])
+
+
+def extend(tmp_path, name, **content):
+    (tmp_path / name).write_text(yaml.safe_dump(content, sort_keys=False))
+    return str(tmp_path / name)
+
+
+def test_a_recipe_that_extends_another_says_only_what_differs(write, tmp_path):
+    write()
+    path = extend(tmp_path, "other.yaml", extends="recipe.yaml", output_dir="runs/other", learning_rate=2.0)
+    stages = read_recipe(path)
+    assert [stage["learning_rate"] for stage in stages.values()] == [2.0, 0.25, 2.0]
+    assert {stage["data_path"] for stage in stages.values()} == {"runs/other/data.json"}
+    assert not any("extends" in stage for stage in stages.values())
+
+
+def test_a_stage_of_the_same_name_keeps_its_other_options(write, tmp_path):
+    write()
+    changes = {"pretrain": {"learning_rate": 3.0}, "finetune": None, "last": {"seed": 1}}
+    stages = read_recipe(extend(tmp_path, "other.yaml", extends="recipe.yaml", stages=changes))
+    assert list(stages) == ["pretrain", "align", "finetune", "last"]
+    assert (stages["pretrain"]["chat_template"], stages["pretrain"]["learning_rate"]) == ("plain", 3.0)
+    assert stages["last"]["seed"] == 1
+
+
+def test_recipes_extend_over_several_steps_and_from_other_folders(write, tmp_path):
+    write()
+    (tmp_path / "deeper").mkdir()
+    extend(tmp_path, "middle.yaml", extends="recipe.yaml", learning_rate=2.0)
+    path = extend(tmp_path / "deeper", "last.yaml", extends="../middle.yaml", seed=4)
+    assert (read_recipe(path)["finetune"]["learning_rate"], read_recipe(path)["finetune"]["seed"]) == (2.0, 4)
+
+
+@pytest.mark.parametrize(
+    ("extends", "message"),
+    [("recipe.yaml", "itself"), (3, "must be the file"), ("missing.yaml", "There is no recipe .*missing.yaml")],
+)
+def test_a_recipe_that_extends_what_it_cannot_is_refused(tmp_path, extends, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_recipe(extend(tmp_path, "recipe.yaml", extends=extends))
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path):
+    extend(tmp_path, "one.yaml", extends="two.yaml")
+    with pytest.raises(ValueError, match="one.yaml extends .*two.yaml"):
+        read_recipe(extend(tmp_path, "two.yaml", extends="one.yaml"))
