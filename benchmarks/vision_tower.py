@@ -61,7 +61,7 @@ def main() -> None:
     clip = CLIPVisionModel(CLIPVisionConfig(**SIZES[arguments.size])).eval()
     with tempfile.TemporaryDirectory() as folder:
         clip.save_pretrained(folder)
-        tower = convert_clip(folder, num_teacher_adapters=NUM_TEACHERS).to(device)
+        tower = convert_clip(folder, num_teacher_adapters=NUM_TEACHERS).model.to(device)
     clip = clip.to(device)
     pixel_values = torch.randn(arguments.batch_size, 3, *[SIZES[arguments.size]["image_size"]] * 2, device=device)
     print(f"{arguments.size}, {arguments.batch_size} images, {device}, {torch.get_num_threads()} threads")

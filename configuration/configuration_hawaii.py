@@ -1,4 +1,4 @@
-"""Configuration of HAWAII: one CLIP encoder that carries a mixture of LoRA adapters, and any causal language model."""
+"""Configuration of HAWAII: one encoder that carries a mixture of LoRA adapters, and any causal language model."""
 
 import json
 from pathlib import Path
@@ -49,9 +49,17 @@ class HawaiiVisionConfig(SavedWithCode, PretrainedConfig):
         num_channels (`int`, *optional*, defaults to 3):
             Channels of the image.
         image_size (`int`, *optional*, defaults to 336):
-            Side of the square image, in pixels; a multiple of `patch_size`.
+            Side of the square image, in pixels. Where it is no multiple of `patch_size`, the patches begin at the
+            upper left corner and the rest is not seen (SigLIP so400m: 27 patches of 14 pixels in 384).
         patch_size (`int`, *optional*, defaults to 14):
             Side of a patch, in pixels.
+        has_class_token (`bool`, *optional*, defaults to `True`):
+            Whether a class token comes before the patches, as in CLIP and not in SigLIP. The language model does not
+            see it.
+        has_pre_layer_norm (`bool`, *optional*, defaults to `True`):
+            Whether the embeddings are normalised before the first layer, as in CLIP and not in SigLIP.
+        has_patch_bias (`bool`, *optional*, defaults to `False`):
+            Whether the embedding of patches has a bias, as in SigLIP and not in CLIP.
         hidden_act (`str`, *optional*, defaults to `"quick_gelu"`):
             Activation of the feed-forward layers.
         layer_norm_eps (`float`, *optional*, defaults to 1e-5):
@@ -68,6 +76,8 @@ class HawaiiVisionConfig(SavedWithCode, PretrainedConfig):
             Rank of every adapter, r.
         lora_alpha (`float`, *optional*, defaults to 16):
             Adapters are scaled by `lora_alpha / lora_rank`.
+        lora_bias (`bool`, *optional*, defaults to `False`):
+            Whether both linear layers of an adapter have biases (MoVE-KD's form).
         adapter_placement (`str`, *optional*, defaults to `"ffn"`):
             `"ffn"`: one adapter beside the whole feed-forward layer (eq. 2); `"linear"`: one beside each of its two
             linear layers, with one route for both (MoVE-KD's form).
@@ -78,8 +88,8 @@ class HawaiiVisionConfig(SavedWithCode, PretrainedConfig):
             `1 + p - p.detach()`, `"switch"` by its probability `p`, `"none"` not at all.
 
     Raises:
-        ValueError: `patch_size` does not divide `image_size`, `num_attention_heads` does not divide `hidden_size`, or
-            a choice is none of those above.
+        ValueError: an image is smaller than a patch, `num_attention_heads` does not divide `hidden_size`, or a choice
+            is none of those above.
     """
 
     model_type = "hawaii_vision"
@@ -95,6 +105,9 @@ class HawaiiVisionConfig(SavedWithCode, PretrainedConfig):
         num_channels=3,
         image_size=336,
         patch_size=14,
+        has_class_token=True,
+        has_pre_layer_norm=True,
+        has_patch_bias=False,
         hidden_act="quick_gelu",
         layer_norm_eps=1e-5,
         attention_dropout=0.0,
@@ -103,16 +116,14 @@ class HawaiiVisionConfig(SavedWithCode, PretrainedConfig):
         num_general_adapters=3,
         lora_rank=16,
         lora_alpha=16,
+        lora_bias=False,
         adapter_placement="ffn",
         router_hidden_size=64,
         router_gradient="straight_through",
         **kwargs,
     ):
-        if image_size % patch_size:
-            raise ValueError(
-                f"image_size {image_size} is not a multiple of patch_size {patch_size}; the nearest sizes that are: "
-                f"{image_size // patch_size * patch_size} and {(image_size // patch_size + 1) * patch_size}."
-            )
+        if image_size < patch_size:
+            raise ValueError(f"image_size {image_size} is less than one patch of patch_size {patch_size}.")
         if hidden_size % num_attention_heads:
             raise ValueError(
                 f"hidden_size {hidden_size} is not a multiple of num_attention_heads {num_attention_heads}."
@@ -126,6 +137,9 @@ class HawaiiVisionConfig(SavedWithCode, PretrainedConfig):
         self.num_channels = num_channels
         self.image_size = image_size
         self.patch_size = patch_size
+        self.has_class_token = has_class_token
+        self.has_pre_layer_norm = has_pre_layer_norm
+        self.has_patch_bias = has_patch_bias
         self.hidden_act = hidden_act
         self.layer_norm_eps = layer_norm_eps
         self.attention_dropout = attention_dropout
@@ -134,6 +148,7 @@ class HawaiiVisionConfig(SavedWithCode, PretrainedConfig):
         self.num_general_adapters = num_general_adapters
         self.lora_rank = lora_rank
         self.lora_alpha = lora_alpha
+        self.lora_bias = lora_bias
         self.adapter_placement = adapter_placement
         self.router_hidden_size = router_hidden_size
         self.router_gradient = router_gradient
@@ -143,6 +158,11 @@ class HawaiiVisionConfig(SavedWithCode, PretrainedConfig):
     def num_patches(self) -> int:
         """Patch tokens of one image, m."""
         return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches: the class token, or none."""
+        return int(self.has_class_token)
 
 
 class HawaiiConfig(SavedWithCode, PretrainedConfig):
@@ -163,6 +183,8 @@ class HawaiiConfig(SavedWithCode, PretrainedConfig):
             Activation between the projector's two layers.
         multimodal_projector_bias (`bool`, *optional*, defaults to `True`):
             Whether the projector has biases.
+        head_bias (`bool`, *optional*, defaults to `False`):
+            Whether the language model's head has a bias, as Phi-2's.
 
     Raises:
         ValueError: a field is given that follows from others: `tie_word_embeddings` is the language model's,
@@ -181,6 +203,7 @@ class HawaiiConfig(SavedWithCode, PretrainedConfig):
         image_token_index=32000,
         projector_hidden_act="gelu",
         multimodal_projector_bias=True,
+        head_bias=False,
         **kwargs,
     ):
         if not isinstance(vision_config, PretrainedConfig):
@@ -193,6 +216,7 @@ class HawaiiConfig(SavedWithCode, PretrainedConfig):
         self.image_token_index = image_token_index
         self.projector_hidden_act = projector_hidden_act
         self.multimodal_projector_bias = multimodal_projector_bias
+        self.head_bias = head_bias
         # These are written for engines and read back; they may not contradict what they follow from.
         derived = {
             "tie_word_embeddings": text_config.tie_word_embeddings,
@@ -218,7 +242,7 @@ class HawaiiConfig(SavedWithCode, PretrainedConfig):
 
     @property
     def vision_feature_select_strategy(self) -> str:
-        return "default"
+        return "default" if self.vision_config.has_class_token else "full"
 
     def _complete_folder(self, folder: Path) -> None:
         path = folder / "config.json"

@@ -27,12 +27,19 @@ class StackedLora(nn.Module):
         self.scaling = config.lora_alpha / config.lora_rank
         self.lora_A = nn.Parameter(torch.empty(num_adapters, config.lora_rank, in_features))
         self.lora_B = nn.Parameter(torch.empty(num_adapters, config.lora_rank, out_features))
+        self.lora_A_bias = self.lora_B_bias = None
+        if config.lora_bias:
+            self.lora_A_bias = nn.Parameter(torch.empty(num_adapters, config.lora_rank))
+            self.lora_B_bias = nn.Parameter(torch.empty(num_adapters, out_features))
 
     def reset_parameters(self):
-        """A Kaiming-uniform as for `nn.Linear`, B zero: a fresh adapter adds nothing."""
+        """A Kaiming-uniform as for `nn.Linear`, B and biases zero: a fresh adapter adds nothing."""
         bound = 1 / math.sqrt(self.lora_A.shape[-1])
         nn.init.uniform_(self.lora_A, -bound, bound)
         nn.init.zeros_(self.lora_B)
+        for bias in (self.lora_A_bias, self.lora_B_bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
 
     def forward(self, hidden_states: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
         """
@@ -45,9 +52,11 @@ class StackedLora(nn.Module):
         Returns:
             `torch.FloatTensor` of shape `(batch_size, num_tokens, out_features)`.
         """
-        down = F.linear(hidden_states, self.lora_A.flatten(0, 1))  # (B, P, N * R)
-        gate = (gate * self.scaling).repeat_interleave(self.rank, dim=-1)  # (B, P, N * R)
-        return (down * gate) @ self.lora_B.flatten(0, 1)
+        bias = None if self.lora_A_bias is None else self.lora_A_bias.flatten()
+        down = F.linear(hidden_states, self.lora_A.flatten(0, 1), bias)  # (B, P, N * R)
+        gate = gate * self.scaling
+        output = (down * gate.repeat_interleave(self.rank, dim=-1)) @ self.lora_B.flatten(0, 1)
+        return output if self.lora_B_bias is None else output + gate @ self.lora_B_bias
 
 
 class AdapterRouter(nn.Module):

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -14,6 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..configuration.configuration_hawaii import HawaiiConfig
+from .projector_hawaii import HawaiiMultiModalProjector
 from .vision_hawaii import HawaiiVisionModel, HawaiiVisionOutput, init_vision_weights
 
 
@@ -59,21 +59,6 @@ class HawaiiCausalLMOutput(ModelOutput):
     image_hidden_states: torch.FloatTensor | None = None
 
 
-class HawaiiMultiModalProjector(nn.Module):
-    """From the encoder's width to the language model's: two linear layers with an activation between (LLaVA-1.5's)."""
-
-    def __init__(self, config: HawaiiConfig):
-        super().__init__()
-        width = config.text_config.hidden_size
-        self.linear_1 = nn.Linear(config.vision_config.hidden_size, width, bias=config.multimodal_projector_bias)
-        self.activation = ACT2FN[config.projector_hidden_act]
-        self.linear_2 = nn.Linear(width, width, bias=config.multimodal_projector_bias)
-
-    def forward(self, image_features: torch.Tensor) -> torch.Tensor:
-        """From `(num_images, num_patches, vision_hidden_size)` to `(num_images, num_patches, hidden_size)`."""
-        return self.linear_2(self.activation(self.linear_1(image_features)))
-
-
 class HawaiiPreTrainedModel(PreTrainedModel):
     config_class = HawaiiConfig
     base_model_prefix = "model"
@@ -95,7 +80,7 @@ class HawaiiPreTrainedModel(PreTrainedModel):
 class HawaiiModel(HawaiiPreTrainedModel):
     """Encoder, projector and language model, without the head. Engines load this class (`AutoModel`)."""
 
-    _keys_to_ignore_on_load_unexpected = ["lm_head.weight"]
+    _keys_to_ignore_on_load_unexpected = ["lm_head.weight", "lm_head.bias"]
 
     def __init__(self, config: HawaiiConfig):
         super().__init__(config)
@@ -112,7 +97,7 @@ class HawaiiModel(HawaiiPreTrainedModel):
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> HawaiiVisionOutput:
         """
-        Encodes and projects images. The class token is dropped before the projector.
+        Encodes and projects images. The class token, if there is one, is dropped before the projector.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, image_size, image_size)`):
@@ -126,7 +111,8 @@ class HawaiiModel(HawaiiPreTrainedModel):
         """
         kwargs["return_dict"] = True  # transformers hands on what the whole model was asked for
         outputs = self.vision_tower(pixel_values, **kwargs)
-        outputs.pooler_output = self.multi_modal_projector(outputs.last_hidden_state[:, 1:])
+        patches = outputs.last_hidden_state[:, self.config.vision_config.num_prefix_tokens :]
+        outputs.pooler_output = self.multi_modal_projector(patches)
         return outputs
 
     def merge_image_features(self, input_ids: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
@@ -261,7 +247,8 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         # Read off, for language models name their embeddings each in its own way.
         name = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        text = config.text_config
+        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.head_bias)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

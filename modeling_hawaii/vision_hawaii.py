@@ -1,4 +1,4 @@
-"""The student: a CLIP vision transformer that carries MoLA and ends at the layer whose features the LLM sees."""
+"""The student: a vision transformer that carries MoLA and ends at the layer whose features the LLM sees."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from ..configuration.configuration_hawaii import HawaiiVisionConfig
 from .mixture_lora_hawaii import MixtureOfLoraRouting, StackedLora, forced_adapter_gate
 
 
-# Shapes: B batch, P tokens (the class token, then the patches row by row), D width, H heads, N adapters, L layers.
+# Shapes: B batch, m patches (row by row), P tokens (the patches, and the class token before them if there is one),
+# D width, H heads, N adapters, L layers.
 
 
 @dataclass
@@ -23,15 +24,16 @@ class HawaiiVisionOutput(ModelOutput):
     Output of [`HawaiiVisionModel`].
 
     Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, 1 + num_patches, hidden_size)`):
-            Output of the last layer that exists, without a final norm; the class token comes first.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_prefix_tokens + num_patches, hidden_size)`):
+            Output of the last layer that exists, without a final norm; the class token, if there is one, comes first.
         pooler_output (`torch.FloatTensor` of shape `(batch_size, num_patches, text_hidden_size)`, *optional*):
             Filled in by `get_image_features` with the projected features.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*, returned with `output_hidden_states=True`):
             The embeddings and the output of each layer, each of the shape of `last_hidden_state`.
         router_probabilities (`torch.FloatTensor`, *optional*, returned with `output_routing=True`):
-            Of shape `(num_layers, batch_size, 1 + num_patches, num_adapters)`: what each layer's routers gave the
-            teacher-specific and then the general adapters, each bank summing to one; the largest of each bank acted.
+            Of shape `(num_layers, batch_size, num_prefix_tokens + num_patches, num_adapters)`: what each layer's
+            routers gave the teacher-specific and then the general adapters, each bank summing to one; the largest of
+            each bank acted.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -49,10 +51,11 @@ class HawaiiVisionEmbeddings(nn.Module):
             config.hidden_size,
             kernel_size=config.patch_size,
             stride=config.patch_size,
-            bias=False,
+            bias=config.has_patch_bias,
         )
-        self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
-        self.position_embedding = nn.Parameter(torch.empty(1 + config.num_patches, config.hidden_size))
+        self.class_embedding = nn.Parameter(torch.empty(config.hidden_size)) if config.has_class_token else None
+        num_tokens = config.num_prefix_tokens + config.num_patches
+        self.position_embedding = nn.Parameter(torch.empty(num_tokens, config.hidden_size))
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         height, width = pixel_values.shape[-2:]
@@ -62,9 +65,11 @@ class HawaiiVisionEmbeddings(nn.Module):
                 f"{self.image_size}; prepare them with the checkpoint's own processor."
             )
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
-        patches = patches.flatten(2).transpose(1, 2)  # (B, P - 1, D)
-        class_token = self.class_embedding.expand(patches.shape[0], 1, -1)
-        return torch.cat([class_token, patches], dim=1) + self.position_embedding
+        tokens = patches.flatten(2).transpose(1, 2)  # (B, m, D)
+        if self.class_embedding is not None:
+            class_token = self.class_embedding.expand(tokens.shape[0], 1, -1)
+            tokens = torch.cat([class_token, tokens], dim=1)  # (B, P, D)
+        return tokens + self.position_embedding
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -110,7 +115,7 @@ class HawaiiVisionAttention(nn.Module):
 
 
 class HawaiiVisionFeedForward(nn.Module):
-    """CLIP's feed-forward layer F with its adapters: `F*(h) = F(h) + a_T(h) + a_G(h)` (eq. 2)."""
+    """The feed-forward layer F with its adapters: `F*(h) = F(h) + a_T(h) + a_G(h)` (eq. 2)."""
 
     def __init__(self, config: HawaiiVisionConfig):
         super().__init__()
@@ -170,8 +175,9 @@ def init_vision_weights(module: nn.Module, std: float) -> None:
     if isinstance(module, StackedLora):
         module.reset_parameters()
     elif isinstance(module, HawaiiVisionEmbeddings):
-        nn.init.normal_(module.class_embedding, std=std)
         nn.init.normal_(module.position_embedding, std=std)
+        if module.class_embedding is not None:
+            nn.init.normal_(module.class_embedding, std=std)
     elif isinstance(module, nn.Linear | nn.Conv2d):
         nn.init.normal_(module.weight, std=std)
         if module.bias is not None:
@@ -183,9 +189,9 @@ def init_vision_weights(module: nn.Module, std: float) -> None:
 
 class HawaiiVisionModel(PreTrainedModel):
     """
-    CLIP's vision transformer with MoLA in every layer, cut after `config.num_hidden_layers` layers.
+    The vision transformer of CLIP or SigLIP with MoLA in every layer, cut after `config.num_hidden_layers` layers.
 
-    Parameter names are this project's own, so that checkpoints do not change when transformers renames its CLIP.
+    Parameter names are this project's own, so that checkpoints do not change when transformers renames its own.
     """
 
     config_class = HawaiiVisionConfig
@@ -202,7 +208,8 @@ class HawaiiVisionModel(PreTrainedModel):
     def __init__(self, config: HawaiiVisionConfig):
         super().__init__(config)
         self.embeddings = HawaiiVisionEmbeddings(config)
-        self.pre_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        if config.has_pre_layer_norm:
+            self.pre_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.layers = nn.ModuleList([HawaiiVisionLayer(config) for _ in range(config.num_hidden_layers)])
         self.post_init()
 
@@ -245,7 +252,9 @@ class HawaiiVisionModel(PreTrainedModel):
         Raises:
             ValueError: the images are not of the configured size, or `adapters` has not one entry for each.
         """
-        hidden_states = self.pre_layer_norm(self.embeddings(pixel_values))
+        hidden_states = self.embeddings(pixel_values)
+        if self.config.has_pre_layer_norm:
+            hidden_states = self.pre_layer_norm(hidden_states)
         gate = is_routed = None
         if adapters is not None:
             if adapters.shape != pixel_values.shape[:1]:

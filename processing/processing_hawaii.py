@@ -64,7 +64,7 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
         tokenizer (`PreTrainedTokenizerFast`):
             Has `<image>` as a special token. Its padding side becomes the left, as generation needs.
         patch_size (`int`, *optional*, defaults to 14):
-            Side of the encoder's patches, in pixels.
+            Side of the encoder's patches, in pixels. It need not divide the image's.
         chat_template (`str`, *optional*):
             Jinja template of a conversation.
         image_aspect_ratio (`str`, *optional*, defaults to `"pad"`):
@@ -72,8 +72,8 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
             `"crop"` to its centre (stage 1).
 
     Raises:
-        ValueError: the tokenizer lacks the image token, the resolution is no multiple of the patch size, or
-            `image_aspect_ratio` is unknown.
+        ValueError: the tokenizer lacks the image token, the image processor makes no squares, or `image_aspect_ratio`
+            is unknown.
     """
 
     hub_auto_map = PROCESSOR_AUTO_MAP
@@ -94,10 +94,10 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
     ):
         check_choice("image_aspect_ratio", image_aspect_ratio, IMAGE_ASPECT_RATIOS)
         size = image_processor.crop_size
-        if size["height"] % patch_size or size["height"] != size["width"]:
+        if size["height"] != size["width"]:
             raise ValueError(
                 f"The image processor makes images of {size['height']} x {size['width']} pixels; the encoder needs a "
-                f"square whose side is a multiple of its patch size {patch_size}."
+                "square."
             )
         self.patch_size = patch_size
         self.image_aspect_ratio = image_aspect_ratio
@@ -187,6 +187,10 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
                     f"{num_tokens} {self.image_token} in the text but {num_images} images; give one image for each "
                     f"{self.image_token}, in order."
                 )
+            bos_token = self.tokenizer.bos_token
+            if bos_token and "text_kwargs" not in kwargs and all(sample.startswith(bos_token) for sample in text):
+                # The chat templates of some language models write what their tokenizer would put in front once more.
+                kwargs.setdefault("add_special_tokens", False)
         images = images or None
         if hasattr(ProcessorMixin, "get_text_with_replacements"):
             return super().__call__(images=images, text=text, **kwargs)

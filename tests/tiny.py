@@ -79,7 +79,7 @@ def make_processor(
     )
 
 
-def make_config(vision: dict | None = None, text: dict | None = None) -> HawaiiConfig:
+def make_config(vision: dict | None = None, text: dict | None = None, **fields) -> HawaiiConfig:
     """A whole model of some 30,000 parameters."""
     tokenizer = make_tokenizer()
     text_config = {
@@ -100,6 +100,7 @@ def make_config(vision: dict | None = None, text: dict | None = None) -> HawaiiC
         vision_config={**VISION, **(vision or {})},
         text_config={**text_config, **(text or {})},
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        **fields,
     )
 
 

@@ -9,7 +9,8 @@ from .grids import match_grid, matched_shape
 from .losses import coarse_grained_loss, fine_grained_loss, load_balance_loss, token_importance
 
 
-# Shapes: I images, N teachers, m student tokens, D student width, B samples, t prompt tokens, L layers, P = 1 + m.
+# Shapes: I images, N teachers, m student tokens, D student width, B samples, t prompt tokens, L layers, P = m and the
+# class token, if there is one.
 
 
 class Projection(nn.Sequential):
@@ -149,7 +150,7 @@ class HawaiiObjective(nn.Module):
             output = tower(pixel_values.repeat(num_passes, 1, 1, 1), adapters=adapters, output_routing=True)
             passes = output.last_hidden_state.unflatten(0, (num_passes, num_images))
             probabilities = output.router_probabilities[:, :num_images]
-        passes = passes[:, :, 1:]  # (1 + N, I, m, D), the class token dropped
+        passes = passes[:, :, student.config.vision_config.num_prefix_tokens :]  # (1 + N, I, m, D), patches alone
         return passes[0], passes[1:].transpose(0, 1), probabilities
 
     def _match(self, teacher_features: list[torch.Tensor]) -> list[torch.Tensor]:

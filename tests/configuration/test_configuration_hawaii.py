@@ -31,6 +31,8 @@ def test_the_default_encoder_is_clip_large_at_336_cut_after_23_layers_with_3_and
     assert (config.num_teacher_adapters, config.num_general_adapters) == (3, 3)
     assert (config.lora_rank, config.lora_alpha, config.router_hidden_size) == (16, 16, 64)
     assert (config.adapter_placement, config.router_gradient) == ("ffn", "straight_through")
+    assert (config.has_class_token, config.has_pre_layer_norm, config.has_patch_bias) == (True, True, False)
+    assert (config.num_prefix_tokens, config.lora_bias) == (1, False)
 
 
 def test_the_default_language_model_is_vicuna_7b_and_images_take_576_tokens():
@@ -49,7 +51,15 @@ def test_setting_one_name_of_the_image_token_sets_the_other():
 
 def test_a_vision_configuration_survives_json():
     config = HawaiiVisionConfig(
-        **VISION, adapter_placement="linear", router_gradient="switch", num_teacher_adapters=4, num_general_adapters=1
+        **VISION,
+        adapter_placement="linear",
+        router_gradient="switch",
+        num_teacher_adapters=4,
+        num_general_adapters=1,
+        has_class_token=False,
+        has_pre_layer_norm=False,
+        has_patch_bias=True,
+        lora_bias=True,
     )
     again = HawaiiVisionConfig(**json.loads(config.to_json_string(use_diff=False)))
     assert again.to_dict() == config.to_dict()
@@ -96,10 +106,22 @@ def test_engines_read_that_the_last_layer_is_the_feature_layer_and_the_class_tok
     assert config.image_seq_length == 16
 
 
+def test_engines_read_that_there_is_no_class_token_to_drop():
+    config = make_config(vision={"has_class_token": False})
+    assert config.vision_feature_select_strategy == "full"
+    assert config.image_seq_length == config.vision_config.num_patches == 16
+    assert config.vision_config.num_prefix_tokens == 0
+
+
+def test_patches_that_do_not_fill_the_image_are_counted_whole():
+    config = HawaiiVisionConfig(image_size=384, patch_size=14)  # SigLIP so400m
+    assert config.num_patches == 27 * 27
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"image_size": 340}, r"image_size 340 is not a multiple of patch_size 14; .* 336 and 350"),
+        ({"image_size": 12}, r"image_size 12 is less than one patch of patch_size 14"),
         ({"hidden_size": 1000}, r"hidden_size 1000 is not a multiple of num_attention_heads 16"),
         ({"adapter_placement": "attention"}, r"adapter_placement is 'attention'; it must be one of ffn, linear"),
         ({"router_gradient": "ste"}, r"router_gradient is 'ste'; it must be one of straight_through, none, switch"),

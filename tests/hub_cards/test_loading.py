@@ -199,6 +199,12 @@ LANGUAGE_MODELS = {
     "gpt2": {"model_type": "gpt2"},
     "mixtral, a mixture of experts": {"model_type": "mixtral", "num_local_experts": 2},
 }
+MODELS = {name: {"text": text} for name, text in LANGUAGE_MODELS.items()} | {
+    "an encoder as SigLIP's": {
+        "vision": {"has_class_token": False, "has_pre_layer_norm": False, "has_patch_bias": True, "image_size": 18}
+    },
+    "adapters with biases, and a head with one": {"vision": {"lora_bias": True}, "head_bias": True},
+}
 # Prints, for each folder, the largest difference from the logits that lie in it.
 COMPARE = """
 import json, sys
@@ -219,13 +225,14 @@ print(json.dumps(found))
 
 
 @pytest.mark.parametrize("python", [TRANSFORMERS_4, Path(sys.executable)], ids=VERSIONS)
-def test_positions_are_the_same_to_either_version_whatever_the_language_model(tmp_path, python):
+def test_logits_are_the_same_to_either_version_whatever_the_parts(tmp_path, python):
     folders = tmp_path / "folders"
-    for name, text in LANGUAGE_MODELS.items():
-        model = make_model(text=text)
+    for name, parts in MODELS.items():
+        model = make_model(**parts)
+        image_size = model.config.vision_config.image_size
         reference = {
             "input_ids": torch.tensor([[2, *[4] * 16, *range(5, 25)]]),
-            "pixel_values": torch.randn(1, 3, 16, 16),
+            "pixel_values": torch.randn(1, 3, image_size, image_size),
         }
         with torch.no_grad():
             reference["logits"] = model(**reference).logits
@@ -237,5 +244,5 @@ def test_positions_are_the_same_to_either_version_whatever_the_language_model(tm
     )
     assert finished.returncode == 0, finished.stderr[-4000:]
     found = json.loads(finished.stdout.splitlines()[-1])
-    assert found.keys() == LANGUAGE_MODELS.keys()
+    assert found.keys() == MODELS.keys()
     assert {name: difference for name, difference in found.items() if difference > 1e-5} == {}

@@ -34,8 +34,11 @@ def naive_probabilities(router, token):
 
 
 def naive_adapter(lora, index, token):
-    """a(h) = (alpha / r) B A h of one adapter at one token."""
-    return lora.scaling * (lora.lora_B[index].T @ (lora.lora_A[index] @ token))
+    """a(h) = (alpha / r) B A h of one adapter at one token, both products with a bias where there are biases."""
+    down = lora.lora_A[index] @ token
+    if lora.lora_A_bias is None:
+        return lora.scaling * (lora.lora_B[index].T @ down)
+    return lora.scaling * (lora.lora_B[index].T @ (down + lora.lora_A_bias[index]) + lora.lora_B_bias[index])
 
 
 def naive_feed_forward(layer, token):
@@ -70,8 +73,23 @@ def test_each_adapter_is_b_times_a_scaled_by_alpha_over_rank():
     assert both.tolist() == [[[60, 1000]]]
 
 
-def test_a_fresh_adapter_adds_nothing():
-    lora = StackedLora(make_config(), 16, 8)
+def test_biases_act_where_their_adapter_does_and_are_scaled_with_it():
+    config = make_config(num_teacher_adapters=1, num_general_adapters=1, lora_rank=1, lora_alpha=2, lora_bias=True)
+    lora = StackedLora(config, 2, 2)
+    lora.lora_A.data = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+    lora.lora_B.data = torch.tensor([[[10.0, 0.0]], [[0.0, 100.0]]])
+    lora.lora_A_bias.data = torch.tensor([[7.0], [0.0]])
+    lora.lora_B_bias.data = torch.tensor([[0.0, 1.0], [4.0, 0.0]])
+    token = torch.tensor([[[3.0, 5.0]]])
+    first, second, neither = (lora(token, torch.tensor([[gate]])) for gate in ([1.0, 0.0], [0.0, 1.0], [0.0, 0.0]))
+    assert first.tolist() == [[[2 * 10 * (3 + 7), 2 * 1]]]
+    assert second.tolist() == [[[2 * 4, 2 * 100 * 5]]]
+    assert not neither.any()
+
+
+@pytest.mark.parametrize("lora_bias", [False, True])
+def test_a_fresh_adapter_adds_nothing(lora_bias):
+    lora = StackedLora(make_config(lora_bias=lora_bias), 16, 8)
     lora.reset_parameters()
     assert not lora.lora_B.any()
     assert lora.lora_A.abs().max() <= 1 / 4  # Kaiming-uniform of 16 inputs, as nn.Linear: 1 / sqrt(16).
@@ -81,12 +99,13 @@ def test_a_fresh_adapter_adds_nothing():
 
 @pytest.mark.parametrize("placement", ["ffn", "linear"])
 @pytest.mark.parametrize("router_gradient", ["straight_through", "none", "switch"])
-@pytest.mark.parametrize("router_hidden_size", [8, None])
-def test_the_layer_equals_a_loop_over_tokens_and_adapters(placement, router_gradient, router_hidden_size):
+@pytest.mark.parametrize(("router_hidden_size", "lora_bias"), [(8, False), (None, True)])
+def test_the_layer_equals_a_loop_over_tokens_and_adapters(placement, router_gradient, router_hidden_size, lora_bias):
     layer = make_feed_forward(
         adapter_placement=placement,
         router_gradient=router_gradient,
         router_hidden_size=router_hidden_size,
+        lora_bias=lora_bias,
         lora_alpha=6,
     ).double()
     hidden_states = torch.randn(2, 7, 32, dtype=torch.float64)

@@ -63,6 +63,31 @@ def test_image_features_are_the_projected_patches_without_the_class_token(model,
     assert torch.equal(model(TWO_IMAGES, pixel_values).image_hidden_states, outputs.pooler_output)
 
 
+def test_an_encoder_without_class_token_gives_all_its_tokens_to_the_projector(pixel_values):
+    model = make_model(vision={"has_class_token": False, "has_pre_layer_norm": False, "has_patch_bias": True})
+    features = model.model.vision_tower(pixel_values).last_hidden_state
+    assert features.shape == (2, NUM_PATCHES, 32)
+    assert torch.equal(
+        model.get_image_features(pixel_values).pooler_output, model.model.multi_modal_projector(features)
+    )
+    assert logits(model, TWO_IMAGES, pixel_values).isfinite().all()
+
+
+def test_a_head_with_a_bias_adds_it(model, pixel_values, tmp_path):
+    model.save_pretrained(tmp_path / "plain")
+    biased = HawaiiForConditionalGeneration.from_pretrained(tmp_path / "plain", head_bias=True).eval()
+    assert not biased.lm_head.bias.any()
+    torch.nn.init.normal_(biased.lm_head.bias)
+    expected = logits(model, TWO_IMAGES, pixel_values) + biased.lm_head.bias
+    torch.testing.assert_close(logits(biased, TWO_IMAGES, pixel_values), expected)
+    biased.save_pretrained(tmp_path / "biased")
+    again, report = HawaiiForConditionalGeneration.from_pretrained(tmp_path / "biased", output_loading_info=True)
+    assert not any(report[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert torch.equal(logits(again.eval(), TWO_IMAGES, pixel_values), logits(biased, TWO_IMAGES, pixel_values))
+    base, report = HawaiiModel.from_pretrained(tmp_path / "biased", output_loading_info=True)
+    assert not report["unexpected_keys"]
+
+
 def test_the_order_of_the_images_is_the_order_of_their_tokens(model, pixel_values):
     swapped = logits(model, TWO_IMAGES, pixel_values.flip(0))
     assert (swapped - logits(model, TWO_IMAGES, pixel_values)).abs().max() > 0.1

@@ -149,6 +149,54 @@ def test_gradient_checkpointing_gives_the_same_gradients(pixel_values, adapters)
     assert len(runs) == 2, "the layer ran forward and, for its gradient, once more"
 
 
+SIGLIP = {"has_class_token": False, "has_pre_layer_norm": False, "has_patch_bias": True}
+
+
+def test_a_configuration_builds_only_the_parts_that_it_names():
+    names = {name for name, _ in make_model(lora_bias=True, **SIGLIP).named_parameters()}
+    others = {name for name, _ in make_model().named_parameters()}
+    embeddings = {"embeddings.class_embedding", "pre_layer_norm.weight", "pre_layer_norm.bias"}
+    assert others - names == embeddings
+    biases = {f"layers.{layer}.feed_forward.adapters.lora_{half}_bias" for layer in range(2) for half in "AB"}
+    assert names - others == {"embeddings.patch_embedding.bias", *biases}
+
+
+def test_without_a_class_token_there_is_one_token_for_each_patch(pixel_values):
+    model = make_model(**SIGLIP)
+    outputs = model(pixel_values, output_hidden_states=True, output_routing=True)
+    assert outputs.last_hidden_state.shape == (4, 16, 32)
+    assert outputs.router_probabilities.shape[2] == 16
+    embedded = torch.nn.functional.conv2d(
+        pixel_values, model.embeddings.patch_embedding.weight, model.embeddings.patch_embedding.bias, stride=4
+    )
+    expected = embedded.flatten(2).transpose(1, 2) + model.embeddings.position_embedding
+    torch.testing.assert_close(outputs.hidden_states[0], expected)
+
+
+def test_what_whole_patches_do_not_reach_is_not_seen():
+    model = make_model(image_size=18)
+    pixel_values = torch.randn(1, 3, 18, 18)
+    expected = features(model, pixel_values)
+    assert expected.shape == (1, 17, 32)
+    pixel_values[..., 16:, :], pixel_values[..., :, 16:] = 5, 5
+    assert torch.equal(features(model, pixel_values), expected)
+
+
+@pytest.mark.parametrize("is_forced", [False, True])
+def test_a_siglip_with_biased_adapters_compiles_as_one_graph_and_saves(pixel_values, tmp_path, is_forced):
+    model = make_model(adapter_placement="linear", router_hidden_size=None, lora_bias=True, **SIGLIP)
+    adapters = torch.tensor([0, -1, 2, 1]) if is_forced else None
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    model.save_pretrained(tmp_path)
+    loaded, report = HawaiiVisionModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        expected = model(pixel_values, adapters=adapters).last_hidden_state
+        assert torch.equal(loaded.eval()(pixel_values, adapters=adapters).last_hidden_state, expected)
+        torch.testing.assert_close(compiled(pixel_values, adapters=adapters).last_hidden_state, expected)
+
+
 @pytest.mark.parametrize("is_forced", [False, True])
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_the_encoder_compiles_as_one_graph(pixel_values, implementation, is_forced):

@@ -1,0 +1,22 @@
+"""The projector: the encoder's features at the language model's width."""
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from ..configuration.configuration_hawaii import HawaiiConfig
+
+
+class HawaiiMultiModalProjector(nn.Module):
+    """From the encoder's width to the language model's: two linear layers with an activation between (LLaVA-1.5's)."""
+
+    def __init__(self, config: HawaiiConfig):
+        super().__init__()
+        width = config.text_config.hidden_size
+        self.linear_1 = nn.Linear(config.vision_config.hidden_size, width, bias=config.multimodal_projector_bias)
+        self.activation = ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Linear(width, width, bias=config.multimodal_projector_bias)
+
+    def forward(self, image_features: torch.Tensor) -> torch.Tensor:
+        """From `(num_images, num_patches, vision_hidden_size)` to `(num_images, num_patches, hidden_size)`."""
+        return self.linear_2(self.activation(self.linear_1(image_features)))
