@@ -1,5 +1,5 @@
 """
-The one command, `hawaii` or `python -m hawaii`: data, train, evaluate, chat, publish.
+The one command, `hawaii` or `python -m hawaii`: data, convert, teachers, train, evaluate, chat, publish.
 
 Each handler imports what it runs, so that `--help` answers at once.
 """
@@ -56,7 +56,55 @@ def add_data(commands) -> None:
     )
 
 
+def convert_clip(kind: str, **options) -> None:
+    from .training.convert import save_clip
+
+    save_clip(**options)
+
+
+def convert_llava(kind: str, **options) -> None:
+    from .training.convert import save_llava
+
+    save_llava(**options)
+
+
+def convert_move_kd(kind: str, **options) -> None:
+    from .training.convert import save_move_kd
+
+    save_move_kd(**options)
+
+
+def add_convert(commands) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="make a folder of another model's checkpoint",
+        description="Make a folder to start from, or to ask, of another model's checkpoint in safetensors.",
+    )
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    clip = add_command(
+        kinds, "clip", convert_clip, "the encoder of a CLIP, SigLIP or SigLIP 2, cut at the layer that is seen"
+    )
+    clip.add_argument(
+        "--vision_feature_layer", type=int, metavar="N", help="hidden states that it ends at (default: -2)"
+    )
+    llava = add_command(kinds, "llava", convert_llava, "a LLaVA in transformers' form or its own, with equal answers")
+    move_kd = add_command(kinds, "move_kd", convert_move_kd, "MoVE-KD's weights, with equal answers")
+    for original in (llava, move_kd):
+        original.add_argument(
+            "--vision_tower", metavar="NAME", help="the CLIP of a LLaVA of its own form (default: what it names)"
+        )
+    for kind in (clip, llava, move_kd):
+        kind.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or a repository of the Hub")
+        kind.add_argument("folder", metavar="FOLDER", help="new folder to write")
+        kind.add_argument("--dtype", metavar="NAME", help="of the weights, such as bfloat16 (default: CHECKPOINT's)")
+
+
 def train_recipe(**options) -> None:
+    if options.pop("dry_run", False):
+        from .training.dry_run import describe_recipe
+
+        print(describe_recipe(**options))
+        return
     from .training.train import train
 
     train(**options)
@@ -74,6 +122,25 @@ def add_train(commands) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file of the recipe")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="replaces a key of the recipe; stages.NAME.KEY for one stage"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="count what would be trained, without weights or data, and stop"
+    )
+
+
+def describe_teachers() -> None:
+    from .training.teacher_costs import describe_presets
+
+    print(describe_presets())
+
+
+def add_teachers(commands) -> None:
+    add_command(
+        commands,
+        "teachers",
+        describe_teachers,
+        "what the preset experts are and cost at full size",
+        "Counted on empty models: nothing is downloaded. ConvNeXt and EVA-02 need timm.",
     )
 
 
@@ -132,7 +199,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     add_data(commands)
+    add_convert(commands)
     add_train(commands)
+    add_teachers(commands)
     add_evaluate(commands)
     add_chat(commands)
     add_publish(commands)

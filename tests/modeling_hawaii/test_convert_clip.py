@@ -64,7 +64,7 @@ def copy_with_tensors(folder, target, change):
 @pytest.mark.parametrize("adapters", [None, [0, 1, 2], [-1, 2, -1]])
 def test_a_fresh_student_sees_clips_own_features_to_the_last_bit(clip_folder, pixel_values, implementation, adapters):
     clip = CLIPVisionModel.from_pretrained(clip_folder, attn_implementation=implementation).eval()
-    student = convert_clip(clip_folder)
+    student = convert_clip(clip_folder).model
     student.set_attn_implementation(implementation)
     with torch.no_grad():
         expected = clip(pixel_values, output_hidden_states=True).hidden_states[-2]
@@ -76,7 +76,7 @@ def test_a_fresh_student_sees_clips_own_features_to_the_last_bit(clip_folder, pi
 def test_layers_that_the_language_model_does_not_see_are_not_built(
     clip_folder, pixel_values, vision_feature_layer, num_layers
 ):
-    student = convert_clip(clip_folder, vision_feature_layer=vision_feature_layer)
+    student = convert_clip(clip_folder, vision_feature_layer=vision_feature_layer).model
     assert len(student.layers) == student.config.num_hidden_layers == num_layers
     with torch.no_grad():
         clip = CLIPVisionModel.from_pretrained(clip_folder).eval()
@@ -96,7 +96,7 @@ def test_the_encoder_is_found_inside_a_whole_clip(tmp_path, pixel_values, kind):
     clip.save_pretrained(tmp_path)
     with torch.no_grad():
         expected = clip.vision_model(pixel_values, output_hidden_states=True).hidden_states[-2]
-        assert torch.equal(convert_clip(tmp_path)(pixel_values).last_hidden_state, expected)
+        assert torch.equal(convert_clip(tmp_path).model(pixel_values).last_hidden_state, expected)
 
 
 def test_checkpoints_of_older_transformers_convert_the_same(clip_folder, tmp_path):
@@ -104,13 +104,13 @@ def test_checkpoints_of_older_transformers_convert_the_same(clip_folder, tmp_pat
         tensors["embeddings.position_ids"] = torch.arange(17)[None]
         return {f"vision_model.{name}": tensor for name, tensor in tensors.items()}
 
-    older = convert_clip(copy_with_tensors(clip_folder, tmp_path, as_older_versions_saved)).state_dict()
-    newer = convert_clip(clip_folder).state_dict()
+    older = convert_clip(copy_with_tensors(clip_folder, tmp_path, as_older_versions_saved)).model.state_dict()
+    newer = convert_clip(clip_folder).model.state_dict()
     assert all(torch.equal(older[name], newer[name]) for name in newer if "lora_A" not in name and "rout" not in name)
 
 
 def test_the_adapters_are_the_callers_choice(clip_folder):
-    student = convert_clip(clip_folder, num_teacher_adapters=4, num_general_adapters=0, lora_rank=2)
+    student = convert_clip(clip_folder, num_teacher_adapters=4, num_general_adapters=0, lora_rank=2).model
     assert student.layers[0].feed_forward.adapters.lora_A.shape == (4, 2, 128)
     assert student.config.lora_rank == 2
 
@@ -122,7 +122,7 @@ def test_what_clip_decides_is_not_the_callers_choice(clip_folder, field):
 
 
 def test_the_student_has_the_type_that_was_asked_for(clip_folder):
-    student = convert_clip(clip_folder, dtype=torch.bfloat16)
+    student = convert_clip(clip_folder, dtype=torch.bfloat16).model
     assert {parameter.dtype for parameter in student.parameters()} == {torch.bfloat16}
 
 

@@ -1,0 +1,186 @@
+"""Starts a student from a LLaVA: the same model, with nothing built that its answers do not need."""
+
+import json
+import re
+from collections.abc import Callable
+
+import torch
+from transformers import GenerationConfig, PretrainedConfig
+
+from ..configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfig
+from .checkpoint_tensors import CheckpointTensors, find_file
+from .conversion import Conversion, Place, build_empty, fill_model, sort_tensors
+from .convert_clip import find_vision_places, is_unneeded, make_vision_config, vision_places
+from .llava_checkpoint import LlavaCheckpoint, read_llava
+from .modeling_hawaii import HawaiiForConditionalGeneration
+
+
+# Rows of embeddings come in such blocks, which suit an accelerator; transformers' LLaVA-1.5 has 501 of them, 32064.
+ROW_BLOCK = 64
+# Tables of positions that old versions saved and new ones compute.
+COMPUTED = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def _generation_config(checkpoint: str, text_config: PretrainedConfig) -> GenerationConfig:
+    """The ids of tokens alone: LLaVA's own files hold sampling options that today's transformers refuse to save."""
+    path = find_file(checkpoint, "generation_config.json")
+    values = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+    return GenerationConfig(**{name: values.get(name, getattr(text_config, name, None)) for name in TOKEN_IDS})
+
+
+@torch.no_grad()
+def _fill_new_rows(model: HawaiiForConditionalGeneration, num_old: int) -> None:
+    """New tokens begin as the mean of the old ones: an image's is never embedded, and none is ever the likeliest."""
+    for parameter in {model.get_input_embeddings().weight, *model.lm_head.parameters()}:
+        parameter[num_old:] = parameter[:num_old].mean(dim=0, dtype=torch.float32).to(parameter.dtype)
+
+
+def _make_config(source: LlavaCheckpoint, vision: HawaiiVisionConfig, has_head_bias: bool) -> HawaiiConfig:
+    text, image_token_index = source.text_config, source.image_token_index
+    if image_token_index is None:
+        image_token_index = text.vocab_size
+        text.vocab_size = (text.vocab_size // ROW_BLOCK + 1) * ROW_BLOCK
+    return HawaiiConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=image_token_index,
+        projector_hidden_act=source.projector_hidden_act,
+        multimodal_projector_bias=source.multimodal_projector_bias,
+        head_bias=has_head_bias,
+    )
+
+
+def _decoder_places(model: HawaiiForConditionalGeneration, num_tokens: int) -> dict[str, Place]:
+    """Where all but the encoder's tensors go, by part name; of the vocabulary, `num_tokens` rows come."""
+    modules = {
+        "projector": ("model.multi_modal_projector", model.model.multi_modal_projector),
+        "text": ("model.language_model", model.model.language_model),
+        "head": ("lm_head", model.lm_head),
+    }
+    places = {
+        f"{part}.{name}": Place(f"{prefix}.{name}")
+        for part, (prefix, module) in modules.items()
+        for name in module.state_dict()
+    }
+    if model.config.tie_word_embeddings:
+        del places["head.weight"]
+    embeddings = model._tied_weights_keys["lm_head.weight"]
+    for part, place in places.items():
+        if part.startswith("head.") or place.name == embeddings:
+            places[part] = place._replace(index=slice(num_tokens))
+    return places
+
+
+def _in_model(encoder_places: dict[str, Place]) -> dict[str, Place]:
+    """Places of an encoder as those of a whole model."""
+    return {name: place._replace(name=f"model.vision_tower.{place.name}") for name, place in encoder_places.items()}
+
+
+def _is_computed(part: str, model: HawaiiForConditionalGeneration) -> bool:
+    """Whether a tensor of the language model or the head is one that the model makes itself."""
+    if part == "head.weight":
+        return model.config.tie_word_embeddings
+    ignored = model.model.language_model._keys_to_ignore_on_load_unexpected or []
+    return part.startswith("text.") and (
+        bool(COMPUTED.search(part)) or any(re.search(pattern, part.removeprefix("text.")) for pattern in ignored)
+    )
+
+
+def is_encoder_part_unneeded(part: str, num_hidden_layers: int) -> bool:
+    """As [`is_unneeded`], of a part name."""
+    return part.startswith("vision.") and is_unneeded(part.removeprefix("vision."), num_hidden_layers)
+
+
+def assemble(
+    source: LlavaCheckpoint,
+    tensors: CheckpointTensors,
+    vision: HawaiiVisionConfig,
+    encoder_places: dict[str, Place],
+    is_unneeded: Callable[[str], bool],
+    dtype: torch.dtype | None,
+) -> Conversion:
+    """
+    Builds a model of a LLaVA's parts.
+
+    Args:
+        source (`LlavaCheckpoint`):
+            What it is.
+        tensors (`CheckpointTensors`):
+            Its tensors.
+        vision (`HawaiiVisionConfig`):
+            Of the encoder to build.
+        encoder_places (`dict[str, Place]`):
+            Where the encoder's tensors go, where they are among `tensors`; as [`vision_places`].
+        is_unneeded (`Callable`):
+            Whether a tensor, by its part name, is known to have no place.
+        dtype (`torch.dtype`, *optional*):
+            Type of the parameters; the language model's in the checkpoint if not given.
+    """
+    names = {source.part_name(name): name for name in tensors.names}
+    num_tokens = source.text_config.vocab_size
+    config = _make_config(source, vision, "head.bias" in names)
+    dtype = dtype or tensors.main_dtype([name for part, name in names.items() if part.startswith("text.")])
+    model = build_empty(HawaiiForConditionalGeneration, config, dtype)
+    parts = _decoder_places(model, num_tokens)
+    towers = []
+    if source.vision_tower is None or any(part.startswith("vision.") for part in names):
+        parts |= {f"vision.{name}": place for name, place in _in_model(encoder_places).items()}
+    else:
+        tower = CheckpointTensors(source.vision_tower)
+        tower_places, _ = find_vision_places(tower, source.vision_config, vision)
+        towers = [(tower, _in_model(tower_places))]
+    # What the checkpoint lacks is called as in the model.
+    places = {names.get(part, place.name): place for part, place in parts.items()}
+    unused = sort_tensors(
+        tensors,
+        places,
+        lambda name: is_unneeded(source.part_name(name)) or _is_computed(source.part_name(name), model),
+        "a LLaVA of its config.json",
+    )
+    fill_model(model, [*towers, (tensors, places)], dtype)
+    if config.text_config.vocab_size > num_tokens:
+        _fill_new_rows(model, num_tokens)
+    model.generation_config = _generation_config(source.checkpoint, config.text_config)
+    return Conversion(model, unused)
+
+
+def convert_llava(
+    checkpoint: str, vision_tower: str | None = None, dtype: torch.dtype | None = None, **adapter_fields
+) -> Conversion:
+    """
+    Makes a [`HawaiiForConditionalGeneration`] of a LLaVA with the same answers. Unless fields say otherwise it has no
+    adapters; those it has add nothing yet.
+
+    Args:
+        checkpoint (`str`):
+            Folder or Hub id, in safetensors: in transformers' form, with any language model; or LLaVA's own, whose
+            vocabulary is given a token for images, with a row beyond its last.
+        vision_tower (`str`, *optional*):
+            For LLaVA's own form: folder or Hub id of the encoder, whose tensors are read where the checkpoint holds
+            none; what the checkpoint's configuration names if not given.
+        dtype (`torch.dtype`, *optional*):
+            Type of the parameters; that of the checkpoint's language model if not given.
+        adapter_fields:
+            Fields of [`HawaiiVisionConfig`] that the checkpoint does not decide, such as `num_teacher_adapters=4`.
+
+    Returns:
+        [`Conversion`]
+
+    Raises:
+        ValueError: it is no LLaVA or one that does what a student cannot; it lacks a tensor, or holds one that is
+            unknown or of another shape; or a field is the checkpoint's to decide.
+    """
+    source = read_llava(checkpoint, vision_tower)
+    if source.model_type == "move_llava_llama":
+        raise ValueError(f"{checkpoint} is a MoVE-KD, whose encoder has adapters: convert it as move_kd.")
+    fields = {"num_teacher_adapters": 0, "num_general_adapters": 0, **adapter_fields}
+    vision = make_vision_config(source.vision_config, source.vision_feature_layer, fields)
+    return assemble(
+        source,
+        CheckpointTensors(checkpoint),
+        vision,
+        vision_places(source.vision_config, vision),
+        lambda part: is_encoder_part_unneeded(part, vision.num_hidden_layers),
+        dtype,
+    )

@@ -1,0 +1,55 @@
+"""What docs/starting_points.md shows is what the command and the converters do."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hawaii.__main__ import build_parser
+from hawaii.modeling_hawaii.checkpoint_tensors import CheckpointTensors
+from hawaii.modeling_hawaii.convert_llava import convert_llava
+from hawaii.tests.tiny_llava import make_llava, save_clip, save_original
+from hawaii.training.arguments import ModelArguments
+from hawaii.training.convert import UNUSED_FILE
+
+
+DOCUMENT = (Path(__file__).parent.parent / "docs" / "starting_points.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_every_command_is_one_that_the_parser_knows():
+    (commands,) = blocks("bash")
+    parsed = [vars(build_parser().parse_args(line.split()[1:])) for line in commands.splitlines()]
+    assert [options["kind"] for options in parsed] == ["clip", "clip", "llava", "llava", "move_kd"]
+
+
+def test_the_keys_of_recipes_and_the_file_exist():
+    keys = {"vision_tower", "language_model", "llava", "vision_config", "text_config"}
+    assert keys <= set(re.findall(r"`(\w+)`", DOCUMENT)) & set(ModelArguments.__dataclass_fields__)
+    assert f"`{UNUSED_FILE}`" in DOCUMENT
+
+
+@pytest.mark.parametrize("num_files", [1, 2])
+def test_the_lines_that_rewrite_pickles_make_a_checkpoint_that_converts(tmp_path, num_files):
+    models = tmp_path / "models"
+    models.mkdir()
+    folder = save_original(make_llava(), models / "llava-v1.5-7b", save_clip(models / "clip"))
+    whole = CheckpointTensors(folder)
+    tensors = {name: tensor.clone() for name, tensor in whole.read(whole.names)}
+    (folder / "model.safetensors").unlink()
+    for number in range(num_files):
+        part = {name: tensors[name] for name in list(tensors)[number::num_files]}
+        torch.save(part, folder / f"pytorch_model-{number + 1:05}-of-{num_files:05}.bin")
+    with pytest.raises(ValueError, match=r"docs/starting_points\.md"):
+        convert_llava(folder)
+    (code,) = blocks("python")
+    finished = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr
+    converted = convert_llava(folder).model
+    assert torch.equal(converted.lm_head.weight[:40], tensors["lm_head.weight"])
