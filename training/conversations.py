@@ -1,18 +1,13 @@
 """A conversation as tokens that know what they are: answers to learn, instructions to score by, images, the rest."""
 
-import re
-from bisect import bisect_left
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
-from transformers.utils.chat_template_utils import render_jinja_template
+from transformers import PreTrainedTokenizerBase
 
 from ..processing.processing_hawaii import HawaiiProcessor
-
-
-# Private-use characters, which no text of a data set holds, mark what the user says through the rendering.
-BEGIN, END = "\ue000", "\ue001"
-MARK = re.compile(f"[{BEGIN}{END}]")
-GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
+from .renderings import MARK, render_conversation
 
 
 @dataclass
@@ -22,14 +17,17 @@ class TokenizedConversation:
         input_ids (`list[int]`):
             Tokens, each image token expanded to one for each of its patches.
         is_answer (`list[bool]`):
-            Which of them the model learns to say: the assistant's turns, as the template marks them.
+            Which of them the model learns to say: the assistant's turns and what ends them.
         is_prompt (`list[bool]`):
             Which of them are an instruction: what the user says, without the template's words.
+        end_ids (`set[int]`):
+            The special tokens among them that end answers; none where the template ends them with text alone.
     """
 
     input_ids: list[int]
     is_answer: list[bool]
     is_prompt: list[bool]
+    end_ids: set[int]
 
 
 def read_messages(turns: list[dict], num_images: int) -> list[dict]:
@@ -74,8 +72,26 @@ def read_messages(turns: list[dict], num_images: int) -> list[dict]:
     return messages
 
 
-def _mark(item: dict, role: str) -> dict:
-    return {**item, "text": f"{BEGIN}{item['text']}{END}"} if role == "user" and item["type"] == "text" else item
+@lru_cache(maxsize=8)
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that a tokenizer never makes of parts; blank ones, which some have for indented code, end nothing."""
+    return frozenset(index for index, token in tokenizer.added_tokens_decoder.items() if token.content.strip())
+
+
+def _find_ends(encoding, said: list[int], begun: list[int], processor: HawaiiProcessor) -> list[int | None]:
+    """
+    The place of the token that ends each answer: the first special one after its words, unless the user's words or
+    images come before it.
+    """
+    input_ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+    special, ends, place = _special_tokens(processor.tokenizer), [], 0
+    for position in said:
+        limit = next((start for start in begun if start >= position), math.inf)
+        while place < len(input_ids) and (offsets[place][0] < position or input_ids[place] not in special):
+            place += 1
+        is_end = place < len(input_ids) and offsets[place][0] < limit and input_ids[place] != processor.image_token_id
+        ends.append(place if is_end else None)
+    return ends
 
 
 def _cover(text: str, spans: list[tuple[int, int]]) -> bytearray:
@@ -90,57 +106,48 @@ def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> T
     """
     Renders and tokenizes a conversation with the processor's chat template.
 
-    Which tokens are answers comes from the template's generation markers, through the tokenizer's offsets: nothing is
-    searched for in the text.
+    Which tokens are answers comes from the template (see [`render_conversation`]), through the tokenizer's offsets:
+    nothing is searched for in the text. Where the template has no generation markers, an answer goes up to the first
+    special token after the assistant's words.
 
     Raises:
-        ValueError: the template marks no answers, or loses images or parts of what the user says; or the tokenizer
-            does not take `<image>` for one token.
+        ValueError: the template does not fit, or puts no special token behind an answer; or the tokenizer does not
+            take `<image>` for one token.
     """
-    tokenizer, template = processor.tokenizer, processor.chat_template
-    if not isinstance(template, str) or not GENERATION.search(template):
-        raise ValueError(
-            "The chat template does not mark what the assistant says, so there is nothing to learn from; put "
-            "{% generation %} and {% endgeneration %} around it, or name a template that has them, such as vicuna_v1."
-        )
-    marked = [
-        {**message, "content": [_mark(item, message["role"]) for item in message["content"]]} for message in messages
-    ]
-    rendered, spans = render_jinja_template(
-        [marked], chat_template=template, return_assistant_tokens_mask=True, **tokenizer.special_tokens_map
-    )
-    marks = [match.start() for match in MARK.finditer(rendered[0])]
-    text = MARK.sub("", rendered[0])
+    tokenizer = processor.tokenizer
+    rendering = render_conversation(messages, processor)
+    text = rendering.text
     num_images = sum(item["type"] == "image" for message in messages for item in message["content"])
-    if text.count(processor.image_token) != num_images or rendered[0].count(BEGIN) != rendered[0].count(END):
-        raise ValueError(
-            "The chat template cuts what the user says or shows another number of images; it must take a message's "
-            "content as a list of items of type image or text, and put <image> for the one and the whole text for the "
-            "other."
-        )
-
-    def moved(position: int) -> int:
-        return position - bisect_left(marks, position)
-
-    answers = _cover(text, [(moved(start), moved(end)) for start, end in spans[0]])
-    instructions = _cover(text, [(moved(start), moved(end)) for start, end in zip(marks[::2], marks[1::2])])
-
     has_own_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     encoding = tokenizer(text, add_special_tokens=not has_own_bos, return_offsets_mapping=True)
-    num_tokens = encoding["input_ids"].count(processor.image_token_id)
+    input_ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+    num_tokens = input_ids.count(processor.image_token_id)
     if num_tokens != num_images:
         raise ValueError(
             f"the tokenizer makes {num_tokens} image tokens of {num_images} images; make {processor.image_token} one "
             "of its special tokens"
         )
-    result = TokenizedConversation([], [], [])
-    for token, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"]):
-        if token == processor.image_token_id:
-            result.input_ids += [token] * processor.num_image_tokens
-            result.is_answer += [False] * processor.num_image_tokens
-            result.is_prompt += [False] * processor.num_image_tokens
-            continue
-        result.input_ids.append(token)
-        result.is_answer.append(1 in answers[start:end])
-        result.is_prompt.append(1 in instructions[start:end])
+
+    ends = _find_ends(encoding, rendering.said, [begun for begun, _ in rendering.instructions], processor)
+    answers = rendering.answers
+    if any(end is None for _, end in answers):
+        if None in ends:
+            raise ValueError(
+                "The chat template puts no special token of the tokenizer behind an answer, so the model would not "
+                "learn to stop; put {% generation %} and {% endgeneration %} around what the assistant says, or name "
+                "another template, such as vicuna_v1."
+            )
+        answers = [(start, offsets[place][1]) for (start, _), place in zip(answers, ends)]
+    in_answer, in_instruction = _cover(text, answers), _cover(text, rendering.instructions)
+
+    result = TokenizedConversation([], [], [], set())
+    for place, (token, (start, end)) in enumerate(zip(input_ids, offsets)):
+        is_image = token == processor.image_token_id
+        num_repeats = processor.num_image_tokens if is_image else 1
+        is_answer = 1 in in_answer[start:end] and not is_image
+        result.input_ids += [token] * num_repeats
+        result.is_answer += [is_answer] * num_repeats
+        result.is_prompt += [1 in in_instruction[start:end] and not is_image] * num_repeats
+        if is_answer and place in ends:
+            result.end_ids.add(token)
     return result

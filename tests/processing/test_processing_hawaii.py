@@ -10,6 +10,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, CLIPImageProcessor, LlavaImageProcessor, PreTrainedTokenizerFast
 
 from hawaii import HawaiiProcessor
@@ -57,6 +58,16 @@ def test_padding_leaves_the_odd_pixel_after_the_image():
     ]
 
 
+@pytest.mark.parametrize("size", [(2, 5), (5, 2), (3, 4), (4, 3), (1, 6), (6, 1), (7, 6)])
+def test_the_margin_before_the_image_is_half_of_both_rounded_down(size):
+    image, (width, height) = noise(*size), size
+    side = max(size)
+    expected = np.full((side, side, 3), MEAN_COLOUR, dtype=np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    expected[top : top + height, left : left + width] = np.asarray(image)
+    assert np.array_equal(np.asarray(make_processor().square_image(image)), expected)
+
+
 def test_cropping_keeps_the_centre():
     processor = make_processor(image_aspect_ratio="crop")
     assert reds(processor.square_image(columns(1, 2, 3))) == [[2]]
@@ -89,6 +100,27 @@ def test_cropped_images_are_clips(size):
     torch.testing.assert_close(pixel_values, expected)
 
 
+@pytest.mark.parametrize(
+    ("tag", "upright"),
+    [
+        (1, [[1, 2], [3, 4]]),
+        (2, [[2, 1], [4, 3]]),
+        (3, [[4, 3], [2, 1]]),
+        (4, [[3, 4], [1, 2]]),
+        (5, [[1, 3], [2, 4]]),
+        (6, [[3, 1], [4, 2]]),
+        (7, [[4, 2], [3, 1]]),
+        (8, [[2, 4], [1, 3]]),
+    ],
+)
+def test_every_orientation_is_turned_upright(tmp_path, tag, upright):
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    pixels = [[[red, 0, 0] for red in row] for row in ([1, 2], [3, 4])]
+    Image.fromarray(np.array(pixels, dtype=np.uint8)).save(tmp_path / "turned.png", exif=exif)
+    assert reds(make_processor().square_image(tmp_path / "turned.png")) == upright
+
+
 def test_orientation_tags_are_obeyed(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # Turn clockwise by a quarter to view.
@@ -113,6 +145,43 @@ def test_any_mode_keeps_what_it_shows(mode, expected):
     red = Image.new("RGB", (4, 4), "red").convert(mode, dither=Image.Dither.NONE)
     square = make_processor().square_image(red)
     assert square.mode == "RGB" and reds(square) == [[expected] * 4] * 4
+
+
+CLEAR_RED = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+RED_PALETTE = Image.new("RGB", (4, 4), "red").quantize(2)
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "expected"),
+    [
+        (CLEAR_RED, {}, 255),
+        (CLEAR_RED.convert("LA"), {}, 76),
+        (RED_PALETTE, {"transparency": 0}, 255),
+        (RED_PALETTE, {"transparency": bytes(2)}, 255),
+    ],
+    ids=["RGBA", "LA", "one colour of a palette", "all colours of a palette"],
+)
+def test_what_is_transparent_shows_its_colour(tmp_path, image, options, expected):
+    """As to LLaVA, which drops the alpha channel."""
+    image.save(tmp_path / "clear.png", **options)
+    assert Image.open(tmp_path / "clear.png").has_transparency_data
+    assert reds(make_processor().square_image(tmp_path / "clear.png")) == [[expected] * 4] * 4
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_files_that_hold_no_rgb_are_read(tmp_path, mode):
+    Image.new("RGB", (16, 16), (200, 100, 50)).convert(mode).save(tmp_path / "file.jpg", quality=95)
+    expected = {"L": (124, 124, 124), "CMYK": (200, 100, 50)}[mode]
+    pixel = make_processor().square_image(tmp_path / "file.jpg").getpixel((8, 8))
+    assert np.abs(np.subtract(pixel, expected)).max() <= 4
+
+
+@pytest.mark.parametrize("ratio", ["pad", "crop"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
+def test_an_image_may_be_one_pixel_wide(size, ratio):
+    processor = make_processor(image_aspect_ratio=ratio)
+    assert processor.square_image(noise(*size)).size == ((max(size),) * 2 if ratio == "pad" else (1, 1))
+    assert processor(images=noise(*size), text="<image>")["pixel_values"][0].shape == (3, 16, 16)
 
 
 def test_arrays_and_tensors_are_images_too():
@@ -154,6 +223,19 @@ def test_each_image_takes_one_token_for_each_patch():
     assert set(inputs) == {"input_ids", "attention_mask", "pixel_values"}
 
 
+def test_a_prompt_that_begins_a_sequence_itself_gets_no_second_beginning():
+    """The chat templates of Llama 3, Gemma and Mistral write what their tokenizers put in front of any text."""
+    processor = make_processor()
+    bos_token, bos_token_id = processor.tokenizer.bos_token, processor.tokenizer.bos_token_id
+    processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos_token} $A", special_tokens=[(bos_token, bos_token_id)]
+    )
+    with_bos, without = processor(text=f"{bos_token} a red"), processor(text="a red")
+    assert with_bos["input_ids"] == without["input_ids"]
+    assert without["input_ids"][0][0] == bos_token_id
+    assert processor(text=f"{bos_token} a", add_special_tokens=True)["input_ids"][0][:2] == [bos_token_id] * 2
+
+
 def test_text_alone_brings_no_pixels():
     assert set(make_processor()(text=["a", "red"], return_tensors="pt")) == {"input_ids", "attention_mask"}
 
@@ -190,9 +272,18 @@ def test_a_tokenizer_without_the_image_token_is_refused():
         HawaiiProcessor(CLIPImageProcessor(), tokenizer)
 
 
-def test_an_image_size_that_patches_do_not_fill_is_refused():
-    with pytest.raises(ValueError, match="18 x 18 pixels; .* a multiple of its patch size 4"):
-        make_processor(image_size=18)
+def test_an_image_that_patches_do_not_fill_takes_as_many_tokens_as_there_are_whole_patches():
+    processor = make_processor(image_size=18)
+    assert processor.num_image_tokens == 16
+    inputs = processor(images=Image.new("RGB", (20, 30)), text="<image>", return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, 18, 18)
+    assert (inputs["input_ids"] == processor.image_token_id).sum() == 16
+
+
+def test_an_image_processor_that_makes_no_squares_is_refused():
+    size = {"height": 16, "width": 20}
+    with pytest.raises(ValueError, match="makes images of 16 x 20 pixels; the encoder needs a square"):
+        HawaiiProcessor(CLIPImageProcessor(size=size, crop_size=size), make_tokenizer())
 
 
 def test_an_unknown_way_to_a_square_is_refused():

@@ -2,38 +2,33 @@
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
+import yaml
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
-    ByT5Tokenizer,
-    CLIPVisionConfig,
     CLIPVisionModel,
+    CohereConfig,
     Gemma2Config,
+    GraniteConfig,
     LlamaConfig,
     LlamaForCausalLM,
-    PhiConfig,
-    PreTrainedTokenizerFast,
 )
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
-from hawaii.processing.chat_templates import load_chat_template
-from hawaii.tests.tiny import VISION, fill, make_tokenizer
-from hawaii.tests.tiny_training import TEXT, make_module, save_image_processor, save_tokenizer
-from hawaii.training.arguments import DataArguments, ModelArguments
-from hawaii.training.students import adapt_processor, build_student, load_tokenizer, set_trainable
+from hawaii.tests.tiny import fill, make_tokenizer
+from hawaii.tests.tiny_llava import make_llava, save_clip, save_original
+from hawaii.tests.tiny_students import build_from_scratch, data_args, save_clip_folder, text_tokenizer
+from hawaii.tests.tiny_training import (
+    TEXT,
+    make_image,
+    make_module,
+    save_image_processor,
+    save_tokenizer,
+    write_recipe,
+)
+from hawaii.training.arguments import ModelArguments
+from hawaii.training.students import build_student, set_trainable
+from hawaii.training.train import train
 
-
-CLIP = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "image_size": 16,
-    "patch_size": 4,
-}
 
 SIZES = {
     "hidden_size": 32,
@@ -52,12 +47,7 @@ def tokenizer_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    """A CLIP whose images are normalised in a way of its own."""
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    fill(CLIPVisionModel(CLIPVisionConfig(**CLIP))).save_pretrained(folder)
-    save_image_processor(folder, 16, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
-    return str(folder)
+    return save_clip_folder(tmp_path_factory.mktemp("clip"))
 
 
 def save_language_model(folder, tokenizer, tie_word_embeddings=False, dtype=torch.float32):
@@ -71,28 +61,8 @@ def save_language_model(folder, tokenizer, tie_word_embeddings=False, dtype=torc
     return str(folder)
 
 
-def text_tokenizer():
-    """Without an image token."""
-    tokenizer = make_tokenizer()
-    backend = tokenizer.backend_tokenizer.to_str().replace("<image>", "picture")
-    tokenizer = type(tokenizer)(
-        tokenizer_object=type(tokenizer.backend_tokenizer).from_str(backend), eos_token="</s>", pad_token="<pad>"
-    )
-    tokenizer.chat_template = load_chat_template("vicuna_v1")
-    return tokenizer
-
-
-def data_args(**kwargs):
-    return DataArguments(**{"data_path": "x", "image_folder": "x", **kwargs})
-
-
-def from_scratch(tokenizer_folder, **kwargs):
-    fields = {"vision_config": VISION, "text_config": TEXT, "tokenizer": tokenizer_folder, **kwargs}
-    return build_student(ModelArguments(**fields), data_args(), num_teachers=2)
-
-
 def test_a_student_from_scratch_has_an_adapter_for_each_teacher_and_a_row_for_each_word(tokenizer_folder):
-    student, processor = from_scratch(tokenizer_folder)
+    student, processor = build_from_scratch(tokenizer_folder)
     vision, text = student.config.vision_config, student.config.text_config
     assert (vision.num_teacher_adapters, vision.num_general_adapters) == (2, 3)
     assert text.vocab_size == len(processor.tokenizer) == student.get_input_embeddings().num_embeddings
@@ -101,13 +71,13 @@ def test_a_student_from_scratch_has_an_adapter_for_each_teacher_and_a_row_for_ea
 
 
 def test_nothing_is_left_empty(tokenizer_folder):
-    student, _ = from_scratch(tokenizer_folder)
+    student, _ = build_from_scratch(tokenizer_folder)
     for name, tensor in [*student.named_parameters(), *student.named_buffers()]:
         assert tensor.device.type == "cpu" and tensor.isfinite().all(), name
 
 
 def test_the_projector_starts_as_linear_layers_do(tokenizer_folder):
-    projector = from_scratch(tokenizer_folder)[0].model.multi_modal_projector
+    projector = build_from_scratch(tokenizer_folder)[0].model.multi_modal_projector
     for layer in (projector.linear_1, projector.linear_2):
         bound = layer.in_features**-0.5
         assert bound / 2 < layer.weight.abs().max() <= bound
@@ -134,17 +104,9 @@ def test_a_language_model_gets_a_token_for_images(clip_folder, tmp_path):
     folder = save_language_model(tmp_path, tokenizer)
     student, processor = build_student(ModelArguments(vision_tower=clip_folder, language_model=folder), data_args(), 2)
     assert processor.image_token_id == len(tokenizer)
-    assert student.get_input_embeddings().num_embeddings == student.lm_head.out_features == len(tokenizer) + 1
-    assert student.config.text_config.vocab_size == len(tokenizer) + 1
-
-
-def test_the_processor_normalises_as_the_clip_did(clip_folder, tokenizer_folder):
-    args = ModelArguments(vision_tower=clip_folder, text_config=TEXT, tokenizer=tokenizer_folder)
-    _, processor = build_student(args, data_args(image_aspect_ratio="crop"), 2)
-    assert list(processor.image_processor.image_mean) == [0.1, 0.2, 0.3]
-    assert list(processor.image_processor.image_std) == [0.4, 0.5, 0.6]
-    assert processor.num_image_tokens == 16
-    assert processor.image_aspect_ratio == "crop"
+    assert len(tokenizer) + 1 < 64  # the next round number of rows
+    assert student.get_input_embeddings().num_embeddings == student.lm_head.out_features == 64
+    assert student.config.text_config.vocab_size == 64
 
 
 def test_fields_of_the_adapters_may_differ_from_the_defaults(clip_folder, tokenizer_folder):
@@ -155,21 +117,23 @@ def test_fields_of_the_adapters_may_differ_from_the_defaults(clip_folder, tokeni
     assert student.model.vision_tower.layers[0].feed_forward.adapters.lora_A.shape == (6, 2, 32)
 
 
-@pytest.mark.parametrize(
-    "config", [PhiConfig(**SIZES), Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=0.1)]
-)
-def test_a_head_that_is_more_than_a_matrix_is_refused(config, clip_folder, tmp_path):
+CAPPED = Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=0.1)
+SCALED = GraniteConfig(**SIZES, logits_scaling=2.0)
+
+
+@pytest.mark.parametrize("config", [CAPPED, SCALED, CohereConfig(**SIZES)], ids=lambda config: config.model_type)
+def test_a_head_that_scales_or_caps_its_scores_is_refused(config, clip_folder, tmp_path):
     fill(AutoModelForCausalLM.from_config(config)).save_pretrained(tmp_path)
     text_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"The head of (Phi|Gemma2)ForCausalLM does more than multiply by one matrix"):
+    problem = r"The head of (Gemma2|Granite|Cohere)ForCausalLM does more than multiply by one matrix and add a bias"
+    with pytest.raises(ValueError, match=problem):
         build_student(ModelArguments(vision_tower=clip_folder, language_model=str(tmp_path)), data_args(), 2)
 
 
-@pytest.mark.parametrize("text", [{"model_type": "phi"}, {"model_type": "gemma2", "head_dim": 8}], ids=str)
-def test_a_fresh_head_is_refused_although_it_does_no_more_yet(tokenizer_folder, text):
-    fields = {**{name: value for name, value in SIZES.items() if name != "vocab_size"}, **text}
+def test_a_fresh_head_is_refused_although_it_does_no_more_yet(tokenizer_folder):
+    fields = {**{name: value for name, value in SIZES.items() if name != "vocab_size"}, "model_type": "gemma2"}
     with pytest.raises(ValueError, match="does more than multiply by one matrix"):
-        from_scratch(tokenizer_folder, text_config=fields)
+        build_from_scratch(tokenizer_folder, text_config={**fields, "head_dim": 8})
 
 
 @pytest.mark.parametrize("tie_word_embeddings", [False, True])
@@ -191,57 +155,9 @@ def test_a_fresh_student_is_saved_and_loaded_whole(clip_folder, tmp_path, tie_wo
 
 
 def test_the_student_has_the_precision_that_is_named(tokenizer_folder):
-    student, _ = from_scratch(tokenizer_folder, dtype="bfloat16")
+    student, _ = build_from_scratch(tokenizer_folder, dtype="bfloat16")
     assert {parameter.dtype for parameter in student.parameters()} == {torch.bfloat16}
     assert student.config.dtype == torch.bfloat16
-
-
-def test_a_stage_that_names_no_template_has_the_tokenizers_own(tokenizer_folder, tmp_path):
-    model_args = ModelArguments(vision_config=VISION, text_config=TEXT, tokenizer=tokenizer_folder)
-    own = AutoTokenizer.from_pretrained(tokenizer_folder).chat_template
-    _, processor = build_student(model_args, data_args(chat_template="plain"), 2)
-    assert processor.chat_template == load_chat_template("plain")
-    processor.save_pretrained(tmp_path)
-    later = adapt_processor(HawaiiProcessor.from_pretrained(tmp_path), model_args, data_args())
-    assert later.chat_template == own == load_chat_template("vicuna_v1")
-
-
-def test_a_tokenizer_without_a_template_is_an_error(tmp_path):
-    make_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match="no chat template of its own; name one with chat_template, such as vicuna_v1"
-    ):
-        from_scratch(str(tmp_path))
-
-
-def plain_word_tokenizer():
-    """Its `<image>` is a word like any other: two of them side by side are an unknown word."""
-    backend = Tokenizer(WordLevel({"<unk>": 0, "</s>": 1, "<image>": 2, "red": 3}, unk_token="<unk>"))
-    backend.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
-
-
-def test_an_image_token_that_is_a_plain_word_becomes_one_token_wherever_it_stands(tmp_path):
-    tokenizer = plain_word_tokenizer()
-    assert tokenizer("<image><image>red")["input_ids"] == [0]
-    tokenizer.save_pretrained(tmp_path)
-    loaded = load_tokenizer(ModelArguments(tokenizer=str(tmp_path)))
-    assert loaded("<image><image>red")["input_ids"] == [2, 2, 3]
-    assert len(loaded) == len(tokenizer)
-
-
-def test_a_tokenizer_that_does_not_know_where_its_tokens_stand_is_an_error(tmp_path):
-    ByT5Tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"\(ByT5Tokenizer\) is written in Python.* one that has a tokenizer\.json"):
-        load_tokenizer(ModelArguments(tokenizer=str(tmp_path)))
-
-
-def test_a_tokenizer_that_cannot_pad_is_an_error(tmp_path):
-    tokenizer = plain_word_tokenizer()
-    tokenizer.eos_token = None
-    tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has neither a padding token nor an end token"):
-        load_tokenizer(ModelArguments(tokenizer=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +170,79 @@ def test_a_tokenizer_that_cannot_pad_is_an_error(tmp_path):
 )
 def test_a_part_that_is_not_named_is_an_error(tokenizer_folder, missing, problem):
     with pytest.raises(ValueError, match=problem):
-        from_scratch(tokenizer_folder, **{missing: None})
+        build_from_scratch(tokenizer_folder, **{missing: None})
+
+
+def save_llava(folder, is_original=False):
+    """A LLaVA of the tiny tokenizer's words, with all that its folder holds."""
+    tokenizer = make_tokenizer() if not is_original else text_tokenizer()
+    llava = make_llava(text={"vocab_size": len(tokenizer)})
+    folder.mkdir()
+    if is_original:
+        tower = save_clip(folder / "clip", llava)
+        save_image_processor(tower, 16, image_mean=[0.1, 0.2, 0.3])
+        save_original(llava, folder / "llava", tower)
+    else:
+        llava.config.image_token_index = tokenizer.vocab["<image>"]
+        llava.save_pretrained(folder / "llava")
+        save_image_processor(folder / "llava", 16, image_mean=[0.1, 0.2, 0.3])
+    tokenizer.save_pretrained(folder / "llava")
+    return llava, str(folder / "llava")
+
+
+@pytest.mark.parametrize("is_original", [False, True])
+@torch.no_grad()
+def test_a_student_of_a_llava_begins_with_its_answers(tmp_path, is_original):
+    llava, folder = save_llava(tmp_path / "from", is_original)
+    args = ModelArguments(llava=folder, vision_config={"lora_rank": 2})
+    student, processor = build_student(args, data_args(chat_template="vicuna_v1"), 2)
+    vision = student.config.vision_config
+    assert (vision.num_teacher_adapters, vision.num_general_adapters, vision.lora_rank) == (2, 3, 2)
+    assert list(processor.image_processor.image_mean) == [0.1, 0.2, 0.3]
+    inputs = processor(images=make_image(0), text="what color is <image> ?", return_tensors="pt")
+    # LLaVA's own form has no token for images: any word may stand for them in its place.
+    llava.config.image_token_index = 7 if is_original else processor.image_token_id
+    theirs = inputs["input_ids"].masked_fill(
+        inputs["input_ids"] == processor.image_token_id, llava.config.image_token_index
+    )
+    expected = llava(input_ids=theirs, pixel_values=inputs["pixel_values"]).logits
+    torch.testing.assert_close(student(**inputs).logits[..., : expected.shape[-1]], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_llava_grows_where_the_tokenizer_has_more_tokens_than_it_has_rows(tmp_path):
+    llava, folder = save_llava(tmp_path / "from")
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["more"])
+    tokenizer.save_pretrained(tmp_path / "more")
+    args = ModelArguments(llava=folder, tokenizer=str(tmp_path / "more"))
+    student, _ = build_student(args, data_args(chat_template="vicuna_v1"), 2)
+    old = llava.config.text_config.vocab_size
+    assert old < len(tokenizer) <= student.config.text_config.vocab_size == student.lm_head.out_features == 64
+    torch.testing.assert_close(student.lm_head.weight[:old], llava.lm_head.weight)
+
+
+@torch.no_grad()
+def test_a_recipe_that_starts_from_a_llava_and_learns_nothing_publishes_its_answers(tmp_path, teacher_folders):
+    llava, folder = save_llava(tmp_path / "from")
+    path = write_recipe(tmp_path, teacher_folders, llava=folder, learning_rate=0.0, max_steps=1)
+    recipe = yaml.safe_load(path.read_text())
+    for key in ("text_config", "vision_config", "tokenizer"):
+        del recipe[key]
+    recipe["stages"]["finetune"]["chat_template"] = "vicuna_v1"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    with torch.enable_grad():
+        train(str(path))
+    student = HawaiiForConditionalGeneration.from_pretrained(tmp_path / "run" / "hub").eval()
+    processor = HawaiiProcessor.from_pretrained(tmp_path / "run" / "hub")
+    assert student.config.vision_config.num_teacher_adapters == len(teacher_folders)
+    inputs = processor(images=make_image(0), text="what color is <image> ?", return_tensors="pt")
+    torch.testing.assert_close(student(**inputs).logits, llava(**inputs).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("part", ["vision_tower", "language_model", "text_config"])
+def test_a_llava_and_a_part_that_it_brings_is_an_error(part):
+    with pytest.raises(ValueError, match=f"names a llava, which brings all parts, and a {part}; leave one out"):
+        ModelArguments(llava="x", **{part: {} if part == "text_config" else "y"})
 
 
 PARTS = {

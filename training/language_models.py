@@ -1,0 +1,87 @@
+"""The student's language model, loaded or from scratch, with a row for each token."""
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from .arguments import ModelArguments
+from .sources import check_source
+
+
+# Matrices of other heights are slow on accelerators.
+VOCABULARY_MULTIPLE = 64
+
+
+@torch.no_grad()
+def grow_vocabulary(model: PreTrainedModel, num_tokens: int) -> None:
+    """
+    Gives a model a row for each token where it has too few, up to a multiple of 64. New rows are the mean of the old,
+    so that new tokens are neither likelier nor less likely than any other.
+    """
+    num_rows = model.get_input_embeddings().num_embeddings
+    if num_tokens <= num_rows:
+        return
+    # transformers would draw from the old rows' distribution: a covariance, which takes long and much memory at 7B.
+    model.resize_token_embeddings(num_tokens, pad_to_multiple_of=VOCABULARY_MULTIPLE, mean_resizing=False)
+    for rows in (*model.get_input_embeddings().parameters(), *model.get_output_embeddings().parameters()):
+        rows[num_rows:] = rows[:num_rows].mean(dim=0, dtype=torch.float32)
+
+
+@torch.no_grad()
+def _check_head(language_model: PreTrainedModel) -> None:
+    """Refuses a head with a scale or a cap: the student's is a matrix and a bias, and would lose it in silence."""
+    language_model.eval()
+    input_ids = torch.tensor([[0, 1]])
+    hidden_states = language_model.base_model(input_ids, use_cache=False).last_hidden_state
+    expected = language_model(input_ids, use_cache=False).logits
+    head = language_model.get_output_embeddings()
+    scores = nn.functional.linear(hidden_states, head.weight, head.bias)
+    # A fresh model's scores are so far below a cap that it cannot be seen: it is asked for by name.
+    is_capped = getattr(language_model.config, "final_logit_softcapping", None)
+    if is_capped or not torch.allclose(scores.float(), expected.float(), rtol=1e-3, atol=1e-3):
+        raise ValueError(
+            f"The head of {type(language_model).__name__} does more than multiply by one matrix and add a bias (it "
+            "scales or caps its scores), which a HAWAII's does not; take another language model."
+        )
+
+
+def _load(checkpoint: str, dtype: torch.dtype) -> PreTrainedModel:
+    check_source("language_model", checkpoint)
+    config = AutoConfig.from_pretrained(checkpoint)
+    if config.get_text_config() is not config:
+        raise ValueError(
+            f"{checkpoint} is a {config.model_type}, a language model that sees or hears already; name one that reads "
+            "text alone."
+        )
+    # The type is given at the start: `to` would round the buffers of rotary embeddings, which loading does not.
+    return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype)
+
+
+def _build(text_config: dict, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> PreTrainedModel:
+    fields = {**text_config, "vocab_size": len(tokenizer)}
+    fields |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    # A padding token's embedding does not learn; where the end token pads, it must.
+    has_own_padding = tokenizer.pad_token_id != tokenizer.eos_token_id
+    fields["pad_token_id"] = tokenizer.pad_token_id if has_own_padding else None
+    model_type = fields.pop("model_type", "llama")
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields), dtype=dtype)
+
+
+def build_language_model(
+    model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+) -> PreTrainedModel:
+    """
+    The language model that a recipe names, with a row for each token of the tokenizer.
+
+    Raises:
+        ValueError: it names none, one that sees images already, or one whose head is more than a matrix and a bias.
+    """
+    if model_args.language_model is not None:
+        model = _load(model_args.language_model, dtype)
+        grow_vocabulary(model, len(tokenizer))
+    elif model_args.text_config is not None:
+        model = _build(model_args.text_config, tokenizer, dtype)
+    else:
+        raise ValueError("The recipe names neither a language_model nor a text_config.")
+    _check_head(model)
+    return model
