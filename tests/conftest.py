@@ -42,6 +42,7 @@ def teacher_folders(tmp_path_factory):
 @pytest.fixture(scope="session")
 def teachers(teacher_folders):
     """The two tiny teachers, frozen."""
-    from hawaii.training.teachers import TeacherConfig, load_teachers
+    from hawaii.training.teacher_config import TeacherConfig
+    from hawaii.training.teachers import load_teachers
 
     return load_teachers([TeacherConfig.parse(str(folder)) for folder in teacher_folders.values()])

@@ -8,7 +8,7 @@ from ..configuration.configuration_hawaii import check_choice
 from ..processing.processing_hawaii import IMAGE_ASPECT_RATIOS
 from .grids import GRID_MATCHINGS
 from .objectives import OBJECTIVES
-from .teachers import DTYPES
+from .teacher_config import DTYPES
 
 
 SCORE_GRADIENTS = ("text", "full", "none")
@@ -22,7 +22,7 @@ class ModelArguments:
 
     Args:
         vision_tower (`str`, *optional*):
-            Folder or hub id of a CLIP whose weights the encoder starts from; random weights if not given.
+            Folder or hub id of a CLIP or SigLIP whose weights the encoder starts from; random weights if not given.
         vision_config (`dict`, *optional*):
             Fields of [`HawaiiVisionConfig`] that differ from that checkpoint's (or, without one, from the defaults).
             The number of teacher-specific adapters is the number of teachers.
@@ -30,8 +30,11 @@ class ModelArguments:
             Folder or hub id of a causal language model; random weights if not given.
         text_config (`dict`, *optional*):
             Configuration of a language model with random weights; names its `model_type`.
+        llava (`str`, *optional*):
+            Folder or hub id of a LLaVA, in transformers' form or LLaVA's own, in place of a vision_tower and a
+            language_model.
         tokenizer (`str`, *optional*):
-            Folder or hub id; the language model's if not given.
+            Folder or hub id; the language model's or LLaVA's if not given.
         dtype (`str`, *optional*, defaults to `"float32"`):
             Precision of the student's weights.
     """
@@ -40,11 +43,15 @@ class ModelArguments:
     vision_config: dict | None = None
     language_model: str | None = None
     text_config: dict | None = None
+    llava: str | None = None
     tokenizer: str | None = None
     dtype: str = "float32"
 
     def __post_init__(self):
         check_choice("dtype", self.dtype, DTYPES)
+        for name in ("vision_tower", "language_model", "text_config"):
+            if self.llava is not None and getattr(self, name) is not None:
+                raise ValueError(f"The recipe names a llava, which brings all parts, and a {name}; leave one out.")
 
 
 @dataclass
@@ -58,7 +65,8 @@ class DataArguments:
         image_folder (`str`):
             What the images' paths are relative to.
         chat_template (`str`, *optional*):
-            `plain`, `vicuna_v1` or a `.jinja` file; the tokenizer's own if not given.
+            `plain`, `vicuna_v1` or a `.jinja` file; the tokenizer's own if not given. One that takes text alone, as
+            those of language models do, is made to take images.
         image_aspect_ratio (`str`, *optional*, defaults to `"pad"`):
             How an image becomes a square: `pad` or `crop`.
         max_length (`int`, *optional*, defaults to 2048):
@@ -90,8 +98,9 @@ class HawaiiTrainingArguments(TrainingArguments):
     Args:
         objective (`str`, *optional*, defaults to `"hawaii"`):
             What is learned.
-        teachers (`list`, *optional*):
-            Checkpoints, or fields of [`TeacherConfig`] each.
+        teachers (`str` or `list`, *optional*):
+            Who teaches: a set of the paper's (`hawaii`), a preset, or a list of presets, checkpoints and mappings, see
+            [`expand_teachers`].
         trainable (`list[str]`, *optional*):
             What learns, of `vision_tower`, `adapters`, `routers`, `projector`, `language_model`, and the objective's
             `projections` of the teachers' features, which make the targets; all of them if not given. Where they
@@ -113,7 +122,7 @@ class HawaiiTrainingArguments(TrainingArguments):
     """
 
     objective: str = field(default="hawaii")
-    teachers: list[dict] | None = field(default=None)
+    teachers: list[dict] | str | None = field(default=None)
     trainable: list[str] | None = field(default=None)
     lambda_1: float = field(default=0.5)
     lambda_2: float = field(default=0.05)

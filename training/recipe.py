@@ -29,7 +29,7 @@ KINDS = {
     dict: "a mapping",
 }
 # What the first stage builds; a later one has no use for them.
-PARTS = ("vision_tower", "vision_config", "language_model", "text_config")
+PARTS = ("vision_tower", "vision_config", "language_model", "text_config", "llava")
 # In a mapping, what is no number even where it looks like one: a teacher may be called 2024.
 TEXT_FIELDS = ("checkpoint", "name")
 # transformers takes these in place of rope_parameters.

@@ -16,7 +16,9 @@ from .data import Collator, LlavaDataset
 from .objectives import OBJECTIVES, StudentWithObjective
 from .recipe import parse_stage, read_recipe
 from .students import adapt_processor, build_student, set_trainable
-from .teachers import Teacher, TeacherConfig, load_teachers
+from .teacher import Teacher
+from .teacher_presets import expand_teachers
+from .teachers import load_teachers
 from .trainer import STAGE_FILE, HawaiiTrainer
 
 
@@ -47,7 +49,7 @@ def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Pa
     """Trains one stage from the stage before it, or from what the recipe names, and saves it whole."""
     model_args, data_args, args = parse_stage(options, stage)
     set_seed(args.seed)
-    teachers = load_teachers([TeacherConfig.parse(teacher) for teacher in args.teachers or []], args.device)
+    teachers = load_teachers(expand_teachers(args.teachers), args.device)
     if previous is None:
         student, processor = build_student(model_args, data_args, len(teachers))
     else:

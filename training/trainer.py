@@ -12,7 +12,7 @@ from ..hub_cards.folders import replace_folder, write_json
 from .arguments import HawaiiTrainingArguments
 from .checkpoints import check_random_states, load_checkpoint, remove_old_checkpoints, save_objective
 from .objectives import StudentWithObjective
-from .teachers import Teacher
+from .teacher import Teacher
 
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,114 @@
+"""A dry run counts what training would build, without building it."""
+
+from collections import Counter
+
+import pytest
+
+from hawaii import __main__ as command
+from hawaii.tests.tiny_training import write_recipe
+from hawaii.training.dry_run import describe_recipe
+from hawaii.training.objectives import OBJECTIVES
+from hawaii.training.recipe import parse_stage, read_recipe
+from hawaii.training.students import build_student, part_of
+from hawaii.training.teacher_presets import expand_teachers
+from hawaii.training.teachers import load_teachers
+
+
+RECIPES = "training/recipes/"
+LAYERS, ADAPTERS, WIDTH, RANK, ROUTER = 23, 6, 1024, 16, 64
+
+
+def read_tables(text):
+    """Of each row that has a number, its first cell and the others."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    return {row[0]: row[1:] for row in rows if row[1].replace(",", "").isdigit()}
+
+
+def counts_of(text):
+    return {name: int(cells[0].replace(",", "")) for name, cells in read_tables(text).items()}
+
+
+@pytest.fixture
+def recipe(tmp_path, teacher_folders):
+    return str(write_recipe(tmp_path, teacher_folders))
+
+
+def test_what_is_counted_is_what_training_builds(recipe):
+    counts = counts_of(describe_recipe(recipe))
+    model_args, data_args, args = parse_stage(read_recipe(recipe)["pretrain"], "pretrain")
+    teachers = load_teachers(expand_teachers(args.teachers))
+    student, _ = build_student(model_args, data_args, len(teachers))
+    objective = OBJECTIVES[args.objective](args, student, {teacher.name: teacher.grid for teacher in teachers})
+    expected = Counter()
+    for name, parameter in student.named_parameters():
+        expected[part_of(name)] += parameter.numel()
+    expected |= {
+        "the student": student.num_parameters(),
+        "projections": sum(parameter.numel() for parameter in objective.parameters()),
+        **{teacher.name: teacher.model.num_parameters() for teacher in teachers},
+    }
+    assert counts == expected
+
+
+def test_it_says_in_which_stage_a_part_learns(recipe):
+    rows = read_tables(describe_recipe(recipe))
+    assert rows["adapters"][1:] == ["learns", "learns"]
+    assert rows["language_model"][1:] == ["", "learns"]
+
+
+def test_a_dry_run_leaves_nothing_behind(recipe, tmp_path, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    assert command.main(["train", recipe, "--dry-run"]) == 0
+    assert "| vision_tower |" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_overrides_count(recipe):
+    plain, ranked = (
+        counts_of(describe_recipe(recipe, [f"vision_config.lora_rank={rank}"]))["adapters"] for rank in (4, 8)
+    )
+    assert ranked == 2 * plain
+
+
+def test_a_teacher_that_is_not_there_is_one_sentence(recipe, capsys):
+    assert command.main(["train", recipe, "teachers=./nowhere", "--dry-run"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+# The paper's student, counted by hand. Vicuna's 32,000 tokens and the image's make 501 blocks of 64.
+PAPER = {
+    "vision_tower": 1024 * (3 * 14 * 14 + 1 + 577 + 2)
+    + LAYERS * (4 * (WIDTH + 1) * WIDTH + (WIDTH + 1) * 4096 + (4096 + 1) * WIDTH + 4 * WIDTH),
+    "routers": LAYERS * 2 * ((WIDTH + 1) * ROUTER + (ROUTER + 1) * 3),
+    "adapters": LAYERS * ADAPTERS * RANK * 2 * WIDTH,
+    "projector": (WIDTH + 1) * 4096 + (4096 + 1) * 4096,
+    "language_model": 6_738_415_616 + 2 * 64 * 4096,
+}
+
+
+def test_the_papers_student_is_counted_without_its_weights():
+    # Of three teachers that need no timm: the student is the same.
+    counts = counts_of(describe_recipe(f"{RECIPES}hawaii_vicuna_7b.yaml", ["teachers=[clip, pix2struct, sam]"]))
+    assert {part: counts[part] for part in PAPER} == PAPER
+    assert counts["the student"] == sum(PAPER.values())
+
+
+@pytest.mark.timm
+@pytest.mark.parametrize(
+    ("name", "teachers"),
+    [
+        ("hawaii", ["clip", "convnext", "eva02"]),
+        ("hawaii_dagger", ["clip", "convnext", "eva02", "pix2struct"]),
+        ("hawaii_double_dagger", ["clip", "convnext", "eva02", "sam"]),
+    ],
+)
+def test_the_papers_recipes_are_counted_from_configurations_alone(name, teachers):
+    rows = read_tables(describe_recipe(f"{RECIPES}{name}_vicuna_7b.yaml"))
+    assert list(rows)[7:] == teachers
+    num_router_outputs = len(teachers) + 3
+    routers = LAYERS * (2 * (WIDTH + 1) * ROUTER + (ROUTER + 1) * num_router_outputs)
+    assert rows["routers"][0] == f"{routers:,}"
+    assert rows["convnext"] == ["843,398,016", "768 x 768", "24 x 24", "3072"]
+    assert rows["eva02"] == ["304,055,232", "448 x 448", "32 x 32", "1024"]

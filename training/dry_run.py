@@ -1,0 +1,118 @@
+"""What a recipe would train, counted on the meta device: no weight is read and nothing is trained."""
+
+from collections import Counter
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from ..configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfig
+from ..modeling_hawaii.convert_clip import make_vision_config
+from ..modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
+from .architectures import ARCHITECTURES, read_architecture
+from .arguments import HawaiiTrainingArguments, ModelArguments
+from .language_models import VOCABULARY_MULTIPLE
+from .objectives import OBJECTIVES
+from .recipe import parse_stage, read_recipe
+from .students import load_tokenizer, part_of
+from .teacher import Teacher
+from .teacher_costs import count_parameters, outline, table
+from .teacher_presets import expand_teachers
+
+
+STUDENT_PARTS = ("vision_tower", "adapters", "routers", "projector", "language_model")
+
+
+def _outline_vision(model_args: ModelArguments, num_teachers: int) -> HawaiiVisionConfig:
+    fields = {**(model_args.vision_config or {}), "num_teacher_adapters": num_teachers}
+    if model_args.vision_tower is None:
+        return HawaiiVisionConfig(**fields)
+    encoder = read_architecture(model_args.vision_tower)
+    return make_vision_config(getattr(encoder, "vision_config", encoder), -2, fields)
+
+
+def _outline_language_model(model_args: ModelArguments) -> PreTrainedModel:
+    if model_args.language_model is None:
+        fields = {**model_args.text_config, "vocab_size": len(load_tokenizer(model_args))}
+        config = AutoConfig.for_model(fields.pop("model_type", "llama"), **fields)
+    else:
+        config = read_architecture(model_args.language_model)
+        # Of what is known here, tokens fill the vocabulary, and the image's is one more.
+        is_known = model_args.language_model in ARCHITECTURES
+        num_tokens = config.vocab_size + 1 if is_known else len(load_tokenizer(model_args))
+        if num_tokens > config.vocab_size:
+            config.vocab_size = -(-num_tokens // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    return AutoModelForCausalLM.from_config(config)
+
+
+def outline_student(model_args: ModelArguments, num_teachers: int) -> HawaiiForConditionalGeneration:
+    """
+    The student of a recipe on the meta device: all but its weights.
+
+    Args:
+        model_args (`ModelArguments`):
+            Names the encoder and the language model. Of those that this package knows nothing is downloaded, of others
+            their configuration and the tokenizer.
+        num_teachers (`int`):
+            Teacher-specific adapters of each layer.
+    """
+    with torch.device("meta"):
+        language_model = _outline_language_model(model_args)
+        config = HawaiiConfig(
+            vision_config=_outline_vision(model_args, num_teachers),
+            text_config=language_model.config,
+            head_bias=language_model.get_output_embeddings().bias is not None,
+        )
+        return HawaiiForConditionalGeneration(config)
+
+
+def _students_table(counts: Counter, num_projections: int, stages: dict[str, HawaiiTrainingArguments]) -> str:
+    def row(part: str, count: int) -> list[str]:
+        return [part, f"{count:,}", *("learns" if part in args.trainable else "" for args in stages.values())]
+
+    rows = [row(part, counts[part]) for part in STUDENT_PARTS]
+    rows.append(["the student", f"{counts.total():,}", *("" for _ in stages)])
+    rows.append(row("projections", num_projections))
+    return table(["part", "parameters", *stages], rows)
+
+
+def _teachers_table(teachers: list[Teacher]) -> str:
+    def row(teacher: Teacher) -> list[str]:
+        height, width, channels = teacher.grid
+        side = teacher.image_size
+        shape = [f"{side} x {side}", f"{height} x {width}", str(channels)]
+        return [teacher.name, f"{count_parameters(teacher.model):,}", *shape]
+
+    return table(["teacher", "parameters", "input", "grid", "channels"], [row(teacher) for teacher in teachers])
+
+
+def describe_recipe(recipe: str, overrides: list[str] | None = None) -> str:
+    """
+    Counts the parameters of a recipe: the student's, part by part, and in which stage each learns; those of the
+    projections that only training needs; and each teacher's.
+
+    Args:
+        recipe (`str`):
+            The YAML file.
+        overrides (`list[str]`, *optional*):
+            `key=value` or `stages.NAME.key=value`.
+
+    Returns:
+        `str`: two Markdown tables.
+    """
+    # Whatever accelerators this machine has: none is used.
+    stages = {
+        name: parse_stage({**options, "use_cpu": True}, name)
+        for name, options in read_recipe(recipe, overrides).items()
+    }
+    model_args, _, args = next(iter(stages.values()))
+    teachers = [outline(config) for config in expand_teachers(args.teachers)]
+    student = outline_student(model_args, len(teachers))
+    with torch.device("meta"):
+        objective = OBJECTIVES[args.objective](args, student, {teacher.name: teacher.grid for teacher in teachers})
+    counts = Counter()
+    for name, parameter in student.named_parameters():
+        counts[part_of(name)] += parameter.numel()
+    arguments = {name: training for name, (_, _, training) in stages.items()}
+    students = _students_table(counts, count_parameters(objective), arguments)
+    note = "The projections are the objective's: they learn in training, and vanish with the teachers."
+    return f"{students}\n\n{note}\n\n{_teachers_table(teachers)}"

@@ -1,0 +1,91 @@
+"""What a recipe says of one teacher."""
+
+from dataclasses import dataclass, fields
+
+from ..configuration.configuration_hawaii import check_choice
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+RESAMPLES = ("bicubic", "bilinear")
+# The variances of the student and of the coarse-grained target are logged by these names.
+TAKEN_NAMES = ("student", "coarse")
+
+
+@dataclass
+class TeacherConfig:
+    """
+    A teacher in a recipe.
+
+    Args:
+        checkpoint (`str`):
+            Folder or hub id of a vision model that transformers or timm loads.
+        name (`str`, *optional*):
+            What its losses are logged as; the last part of `checkpoint` if not given.
+        image_size (`int`, *optional*):
+            Side of the image it is shown, in pixels; its own configuration's or image processor's if not given.
+        image_mean, image_std (`list[float]`, *optional*):
+            Its normalisation; its own image processor's if not given. Pix2Struct has its own and takes none.
+        resample (`str`, *optional*):
+            How the image that all teachers share is brought to its size: `bicubic` or `bilinear`; its own image
+            processor's if not given.
+        layer (`int`, *optional*):
+            Which of its `hidden_states` is taught, where 0 is what goes into the first layer; of a model that timm
+            loads which of its blocks or stages, of a backbone which of its feature maps. The last, after its last norm
+            where it has one, if not given.
+        dtype (`str`, *optional*, defaults to `"float32"`):
+            Precision it runs in.
+    """
+
+    checkpoint: str
+    name: str | None = None
+    image_size: int | None = None
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
+    resample: str | None = None
+    layer: int | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if not isinstance(self.checkpoint, str) or not self.checkpoint:
+            raise ValueError(
+                f"The checkpoint of a teacher is {self.checkpoint!r}; it must be the folder or hub id of a model."
+            )
+        if self.name is None:
+            self.name = self.checkpoint.rstrip("/").rpartition("/")[2]
+        if not isinstance(self.name, str) or not self.name or self.name in TAKEN_NAMES:
+            raise ValueError(
+                f"The name of teacher {self.checkpoint} is {self.name!r}; it must be text that the log does not use "
+                f"already ({', '.join(TAKEN_NAMES)}). Give it one (fields checkpoint, name)."
+            )
+        for field in ("image_size", "layer"):
+            value = getattr(self, field)
+            if value is not None and type(value) is not int:
+                raise ValueError(f"The {field} of teacher {self.name} is {value!r}; it must be a whole number.")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"The image_size of teacher {self.name} is {self.image_size}; it must be 1 or more.")
+        for field in ("image_mean", "image_std"):
+            value = getattr(self, field)
+            is_color = isinstance(value, list | tuple) and [type(item) in (int, float) for item in value] == [True] * 3
+            if value is not None and not is_color:
+                raise ValueError(f"The {field} of teacher {self.name} is {value!r}; it must be a list of 3 numbers.")
+        if self.resample is not None:
+            check_choice(f"The resample of teacher {self.checkpoint}", self.resample, RESAMPLES)
+        check_choice(f"The dtype of teacher {self.checkpoint}", self.dtype, DTYPES)
+
+    @classmethod
+    def parse(cls, value: str | dict) -> "TeacherConfig":
+        """A teacher of a recipe: a checkpoint alone, or the fields above."""
+        known = [field.name for field in fields(cls)]
+        if not isinstance(value, str | dict):
+            raise ValueError(f"A teacher is {value!r}; it must be a checkpoint or a mapping of {', '.join(known)}.")
+        values = {"checkpoint": value} if isinstance(value, str) else value
+        unknown = [name for name in values if name not in known]
+        if unknown or "checkpoint" not in values:
+            problem = f"has no field {unknown[0]!r}" if unknown else "needs a checkpoint"
+            raise ValueError(f"A teacher {problem}: {value}. Its fields are {', '.join(known)}.")
+        return cls(**values)
+
+
+def no_such_layer(name: str, layer: int, num_layers: int) -> ValueError:
+    """What is wrong where `layer` is none of `num_layers`."""
+    return ValueError(f"Teacher {name} has no layer {layer}: its layers go from {-num_layers} to {num_layers - 1}.")
