@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaForConditionalGeneration
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.processing.chat_templates import load_chat_template
@@ -11,6 +11,7 @@ from hawaii.training.arguments import DataArguments, ModelArguments
 from hawaii.training.students import build_student
 
 from .tiny import VISION, fill, make_tokenizer
+from .tiny_llava import make_llava, save_clip, save_original
 from .tiny_training import TEXT, save_image_processor
 
 
@@ -41,6 +42,23 @@ def text_tokenizer():
     )
     tokenizer.chat_template = load_chat_template("vicuna_v1")
     return tokenizer
+
+
+def save_llava(folder: Path, is_original: bool = False) -> tuple[LlavaForConditionalGeneration, str]:
+    """A LLaVA of the tiny tokenizer's words, with all that its folder holds."""
+    tokenizer = make_tokenizer() if not is_original else text_tokenizer()
+    llava = make_llava(text={"vocab_size": len(tokenizer)})
+    folder.mkdir()
+    if is_original:
+        tower = save_clip(folder / "clip", llava)
+        save_image_processor(tower, 16, image_mean=[0.1, 0.2, 0.3])
+        save_original(llava, folder / "llava", tower)
+    else:
+        llava.config.image_token_index = tokenizer.vocab["<image>"]
+        llava.save_pretrained(folder / "llava")
+        save_image_processor(folder / "llava", 16, image_mean=[0.1, 0.2, 0.3])
+    tokenizer.save_pretrained(folder / "llava")
+    return llava, str(folder / "llava")
 
 
 def data_args(**kwargs) -> DataArguments:

@@ -1,8 +1,8 @@
 """
 Makes torchvision importable beside a torch without CUDA.
 
-PyPI's torchvision links CUDA; without it, importing torchvision fails because two operators were never defined. Nothing
-here uses them, so it is enough to define them empty, before the first import of torchvision in a process.
+PyPI's torchvision links CUDA; without it, importing torchvision fails because two operators were never defined. No
+test uses them, so it is enough to define them empty, before the first import of torchvision in a process.
 """
 
 import importlib.abc

@@ -5,10 +5,10 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, CLIPImageProcessorPil
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 from .. import HawaiiProcessor  # from the root, which registers the Auto classes
-from ..configuration.configuration_hawaii import HawaiiVisionConfig, check_choice
+from ..configuration.configuration_hawaii import check_choice
 from ..hub_cards.folders import whole_folder
 from ..modeling_hawaii.checkpoint_tensors import CheckpointTensors
 from ..modeling_hawaii.conversion import Conversion
@@ -19,14 +19,13 @@ from ..modeling_hawaii.llava_checkpoint import LlavaCheckpoint, read_llava
 from ..modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 from ..processing.chat_templates import adapt_chat_template, load_chat_template
 from ..processing.processing_hawaii import IMAGE_TOKEN
+from .students import square_image_processor
 
 
 DTYPES = ("float32", "bfloat16", "float16")
 UNUSED_FILE = "unused_tensors.txt"
 # Older safetensors copy a file's tensors before they write them; this bounds what that takes.
 LARGEST_FILE = 5 * 10**9
-# What marks the answers in a chat template, which are what training learns.
-GENERATION = re.compile(r"{%-?\s*generation\b")
 
 
 def _dtype(name: str | None) -> torch.dtype | None:
@@ -42,26 +41,12 @@ def _check_new(folder: str) -> None:
         raise ValueError(f"There is something in {folder} already: name a new folder.")
 
 
-def _square_image_processor(original, vision: HawaiiVisionConfig) -> CLIPImageProcessorPil:
-    """Makes squares as large as the encoder's, scaled and normalised as `original` does it."""
-    size = {"height": vision.image_size, "width": vision.image_size}
-    return CLIPImageProcessorPil(
-        size=size,
-        crop_size=size,
-        resample=original.resample,
-        image_mean=original.image_mean,
-        image_std=original.image_std,
-    )
-
-
-def _chat_template(own: str | None, tokenizer, text_type: str) -> str:
-    """The checkpoint's own; else the tokenizer's, unless Vicuna's says more; else Vicuna's."""
-    if own is not None:
-        return own
-    template = tokenizer.chat_template
-    if template is not None and (text_type != "llama" or GENERATION.search(template)):
-        return adapt_chat_template(template, **tokenizer.special_tokens_map)
-    return load_chat_template("vicuna_v1")
+def _chat_template(own: str | None, tokenizer) -> str:
+    """The checkpoint's own; else the tokenizer's; else Vicuna's, which LLaVA-1.5 was trained on."""
+    template = own or tokenizer.chat_template
+    if template is None:
+        return load_chat_template("vicuna_v1")
+    return adapt_chat_template(template, **tokenizer.special_tokens_map)
 
 
 def build_llava_processor(source: LlavaCheckpoint, model: HawaiiForConditionalGeneration) -> HawaiiProcessor:
@@ -95,10 +80,10 @@ def build_llava_processor(source: LlavaCheckpoint, model: HawaiiForConditionalGe
         )
     model.config.image_token_index = image_token_index
     return HawaiiProcessor(
-        image_processor=_square_image_processor(image_processor, model.config.vision_config),
+        image_processor=square_image_processor(image_processor, model.config.vision_config),
         tokenizer=tokenizer,
         patch_size=model.config.vision_config.patch_size,
-        chat_template=_chat_template(template, tokenizer, model.config.text_config.model_type),
+        chat_template=_chat_template(template, tokenizer),
     )
 
 
@@ -150,7 +135,7 @@ def save_clip(checkpoint: str, folder: str, vision_feature_layer: int = -2, dtyp
     )
     image_processor = AutoImageProcessor.from_pretrained(checkpoint)
     if load_vision_config(checkpoint).model_type in NAFLEX_TYPES:  # its own cuts images of any aspect ratio up
-        image_processor = _square_image_processor(image_processor, conversion.model.config)
+        image_processor = square_image_processor(image_processor, conversion.model.config)
     _save(checkpoint, folder, conversion, image_processor)
 
 

@@ -3,17 +3,18 @@
 from collections import Counter
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from ..configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfig
 from ..modeling_hawaii.convert_clip import make_vision_config
+from ..modeling_hawaii.llava_checkpoint import read_llava
 from ..modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 from .architectures import ARCHITECTURES, read_architecture
 from .arguments import HawaiiTrainingArguments, ModelArguments
 from .language_models import VOCABULARY_MULTIPLE
 from .objectives import OBJECTIVES
 from .recipe import parse_stage, read_recipe
-from .students import load_tokenizer, part_of
+from .students import load_tokenizer, part_of, vision_fields
 from .teacher import Teacher
 from .teacher_costs import count_parameters, outline, table
 from .teacher_presets import expand_teachers
@@ -22,26 +23,30 @@ from .teacher_presets import expand_teachers
 STUDENT_PARTS = ("vision_tower", "adapters", "routers", "projector", "language_model")
 
 
-def _outline_vision(model_args: ModelArguments, num_teachers: int) -> HawaiiVisionConfig:
-    fields = {**(model_args.vision_config or {}), "num_teacher_adapters": num_teachers}
+def _outline_vision(model_args: ModelArguments, fields: dict) -> HawaiiVisionConfig:
+    if model_args.llava is not None:
+        llava = read_llava(model_args.llava, vision_tower=None)
+        return make_vision_config(llava.vision_config, llava.vision_feature_layer, fields)
     if model_args.vision_tower is None:
         return HawaiiVisionConfig(**fields)
     encoder = read_architecture(model_args.vision_tower)
-    return make_vision_config(getattr(encoder, "vision_config", encoder), -2, fields)
+    return make_vision_config(getattr(encoder, "vision_config", encoder), -2, fields)  # where `convert_clip` ends
 
 
-def _outline_language_model(model_args: ModelArguments) -> PreTrainedModel:
-    if model_args.language_model is None:
+def _outline_text(model_args: ModelArguments) -> PretrainedConfig:
+    if model_args.text_config is not None:
         fields = {**model_args.text_config, "vocab_size": len(load_tokenizer(model_args))}
-        config = AutoConfig.for_model(fields.pop("model_type", "llama"), **fields)
+        return AutoConfig.for_model(fields.pop("model_type", "llama"), **fields)
+    if model_args.llava is not None:
+        config = read_llava(model_args.llava, vision_tower=None).text_config
     else:
         config = read_architecture(model_args.language_model)
-        # Of what is known here, tokens fill the vocabulary, and the image's is one more.
-        is_known = model_args.language_model in ARCHITECTURES
-        num_tokens = config.vocab_size + 1 if is_known else len(load_tokenizer(model_args))
-        if num_tokens > config.vocab_size:
-            config.vocab_size = -(-num_tokens // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-    return AutoModelForCausalLM.from_config(config)
+    # Of what is known here, tokens fill the vocabulary, and the image's is one more.
+    is_known = model_args.language_model in ARCHITECTURES
+    num_tokens = config.vocab_size + 1 if is_known else len(load_tokenizer(model_args))
+    if num_tokens > config.vocab_size:
+        config.vocab_size = -(-num_tokens // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    return config
 
 
 def outline_student(model_args: ModelArguments, num_teachers: int) -> HawaiiForConditionalGeneration:
@@ -56,9 +61,9 @@ def outline_student(model_args: ModelArguments, num_teachers: int) -> HawaiiForC
             Teacher-specific adapters of each layer.
     """
     with torch.device("meta"):
-        language_model = _outline_language_model(model_args)
+        language_model = AutoModelForCausalLM.from_config(_outline_text(model_args))
         config = HawaiiConfig(
-            vision_config=_outline_vision(model_args, num_teachers),
+            vision_config=_outline_vision(model_args, vision_fields(model_args, num_teachers)),
             text_config=language_model.config,
             head_bias=language_model.get_output_embeddings().bias is not None,
         )

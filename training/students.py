@@ -81,6 +81,13 @@ def adapt_processor(
     return processor
 
 
+def square_image_processor(original, vision_config: HawaiiVisionConfig) -> CLIPImageProcessorPil:
+    """Makes an encoder's squares, with the kernel and the scale of colours of a checkpoint's image processor."""
+    size = {"height": vision_config.image_size, "width": vision_config.image_size}
+    own = {name: getattr(original, name) for name in ("image_mean", "image_std", "resample")}
+    return CLIPImageProcessorPil(size=size, crop_size=size, **own)
+
+
 def build_processor(
     model_args: ModelArguments,
     data_args: DataArguments,
@@ -88,24 +95,26 @@ def build_processor(
     tokenizer: PreTrainedTokenizerBase,
 ) -> HawaiiProcessor:
     """The processor that fits the encoder, which prepares squares as the checkpoint's own where there is one."""
-    size = {"height": vision_config.image_size, "width": vision_config.image_size}
-    source, fields = model_args.vision_tower, {}
+    source = model_args.vision_tower
     if model_args.llava is not None:
         # LLaVA's own form names the encoder's checkpoint, which has the image processor.
         source = read_llava(model_args.llava, vision_tower=None).vision_tower or model_args.llava
-    if source is not None:
-        original = AutoImageProcessor.from_pretrained(source)
-        fields = {name: getattr(original, name) for name in ("image_mean", "image_std", "resample")}
+    original = CLIPImageProcessorPil() if source is None else AutoImageProcessor.from_pretrained(source)
     processor = HawaiiProcessor(
-        image_processor=CLIPImageProcessorPil(size=size, crop_size=size, **fields),
+        image_processor=square_image_processor(original, vision_config),
         tokenizer=tokenizer,
         patch_size=vision_config.patch_size,
     )
     return adapt_processor(processor, model_args, data_args)
 
 
-def _build_vision_tower(model_args: ModelArguments, num_teachers: int, dtype: torch.dtype) -> HawaiiVisionModel:
-    fields = {**(model_args.vision_config or {}), "num_teacher_adapters": num_teachers}
+def vision_fields(model_args: ModelArguments, num_teachers: int) -> dict:
+    """What a recipe decides of the encoder. A LLaVA has no adapters, but what starts from one has the usual number."""
+    defaults = {"num_general_adapters": HawaiiVisionConfig().num_general_adapters}
+    return {**defaults, **(model_args.vision_config or {}), "num_teacher_adapters": num_teachers}
+
+
+def _build_vision_tower(model_args: ModelArguments, fields: dict, dtype: torch.dtype) -> HawaiiVisionModel:
     if model_args.vision_tower is not None:
         check_source("vision_tower", model_args.vision_tower)
         return convert_clip(model_args.vision_tower, dtype=dtype, **fields).model
@@ -152,16 +161,6 @@ def _join(
     return student
 
 
-def _from_llava(
-    model_args: ModelArguments, num_teachers: int, num_tokens: int, dtype: torch.dtype
-) -> HawaiiForConditionalGeneration:
-    # A LLaVA has no adapters: unless the recipe says how many, a student gets as many as one from other parts does.
-    fields = {"num_general_adapters": HawaiiVisionConfig().num_general_adapters, **(model_args.vision_config or {})}
-    student = convert_llava(model_args.llava, dtype=dtype, num_teacher_adapters=num_teachers, **fields).model
-    grow_vocabulary(student, num_tokens)
-    return student
-
-
 def build_student(
     model_args: ModelArguments, data_args: DataArguments, num_teachers: int
 ) -> tuple[HawaiiForConditionalGeneration, HawaiiProcessor]:
@@ -182,10 +181,12 @@ def build_student(
     """
     dtype = getattr(torch, model_args.dtype)
     tokenizer = load_tokenizer(model_args)
+    fields = vision_fields(model_args, num_teachers)
     if model_args.llava is not None:
-        student = _from_llava(model_args, num_teachers, len(tokenizer), dtype)
+        student = convert_llava(model_args.llava, dtype=dtype, **fields).model
+        grow_vocabulary(student, len(tokenizer))
     else:
-        vision_tower = _build_vision_tower(model_args, num_teachers, dtype)
+        vision_tower = _build_vision_tower(model_args, fields, dtype)
         student = _join(vision_tower, build_language_model(model_args, tokenizer, dtype), dtype)
     student.config.image_token_index = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     student.config.dtype = dtype

@@ -15,7 +15,7 @@ from .checkpoints import find_checkpoint, load_objective
 from .data import Collator, LlavaDataset
 from .objectives import OBJECTIVES, StudentWithObjective
 from .recipe import parse_stage, read_recipe
-from .students import adapt_processor, build_student, set_trainable
+from .students import adapt_processor, build_student, set_trainable, stop_where_answers_end
 from .teacher import Teacher
 from .teacher_presets import expand_teachers
 from .teachers import load_teachers
@@ -56,6 +56,7 @@ def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Pa
         dtype = getattr(torch, model_args.dtype)
         student = HawaiiForConditionalGeneration.from_pretrained(previous, dtype=dtype)
         processor = adapt_processor(HawaiiProcessor.from_pretrained(previous), model_args, data_args)
+        stop_where_answers_end(student, processor)
     set_trainable(student, args.trainable)
     objective = OBJECTIVES[args.objective](args, student, {teacher.name: teacher.grid for teacher in teachers})
     if previous is not None:

@@ -198,21 +198,19 @@ def test_a_tokenizer_that_leaves_rows_free_decides_which_stands_for_an_image(tmp
     assert (student.config.image_token_index, student.config.text_config.vocab_size) == (40, 64)
 
 
-WITH_MARKS = "{% for message in messages %}{% generation %}{{ message['content'] }}{% endgeneration %}{% endfor %}"
-WITHOUT_MARKS = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
 @pytest.mark.parametrize(
-    ("text_type", "template", "is_kept"),
-    [("llama", WITH_MARKS, True), ("llama", WITHOUT_MARKS, False), ("qwen2", WITHOUT_MARKS, True)],
+    ("text_type", "template"), [("llama", TEMPLATE), ("llama", None), ("qwen2", TEMPLATE), ("qwen2", None)]
 )
-def test_a_tokenizers_template_is_kept_unless_vicunas_says_more(tmp_path, clip_folder, text_type, template, is_kept):
+def test_a_tokenizers_template_is_kept_and_where_it_has_none_vicunas_taken(tmp_path, clip_folder, text_type, template):
     llava = make_llava(text={"model_type": text_type})
     model_type = {"llama": "llava_llama", "qwen2": "llava_qwen"}[text_type]
     folder = save_original(llava, tmp_path / "llava", clip_folder, model_type=model_type)
     make_tokenizer(with_image_token=False, chat_template=template).save_pretrained(folder)
     assert convert("llava", folder, tmp_path / "student") == 0
-    expected = adapt_chat_template(template) if is_kept else load_chat_template("vicuna_v1")
+    expected = load_chat_template("vicuna_v1") if template is None else adapt_chat_template(template)
     processor = HawaiiProcessor.from_pretrained(tmp_path / "student")
     assert processor.chat_template == expected
     content = [{"type": "image"}, {"type": "text", "text": "what color ?"}]

@@ -1,10 +1,14 @@
 """A dry run counts what training would build, without building it."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import yaml
 
 from hawaii import __main__ as command
+from hawaii.tests.tiny_language_models import FAMILIES, save_language_model
+from hawaii.tests.tiny_students import save_clip_folder, save_llava
 from hawaii.tests.tiny_training import write_recipe
 from hawaii.training.dry_run import describe_recipe
 from hawaii.training.objectives import OBJECTIVES
@@ -35,7 +39,33 @@ def recipe(tmp_path, teacher_folders):
     return str(write_recipe(tmp_path, teacher_folders))
 
 
-def test_what_is_counted_is_what_training_builds(recipe):
+def name_parts(recipe, **parts):
+    """Makes a recipe name these parts, and not the sizes of others."""
+    values = yaml.safe_load(Path(recipe).read_text())
+    for key in ("text_config", "vision_config", "tokenizer"):
+        del values[key]
+    Path(recipe).write_text(yaml.safe_dump({**values, **parts}, sort_keys=False))
+
+
+def sizes_of_parts(recipe, folder):
+    """Nothing to be done."""
+
+
+def checkpoints(recipe, folder):
+    """An encoder, and a language model whose vocabulary has no place for the image token."""
+    tower = save_clip_folder(folder / "clip")
+    language_model = save_language_model(folder / "language_model", FAMILIES["phi"])
+    name_parts(recipe, vision_tower=tower, language_model=str(language_model), vision_config={"lora_rank": 2})
+
+
+def llava(recipe, folder):
+    """A LLaVA in its own form, whose vocabulary has no token for images either."""
+    name_parts(recipe, llava=save_llava(folder / "llava", is_original=True)[1])
+
+
+@pytest.mark.parametrize("start", [sizes_of_parts, checkpoints, llava])
+def test_what_is_counted_is_what_training_builds(recipe, tmp_path, start):
+    start(recipe, tmp_path)
     counts = counts_of(describe_recipe(recipe))
     model_args, data_args, args = parse_stage(read_recipe(recipe)["pretrain"], "pretrain")
     teachers = load_teachers(expand_teachers(args.teachers))

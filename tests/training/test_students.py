@@ -15,13 +15,17 @@ from transformers import (
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.tests.tiny import fill, make_tokenizer
-from hawaii.tests.tiny_llava import make_llava, save_clip, save_original
-from hawaii.tests.tiny_students import build_from_scratch, data_args, save_clip_folder, text_tokenizer
+from hawaii.tests.tiny_students import (
+    build_from_scratch,
+    data_args,
+    save_clip_folder,
+    save_llava,
+    text_tokenizer,
+)
 from hawaii.tests.tiny_training import (
     TEXT,
     make_image,
     make_module,
-    save_image_processor,
     save_tokenizer,
     write_recipe,
 )
@@ -171,23 +175,6 @@ def test_the_student_has_the_precision_that_is_named(tokenizer_folder):
 def test_a_part_that_is_not_named_is_an_error(tokenizer_folder, missing, problem):
     with pytest.raises(ValueError, match=problem):
         build_from_scratch(tokenizer_folder, **{missing: None})
-
-
-def save_llava(folder, is_original=False):
-    """A LLaVA of the tiny tokenizer's words, with all that its folder holds."""
-    tokenizer = make_tokenizer() if not is_original else text_tokenizer()
-    llava = make_llava(text={"vocab_size": len(tokenizer)})
-    folder.mkdir()
-    if is_original:
-        tower = save_clip(folder / "clip", llava)
-        save_image_processor(tower, 16, image_mean=[0.1, 0.2, 0.3])
-        save_original(llava, folder / "llava", tower)
-    else:
-        llava.config.image_token_index = tokenizer.vocab["<image>"]
-        llava.save_pretrained(folder / "llava")
-        save_image_processor(folder / "llava", 16, image_mean=[0.1, 0.2, 0.3])
-    tokenizer.save_pretrained(folder / "llava")
-    return llava, str(folder / "llava")
 
 
 @pytest.mark.parametrize("is_original", [False, True])
