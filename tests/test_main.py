@@ -37,7 +37,9 @@ def test_python_dash_m_is_the_same_command():
     assert finished.stdout.startswith("usage: hawaii ")
 
 
-@pytest.mark.parametrize("name", ["data", "data easy_vqa", "train", "evaluate", "chat", "publish"])
+@pytest.mark.parametrize(
+    "name", ["data", "data easy_vqa", "convert", "convert llava", "train", "teachers", "evaluate", "chat", "publish"]
+)
 def test_each_subcommand_explains_itself(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         command.main([*name.split(), "--help"])

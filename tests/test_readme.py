@@ -59,6 +59,16 @@ def test_the_commands_that_train_run_one_after_the_other(tmp_path):
     assert results["num_questions"] == 4 and results["train_seconds"] > 0
 
 
+@pytest.mark.timm
+def test_the_commands_that_count_the_papers_recipe_run():
+    installing, *commands = [line.partition("  #")[0].split() for line in blocks("bash")[2].splitlines()]
+    assert installing == ["pip", "install", "timm", "torchvision"]  # as this environment has them
+    for command, said in zip(commands, ("| convnext | 843.4 M |", "| language_model | 6,738,939,904 |"), strict=True):
+        command = [sys.executable, "-m", *command]
+        finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert said in finished.stdout, finished.stderr
+
+
 def test_every_file_that_the_readme_names_is_there():
     links = re.findall(r"\]\((?!http)([^)]+)\)", README)
     assert links and all((ROOT / link).is_file() for link in links)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.processing.chat_templates import load_chat_template
+from hawaii.tests.tiny_language_models import FAMILIES, save_language_model
 from hawaii.tests.tiny_training import make_record, write_recipe
 from hawaii.training import train as train_module
 from hawaii.training.checkpoints import STATE_FILES
@@ -319,3 +320,17 @@ def test_a_stage_with_other_teachers_than_the_one_before_it_is_an_error(recipe, 
     overrides = [f"output_dir={tmp_path}", "max_steps=1", f"stages.finetune.teachers={json.dumps(teachers[::-1])}"]
     with pytest.raises(ValueError, match=r"objective.safetensors does not fit this recipe: .*fine_projections"):
         train(str(recipe), overrides)
+
+
+def test_a_published_folder_stops_where_its_last_stage_learned_to_end_answers(tmp_path, teacher_folders):
+    # The first stage, in plain text, ends answers with a line; the language model itself knows another end.
+    folder = save_language_model(tmp_path / "language_model", FAMILIES["qwen2"])
+    path = write_recipe(tmp_path, teacher_folders, language_model=str(folder), tokenizer=str(folder), max_steps=1)
+    recipe = yaml.safe_load(path.read_text())
+    del recipe["text_config"]
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    train(str(path))
+    hub = tmp_path / "run" / "hub"
+    tokenizer = HawaiiProcessor.from_pretrained(hub).tokenizer
+    ends = HawaiiForConditionalGeneration.from_pretrained(hub).generation_config.eos_token_id
+    assert tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"]) == ends
