@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import disable_fsdp_ram_efficient_loading
 from transformers import set_seed
 
 from .. import HawaiiForConditionalGeneration, HawaiiProcessor  # from the root, which registers the Auto classes
@@ -133,6 +134,9 @@ def train(recipe: str, overrides: list[str] | None = None) -> None:
         overrides (`list[str]`, *optional*):
             `key=value` or `stages.NAME.key=value`.
     """
+    # Under FSDP, transformers would read weights on one process and leave those of the others empty, for FSDP to fill;
+    # but teachers are none of what FSDP fills.
+    disable_fsdp_ram_efficient_loading()
     stages = read_recipe(recipe, overrides)
     run_folder = Path(next(iter(stages.values()))["output_dir"])
     previous, results = None, {}

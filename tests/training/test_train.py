@@ -258,6 +258,15 @@ def test_two_processes_learn_what_one_does(recipe, tmp_path):
 
 
 @pytest.mark.slow
+def test_every_process_has_the_weights_of_its_teachers_where_fsdp_would_fill_those_of_models(recipe, tmp_path):
+    # What `accelerate launch` says to its processes under FSDP, which itself needs an accelerator.
+    environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hawaii", "train"]
+    finished = run_elsewhere(*launch, recipe, f"output_dir={tmp_path}", "max_steps=1", **environment)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+
+
+@pytest.mark.slow
 def test_the_command_needs_the_recipe_alone(recipe, finished):
     done = run_elsewhere("-m", "hawaii", "train", recipe)
     assert done.returncode == 0, done.stderr
