@@ -210,13 +210,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def is_user_error(error: Exception) -> bool:
     """
-    Whether the user can mend this: a file, a disk or a checkpoint that is not as it must be (an OSError), or a
+    Whether the user can mend this: a file, a disk or a checkpoint that is not as it must be, or a
     ValueError that this package raised, also in a worker of a data loader or from a published folder's copy of the
     code.
 
     A ValueError from inside a library is a bug until shown otherwise, and a bug needs its traceback.
     """
-    if isinstance(error, OSError):
+    from safetensors import SafetensorError  # a full disk or a damaged file, in its own words
+
+    if isinstance(error, OSError | SafetensorError):
         return True
     if in_worker := WORKER_ERROR.fullmatch(str(error)):
         files = re.findall(r'^  File "(.+?)", line', in_worker["traceback"], flags=re.MULTILINE)

@@ -30,6 +30,22 @@ def find_file(checkpoint: str | Path, name: str, revision: str = "main") -> Path
     return None if path is None else Path(path)
 
 
+def read_json(path: Path) -> dict:
+    """
+    What a JSON file of a checkpoint holds.
+
+    Raises:
+        ValueError: it is no JSON, or not of names and values.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also of bytes that are no text
+        raise ValueError(f"{path} is damaged, it is no JSON ({error}); fetch it once more.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged, it holds no names and values; fetch it once more.")
+    return values
+
+
 def find_revision(checkpoint: str) -> str:
     """
     Where a checkpoint's safetensors are: on the repository's main branch or, where that has pickles alone, in the pull
@@ -62,7 +78,7 @@ class CheckpointTensors:
             Folder or Hub id. Of a repository's files, only those of safetensors are fetched.
 
     Raises:
-        ValueError: there are no safetensors files, or one of them is missing or damaged.
+        ValueError: there are no safetensors files, one of them is missing or damaged, or two hold one tensor.
     """
 
     def __init__(self, checkpoint: str | Path):
@@ -75,6 +91,11 @@ class CheckpointTensors:
             with _open(path) as file:
                 self._names[path] = list(file.keys())
                 for name in self._names[path]:
+                    if name in self.shapes:
+                        raise ValueError(
+                            f"{self.checkpoint} holds {name} twice, the second time in {path.name}: files of two "
+                            "checkpoints are mixed. Fetch it once more into an empty folder."
+                        )
                     tensor = file.get_slice(name)
                     self.shapes[name] = tuple(tensor.get_shape())
                     self.dtypes[name] = tensor.get_dtype()
@@ -89,15 +110,19 @@ class CheckpointTensors:
                 f"{self.checkpoint} has neither {WEIGHTS} nor {INDEX}. Pickles (pytorch_model.bin) are not read, for "
                 "they can run code; docs/starting_points.md shows how to write them as safetensors."
             )
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"{index} is damaged, it has no weight_map; fetch it once more.") from error
-        files = {name: find_file(self.checkpoint, name, revision) for name in sorted(set(weight_map.values()))}
-        for name, path in files.items():
-            if path is None:
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ValueError(f"{index} is damaged, it has no weight_map; fetch it once more.")
+        files = []
+        for name in sorted(set(map(str, weight_map.values()))):
+            if Path(name).name != name:
+                raise ValueError(
+                    f"{index} names {name}, which does not lie beside it: it is damaged, or made to harm."
+                )
+            files.append(find_file(self.checkpoint, name, revision))
+            if files[-1] is None:
                 raise ValueError(f"{self.checkpoint} lacks {name}, which its {INDEX} names; fetch it once more.")
-        return list(files.values())
+        return files
 
     @property
     def names(self) -> list[str]:

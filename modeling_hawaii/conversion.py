@@ -53,7 +53,7 @@ class Place(NamedTuple):
             return shape
         try:
             return tuple(self.view(torch.empty(shape, device="meta")).shape)
-        except RuntimeError:
+        except (RuntimeError, IndexError):  # other sizes, or fewer dimensions
             return shape
 
 

@@ -1,6 +1,5 @@
 """Starts a student from a LLaVA: the same model, with nothing built that its answers do not need."""
 
-import json
 import re
 from collections.abc import Callable
 
@@ -8,15 +7,14 @@ import torch
 from transformers import GenerationConfig, PretrainedConfig
 
 from ..configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfig
-from .checkpoint_tensors import CheckpointTensors, find_file
+from .checkpoint_tensors import CheckpointTensors, find_file, read_json
 from .conversion import Conversion, Place, build_empty, fill_model, sort_tensors
 from .convert_clip import find_vision_places, is_unneeded, make_vision_config, vision_places
 from .llava_checkpoint import LlavaCheckpoint, read_llava
 from .modeling_hawaii import HawaiiForConditionalGeneration
+from .vocabulary import grow_vocabulary
 
 
-# Rows of embeddings come in such blocks, which suit an accelerator; transformers' LLaVA-1.5 has 501 of them, 32064.
-ROW_BLOCK = 64
 # Tables of positions that old versions saved and new ones compute.
 COMPUTED = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -25,34 +23,24 @@ TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 def _generation_config(checkpoint: str, text_config: PretrainedConfig) -> GenerationConfig:
     """The ids of tokens alone: LLaVA's own files hold sampling options that today's transformers refuse to save."""
     path = find_file(checkpoint, "generation_config.json")
-    values = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+    values = {} if path is None else read_json(path)
     return GenerationConfig(**{name: values.get(name, getattr(text_config, name, None)) for name in TOKEN_IDS})
-
-
-@torch.no_grad()
-def _fill_new_rows(model: HawaiiForConditionalGeneration, num_old: int) -> None:
-    """New tokens begin as the mean of the old ones: an image's is never embedded, and none is ever the likeliest."""
-    for parameter in {model.get_input_embeddings().weight, *model.lm_head.parameters()}:
-        parameter[num_old:] = parameter[:num_old].mean(dim=0, dtype=torch.float32).to(parameter.dtype)
 
 
 def _make_config(source: LlavaCheckpoint, vision: HawaiiVisionConfig, has_head_bias: bool) -> HawaiiConfig:
     text, image_token_index = source.text_config, source.image_token_index
-    if image_token_index is None:
-        image_token_index = text.vocab_size
-        text.vocab_size = (text.vocab_size // ROW_BLOCK + 1) * ROW_BLOCK
     return HawaiiConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=image_token_index,
+        image_token_index=text.vocab_size if image_token_index is None else image_token_index,
         projector_hidden_act=source.projector_hidden_act,
         multimodal_projector_bias=source.multimodal_projector_bias,
         head_bias=has_head_bias,
     )
 
 
-def _decoder_places(model: HawaiiForConditionalGeneration, num_tokens: int) -> dict[str, Place]:
-    """Where all but the encoder's tensors go, by part name; of the vocabulary, `num_tokens` rows come."""
+def _decoder_places(model: HawaiiForConditionalGeneration) -> dict[str, Place]:
+    """Where all but the encoder's tensors go, by part name."""
     modules = {
         "projector": ("model.multi_modal_projector", model.model.multi_modal_projector),
         "text": ("model.language_model", model.model.language_model),
@@ -65,10 +53,6 @@ def _decoder_places(model: HawaiiForConditionalGeneration, num_tokens: int) -> d
     }
     if model.config.tie_word_embeddings:
         del places["head.weight"]
-    embeddings = model._tied_weights_keys["lm_head.weight"]
-    for part, place in places.items():
-        if part.startswith("head.") or place.name == embeddings:
-            places[part] = place._replace(index=slice(num_tokens))
     return places
 
 
@@ -87,6 +71,17 @@ def _is_computed(part: str, model: HawaiiForConditionalGeneration) -> bool:
     )
 
 
+def _check_tied_head(model: HawaiiForConditionalGeneration, tensors: CheckpointTensors, name: str) -> None:
+    """Refuses a head `name` that is tied and yet another matrix than the embeddings: it would be lost in silence."""
+    embeddings = model.get_input_embeddings().weight
+    for _, head in tensors.read([name]):
+        if not torch.equal(head.type_as(embeddings), embeddings):
+            raise ValueError(
+                f"{tensors.checkpoint} holds another {name} than its embeddings, but its config.json says that they "
+                "are one; set tie_word_embeddings to false there, also in text_config, if the head is its own."
+            )
+
+
 def is_encoder_part_unneeded(part: str, num_hidden_layers: int) -> bool:
     """As [`is_unneeded`], of a part name."""
     return part.startswith("vision.") and is_unneeded(part.removeprefix("vision."), num_hidden_layers)
@@ -97,7 +92,7 @@ def assemble(
     tensors: CheckpointTensors,
     vision: HawaiiVisionConfig,
     encoder_places: dict[str, Place],
-    is_unneeded: Callable[[str], bool],
+    is_part_unneeded: Callable[[str], bool],
     dtype: torch.dtype | None,
 ) -> Conversion:
     """
@@ -112,17 +107,22 @@ def assemble(
             Of the encoder to build.
         encoder_places (`dict[str, Place]`):
             Where the encoder's tensors go, where they are among `tensors`; as [`vision_places`].
-        is_unneeded (`Callable`):
+        is_part_unneeded (`Callable`):
             Whether a tensor, by its part name, is known to have no place.
         dtype (`torch.dtype`, *optional*):
             Type of the parameters; the language model's in the checkpoint if not given.
+
+    Returns:
+        [`Conversion`]
+
+    Raises:
+        ValueError: a tensor is missing, unknown, quantized or of another shape, or a tied head is not tied.
     """
     names = {source.part_name(name): name for name in tensors.names}
-    num_tokens = source.text_config.vocab_size
     config = _make_config(source, vision, "head.bias" in names)
     dtype = dtype or tensors.main_dtype([name for part, name in names.items() if part.startswith("text.")])
     model = build_empty(HawaiiForConditionalGeneration, config, dtype)
-    parts = _decoder_places(model, num_tokens)
+    parts = _decoder_places(model)
     towers = []
     if source.vision_tower is None or any(part.startswith("vision.") for part in names):
         parts |= {f"vision.{name}": place for name, place in _in_model(encoder_places).items()}
@@ -135,12 +135,13 @@ def assemble(
     unused = sort_tensors(
         tensors,
         places,
-        lambda name: is_unneeded(source.part_name(name)) or _is_computed(source.part_name(name), model),
+        lambda name: is_part_unneeded(source.part_name(name)) or _is_computed(source.part_name(name), model),
         "a LLaVA of its config.json",
     )
     fill_model(model, [*towers, (tensors, places)], dtype)
-    if config.text_config.vocab_size > num_tokens:
-        _fill_new_rows(model, num_tokens)
+    if config.tie_word_embeddings and "head.weight" in names:
+        _check_tied_head(model, tensors, names["head.weight"])
+    grow_vocabulary(model, config.image_token_index + 1)
     model.generation_config = _generation_config(source.checkpoint, config.text_config)
     return Conversion(model, unused)
 

@@ -15,7 +15,7 @@ from .llava_checkpoint import LlavaCheckpoint, read_llava
 ADAPTERS = {"moe_down": "fc1_adapters", "moe_up": "fc2_adapters"}
 EXPERT = re.compile(r"vision\.encoder\.layers\.0\.mlp\.moe_down\.(?P<expert>\d+)\.lora_A\.weight")
 # What brought teachers to the student's width and tokens in training, and the teachers.
-TEACHERS = re.compile(r"\w+_adapter_[12]\.(weight|bias)$|(model\.)?vision_teachers\.")
+TEACHERS = re.compile(r"\w+_adapter_[12]\.(weight|bias)$|vision_teachers\.")
 
 
 def _adapter_fields(source: LlavaCheckpoint, tensors: CheckpointTensors) -> dict:

@@ -1,13 +1,13 @@
 """What a LLaVA says of itself, in transformers' form or in LLaVA's own."""
 
-import json
 import re
 from typing import NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from .checkpoint_tensors import find_file
+from .checkpoint_tensors import find_file, read_json
 from .convert_clip import CLIP_TYPES, SIGLIP_TYPES, load_vision_config
 
 
@@ -73,10 +73,18 @@ class LlavaCheckpoint(NamedTuple):
 
 
 def _read_transformers(checkpoint: str, values: dict) -> LlavaCheckpoint:
+    vision_type = (values.get("vision_config") or {}).get("model_type", CLIP_TYPES[-1])
+    if vision_type not in CLIP_TYPES + SIGLIP_TYPES:
+        raise ValueError(f"The encoder of {checkpoint} is a {vision_type!r}; a student's is a CLIP or a SigLIP.")
+    text_type = (values.get("text_config") or {}).get("model_type", "llama")
+    if text_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ValueError(
+            f"The language model of {checkpoint} is a {text_type!r}; a student's is a causal one that transformers "
+            "knows."
+        )
     config = AutoConfig.from_pretrained(checkpoint)
     text, vision = config.text_config, config.vision_config
-    if vision.model_type not in CLIP_TYPES + SIGLIP_TYPES:
-        raise ValueError(f"The encoder of {checkpoint} is a {vision.model_type!r}; a student's is a CLIP or a SigLIP.")
+    text.tie_word_embeddings = config.tie_word_embeddings  # transformers 5 asks the outer one
     if not isinstance(config.vision_feature_layer, int):
         raise ValueError(
             f"{checkpoint} joins the features of layers {config.vision_feature_layer}; a student's encoder ends at "
@@ -119,14 +127,20 @@ def _read_original(checkpoint: str, values: dict, vision_tower: str | None) -> L
         "mm_vision_select_feature": (values.get("mm_vision_select_feature", "patch"), ("patch",)),
         "mm_use_im_start_end": (values.get("mm_use_im_start_end", False), (False,)),
         "mm_patch_merge_type": (values.get("mm_patch_merge_type", "flat"), ("flat",)),
+        "image_aspect_ratio": (values.get("image_aspect_ratio"), ("pad", "square", None)),
         "s2": (values.get("s2", False), (False,)),
     }
-    for name, (value, known) in refused.items():
-        if value not in known:
+    for name, (value, accepted) in refused.items():
+        if value not in accepted:
             raise ValueError(
-                f"{checkpoint} has {name} {value!r}; a student can start from a LLaVA that has {known[0]!r}, as "
+                f"{checkpoint} has {name} {value!r}; a student can start from a LLaVA that has {accepted[0]!r}, as "
                 "LLaVA-1.5 has."
             )
+    vision_feature_layer = values.get("mm_vision_select_layer")
+    if not isinstance(vision_feature_layer, int):
+        raise ValueError(
+            f"{checkpoint} does not say which of its encoder's layers it sees, as mm_vision_select_layer."
+        )
     tower = vision_tower or values["mm_vision_tower"]
     try:
         vision = load_vision_config(tower)
@@ -144,7 +158,7 @@ def _read_original(checkpoint: str, values: dict, vision_tower: str | None) -> L
             text_type, **{name: value for name, value in values.items() if name in known}
         ),
         vision_config=vision,
-        vision_feature_layer=values.get("mm_vision_select_layer", -2),
+        vision_feature_layer=vision_feature_layer,
         image_token_index=None,
         projector_hidden_act="gelu",
         multimodal_projector_bias=True,
@@ -179,7 +193,7 @@ def read_llava(checkpoint: str, vision_tower: str | None) -> LlavaCheckpoint:
             f"{checkpoint} is no LLaVA: no folder of that name holds a config.json, and the Hub gives no model of "
             "that name."
         )
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = read_json(path)
     model_type = values.get("model_type")
     if model_type in ORIGINAL_TYPES and "mm_vision_tower" in values:
         return _read_original(checkpoint, values, vision_tower)

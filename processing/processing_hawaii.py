@@ -26,6 +26,18 @@ def _flatten(images):
     return list(images) if getattr(images, "ndim", 3) == 4 else [images]
 
 
+def _as_lists(conversation: list) -> list:
+    """A conversation, or a list of them, in which a message that is a string has become a list of one text."""
+    if isinstance(conversation[0], list | tuple):
+        return [_as_lists(one) for one in conversation]
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message.get("content"), str)
+        else message
+        for message in conversation
+    ]
+
+
 def open_image(image: str) -> Image.Image:
     """
     Opens an image by its path or address. A file keeps its mode, which transformers' `load_image` would not: to it,
@@ -39,9 +51,13 @@ def open_image(image: str) -> Image.Image:
     if not Path(image).is_file():
         raise ValueError(f"There is no image {image}.")
     try:
-        return Image.open(image)
+        opened = Image.open(image)
+        opened.load()
     except UnidentifiedImageError:
         raise ValueError(f"{image} is no image that Pillow can read.") from None
+    except Exception as error:  # Pillow raises anything from SyntaxError to struct.error
+        raise ValueError(f"{image} is no image that Pillow can read ({error}).") from error
+    return opened
 
 
 def rewrite_tokenizer_config(path: Path) -> None:
@@ -82,6 +98,10 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
         attributes = ["image_processor", "tokenizer"]
         image_processor_class = "AutoImageProcessor"
         tokenizer_class = "AutoTokenizer"
+
+        def apply_chat_template(self, conversation, *args, **kwargs):
+            # It looks for images among a message's items, and takes the letters of a string for these.
+            return super().apply_chat_template(_as_lists(conversation), *args, **kwargs)
 
     def __init__(
         self,

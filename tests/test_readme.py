@@ -10,17 +10,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+from hawaii.tests.documents import ROOT, blocks, links, read
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+README = read("README.md")
 
 
 def test_the_lines_that_ask_a_checkpoint_run_in_a_process_without_the_package(hub_folder, tmp_path):
-    (code,) = blocks("python")
+    (code,) = blocks(README, "python")
     (tmp_path / "runs" / "easy_vqa").mkdir(parents=True)
     (tmp_path / "runs" / "easy_vqa" / "hub").symlink_to(hub_folder)
     Image.new("RGB", (20, 30), "red").save(tmp_path / "image.png")
@@ -32,7 +29,7 @@ def test_the_lines_that_ask_a_checkpoint_run_in_a_process_without_the_package(hu
 
 def test_each_make_target_of_the_readme_exists():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = re.findall(r"^make ([\w.]+)", "".join(blocks("bash")), flags=re.MULTILINE)
+    targets = re.findall(r"^make ([\w.]+)", "".join(blocks(README, "bash")), flags=re.MULTILINE)
     assert targets == ["demo", "test", ".venv"]
     assert all(re.search(rf"^{re.escape(target)}:", makefile, flags=re.MULTILINE) for target in targets)
 
@@ -49,7 +46,7 @@ SHORTENED = {
 def test_the_commands_that_train_run_one_after_the_other(tmp_path):
     (tmp_path / "training").symlink_to(ROOT / "training")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    commands = [line.partition("  #")[0] for line in blocks("bash")[1].splitlines()[1:]]
+    commands = [line.partition("  #")[0] for line in blocks(README, "bash")[1].splitlines()[1:]]
     assert [" ".join(command.split()[:2]) for command in commands] == list(SHORTENED)
     for command, flags in zip(commands, SHORTENED.values()):
         shell = {"shell": True, "cwd": tmp_path, "env": environment, "timeout": 600}
@@ -61,7 +58,7 @@ def test_the_commands_that_train_run_one_after_the_other(tmp_path):
 
 @pytest.mark.timm
 def test_the_commands_that_count_the_papers_recipe_run():
-    installing, *commands = [line.partition("  #")[0].split() for line in blocks("bash")[2].splitlines()]
+    installing, *commands = [line.partition("  #")[0].split() for line in blocks(README, "bash")[2].splitlines()]
     assert installing == ["pip", "install", "timm", "torchvision"]  # as this environment has them
     for command, said in zip(commands, ("| convnext | 843.4 M |", "| language_model | 6,738,939,904 |"), strict=True):
         command = [sys.executable, "-m", *command]
@@ -70,5 +67,5 @@ def test_the_commands_that_count_the_papers_recipe_run():
 
 
 def test_every_file_that_the_readme_names_is_there():
-    links = re.findall(r"\]\((?!http)([^)]+)\)", README)
-    assert links and all((ROOT / link).is_file() for link in links)
+    found = links(README)
+    assert found and all((ROOT / link).is_file() for link in found)

@@ -78,12 +78,29 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset(index for index, token in tokenizer.added_tokens_decoder.items() if token.content.strip())
 
 
-def _find_ends(encoding, said: list[int], begun: list[int], processor: HawaiiProcessor) -> list[int | None]:
+def _tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[tuple[int, int]]]:
+    """The tokens of a text and where in it each begins and ends."""
+    has_own_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    encoding = tokenizer(text, add_special_tokens=not has_own_bos, return_offsets_mapping=True)
+    offsets, before = [], 0
+    for start, end in encoding["offset_mapping"]:
+        # Some tokenizers cut spaces off, and leave nothing of a token that is all spaces.
+        offsets.append((min(before, start) if start == end else start, end))
+        before = end
+    return encoding["input_ids"], offsets
+
+
+def _find_ends(
+    input_ids: list[int],
+    offsets: list[tuple[int, int]],
+    said: list[int],
+    begun: list[int],
+    processor: HawaiiProcessor,
+) -> list[int | None]:
     """
     The place of the token that ends each answer: the first special one after its words, unless the user's words or
     images come before it.
     """
-    input_ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
     special, ends, place = _special_tokens(processor.tokenizer), [], 0
     for position in said:
         limit = next((start for start in begun if start >= position), math.inf)
@@ -92,6 +109,22 @@ def _find_ends(encoding, said: list[int], begun: list[int], processor: HawaiiPro
         is_end = place < len(input_ids) and offsets[place][0] < limit and input_ids[place] != processor.image_token_id
         ends.append(place if is_end else None)
     return ends
+
+
+def _close(
+    answers: list[tuple[int, int | None]], ends: list[int | None], offsets: list[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Lets each answer go up to where the token that ends it does."""
+    closed = []
+    for (start, _), place in zip(answers, ends):
+        if place is None:
+            raise ValueError(
+                "The chat template puts no special token of the tokenizer behind an answer, so the model would not "
+                "learn to stop; put {% generation %} and {% endgeneration %} around what the assistant says, or name "
+                "another template, such as vicuna_v1."
+            )
+        closed.append((start, offsets[place][1]))
+    return closed
 
 
 def _cover(text: str, spans: list[tuple[int, int]]) -> bytearray:
@@ -114,13 +147,10 @@ def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> T
         ValueError: the template does not fit, or puts no special token behind an answer; or the tokenizer does not
             take `<image>` for one token.
     """
-    tokenizer = processor.tokenizer
     rendering = render_conversation(messages, processor)
     text = rendering.text
     num_images = sum(item["type"] == "image" for message in messages for item in message["content"])
-    has_own_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-    encoding = tokenizer(text, add_special_tokens=not has_own_bos, return_offsets_mapping=True)
-    input_ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+    input_ids, offsets = _tokenize(text, processor.tokenizer)
     num_tokens = input_ids.count(processor.image_token_id)
     if num_tokens != num_images:
         raise ValueError(
@@ -128,16 +158,11 @@ def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> T
             "of its special tokens"
         )
 
-    ends = _find_ends(encoding, rendering.said, [begun for begun, _ in rendering.instructions], processor)
+    begun = [start for start, _ in rendering.instructions]
+    ends = _find_ends(input_ids, offsets, rendering.said, begun, processor)
     answers = rendering.answers
     if any(end is None for _, end in answers):
-        if None in ends:
-            raise ValueError(
-                "The chat template puts no special token of the tokenizer behind an answer, so the model would not "
-                "learn to stop; put {% generation %} and {% endgeneration %} around what the assistant says, or name "
-                "another template, such as vicuna_v1."
-            )
-        answers = [(start, offsets[place][1]) for (start, _), place in zip(answers, ends)]
+        answers = _close(answers, ends, offsets)
     in_answer, in_instruction = _cover(text, answers), _cover(text, rendering.instructions)
 
     result = TokenizedConversation([], [], [], set())

@@ -2,10 +2,11 @@
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers import AutoImageProcessor, AutoProcessor
 
 from .. import HawaiiProcessor  # from the root, which registers the Auto classes
 from ..configuration.configuration_hawaii import check_choice
@@ -16,10 +17,9 @@ from ..modeling_hawaii.convert_clip import NAFLEX_TYPES, convert_clip, load_visi
 from ..modeling_hawaii.convert_llava import convert_llava
 from ..modeling_hawaii.convert_move_kd import convert_move_kd
 from ..modeling_hawaii.llava_checkpoint import LlavaCheckpoint, read_llava
-from ..modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
+from ..modeling_hawaii.vocabulary import grow_vocabulary
 from ..processing.chat_templates import adapt_chat_template, load_chat_template
-from ..processing.processing_hawaii import IMAGE_TOKEN
-from .students import square_image_processor
+from .students import read_tokenizer, square_image_processor
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -35,55 +35,49 @@ def _dtype(name: str | None) -> torch.dtype | None:
     return getattr(torch, name)
 
 
-def _check_new(folder: str) -> None:
-    """Raises a `ValueError` if there is something under that name, which would be replaced."""
-    if Path(folder).is_file() or (Path(folder).is_dir() and any(Path(folder).iterdir())):
+def _new_folder(folder: str) -> Path:
+    """The whole path of a folder, or a `ValueError` if there is something under that name, which would be replaced."""
+    path = Path(folder).resolve()
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise ValueError(f"There is something in {folder} already: name a new folder.")
+    return path
 
 
-def _chat_template(own: str | None, tokenizer) -> str:
-    """The checkpoint's own; else the tokenizer's; else Vicuna's, which LLaVA-1.5 was trained on."""
-    template = own or tokenizer.chat_template
-    if template is None:
-        return load_chat_template("vicuna_v1")
-    return adapt_chat_template(template, **tokenizer.special_tokens_map)
+def _read_image_processor(checkpoint: str):
+    try:
+        return AutoImageProcessor.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The image processor of {checkpoint} cannot be read: {error}") from error
 
 
-def build_llava_processor(source: LlavaCheckpoint, model: HawaiiForConditionalGeneration) -> HawaiiProcessor:
+def build_llava_processor(source: LlavaCheckpoint) -> HawaiiProcessor:
     """
-    The processor of a LLaVA that was converted: its tokenizer and its scale of colours, images padded to a square as
-    in LLaVA-1.5. The model is told which token stands for an image.
+    The processor for a LLaVA that is converted: its tokenizer, with a token for images, its scale of colours, its
+    chat template or else Vicuna's, and its way to a square. transformers' form does not say how images became
+    squares: they are padded, as in LLaVA-1.5.
 
     Args:
         source (`LlavaCheckpoint`):
             Where the tokenizer lies, and the encoder's image processor.
-        model (`HawaiiForConditionalGeneration`):
-            What it was converted to; its `image_token_index` becomes the tokenizer's.
 
     Raises:
-        ValueError: the tokenizer has more tokens than the model has embeddings.
+        ValueError: one of them is missing or damaged, or no tokenizer that a student can have.
     """
+    original = _read_image_processor(source.vision_tower or source.checkpoint)
+    tokenizer = read_tokenizer(source.checkpoint)
+    template, image_aspect_ratio = tokenizer.chat_template, "pad"
     if source.vision_tower is None:
-        original = AutoProcessor.from_pretrained(source.checkpoint)
-        tokenizer, image_processor, template = original.tokenizer, original.image_processor, original.chat_template
-    else:
-        tokenizer, template = AutoTokenizer.from_pretrained(source.checkpoint), None
-        image_processor = AutoImageProcessor.from_pretrained(source.vision_tower)
-    if IMAGE_TOKEN not in tokenizer.get_vocab():
-        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
-    image_token_index = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    num_embeddings = model.get_input_embeddings().num_embeddings
-    if image_token_index >= num_embeddings:
-        raise ValueError(
-            f"The tokenizer of {source.checkpoint} gives {IMAGE_TOKEN} the id {image_token_index}, but the model has "
-            f"{num_embeddings} embeddings: one of the two is not its own."
-        )
-    model.config.image_token_index = image_token_index
+        template = AutoProcessor.from_pretrained(source.checkpoint).chat_template or template
+    elif source.values.get("image_aspect_ratio") != "pad":
+        image_aspect_ratio = "crop"  # what LLaVA calls square
+    if template is None:
+        template = load_chat_template("vicuna_v1")
     return HawaiiProcessor(
-        image_processor=square_image_processor(image_processor, model.config.vision_config),
+        image_processor=square_image_processor(original, source.vision_config),
         tokenizer=tokenizer,
-        patch_size=model.config.vision_config.patch_size,
-        chat_template=_chat_template(template, tokenizer),
+        patch_size=source.vision_config.patch_size,
+        chat_template=adapt_chat_template(template, **tokenizer.special_tokens_map),
+        image_aspect_ratio=image_aspect_ratio,
     )
 
 
@@ -96,7 +90,7 @@ def group_names(names: list[str]) -> dict[str, int]:
     return dict(groups)
 
 
-def _save(checkpoint: str, folder: str, conversion: Conversion, processor) -> None:
+def _save(checkpoint: str, folder: Path, conversion: Conversion, processor) -> None:
     """Writes a folder that appears whole, and says what is in it and what is not."""
     model, unused = conversion
     largest_file = min(LARGEST_FILE, CheckpointTensors(checkpoint).largest_file)
@@ -129,14 +123,25 @@ def save_clip(checkpoint: str, folder: str, vision_feature_layer: int = -2, dtyp
     Raises:
         ValueError: there is something in the folder, or the checkpoint cannot be converted.
     """
-    _check_new(folder)
+    path, weights_dtype = _new_folder(folder), _dtype(dtype)
+    config = load_vision_config(checkpoint)
+    image_processor = _read_image_processor(checkpoint)
     conversion = convert_clip(
-        checkpoint, vision_feature_layer, _dtype(dtype), num_teacher_adapters=0, num_general_adapters=0
+        checkpoint, vision_feature_layer, weights_dtype, num_teacher_adapters=0, num_general_adapters=0
     )
-    image_processor = AutoImageProcessor.from_pretrained(checkpoint)
-    if load_vision_config(checkpoint).model_type in NAFLEX_TYPES:  # its own cuts images of any aspect ratio up
+    if config.model_type in NAFLEX_TYPES:  # its own cuts images of any aspect ratio up
         image_processor = square_image_processor(image_processor, conversion.model.config)
-    _save(checkpoint, folder, conversion, image_processor)
+    _save(checkpoint, path, conversion, image_processor)
+
+
+def _save_with_processor(converter: Callable[..., Conversion], checkpoint, folder, vision_tower, dtype) -> None:
+    # What can be told without the weights comes first: they take minutes.
+    path, weights_dtype = _new_folder(folder), _dtype(dtype)
+    processor = build_llava_processor(read_llava(checkpoint, vision_tower))
+    conversion = converter(checkpoint, vision_tower, weights_dtype)
+    grow_vocabulary(conversion.model, len(processor.tokenizer))
+    conversion.model.config.image_token_index = processor.image_token_id
+    _save(checkpoint, path, conversion, processor)
 
 
 def save_llava(checkpoint: str, folder: str, vision_tower: str | None = None, dtype: str | None = None) -> None:
@@ -154,28 +159,12 @@ def save_llava(checkpoint: str, folder: str, vision_tower: str | None = None, dt
     Raises:
         ValueError: there is something in the folder, or the checkpoint cannot be converted.
     """
-    _check_new(folder)
-    conversion = convert_llava(checkpoint, vision_tower, _dtype(dtype))
-    processor = build_llava_processor(read_llava(checkpoint, vision_tower), conversion.model)
-    _save(checkpoint, folder, conversion, processor)
+    _save_with_processor(convert_llava, checkpoint, folder, vision_tower, dtype)
 
 
 def save_move_kd(checkpoint: str, folder: str, vision_tower: str | None = None, dtype: str | None = None) -> None:
     """
-    Writes MoVE-KD's released weights as a HAWAII whose general adapters are MoVE-KD's, with its processor.
-
-    Args:
-        checkpoint, vision_tower:
-            As for [`convert_move_kd`].
-        folder (`str`):
-            A new one.
-        dtype (`str`, *optional*):
-            `float32`, `bfloat16` or `float16`; the checkpoint's if not given.
-
-    Raises:
-        ValueError: there is something in the folder, or the checkpoint cannot be converted.
+    Writes MoVE-KD's released weights as a HAWAII whose general adapters are MoVE-KD's, with its processor. Arguments
+    and errors as for [`save_llava`].
     """
-    _check_new(folder)
-    conversion = convert_move_kd(checkpoint, vision_tower, _dtype(dtype))
-    processor = build_llava_processor(read_llava(checkpoint, vision_tower), conversion.model)
-    _save(checkpoint, folder, conversion, processor)
+    _save_with_processor(convert_move_kd, checkpoint, folder, vision_tower, dtype)

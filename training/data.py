@@ -132,7 +132,8 @@ class LlavaDataset(Dataset):
             try:
                 return self._read(self.records[number])
             except ValueError as error:
-                message = f"{self.data_path}, record {self.records[number].get('id', number)!r}: {error}."
+                problem = str(error).removesuffix(".")
+                message = f"{self.data_path}, record {self.records[number].get('id', number)!r}: {problem}."
                 if self.bad_records == "error":
                     raise ValueError(f"{message} Mend it, or set bad_records: skip.") from error
                 logger.warning("%s The next one takes its place.", message)

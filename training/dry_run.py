@@ -9,9 +9,9 @@ from ..configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfi
 from ..modeling_hawaii.convert_clip import make_vision_config
 from ..modeling_hawaii.llava_checkpoint import read_llava
 from ..modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
+from ..modeling_hawaii.vocabulary import VOCABULARY_MULTIPLE
 from .architectures import ARCHITECTURES, read_architecture
 from .arguments import HawaiiTrainingArguments, ModelArguments
-from .language_models import VOCABULARY_MULTIPLE
 from .objectives import OBJECTIVES
 from .recipe import parse_stage, read_recipe
 from .students import load_tokenizer, part_of, vision_fields

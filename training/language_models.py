@@ -4,27 +4,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..modeling_hawaii.vocabulary import grow_vocabulary
 from .arguments import ModelArguments
 from .sources import check_source
-
-
-# Matrices of other heights are slow on accelerators.
-VOCABULARY_MULTIPLE = 64
-
-
-@torch.no_grad()
-def grow_vocabulary(model: PreTrainedModel, num_tokens: int) -> None:
-    """
-    Gives a model a row for each token where it has too few, up to a multiple of 64. New rows are the mean of the old,
-    so that new tokens are neither likelier nor less likely than any other.
-    """
-    num_rows = model.get_input_embeddings().num_embeddings
-    if num_tokens <= num_rows:
-        return
-    # transformers would draw from the old rows' distribution: a covariance, which takes long and much memory at 7B.
-    model.resize_token_embeddings(num_tokens, pad_to_multiple_of=VOCABULARY_MULTIPLE, mean_resizing=False)
-    for rows in (*model.get_input_embeddings().parameters(), *model.get_output_embeddings().parameters()):
-        rows[num_rows:] = rows[:num_rows].mean(dim=0, dtype=torch.float32)
 
 
 @torch.no_grad()
@@ -53,8 +35,11 @@ def _load(checkpoint: str, dtype: torch.dtype) -> PreTrainedModel:
             f"{checkpoint} is a {config.model_type}, a language model that sees or hears already; name one that reads "
             "text alone."
         )
+    ends = getattr(config, "eos_token_id", None)
+    if getattr(config, "pad_token_id", None) in (ends if isinstance(ends, list) else [ends]):
+        config.pad_token_id = None  # a padding token's embedding does not learn, and where the end pads, it must
     # The type is given at the start: `to` would round the buffers of rotary embeddings, which loading does not.
-    return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype)
+    return AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=dtype, use_safetensors=True)
 
 
 def _build(text_config: dict, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> PreTrainedModel:

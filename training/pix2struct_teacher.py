@@ -73,10 +73,10 @@ class Pix2StructTeacher(Teacher):
 
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
         """Normalises, resizes and cuts into patches, on the device: `(I, P, 2 + p * p * 3)`."""
-        pixels = images.float()
+        pixels = images.float()  # a copy: the other teachers see the bytes
         mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
         deviation = pixels.std(dim=(1, 2, 3), correction=0, keepdim=True)
-        pixels = (pixels - mean) / deviation.clamp(min=pixels[0].numel() ** -0.5)
+        pixels.sub_(mean).div_(deviation.clamp(min=pixels[0].numel() ** -0.5))
         if pixels.shape[-1] != self.image_size:
             pixels = F.interpolate(pixels, size=(self.image_size,) * 2, mode=self.resample, antialias=True)
         patches = flatten_patches(pixels, self.patch_size).to(self.dtype)

@@ -4,7 +4,6 @@ import re
 from bisect import bisect_left
 from dataclasses import dataclass
 
-from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ..processing.processing_hawaii import HawaiiProcessor
@@ -55,7 +54,7 @@ def _render(messages: list[dict], processor: HawaiiProcessor, **kwargs) -> tuple
         texts, spans = render_jinja_template(
             [messages], chat_template=processor.chat_template, **kwargs, **processor.tokenizer.special_tokens_map
         )
-    except (TemplateError, TypeError) as error:
+    except Exception as error:  # templates are programs and fail as those do
         raise ValueError(f"the chat template does not take its conversation ({error})") from error
     return texts[0], spans[0] if spans else []
 

@@ -16,26 +16,30 @@ from ..modeling_hawaii.convert_llava import convert_llava
 from ..modeling_hawaii.llava_checkpoint import read_llava
 from ..modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 from ..modeling_hawaii.vision_hawaii import HawaiiVisionModel
+from ..modeling_hawaii.vocabulary import grow_vocabulary
 from ..processing.chat_templates import adapt_chat_template, load_chat_template
 from ..processing.processing_hawaii import IMAGE_TOKEN, HawaiiProcessor
 from .arguments import DataArguments, ModelArguments
 from .conversations import read_messages, tokenize_conversation
-from .language_models import build_language_model, grow_vocabulary
+from .language_models import build_language_model
 from .sources import check_source
 
 
-def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
+def read_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """
-    The recipe's tokenizer, with a token for images.
+    A tokenizer with a token for images.
+
+    Args:
+        source (`str`):
+            Folder or hub id.
 
     Raises:
-        ValueError: the recipe names none, or one that cannot do what training needs.
+        ValueError: it cannot be read, or cannot do what training needs.
     """
-    source = model_args.tokenizer or model_args.language_model or model_args.llava
-    if source is None:
-        raise ValueError("The recipe names no tokenizer and no language_model that would bring one.")
-    check_source("tokenizer", source, "tokenizer_config.json")
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The tokenizer {source} cannot be read: {error}") from error
     if not tokenizer.is_fast:
         raise ValueError(
             f"The tokenizer {source} ({type(tokenizer).__name__}) is written in Python: it does not tell where in the "
@@ -46,13 +50,27 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
             f"The tokenizer {source} has neither a padding token nor an end token, so batches cannot be padded; set "
             "pad_token or eos_token in its tokenizer_config.json."
         )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # batches are padded when the model is used, too
     # Beside each other, as the patches of an image are: a plain word of the vocabulary would be split or joined.
     ids = tokenizer(IMAGE_TOKEN * 2, add_special_tokens=False)["input_ids"]
     if IMAGE_TOKEN not in tokenizer.get_vocab() or ids != [tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)] * 2:
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # batches are padded when the model is used, too
     return tokenizer
+
+
+def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
+    """
+    The recipe's tokenizer, with a token for images.
+
+    Raises:
+        ValueError: the recipe names none, or one that cannot be read or cannot do what training needs.
+    """
+    source = model_args.tokenizer or model_args.language_model or model_args.llava
+    if source is None:
+        raise ValueError("The recipe names no tokenizer and no language_model that would bring one.")
+    check_source("tokenizer", source, "tokenizer_config.json")
+    return read_tokenizer(source)
 
 
 def adapt_processor(

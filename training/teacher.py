@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .teacher_config import no_such_layer
+from .teacher_errors import TeacherError, in_one_sentence, no_such_layer
 
 
 # Shapes: I images, S side of the shared image, h x w grid, P = h * w cells, C channels.
@@ -31,12 +31,12 @@ def resize_images(images: torch.Tensor, size: int, resample: str) -> torch.Tenso
     Returns:
         `torch.FloatTensor` of shape `(num_images, channels, size, size)`, whole levels from 0 to 255.
     """
-    pixels = images.float()
+    pixels = images.float()  # a copy, so what is done in place below is done to nobody's bytes
     if images.shape[-1] == size:
         return pixels
     for shape in ((images.shape[-2], size), (size, size)):
         pixels = F.interpolate(pixels, size=shape, mode=resample, antialias=True)
-        pixels = (pixels.clamp(0, 255) + 0.5).floor()  # halves go up, as in Pillow
+        pixels = pixels.clamp_(0, 255).add_(0.5).floor_()  # halves go up, as in Pillow
     return pixels
 
 
@@ -55,7 +55,8 @@ def own_patch_size(config) -> int | None:
     if config.model_type == "dinov3_convnext":
         return 2 ** (len(config.hidden_sizes) + 1)  # its first stage sees 4 pixels, each further one twice as many
     size = getattr(config, "patch_size", None)
-    return size if isinstance(size, int) else None
+    sides = set(size) if isinstance(size, list | tuple) else {size}  # InternVL's is a list of two
+    return sides.pop() if len(sides) == 1 else None
 
 
 def own_image_size(config) -> int | None:
@@ -115,16 +116,22 @@ class Teacher:
         self.std = torch.tensor(image_std, device=self.device).view(1, -1, 1, 1) * 255
         self.prepare()
         blank = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=self.device)
-        height, width, channels = self(blank).shape[1:]
+        shown = f"an image of {image_size} x {image_size} pixels"
+        with in_one_sentence(f"Teacher {name} ({type(model).__name__}) cannot be shown {shown}"):
+            height, width, channels = self(blank).shape[1:]
         self.grid = (height, width, channels)
 
     def prepare(self) -> None:
         """Computes once what every call needs."""
         self.options = {"output_hidden_states": True} if self.layer is not None else {}
         arguments = inspect.signature(self.model.forward).parameters
-        is_other_size = own_image_size(self.model.config) not in (None, self.image_size)
+        is_other_size = self.made_for() not in (None, self.image_size)
         if is_other_size and "interpolate_pos_encoding" in arguments:
             self.options["interpolate_pos_encoding"] = True
+
+    def made_for(self) -> int | None:
+        """Side of the images its model was made for, where that is known."""
+        return own_image_size(self.model.config)
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -144,7 +151,7 @@ class Teacher:
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
         """Resizes to the teacher's resolution and normalises, on the device: what its model takes."""
         pixels = resize_images(images, self.image_size, self.resample)
-        return ((pixels - self.mean) / self.std).to(self.dtype)
+        return pixels.sub_(self.mean).div_(self.std).to(self.dtype)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Runs the model on what [`Teacher.preprocess`] gives, and reads its features as `(I, h, w, C)`."""
@@ -167,8 +174,11 @@ class Teacher:
         return layers[layer]
 
     def num_patches_a_side(self, patch_size: int) -> int:
-        """How many patches cover a side, or an error where they do not."""
-        if self.image_size % patch_size:
+        """
+        How many patches stand along a side, or an error where they do not cover it. At the size that its model was
+        made for they need not: SigLIP so400m never sees the last 6 of its 384 pixels, as a teacher or as a student.
+        """
+        if self.image_size % patch_size and self.image_size != self.made_for():
             raise self.unknown_grid(f"its patches of {patch_size} pixels do not cover {self.image_size} pixels")
         return self.image_size // patch_size
 
@@ -188,12 +198,9 @@ class Teacher:
 
     def _tokens_as_grid(self, tokens: torch.Tensor) -> torch.Tensor:
         patch_size = own_patch_size(self.model.config)
-        if patch_size is None or self.image_size % patch_size:
-            raise self.unknown_grid(
-                f"it gives {tokens.shape[1]} tokens for an image of {self.image_size} pixels, and its patch size is "
-                f"{patch_size}"
-            )
-        side = self.image_size // patch_size
+        if patch_size is None:
+            raise self.unknown_grid(f"it gives {tokens.shape[1]} tokens, and its configuration names no patch size")
+        side = self.num_patches_a_side(patch_size)
         num_others = tokens.shape[1] - side * side
         allowed = num_class_tokens(self.model.config)
         if num_others not in allowed:
@@ -203,9 +210,9 @@ class Teacher:
             )
         return tokens[:, num_others:].unflatten(1, (side, side))
 
-    def unknown_grid(self, problem: str) -> ValueError:
+    def unknown_grid(self, problem: str) -> TeacherError:
         """What is wrong with features whose places are not known, and the ways out."""
-        return ValueError(
+        return TeacherError(
             f"The grid of teacher {self.name} ({type(self.model).__name__}) is unknown: {problem}. Give it an "
             "image_size that is a multiple of its patch size, or name a layer whose features are a map (layer: -1 for "
             "Swin)."

@@ -1,5 +1,6 @@
 """What a recipe says of one teacher."""
 
+import math
 from dataclasses import dataclass, fields
 
 from ..configuration.configuration_hawaii import check_choice
@@ -9,6 +10,11 @@ DTYPES = ("float32", "bfloat16", "float16")
 RESAMPLES = ("bicubic", "bilinear")
 # The variances of the student and of the coarse-grained target are logged by these names.
 TAKEN_NAMES = ("student", "coarse")
+
+
+def _is_color(value) -> bool:
+    are_numbers = isinstance(value, list | tuple) and all(type(item) in (int, float) for item in value)
+    return are_numbers and len(value) == 3 and all(math.isfinite(item) for item in value)
 
 
 @dataclass
@@ -65,9 +71,10 @@ class TeacherConfig:
             raise ValueError(f"The image_size of teacher {self.name} is {self.image_size}; it must be 1 or more.")
         for field in ("image_mean", "image_std"):
             value = getattr(self, field)
-            is_color = isinstance(value, list | tuple) and [type(item) in (int, float) for item in value] == [True] * 3
-            if value is not None and not is_color:
+            if value is not None and not _is_color(value):
                 raise ValueError(f"The {field} of teacher {self.name} is {value!r}; it must be a list of 3 numbers.")
+        if self.image_std is not None and min(self.image_std) <= 0:
+            raise ValueError(f"The image_std of teacher {self.name} is {self.image_std}; each must be more than 0.")
         if self.resample is not None:
             check_choice(f"The resample of teacher {self.checkpoint}", self.resample, RESAMPLES)
         check_choice(f"The dtype of teacher {self.checkpoint}", self.dtype, DTYPES)
@@ -84,8 +91,3 @@ class TeacherConfig:
             problem = f"has no field {unknown[0]!r}" if unknown else "needs a checkpoint"
             raise ValueError(f"A teacher {problem}: {value}. Its fields are {', '.join(known)}.")
         return cls(**values)
-
-
-def no_such_layer(name: str, layer: int, num_layers: int) -> ValueError:
-    """What is wrong where `layer` is none of `num_layers`."""
-    return ValueError(f"Teacher {name} has no layer {layer}: its layers go from {-num_layers} to {num_layers - 1}.")

@@ -71,7 +71,7 @@ def _closest(name, known: list[str]) -> str:
 def _preset(changes: dict) -> TeacherConfig:
     changes = dict(changes)
     preset = changes.pop("preset")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ValueError(
             f"There is no preset {preset!r} of a teacher: the presets are {', '.join(PRESETS)}."
             + _closest(preset, list(PRESETS))
@@ -109,7 +109,13 @@ def expand_teachers(value: str | list | None) -> list[TeacherConfig]:
             in which it differs from it: `{preset: convnext, image_size: 1024}`.
 
     Raises:
-        ValueError: there is no such preset, the closest is named; or a field is wrong.
+        ValueError: there is no such preset, the closest is named; a field is wrong; or two teachers bear one name, so
+            that their losses could not be told apart.
     """
     items = [] if value is None else value if isinstance(value, list) else [value]
-    return [config for item in items for config in _expand(item)]
+    configs = [config for item in items for config in _expand(item)]
+    names = [config.name for config in configs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"Two teachers are called {name}; give each a name of its own (fields checkpoint, name).")
+    return configs

@@ -2,16 +2,20 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, PretrainedConfig, PreTrainedModel
+import transformers
+from transformers import AutoImageProcessor, BaseImageProcessor, PretrainedConfig, PreTrainedModel
+from transformers.utils import is_torchvision_available
 
 from .naflex_teacher import NaflexTeacher
 from .pix2struct_teacher import Pix2StructTeacher
 from .sources import check_source
 from .teacher import Teacher, own_image_size
 from .teacher_config import TeacherConfig
+from .teacher_errors import TeacherError, in_one_sentence
 from .timm_models import TimmTeacher, is_timm, load_timm_model, outline_timm_model
 from .vision_models import load_vision_model, outline_vision_model
 
@@ -23,9 +27,13 @@ NAFLEX, PIX2STRUCT = "siglip2_vision_model", "pix2struct_vision_model"
 PIX2STRUCT_PATCHES = 2048
 
 
-def _shown_image_size(processor) -> int:
-    size = dict(getattr(processor, "crop_size", None) or processor.size)
-    return size.get("height") or size.get("shortest_edge") or size["longest_edge"]
+def _shown_image_size(processor, checkpoint: str) -> int:
+    is_cropped = getattr(processor, "do_center_crop", False)
+    size = dict(getattr(processor, "crop_size" if is_cropped else "size", None) or {})
+    sides = [size[name] for name in ("height", "shortest_edge", "longest_edge") if size.get(name)]
+    if not sides:
+        raise ValueError(f"The image processor of teacher {checkpoint} names no size: give it an image_size.")
+    return sides[0]
 
 
 def _own_normalization(processor, checkpoint: str) -> tuple[list[float], list[float]]:
@@ -33,7 +41,7 @@ def _own_normalization(processor, checkpoint: str) -> tuple[list[float], list[fl
     The mean and the standard deviation of a teacher's own image processor, of values from zero to one.
 
     Raises:
-        ValueError: it makes something else of an image than scaling and normalising it.
+        ValueError: it makes something else of an image than scaling and normalising it, or does not say by what.
     """
     # Not every image processor has all of these.
     factor = getattr(processor, "rescale_factor", 1 / 255) if getattr(processor, "do_rescale", True) else 1
@@ -43,6 +51,8 @@ def _own_normalization(processor, checkpoint: str) -> tuple[list[float], list[fl
         problem = "turns the channels round, where teachers are shown red, green and blue"
     elif not getattr(processor, "do_normalize", True):
         return [0.0] * 3, [1.0] * 3
+    elif None in (getattr(processor, "image_mean", None), getattr(processor, "image_std", None)):
+        problem = "does not say by what it normalises"
     else:
         return processor.image_mean, processor.image_std
     raise ValueError(f"The image processor of teacher {checkpoint} {problem}: give it image_mean and image_std.")
@@ -59,13 +69,24 @@ def _own_resample(processor, checkpoint: str) -> str:
 
 
 def _load_processor(checkpoint: str):
+    """A teacher's own image processor, or its fields alone where its class needs a torchvision that is not there."""
+    problem = (
+        f"The teacher {checkpoint} has no image processor that could be read: give it image_size, image_mean, "
+        "image_std and resample"
+    )
     try:
-        return AutoImageProcessor.from_pretrained(checkpoint)
+        with in_one_sentence(problem):
+            return AutoImageProcessor.from_pretrained(checkpoint, trust_remote_code=False)
     except OSError as error:
-        raise ValueError(
-            f"The teacher {checkpoint} has no image processor that could be read: give it image_size, image_mean, "
-            f"image_std and resample. ({error})"
-        ) from error
+        raise ValueError(f"{problem}: {error}") from error
+    except TeacherError:
+        if is_torchvision_available():
+            raise
+        fields, _ = BaseImageProcessor.get_image_processor_dict(checkpoint)
+        name = str(fields.get("image_processor_type")).removesuffix("Fast")
+        if not hasattr(transformers, name):
+            raise
+        return SimpleNamespace(**fields)
 
 
 def _made_for(model: PreTrainedModel) -> int | None:
@@ -99,7 +120,7 @@ def _complete(config: TeacherConfig, model: PreTrainedModel) -> TeacherConfig:
         image_std = own_std if image_std is None else image_std
     return replace(
         config,
-        image_size=config.image_size or _shown_image_size(processor),
+        image_size=config.image_size or _shown_image_size(processor, config.checkpoint),
         image_mean=image_mean,
         image_std=image_std,
         resample=config.resample or _own_resample(processor, config.checkpoint),
@@ -155,16 +176,7 @@ def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> T
 
 
 def load_teachers(configs: list[TeacherConfig], device: torch.device | str = "cpu") -> list[Teacher]:
-    """
-    Loads all teachers of a recipe.
-
-    Raises:
-        ValueError: two of them bear one name, so that their losses could not be told apart.
-    """
-    names = [config.name for config in configs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"Two teachers are called {name}; give each a name of its own (fields checkpoint, name).")
+    """Loads all teachers of a recipe."""
     return [load_teacher(config, device) for config in configs]
 
 

@@ -1,7 +1,6 @@
 """Experts that timm loads: from a folder or the hub, and read as the grid that they see."""
 
 import json
-import textwrap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +10,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from .teacher import Teacher
-from .teacher_config import TeacherConfig, no_such_layer
+from .teacher_config import TeacherConfig
+from .teacher_errors import TeacherError, in_one_sentence, no_such_layer
 
 
 CONFIG = "config.json"
@@ -69,7 +69,7 @@ def _find_weights(checkpoint: str) -> Path:
         for name in WEIGHTS:
             if (Path(checkpoint) / name).is_file():
                 return Path(checkpoint) / name
-        raise ValueError(problem)
+        raise TeacherError(problem)
     hf_hub_download(checkpoint, CONFIG)
     for name in WEIGHTS:
         try:
@@ -78,24 +78,24 @@ def _find_weights(checkpoint: str) -> Path:
             raise  # there may be one, but the hub cannot be asked
         except EntryNotFoundError:
             continue
-    raise ValueError(problem)
+    raise TeacherError(problem)
 
 
 def _create(checkpoint: str, source: str, image_size: int | None, **options) -> Any:
     timm = import_timm(checkpoint)
-    architecture = source
-    if source.startswith(FOLDER):
-        values = json.loads((Path(source.removeprefix(FOLDER)) / CONFIG).read_text(encoding="utf-8"))
-        architecture = values["architecture"]
-    known = timm.get_pretrained_cfg(architecture)
-    if image_size is not None and known is not None and known.fixed_input_size:
-        options["img_size"] = image_size  # timm resamples the position embeddings to it
-    try:
+    with in_one_sentence(f"timm {timm.__version__} cannot load the teacher {checkpoint}"):
+        architecture = source
+        if source.startswith(FOLDER):
+            values = json.loads((Path(source.removeprefix(FOLDER)) / CONFIG).read_text(encoding="utf-8"))
+            architecture = values["architecture"]
+        known = timm.get_pretrained_cfg(architecture)
+        if image_size is not None and known is not None and known.fixed_input_size:
+            options["img_size"] = image_size  # timm resamples the position embeddings to it
         model = timm.create_model(source, **options)
-    except RuntimeError as error:
-        problem = textwrap.shorten(str(error), 400)  # it names every weight that is missing
-        raise ValueError(f"timm {timm.__version__} cannot load the teacher {checkpoint}: {problem}") from error
-    model.reset_classifier(0)
+    if hasattr(model, "reset_classifier"):  # encoders alone have none
+        model.reset_classifier(0)
+    if getattr(model, "attn_pool", None) is not None:
+        model.attn_pool = None  # SigLIP's pooling comes after the features
     return model
 
 
@@ -108,7 +108,8 @@ def load_timm_model(config: TeacherConfig) -> Any:
         ValueError: timm is missing, does not know the architecture, or weights are missing or no safetensors.
     """
     import_timm(config.checkpoint)
-    weights = _find_weights(config.checkpoint)
+    with in_one_sentence(f"The teacher {config.checkpoint} cannot be found"):
+        weights = _find_weights(config.checkpoint)
     # With as many classes as the file has, timm takes a missing weight for an error. `file`: no other file is read.
     overlay = {"source": "", "file": str(weights), "custom_load": False}
     source = f"{FOLDER}{weights.parent}"
@@ -136,9 +137,11 @@ class TimmTeacher(Teacher):
         if self.layer is not None and not -num_layers <= self.layer < num_layers:
             raise no_such_layer(self.name, self.layer, num_layers)
         self.reduction = self.model.feature_info[-1]["reduction"]
-        embedding = getattr(self.model, "patch_embed", None)
-        if embedding is not None:
-            self.num_patches_a_side(embedding.patch_size[0])
+        if hasattr(self.model, "num_prefix_tokens"):  # a vision transformer; others may give maps of any image
+            self.num_patches_a_side(self.reduction)
+
+    def made_for(self) -> int | None:
+        return self.model.pretrained_cfg["input_size"][-1]
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         if self.layer is not None:
@@ -147,14 +150,16 @@ class TimmTeacher(Teacher):
             )
             return maps[0].permute(0, 2, 3, 1)
         features = self.model.forward_features(pixels)
+        if not isinstance(features, torch.Tensor):
+            raise self.unknown_grid(f"it gives {len(features)} things at once, not one map")
         if features.ndim == 4:
             # Networks that keep channels last, as Swin, say so.
             return features if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else features.permute(0, 2, 3, 1)
         return self._tokens_as_grid(features)
 
     def _tokens_as_grid(self, tokens: torch.Tensor) -> torch.Tensor:
-        tokens = tokens[:, self.model.num_prefix_tokens :]
-        side = self.image_size // self.reduction
+        tokens = tokens[:, getattr(self.model, "num_prefix_tokens", 0) :]
+        side = self.num_patches_a_side(self.reduction)
         if tokens.shape[1] != side * side:
             raise self.unknown_grid(
                 f"it gives {tokens.shape[1]} tokens beside its class and register tokens, which is not {side} x {side}"

@@ -13,7 +13,8 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING
 
 from .grids import resize_grid
-from .teacher_config import TeacherConfig, no_such_layer
+from .teacher_config import TeacherConfig
+from .teacher_errors import TeacherError, in_one_sentence, no_such_layer
 
 
 # Where the vision half stands in the files of a whole model, for those of which transformers does not know.
@@ -57,7 +58,9 @@ def _model_class(checkpoint: str, whole: PretrainedConfig, half: PretrainedConfi
     name = type(half).__name__.removesuffix("Config") + "Model"
     known: list[Any] = [mapping[type(half)] for mapping in mappings if type(half) in mapping]
     known += [getattr(transformers, name)] if hasattr(transformers, name) else []
-    if not known or known[0].main_input_name not in IMAGE_INPUTS:
+    # ViTMAE's own class hides patches by chance, and shuffles the others.
+    is_masked = half.model_type == "vit_mae"
+    if not known or known[0].main_input_name not in IMAGE_INPUTS or is_masked:
         raise ValueError(
             f"The teacher {checkpoint} is a {whole.model_type}, of which transformers {transformers.__version__} has "
             "no model that takes images and gives features; name another checkpoint."
@@ -86,7 +89,7 @@ def _finish(model: PreTrainedModel, config: TeacherConfig, layer: int | None) ->
     if config.image_size is not None and getattr(encoder, "pos_embed", None) is not None:
         patch_size = encoder.config.patch_size
         if config.image_size % patch_size:
-            raise ValueError(
+            raise TeacherError(
                 f"The image_size of teacher {config.name} is {config.image_size}; it must be a multiple of its patch "
                 f"size {patch_size}."
             )
@@ -95,6 +98,24 @@ def _finish(model: PreTrainedModel, config: TeacherConfig, layer: int | None) ->
         encoder.patch_embed.image_size = (config.image_size, config.image_size)
         encoder.config.image_size = config.image_size
     return model
+
+
+def _check_weights(checkpoint: str, model: PreTrainedModel, report: dict) -> None:
+    """Raises an error where weights that the features need are missing or of other shapes."""
+    needed = {name for name in model.state_dict() if not name.startswith(POOLING_WEIGHTS)}
+    missing = sorted(needed & set(report["missing_keys"]))
+    if missing:
+        raise ValueError(
+            f"{checkpoint} lacks {len(missing)} weights of its {type(model).__name__} ({missing[0]}, ...): as a "
+            "teacher it would teach noise. Save it with `save_pretrained` of that class."
+        )
+    misshapen = sorted(entry for entry in report["mismatched_keys"] if entry[0] in needed)
+    if misshapen:
+        name, stored, built = misshapen[0]
+        raise ValueError(
+            f"{checkpoint} has {len(misshapen)} weights of other shapes than its configuration says ({name}: "
+            f"{list(stored)}, not {list(built)}): one of the two is another model's."
+        )
 
 
 @contextmanager
@@ -124,30 +145,31 @@ def load_vision_model(config: TeacherConfig) -> tuple[PreTrainedModel, int | Non
 
     Raises:
         OSError: the hub has no such checkpoint, or it has no safetensors.
-        ValueError: transformers has no model for it, weights are missing from it, or it has no such layer.
+        ValueError: transformers has no model for it, weights are missing from it or cannot be read, or it has no such
+            layer.
     """
     checkpoint = config.checkpoint
-    whole = AutoConfig.from_pretrained(checkpoint)
+    with in_one_sentence(
+        f"transformers {transformers.__version__} does not know the configuration of teacher {checkpoint}, and code "
+        "that comes with a checkpoint is never run"
+    ):
+        whole = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     half = vision_half(whole)
     model_class = _model_class(checkpoint, whole, half)
     layer = _leave_out(half, config)
-    with _without_reports():
+    problem = f"transformers {transformers.__version__} cannot load the teacher {checkpoint}"
+    with _without_reports(), in_one_sentence(problem):
         model, report = model_class.from_pretrained(
             checkpoint,
             config=half,
             dtype=getattr(torch, config.dtype),
             key_mapping=None if half is whole else HALF_KEYS,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are named below
             output_loading_info=True,
         )
     model = _finish(model, config, layer)
-    needed = {name for name in model.state_dict() if not name.startswith(POOLING_WEIGHTS)}
-    missing = sorted(needed & set(report["missing_keys"]))
-    if missing:
-        raise ValueError(
-            f"{checkpoint} lacks {len(missing)} weights of its {type(model).__name__} ({missing[0]}, ...): as a "
-            "teacher it would teach noise. Save it with `save_pretrained` of that class."
-        )
+    _check_weights(checkpoint, model, report)
     return model, layer
 
 
@@ -157,6 +179,7 @@ def outline_vision_model(config: TeacherConfig, architecture: PretrainedConfig) 
     half = vision_half(architecture)
     model_class = _model_class(config.checkpoint, architecture, half)
     layer = _leave_out(half, config)
-    with torch.device("meta"):
+    problem = f"transformers {transformers.__version__} cannot build the teacher {config.checkpoint}"
+    with torch.device("meta"), in_one_sentence(problem):
         model = model_class(half).to(getattr(torch, config.dtype))
         return _finish(model, config, layer), layer

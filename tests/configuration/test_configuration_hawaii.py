@@ -134,7 +134,14 @@ def test_a_refused_value_is_named_with_the_way_out(fields, message):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"tie_word_embeddings": True}, {"vision_feature_layer": -2}, {"image_seq_length": 7}], ids=str
+    "fields",
+    [
+        {"tie_word_embeddings": True},
+        {"vision_feature_layer": -2},
+        {"vision_feature_select_strategy": "full"},
+        {"image_seq_length": 7},
+    ],
+    ids=str,
 )
 def test_a_field_that_follows_from_others_is_refused(fields):
     with pytest.raises(ValueError, match=f"{next(iter(fields))} follows from the encoder and the language model"):

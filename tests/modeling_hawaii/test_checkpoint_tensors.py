@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hawaii.modeling_hawaii import checkpoint_tensors
 from hawaii.modeling_hawaii.checkpoint_tensors import INDEX, WEIGHTS, CheckpointTensors
@@ -64,11 +66,49 @@ def test_a_damaged_file_is_named(tmp_path, damage):
         CheckpointTensors(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", json.dumps({"metadata": {}})])
-def test_a_damaged_index_is_named(tmp_path, text):
-    (tmp_path / INDEX).write_text(text)
-    with pytest.raises(ValueError, match=rf"{INDEX} is damaged, it has no weight_map"):
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"{", "it is no JSON"),
+        (b"\xff\xfe", "it is no JSON"),
+        (b"[]", "it holds no names and values"),
+        (b'{"metadata": {}}', "it has no weight_map"),
+        (b'{"weight_map": ["a"]}', "it has no weight_map"),
+    ],
+)
+def test_a_damaged_index_is_named(tmp_path, data, message):
+    (tmp_path / INDEX).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{INDEX} is damaged, {message}"):
         CheckpointTensors(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "{parent}/secret.safetensors", "other/secret.safetensors"])
+def test_an_index_cannot_name_a_file_that_does_not_lie_beside_it(tmp_path, name):
+    folder = tmp_path / "checkpoint"
+    (folder / "other").mkdir(parents=True)
+    for place in (tmp_path, folder / "other"):
+        save_file(TENSORS, place / "secret.safetensors")
+    name = name.format(parent=tmp_path)
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ValueError, match=f"names {re.escape(name)}, which does not lie beside it"):
+        CheckpointTensors(folder)
+
+
+def test_a_tensor_that_two_files_hold_is_named(tmp_path):
+    save_tensors(tmp_path, TENSORS, num_files=2)
+    second = tmp_path / "model-00002-of-00002.safetensors"
+    save_file(load_file(second) | {"a": torch.zeros(2, 3)}, second)
+    with pytest.raises(ValueError, match=rf"holds a twice, the second time in {second.name}"):
+        CheckpointTensors(tmp_path)
+
+
+def test_a_file_without_tensors_is_no_hindrance(tmp_path):
+    for name, tensors in {"1.safetensors": {"a": TENSORS["a"]}, "2.safetensors": {}}.items():
+        save_file(tensors, tmp_path / name)
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
+    tensors = CheckpointTensors(tmp_path)
+    assert (len(tensors.files), tensors.names) == (2, ["a"])
+    assert [name for name, _ in tensors.read(["a"])] == ["a"]
 
 
 # Converts by name, where nothing but the cache can be reached.

@@ -106,8 +106,8 @@ def move_kd(tmp_path):
 @torch.no_grad()
 def test_features_and_logits_are_those_of_the_formulas(move_kd):
     folder, llava = move_kd
-    student = convert_move_kd(folder, dtype=torch.float64).model
     pixel_values = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    student = convert_move_kd(folder, dtype=torch.float64).model
     outputs = llava.model.vision_tower(pixel_values, output_hidden_states=True)
     features = student.model.vision_tower(pixel_values).last_hidden_state
     torch.testing.assert_close(features, outputs.hidden_states[-2], rtol=1e-9, atol=1e-9)

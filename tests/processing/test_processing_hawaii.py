@@ -203,6 +203,14 @@ def test_a_16_bit_file_is_scaled_too(tmp_path):
     assert reds(make_processor().square_image(tmp_path / "deep.png")) == [[128] * 4] * 4
 
 
+def test_a_file_that_is_cut_short_is_named(tmp_path):
+    noise(40, 40).save(tmp_path / "whole.png")
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"cut\.png is no image that Pillow can read \(image file is truncated\)"):
+        make_processor().square_image(tmp_path / "cut.png")
+
+
 def test_a_file_that_is_no_image_is_named(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(ValueError, match=r"notes\.txt is no image that Pillow can read"):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
 
 from hawaii import HawaiiProcessor
@@ -61,6 +61,29 @@ def make_metaspace() -> Tokenizer:
     return tokenizer
 
 
+def make_trimmed() -> Tokenizer:
+    """As GPT-NeoX's and so OLMo's: bytes, and spaces lie outside of the places that its tokens are said to have."""
+    tokenizer = make_byte_level()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    return tokenizer
+
+
+def make_prepending() -> Tokenizer:
+    """As Vicuna's: a mark is put in front of the text and of all that follows a special token."""
+    tokenizer = make_metaspace()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    tokenizer.normalizer = normalizers.Prepend("▁")
+    return tokenizer
+
+
+TOKENIZERS = {
+    "byte_level": make_byte_level,
+    "trimmed": make_trimmed,
+    "metaspace": make_metaspace,
+    "prepending": make_prepending,
+}
+
+
 def make_text_processor(tokenizer: Tokenizer, chat_template: str) -> HawaiiProcessor:
     size = {"height": 16, "width": 16}
     return HawaiiProcessor(
@@ -78,11 +101,10 @@ def make_text_processor(tokenizer: Tokenizer, chat_template: str) -> HawaiiProce
     )
 
 
-@pytest.fixture(scope="module", params=["byte_level", "metaspace"])
+@pytest.fixture(scope="module", params=TOKENIZERS)
 def processor(request):
-    """Of Vicuna's form, over two kinds of tokenizer that lose no character."""
-    tokenizer = {"byte_level": make_byte_level, "metaspace": make_metaspace}[request.param]()
-    return make_text_processor(tokenizer, "vicuna_v1")
+    """Of Vicuna's form, over the kinds of tokenizer that lose no character."""
+    return make_text_processor(TOKENIZERS[request.param](), "vicuna_v1")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
+from hawaii.modeling_hawaii.vocabulary import VOCABULARY_MULTIPLE
 from hawaii.tests.hub_cards.test_loading import TRANSFORMERS_4
 from hawaii.tests.tiny import VISION
 from hawaii.tests.tiny_language_models import FAMILIES, Family, make_tokenizer, save_language_model, text_config
 from hawaii.tests.tiny_training import RAGGED, TEACHER_GRIDS, gradients, make_arguments, make_batch
 from hawaii.training.arguments import DataArguments, ModelArguments
 from hawaii.training.conversations import read_messages, tokenize_conversation
-from hawaii.training.language_models import VOCABULARY_MULTIPLE
 from hawaii.training.objectives import HawaiiObjective, StudentWithObjective
 from hawaii.training.students import build_student
 
@@ -200,6 +200,19 @@ def test_rows_to_spare_are_used_before_new_ones_are_made(tmp_path):
     torch.testing.assert_close(student.lm_head.weight, model.lm_head.weight)
 
 
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_the_end_token_learns_although_the_language_model_pads_with_it(tmp_path, is_tied):
+    family = replace(FAMILIES["qwen2"], pad_token="<|endoftext|>")
+    end = make_tokenizer(family).eos_token_id
+    save_language_model(tmp_path / "text", family, tie_word_embeddings=is_tied)
+    student, _ = build(tmp_path / "text")
+    student.save_pretrained(tmp_path / "student")
+    for model in (student, HawaiiForConditionalGeneration.from_pretrained(tmp_path / "student")):
+        embeddings = model.get_input_embeddings()
+        embeddings(torch.tensor([end])).sum().backward()
+        assert embeddings.weight.grad[end].all()
+
+
 def test_the_language_models_own_special_tokens_stay_special(tmp_path):
     _, processor = build(save_language_model(tmp_path, FAMILIES["qwen2"]))
     tokenizer = processor.tokenizer
@@ -221,21 +234,21 @@ import json, sys
 sys.modules["hawaii"] = None
 import torch
 from pathlib import Path
-from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 torch.set_num_threads(1)
+chat = json.loads(Path(sys.argv[2]).read_text())
 found = {}
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True).eval()
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     expected = load_file(folder / "reference.st")
-    content = [{"type": "image", "image": Image.new("RGB", (16, 20), "red")}, {"type": "text", "text": "a ?"}]
     inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+        chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
-    same_prompt = inputs["input_ids"].tolist() == expected["input_ids"].tolist()
+    both = processor.apply_chat_template([chat, chat], add_generation_prompt=True, tokenize=True, return_dict=True)
+    (prompt,) = expected["input_ids"].tolist()
+    same_prompt = both["input_ids"] == [*inputs["input_ids"].tolist(), prompt] == [prompt] * 2
     with torch.no_grad():
         logits = model(input_ids=expected["input_ids"], pixel_values=expected["pixel_values"]).logits
     answer = model.generate(**inputs, do_sample=False, max_new_tokens=8, min_new_tokens=8)[0, -8:]
@@ -252,8 +265,16 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_published_folders_work_in_transformers_4_too(tmp_path):
-    """4.57 knows all of these families."""
+    """4.57 knows all of these families. A message may hold a string, which its own processors do not take."""
     folders, ends = tmp_path / "folders", {}
+    Image.new("RGB", (16, 20), "red").save(tmp_path / "red.png")
+    images = [{"type": "image", "path": str(tmp_path / "red.png")}] * 2
+    chat = [
+        {"role": "user", "content": [*images, *SHORT]},
+        {"role": "assistant", "content": "it is red"},
+        {"role": "user", "content": "is there a circle ?"},
+    ]
+    (tmp_path / "chat.json").write_text(json.dumps(chat))
     for name, family in FAMILIES.items():
         for is_tied in family.can_be_tied:
             case = f"{name}-{is_tied}"
@@ -261,7 +282,9 @@ def test_published_folders_work_in_transformers_4_too(tmp_path):
             save_language_model(tmp_path / case, family, tie_word_embeddings=is_tied)
             student, processor = build(tmp_path / case)
             save(Built(family, is_tied, tmp_path / case, student.eval(), processor), folders / case)
-            inputs = ask(processor, SHORT)
+            inputs = processor.apply_chat_template(
+                chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            )
             with torch.no_grad():
                 reference = {
                     "input_ids": inputs["input_ids"],
@@ -273,7 +296,7 @@ def test_published_folders_work_in_transformers_4_too(tmp_path):
             ends[case] = student.generation_config.eos_token_id
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     finished = subprocess.run(
-        [TRANSFORMERS_4, "-c", COMPARE, folders],
+        [TRANSFORMERS_4, "-c", COMPARE, folders, tmp_path / "chat.json"],
         env=environment,
         capture_output=True,
         text=True,

@@ -1,7 +1,10 @@
 """Chat templates of language models, which mark nothing: what is to be learned is what generation will have to say."""
 
+import json
+
 import pytest
-from transformers import AddedToken, CLIPImageProcessor
+from tokenizers import Tokenizer
+from transformers import AddedToken, CLIPImageProcessor, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from hawaii import HawaiiProcessor
@@ -99,6 +102,21 @@ def test_before_an_answer_stands_what_generation_is_given(name):
         assert (
             processor.tokenizer(prompt, add_special_tokens=not has_bos)["input_ids"] == conversation.input_ids[:begin]
         )
+
+
+def test_a_special_token_may_swallow_the_white_space_behind_it():
+    """As Phi 3's do: the line break that its template puts before an answer is part of a token."""
+    processor = make_family_processor(FAMILIES["phi3"])
+    backend = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+    for token in backend["added_tokens"]:
+        token["rstrip"] = token["content"] != "<image>"
+    names = {"eos_token": "<|endoftext|>", "additional_special_tokens": ["<image>"]}
+    backend = Tokenizer.from_str(json.dumps(backend))
+    processor.tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    conversation = tokenize(processor, *TURNS)
+    assert chosen(processor, conversation, conversation.is_answer) == LEARNED["phi3"]
+    tokens = processor.tokenizer.convert_ids_to_tokens(conversation.input_ids)
+    assert tokens[tokens.index("<|assistant|>") + 1] == "a"
 
 
 def test_thoughts_are_learned_where_the_template_shows_them():
@@ -223,6 +241,14 @@ def test_a_conversation_that_the_template_refuses_is_an_error():
     turns = [{"from": speaker, "value": "a"} for speaker in ("human", "human", "gpt")]
     with pytest.raises(ValueError, match=r"does not take its conversation \(the roles must alternate\)"):
         tokenize_conversation(read_messages(turns, 0), make_family_processor(FAMILIES["gemma3"]))
+
+
+@pytest.mark.parametrize("failing", ["{{ 1 // 0 }}", "{{ '{name}'.format() }}", "{{ messages + 1 }}"])
+def test_a_template_that_fails_as_programs_do_is_an_error_too(failing):
+    processor = qwen()
+    processor.chat_template = failing
+    with pytest.raises(ValueError, match=r"the chat template does not take its conversation \(.+\)"):
+        tokenize(processor, *TURNS)
 
 
 def test_vicunas_form_on_a_language_model_of_another_ends_with_that_models_end():

@@ -13,8 +13,12 @@ from transformers import (
     DINOv3ConvNextModel,
     DINOv3ViTConfig,
     DINOv3ViTModel,
+    InternVLVisionConfig,
+    InternVLVisionModel,
     PixioConfig,
     PixioModel,
+    PvtConfig,
+    PvtModel,
     RadioConfig,
     RadioModel,
     SamVisionConfig,
@@ -23,6 +27,8 @@ from transformers import (
     SiglipVisionModel,
     SwinConfig,
     SwinModel,
+    VideoMAEConfig,
+    VideoMAEModel,
     ViTConfig,
     VitDetConfig,
     VitDetModel,
@@ -83,6 +89,17 @@ def make_siglip():
     return fill(SiglipVisionModel(SiglipVisionConfig(**SIZES)))
 
 
+def make_internvl():
+    sizes = {**SIZES, "image_size": [16, 16], "patch_size": [4, 4]}
+    return fill(InternVLVisionModel(InternVLVisionConfig(**sizes)))
+
+
+def make_pvt():
+    sizes = {"patch_sizes": [4, 2], "strides": [4, 2], "hidden_sizes": [8, 16], "depths": [1, 1]}
+    heads = {"num_attention_heads": [1, 2], "mlp_ratios": [2, 2], "sequence_reduction_ratios": [2, 1]}
+    return PvtModel(PvtConfig(image_size=16, num_encoder_blocks=2, **sizes, **heads))
+
+
 def make_swin():
     config = SwinConfig(image_size=16, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4)
     return fill(SwinModel(config))
@@ -114,6 +131,7 @@ GRIDS = {
     "pixio": (make_pixio, None, (4, 4, 16)),
     "deit": (make_deit, None, (4, 4, 16)),
     "siglip": (make_siglip, None, (4, 4, 16)),
+    "internvl": (make_internvl, None, (4, 4, 16)),
     "convnext": (make_convnext, None, (4, 4, 12)),
     "convnext_layer": (make_convnext, -2, (8, 8, 8)),
     "swin": (make_swin, -1, (4, 4, 16)),
@@ -260,15 +278,36 @@ def test_the_grid_is_known_without_weights(make, layer, shape):
     ("make", "image_size", "problem"),
     [
         (make_swin, 16, "gives 16 tokens, which is neither 8 x 8"),
-        (make_siglip, 18, "gives 16 tokens for an image of 18 pixels, and its patch size is 4"),
+        (make_siglip, 18, "patches of 4 pixels do not cover 18 pixels"),
+        (make_pvt, 16, "gives 5 tokens, and its configuration names no patch size"),
     ],
-    ids=["swin", "not_a_multiple"],
+    ids=["swin", "not_a_multiple", "no_patch_size"],
 )
 def test_an_unknown_grid_is_an_error_that_names_teacher_and_way_out(make, image_size, problem):
     with pytest.raises(
-        ValueError, match=f"The grid of teacher expert .* is unknown: it {problem}.*Give it an image_size"
+        ValueError, match=f"The grid of teacher expert .* is unknown: its? {problem}.*Give it an image_size"
     ):
         make_teacher(make(), image_size)
+
+
+@pytest.mark.parametrize("image_size", [18, 16])
+def test_at_its_own_size_patches_need_not_cover_the_image(image_size):
+    # As SigLIP so400m's 27 patches of 14 pixels in 384; 378 pixels are the same grid.
+    model = fill(SiglipVisionModel(SiglipVisionConfig(**{**SIZES, "image_size": 18})))
+    teacher = make_teacher(model, image_size)
+    assert teacher.grid == (4, 4, 16)
+    images = random_images(2, image_size)
+    with torch.no_grad():
+        tokens = model(teacher.preprocess(images)).last_hidden_state
+    assert torch.equal(teacher(images), tokens.view(2, 4, 4, 16))
+
+
+def test_what_a_model_says_of_an_image_that_it_cannot_take_is_one_sentence():
+    sizes = {"num_frames": 2, "tubelet_size": 2, **SIZES}
+    with pytest.raises(
+        ValueError, match=r"Teacher expert \(VideoMAEModel\) cannot be shown an image of 16 x 16 pixels: not enough"
+    ):
+        make_teacher(VideoMAEModel(VideoMAEConfig(**sizes)))
 
 
 def test_a_map_that_is_not_square_is_an_error():

@@ -32,6 +32,15 @@ def test_a_teacher_is_called_as_its_folder():
         ({"checkpoint": "x", "layer": 1.5}, "The layer of teacher x is 1.5; it must be a whole number"),
         ({"checkpoint": "x", "image_mean": [0.5]}, r"The image_mean of teacher x is \[0.5\]; it must be a list of 3"),
         ({"checkpoint": "x", "image_std": 0.5}, "The image_std of teacher x is 0.5; it must be a list of 3 numbers"),
+        ({"checkpoint": "x", "image_mean": [0.5, 0.5, True]}, "image_mean of teacher x is .*; it must be a list of 3"),
+        (
+            {"checkpoint": "x", "image_std": [0.5, 0.5, float("nan")]},
+            "The image_std of .*nan.; it must be a list of 3",
+        ),
+        (
+            {"checkpoint": "x", "image_std": [0.5, 0.0, 0.5]},
+            r"image_std of teacher x is \[.*\]; each must be more than 0",
+        ),
         ({"checkpoint": "x", "resample": "nearest"}, "The resample of teacher x is 'nearest'; .* bicubic, bilinear"),
         ({"checkpoint": "x", "dtype": "half"}, "dtype of teacher x is 'half'; it must be one of float32, bfloat16"),
     ],

@@ -1,10 +1,12 @@
 """Every expert is shown of a square what its official image processor shows it, made on the device from bytes."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, ViTConfig, ViTModel
+from transformers import AutoImageProcessor, CLIPImageProcessor, ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
 from hawaii.tests.tiny import fill, make_processor
 from hawaii.tests.tiny_teachers import MAKE, load_expert, pictures, random_images, save_expert
@@ -138,6 +140,31 @@ def test_without_a_processor_the_recipe_must_say_all(tmp_path):
     ):
         load_teacher(TeacherConfig(str(tmp_path), **shown))
     assert load_teacher(TeacherConfig(str(tmp_path), **shown, resample="bicubic")).grid == (4, 4, 16)
+
+
+@pytest.mark.parametrize("kind", ["DINOv3ViTImageProcessor", "DINOv3ViTImageProcessorFast"])
+def test_a_processor_whose_class_needs_torchvision_is_read_without_it(tmp_path, kind):
+    shown = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "resample": 2}
+    folder = save(tmp_path)
+    fields = {"image_processor_type": kind, "size": {"height": 16, "width": 16}, **shown}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(fields))
+    teacher = load_teacher(TeacherConfig(folder))
+    assert teacher.resample == "bilinear"
+    np.testing.assert_allclose(teacher.mean.flatten() / 255, shown["image_mean"], rtol=1e-6)
+    np.testing.assert_allclose(teacher.std.flatten() / 255, shown["image_std"], rtol=1e-6)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**fields, "image_mean": None}))
+    with pytest.raises(ValueError, match="does not say by what it normalises: give it image_mean and image_std"):
+        load_teacher(TeacherConfig(folder))
+
+
+@pytest.mark.parametrize(("is_cropped", "size"), [(True, 32), (False, 64)])
+def test_only_a_processor_that_crops_shows_the_size_of_its_crop(tmp_path, is_cropped, size):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    fill(ResNetModel(config)).save_pretrained(tmp_path)
+    whole, crop = ({"height": side, "width": side} for side in (64, 32))
+    CLIPImageProcessor(size=whole, crop_size=crop, do_center_crop=is_cropped).save_pretrained(tmp_path)
+    assert own_pixels(tmp_path, random_images(1, 64)).shape[-1] == size
+    assert load_teacher(TeacherConfig(str(tmp_path))).image_size == size
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -82,9 +82,10 @@ def test_a_list_holds_presets_sets_checkpoints_and_mappings():
 def test_a_folder_that_bears_the_name_of_a_preset_is_meant_by_its_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clip").mkdir()
+    (tmp_path / "eva02").mkdir()
     (tmp_path / "mine").mkdir()
-    checkpoints = [config.checkpoint for config in expand_teachers(["clip", "./clip", "mine"])]
-    assert checkpoints == [PRESETS["clip"]["checkpoint"], "./clip", "mine"]
+    checkpoints = [config.checkpoint for config in expand_teachers(["clip", "./eva02", "mine"])]
+    assert checkpoints == [PRESETS["clip"]["checkpoint"], "./eva02", "mine"]
 
 
 @pytest.mark.parametrize(
@@ -95,12 +96,15 @@ def test_a_folder_that_bears_the_name_of_a_preset_is_meant_by_its_path(tmp_path,
             "There is no preset 'smm' of a teacher: the presets are clip, .*, sam. Did you mean sam?",
         ),
         ([{"preset": 3}], "There is no preset 3"),
+        ([{"preset": ["clip"]}], r"There is no preset \['clip'\]"),
         ([{"preset": "hawaii"}], "There is no preset 'hawaii'"),
         ([{"preset": "clip", "image_sise": 3}], "A teacher has no field 'image_sise'"),
         ("convnxt", "There is no teacher 'convnxt': it is neither a preset .clip, convnext.*Did you mean convnext?"),
         (["hawai"], "a set of them .hawaii, hawaii_dagger.* hub id such as owner/name. Did you mean hawaii?"),
         ("", "The checkpoint of a teacher is ''"),
         ([3], "A teacher is 3; it must be a checkpoint or a mapping"),
+        (["hawaii", "clip"], "Two teachers are called clip; give each a name of its own"),
+        (["timm/model", "facebook/model"], "Two teachers are called model; give each a name of its own"),
     ],
 )
 def test_what_is_neither_is_an_error_that_names_the_closest(value, problem):

@@ -20,7 +20,7 @@ from hawaii.tests.tiny_training import save_image_processor
 from hawaii.training.architectures import read_architecture
 from hawaii.training.teacher_config import TeacherConfig
 from hawaii.training.teacher_presets import PRESETS, expand_teachers
-from hawaii.training.teachers import load_teacher, load_teachers, outline_teacher
+from hawaii.training.teachers import load_teacher, outline_teacher
 
 
 def make_vit():
@@ -76,12 +76,6 @@ def test_a_preset_teaches_from_another_checkpoint(tmp_path, name):
     assert teacher.name == name
     assert teacher.grid == load_expert(name, tmp_path).grid
     assert teacher(random_images()).dtype == torch.bfloat16
-
-
-def test_two_teachers_of_one_name_are_an_error():
-    configs = [TeacherConfig.parse("timm/model"), TeacherConfig.parse("facebook/model")]
-    with pytest.raises(ValueError, match="Two teachers are called model; give each a name of its own"):
-        load_teachers(configs)
 
 
 def test_a_checkpoint_that_is_not_there_is_an_error(tmp_path):

@@ -19,6 +19,8 @@ from hawaii.tests.tiny_teachers import (
     pictures,
     random_images,
     save_expert,
+    squares,
+    where_it_changes,
 )
 from hawaii.training import timm_models
 from hawaii.training.teacher_config import TeacherConfig
@@ -46,15 +48,19 @@ ARCHITECTURES = {
 }
 
 
-def save(name, folder, **options):
+def save_model(architecture, sizes, image_size, folder, **options):
     """A folder as timm's `save_for_hf` leaves it; gives the model. No crop, as for the presets."""
     import timm
 
-    architecture, sizes, image_size, _ = ARCHITECTURES[name]
     model = timm.create_model(architecture, num_classes=7, **sizes).eval()
     shown = {"crop_pct": 1.0, "input_size": (3, image_size, image_size), **options}
     timm.models.save_for_hf(model, folder, safe_serialization=True, model_config={"pretrained_cfg": shown})
     return model
+
+
+def save(name, folder, **options):
+    architecture, sizes, image_size, _ = ARCHITECTURES[name]
+    return save_model(architecture, sizes, image_size, folder, **options)
 
 
 def load(folder, **fields):
@@ -165,6 +171,50 @@ def test_a_size_that_patches_do_not_cover_is_an_error(tmp_path):
 
 
 @pytest.mark.timm
+def test_at_its_own_size_patches_need_not_cover_the_image(tmp_path):
+    # As SigLIP so400m's 27 patches of 14 pixels in 384.
+    sizes = {"img_size": 90, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    model = save_model("vit_so400m_patch14_siglip_384", sizes, 90, tmp_path)
+    teacher = load(tmp_path)
+    assert teacher.grid == (6, 6, 32)
+    images = random_images(2, 90)
+    torch.testing.assert_close(teacher(images), own_features(model, tmp_path, images), rtol=1e-5, atol=2e-5)
+    assert not [name for name, _ in teacher.model.named_parameters() if name.startswith("attn_pool")]
+
+
+@pytest.mark.timm
+@pytest.mark.parametrize(
+    ("architecture", "sizes", "channels"),
+    [
+        ("hiera_tiny_224", {"embed_dim": 16, "stages": (1, 1, 1, 1)}, 128),
+        ("twins_svt_small", {"embed_dims": (8, 8, 16, 16), "depths": (2, 2, 2, 2)}, 16),
+    ],
+)
+def test_tokens_of_a_pyramid_are_a_grid_too(architecture, sizes, channels):
+    import timm
+
+    model = timm.create_model(architecture, num_classes=0, img_size=128, **sizes).eval()
+    teacher = TimmTeacher("expert", model, 128, [0.5] * 3, [0.5] * 3)
+    assert teacher.grid == (4, 4, channels)
+    assert where_it_changes(teacher(squares(4))) == list(range(16))
+
+
+@pytest.mark.timm
+def test_an_encoder_alone_has_no_classifier_to_leave_out():
+    assert outline_teacher(TeacherConfig("timm/mobilenetv5_300m_enc")).grid == (16, 16, 2048)
+
+
+@pytest.mark.timm
+@pytest.mark.parametrize(
+    ("architecture", "problem"),
+    [("crossvit_9_240", "2 things at once, not one map"), ("levit_128", "16 tokens beside its class")],
+)
+def test_features_whose_places_are_not_known_are_an_error(architecture, problem):
+    with pytest.raises(ValueError, match=f"The grid of teacher {architecture} .* is unknown: it gives {problem}"):
+        outline_teacher(TeacherConfig(f"timm/{architecture}"))
+
+
+@pytest.mark.timm
 def test_the_recipe_comes_before_timms_configuration(tmp_path):
     save("convnext", tmp_path, interpolation="bilinear")
     assert load(tmp_path).resample == "bilinear"
@@ -197,6 +247,21 @@ def test_missing_weights_are_an_error(tmp_path, name):
     save_file({key: value for key, value in weights.items() if key != lost}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=f'timm .* cannot load the teacher .*Missing key.*"{lost}"'):
         load(tmp_path)
+
+
+@pytest.mark.timm
+def test_a_file_that_was_cut_short_is_one_sentence(tmp_path):
+    save("eva02", tmp_path)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ValueError, match="timm .* cannot load the teacher .*: Error while deserializing header"):
+        load(tmp_path)
+
+
+@pytest.mark.timm
+def test_a_name_that_no_hub_id_can_be_is_one_sentence():
+    with pytest.raises(ValueError, match="The teacher timm/a b cannot be found: Repo id must use"):
+        load("timm/a b")
 
 
 @pytest.mark.timm

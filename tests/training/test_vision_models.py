@@ -1,5 +1,7 @@
 """Of every kind of checkpoint the part that sees is loaded, whole, and nothing that comes after the features."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,10 +30,13 @@ from transformers import (
     SiglipConfig,
     SiglipModel,
     SwinConfig,
+    TimmBackboneConfig,
     UperNetConfig,
     UperNetForSemanticSegmentation,
     ViTConfig,
     ViTForImageClassification,
+    ViTMAEConfig,
+    ViTMAEModel,
     ViTModel,
 )
 
@@ -277,6 +282,65 @@ def test_pickles_are_not_read(tmp_path):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError, match="no file named model.safetensors"):
         load_expert("clip", tmp_path)
+
+
+def change(folder, **fields):
+    """Of a folder's configuration; what is none is left out."""
+    config = {**json.loads((folder / "config.json").read_text()), **fields}
+    written = {name: value for name, value in config.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(written))
+
+
+def test_weights_of_another_shape_are_an_error(tmp_path):
+    folder = save(fill(Dinov2Model(Dinov2Config(**SIZES))), tmp_path)
+    change(tmp_path, mlp_ratio=3)
+    with pytest.raises(ValueError, match=r"has 9 weights of other shapes .*fc1.bias: \[64\], not \[48\].: one of the"):
+        load_teacher(TeacherConfig(folder))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_file_that_was_cut_short_is_one_sentence(tmp_path, share):
+    folder = save(fill(Dinov2Model(Dinov2Config(**SIZES))), tmp_path)
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: int(share * len(weights))])
+    with pytest.raises(ValueError, match="cannot load the teacher .*: Error while deserializing header"):
+        load_teacher(TeacherConfig(folder))
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"), [("dinov9", "model type `dinov9`"), (None, "Should have a `model_type` key")]
+)
+def test_a_configuration_that_transformers_does_not_know_is_one_sentence(tmp_path, kind, problem):
+    folder = save(fill(Dinov2Model(Dinov2Config(**SIZES))), tmp_path)
+    change(tmp_path, model_type=kind)
+    with pytest.raises(ValueError, match=f"does not know the configuration of teacher .*{problem}"):
+        load_teacher(TeacherConfig(folder))
+
+
+def test_code_that_comes_with_a_checkpoint_is_never_run(tmp_path, monkeypatch):
+    folder = save(fill(Dinov2Model(Dinov2Config(**SIZES))), tmp_path)
+    monkeypatch.setattr("builtins.input", lambda *args: "y")
+    (tmp_path / "theirs.py").write_text("raise SystemExit('it runs')")
+    change(tmp_path, model_type="theirs", auto_map={"AutoConfig": "theirs.Config", "AutoModel": "theirs.Model"})
+    with pytest.raises(ValueError, match="that comes with a checkpoint is never run: The repository .* custom co"):
+        load_teacher(TeacherConfig(folder))
+    change(tmp_path, model_type="dinov2", auto_map=None)
+    processor = {"image_processor_type": "Theirs", "auto_map": {"AutoImageProcessor": "theirs.Processor"}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    with pytest.raises(ValueError, match="has no image processor that could be read: .* custom code"):
+        load_teacher(TeacherConfig(folder))
+
+
+def test_a_model_that_shuffles_its_patches_is_no_teacher(tmp_path):
+    folder = save(fill(ViTMAEModel(ViTMAEConfig(**SIZES, mask_ratio=0.0))), tmp_path)
+    with pytest.raises(ValueError, match="is a vit_mae, of which transformers .* has no model that takes images"):
+        load_teacher(TeacherConfig(folder))
+
+
+def test_a_backbone_of_timms_without_timm_is_one_sentence(tmp_path):
+    TimmBackboneConfig(backbone="resnet18", out_indices=[-1]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="transformers .* cannot load the teacher .*requires the timm library"):
+        load_teacher(TeacherConfig(str(tmp_path)))
 
 
 def test_nothing_is_said_of_what_is_left_out(tmp_path, caplog, capfd):

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,20 +10,17 @@ import torch
 from hawaii.__main__ import build_parser
 from hawaii.modeling_hawaii.checkpoint_tensors import CheckpointTensors
 from hawaii.modeling_hawaii.convert_llava import convert_llava
+from hawaii.tests.documents import blocks, read
 from hawaii.tests.tiny_llava import make_llava, save_clip, save_original
 from hawaii.training.arguments import ModelArguments
 from hawaii.training.convert import UNUSED_FILE
 
 
-DOCUMENT = (Path(__file__).parent.parent / "docs" / "starting_points.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
+DOCUMENT = read("docs/starting_points.md")
 
 
 def test_every_command_is_one_that_the_parser_knows():
-    (commands,) = blocks("bash")
+    (commands,) = blocks(DOCUMENT, "bash")
     parsed = [vars(build_parser().parse_args(line.split()[1:])) for line in commands.splitlines()]
     assert [options["kind"] for options in parsed] == ["clip", "clip", "llava", "llava", "move_kd"]
 
@@ -48,7 +44,7 @@ def test_the_lines_that_rewrite_pickles_make_a_checkpoint_that_converts(tmp_path
         torch.save(part, folder / f"pytorch_model-{number + 1:05}-of-{num_files:05}.bin")
     with pytest.raises(ValueError, match=r"docs/starting_points\.md"):
         convert_llava(folder)
-    (code,) = blocks("python")
+    (code,) = blocks(DOCUMENT, "python")
     finished = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr
     converted = convert_llava(folder).model

@@ -1,32 +1,26 @@
-"""What the documents show is what the package does: tables, recipes and code alike."""
+"""What docs/teachers.md shows is what the package does: tables, recipes and code alike."""
 
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 from transformers import ViTConfig, ViTModel
 
+from hawaii.tests.documents import ROOT, blocks, links, read
 from hawaii.tests.tiny_training import save_image_processor
 from hawaii.training.teacher_costs import describe_presets
 from hawaii.training.teacher_presets import expand_teachers
 
 
-ROOT = Path(__file__).parent.parent
-TEACHERS = (ROOT / "docs" / "teachers.md").read_text(encoding="utf-8")
+TEACHERS = read("docs/teachers.md")
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_every_file_that_a_document_names_is_there(document):
-    links = re.findall(r"\]\((?!http)([^)#]+)", document.read_text(encoding="utf-8"))
-    assert all((document.parent / link).is_file() for link in links)
+    found = links(document.read_text(encoding="utf-8"))
+    assert all((document.parent / link).is_file() for link in found)
 
 
 @pytest.mark.timm
