@@ -295,6 +295,70 @@ def test_what_a_user_can_mend_is_one_sentence(tmp_path, words, message, capsys):
     assert not (tmp_path / "student").exists()
 
 
+@pytest.mark.parametrize("broken", ["tokenizer_config.json", "processor_config.json"])
+def test_what_the_processor_lacks_shows_before_the_weights_are_read(
+    tmp_path, llava_folder, monkeypatch, capsys, broken
+):
+    (llava_folder / broken).write_text("{")
+    (llava_folder / "preprocessor_config.json").write_text("{")
+    monkeypatch.setattr(convert_module, "convert_llava", create_autospec(convert_module.convert_llava))
+    assert convert("llava", llava_folder, tmp_path / "student") == 2
+    assert f"{llava_folder} cannot be read" in capsys.readouterr().err
+    convert_module.convert_llava.assert_not_called()
+
+
+def test_every_token_of_the_tokenizer_has_a_row(tmp_path, clip_folder):
+    folder = save_original(make_llava(), tmp_path / "llava", clip_folder)
+    tokenizer = make_tokenizer(with_image_token=False)
+    tokenizer.add_tokens([f"more{number}" for number in range(30)])
+    tokenizer.save_pretrained(folder)
+    assert convert("llava", folder, tmp_path / "student") == 0
+    student = HawaiiForConditionalGeneration.from_pretrained(tmp_path / "student")
+    assert (student.config.image_token_index, student.get_input_embeddings().num_embeddings) == (70, 128)
+
+
+@pytest.mark.parametrize(("own", "expected"), [("pad", "pad"), ("square", "crop"), (None, "crop")])
+def test_images_become_squares_as_llava_made_them(tmp_path, clip_folder, own, expected):
+    folder = save_original(make_llava(), tmp_path / "llava", clip_folder, image_aspect_ratio=own)
+    make_tokenizer(with_image_token=False).save_pretrained(folder)
+    assert convert("llava", folder, tmp_path / "student") == 0
+    assert HawaiiProcessor.from_pretrained(tmp_path / "student").image_aspect_ratio == expected
+
+
+def test_the_folder_may_be_where_one_stands_or_a_link(tmp_path, llava_folder, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    assert convert("llava", llava_folder, tmp_path / "link") == 0
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "empty" / "config.json").is_file()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert convert("llava", llava_folder, ".") == 0
+    assert (tmp_path / "here" / "config.json").is_file()
+
+
+# No file may grow beyond a few kilobytes: to who writes it, the disk is full.
+FULL_DISK = """
+import resource, signal, sys
+from hawaii.__main__ import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+sys.exit(main(["convert", "llava", *sys.argv[1:]]))
+"""
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, llava_folder):
+    (tmp_path / "new").mkdir()
+    finished = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, llava_folder, tmp_path / "new" / "student"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 2, finished.stderr[-3000:]
+    assert finished.stderr.splitlines()[-1].startswith("hawaii convert: ") and "File too large" in finished.stderr
+    assert list((tmp_path / "new").iterdir()) == []
+
+
 def test_tensors_are_grouped_by_stack_and_by_module():
     names = ["a.layers.0.fc.weight", "a.layers.11.fc.weight", "a.norm.weight", "a.norm.bias", "scale"]
     assert group_names(names) == {"a.layers.*": 2, "a.norm": 2, "scale": 1}
