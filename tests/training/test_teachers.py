@@ -69,6 +69,15 @@ def test_what_the_recipe_says_comes_first(tmp_path):
 
 
 @pytest.mark.parametrize("name", MAKE)
+def test_a_preset_teaches_from_a_folder_of_another_size(tmp_path, name):
+    save_expert(name, tmp_path)
+    changes = {"checkpoint": str(tmp_path), "image_size": 32, "dtype": "float16"}
+    teacher = load_teacher(expand_teachers([{"preset": name, **changes}])[0])
+    assert teacher.grid[:2] == (8, 8)
+    assert teacher(random_images()).dtype == torch.float16
+
+
+@pytest.mark.parametrize("name", MAKE)
 def test_a_preset_teaches_from_another_checkpoint(tmp_path, name):
     save_expert(name, tmp_path)
     changes = {"checkpoint": str(tmp_path), "image_size": 24}

@@ -134,6 +134,25 @@ def test_another_resolution_is_another_grid(tmp_path, name, image_size, side):
 
 
 @pytest.mark.timm
+@pytest.mark.parametrize(("name", "image_size", "side"), [("convnext", 256, 8), ("eva02", 112, 8)])
+def test_a_preset_teaches_from_a_folder_of_another_size(tmp_path, name, image_size, side):
+    import timm
+
+    save(name, tmp_path)
+    changes = {"checkpoint": str(tmp_path), "image_size": image_size, "dtype": "float32"}
+    teacher = load_teacher(expand_teachers([{"preset": name, **changes}])[0])
+    assert (teacher.name, teacher.grid[:2]) == (name, (side, side))
+    sizes = {"img_size": image_size} if name == "eva02" else {}
+    own = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, **sizes).eval()
+    images = random_images(2, image_size)
+    with torch.no_grad():
+        features = own.forward_features(teacher.preprocess(images))
+    if name == "eva02":
+        features = features[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+    assert torch.equal(teacher(images), features.permute(0, 2, 3, 1))
+
+
+@pytest.mark.timm
 @pytest.mark.parametrize(
     ("name", "layer", "shape"),
     [

@@ -167,6 +167,13 @@ def test_a_siglip_2_of_any_shape_is_shown_patches(tmp_path):
         load_teacher(TeacherConfig(str(tmp_path), image_size=30))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_siglip_2_of_any_shape_runs_alone(tmp_path, monkeypatch, dtype):
+    vision = {**SIZES, "num_patches": 36}
+    model = fill(Siglip2Model(Siglip2Config(vision_config=vision, text_config=TEXT)))
+    assert_runs_alone(load_teacher(TeacherConfig(save(model, tmp_path), dtype=dtype)), monkeypatch)
+
+
 def test_the_encoder_of_a_vision_language_model_teaches(tmp_path):
     vision = {**SIZES, "model_type": "clip_vision_model"}
     model = fill(LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=LLAMA)))
