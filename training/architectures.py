@@ -65,11 +65,14 @@ def read_architecture(checkpoint: str) -> PretrainedConfig:
 
     Raises:
         OSError: the Hub has no such model or cannot be asked.
+        ValueError: it is of a kind that transformers does not know, or that brings code of its own, which is not run.
     """
     if checkpoint in ARCHITECTURES and not Path(checkpoint).is_dir():
         fields = dict(ARCHITECTURES[checkpoint])
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
     try:
-        return AutoConfig.from_pretrained(checkpoint)
+        return AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except OSError as error:
         raise OSError(f"The configuration of {checkpoint} is not to be had: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"The configuration of {checkpoint} is none that transformers knows: {error}") from error

@@ -11,6 +11,9 @@ from torch import nn
 from .teacher_errors import TeacherError, in_one_sentence, no_such_layer
 
 
+# What a model is shown at once, whatever the batch: memory is the student's, and of one image of 1024 x 1024 pixels SAM's
+# attention alone takes half a GiB in a layer (16 heads x 4096 x 4096 cells x 2 bytes).
+PIXELS_AT_ONCE = 8 * 1024**2
 # Shapes: I images, S side of the shared image, h x w grid, P = h * w cells, C channels.
 
 
@@ -146,7 +149,9 @@ class Teacher:
             `torch.FloatTensor` of shape `(num_images, height, width, channels)`, without gradient.
         """
         with self._own_precision():
-            return self.features(self.preprocess(images))
+            chunks = images.split(max(1, PIXELS_AT_ONCE // self.image_size**2))
+            features = [self.features(self.preprocess(chunk)) for chunk in chunks]
+        return features[0] if len(features) == 1 else torch.cat(features)
 
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
         """Resizes to the teacher's resolution and normalises, on the device: what its model takes."""

@@ -23,8 +23,7 @@ from .teachers import load_teachers
 from .trainer import STAGE_FILE, HawaiiTrainer
 
 
-# Images whose features set the scale of the targets, and how many a teacher is shown at once.
-NUM_SEEN, NUM_SEEN_AT_ONCE = 64, 8
+NUM_SEEN = 64  # images whose features set the scale of the targets
 
 
 def say(line: str) -> None:
@@ -42,8 +41,7 @@ def see_some(dataset: LlavaDataset, teachers: list[Teacher], device: torch.devic
             f"{dataset.data_path}: none of the {len(samples)} records looked at has an image, but teachers need "
             "images to begin with; name a data_path with images for the first stage."
         )
-    chunks = torch.cat(images).to(device).split(NUM_SEEN_AT_ONCE)
-    return [torch.cat([teacher(chunk).cpu() for chunk in chunks]) for teacher in teachers]
+    return [teacher(torch.cat(images).to(device)).cpu() for teacher in teachers]
 
 
 def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Path) -> None:

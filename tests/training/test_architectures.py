@@ -45,6 +45,15 @@ def test_what_is_known_is_not_changed_by_who_asks():
     assert read_architecture("lmsys/vicuna-7b-v1.5").vocab_size == 32000
 
 
+@pytest.mark.parametrize(
+    "values", ["{}", '{"model_type": "unheard_of"}', '{"auto_map": {"AutoConfig": "own.Config"}}']
+)
+def test_a_kind_that_transformers_does_not_know_is_an_error(tmp_path, values):
+    (tmp_path / "config.json").write_text(values)
+    with pytest.raises(ValueError, match=f"The configuration of {tmp_path} is none that transformers knows"):
+        read_architecture(str(tmp_path))
+
+
 def test_an_unknown_name_is_asked_of_the_hub():
     with pytest.raises(OSError, match="someone/something"):
         read_architecture("someone/something")

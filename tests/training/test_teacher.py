@@ -37,6 +37,7 @@ from transformers import (
 
 from hawaii.tests.tiny import fill
 from hawaii.tests.tiny_teachers import assert_runs_alone, forbid_waiting, random_images, where_it_changes
+from hawaii.training import teacher as teacher_module
 from hawaii.training.teacher import Teacher
 
 
@@ -231,6 +232,16 @@ def test_another_resolution_is_another_grid():
     assert make_teacher(make_vit(), 32).grid == (8, 8, 16)  # position embeddings are interpolated
     assert make_teacher(make_radio(), 32).grid == (8, 8, 16)
     assert make_teacher(make_convnext(), 40).grid == (10, 10, 12)
+
+
+def test_a_large_batch_is_shown_in_parts_and_gives_the_same(monkeypatch):
+    model = make_vit()
+    teacher, images = make_teacher(model), random_images(7, 16)
+    whole, shown = teacher(images), []
+    model.register_forward_pre_hook(lambda module, inputs: shown.append(len(inputs[0])))
+    monkeypatch.setattr(teacher_module, "PIXELS_AT_ONCE", 3 * 16 * 16)
+    torch.testing.assert_close(teacher(images), whole)
+    assert shown == [3, 3, 1]
 
 
 def test_a_teacher_is_frozen():
