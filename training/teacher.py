@@ -11,8 +11,8 @@ from torch import nn
 from .teacher_errors import TeacherError, in_one_sentence, no_such_layer
 
 
-# What a model is shown at once, whatever the batch: memory is the student's, and of one image of 1024 x 1024 pixels SAM's
-# attention alone takes half a GiB in a layer (16 heads x 4096 x 4096 cells x 2 bytes).
+# What a model is shown at once, whatever the batch: memory is the student's, and of one image of 1024 x 1024 pixels
+# the attention of SAM alone takes half a GiB in a layer (16 heads x 4096 x 4096 cells x 2 bytes).
 PIXELS_AT_ONCE = 8 * 1024**2
 # Shapes: I images, S side of the shared image, h x w grid, P = h * w cells, C channels.
 
