@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
-from hawaii import HawaiiForConditionalGeneration
+from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.tests.tiny_language_models import FAMILIES, save_language_model
 from hawaii.tests.tiny_students import save_clip_folder
 from hawaii.tests.tiny_teachers import FIELDS, save_expert
-from hawaii.tests.tiny_training import make_record, save_data
+from hawaii.tests.tiny_training import make_image, make_record, save_data
 from hawaii.training.teacher_presets import TEACHER_SETS
 from hawaii.training.train import train
 
@@ -40,7 +41,7 @@ def save_teacher(name, folder):
     return {"preset": name, "checkpoint": str(folder), **SMALL[name]}
 
 
-def run_small(recipe, folder, members):
+def run_small(recipe, folder, members, family="mistral"):
     """Runs a recipe with small parts and few images; gives the folder of the run."""
     save_data(folder, [make_record(number) for number in range(6)])
     teachers = [save_teacher(name, folder / name) for name in members]
@@ -48,7 +49,7 @@ def run_small(recipe, folder, members):
     changes = {
         "output_dir": folder / "run",
         "vision_tower": save_clip_folder(folder / "tower"),
-        "language_model": save_language_model(folder / "language_model", FAMILIES["mistral"]),
+        "language_model": save_language_model(folder / "language_model", FAMILIES[family]),
         "teachers": json.dumps(teachers),
         "dataloader_num_workers": 0,
         "use_cpu": True,
@@ -70,6 +71,26 @@ def check(run, members):
         assert results["steps"] == 1 and log[-1]["train_loss"] > 0
     student = HawaiiForConditionalGeneration.from_pretrained(run / "hub")
     assert student.config.vision_config.num_teacher_adapters == len(members)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_papers_recipe_runs_with_any_language_model_and_its_own_template(tmp_path, family):
+    recipe = yaml.safe_load((RECIPES / "hawaii_vicuna_7b.yaml").read_text())
+    del recipe["stages"]["finetune"]["chat_template"]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    run = run_small(tmp_path / "recipe.yaml", tmp_path, ("clip",), family)
+    check(run, ("clip",))
+    processor = HawaiiProcessor.from_pretrained(run / "hub")
+    student = HawaiiForConditionalGeneration.from_pretrained(run / "hub").eval()
+    ends = student.generation_config.eos_token_id
+    assert processor.tokenizer.convert_tokens_to_ids(FAMILIES[family].end) in (
+        ends if isinstance(ends, list) else [ends]
+    )
+    content = [{"type": "image", "image": make_image(0)}, {"type": "text", "text": "what color is it?"}]
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    inputs = processor.apply_chat_template([{"role": "user", "content": content}], **options)
+    assert student.generate(**inputs, max_new_tokens=3, do_sample=False).shape[1] > inputs["input_ids"].shape[1]
 
 
 def test_the_papers_recipe_runs_with_experts_of_transformers(tmp_path):
