@@ -70,9 +70,8 @@ def _model_class(checkpoint: str, whole: PretrainedConfig, half: PretrainedConfi
 
 def _leave_out(half: PretrainedConfig, config: TeacherConfig) -> int | None:
     """Takes out of the configuration what comes after the features; gives the layer that is still to be chosen."""
-    for option in POOLING_OPTIONS:
-        if hasattr(half, option):
-            setattr(half, option, False)
+    for option in POOLING_OPTIONS:  # some versions read them where no configuration declares them
+        setattr(half, option, False)
     if config.layer is None or half.model_type not in PLAIN_ENCODERS:
         return config.layer
     num_states = half.num_hidden_layers + 1
