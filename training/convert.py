@@ -19,10 +19,10 @@ from ..modeling_hawaii.convert_move_kd import convert_move_kd
 from ..modeling_hawaii.llava_checkpoint import LlavaCheckpoint, read_llava
 from ..modeling_hawaii.vocabulary import grow_vocabulary
 from ..processing.chat_templates import adapt_chat_template, load_chat_template
-from .students import read_tokenizer, square_image_processor
+from .students import own_chat_template, read_tokenizer, square_image_processor
+from .teacher_config import DTYPES
 
 
-DTYPES = ("float32", "bfloat16", "float16")
 UNUSED_FILE = "unused_tensors.txt"
 # Older safetensors copy a file's tensors before they write them; this bounds what that takes.
 LARGEST_FILE = 5 * 10**9
@@ -65,7 +65,7 @@ def build_llava_processor(source: LlavaCheckpoint) -> HawaiiProcessor:
     """
     original = _read_image_processor(source.vision_tower or source.checkpoint)
     tokenizer = read_tokenizer(source.checkpoint)
-    template, image_aspect_ratio = tokenizer.chat_template, "pad"
+    template, image_aspect_ratio = own_chat_template(tokenizer), "pad"
     if source.vision_tower is None:
         template = AutoProcessor.from_pretrained(source.checkpoint).chat_template or template
     elif source.values.get("image_aspect_ratio") != "pad":

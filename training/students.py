@@ -73,6 +73,12 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
     return read_tokenizer(source)
 
 
+def own_chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The chat template that a tokenizer brings; the default of those that have one for each use."""
+    template = tokenizer.chat_template
+    return template.get("default") if isinstance(template, dict) else template
+
+
 def adapt_processor(
     processor: HawaiiProcessor, model_args: ModelArguments, data_args: DataArguments
 ) -> HawaiiProcessor:
@@ -87,9 +93,7 @@ def adapt_processor(
         template = load_chat_template(data_args.chat_template)
     else:
         # The tokenizer of a saved stage has taken over that stage's template: only the recipe's has its own.
-        template = load_tokenizer(model_args).chat_template
-    if isinstance(template, dict):  # one for each use
-        template = template.get("default")
+        template = own_chat_template(load_tokenizer(model_args))
     if template is None:
         raise ValueError(
             "The tokenizer has no chat template of its own; name one with chat_template, such as vicuna_v1."

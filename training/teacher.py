@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .teacher_errors import TeacherError, in_one_sentence, no_such_layer
+from .teacher_errors import TeacherError, check_layer, in_one_sentence
 
 
 # What a model is shown at once, whatever the batch: memory is the student's, and of one image of 1024 x 1024 pixels
@@ -174,8 +174,7 @@ class Teacher:
 
     def choose(self, layers: tuple, layer: int) -> torch.Tensor:
         """One of a model's layers, or an error that says how many there are."""
-        if not -len(layers) <= layer < len(layers):
-            raise no_such_layer(self.name, layer, len(layers))
+        check_layer(self.name, layer, len(layers))
         return layers[layer]
 
     def num_patches_a_side(self, patch_size: int) -> int:

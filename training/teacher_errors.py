@@ -9,9 +9,12 @@ class TeacherError(ValueError):
     """What is wrong with a teacher, in words for who wrote the recipe."""
 
 
-def no_such_layer(name: str, layer: int, num_layers: int) -> TeacherError:
-    """What is wrong where `layer` is none of `num_layers`."""
-    return TeacherError(f"Teacher {name} has no layer {layer}: its layers go from {-num_layers} to {num_layers - 1}.")
+def check_layer(name: str, layer: int, num_layers: int) -> None:
+    """Raises a [`TeacherError`] where `layer`, counted from either end, is none of `num_layers`."""
+    if not -num_layers <= layer < num_layers:
+        raise TeacherError(
+            f"Teacher {name} has no layer {layer}: its layers go from {-num_layers} to {num_layers - 1}."
+        )
 
 
 @contextmanager

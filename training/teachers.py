@@ -58,14 +58,14 @@ def _own_normalization(processor, checkpoint: str) -> tuple[list[float], list[fl
     raise ValueError(f"The image processor of teacher {checkpoint} {problem}: give it image_mean and image_std.")
 
 
-def _own_resample(processor, checkpoint: str) -> str:
-    number = getattr(processor, "resample", None)
-    if number not in FILTERS:
+def _known_resample(resample: str | None, own, checkpoint: str) -> str:
+    """A filter that teachers can use, or an error that names what a checkpoint's `own` configuration calls it."""
+    if resample not in FILTERS.values():
         raise ValueError(
-            f"The image processor of teacher {checkpoint} resizes by {number!r}: give it a resample, which is one of "
+            f"The image processor of teacher {checkpoint} resizes by {own!r}: give it a resample, which is one of "
             f"{', '.join(FILTERS.values())}."
         )
-    return FILTERS[number]
+    return resample
 
 
 def _load_processor(checkpoint: str):
@@ -118,28 +118,25 @@ def _complete(config: TeacherConfig, model: PreTrainedModel) -> TeacherConfig:
         own_mean, own_std = _own_normalization(processor, config.checkpoint)
         image_mean = own_mean if image_mean is None else image_mean
         image_std = own_std if image_std is None else image_std
+    number = getattr(processor, "resample", None)
     return replace(
         config,
         image_size=config.image_size or _shown_image_size(processor, config.checkpoint),
         image_mean=image_mean,
         image_std=image_std,
-        resample=config.resample or _own_resample(processor, config.checkpoint),
+        resample=config.resample or _known_resample(FILTERS.get(number), number, config.checkpoint),
     )
 
 
 def _complete_timm(config: TeacherConfig, own: dict) -> TeacherConfig:
     """The same for a model that timm loads, whose own configuration says it all."""
-    if config.resample is None and own["interpolation"] not in FILTERS.values():
-        raise ValueError(
-            f"The teacher {config.checkpoint} resizes by {own['interpolation']!r}: give it a resample, which is one "
-            f"of {', '.join(FILTERS.values())}."
-        )
+    name = own["interpolation"]
     return replace(
         config,
         image_size=config.image_size or own["input_size"][-1],
         image_mean=own["mean"] if config.image_mean is None else config.image_mean,
         image_std=own["std"] if config.image_std is None else config.image_std,
-        resample=config.resample or own["interpolation"],
+        resample=config.resample or _known_resample(name, name, config.checkpoint),
     )
 
 

@@ -11,7 +11,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from .teacher import Teacher
 from .teacher_config import TeacherConfig
-from .teacher_errors import TeacherError, in_one_sentence, no_such_layer
+from .teacher_errors import TeacherError, check_layer, in_one_sentence
 
 
 CONFIG = "config.json"
@@ -133,9 +133,8 @@ class TimmTeacher(Teacher):
     """
 
     def prepare(self) -> None:
-        num_layers = len(self.model.feature_info)
-        if self.layer is not None and not -num_layers <= self.layer < num_layers:
-            raise no_such_layer(self.name, self.layer, num_layers)
+        if self.layer is not None:
+            check_layer(self.name, self.layer, len(self.model.feature_info))
         self.reduction = self.model.feature_info[-1]["reduction"]
         if hasattr(self.model, "num_prefix_tokens"):  # a vision transformer; others may give maps of any image
             self.num_patches_a_side(self.reduction)

@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, M
 
 from .grids import resize_grid
 from .teacher_config import TeacherConfig
-from .teacher_errors import TeacherError, in_one_sentence, no_such_layer
+from .teacher_errors import TeacherError, check_layer, in_one_sentence
 
 
 # Where the vision half stands in the files of a whole model, for those of which transformers does not know.
@@ -75,8 +75,7 @@ def _leave_out(half: PretrainedConfig, config: TeacherConfig) -> int | None:
     if config.layer is None or half.model_type not in PLAIN_ENCODERS:
         return config.layer
     num_states = half.num_hidden_layers + 1
-    if not -num_states <= config.layer < num_states:
-        raise no_such_layer(config.name, config.layer, num_states)
+    check_layer(config.name, config.layer, num_states)
     half.num_hidden_layers = config.layer % num_states
     return None
 
