@@ -117,6 +117,14 @@ def fill(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+def draw_weights(model: nn.Module) -> nn.Module:
+    """Gives an encoder biases and norms that are not the zeros and ones of a fresh one."""
+    for name, parameter in model.named_parameters():
+        is_scale = "norm" in name and name.endswith("weight")
+        nn.init.normal_(parameter, mean=1.0 if is_scale else 0.0, std=0.1)
+    return model.eval()
+
+
 def make_model(**kwargs) -> HawaiiForConditionalGeneration:
     """A whole model with random values; arguments as for [`make_config`]."""
     return fill(HawaiiForConditionalGeneration(make_config(**kwargs)))

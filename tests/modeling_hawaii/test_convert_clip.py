@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from hawaii.modeling_hawaii.convert_clip import convert_clip
+from hawaii.tests.tiny import draw_weights
 
 
 # As wide as a real head, so that matrix products take the same kernels as at full size; the last two fields are not
@@ -34,11 +35,7 @@ TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num
 
 def make_clip(clip_class=CLIPVisionModel, config=None):
     """A CLIP whose biases and norms are not the zeros and ones of a fresh one."""
-    clip = clip_class(config or CLIPVisionConfig(**VISION)).eval()
-    for name, parameter in clip.named_parameters():
-        is_scale = "norm" in name and name.endswith("weight")
-        torch.nn.init.normal_(parameter, mean=1.0 if is_scale else 0.0, std=0.1)
-    return clip
+    return draw_weights(clip_class(config or CLIPVisionConfig(**VISION)))
 
 
 @pytest.fixture(scope="module")

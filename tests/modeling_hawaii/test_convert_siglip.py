@@ -19,6 +19,7 @@ from transformers import (
 from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
 
 from hawaii.modeling_hawaii.convert_clip import convert_clip
+from hawaii.tests.tiny import draw_weights
 
 
 # 18 pixels are four patches of 4 and a rest, as SigLIP so400m's 384 are 27 patches of 14 and a rest.
@@ -36,11 +37,7 @@ TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num
 
 def make_siglip(model_class=SiglipVisionModel, config=None):
     """A SigLIP whose biases and norms are not the zeros and ones of a fresh one."""
-    model = model_class(config or SiglipVisionConfig(**FIXED)).eval()
-    for name, parameter in model.named_parameters():
-        is_scale = "norm" in name and name.endswith("weight")
-        torch.nn.init.normal_(parameter, mean=1.0 if is_scale else 0.0, std=0.1)
-    return model
+    return draw_weights(model_class(config or SiglipVisionConfig(**FIXED)))
 
 
 @pytest.fixture
