@@ -1,4 +1,5 @@
 # make demo     train the embedded default on easy-VQA, ask it a question, and evaluate it
+# make emoji    fetch and build EmojiVQA, the harder data set of real drawings, with its experts
 # make test     run every test
 # make style    format the sources
 # make quality  check style and types
@@ -9,6 +10,7 @@
 
 PYTHON ?= python3
 RUN ?= runs/easy_vqa
+EMOJI_RUN ?= runs/emoji_vqa
 
 # More options for one step of the demo, for example `make demo TRAIN_FLAGS=stages.pretrain.max_steps=10`.
 DATA_FLAGS ?=
@@ -38,7 +40,7 @@ export MALLOC_TRIM_THRESHOLD_ := 2147483648
 export MALLOC_TOP_PAD_ := 268435456
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: demo test style quality clean .venv
+.PHONY: demo emoji test style quality clean .venv
 
 demo: .venv/installed
 	@echo "==> 1/4 Preparing easy-VQA and the experts that teach ($(RUN))"
@@ -49,6 +51,11 @@ demo: .venv/installed
 	$(BIN)/hawaii chat $(RUN)/hub --image $(RUN)/data/images/test/0.png --question "what shape is in the image?"
 	@echo "==> 4/4 Evaluating on the whole test split"
 	$(BIN)/hawaii evaluate $(RUN)/hub --tasks easy_vqa --output_dir $(RUN) $(EVALUATE_FLAGS)
+
+emoji: .venv/installed
+	$(BIN)/hawaii data emoji_vqa --output_dir $(EMOJI_RUN) $(DATA_FLAGS)
+	@echo "==> To train on it: $(BIN)/accelerate launch --num_cpu_threads_per_process $(CORES) -m hawaii train" \
+		"training/recipes/emoji_vqa.yaml output_dir=$(EMOJI_RUN)"
 
 # What needs timm runs in an environment of its own; everything else must do without.
 test: .venv/installed .venv-timm/installed .venv-transformers4/installed

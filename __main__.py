@@ -1,5 +1,6 @@
 """
-The one command, `hawaii` or `python -m hawaii`: data, convert, teachers, train, evaluate, chat, publish.
+The one command, `hawaii` or `python -m hawaii`: data, convert, teachers, train, evaluate, ablate, figures, chat,
+publish.
 
 Each handler imports what it runs, so that `--help` answers at once.
 """
@@ -36,24 +37,41 @@ def data_easy_vqa(data_set: str, **options) -> None:
     prepare_easy_vqa(**options)
 
 
+def data_emoji_vqa(data_set: str, **options) -> None:
+    from .training.emoji_vqa import prepare_emoji_vqa
+
+    prepare_emoji_vqa(**options)
+
+
 def add_data(commands) -> None:
     parser = commands.add_parser(
         "data", help="prepare a data set", description="Prepare a data set for training and evaluation."
     )
+    data_sets = parser.add_subparsers(dest="data_set", metavar="DATA_SET", required=True)
     easy_vqa = add_command(
-        parser.add_subparsers(dest="data_set", metavar="DATA_SET", required=True),
+        data_sets,
         "easy_vqa",
         data_easy_vqa,
         "easy-VQA: 64x64 images of one shape and questions about it",
-        "The PyPI package easy-vqa ships them, so nothing is downloaded. Leaves images, LLaVA's JSON, a tokenizer and "
-        "the small experts that become the teachers.",
+        "The PyPI package easy-vqa ships them, so nothing is downloaded. Leaves images, LLaVA's JSON, a tokenizer, a "
+        "small language model that has learned to read, and the small experts that become the teachers.",
     )
-    easy_vqa.add_argument(
-        "--output_dir", default="runs/easy_vqa", metavar="DIR", help="folder of the run (default: %(default)s)"
+    emoji_vqa = add_command(
+        data_sets,
+        "emoji_vqa",
+        data_emoji_vqa,
+        "EmojiVQA: 64x64 canvases of real drawings and seven kinds of questions, tested on another vendor's drawings",
+        "Fetches 14 MB of packages from the npm registry. Leaves images, LLaVA's JSON, a small language "
+        "model that has learned to read, the small experts that become the teachers, and a card that says whose the "
+        "drawings are.",
     )
-    easy_vqa.add_argument(
-        "--expert_steps", type=int, metavar="N", help="train each expert for N steps instead of its own number"
-    )
+    for name, data_set in (("easy_vqa", easy_vqa), ("emoji_vqa", emoji_vqa)):
+        data_set.add_argument(
+            "--output_dir", default=f"runs/{name}", metavar="DIR", help="folder of the run (default: %(default)s)"
+        )
+        data_set.add_argument(
+            "--expert_steps", type=int, metavar="N", help="train each expert, and the language model, for N steps"
+        )
 
 
 def convert_clip(kind: str, **options) -> None:
@@ -144,6 +162,14 @@ def add_teachers(commands) -> None:
     )
 
 
+def add_questions(parser: argparse.ArgumentParser, default: str) -> None:
+    """Where the questions of tasks lie; `default` is said of those that `hawaii data` makes."""
+    parser.add_argument("--data_file", metavar="PATH", help=f"questions of easy_vqa or emoji_vqa (default: {default})")
+    parser.add_argument(
+        "--data_folder", metavar="DIR", help="the benchmarks' data as datasets saves it, for want of a network"
+    )
+
+
 def evaluate_folder(**options) -> None:
     from .evaluation.evaluate import evaluate
 
@@ -155,13 +181,102 @@ def add_evaluate(commands) -> None:
         commands, "evaluate", evaluate_folder, "score a checkpoint with lmms-eval and write DIR/results.json"
     )
     parser.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
-    parser.add_argument("--tasks", required=True, metavar="TASKS", help="tasks of lmms-eval, separated by commas")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--tasks", metavar="TASKS", help="tasks of lmms-eval, separated by commas")
+    asked.add_argument("--suite", choices=("paper",), help="the ten benchmarks of the paper's Table 1")
     parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--num_processes", type=int, metavar="N", help="share the questions among N devices")
     parser.add_argument("--limit", type=int, metavar="N", help="ask only the first N questions of each task")
     parser.add_argument("--batch_size", type=int, metavar="N", help="questions answered at once")
-    parser.add_argument("--data_file", metavar="PATH", help="questions of easy_vqa (default: DIR/data/test.parquet)")
+    add_questions(parser, "DIR/data/test.parquet")
     parser.add_argument("--device", metavar="NAME", help="such as cuda:1 (default: the first accelerator, or the CPU)")
     parser.add_argument("--dtype", metavar="NAME", help="of the weights, such as bfloat16 (default: the checkpoint's)")
+
+
+class WordsBeforeOverrides(argparse.Action):
+    """The words of an option with several, up to the first KEY=VALUE: those are the recipe's."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        assert values is not None
+        words = [value for value in values if "=" not in value]
+        if len(words) < len(values):
+            overrides = [value for value in values if "=" in value]
+            namespace.overrides = [*getattr(namespace, "overrides", []), *overrides]
+        try:
+            setattr(namespace, self.dest, [int(word) for word in words] if self.dest == "seeds" else words)
+        except ValueError:
+            parser.error(f"argument {option_string}: a seed is a whole number, not all of {' '.join(words)}")
+
+
+def ablate_recipe(**options) -> None:
+    from .evaluation.ablate import ablate
+
+    ablate(**options)
+
+
+def add_ablate(commands) -> None:
+    parser = add_command(
+        commands,
+        "ablate",
+        ablate_recipe,
+        "train a recipe with and without each of its parts, and compare",
+        "Writes DIR/ablation.md, a table of each row's scores with intervals. What is done is skipped, what was "
+        "interrupted goes on, and any number of these commands may share DIR.",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file of the recipe; its own output_dir holds the data")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="replaces a key of the recipe, for all rows")
+    parser.add_argument("--tasks", required=True, metavar="TASKS", help="tasks of lmms-eval, separated by commas")
+    parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the runs and the table")
+    words = {"nargs": "+", "action": WordsBeforeOverrides}
+    parser.add_argument("--seeds", metavar="N", help="train each row from each seed (default: 0 1 2)", **words)
+    parser.add_argument("--rows", metavar="ROW", help="what to compare (default: Table 2, MoVE-KD and RADIO)", **words)
+    parser.add_argument("--baseline", metavar="ROW", help="what the others are compared with (default: llava)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: 1)")
+    parser.add_argument(
+        "--launcher", metavar="COMMAND", help="starts each training, as in 'accelerate launch --num_processes 8'"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="ask only the first N questions of each task")
+    parser.add_argument("--batch_size", type=int, metavar="N", help="questions answered at once")
+    add_questions(parser, "the recipe's own")
+
+
+def importance_figure(figure: str, **options) -> None:
+    from .evaluation.importance_figure import importance_figure
+
+    importance_figure(**options)
+
+
+def routing_figure(figure: str, **options) -> None:
+    from .evaluation.routing_figure import routing_figure
+
+    routing_figure(**options)
+
+
+def add_figures(commands) -> None:
+    parser = commands.add_parser(
+        "figures",
+        help="draw the paper's Figures 5 and 6 of a model of yours",
+        description="Draw a figure of the paper of a model of yours; leaves a PNG and the numbers behind it.",
+    )
+    figures = parser.add_subparsers(dest="figure", metavar="FIGURE", required=True)
+    importance = add_command(
+        figures, "importance", importance_figure, "Figure 5: which places matter to each teacher and to the question"
+    )
+    importance.add_argument("run", metavar="RUN", help="output_dir of a finished `hawaii train`")
+    importance.add_argument(
+        "--image", required=True, action="append", metavar="IMAGE", help="path or address; give it once for each image"
+    )
+    importance.add_argument("--question", action="append", metavar="TEXT", help="the question about each image")
+    routing = add_command(
+        figures, "routing", routing_figure, "Figure 6: which adapters the images of a benchmark take in each layer"
+    )
+    routing.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
+    routing.add_argument("--tasks", metavar="TASKS", help="tasks of lmms-eval, separated by commas")
+    routing.add_argument("--images", nargs="+", metavar="NAME=DIR", help="folders of images, beside tasks or instead")
+    routing.add_argument("--limit", type=int, metavar="N", help="look at N questions or images of each (default: 500)")
+    add_questions(routing, "DIR/data/test.parquet")
+    for figure in (importance, routing):
+        figure.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the figure")
 
 
 def ask(**options) -> None:
@@ -203,9 +318,23 @@ def build_parser() -> argparse.ArgumentParser:
     add_train(commands)
     add_teachers(commands)
     add_evaluate(commands)
+    add_ablate(commands)
+    add_figures(commands)
     add_chat(commands)
     add_publish(commands)
     return parser
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the words after `hawaii`. Overrides may stand anywhere; argparse takes them next to RECIPE alone."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    takes_overrides = arguments.command in ("train", "ablate")
+    if unknown := [word for word in rest if not takes_overrides or "=" not in word or word.startswith("-")]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        arguments.overrides = [*getattr(arguments, "overrides", []), *rest]
+    return arguments
 
 
 def is_user_error(error: Exception) -> bool:
@@ -254,7 +383,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         `int`: the exit status, 0, or 2 where the user can mend what went wrong; then one sentence on stderr says what.
         `HAWAII_DEBUG=1` in the environment shows where it was raised instead.
     """
-    arguments = vars(build_parser().parse_args(argv))
+    arguments = vars(parse(argv))
     command, handler = arguments.pop("command"), arguments.pop("handler")
     try:
         handler(**arguments)

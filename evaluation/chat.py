@@ -23,15 +23,11 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256) ->
     path = checkpoint_folder(folder)
 
     import torch
-    from huggingface_hub.utils import httpx
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from ..processing.processing_hawaii import open_image
+    from .picture import open_picture
 
-    try:
-        picture = open_image(image)
-    except httpx.HTTPError as error:
-        raise ValueError(f"{image} cannot be fetched: {error}.") from error
+    picture = open_picture(image)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     model = AutoModelForImageTextToText.from_pretrained(path, dtype="auto", trust_remote_code=True).to(device).eval()
     processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)

@@ -11,6 +11,7 @@ INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 AUTO_CLASS = "AutoModelForImageTextToText"
+ENCODER_TYPE = "hawaii_vision"  # what the configuration of a HAWAII's encoder says, told without importing it
 
 
 def _download(name: str) -> Path:
@@ -65,9 +66,12 @@ def checkpoint_folder(name: str | Path) -> Path:
         raise ValueError(f"{name} is not a checkpoint: it holds no {WEIGHTS}. {_way_out(folder)}")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if AUTO_CLASS not in config.get("auto_map", {}) and not _is_known(config.get("model_type")):
+        kind = config.get("model_type")
+        way_out = _way_out(folder)
+        if kind == ENCODER_TYPE:
+            way_out = "It is an encoder without a language model: name it as the vision_tower of a recipe with one."
         raise ValueError(
-            f"{name} holds a {config.get('model_type')}, which {AUTO_CLASS} does not load: it answers no questions "
-            f"about images. {_way_out(folder)}"
+            f"{name} holds a {kind}, which {AUTO_CLASS} does not load: it answers no questions about images. {way_out}"
         )
     return folder
 

@@ -4,16 +4,22 @@ import dataclasses
 import warnings
 from functools import partial
 
+import lmms_eval.api.task  # noqa: F401
 import torch
 from accelerate import Accelerator
 from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
 from lmms_eval.protocol import ChatMessages
 from lmms_eval.utils import Collator
+from PIL import ImageFile
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, StoppingCriteria
 from transformers.image_utils import load_image
 
+
+# A benchmark's image that was cut short is an error, not a picture that is half gray; lmms-eval asks Pillow for the
+# latter, in the whole process, when its tasks are first imported.
+ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 # lmms-eval adds "\n\n" to every task that names no stop string: a leftover of few-shot prompts that would cut long
 # answers after their first paragraph. Its own adapters for Qwen drop it too.
@@ -90,7 +96,8 @@ class Hawaii(lmms):
         trust_remote_code (`bool`, *optional*, defaults to `True`):
             Whether the code in the checkpoint may run; a published HAWAII needs it.
         batch_size (`int`, *optional*, defaults to 1):
-            Questions answered at once. It changes the speed, not the answers.
+            Questions answered at once; halved where the memory does not bear it. It changes the speed, not the
+            answers.
         max_new_tokens (`int`, *optional*, defaults to 1024):
             Longest answer to a task that sets no length of its own.
     """
@@ -111,7 +118,7 @@ class Hawaii(lmms):
         super().__init__()
         self.accelerator = Accelerator()
         self.device = torch.device(device) if device else self.accelerator.device
-        self.batch_size = int(batch_size)
+        self.batch_size = self.largest_batch = int(batch_size)
         self.max_new_tokens = max_new_tokens
         # Every process holds the whole model: data parallelism of inference needs no wrapper.
         self._rank = self.accelerator.process_index
@@ -212,8 +219,25 @@ class Hawaii(lmms):
         inputs = self.processor(images=images or None, text=list(texts), padding=True, return_tensors="pt")
         return inputs.to(self.device, self.model.dtype)
 
-    @torch.inference_mode()
     def _generate(self, conversations, task_arguments):
+        """Answers in halves what the memory does not bear at once, and from then on nothing larger."""
+        if len(conversations) > self.largest_batch:
+            middle = (len(conversations) + 1) // 2
+            halves = conversations[:middle], conversations[middle:]
+            return [answer for half in halves for answer in self._generate(half, task_arguments)]
+        try:
+            return self._generate_batch(conversations, task_arguments)
+        except torch.OutOfMemoryError:
+            if len(conversations) == 1:
+                raise
+        # Outside of the handler, for the error holds what was in the memory.
+        self.largest_batch = len(conversations) // 2
+        warnings.warn(f"{len(conversations)} questions at once do not fit the memory; going on with half of them.")
+        torch.cuda.empty_cache()
+        return self._generate(conversations, task_arguments)
+
+    @torch.inference_mode()
+    def _generate_batch(self, conversations, task_arguments):
         arguments, until = generation_arguments(task_arguments, self.max_new_tokens)
         inputs = self._inputs(*zip(*conversations))
         prompt_length = inputs["input_ids"].shape[1]

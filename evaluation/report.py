@@ -5,10 +5,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from .paper_results import table
+
 
 SECONDS = {"training": "train_seconds", "evaluation": "evaluate_seconds"}
 # In the words that a model trained on this task knows.
-QUESTIONS = {"easy_vqa": "what color is the shape?"}
+QUESTIONS = {"easy_vqa": "what color is the shape?", "emoji_vqa": "how many drawings are there?"}
 QUESTION = "What is in this image?"
 
 
@@ -49,15 +51,18 @@ def report(results: dict, output_dir: Path) -> str:
             Where it lies.
 
     Returns:
-        `str`: a table of two columns, and a command to paste.
+        `str`: the paper's table where its benchmarks were asked, a table of two columns, and a command to paste.
     """
-    rows = [row for task, scores in results["tasks"].items() for row in _score_rows(task, scores)]
+    paper_scores = results.get("paper_scores", {})
+    tasks = {task: scores for task, scores in results["tasks"].items() if task not in paper_scores}
+    rows = [row for task, scores in tasks.items() for row in _score_rows(task, scores)]
     rows.append(("parameters", f"{results['num_parameters']:,}"))
     rows.extend((f"{what} time", _duration(results[key])) for what, key in SECONDS.items() if key in results)
     rows.extend([("model", results["folder"]), ("results", str(output_dir / "results.json"))])
     width = max(len(name) for name, _ in rows) + 2
     question = next((QUESTIONS[task] for task in results["tasks"] if task in QUESTIONS), QUESTION)
-    lines = ["", *(f"{name:<{width}}{value}" for name, value in rows), ""]
+    lines = ["", *([table(results["folder"], paper_scores), ""] if paper_scores else [])]
+    lines += [*(f"{name:<{width}}{value}" for name, value in rows), ""]
     lines.append("To ask it about an image of yours:")
     lines.append(f'  {_program()} chat {shlex.quote(results["folder"])} --image your.png --question "{question}"')
     return "\n".join(lines)

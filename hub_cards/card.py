@@ -14,11 +14,18 @@ FACTS_FILE = "training.json"
 def _eval_result(result: dict) -> EvalResult:
     return EvalResult(
         task_type="image-text-to-text",
-        dataset_type=result["task"],
-        dataset_name=result["task"],
+        dataset_type=result.get("repository", result["task"]),
+        dataset_name=result.get("data_set", result["task"]),
+        dataset_config=result.get("config"),
+        dataset_split=result.get("split"),
         metric_type=result["metric"],
         metric_value=result["value"],
     )
+
+
+def read_config(folder: Path) -> dict:
+    """A folder's `config.json`; that of an encoder alone has no `text_config`."""
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
 def write_card(folder: Path, results: list[dict] | None = None) -> None:
@@ -29,22 +36,26 @@ def write_card(folder: Path, results: list[dict] | None = None) -> None:
         folder (`Path`):
             A published folder.
         results (`list[dict]`, *optional*):
-            What was measured: `task`, `metric`, `value` and `num_questions` each; they go into the model index too.
+            What was measured: `task`, `metric`, `value` and `num_questions` each, of a data set of the Hub also its
+            name `data_set`, `repository`, `config` and `split`; they go into the model index too.
 
     Raises:
         FileNotFoundError: the folder lacks one of the two files.
     """
     folder = Path(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_config(folder)
+    is_encoder = "text_config" not in config
     facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
     teachers = sorted({teacher for stage in facts["stages"].values() for teacher in stage["teachers"]})
-    text_config = dict(config["text_config"])
-    # Its class knows every name of its fields: GPT-2's width is n_embd.
-    text_config = AutoConfig.for_model(text_config.pop("model_type"), **text_config)
+    text_config = None
+    if not is_encoder:
+        fields = dict(config["text_config"])
+        # Its class knows every name of its fields: GPT-2's width is n_embd.
+        text_config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     data = ModelCardData(
         model_name=facts["name"],
         library_name="transformers",
-        pipeline_tag="image-text-to-text",
+        pipeline_tag="image-feature-extraction" if is_encoder else "image-text-to-text",
         tags=["hawaii", "knowledge-distillation", "mixture-of-lora", "custom_code"],
         eval_results=[_eval_result(result) for result in results or []] or None,
     )
@@ -57,7 +68,7 @@ def write_card(folder: Path, results: list[dict] | None = None) -> None:
         num_parameters=facts["num_parameters"],
         teachers=teachers,
         stages=facts["stages"],
-        vision=config["vision_config"],
+        vision=config if is_encoder else config["vision_config"],
         text=text_config,
         results=results,
     )

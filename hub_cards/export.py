@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from .card import FACTS_FILE, write_card
+from .card import FACTS_FILE, read_config, write_card
 from .folders import whole_folder, write_json
 
 
@@ -29,7 +29,8 @@ def export(source: Path, destination: Path, facts: dict) -> None:
 
     Args:
         source (`Path`):
-            A folder that `save_pretrained` of model and processor wrote; it may hold other files.
+            A folder that `save_pretrained` of model and processor wrote, or of an encoder and its image processor; it
+            may hold other files.
         destination (`Path`):
             Appears whole, in place of what was there.
         facts (`dict`):
@@ -39,7 +40,8 @@ def export(source: Path, destination: Path, facts: dict) -> None:
         FileNotFoundError: `source` holds no checkpoint.
     """
     source = Path(source)
-    for name in ("config.json", "processor_config.json"):
+    is_encoder = (source / "config.json").is_file() and "text_config" not in read_config(source)
+    for name in ("config.json", "preprocessor_config.json" if is_encoder else "processor_config.json"):
         if not (source / name).is_file():
             raise FileNotFoundError(f"{source} is no saved HAWAII: it has no {name}.")
     with whole_folder(destination) as folder:

@@ -60,6 +60,47 @@ def open_image(image: str) -> Image.Image:
     return opened
 
 
+def square_image(image, image_aspect_ratio: str, image_mean: list[float]) -> Image.Image:
+    """
+    The square of an image that the student sees, at the image's own resolution; teachers must be shown the same.
+
+    Args:
+        image (`PIL.Image.Image`, array, tensor, path or URL):
+            Orientation tags are obeyed, any mode becomes RGB.
+        image_aspect_ratio (`str`):
+            `"pad"` with the mean colour to its longer side (LLaVA-1.5's stage 2), or `"crop"` to its centre (stage 1).
+        image_mean (`list[float]`):
+            The mean colour, of values from zero to one.
+
+    Returns:
+        `PIL.Image.Image` whose sides are equal.
+
+    Raises:
+        ValueError: there is no such file, or it is no image.
+    """
+    if isinstance(image, str | Path):
+        image = open_image(str(image))
+    elif not isinstance(image, Image.Image):
+        image = to_pil_image(image if image.ndim == 3 else image[None])
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # 16 bits, in one of four modes. Pillow would make white of all that does not fit in 8.
+        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    image = image.convert("RGB")
+    width, height = image.size
+    if width == height:
+        return image
+    if image_aspect_ratio == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        return image.crop((left, top, left + side, top + side))
+    # floor, not round: LLaVA-1.5 makes its background colour so.
+    background = tuple(int(255 * mean) for mean in image_mean)
+    square = Image.new("RGB", (max(width, height),) * 2, background)
+    square.paste(image, ((square.width - width) // 2, (square.height - height) // 2))
+    return square
+
+
 def rewrite_tokenizer_config(path: Path) -> None:
     """Says what transformers 5 saved in words that 4.57 understands and 5 still does."""
     values = json.loads(path.read_text(encoding="utf-8"))
@@ -143,40 +184,8 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
         return ["input_ids", "attention_mask", "pixel_values"]
 
     def square_image(self, image) -> Image.Image:
-        """
-        The square of an image that the student sees, at the image's own resolution; teachers must be shown the same.
-
-        Args:
-            image (`PIL.Image.Image`, array, tensor, path or URL):
-                Orientation tags are obeyed, any mode becomes RGB.
-
-        Returns:
-            `PIL.Image.Image` whose sides are equal.
-
-        Raises:
-            ValueError: there is no such file, or it is no image.
-        """
-        if isinstance(image, str | Path):
-            image = open_image(str(image))
-        elif not isinstance(image, Image.Image):
-            image = to_pil_image(image if image.ndim == 3 else image[None])
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):
-            # 16 bits, in one of four modes. Pillow would make white of all that does not fit in 8.
-            image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-        image = image.convert("RGB")
-        width, height = image.size
-        if width == height:
-            return image
-        if self.image_aspect_ratio == "crop":
-            side = min(width, height)
-            left, top = (width - side) // 2, (height - side) // 2
-            return image.crop((left, top, left + side, top + side))
-        # floor, not round: LLaVA-1.5 makes its background colour so.
-        background = tuple(int(255 * mean) for mean in self.image_processor.image_mean)
-        square = Image.new("RGB", (max(width, height),) * 2, background)
-        square.paste(image, ((square.width - width) // 2, (square.height - height) // 2))
-        return square
+        """What the student sees of an image, and teachers must be shown, see [`square_image`]."""
+        return square_image(image, self.image_aspect_ratio, self.image_processor.image_mean)
 
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
         """

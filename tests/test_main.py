@@ -10,7 +10,7 @@ import torch
 
 from hawaii import __main__ as command
 from hawaii.training.conversations import read_messages
-from hawaii.training.data import read_records
+from hawaii.training.records import read_records
 
 
 def run(program: str) -> subprocess.CompletedProcess:
@@ -38,7 +38,22 @@ def test_python_dash_m_is_the_same_command():
 
 
 @pytest.mark.parametrize(
-    "name", ["data", "data easy_vqa", "convert", "convert llava", "train", "teachers", "evaluate", "chat", "publish"]
+    "name",
+    [
+        "data",
+        "data easy_vqa",
+        "data emoji_vqa",
+        "convert",
+        "convert llava",
+        "train",
+        "teachers",
+        "evaluate",
+        "ablate",
+        "figures importance",
+        "figures routing",
+        "chat",
+        "publish",
+    ],
 )
 def test_each_subcommand_explains_itself(name, capsys):
     with pytest.raises(SystemExit) as stopped:
@@ -62,6 +77,29 @@ def test_arguments_reach_the_handler(monkeypatch):
     assert received == {"recipe": "recipe.yaml", "overrides": ["seed=1", "stages.pretrain.max_steps=2"]}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "recipe.yaml a=1 b.c=2 --tasks t --output_dir o --seeds 0 1 --rows llava hawaii",
+        "recipe.yaml --tasks t --output_dir o --rows llava hawaii --seeds 0 1 a=1 b.c=2",
+        "recipe.yaml --tasks t --seeds 0 1 a=1 --rows llava hawaii --output_dir o b.c=2",
+        "--rows llava hawaii --seeds 0 1 --output_dir o --tasks t recipe.yaml a=1 b.c=2",
+    ],
+)
+def test_overrides_may_stand_anywhere(monkeypatch, words):
+    received = {}
+    monkeypatch.setattr(command, "ablate_recipe", lambda **options: received.update(options))
+    assert command.main(["ablate", *words.split()]) == 0
+    assert received == {
+        "recipe": "recipe.yaml",
+        "overrides": ["a=1", "b.c=2"],
+        "tasks": "t",
+        "output_dir": "o",
+        "rows": ["llava", "hawaii"],
+        "seeds": [0, 1],
+    }
+
+
 def test_an_option_that_is_not_given_is_left_to_the_function(monkeypatch):
     received = {}
     monkeypatch.setattr(command, "evaluate_folder", lambda **options: received.update(options))
@@ -73,11 +111,33 @@ def test_an_option_that_is_not_given_is_left_to_the_function(monkeypatch):
     ("module", "function", "words"),
     [
         ("training.easy_vqa", "prepare_easy_vqa", "data easy_vqa --output_dir out --expert_steps 1"),
+        ("training.emoji_vqa", "prepare_emoji_vqa", "data emoji_vqa --output_dir out --expert_steps 1"),
         ("training.train", "train", "train recipe.yaml seed=1"),
         (
             "evaluation.evaluate",
             "evaluate",
             "evaluate hub --tasks t --output_dir out --limit 1 --batch_size 1 --data_file f --device d --dtype t",
+        ),
+        (
+            "evaluation.evaluate",
+            "evaluate",
+            "evaluate hub --suite paper --output_dir out --data_folder d --num_processes 2",
+        ),
+        (
+            "evaluation.importance_figure",
+            "importance_figure",
+            "figures importance run --image i.png --question what --output_dir out",
+        ),
+        (
+            "evaluation.routing_figure",
+            "routing_figure",
+            "figures routing hub --tasks t --images n=d --limit 1 --data_file f --data_folder d --output_dir out",
+        ),
+        (
+            "evaluation.ablate",
+            "ablate",
+            "ablate recipe.yaml seed=1 --tasks t --output_dir out --seeds 0 1 --rows llava hawaii --baseline llava "
+            "--jobs 2 --launcher l --limit 1 --batch_size 1 --data_file f --data_folder d",
         ),
         ("evaluation.chat", "answer", "chat hub --image i.png --question what"),
         ("hub_cards.publish", "publish", "publish hub user/name --private"),

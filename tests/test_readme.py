@@ -30,7 +30,7 @@ def test_the_lines_that_ask_a_checkpoint_run_in_a_process_without_the_package(hu
 def test_each_make_target_of_the_readme_exists():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = re.findall(r"^make ([\w.]+)", "".join(blocks(README, "bash")), flags=re.MULTILINE)
-    assert targets == ["demo", "test", ".venv"]
+    assert targets == ["demo", "test", "emoji", ".venv"]
     assert all(re.search(rf"^{re.escape(target)}:", makefile, flags=re.MULTILINE) for target in targets)
 
 

@@ -1,6 +1,7 @@
 """Tiny but whole parts, made from scratch and loaded through the real loading code."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -50,10 +51,10 @@ FACTS = {
 }
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
     """A word-level tokenizer with every special token that a conversation needs."""
     special = ["<pad>", "<unk>", "<s>", "</s>", "<image>"]
-    vocabulary = {word: index for index, word in enumerate(dict.fromkeys(special + WORDS))}
+    vocabulary = {word: index for index, word in enumerate(dict.fromkeys([*special, *words]))}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
     return PreTrainedTokenizerFast(

@@ -60,8 +60,11 @@ def make_llava(vision: dict | None = None, text: dict | None = None, **fields) -
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=IMAGE_TOKEN,
-        **{"vision_feature_select_strategy": "default" if is_clip else "full", **fields},
+        **{
+            "image_token_index": IMAGE_TOKEN,
+            "vision_feature_select_strategy": "default" if is_clip else "full",
+            **fields,
+        },
     )
     return randomize(LlavaForConditionalGeneration(config))
 

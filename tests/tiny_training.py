@@ -11,10 +11,13 @@ from transformers import CLIPImageProcessor, ConvNextConfig, ConvNextModel, ViTC
 from hawaii import HawaiiProcessor
 from hawaii.processing.chat_templates import load_chat_template
 from hawaii.training.arguments import HawaiiTrainingArguments
+from hawaii.training.checkpoints import save_objective
+from hawaii.training.class_token_teacher import ClassTokenGrid
 from hawaii.training.data import Collator, LlavaDataset
-from hawaii.training.objectives import HawaiiObjective, StudentWithObjective
+from hawaii.training.finished_stage import save_settings
+from hawaii.training.objectives import OBJECTIVES, StudentWithObjective
 
-from .tiny import VISION, fill, make_model, make_tokenizer
+from .tiny import VISION, fill, make_model, make_processor, make_tokenizer
 
 
 # With the student's 4 x 4 tokens: one that has the same grid, one that must be unshuffled by two.
@@ -131,8 +134,15 @@ def make_arguments(output_dir="unused", **kwargs) -> HawaiiTrainingArguments:
 
 def make_module(vision: dict | None = None, text: dict | None = None, **kwargs) -> StudentWithObjective:
     """All that trains, with random values; arguments as for [`make_config`] and [`make_arguments`]."""
-    student = make_model(vision={"num_teacher_adapters": len(TEACHER_GRIDS), **(vision or {})}, text=text)
-    return StudentWithObjective(student, HawaiiObjective(make_arguments(**kwargs), student, TEACHER_GRIDS))
+    args = make_arguments(**kwargs)
+    kind = OBJECTIVES[args.objective]
+    # The ranks of adapters are those of the tests, whatever is the objective's own.
+    fields = {**kind.vision_fields(len(TEACHER_GRIDS)), "lora_rank": 4, "lora_alpha": 4, **(vision or {})}
+    student = make_model(vision=fields, text=text)
+    grids = dict(TEACHER_GRIDS)
+    if args.objective == "move_kd":
+        grids["vit"] = ClassTokenGrid(*grids["vit"])
+    return StudentWithObjective(student, kind(args, student, grids))
 
 
 def gradients(module, loss):
@@ -188,3 +198,14 @@ def write_recipe(folder: Path, teachers: dict[str, Path], **changes) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     return path
+
+
+def save_stage(folder: Path, teachers: dict[str, Path], chat_template: str = "vicuna_v1", **kwargs):
+    """A finished stage with random values, as the trainer leaves one; gives what it saved. Arguments as for
+    [`make_module`]."""
+    module = make_module(teachers=[str(path) for path in teachers.values()], **kwargs)
+    module.student.save_pretrained(folder)
+    make_processor(chat_template=chat_template).save_pretrained(folder)
+    save_objective(module.objective, folder)
+    save_settings(module.objective.args, folder)
+    return module

@@ -3,6 +3,8 @@
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -29,9 +31,9 @@ class JsonLinesCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         path = Path(args.output_dir) / LOG_FILE
         if state.is_world_process_zero and path.is_file():
-            lines = [
-                line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= state.global_step
-            ]
+            # A run that starts over may have been measured before its first step.
+            written = path.read_text(encoding="utf-8").splitlines() if state.global_step else []
+            lines = [line for line in written if _step_of(line) <= state.global_step]
             write_text(path, "".join(f"{line}\n" for line in lines))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -43,22 +45,31 @@ class JsonLinesCallback(TrainerCallback):
 
 
 class TimerCallback(TrainerCallback, ExportableState):
-    """Counts the seconds of training over every resume: they are kept in the trainer's state."""
+    """Counts the seconds of training, over every resume: they are kept in the trainer's state."""
 
     def __init__(self, seconds: float = 0.0):
-        self.seconds = seconds
-        self._start = time.monotonic()
+        self._seconds = seconds  # until it last stopped
+        self._start: float | None = None  # while it runs
 
     @property
-    def total(self) -> float:
-        return self.seconds + time.monotonic() - self._start
+    def seconds(self) -> float:
+        return self._seconds + (0.0 if self._start is None else time.monotonic() - self._start)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside is not counted."""
+        is_running = self._start is not None
+        self._seconds, self._start = self.seconds, None
+        try:
+            yield
+        finally:
+            self._start = time.monotonic() if is_running else None
 
     def state(self) -> dict:
-        return {"args": {"seconds": self.total}, "attributes": {}}
+        return {"args": {"seconds": self.seconds}, "attributes": {}}
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._start = time.monotonic()
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.seconds = self.total
-        self._start = time.monotonic()
+        self._seconds, self._start = self.seconds, None

@@ -79,7 +79,8 @@ def load_student(student: PreTrainedModel, checkpoint: Path) -> None:
     weights = {}
     for path in sorted(checkpoint.glob("model*.safetensors")):
         weights |= load_file(path)
-    tied = set(student._tied_weights_keys or {}) if student.config.tie_word_embeddings else set()
+    tied = set(student._tied_weights_keys or {})  # none of an encoder alone, whose configuration says nothing of them
+    tied = tied if tied and student.config.tie_word_embeddings else set()
     load_weights(student, weights, checkpoint, may_lack=tied)
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from transformers import PreTrainedTokenizerBase
 
 from ..processing.processing_hawaii import HawaiiProcessor
-from .renderings import MARK, render_conversation
+from .renderings import MARK, render_conversation, render_prompt
 
 
 @dataclass
@@ -78,16 +78,29 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset(index for index, token in tokenizer.added_tokens_decoder.items() if token.content.strip())
 
 
-def _tokenize(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[tuple[int, int]]]:
-    """The tokens of a text and where in it each begins and ends."""
+def _tokenize(text: str, messages: list[dict], processor: HawaiiProcessor) -> tuple[list[int], list[tuple[int, int]]]:
+    """The tokens of a rendered conversation and where in its text each begins and ends."""
+    tokenizer = processor.tokenizer
     has_own_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     encoding = tokenizer(text, add_special_tokens=not has_own_bos, return_offsets_mapping=True)
+    num_images = sum(item["type"] == "image" for message in messages for item in message["content"])
+    num_tokens = encoding["input_ids"].count(processor.image_token_id)
+    if num_tokens != num_images:
+        raise ValueError(
+            f"the tokenizer makes {num_tokens} image tokens of {num_images} images; make {processor.image_token} one "
+            "of its special tokens"
+        )
     offsets, before = [], 0
     for start, end in encoding["offset_mapping"]:
         # Some tokenizers cut spaces off, and leave nothing of a token that is all spaces.
         offsets.append((min(before, start) if start == end else start, end))
         before = end
     return encoding["input_ids"], offsets
+
+
+def _num_repeats(token: int, processor: HawaiiProcessor) -> int:
+    """How often a token of the text stands in the model's input: an image's once for each patch."""
+    return processor.num_image_tokens if token == processor.image_token_id else 1
 
 
 def _find_ends(
@@ -135,6 +148,23 @@ def _cover(text: str, spans: list[tuple[int, int]]) -> bytearray:
     return cover
 
 
+def tokenize_prompt(messages: list[dict], processor: HawaiiProcessor) -> list[int]:
+    """
+    The tokens after which an answer begins, each image token expanded, as when the model is used.
+
+    Args:
+        messages (`list[dict]`):
+            As [`read_messages`] gives them, up to the question.
+        processor (`HawaiiProcessor`):
+            Has the chat template.
+
+    Raises:
+        ValueError: the template does not fit, or the tokenizer does not take `<image>` for one token.
+    """
+    input_ids, _ = _tokenize(render_prompt(messages, processor), messages, processor)
+    return [token for token in input_ids for _ in range(_num_repeats(token, processor))]
+
+
 def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> TokenizedConversation:
     """
     Renders and tokenizes a conversation with the processor's chat template.
@@ -149,15 +179,7 @@ def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> T
     """
     rendering = render_conversation(messages, processor)
     text = rendering.text
-    num_images = sum(item["type"] == "image" for message in messages for item in message["content"])
-    input_ids, offsets = _tokenize(text, processor.tokenizer)
-    num_tokens = input_ids.count(processor.image_token_id)
-    if num_tokens != num_images:
-        raise ValueError(
-            f"the tokenizer makes {num_tokens} image tokens of {num_images} images; make {processor.image_token} one "
-            "of its special tokens"
-        )
-
+    input_ids, offsets = _tokenize(text, messages, processor)
     begun = [start for start, _ in rendering.instructions]
     ends = _find_ends(input_ids, offsets, rendering.said, begun, processor)
     answers = rendering.answers
@@ -168,7 +190,7 @@ def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> T
     result = TokenizedConversation([], [], [], set())
     for place, (token, (start, end)) in enumerate(zip(input_ids, offsets)):
         is_image = token == processor.image_token_id
-        num_repeats = processor.num_image_tokens if is_image else 1
+        num_repeats = _num_repeats(token, processor)
         is_answer = 1 in in_answer[start:end] and not is_image
         result.input_ids += [token] * num_repeats
         result.is_answer += [is_answer] * num_repeats

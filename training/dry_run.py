@@ -9,18 +9,22 @@ from ..configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfi
 from ..modeling_hawaii.convert_clip import make_vision_config
 from ..modeling_hawaii.llava_checkpoint import read_llava
 from ..modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
+from ..modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ..modeling_hawaii.vocabulary import VOCABULARY_MULTIPLE
 from .architectures import ARCHITECTURES, read_architecture
 from .arguments import HawaiiTrainingArguments, ModelArguments
+from .encoder_passes import Student
+from .encoders import continue_config
 from .objectives import OBJECTIVES
 from .recipe import parse_stage, read_recipe
-from .students import load_tokenizer, part_of, vision_fields
+from .students import load_tokenizer, part_of, set_trainable, vision_fields
 from .teacher import Teacher
 from .teacher_costs import count_parameters, outline, table
 from .teacher_presets import expand_teachers
 
 
-STUDENT_PARTS = ("vision_tower", "adapters", "routers", "projector", "language_model")
+ENCODER_PARTS = ("vision_tower", "adapters", "routers")
+LANGUAGE_MODEL_PARTS = ("projector", "language_model")
 
 
 def _outline_vision(model_args: ModelArguments, fields: dict) -> HawaiiVisionConfig:
@@ -30,6 +34,8 @@ def _outline_vision(model_args: ModelArguments, fields: dict) -> HawaiiVisionCon
     if model_args.vision_tower is None:
         return HawaiiVisionConfig(**fields)
     encoder = read_architecture(model_args.vision_tower)
+    if isinstance(encoder, HawaiiVisionConfig):
+        return continue_config(encoder, model_args.vision_tower, model_args.vision_config or {}, fields)
     return make_vision_config(getattr(encoder, "vision_config", encoder), -2, fields)  # where `convert_clip` ends
 
 
@@ -49,21 +55,26 @@ def _outline_text(model_args: ModelArguments) -> PretrainedConfig:
     return config
 
 
-def outline_student(model_args: ModelArguments, num_teachers: int) -> HawaiiForConditionalGeneration:
+def outline_student(model_args: ModelArguments, num_teachers: int, objective: str = "hawaii") -> Student:
     """
     The student of a recipe on the meta device: all but its weights.
 
     Args:
         model_args (`ModelArguments`):
-            Names the encoder and the language model. Of those that this package knows nothing is downloaded, of others
-            their configuration and the tokenizer.
+            Names the encoder and the language model, or the encoder alone. Of those that this package knows nothing is
+            downloaded, of others their configuration and the tokenizer.
         num_teachers (`int`):
-            Teacher-specific adapters of each layer.
+            How many there are.
+        objective (`str`, *optional*, defaults to `"hawaii"`):
+            Decides which adapters there are, where the recipe does not.
     """
+    vision_config = _outline_vision(model_args, vision_fields(model_args, num_teachers, objective))
     with torch.device("meta"):
+        if model_args.is_encoder_alone:
+            return HawaiiVisionModel(vision_config)
         language_model = AutoModelForCausalLM.from_config(_outline_text(model_args))
         config = HawaiiConfig(
-            vision_config=_outline_vision(model_args, vision_fields(model_args, num_teachers)),
+            vision_config=vision_config,
             text_config=language_model.config,
             head_bias=language_model.get_output_embeddings().bias is not None,
         )
@@ -71,10 +82,16 @@ def outline_student(model_args: ModelArguments, num_teachers: int) -> HawaiiForC
 
 
 def _students_table(counts: Counter, num_projections: int, stages: dict[str, HawaiiTrainingArguments]) -> str:
-    def row(part: str, count: int) -> list[str]:
-        return [part, f"{count:,}", *("learns" if part in args.trainable else "" for args in stages.values())]
+    def learns(part: str, args: HawaiiTrainingArguments) -> bool:
+        if part == "projections":
+            return OBJECTIVES[args.objective].projections_learn(args.trainable)
+        return part in args.trainable
 
-    rows = [row(part, counts[part]) for part in STUDENT_PARTS]
+    def row(part: str, count: int) -> list[str]:
+        return [part, f"{count:,}", *("learns" if learns(part, args) else "" for args in stages.values())]
+
+    parts = [*ENCODER_PARTS, *(part for part in LANGUAGE_MODEL_PARTS if counts[part])]
+    rows = [row(part, counts[part]) for part in parts]
     rows.append(["the student", f"{counts.total():,}", *("" for _ in stages)])
     rows.append(row("projections", num_projections))
     return table(["part", "parameters", *stages], rows)
@@ -102,7 +119,7 @@ def describe_recipe(recipe: str, overrides: list[str] | None = None) -> str:
             `key=value` or `stages.NAME.key=value`.
 
     Returns:
-        `str`: two Markdown tables.
+        `str`: two Markdown tables; one, where the objective has no teachers.
     """
     # Whatever accelerators this machine has: none is used.
     stages = {
@@ -110,14 +127,17 @@ def describe_recipe(recipe: str, overrides: list[str] | None = None) -> str:
         for name, options in read_recipe(recipe, overrides).items()
     }
     model_args, _, args = next(iter(stages.values()))
-    teachers = [outline(config) for config in expand_teachers(args.teachers)]
-    student = outline_student(model_args, len(teachers))
+    kind = OBJECTIVES[args.objective]
+    configs = expand_teachers(args.teachers) if kind.uses_teachers else []
+    teachers = kind.prepare_teachers([outline(config) for config in configs])
+    student = outline_student(model_args, len(teachers), args.objective)
     with torch.device("meta"):
-        objective = OBJECTIVES[args.objective](args, student, {teacher.name: teacher.grid for teacher in teachers})
+        objective = kind(args, student, {teacher.name: teacher.grid for teacher in teachers})
     counts = Counter()
     for name, parameter in student.named_parameters():
         counts[part_of(name)] += parameter.numel()
+    for _, _, training in stages.values():
+        set_trainable(student, training.trainable)
     arguments = {name: training for name, (_, _, training) in stages.items()}
     students = _students_table(counts, count_parameters(objective), arguments)
-    note = "The projections are the objective's: they learn in training, and vanish with the teachers."
-    return f"{students}\n\n{note}\n\n{_teachers_table(teachers)}"
+    return "\n\n".join([students, kind.note, *([_teachers_table(teachers)] if teachers else [])])

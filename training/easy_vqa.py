@@ -1,6 +1,5 @@
 """`hawaii data easy_vqa`: images, conversations, test questions, tokenizer and experts from the package easy-vqa."""
 
-import json
 import random
 import shutil
 from collections import defaultdict
@@ -12,10 +11,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..hub_cards.folders import whole_file, whole_folder, write_text
+from ..hub_cards.folders import whole_folder
 from .easy_vqa_questions import COLORS, SHAPES, Description, Question, describe
-from .easy_vqa_tokenizer import build_tokenizer, save_tokenizer
-from .experts import prepare_experts
+from .experts import held_out, prepare_experts
+from .llava_rows import make_row, make_rows, write_rows
+from .question_table import write_questions
+from .reading import prepare_language_model
+from .word_tokenizer import build_tokenizer, save_tokenizer
 
 
 # The form of the training data.
@@ -23,6 +25,7 @@ TURNS_PER_ROW = 2  # Few, so that the answers before a question seldom give its 
 # How often a yes/no question is asked that names the shape's own colour. Seven in eight name another one, so that for
 # long it pays to say so without looking.
 OWN_COLOR_REPEATS = 3
+READING_STEPS = 700
 SEED = 0
 
 
@@ -79,20 +82,10 @@ def image_names(image_id: int) -> tuple[str, str]:
     return f"{image_id}.png", f"{image_id}_horizontal.png"
 
 
-def make_row(name: str, number: int, turns: Iterable[tuple[str, str]]) -> dict:
-    """A row of LLaVA's JSON about a training image, its `number`th; the image stands before the first of `turns`."""
-    row = {"id": f"{Path(name).stem}-{number}", "image": f"train/{name}", "conversations": []}
-    for human, assistant in turns:
-        row["conversations"] += [{"from": "human", "value": human}, {"from": "gpt", "value": assistant}]
-    first = row["conversations"][0]
-    first["value"] = "\n".join(part for part in ("<image>", first["value"]) if part)
-    return row
-
-
 def caption_rows(descriptions: dict[int, Description]) -> list[dict]:
     """A row for every image and mirrored image whose shape and colour are known."""
     return [
-        make_row(name, 0, [("", description.caption)])
+        make_row(f"train/{name}", 0, [("", description.caption)])
         for image_id, description in descriptions.items()
         if description.caption is not None
         for name in image_names(image_id)
@@ -121,11 +114,18 @@ def conversation_rows(questions: Iterable[Question]) -> list[dict]:
                 for question in asked
                 for _ in range(OWN_COLOR_REPEATS if is_about_own_color(question) else 1)
             ]
-            num_rows = -(-len(turns) // TURNS_PER_ROW)
-            # Neighbours go to different rows, of which there are mostly enough: a question that was just answered
-            # would teach to repeat the answer.
-            rows += [make_row(name, part, turns[part::num_rows]) for part in range(num_rows)]
+            rows += make_rows(f"train/{name}", turns, TURNS_PER_ROW)
     return rows
+
+
+def validation_rows(questions: Iterable[Question]) -> list[dict]:
+    """Every question once, in a row of its own that tells its type, about the image as it is."""
+    return [
+        make_row(f"train/{image_names(image_id)[0]}", number, [(question.text, question.answer)])
+        | {"question_type": question.type}
+        for image_id, asked in by_image(questions).items()
+        for number, question in enumerate(asked)
+    ]
 
 
 def write_train_images(image_ids, paths, images, folder: Path) -> None:
@@ -140,11 +140,6 @@ def write_train_images(image_ids, paths, images, folder: Path) -> None:
             Image.fromarray(image.flip(1).numpy()).save(temporary / mirrored)  # (height, width, 3)
 
 
-def write_rows(rows: Sequence[dict], path: Path) -> None:
-    """Writes LLaVA's JSON, one row a line."""
-    write_text(path, "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-
-
 def write_test_split(package: ModuleType, data: Path) -> int:
     """
     Copies the test images and writes `test.parquet`, for the evaluation alone: nothing else reads the test split.
@@ -152,27 +147,22 @@ def write_test_split(package: ModuleType, data: Path) -> int:
     Returns:
         `int`: number of questions.
     """
-    import datasets
-
     questions, paths = read_questions(package.get_test_questions()), package.get_test_image_paths()
     if not (data / "images" / "test").is_dir():
         with whole_folder(data / "images" / "test") as temporary:
             for image_id, path in paths.items():
                 shutil.copyfile(path, temporary / f"{image_id}.png")
-    encoded = {image_id: Path(path).read_bytes() for image_id, path in paths.items()}
     rows = [
         {
-            "question_id": number,
             "question": question.text,
             "answer": question.answer,
             "question_type": question.type,
-            "image": {"bytes": encoded[question.image_id], "path": f"{question.image_id}.png"},
+            "image_id": str(question.image_id),
         }
-        for number, question in enumerate(questions)
+        for question in questions
     ]
-    table = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
-    with whole_file(data / "test.parquet") as temporary:
-        table.to_parquet(temporary)
+    encoded = {str(image_id): Path(path).read_bytes() for image_id, path in paths.items()}
+    write_questions(rows, encoded, data / "test.parquet")
     return len(rows)
 
 
@@ -181,11 +171,13 @@ def prepare_easy_vqa(output_dir, expert_steps: int | None = None) -> None:
     Leaves everything that the embedded default trains on and is evaluated with. Run again, it makes what is missing or
     differs from what is asked; killed at any moment, nothing under a final name is half written.
 
+    Nothing learns from the training images that the experts hold out: their questions are `data/validation.json`.
+
     Args:
         output_dir (`str` or `Path`):
-            Gets `data/`, `tokenizer/` and `experts/`.
+            Gets `data/`, `tokenizer/`, `experts/` and `language_model/`.
         expert_steps (`int`, *optional*):
-            Steps of each expert instead of its own number.
+            Steps of each expert, and of the language model, instead of its own number.
 
     Raises:
         ValueError: the package easy-vqa is not installed.
@@ -195,16 +187,21 @@ def prepare_easy_vqa(output_dir, expert_steps: int | None = None) -> None:
     descriptions = {image_id: describe(asked) for image_id, asked in by_image(questions).items()}
     image_ids = sorted(descriptions)
     images = read_images([paths[image_id] for image_id in image_ids])
-    pretrain, finetune = caption_rows(descriptions), conversation_rows(questions)
+    kept_back = {image_id for image_id, is_out in zip(image_ids, held_out(len(image_ids)).tolist()) if is_out}
+    pretrain = caption_rows({image_id: item for image_id, item in descriptions.items() if image_id not in kept_back})
+    finetune = conversation_rows(question for question in questions if question.image_id not in kept_back)
+    validation = validation_rows(question for question in questions if question.image_id in kept_back)
 
     data = output_dir / "data"
     write_train_images(image_ids, [paths[image_id] for image_id in image_ids], images, data / "images" / "train")
     write_rows(pretrain, data / "pretrain.json")
     write_rows(finetune, data / "finetune.json")
+    write_rows(validation, data / "validation.json")
     num_test = write_test_split(package, data)
     print(
-        f"easy-VQA: {len(image_ids) * 2:,} training images with {len(pretrain):,} captions and "
-        f"{len(finetune):,} conversations, {num_test:,} test questions, in {data}."
+        f"easy-VQA: {(len(image_ids) - len(kept_back)) * 2:,} training images with {len(pretrain):,} captions and "
+        f"{len(finetune):,} conversations, {len(validation):,} questions about {len(kept_back):,} images held out, "
+        f"{num_test:,} test questions, in {data}."
     )
 
     tokenizer = build_tokenizer(text for question in questions for text in (question.text, question.answer))
@@ -213,3 +210,6 @@ def prepare_easy_vqa(output_dir, expert_steps: int | None = None) -> None:
     print(f"Tokenizer: {len(tokenizer)} tokens, in {output_dir / 'tokenizer'}.")
 
     prepare_experts(images, labellings([descriptions[i] for i in image_ids]), output_dir / "experts", expert_steps)
+    captions = {row["image"]: row["conversations"][-1]["value"] for row in pretrain}
+    steps = READING_STEPS if expert_steps is None else expert_steps
+    prepare_language_model(finetune, captions, tokenizer, output_dir / "language_model", steps)

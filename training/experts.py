@@ -111,6 +111,21 @@ class ExpertClassifier(nn.Module):
         return self.head(features[:, 1:].mean(dim=1))
 
 
+class PatchClassifier(ExpertClassifier):
+    """An expert with a head on each of its patches: what it learns to tell of a patch is then at that patch."""
+
+    def forward(self, pixel_values):
+        """Takes `(batch_size, 3, height, width)`, returns logits of shape `(batch_size, num_labels, num_patches)`."""
+        features = self.expert(pixel_values).last_hidden_state
+        patches = features.flatten(2).transpose(1, 2) if features.ndim == 4 else features[:, 1:]  # (B, P, C)
+        return self.head(patches).transpose(1, 2)
+
+
+def patch_weights(labels) -> torch.Tensor:
+    """How much a patch of each label counts: the less, by the root of their number, the more there are."""
+    return labels[labels >= 0].bincount().clamp(min=1).rsqrt()
+
+
 def held_out(num_images: int) -> torch.Tensor:
     """True for the images, the last ones, that no expert learns from: a tensor of shape `(num_images,)`."""
     num_held_out = max(1, round(HELD_OUT_SHARE * num_images))
@@ -162,12 +177,12 @@ def learning_rate_factor(step: int, num_steps: int) -> float:
 
 @torch.no_grad()
 def measure_accuracy(model: nn.Module, images, labels, batch_size: int) -> float:
-    """The share of `images` whose label `model` tells; 0 where there are none."""
+    """The share of the known `labels`, of `images` or of their patches, that `model` tells; 0 where there are none."""
     num_right = 0
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
         num_right += int((model(normalize(images[part])).argmax(dim=1) == labels[part]).sum())
-    return num_right / max(1, len(images))
+    return num_right / max(1, int((labels >= 0).sum()))
 
 
 def train_expert(expert: Expert, images, labels, num_steps: int) -> tuple[PreTrainedModel, float]:
@@ -179,8 +194,8 @@ def train_expert(expert: Expert, images, labels, num_steps: int) -> tuple[PreTra
             What to train.
         images (`torch.ByteTensor` of shape `(num_images, height, width, 3)`):
             The images.
-        labels (`torch.LongTensor` of shape `(num_images,)`):
-            -1 where not known.
+        labels (`torch.LongTensor` of shape `(num_images,)` or `(num_images, num_patches)`):
+            Of each image, or of each patch of its map, row by row; -1 where not known.
         num_steps (`int`):
             Number of steps.
 
@@ -188,7 +203,7 @@ def train_expert(expert: Expert, images, labels, num_steps: int) -> tuple[PreTra
         The base model without its head, in eval mode on the CPU, and the accuracy of both on the held-out images.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    is_known, is_held_out = labels >= 0, held_out(len(images))
+    is_known, is_held_out = (labels >= 0).view(len(labels), -1).any(dim=1), held_out(len(images))
     learned, checked = (is_known & ~is_held_out).nonzero().flatten(), (is_known & is_held_out).nonzero().flatten()
     num_labels = int(labels.max()) + 1
     images, labels = images.to(device), labels.to(device)
@@ -197,22 +212,25 @@ def train_expert(expert: Expert, images, labels, num_steps: int) -> tuple[PreTra
         torch.manual_seed(SEED)
         config = dict(expert.config)
         base = AutoModel.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
-        model = ExpertClassifier(base, num_labels).to(device)
+        # The labels of patches would no longer fit a shifted image.
+        kind, view = (ExpertClassifier, augment) if labels.ndim == 1 else (PatchClassifier, torch.Tensor.__getitem__)
+        weights = None if labels.ndim == 1 else patch_weights(labels)
+        model = kind(base, num_labels).to(device)
         model.eval()(normalize(images[:1]))  # The lazy head takes its width from the first features that it sees.
         model.train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=expert.learning_rate, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, num_steps))
         progress = tqdm(total=num_steps, desc=f"Expert {expert.name} learns {expert.labelling}", unit="step")
         for step, chosen in enumerate(batches(learned, expert.batch_size, num_steps), start=1):
-            logits, target = model(normalize(augment(images, chosen))), labels[chosen]
-            loss = F.cross_entropy(logits, target)
+            logits, target = model(normalize(view(images, chosen))), labels[chosen]
+            loss = F.cross_entropy(logits, target, weight=weights, ignore_index=-1)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
             optimizer.step()
             schedule.step()
             if step % NUM_STEPS_BETWEEN_REPORTS == 0 or step == num_steps:
-                accuracy = (logits.argmax(dim=1) == target).float().mean()
+                accuracy = (logits.argmax(dim=1) == target)[target >= 0].float().mean()
                 progress.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy.item():.3f}", refresh=False)
             progress.update()
         progress.close()
@@ -246,10 +264,11 @@ def _read_report(folder: Path) -> dict | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _sentence(report: dict) -> str:
+def _sentence(report: dict, labels) -> str:
     return (
         f"{report['architecture']} tells the {report['labelling']} in {report['validation_accuracy']:.1%} "
-        f"of held-out images after {report['num_steps']} steps in {report['seconds']:.0f} s"
+        f"of {'held-out images' if labels.ndim == 1 else 'the patches of held-out images'} "
+        f"after {report['num_steps']} steps in {report['seconds']:.0f} s"
     )
 
 
@@ -260,8 +279,8 @@ def prepare_experts(images, labels, output_dir, num_steps=None, experts=EXPERTS)
     Args:
         images (`torch.ByteTensor` of shape `(num_images, height, width, 3)`):
             The images to learn from; the last tenth is held out for the accuracy that is printed.
-        labels (`dict[str, torch.LongTensor]` of shape `(num_images,)` each):
-            The labellings by name; -1 where the label of an image is not known.
+        labels (`dict[str, torch.LongTensor]` of shape `(num_images,)` or `(num_images, num_patches)` each):
+            The labellings by name, of images or of the patches of an expert's map; -1 where a label is not known.
         output_dir (`str` or `Path`):
             Folder of the experts.
         num_steps (`int`, *optional*):
@@ -275,7 +294,7 @@ def prepare_experts(images, labels, output_dir, num_steps=None, experts=EXPERTS)
         folder = Path(output_dir) / expert.name
         report = _read_report(folder)
         if report is not None and wanted.items() <= report.items():
-            print(f"Expert {expert.name} is already there: {_sentence(report)}.")
+            print(f"Expert {expert.name} is already there: {_sentence(report, labels[expert.labelling])}.")
             continue
         with whole_folder(folder) as temporary:
             start = time.monotonic()
@@ -287,4 +306,4 @@ def prepare_experts(images, labels, output_dir, num_steps=None, experts=EXPERTS)
                 "seconds": round(time.monotonic() - start, 1),
             }
             save_expert(model, images.shape[1:3], report, temporary)
-        print(f"Expert {expert.name}: {_sentence(report)}.")
+        print(f"Expert {expert.name}: {_sentence(report, labels[expert.labelling])}.")

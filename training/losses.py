@@ -6,12 +6,14 @@ import torch
 # Shapes: I images, N teachers, m student tokens, D student width, t prompt tokens, L layers, P = 1 + m.
 
 
-def token_importance(projected: torch.Tensor, prompt: torch.Tensor, prompt_mask: torch.Tensor) -> torch.Tensor:
+def similarity_scores(
+    projected: torch.Tensor, prompt: torch.Tensor, prompt_mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    How much each teacher token matters to its neighbours and to the instruction (eq. 5).
+    The two parts of the teacher tokens' scores before their mean (eq. 5): what the queries spread over them, summed.
 
-    Each query, a teacher token or an instruction token, spreads a softmax over the m teacher tokens; the score is the
-    mean over the queries. The scores of a teacher therefore sum to one.
+    Each query, a teacher token or an instruction token, spreads a softmax over the m teacher tokens. A part therefore
+    sums to the number of its queries.
 
     Args:
         projected (`torch.FloatTensor` of shape `(num_images, num_teachers, num_tokens, hidden_size)`):
@@ -22,16 +24,32 @@ def token_importance(projected: torch.Tensor, prompt: torch.Tensor, prompt_mask:
             False where the instruction is padded.
 
     Returns:
-        `torch.FloatTensor` of shape `(num_images, num_teachers, num_tokens)`.
+        Two `torch.FloatTensor` of shape `(num_images, num_teachers, num_tokens)`: of the teacher's own tokens and of
+        the instruction.
     """
     projected, prompt = projected.float(), prompt.float()
-    num_tokens, width = projected.shape[-2:]
+    width = projected.shape[-1]
     with torch.autocast(projected.device.type, enabled=False):  # autocast would multiply in half precision
         keys = projected.transpose(-1, -2) / width**0.5  # (I, N, D, m)
         from_image = (projected @ keys).softmax(dim=-1).sum(dim=-2)  # (I, N, m)
         from_prompt = (prompt.unsqueeze(1) @ keys).softmax(dim=-1)  # (I, N, t, m)
-    from_prompt = (from_prompt * prompt_mask[:, None, :, None]).sum(dim=-2)  # (I, N, m)
-    num_queries = num_tokens + prompt_mask.sum(dim=-1)  # (I,)
+    return from_image, (from_prompt * prompt_mask[:, None, :, None]).sum(dim=-2)
+
+
+def token_importance(projected: torch.Tensor, prompt: torch.Tensor, prompt_mask: torch.Tensor) -> torch.Tensor:
+    """
+    How much each teacher token matters to its neighbours and to the instruction (eq. 5): the mean over all queries of
+    what they spread, so that the scores of a teacher sum to one.
+
+    Args:
+        projected, prompt, prompt_mask:
+            As for [`similarity_scores`].
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_images, num_teachers, num_tokens)`.
+    """
+    from_image, from_prompt = similarity_scores(projected, prompt, prompt_mask)
+    num_queries = projected.shape[-2] + prompt_mask.sum(dim=-1)  # (I,)
     return (from_image + from_prompt) / num_queries[:, None, None]
 
 

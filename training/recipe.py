@@ -15,7 +15,14 @@ import yaml
 from transformers import CONFIG_MAPPING, AutoConfig, HfArgumentParser
 
 from ..configuration.configuration_hawaii import HawaiiVisionConfig
-from .arguments import DataArguments, HawaiiTrainingArguments, ModelArguments
+from .arguments import (
+    DISTILLATIONS,
+    LANGUAGE_PARTS,
+    DataArguments,
+    HawaiiTrainingArguments,
+    ModelArguments,
+    names_encoder_alone,
+)
 
 
 ARGUMENTS = (ModelArguments, DataArguments, HawaiiTrainingArguments)
@@ -30,6 +37,14 @@ KINDS = {
 }
 # What the first stage builds; a later one has no use for them.
 PARTS = ("vision_tower", "vision_config", "language_model", "text_config", "llava")
+# What decides which modules the first stage makes and a later one goes on with; and its defaults.
+KEPT = {
+    "objective": HawaiiTrainingArguments.objective,
+    "distillation": list(DISTILLATIONS),
+    "grid_matching": HawaiiTrainingArguments.grid_matching,
+}
+# What is said and asked, which needs a language model.
+TEXT_OPTIONS = ("chat_template", "eval_data_path")
 # In a mapping, what is no number even where it looks like one: a teacher may be called 2024.
 TEXT_FIELDS = ("checkpoint", "name")
 # transformers takes these in place of rope_parameters.
@@ -94,12 +109,30 @@ def _fill_in(value, output_dir: str):
     return value.replace("{output_dir}", output_dir) if isinstance(value, str) else value
 
 
+def _is_mapping(key: str) -> bool:
+    return dict in (get_args(TYPES.get(key)) or (TYPES.get(key),))
+
+
+def _check_is_not_hidden(recipe: dict, key: str, override: str) -> None:
+    """Raises an error where a stage has the mapping for itself, so that a shared one would do nothing there."""
+    stages = recipe["stages"] if isinstance(recipe["stages"], dict) else {}
+    for name, options in stages.items():
+        if isinstance(options, dict) and key in options:
+            raise ValueError(
+                f"The override {override!r} goes into {key!r}, which stage {name} has for itself: write "
+                f"stages.{name}.{override}."
+            )
+
+
 def _apply(recipe: dict, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals:
         raise ValueError(f"{override!r} is no override; write key=value, or stages.NAME.key=value.")
     target = recipe
     *parents, last = key.split(".")
+    if len(parents) == 1 and _is_mapping(parents[0]) and recipe.get(parents[0]) is None:
+        _check_is_not_hidden(recipe, parents[0], override)
+        recipe[parents[0]] = {}
     for parent in parents:
         if not isinstance(target.get(parent), dict):
             raise ValueError(f"The override {override!r} goes into {parent!r}, which the recipe does not have.")
@@ -120,8 +153,10 @@ def _check_names(place: str, kind: str, names: Iterable, known: Iterable[str]) -
 
 
 def _check_vision_config(place: str, given: dict) -> None:
-    if "num_teacher_adapters" in given:
-        raise ValueError(f"{place}: num_teacher_adapters is the number of teachers; leave it out.")
+    if given.get("num_teacher_adapters", 0) != 0:
+        raise ValueError(
+            f"{place}: num_teacher_adapters is the number of teachers; leave it out, or set it to 0 for none."
+        )
     parameters = inspect.signature(HawaiiVisionConfig.__init__).parameters
     _check_names(place, "field", given, [name for name in parameters if name not in ("self", "kwargs")])
 
@@ -174,6 +209,22 @@ def _load(path: str, extended_by: tuple[str, ...] = ()) -> dict:
     return {**beneath, **recipe, "stages": stages}
 
 
+def _check_evaluation(place: str, options: dict) -> None:
+    path = options.get("eval_data_path")
+    # YAML 1.1 takes the word no for false.
+    asking = [key for key in ("eval_strategy", "eval_on_start") if options.get(key) not in (None, "no", False)]
+    if path is None and asking:
+        raise ValueError(
+            f"{place}: {asking[0]} is {options[asking[0]]} but no eval_data_path names the questions; add it, or "
+            "leave both out."
+        )
+    if path is not None and "eval_strategy" not in asking:
+        raise ValueError(
+            f"{place}: nothing would be asked of eval_data_path {path}; say when with eval_strategy: steps and "
+            "eval_steps, or leave it out."
+        )
+
+
 def _check_stage(place: str, name: str, options: dict, shared: dict, is_first: bool) -> None:
     if not isinstance(options, dict):
         raise ValueError(f"{place}: its options are {options!r}; they must be a mapping.")
@@ -194,6 +245,39 @@ def _check_stage(place: str, name: str, options: dict, shared: dict, is_first: b
         given = {**shared, **options}.get(key)
         if isinstance(given, dict):
             check(f"{place}, {key}", given)
+    _check_evaluation(place, {**shared, **options})
+
+
+def _check_kept(path: str, stages: dict[str, dict]) -> None:
+    first = next(iter(stages))
+    for name, options in stages.items():
+        for key, default in KEPT.items():
+            made, given = stages[first].get(key, default), options.get(key, default)
+            if made != given:
+                raise ValueError(
+                    f"{path}, stage {name}: its {key} is {given!r} and that of stage {first} is {made!r}, but a later "
+                    "stage goes on with what the first one made; give both the same."
+                )
+
+
+def _check_encoder(path: str, stages: dict[str, dict]) -> None:
+    """What holds for a student that is an encoder alone, or where it is more."""
+    is_alone = names_encoder_alone(next(iter(stages.values())))
+    for name, options in stages.items():
+        if not is_alone and not options.get("data_path"):
+            raise ValueError(f"{path}, stage {name}: there is no data_path; name LLaVA's JSON.")
+        named = [key for key in (*TEXT_OPTIONS, *LANGUAGE_PARTS) if options.get(key) is not None]
+        if is_alone and named:
+            raise ValueError(
+                f"{path}, stage {name}: {named[0]} is {options[named[0]]!r}, but the recipe's first stage names no "
+                f"language model, so the encoder learns alone, from images; leave {named[0]} out, or name a "
+                "language_model, a text_config or a llava."
+            )
+        if is_alone and _typed("lambda_1", options.get("lambda_1", 1)) == 0:
+            raise ValueError(
+                f"{path}, stage {name}: lambda_1 is 0, but an encoder without a language model learns from teachers "
+                "alone; give it a weight."
+            )
 
 
 def read_recipe(path: str, overrides: list[str] | None = None) -> dict[str, dict]:
@@ -225,7 +309,10 @@ def read_recipe(path: str, overrides: list[str] | None = None) -> dict[str, dict
     shared["output_dir"] = str(shared["output_dir"])
     for number, (name, options) in enumerate(recipe["stages"].items()):
         _check_stage(f"{path}, stage {name}", name, options, shared, is_first=number == 0)
-    return {name: _fill_in({**shared, **options}, shared["output_dir"]) for name, options in recipe["stages"].items()}
+    stages = {name: {**shared, **options} for name, options in recipe["stages"].items()}
+    _check_kept(path, stages)
+    _check_encoder(path, stages)
+    return {name: _fill_in(options, shared["output_dir"]) for name, options in stages.items()}
 
 
 def parse_stage(options: dict, stage: str) -> tuple[ModelArguments, DataArguments, HawaiiTrainingArguments]:

@@ -48,11 +48,18 @@ def _mark(message: dict) -> dict:
     return {**message, "content": marked}
 
 
+def _template_of(processor: HawaiiProcessor) -> str:
+    if not isinstance(processor.chat_template, str):
+        raise ValueError("The processor has no chat template; give it one, such as vicuna_v1.")
+    return processor.chat_template
+
+
 def _render(messages: list[dict], processor: HawaiiProcessor, **kwargs) -> tuple[str, list[tuple[int, int]]]:
     """The text of a conversation, and the spans between the template's generation markers where they are asked for."""
+    template = _template_of(processor)
     try:
         texts, spans = render_jinja_template(
-            [messages], chat_template=processor.chat_template, **kwargs, **processor.tokenizer.special_tokens_map
+            [messages], chat_template=template, **kwargs, **processor.tokenizer.special_tokens_map
         )
     except Exception as error:  # templates are programs and fail as those do
         raise ValueError(f"the chat template does not take its conversation ({error})") from error
@@ -81,6 +88,34 @@ def _render_without_markers(messages: list[dict], processor: HawaiiProcessor) ->
     return text, [(len(prompt), None) for prompt in prompts]
 
 
+def _check_shown(rendered: str, messages: list[dict], processor: HawaiiProcessor) -> None:
+    num_images = sum(item["type"] == "image" for message in messages for item in message["content"])
+    if rendered.count(processor.image_token) != num_images or rendered.count(BEGIN) != rendered.count(END):
+        raise ValueError(
+            "The chat template cuts what the user says or shows another number of images; it must take a message's "
+            "content as a list of items of type image or text, and put <image> for the one and the whole text for the "
+            "other."
+        )
+
+
+def render_prompt(messages: list[dict], processor: HawaiiProcessor) -> str:
+    """
+    The text after which an answer begins, as when the model is used.
+
+    Args:
+        messages (`list[dict]`):
+            As [`read_messages`] gives them, up to the question.
+        processor (`HawaiiProcessor`):
+            Has the chat template.
+
+    Raises:
+        ValueError: there is no template, or it refuses the conversation or shows another number of images.
+    """
+    text, _ = _render(messages, processor, add_generation_prompt=True)
+    _check_shown(text, messages, processor)
+    return text
+
+
 def render_conversation(messages: list[dict], processor: HawaiiProcessor) -> Rendering:
     """
     Renders a conversation with the processor's chat template.
@@ -98,20 +133,12 @@ def render_conversation(messages: list[dict], processor: HawaiiProcessor) -> Ren
         ValueError: there is no template, or it refuses the conversation, shows another number of images, cuts what
             the user says, or shows what precedes an answer in another way than it prompts for it.
     """
-    if not isinstance(processor.chat_template, str):
-        raise ValueError("The processor has no chat template; give it one, such as vicuna_v1.")
     marked = [_mark(message) for message in messages]
-    if GENERATION.search(processor.chat_template):
+    if GENERATION.search(_template_of(processor)):
         rendered, answers = _render(marked, processor, return_assistant_tokens_mask=True)
     else:
         rendered, answers = _render_without_markers(marked, processor)
-    num_images = sum(item["type"] == "image" for message in messages for item in message["content"])
-    if rendered.count(processor.image_token) != num_images or rendered.count(BEGIN) != rendered.count(END):
-        raise ValueError(
-            "The chat template cuts what the user says or shows another number of images; it must take a message's "
-            "content as a list of items of type image or text, and put <image> for the one and the whole text for the "
-            "other."
-        )
+    _check_shown(rendered, messages, processor)
     marks = [match.start() for match in MARK.finditer(rendered)]
 
     def moved(position: int) -> int:

@@ -1,5 +1,7 @@
 """Putting a student together from an encoder and a language model, pretrained or from scratch, or from a LLaVA."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 from transformers import (
@@ -11,7 +13,6 @@ from transformers import (
 )
 
 from ..configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfig
-from ..modeling_hawaii.convert_clip import convert_clip
 from ..modeling_hawaii.convert_llava import convert_llava
 from ..modeling_hawaii.llava_checkpoint import read_llava
 from ..modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
@@ -21,7 +22,11 @@ from ..processing.chat_templates import adapt_chat_template, load_chat_template
 from ..processing.processing_hawaii import IMAGE_TOKEN, HawaiiProcessor
 from .arguments import DataArguments, ModelArguments
 from .conversations import read_messages, tokenize_conversation
+from .encoder_passes import Student
+from .encoder_processor import EncoderProcessor
+from .encoders import build_encoder, build_vision_tower, holds_encoder, load_encoder
 from .language_models import build_language_model
+from .objectives import OBJECTIVES
 from .sources import check_source
 
 
@@ -130,19 +135,12 @@ def build_processor(
     return adapt_processor(processor, model_args, data_args)
 
 
-def vision_fields(model_args: ModelArguments, num_teachers: int) -> dict:
-    """What a recipe decides of the encoder. A LLaVA has no adapters, but what starts from one has the usual number."""
-    defaults = {"num_general_adapters": HawaiiVisionConfig().num_general_adapters}
-    return {**defaults, **(model_args.vision_config or {}), "num_teacher_adapters": num_teachers}
-
-
-def _build_vision_tower(model_args: ModelArguments, fields: dict, dtype: torch.dtype) -> HawaiiVisionModel:
-    if model_args.vision_tower is not None:
-        check_source("vision_tower", model_args.vision_tower)
-        return convert_clip(model_args.vision_tower, dtype=dtype, **fields).model
-    if model_args.vision_config is None:
-        raise ValueError("The recipe names neither a vision_tower nor a vision_config.")
-    return HawaiiVisionModel(HawaiiVisionConfig(**fields)).to(dtype)
+def vision_fields(model_args: ModelArguments, num_teachers: int, objective: str = "hawaii") -> dict:
+    """What a recipe decides of the encoder: what it says, over what its objective does."""
+    kind = OBJECTIVES[objective]
+    own = kind.vision_fields(num_teachers)
+    given = model_args.vision_config or {}
+    return {**own, **given} if kind.has_adapters else {**given, **own}
 
 
 def stop_where_answers_end(student: HawaiiForConditionalGeneration, processor: HawaiiProcessor) -> None:
@@ -184,31 +182,35 @@ def _join(
 
 
 def build_student(
-    model_args: ModelArguments, data_args: DataArguments, num_teachers: int
-) -> tuple[HawaiiForConditionalGeneration, HawaiiProcessor]:
+    model_args: ModelArguments, data_args: DataArguments, num_teachers: int, objective: str = "hawaii"
+) -> tuple[Student, HawaiiProcessor | EncoderProcessor]:
     """
     A fresh student and its processor.
 
     Args:
         model_args (`ModelArguments`):
-            Names the encoder and the language model, or a LLaVA.
+            Names the encoder and the language model, or a LLaVA; or the encoder alone.
         data_args (`DataArguments`):
             Names the chat template and how an image becomes a square.
         num_teachers (`int`):
-            Teacher-specific adapters of each layer.
+            How many there are.
+        objective (`str`, *optional*, defaults to `"hawaii"`):
+            Decides which adapters there are, where the recipe does not.
 
     Raises:
         ValueError: a part is named neither by checkpoint nor by configuration, no tokenizer is, the language
             model has a head or an encoder that a student cannot take over, or the chat template does not fit.
     """
+    fields = vision_fields(model_args, num_teachers, objective)
+    if model_args.is_encoder_alone:
+        return build_encoder(model_args, data_args, fields)
     dtype = getattr(torch, model_args.dtype)
     tokenizer = load_tokenizer(model_args)
-    fields = vision_fields(model_args, num_teachers)
     if model_args.llava is not None:
         student = convert_llava(model_args.llava, dtype=dtype, **fields).model
         grow_vocabulary(student, len(tokenizer))
     else:
-        vision_tower = _build_vision_tower(model_args, fields, dtype)
+        vision_tower = build_vision_tower(model_args, fields, dtype)
         student = _join(vision_tower, build_language_model(model_args, tokenizer, dtype), dtype)
     student.config.image_token_index = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     student.config.dtype = dtype
@@ -217,18 +219,45 @@ def build_student(
     return student, processor
 
 
+def continue_student(
+    folder: Path, model_args: ModelArguments, data_args: DataArguments
+) -> tuple[Student, HawaiiProcessor | EncoderProcessor]:
+    """The student that a stage left, and its processor with the chat template and the squaring of the next one."""
+    dtype = getattr(torch, model_args.dtype)
+    if holds_encoder(folder):
+        return load_encoder(folder, dtype, data_args.image_aspect_ratio)
+    student = HawaiiForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    processor = adapt_processor(HawaiiProcessor.from_pretrained(folder), model_args, data_args)
+    stop_where_answers_end(student, processor)
+    return student, processor
+
+
 def part_of(name: str) -> str:
-    """Which part a student's parameter of this name belongs to (see [`HawaiiTrainingArguments`])."""
+    """
+    Which part a student's parameter of this name belongs to (see [`HawaiiTrainingArguments`]); a student may be an
+    encoder alone.
+    """
     if name.startswith("model.multi_modal_projector."):
         return "projector"
-    if not name.startswith("model.vision_tower."):
+    if name.startswith(("model.language_model.", "lm_head.")):
         return "language_model"
     if ".lora_" in name:
         return "adapters"
     return "routers" if ".routing." in name else "vision_tower"
 
 
-def set_trainable(student: HawaiiForConditionalGeneration, trainable: list[str]) -> None:
-    """Lets the named parts of a student learn (see [`HawaiiTrainingArguments`]) and freezes the others."""
+def set_trainable(student: Student, trainable: list[str]) -> None:
+    """
+    Lets the named parts of a student learn (see [`HawaiiTrainingArguments`]) and freezes the others.
+
+    Raises:
+        ValueError: nothing would learn of an encoder that is all of the student.
+    """
+    parts = {name: part_of(name) for name, _ in student.named_parameters()}
     for name, parameter in student.named_parameters():
-        parameter.requires_grad_(part_of(name) in trainable)
+        parameter.requires_grad_(parts[name] in trainable)
+    if isinstance(student, HawaiiVisionModel) and not set(trainable) & set(parts.values()):
+        raise ValueError(
+            f"trainable is {trainable!r}, of which the student has nothing: it is an encoder without a language "
+            f"model, and its parts are {', '.join(sorted(set(parts.values())))}."
+        )

@@ -160,17 +160,19 @@ class Teacher:
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Runs the model on what [`Teacher.preprocess`] gives, and reads its features as `(I, h, w, C)`."""
-        outputs = self.model(pixels, **self.options)
-        if "feature_maps" in outputs:
-            features = self.choose(outputs.feature_maps, -1 if self.layer is None else self.layer)
-        elif self.layer is not None:
-            name = "reshaped_hidden_states" if "reshaped_hidden_states" in outputs else "hidden_states"
-            features = self.choose(outputs[name], self.layer)
-        elif "fpn_hidden_states" in outputs:
-            features = outputs.fpn_hidden_states[-1]  # what SAM 2's neck gives its decoder
-        else:
-            features = outputs.last_hidden_state
+        features = self.taught(self.model(pixels, **self.options))
         return self._as_map(features) if features.ndim == 4 else self._tokens_as_grid(features)
+
+    def taught(self, outputs) -> torch.Tensor:
+        """Of all that the model gives, the layer that teaches: tokens or a map."""
+        if "feature_maps" in outputs:
+            return self.choose(outputs.feature_maps, -1 if self.layer is None else self.layer)
+        if self.layer is not None:
+            name = "reshaped_hidden_states" if "reshaped_hidden_states" in outputs else "hidden_states"
+            return self.choose(outputs[name], self.layer)
+        if "fpn_hidden_states" in outputs:
+            return outputs.fpn_hidden_states[-1]  # what SAM 2's neck gives its decoder
+        return outputs.last_hidden_state
 
     def choose(self, layers: tuple, layer: int) -> torch.Tensor:
         """One of a model's layers, or an error that says how many there are."""

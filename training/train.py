@@ -1,23 +1,28 @@
 """Runs a recipe: each stage from where it stopped, then the folder to publish."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import disable_fsdp_ram_efficient_loading
+from accelerate.utils import disable_fsdp_ram_efficient_loading, send_to_device
 from transformers import set_seed
 
-from .. import HawaiiForConditionalGeneration, HawaiiProcessor  # from the root, which registers the Auto classes
 from ..hub_cards.export import export
 from ..hub_cards.folders import write_json
-from .callbacks import JsonLinesCallback, TimerCallback
+from ..processing.processing_hawaii import HawaiiProcessor
+from .arguments import DataArguments, names_encoder_alone
+from .callbacks import JsonLinesCallback
 from .checkpoints import find_checkpoint, load_objective
 from .data import Collator, LlavaDataset
+from .encoder_processor import EncoderProcessor
+from .encoders import warn_of_other_teachers
+from .images import ImageDataset, collate_images
 from .objectives import OBJECTIVES, StudentWithObjective
+from .questions import QuestionDataset
 from .recipe import parse_stage, read_recipe
-from .students import adapt_processor, build_student, set_trainable, stop_where_answers_end
-from .teacher import Teacher
+from .students import build_student, continue_student, set_trainable
 from .teacher_presets import expand_teachers
 from .teachers import load_teachers
 from .trainer import STAGE_FILE, HawaiiTrainer
@@ -31,7 +36,21 @@ def say(line: str) -> None:
     PartialState().print(line, flush=True)
 
 
-def see_some(dataset: LlavaDataset, teachers: list[Teacher], device: torch.device) -> list[torch.Tensor]:
+def read_data(
+    data_args: DataArguments, processor: HawaiiProcessor | EncoderProcessor, teachers: list
+) -> tuple[LlavaDataset | ImageDataset, Callable[[list[dict]], dict]]:
+    """What a stage learns from, and what makes batches of it."""
+    paths = (data_args.data_path, data_args.image_folder)
+    size = max((teacher.image_size for teacher in teachers), default=None)
+    options = {"bad_records": data_args.bad_records, "image_share": data_args.image_share}
+    if isinstance(processor, EncoderProcessor):
+        assert size is not None  # without a language model there are teachers
+        return ImageDataset(*paths, processor, teacher_image_size=size, **options), collate_images
+    options["max_length"] = data_args.max_length
+    return LlavaDataset(*paths, processor, teacher_image_size=size, **options), Collator(processor, size)
+
+
+def see_some(dataset: LlavaDataset | ImageDataset, teachers: list, device: torch.device) -> list:
     """What each teacher sees in some images from all over the data, the same on every process: features on the CPU."""
     step = max(1, len(dataset) // NUM_SEEN)
     samples = [dataset[index] for index in range(0, len(dataset), step)[:NUM_SEEN]]
@@ -41,56 +60,53 @@ def see_some(dataset: LlavaDataset, teachers: list[Teacher], device: torch.devic
             f"{dataset.data_path}: none of the {len(samples)} records looked at has an image, but teachers need "
             "images to begin with; name a data_path with images for the first stage."
         )
-    return [teacher(torch.cat(images).to(device)).cpu() for teacher in teachers]
+    return [send_to_device(teacher(torch.cat(images).to(device)), "cpu") for teacher in teachers]
 
 
 def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Path) -> None:
     """Trains one stage from the stage before it, or from what the recipe names, and saves it whole."""
     model_args, data_args, args = parse_stage(options, stage)
     set_seed(args.seed)
-    teachers = load_teachers(expand_teachers(args.teachers), args.device)
+    kind = OBJECTIVES[args.objective]
+    loaded = load_teachers(expand_teachers(args.teachers), args.device) if kind.uses_teachers else []
+    teachers = kind.prepare_teachers(loaded)
     if previous is None:
-        student, processor = build_student(model_args, data_args, len(teachers))
+        student, processor = build_student(model_args, data_args, len(teachers), args.objective)
     else:
-        dtype = getattr(torch, model_args.dtype)
-        student = HawaiiForConditionalGeneration.from_pretrained(previous, dtype=dtype)
-        processor = adapt_processor(HawaiiProcessor.from_pretrained(previous), model_args, data_args)
-        stop_where_answers_end(student, processor)
+        student, processor = continue_student(previous, model_args, data_args)
     set_trainable(student, args.trainable)
-    objective = OBJECTIVES[args.objective](args, student, {teacher.name: teacher.grid for teacher in teachers})
+    objective = kind(args, student, {teacher.name: teacher.grid for teacher in teachers})
     if previous is not None:
         load_objective(objective, previous)
 
-    teacher_image_size = max((teacher.image_size for teacher in teachers), default=None)
-    dataset = LlavaDataset(
-        data_args.data_path,
-        data_args.image_folder,
-        processor,
-        teacher_image_size=teacher_image_size,
-        max_length=data_args.max_length,
-        bad_records=data_args.bad_records,
-    )
+    dataset, collator = read_data(data_args, processor, teachers)
+    questions = None
+    if data_args.eval_data_path is not None:
+        assert isinstance(processor, HawaiiProcessor)  # recipes of an encoder alone name no questions
+        questions = QuestionDataset(data_args.eval_data_path, data_args.image_folder, processor)
     checkpoint = find_checkpoint(args.output_dir)
     if checkpoint is not None:
         say(f"Going on from {checkpoint}.")
-    elif previous is None:
+        args.eval_on_start = False  # what it starts from has been measured
+    elif previous is None and teachers:
+        warn_of_other_teachers(model_args.vision_tower, [teacher.name for teacher in teachers])
         objective.standardize(see_some(dataset, teachers, args.device))
     trainer = HawaiiTrainer(
         model=StudentWithObjective(student, objective),
         teachers=teachers,
         args=args,
         train_dataset=dataset,
-        data_collator=Collator(processor, teacher_image_size),
+        eval_dataset=questions,
+        data_collator=collator,
         processing_class=processor,
-        callbacks=[JsonLinesCallback(), TimerCallback()],
+        callbacks=[JsonLinesCallback()],
     )
     output = trainer.train(resume_from_checkpoint=checkpoint)
-    timer = next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, TimerCallback))
     taught = teachers if args.lambda_1 else []  # without weight a distillation loss teaches nothing
     report = {
         "steps": output.global_step,
         "samples": len(dataset),
-        "seconds": round(timer.seconds, 1),
+        "seconds": round(trainer.timer.seconds, 1),
         "learning_rate": args.learning_rate,
         "batch_size": trainer.get_total_train_batch_size(args),
         "epochs": round(trainer.state.epoch, 2),
@@ -98,7 +114,7 @@ def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Pa
         "teachers": {teacher.name: {"image_size": teacher.image_size, "grid": teacher.grid} for teacher in taught},
         "num_parameters": student.num_parameters(),
         "question": dataset.question,
-        "log": trainer.state.log_history[-2] if len(trainer.state.log_history) > 1 else {},
+        "log": next((entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {}),
     }
     trainer.save_whole(model_folder, report)
 
@@ -137,6 +153,8 @@ def train(recipe: str, overrides: list[str] | None = None) -> None:
     disable_fsdp_ram_efficient_loading()
     stages = read_recipe(recipe, overrides)
     run_folder = Path(next(iter(stages.values()))["output_dir"])
+    if names_encoder_alone(next(iter(stages.values()))):
+        say("The recipe names no language model: its encoder learns alone, from images.")
     previous, results = None, {}
     for number, (stage, options) in enumerate(stages.items(), start=1):
         model_folder = run_folder / stage / "model"

@@ -5,12 +5,18 @@ import shutil
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..hub_cards.folders import replace_folder, write_json
+from .answers import answer_questions, load_questions, score_answers, undisturbed
 from .arguments import HawaiiTrainingArguments
+from .callbacks import TimerCallback
 from .checkpoints import check_random_states, load_checkpoint, remove_old_checkpoints, save_objective
+from .finished_stage import save_settings
 from .objectives import StudentWithObjective
 from .teacher import Teacher
 
@@ -40,15 +46,26 @@ class HawaiiTrainer(Trainer):
         model (`StudentWithObjective`):
             All that trains.
         teachers (`list[Teacher]`):
-            In the order of the objective's.
+            In the order of the objective's, as it prepares them.
+        eval_dataset (`QuestionDataset`, *optional*):
+            What is asked while training, when `eval_strategy` says so.
         kwargs:
             As for [`~transformers.Trainer`].
+
+    Raises:
+        ValueError: there are questions, but the model is sharded.
     """
 
     args: HawaiiTrainingArguments
 
     def __init__(self, model: StudentWithObjective, teachers: list[Teacher], **kwargs):
         super().__init__(model=model, **kwargs)
+        self.add_callback(TimerCallback())
+        if self.eval_dataset is not None and (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
+            raise ValueError(
+                "A model that is sharded (FSDP, ZeRO-3) answers no questions while it trains: leave eval_data_path "
+                "and eval_strategy out, and ask its checkpoints with `hawaii evaluate`."
+            )
         self.teachers = teachers
         # The loss is divided by the counts of the whole step, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
@@ -77,6 +94,8 @@ class HawaiiTrainer(Trainer):
             num_images = torch.stack([(batch["image_index"] >= 0).sum() for batch in batches]).sum().to(device)
             if self.accelerator.num_processes > 1:
                 num_images = self.accelerator.reduce(num_images, "sum")
+            if num_label_tokens is None:  # of images alone; without a count transformers would average micro-batches
+                num_label_tokens = torch.zeros_like(num_images)
             for batch in batches:
                 batch["num_label_tokens"] = num_label_tokens
                 batch["num_images"] = num_images
@@ -105,6 +124,44 @@ class HawaiiTrainer(Trainer):
                     variance,
                     terms["variance/student"],
                 )
+
+    @property
+    def timer(self) -> TimerCallback:
+        # Not kept: a resume puts another in its place.
+        return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, TimerCallback))
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """This process's share of the questions, in batches."""
+        return load_questions(
+            self.eval_dataset if eval_dataset is None else eval_dataset,
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            process_index=self.accelerator.process_index,
+            num_processes=self.accelerator.num_processes,
+        )
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
+        """
+        Lets the student answer the questions of a [`QuestionDataset`], and logs how many answers are right and how
+        long training has taken until now. Training goes on as if nothing had been asked.
+        """
+        questions = self.eval_dataset if eval_dataset is None else eval_dataset
+        loader = self.get_eval_dataloader(questions)
+        # The progress bar asks for its length; transformers declares it as what it is at first.
+        self.callback_handler.eval_dataloader = loader  # pyright: ignore[reportAttributeAccessIssue]
+        student = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).student
+        answers = {}
+        with self.timer.paused(), undisturbed(student), self.accelerator.autocast():
+            for numbers, inputs in loader:
+                answers |= zip(numbers, answer_questions(student, self._prepare_input(inputs), questions))
+                self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+            answers = dict(gather_object(list(answers.items())))
+            scores = score_answers(answers, questions)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
+        metrics["train_seconds"] = round(self.timer.seconds, 3)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def _get_output_dir(self, trial):
         return str(self._save_folder) if self._save_folder is not None else super()._get_output_dir(trial)
@@ -154,6 +211,7 @@ class HawaiiTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             write_json(incomplete / STAGE_FILE, report)
+            save_settings(self.args, incomplete)
             replace_folder(incomplete, final)
             # A run that was killed after its last checkpoint saves none again.
             remove_old_checkpoints(self.args.output_dir, self.args.save_total_limit)

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING
 
+from .. import HawaiiVisionConfig  # from the root, which registers the Auto classes
 from .grids import resize_grid
 from .teacher_config import TeacherConfig
 from .teacher_errors import TeacherError, check_layer, in_one_sentence
@@ -30,6 +31,7 @@ PLAIN_ENCODERS = (
     "siglip2_vision_model",
     "metaclip_2_vision_model",
     "chinese_clip_vision_model",
+    HawaiiVisionConfig.model_type,
 )
 # What models that see call what they are shown.
 IMAGE_INPUTS = ("pixel_values", "flattened_patches")

@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForImageTextToText, ViTConfig, ViTModel
 
+from hawaii import __main__ as command
 from hawaii.evaluation.checkpoint import checkpoint_folder, count_parameters
+from hawaii.tests.tiny_encoders import save_encoder_folder
 
 
 def test_a_published_folder_is_a_checkpoint(hub_folder):
@@ -38,6 +40,19 @@ def test_a_model_that_answers_no_questions_about_images_is_refused(tmp_path):
     ).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="holds a vit, which AutoModelForImageTextToText does not load"):
         checkpoint_folder(tmp_path)
+
+
+def test_an_encoder_alone_is_refused_and_told_what_it_is_for(tmp_path, capsys):
+    save_encoder_folder(tmp_path / "hub")
+    problem = (
+        "hub holds a hawaii_vision, .* answers no questions about images. It is an encoder .* as the vision_tower"
+    )
+    with pytest.raises(ValueError, match=problem):
+        checkpoint_folder(tmp_path / "hub")
+    ask = ["--image", "image.png", "--question", "what ?"]
+    for words in (["chat", *ask], ["evaluate", "--tasks", "easy_vqa", "--output_dir", str(tmp_path)]):
+        assert command.main([words[0], str(tmp_path / "hub"), *words[1:]]) == 2
+        assert "it answers no questions about images" in capsys.readouterr().err
 
 
 def test_a_model_of_transformers_own_is_a_checkpoint(tmp_path):

@@ -1,9 +1,9 @@
 """The evaluation command: what it checks, what it writes, and one real run of lmms-eval."""
 
 import json
+import re
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -12,9 +12,12 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from hawaii.evaluation import evaluate as module
+from hawaii.evaluation import lmms_process
+from hawaii.evaluation.benchmarks import BENCHMARKS
 from hawaii.evaluation.chat import answer
 from hawaii.evaluation.checkpoint import count_parameters
 from hawaii.evaluation.evaluate import evaluate
+from hawaii.evaluation.paper_questions import DATA_FOLDER
 from hawaii.evaluation.report import report
 from hawaii.tests.tiny import FACTS
 
@@ -42,42 +45,34 @@ def output_dir(tmp_path):
     return tmp_path
 
 
-def write_results(folder, results):
-    """A file as lmms-eval leaves it."""
-    (folder / "model").mkdir(parents=True)
-    (folder / "model" / "1_results.json").write_text(json.dumps(results))
-    (folder / "model" / "1_samples_easy_vqa.jsonl").write_text("{}\n")
-
-
-RESULTS = {
-    "results": {
-        "easy_vqa": {
-            "alias": "easy_vqa",
-            "accuracy,none": 0.75,
-            "accuracy_stderr,none": 0.1,
-            "accuracy_stderr_clt,none": 0.1,
-            "accuracy_by_type,none": {"color": 0.5, "shape": 1.0},
-            "accuracy_by_type_stderr,none": "N/A",
-        }
-    },
-    "group_subtasks": {"easy_vqa": []},
-    "n-samples": {"easy_vqa": {"original": 8, "effective": 4}},
+# What the numbers of Table 1 are read of.
+PAPER_METRICS = {
+    "exact_match": 0.625,
+    "pope_f1_score": 0.625,
+    "mme_perception_score": 1500.0,
+    "gpt_eval_score": 62.5,
+    "mmmu_acc": 0.625,
+    "seed_image": 0.625,
+    "num_questions": 8,
 }
+SCORES = {"accuracy": 0.75, "accuracy_by_type": {"color": 0.5, "shape": 1.0}, "num_questions": 4}
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """lmms-eval replaced by a process that leaves RESULTS at once."""
+    """lmms-eval replaced by SCORES; the fixture is the list of its calls."""
+    calls = []
 
-    def run(command, log_path, scratch, is_offline):
-        write_results(Path(command[command.index("--output_path") + 1]), RESULTS)
-        return 0
+    def run(plan, output_dir, scratch, num_processes, environment):
+        calls.append((plan, num_processes, environment))
+        return {task: SCORES if task == "easy_vqa" else PAPER_METRICS for task in plan["tasks"]}
 
-    monkeypatch.setattr(module, "_run", run)
+    monkeypatch.setattr(module, "run_lmms_eval", run)
+    return calls
 
 
 def test_results_hold_scores_size_and_time(hub_folder, output_dir, quick, capsys):
-    results = evaluate(hub_folder, "easy_vqa", output_dir)
+    results = evaluate(hub_folder, output_dir, "easy_vqa")
     assert json.loads((output_dir / "results.json").read_text()) == results
     assert results["task"] == "easy_vqa"
     assert results["accuracy"] == 0.75
@@ -93,106 +88,141 @@ def test_what_training_measured_is_merged(hub_folder, output_dir, quick):
     training = {"train_seconds": 61.0, "num_parameters": 1, "pretrain": {"loss": 0.5}}
     (output_dir / "train_results.json").write_text(json.dumps(training))
     own = shutil.copytree(hub_folder, output_dir / "hub")
-    results = evaluate(own, "easy_vqa", output_dir)
+    results = evaluate(own, output_dir, "easy_vqa")
     assert results["train_seconds"] == 61.0 and results["pretrain"] == {"loss": 0.5}
     assert results["num_parameters"] == count_parameters(hub_folder)
-    assert "train_seconds" not in evaluate(hub_folder, "easy_vqa", output_dir)  # another's
+    assert "train_seconds" not in evaluate(hub_folder, output_dir, "easy_vqa")  # another's
 
 
 def test_the_card_states_the_scores_of_all_questions_alone(hub_folder, output_dir, quick):
     own = shutil.copytree(hub_folder, output_dir / "hub")
     (own / "training.json").write_text(json.dumps(FACTS))
-    assert evaluate(own, "easy_vqa", output_dir, limit=4)["limit"] == 4
+    assert evaluate(own, output_dir, "easy_vqa", limit=4)["limit"] == 4
     assert not (own / "README.md").exists()
-    evaluate(own, "easy_vqa", output_dir)
+    evaluate(own, output_dir, "easy_vqa")
     assert "| easy_vqa | accuracy | 0.75 | 4 |" in (own / "README.md").read_text()
     (result,) = ModelCard.load(own / "README.md").data.eval_results
     assert (result.dataset_type, result.metric_type, result.metric_value) == ("easy_vqa", "accuracy", 0.75)
 
 
-def test_answers_stay_and_scratch_files_go(hub_folder, output_dir, quick):
-    evaluate(hub_folder, "easy_vqa", output_dir)
-    names = {path.name for path in output_dir.iterdir()}
-    assert names == {"data", "results.json", "samples_easy_vqa.jsonl"}
-
-
-def run_instead(monkeypatch, code):
-    monkeypatch.setattr(module, "_command", lambda *_: [sys.executable, "-c", code])
-
-
-def test_a_run_without_results_raises_although_it_exits_with_0(hub_folder, output_dir, monkeypatch):
-    run_instead(monkeypatch, "import sys; print('10%\\r20%\\rout of \\x1b[31mmemory', file=sys.stderr)")
-    with pytest.raises(ValueError, match=r"no score for easy_vqa; .* exit code 0\. .*\.log .*: out of memory$"):
-        evaluate(hub_folder, "easy_vqa", output_dir)
-    assert not (output_dir / "results.json").exists()
+def test_scratch_files_go(hub_folder, output_dir, quick):
+    evaluate(hub_folder, output_dir, "easy_vqa")
+    assert {path.name for path in output_dir.iterdir()} == {"data", "results.json"}
 
 
 def test_a_failed_run_leaves_the_results_of_the_last_one(hub_folder, output_dir, monkeypatch):
     (output_dir / "results.json").write_text("{}")
-    run_instead(monkeypatch, "raise SystemExit(3)")
+    monkeypatch.setattr(lmms_process, "_command", lambda *_: [sys.executable, "-c", "raise SystemExit(3)"])
     with pytest.raises(ValueError, match="exit code 3"):
-        evaluate(hub_folder, "easy_vqa", output_dir)
+        evaluate(hub_folder, output_dir, "easy_vqa")
     assert (output_dir / "results.json").read_text() == "{}"
 
 
-def test_progress_is_shown_and_logged(hub_folder, output_dir, monkeypatch, capsys):
-    run_instead(monkeypatch, "import sys; print('chatter'); print('50%', file=sys.stderr)")
-    with pytest.raises(ValueError):
-        evaluate(hub_folder, "easy_vqa", output_dir)
-    assert capsys.readouterr().err == "50%\n"
-    assert {"chatter", "50%"} <= set((output_dir / "evaluate.log").read_text().split())
+def test_a_suite_is_its_tasks_beside_the_papers_rows(hub_folder, tmp_path, quick, capsys):
+    results = evaluate(hub_folder, tmp_path, suite="paper")
+    ((plan, num_processes, environment),) = quick
+    assert plan["tasks"] == list(BENCHMARKS) and num_processes == 1 and environment == {DATA_FOLDER: ""}
+    assert results["paper_scores"]["gqa"] == 62.5 and results["paper_scores"]["mme"] == 1500
+    report = (tmp_path / "results.md").read_text()
+    assert re.search(r"^\| HAWAII +\| +58\.7 \| .* \| +63\.7 \|$", report, flags=re.MULTILINE)
+    assert re.search(rf"^\| {hub_folder} +\| +62\.5 \| .* \| +1500\.0 \|", report, flags=re.MULTILINE)
+    assert "first" not in report and "| HAWAII " in capsys.readouterr().out
 
 
-def read_scores(folder, results, names):
-    write_results(folder / "results", {**RESULTS, **results})
-    (folder / "log").write_text("why\n")
-    return module._read_scores(folder / "results", names, folder / "log", 0)
+def test_some_of_its_benchmarks_have_columns_of_their_own_and_no_average(hub_folder, tmp_path, quick):
+    assert evaluate(hub_folder, tmp_path, "gqa,pope", limit=4)["paper_average"] is None
+    report = (tmp_path / "results.md").read_text()
+    assert [cell.strip() for cell in report.splitlines()[2].split("|")] == ["", "", "GQA", "POPE", ""]
+    assert "only the first 4 questions" in report
 
 
-def test_a_task_without_a_score_raises(tmp_path):
-    results = {**RESULTS["results"], "gqa": {"alias": "gqa"}}
-    with pytest.raises(ValueError, match="no score for gqa;"):
-        read_scores(tmp_path, {"results": results}, ["easy_vqa", "gqa"])
+def test_a_benchmark_that_a_limit_leaves_without_a_number_is_named(hub_folder, tmp_path, monkeypatch):
+    scores = {
+        "gqa": {"exact_match": 0.5, "num_questions": 2},
+        "mme": {"mme_cognition_score": 200.0, "num_questions": 2},
+    }
+    monkeypatch.setattr(module, "run_lmms_eval", lambda *args: scores)
+    evaluate(hub_folder, tmp_path, "gqa,mme", limit=2)
+    assert "Nothing was asked of mme that counts for the table." in (tmp_path / "results.md").read_text()
 
 
-def test_a_group_gives_the_scores_of_its_tasks(tmp_path):
-    results = {**RESULTS["results"], "vqa": {" ": " ", "alias": "vqa"}}
-    scores = read_scores(tmp_path, {"results": results, "group_subtasks": {"vqa": ["easy_vqa"]}}, ["vqa"])
-    assert list(scores) == ["easy_vqa"]
+def test_no_table_of_an_earlier_evaluation_stays(hub_folder, output_dir, quick):
+    evaluate(hub_folder, output_dir, "gqa")
+    evaluate(hub_folder, output_dir, "easy_vqa")
+    assert not (output_dir / "results.md").exists()
 
 
-def test_what_is_scored_elsewhere_leaves_a_file_to_hand_in(hub_folder, output_dir, monkeypatch):
-    def run(command, log_path, scratch, is_offline):
-        folder = Path(command[command.index("--output_path") + 1])
-        write_results(folder, {**RESULTS, "results": {"easy_vqa": {"submission,none": None}}})
-        (folder / "submissions").mkdir()
-        (folder / "submissions" / "answers.json").write_text("[]")
+def test_the_card_states_the_papers_numbers(hub_folder, tmp_path, quick):
+    own = shutil.copytree(hub_folder, tmp_path / "hub")
+    (own / "training.json").write_text(json.dumps(FACTS))
+    evaluate(own, tmp_path, "gqa,mme")
+    gqa, mme = ModelCard.load(own / "README.md").data.eval_results
+    assert (gqa.dataset_name, gqa.dataset_type, gqa.dataset_split) == ("GQA", "lmms-lab-encoder/GQA", "testdev")
+    assert (gqa.dataset_config, gqa.metric_type, gqa.metric_value) == (
+        "testdev_balanced_instructions",
+        "accuracy",
+        62.5,
+    )
+    assert (mme.dataset_name, mme.metric_type, mme.metric_value) == ("MME", "score", 1500)
+    assert "| GQA | accuracy | 62.5 | 8 |" in (own / "README.md").read_text()
 
-    monkeypatch.setattr(module, "_run", run)
-    assert evaluate(hub_folder, "easy_vqa", output_dir)["tasks"] == {"easy_vqa": {"num_questions": 4}}
-    assert (output_dir / "submissions" / "answers.json").read_text() == "[]"
+
+@pytest.mark.parametrize("given", [{}, {"tasks": "gqa", "suite": "paper"}])
+def test_tasks_or_a_suite_must_be_named_not_both(hub_folder, tmp_path, given):
+    with pytest.raises(ValueError, match="name one of the two"):
+        evaluate(hub_folder, tmp_path, **given)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"suite": "papre"}, "There is no suite 'papre', only paper"),
+        ({"tasks": "gqa,pope,gqa"}, "names gqa twice"),
+        ({"suite": "paper", "limit": 3}, "--limit 3 cuts one: give an even number"),
+        ({"tasks": "gqa", "num_processes": 0}, "--num_processes is 0"),
+        ({"tasks": "gqa", "limit": 0}, "--limit is 0, but one question is the least"),
+        ({"tasks": "gqa", "batch_size": 0}, "--batch_size is 0, but one question is the least"),
+        (
+            {"tasks": "gqa,pope", "data_file": "f"},
+            "--data_file f holds questions of easy_vqa or emoji_vqa, but gqa, pope",
+        ),
+        ({"tasks": "easy_vqa,emoji_vqa"}, "easy_vqa and emoji_vqa would be asked the questions of one file"),
+        ({"tasks": "gqa", "num_processes": 2, "device": "cuda:1"}, "each of 2 processes takes its own"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_starts(hub_folder, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(hub_folder, tmp_path / "output", **options)
+    assert not (tmp_path / "output").exists()
+
+
+def test_what_lmms_eval_lacks_is_named_with_the_way_to_get_it(hub_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name in ("loguru", "pytz") else True)
+    with pytest.raises(ValueError, match=r"needs loguru, pytz: pip install"):
+        evaluate(hub_folder, tmp_path, "gqa")
+
+
+def test_questions_at_hand_need_no_network(hub_folder, output_dir, quick):
+    evaluate(hub_folder, output_dir, "easy_vqa")
+    evaluate(hub_folder, output_dir, "easy_vqa,gqa")
+    (_, _, at_hand), (_, _, on_the_hub) = quick
+    assert at_hand == {"HF_HUB_OFFLINE": "1", DATA_FOLDER: ""} and on_the_hub == {DATA_FOLDER: ""}
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(ValueError, match="is not a checkpoint"):
-        evaluate(tmp_path, "easy_vqa", tmp_path / "output")
+        evaluate(tmp_path, tmp_path / "output", "easy_vqa")
     assert not (tmp_path / "output").exists()
 
 
 def test_a_data_file_that_is_not_there_is_named(hub_folder, output_dir):
     with pytest.raises(ValueError, match=r"there is no typo\.parquet\.$"):
-        evaluate(hub_folder, "easy_vqa", output_dir, data_file="typo.parquet")
+        evaluate(hub_folder, output_dir, "easy_vqa", data_file="typo.parquet")
 
 
 def test_missing_questions_name_the_command_that_makes_them(hub_folder, tmp_path):
     with pytest.raises(ValueError, match="hawaii data easy_vqa --output_dir"):
-        evaluate(hub_folder, "easy_vqa", tmp_path)
-
-
-def test_a_comma_in_the_path_is_refused(hub_folder, output_dir):
-    shutil.copytree(hub_folder, output_dir / "a,b")
-    with pytest.raises(ValueError, match="comma"):
-        evaluate(output_dir / "a,b", "easy_vqa", output_dir)
+        evaluate(hub_folder, tmp_path, "easy_vqa")
 
 
 def test_the_report_ends_with_a_command_to_paste(tmp_path):
@@ -216,17 +246,9 @@ def test_lmms_eval_asks_every_question(hub_folder, output_dir):
     questions = Dataset.from_parquet(str(path))
     questions.remove_columns("answer").add_column("answer", truth).to_parquet(path)
 
-    results = evaluate(hub_folder, "easy_vqa", output_dir, batch_size=4)
+    results = evaluate(hub_folder, output_dir, "easy_vqa", batch_size=4)
     samples = [json.loads(line) for line in (output_dir / "samples_easy_vqa.jsonl").read_text().splitlines()]
     assert [sample["input"] for sample in samples] == [question for question, _, _ in QUESTIONS]
     assert results["accuracy"] == 2 / 6
     assert results["accuracy_by_type"] == {"color": 0.5, "shape": 0, "yes/no color": 0, "yes/no shape": 0.5}
     assert results["num_questions"] == len(QUESTIONS)
-
-
-@pytest.mark.slow
-def test_an_error_inside_lmms_eval_is_shown(hub_folder, output_dir):
-    folder = shutil.copytree(hub_folder, output_dir / "broken")
-    (folder / "tokenizer.json").write_text("no json")
-    with pytest.raises(ValueError, match="exit code 0.*at last: .* Expecting value"):
-        evaluate(folder, "easy_vqa", output_dir, limit=2)

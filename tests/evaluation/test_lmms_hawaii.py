@@ -8,10 +8,13 @@ import pytest
 import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.models.registry_v2 import ModelRegistryV2
+from lmms_eval.protocol import ChatMessages
 from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from hawaii.evaluation.lmms_hawaii import Hawaii, HawaiiSimple, StopStrings, generation_arguments
 from hawaii.evaluation.lmms_plugin import hawaii
+from hawaii.tests.evaluation.answering_models import save_llava
 
 
 RED, BLUE = (Image.new("RGB", (16, 16), color) for color in ("red", "blue"))
@@ -168,6 +171,55 @@ def test_greedy_unless_the_task_asks_for_sampling():
 def test_a_task_without_a_length_gets_the_models():
     assert generation_arguments({}, 7)[0]["max_new_tokens"] == 7
     assert generation_arguments({"max_new_tokens": 3}, 7)[0]["max_new_tokens"] == 3
+
+
+def test_what_the_memory_does_not_bear_is_answered_in_halves(hub_folder, single, monkeypatch):
+    expected = single.generate_until(chat_requests())
+    model, sizes, whole = load(hub_folder, batch_size=5), [], Hawaii._generate_batch
+
+    def generate_batch(self, conversations, task_arguments):
+        sizes.append(len(conversations))
+        if len(conversations) > 2:
+            raise torch.OutOfMemoryError("too large")
+        return whole(self, conversations, task_arguments)
+
+    monkeypatch.setattr(Hawaii, "_generate_batch", generate_batch)
+    with pytest.warns(UserWarning, match="5 questions at once do not fit the memory"):
+        assert model.generate_until(chat_requests()) == expected
+    assert sizes == [5, 2, 1, 2]
+    sizes.clear()
+    model.generate_until(chat_requests())  # it has learned what fits
+    assert max(sizes) == 2
+
+
+def test_one_question_that_does_not_fit_the_memory_is_an_error(single, monkeypatch):
+    def generate_batch(*_):
+        raise torch.OutOfMemoryError("too large")
+
+    monkeypatch.setattr(single, "_generate_batch", generate_batch)
+    with pytest.raises(torch.OutOfMemoryError):
+        single.generate_until(chat_requests())
+
+
+@pytest.fixture(scope="module")
+def llava_folder(tmp_path_factory):
+    """transformers' own LLaVA with random weights, in the form of llava-hf's repositories."""
+    return save_llava(tmp_path_factory.mktemp("llava") / "llava", num_steps=0)
+
+
+def test_transformers_own_llava_answers_as_by_its_own_code(llava_folder):
+    model = AutoModelForImageTextToText.from_pretrained(llava_folder).eval()
+    processor = AutoProcessor.from_pretrained(llava_folder)
+    expected = []
+    for document in DOCUMENTS:
+        messages = ChatMessages(messages=images_and_text(document)).to_hf_messages()
+        prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+        inputs = processor(images=document["images"] or None, text=prompt, return_tensors="pt")
+        tokens = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6, do_sample=False)
+        expected.append(processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())
+    assert len(set(expected)) > 1
+    for batch_size in (1, 3):
+        assert load(llava_folder, batch_size).generate_until(chat_requests()) == expected
 
 
 def test_the_few_shot_delimiter_cuts_no_answer():

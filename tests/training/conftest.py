@@ -17,12 +17,26 @@ def batch(tmp_path, processor):
     return make_batch(tmp_path / "batch", RAGGED, processor)
 
 
+@pytest.fixture(scope="session")
+def teachers_of(teachers, teacher_folders):
+    """The two tiny teachers as each objective asks them, by its class."""
+    from hawaii.training.move_kd_objective import MoveKdObjective
+    from hawaii.training.objectives import OBJECTIVES
+    from hawaii.training.teacher_config import TeacherConfig
+    from hawaii.training.teachers import load_teachers
+
+    asked = {kind: teachers if kind.uses_teachers else [] for kind in OBJECTIVES.values()}
+    # What MoVE-KD asks changes a teacher, so it has its own.
+    configs = [TeacherConfig.parse(str(folder)) for folder in teacher_folders.values()]
+    return {**asked, MoveKdObjective: MoveKdObjective.prepare_teachers(load_teachers(configs))}
+
+
 @pytest.fixture
-def run(teachers):
+def run(teachers_of):
     """Runs a module on a batch as the trainer does, the teachers first; gives the loss and the terms."""
 
     def run(module, batch):
-        features = [teacher(batch["teacher_images"]) for teacher in teachers]
+        features = [teacher(batch["teacher_images"]) for teacher in teachers_of[type(module.objective)]]
         return module(features, batch)
 
     return run
@@ -31,7 +45,7 @@ def run(teachers):
 @pytest.fixture
 def recorded(monkeypatch):
     """What the objective gave each loss, and what it got: lists of (arguments, result) by the loss's name."""
-    from hawaii.training import objectives
+    from hawaii.training import hawaii_objective
 
     calls = {}
 
@@ -41,8 +55,8 @@ def recorded(monkeypatch):
             calls.setdefault(name, []).append((args, result))
             return result
 
-        monkeypatch.setattr(objectives, name, spy)
+        monkeypatch.setattr(hawaii_objective, name, spy)
 
     for name in ("token_importance", "fine_grained_loss", "coarse_grained_loss", "load_balance_loss"):
-        record(name, getattr(objectives, name))
+        record(name, getattr(hawaii_objective, name))
     return calls

@@ -1,11 +1,12 @@
-"""The log has each entry once, however often a run was broken off."""
+"""The log has each entry once, however often a run was broken off; a clock counts what is to be counted."""
 
 import json
 from types import SimpleNamespace
 
 import pytest
 
-from hawaii.training.callbacks import JsonLinesCallback
+from hawaii.training import callbacks
+from hawaii.training.callbacks import JsonLinesCallback, TimerCallback
 
 
 @pytest.fixture
@@ -54,6 +55,7 @@ def test_a_line_that_a_kill_left_half_written_goes(log):
 
 
 def test_a_run_that_starts_over_starts_its_log_over(log):
+    log.write(0, {"eval_accuracy": 0.5})
     log.write(1, {"loss": 1})
     log.begin(0)
     assert log.read() == []
@@ -71,3 +73,53 @@ def test_the_summary_of_a_run_that_was_broken_off_goes(log):
     log.begin(2)
     log.write(2, {"train_runtime": 7.0})
     assert log.read() == [{"step": 2, "loss": 1}, {"step": 2, "train_runtime": 7.0}]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that is set by hand."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock.now)
+    return clock
+
+
+def test_a_timer_counts_from_where_training_begins_to_where_it_ends(clock):
+    timer = TimerCallback()
+    clock.now += 5
+    assert timer.seconds == 0
+    timer.on_train_begin(None, None, None)
+    clock.now += 3
+    assert timer.seconds == 3
+    timer.on_train_end(None, None, None)
+    clock.now += 5
+    assert timer.seconds == 3
+
+
+def test_a_timer_leaves_out_what_it_is_paused_for(clock):
+    timer = TimerCallback()
+    timer.on_train_begin(None, None, None)
+    clock.now += 3
+    with pytest.raises(ValueError), timer.paused():
+        clock.now += 10
+        assert timer.seconds == 3
+        raise ValueError
+    clock.now += 2
+    assert timer.seconds == 5
+
+
+def test_a_timer_that_does_not_run_is_not_started_by_a_pause(clock):
+    timer = TimerCallback(seconds=7.0)
+    with timer.paused():
+        clock.now += 1
+    clock.now += 1
+    assert timer.seconds == 7
+
+
+def test_a_resumed_timer_goes_on_from_the_seconds_that_were_saved(clock):
+    timer = TimerCallback()
+    timer.on_train_begin(None, None, None)
+    clock.now += 3
+    resumed = TimerCallback(**timer.state()["args"])
+    resumed.on_train_begin(None, None, None)
+    clock.now += 4
+    assert resumed.seconds == 7

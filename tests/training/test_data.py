@@ -10,7 +10,7 @@ from PIL import Image
 
 from hawaii.tests.tiny import make_processor
 from hawaii.tests.tiny_training import make_dataset, make_image, make_record, save_data
-from hawaii.training.data import Collator, LlavaDataset, read_records
+from hawaii.training.data import Collator, LlavaDataset
 
 
 @pytest.fixture(scope="module")
@@ -91,36 +91,6 @@ def test_the_first_token_is_no_label_since_nothing_tells_it(tmp_path):
     sample = make_dataset(save_data(tmp_path, [make_record(2, image=False)]), processor)[0]
     assert processor.tokenizer.convert_ids_to_tokens(sample["input_ids"]) == ["a", "shape"]
     assert sample["labels"].tolist() == [-100, sample["input_ids"][1]]
-
-
-def test_json_lines_are_read_too(tmp_path):
-    path = tmp_path / "data.jsonl"
-    records = [make_record(0), {**make_record(1), "note": "one\u2028line"}]
-    path.write_text("\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n\n", encoding="utf-8")
-    assert read_records(str(path)) == records
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "problem"),
-    [
-        ("a.json", '[{"id": 1},\n{"id": 2}\n{"id": 3}]', "a.json, line 3: Expecting ',' delimiter"),
-        ("a.jsonl", '{"id": 1}\n\n{"id": 2\n', "a.jsonl, line 3: Expecting ',' delimiter"),
-        ("a.json", '{"id": 1}', "a.json must hold a list of records"),
-        ("a.json", "[]", "a.json must hold a list of records, one or more"),
-        ("a.json", "[1]", "each a JSON object"),
-        ("a.json", "", "a.json, line 1: Expecting value"),
-    ],
-)
-def test_a_file_that_is_no_list_of_records_is_named_with_its_line(tmp_path, name, text, problem):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=problem):
-        read_records(str(tmp_path / name))
-
-
-def test_a_file_of_other_bytes_is_named(tmp_path):
-    (tmp_path / "data.json").write_bytes(b"\xff\xfe[")
-    with pytest.raises(ValueError, match=r"data\.json is not UTF-8 text"):
-        read_records(str(tmp_path / "data.json"))
 
 
 def test_a_missing_file_or_folder_is_named(tmp_path, processor):

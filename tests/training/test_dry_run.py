@@ -63,14 +63,40 @@ def llava(recipe, folder):
     name_parts(recipe, llava=save_llava(folder / "llava", is_original=True)[1])
 
 
-@pytest.mark.parametrize("start", [sizes_of_parts, checkpoints, llava])
-def test_what_is_counted_is_what_training_builds(recipe, tmp_path, start):
+def encoder(recipe, folder):
+    """No language model at all."""
+    values = yaml.safe_load(Path(recipe).read_text())
+    for key in ("text_config", "tokenizer"):
+        del values[key]
+    stages = {"distill": {"trainable": ["vision_tower", "projector"]}}
+    Path(recipe).write_text(yaml.safe_dump({**values, "stages": stages}, sort_keys=False))
+
+
+def encoder_from_a_clip(recipe, folder):
+    encoder(recipe, folder)
+    values = yaml.safe_load(Path(recipe).read_text())
+    start = {"vision_tower": save_clip_folder(folder / "clip"), "vision_config": None}
+    Path(recipe).write_text(yaml.safe_dump({**values, **start}, sort_keys=False))
+
+
+DISTILLING = ("hawaii", "radio", "move_kd")
+STARTS = [(start, []) for start in (sizes_of_parts, checkpoints, llava)]
+STARTS += [(start, [f"objective={name}"]) for start in (sizes_of_parts, llava) for name in OBJECTIVES]
+STARTS += [(checkpoints, ["distillation=[fine]"]), (checkpoints, ["distillation=[coarse]"])]
+STARTS += [(start, [f"objective={name}"]) for start in (encoder, encoder_from_a_clip) for name in DISTILLING]
+STARTS += [(llava, ["distillation=[coarse]", "vision_config.num_teacher_adapters=0"])]
+
+
+@pytest.mark.parametrize(("start", "overrides"), STARTS)
+def test_what_is_counted_is_what_training_builds(recipe, tmp_path, start, overrides):
     start(recipe, tmp_path)
-    counts = counts_of(describe_recipe(recipe))
-    model_args, data_args, args = parse_stage(read_recipe(recipe)["pretrain"], "pretrain")
-    teachers = load_teachers(expand_teachers(args.teachers))
-    student, _ = build_student(model_args, data_args, len(teachers))
-    objective = OBJECTIVES[args.objective](args, student, {teacher.name: teacher.grid for teacher in teachers})
+    counts = counts_of(describe_recipe(recipe, overrides))
+    stage, options = next(iter(read_recipe(recipe, overrides).items()))
+    model_args, data_args, args = parse_stage(options, stage)
+    kind = OBJECTIVES[args.objective]
+    teachers = kind.prepare_teachers(load_teachers(expand_teachers(args.teachers)) if kind.uses_teachers else [])
+    student, _ = build_student(model_args, data_args, len(teachers), args.objective)
+    objective = kind(args, student, {teacher.name: teacher.grid for teacher in teachers})
     expected = Counter()
     for name, parameter in student.named_parameters():
         expected[part_of(name)] += parameter.numel()
@@ -79,13 +105,42 @@ def test_what_is_counted_is_what_training_builds(recipe, tmp_path, start):
         "projections": sum(parameter.numel() for parameter in objective.parameters()),
         **{teacher.name: teacher.model.num_parameters() for teacher in teachers},
     }
-    assert counts == expected
+    assert Counter(counts) == expected
+
+
+def test_an_encoder_alone_has_no_parts_of_a_language_model(recipe, tmp_path):
+    encoder(recipe, tmp_path)
+    rows = read_tables(describe_recipe(recipe))
+    assert list(rows) == ["vision_tower", "adapters", "routers", "the student", "projections", "vit", "convnext"]
+    assert [rows[part][1] for part in ("vision_tower", "adapters", "routers")] == ["learns", "", ""]
+    for override, problem in (
+        ("objective=llava", "The objective llava learns answers alone"),
+        ("stages.distill.trainable=[projector]", r"trainable is \['projector'\], of which the student has nothing"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            describe_recipe(recipe, [override])
 
 
 def test_it_says_in_which_stage_a_part_learns(recipe):
     rows = read_tables(describe_recipe(recipe))
     assert rows["adapters"][1:] == ["learns", "learns"]
     assert rows["language_model"][1:] == ["", "learns"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "learns"),
+    [
+        ("hawaii", ["", "learns"]),
+        ("move_kd", ["", "learns"]),
+        ("radio", ["learns", "learns"]),
+        ("llava", ["", ""]),
+    ],
+)
+def test_it_says_where_what_training_alone_needs_learns(recipe, objective, learns):
+    text = describe_recipe(recipe, [f"objective={objective}"])
+    assert read_tables(text)["projections"][1:] == learns
+    assert OBJECTIVES[objective].note in text
+    assert ("| teacher |" in text) == (objective != "llava")
 
 
 def test_a_dry_run_leaves_nothing_behind(recipe, tmp_path, capsys):
@@ -123,6 +178,15 @@ def test_the_papers_student_is_counted_without_its_weights():
     counts = counts_of(describe_recipe(f"{RECIPES}hawaii_vicuna_7b.yaml", ["teachers=[clip, pix2struct, sam]"]))
     assert {part: counts[part] for part in PAPER} == PAPER
     assert counts["the student"] == sum(PAPER.values())
+
+
+def test_move_kd_of_the_papers_recipe_has_no_adapter_for_clip_and_its_own_ranks():
+    overrides = ["teachers=[clip, pix2struct, sam]", "objective=move_kd"]
+    counts = counts_of(describe_recipe(f"{RECIPES}hawaii_vicuna_7b.yaml", overrides))
+    adapters = [(1536 + 1) * WIDTH + (45 * 45 + 1) * 576, (256 + 1) * WIDTH + (64 * 64 + 1) * 576]
+    assert counts["projections"] == sum(adapters)
+    assert counts["routers"] == LAYERS * (WIDTH + 1) * 3
+    assert counts["adapters"] == LAYERS * 3 * (2 * 32 * (WIDTH + 4096) + 2 * 32 + WIDTH + 4096)
 
 
 @pytest.mark.timm

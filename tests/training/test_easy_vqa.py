@@ -23,7 +23,7 @@ from hawaii.training.easy_vqa import (
     read_questions,
 )
 from hawaii.training.easy_vqa_questions import COLORS, SHAPES, Description, Question, describe
-from hawaii.training.easy_vqa_tokenizer import build_tokenizer, save_tokenizer
+from hawaii.training.word_tokenizer import build_tokenizer, save_tokenizer
 
 
 PYTHON_WITH_TRANSFORMERS_4 = Path(__file__).parents[2] / ".venv-transformers4" / "bin" / "python"
@@ -207,12 +207,43 @@ def test_rows_are_llava_json_with_images_that_are_there(prepared):
         "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "blue rectangle"}],
     }
     images = {row["image"] for row in pretrain}
-    assert len(pretrain) == len(images) == 24 and images == {row["image"] for row in finetune}  # 12, and mirrored
+    assert len(pretrain) == len(images) == 22 and images == {row["image"] for row in finetune}  # 11, and mirrored
     for row in pretrain + finetune:
         assert [turn["from"] for turn in row["conversations"]] == ["human", "gpt"] * (len(row["conversations"]) // 2)
         assert (prepared / "data" / "images" / row["image"]).is_file()
     for rows in (pretrain, finetune):
         assert len({row["id"] for row in rows}) == len(rows)
+
+
+def test_the_images_that_experts_hold_out_are_kept_for_validation(prepared):
+    data = prepared / "data"
+    validation = json.loads((data / "validation.json").read_text())
+    assert validation[1] == {
+        "id": "11-1",
+        "image": "train/11.png",
+        "conversations": [
+            {"from": "human", "value": "<image>\nwhat shape is in the image?"},
+            {"from": "gpt", "value": "rectangle"},
+        ],
+        "question_type": "shape",
+    }
+    assert [row["image"] for row in validation] == ["train/11.png"] * 3
+    assert [row["question_type"] for row in validation] == ["color", "shape", "yes/no shape"]
+    for name in ("pretrain.json", "finetune.json"):
+        images = {row["image"] for row in json.loads((data / name).read_text())}
+        assert not images & {"train/11.png", "train/11_horizontal.png"}
+
+
+def test_a_folder_from_before_there_was_validation_is_brought_up_to_date(prepared, package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "easy_vqa", package)
+    folder = tmp_path / "run"
+    shutil.copytree(prepared, folder)
+    whole = contents(folder)
+    (folder / "data" / "validation.json").unlink()
+    for name in ("pretrain.json", "finetune.json"):
+        (folder / "data" / name).write_text("[]")
+    prepare_easy_vqa(folder, expert_steps=1)
+    assert contents(folder) == whole
 
 
 def test_mirrored_images_are_mirrored(prepared):
@@ -227,7 +258,7 @@ def test_the_test_questions_carry_their_images(prepared, package, tmp_path):
 
     file = str(prepared / "data" / "test.parquet")
     rows = datasets.load_dataset("parquet", data_files={"test": file}, split="test", cache_dir=str(tmp_path))
-    assert rows.column_names == ["question_id", "question", "answer", "question_type", "image"]
+    assert rows.column_names == ["question_id", "question", "answer", "question_type", "image_id", "image"]
     assert rows[0]["question"] == "what is the color of the shape?" and rows[0]["answer"] == "red"
     assert rows["question_type"] == ["color", "yes/no shape"]
     with Image.open(package.get_test_image_paths()[0]) as image:
@@ -240,7 +271,8 @@ def test_nothing_of_the_test_split_reaches_the_training_files(prepared, tmp_path
     prepare_easy_vqa(tmp_path / "other", expert_steps=1)
     files, others = contents(prepared), contents(tmp_path / "other")
     assert files.keys() == others.keys()
-    changed = {name for name in files if files[name] != others[name] and not name.endswith("expert.json")}
+    changed = {name for name in files if files[name] != others[name]}
+    changed -= {name for name in changed if name.endswith(("expert.json", "reading.json"))}  # their seconds
     assert changed == {"data/images/test/0.png", "data/images/test/1.png", "data/test.parquet"}
 
 

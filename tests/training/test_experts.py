@@ -14,7 +14,9 @@ from hawaii.training.experts import (
     batches,
     held_out,
     learning_rate_factor,
+    measure_accuracy,
     normalize,
+    patch_weights,
     prepare_experts,
     train_expert,
 )
@@ -101,6 +103,30 @@ def test_no_expert_learns_from_unknown_labels_or_held_out_images(images, labels)
     with torch.no_grad():
         pixel_values = normalize(images)
         assert torch.equal(first(pixel_values).last_hidden_state, second(pixel_values).last_hidden_state)
+
+
+def test_patches_are_told_where_they_are_and_images_with_such_labels_are_not_shifted(monkeypatch):
+    # Each image has one bright patch of 8 pixels; a label is whether a patch is bright.
+    patches = torch.eye(64, dtype=torch.uint8).view(64, 8, 8)
+    images = patches.mul(255).repeat_interleave(8, dim=1).repeat_interleave(8, dim=2).unsqueeze(-1).repeat(1, 1, 1, 3)
+    labels = patches.flatten(1).long()
+    monkeypatch.setattr("hawaii.training.experts.augment", None)
+    labels[:, 0] = -1  # An image of which only some patches are known is learned from.
+    _, accuracy = train_expert(replace(EXPERTS[1], batch_size=16), images, labels, num_steps=30)
+    assert accuracy > 0.99
+
+
+def test_patches_of_frequent_labels_count_less_by_the_root():
+    labels = torch.tensor([[0, 0, 0, 0], [1, 3, -1, -1]])
+    torch.testing.assert_close(patch_weights(labels), torch.tensor([0.5, 1, 1, 1]))
+
+
+def test_accuracy_is_the_share_of_known_labels():
+    def tell_one(pixel_values):  # of 2 patches of each image
+        return torch.tensor([[0.0, 0.0], [1.0, 1.0]]).expand(len(pixel_values), 2, 2)
+
+    images = torch.zeros(3, 8, 8, 3, dtype=torch.uint8)
+    assert measure_accuracy(tell_one, images, torch.tensor([[1, 1], [0, 1], [-1, -1]]), batch_size=2) == 0.75
 
 
 def test_the_last_tenth_is_held_out():

@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from hawaii.training.losses import coarse_grained_loss, fine_grained_loss, load_balance_loss, token_importance
+from hawaii.training.losses import (
+    coarse_grained_loss,
+    fine_grained_loss,
+    load_balance_loss,
+    similarity_scores,
+    token_importance,
+)
 
 
 def naive_importance(teacher, prompt, prompt_mask):
@@ -69,6 +75,16 @@ def test_scores_are_positive_and_sum_to_one(projected, prompt, prompt_mask):
     scores = token_importance(projected, prompt, prompt_mask)
     assert scores.min() > 0
     torch.testing.assert_close(scores.sum(dim=-1), torch.ones(3, 2))
+
+
+def test_what_the_tokens_and_the_instruction_spread_is_counted_apart(projected, prompt, prompt_mask):
+    from_image, from_prompt = similarity_scores(projected, prompt, prompt_mask)
+    alone = torch.empty(3, 0, 5), torch.empty(3, 0, dtype=torch.bool)
+    torch.testing.assert_close(from_image / 4, token_importance(projected, *alone))
+    num_asking = prompt_mask.sum(dim=-1)
+    torch.testing.assert_close(from_prompt.sum(dim=-1), num_asking[:, None].expand(3, 2).float())
+    mean = (from_image + from_prompt) / (4 + num_asking)[:, None, None]
+    assert torch.equal(mean, token_importance(projected, prompt, prompt_mask))
 
 
 def test_equal_tokens_score_the_same():

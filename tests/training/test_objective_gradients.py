@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from hawaii.tests.tiny_training import gradients, make_module, reached, without_labels
-from hawaii.training import objectives
+from hawaii.training import hawaii_objective
 
 
 def keep_only(monkeypatch, teacher=None):
     """Leaves of the distillation the fine-grained loss of one teacher, or nothing."""
-    fine = objectives.fine_grained_loss
+    fine = hawaii_objective.fine_grained_loss
     keep = torch.tensor([float(index == teacher) for index in range(2)])
-    monkeypatch.setattr(objectives, "fine_grained_loss", lambda *args: fine(*args) * keep)
-    monkeypatch.setattr(objectives, "coarse_grained_loss", lambda student, _: torch.zeros(len(student)))
+    monkeypatch.setattr(hawaii_objective, "fine_grained_loss", lambda *args: fine(*args) * keep)
+    monkeypatch.setattr(hawaii_objective, "coarse_grained_loss", lambda student, _: torch.zeros(len(student)))
 
 
 @pytest.mark.parametrize("sequential_passes", [False, True])
@@ -34,7 +34,7 @@ def test_a_forced_pass_teaches_its_own_adapter_and_no_router(batch, run, monkeyp
 
 def test_coarse_distillation_teaches_adapters_of_both_banks_and_the_routers(batch, run, monkeypatch):
     module = make_module(lambda_2=0.0)
-    monkeypatch.setattr(objectives, "fine_grained_loss", lambda student, *args: torch.zeros(student.shape[:2]))
+    monkeypatch.setattr(hawaii_objective, "fine_grained_loss", lambda student, *args: torch.zeros(student.shape[:2]))
     found = gradients(module, run(module, without_labels(batch))[0])
     assert (
         reached(found, "teacher_router") and reached(found, "general_router") and reached(found, "coarse_projection")
@@ -65,7 +65,7 @@ def test_what_the_score_teaches(batch, run, monkeypatch):
         torch.manual_seed(0)
         module = make_module(score_gradient=score_gradient)
         with monkeypatch.context() as patch:
-            patch.setattr(objectives, "coarse_grained_loss", lambda student, _: torch.zeros(len(student)))
+            patch.setattr(hawaii_objective, "coarse_grained_loss", lambda student, _: torch.zeros(len(student)))
             found[score_gradient] = gradients(module, run(module, without_labels(batch))[0])
     assert not any("text_projection" in name for name in found["none"])
     text = {name for name in found["text"] if "text_projection" in name}

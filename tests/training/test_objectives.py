@@ -1,238 +1,253 @@
-"""The objective is equation 7, and each of its terms is its own equation."""
-
-import math
+"""What holds for every objective: how often models run, what takes no part, and that batches may be cut anyhow."""
 
 import pytest
 import torch
 
-from hawaii.tests.tiny import make_model
-from hawaii.tests.tiny_training import TEACHER_GRIDS, make_arguments, make_module, select
-from hawaii.training.losses import load_balance_loss, token_importance
-from hawaii.training.objectives import HawaiiObjective
+from hawaii.modeling_hawaii.vision_hawaii import HawaiiVisionModel
+from hawaii.tests.tiny import make_processor
+from hawaii.tests.tiny_training import (
+    RAGGED,
+    gradients,
+    make_arguments,
+    make_batch,
+    make_module,
+    make_record,
+    reached,
+    select,
+)
+from hawaii.training.arguments import ModelArguments
+from hawaii.training.objectives import OBJECTIVES
+from hawaii.training.students import vision_fields
 
 
-def naive_mean(numbers):
-    numbers = list(numbers)
-    return sum(numbers) / len(numbers)
+def count_calls(module):
+    calls = []
+    module.register_forward_pre_hook(lambda *args: calls.append(1))
+    return calls
 
 
-def naive_cross_entropy(logits, labels):
-    """Eq. 1: mean over the label tokens of the batch, each told by the position before it."""
-    terms = []
-    for row, targets in zip(logits.double().tolist(), labels.tolist()):
-        for scores, target in zip(row, targets[1:]):
-            if target != -100:
-                top = max(scores)
-                terms.append(math.log(sum(math.exp(score - top) for score in scores)) + top - scores[target])
-    return naive_mean(terms)
+@pytest.mark.parametrize(
+    ("settings", "num_calls"),
+    [
+        ({"objective": "hawaii"}, 1),
+        ({"objective": "hawaii", "sequential_passes": True}, 3),
+        ({"objective": "hawaii", "distillation": ["fine"]}, 1),
+        ({"objective": "hawaii", "distillation": ["fine"], "sequential_passes": True}, 3),
+        ({"objective": "hawaii", "distillation": ["coarse"], "sequential_passes": True}, 1),
+        ({"objective": "llava", "sequential_passes": True}, 1),
+        ({"objective": "move_kd", "sequential_passes": True}, 1),
+        ({"objective": "radio", "sequential_passes": True}, 1),
+    ],
+    ids=str,
+)
+def test_how_often_the_encoder_and_the_language_model_run(batch, run, settings, num_calls):
+    module = make_module(**settings)
+    towers, texts = count_calls(module.student.model.vision_tower), count_calls(module.student.model.language_model)
+    run(module, batch)
+    assert (len(towers), len(texts)) == (num_calls, 1)
 
 
-def naive_error(student, teacher):
-    """Mean over channels of the squared difference, by token."""
-    rows = zip(student.double().tolist(), teacher.double().tolist())
-    return [naive_mean((s - t) ** 2 for s, t in zip(*row)) for row in rows]
+def test_coarse_distillation_runs_no_more_images_than_there_are(batch, run):
+    sizes = []
+    for distillation in (["coarse"], ["fine", "coarse"]):
+        module = make_module(distillation=distillation)
+        module.student.model.vision_tower.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+        run(module, batch)
+    assert sizes == [2, 6]
 
 
-def naive_importance(teacher, prompt):
-    """Eq. 5 of one teacher and one image."""
-    teacher, prompt = teacher.double().tolist(), prompt.double().tolist()
-    scores = [0.0] * len(teacher)
-    for query in teacher + prompt:
-        logits = [sum(q * k for q, k in zip(query, key)) / math.sqrt(len(query)) for key in teacher]
-        top = max(logits)
-        weights = [math.exp(logit - top) for logit in logits]
-        for token, weight in enumerate(weights):
-            scores[token] += weight / sum(weights) / (len(teacher) + len(prompt))
-    return scores
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_teacher_runs_once(batch, run, teachers_of, objective):
+    calls = [count_calls(teacher.model) for teacher in teachers_of[OBJECTIVES[objective]]]
+    run(make_module(objective=objective), batch)
+    assert [len(of_one) for of_one in calls] == [1] * len(calls)
 
 
-def test_the_loss_is_equation_7_and_each_term_its_own(batch, run, recorded):
-    module = make_module()
-    student = module.student
-    with torch.no_grad():
-        loss, terms = run(module, batch)
-        (_, projected, _), _ = recorded["fine_grained_loss"][0]
-        (_, summary), _ = recorded["coarse_grained_loss"][0]
-        logits = student(batch["input_ids"], batch["pixel_values"], batch["attention_mask"]).logits
-        routed = student.model.vision_tower(batch["pixel_values"], output_routing=True)
-        forced = [student.model.vision_tower(batch["pixel_values"], adapters=torch.full((2,), i)) for i in range(2)]
-        embeddings = student.get_input_embeddings()(batch["prompt_ids"])
-        prompts = [
-            module.objective.text_projection(embeddings[sample][batch["prompt_mask"][sample]])
-            for sample in batch["image_index"].tolist()
-        ]
-    fine = [
-        naive_mean(
-            sum(
-                score * error
-                for score, error in zip(
-                    naive_importance(projected[image, teacher], prompts[image]),
-                    naive_error(forced[teacher].last_hidden_state[image, 1:], projected[image, teacher]),
-                )
-            )
-            for image in range(2)
-        )
-        for teacher in range(2)
-    ]
-    coarse = naive_mean(
-        error for image in range(2) for error in naive_error(routed.last_hidden_state[image, 1:], summary[image])
-    )
-    banks = routed.router_probabilities.split([2, 3], dim=-1)
-    balance = sum(load_balance_loss(bank, torch.tensor([True, True])) for bank in banks)
-    expected = {
-        "text": naive_cross_entropy(logits, batch["labels"]),
-        "fine": naive_mean(fine),
-        "coarse": coarse,
-        "balance": balance.item(),
-        "fine/vit": fine[0],
-        "fine/convnext": fine[1],
-    }
-    for name, value in expected.items():
-        assert terms[name].item() == pytest.approx(value, rel=2e-5), name
-    whole = expected["text"] + 0.5 * (expected["fine"] + expected["coarse"]) + 0.05 * expected["balance"]
-    assert loss.item() == pytest.approx(whole, rel=2e-5)
-
-
-def test_how_loud_a_teacher_is_does_not_matter(batch, teachers):
-    module = make_module()
-    features = [teacher(batch["teacher_images"]) for teacher in teachers]
-    with torch.no_grad():
-        _, terms = module(features, batch)
-        _, louder = module([features[0], 10 * features[1]], batch)
-    for name, value in terms.items():
-        torch.testing.assert_close(louder[name], value, rtol=1e-3, atol=1e-5, msg=name)
-
-
-def test_the_weights_are_the_arguments(batch, run):
-    module = make_module(lambda_1=2.0, lambda_2=3.0)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_parameter_that_learns_has_a_gradient(batch, run, objective):
+    module = make_module(objective=objective)
     loss, terms = run(module, batch)
-    expected = terms["text"] + 2 * (terms["fine"] + terms["coarse"]) + 3 * terms["balance"]
-    torch.testing.assert_close(loss, expected)
+    found = gradients(module, loss)
+    assert [name for name, gradient in found.items() if gradient is None] == []
+    assert not any(value.requires_grad for value in terms.values())
+    for part in ("vision_tower.layers", "multi_modal_projector", "language_model", "lm_head"):
+        assert reached(found, part)
+    assert bool(reached(found, "objective.")) == (objective != "llava")
 
 
-def test_each_pass_has_the_features_of_its_own_adapter_without_the_class_token(batch, run, recorded):
-    module = make_module()
+# Every objective, and HAWAII's other way of running its passes.
+SETTINGS = [*({"objective": name} for name in OBJECTIVES), {"sequential_passes": True}]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_batch_of_text_alone_gives_every_parameter_a_gradient_and_teaches_the_text(
+    tmp_path, processor, run, settings
+):
+    batch = make_batch(tmp_path, [make_record(1, image=False), make_record(2, questions=2, image=False)], processor)
+    module = make_module(**settings)
+    towers = count_calls(module.student.model.vision_tower)
+    loss, terms = run(module, batch)
+    assert towers  # or other processes would wait
+    assert {name for name, value in terms.items() if value != 0} == {"text"}
+    assert torch.equal(loss.detach(), terms["text"]) and loss.isfinite()
+    found = gradients(module, loss)
+    assert [name for name, gradient in found.items() if gradient is None] == []
+    assert all(name.startswith(("student.model.language_model", "student.lm_head")) for name in reached(found, ""))
+    assert reached(found, "lm_head")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_text_alone_takes_no_part_in_what_images_teach(batch, run, objective):
+    module = make_module(objective=objective)
     with torch.no_grad():
-        run(module, batch)
-        tower = module.student.model.vision_tower
-        forced = recorded["fine_grained_loss"][0][0][0]
-        for teacher in range(2):
-            expected = tower(batch["pixel_values"], adapters=torch.full((2,), teacher)).last_hidden_state[:, 1:]
-            torch.testing.assert_close(forced[:, teacher], expected)
-        routed = recorded["coarse_grained_loss"][0][0][0]
-        torch.testing.assert_close(routed, tower(batch["pixel_values"]).last_hidden_state[:, 1:])
+        _, terms = run(module, batch)
+        _, expected = run(module, select(batch, [0, 2]))
+    for name in set(terms) - {"text"}:
+        torch.testing.assert_close(terms[name], expected[name], msg=name)
 
 
-def test_each_teacher_is_projected_alone_and_the_summary_sees_all(batch, teachers, recorded):
-    module = make_module()
-    features = [teacher(batch["teacher_images"]) for teacher in teachers]
-    changed = [features[0], features[1] + torch.randn(features[1].shape)]
-    with torch.no_grad():
-        for inputs in (features, changed):
-            module(inputs, batch)
-    before, after = (arguments[1] for arguments, _ in recorded["fine_grained_loss"])
-    assert torch.equal(before[:, 0], after[:, 0])
-    assert (before[:, 1] - after[:, 1]).abs().amax(dim=-1).min() > 0
-    before, after = (arguments[1] for arguments, _ in recorded["coarse_grained_loss"])
-    assert (before - after).abs().amax(dim=-1).min() > 0
-
-
-def test_a_teachers_cell_becomes_the_token_at_its_place(batch, teachers, recorded):
-    module = make_module()
-    features = [teacher(batch["teacher_images"]) for teacher in teachers]
-    changed = [grid.clone() for grid in features]
-    changed[0][:, 2, 1] += torch.randn(16)  # one of 4 x 4
-    changed[1][:, 5, 3] += torch.randn(16)  # one of 8 x 8, in the block of row 2 and column 1
-    with torch.no_grad():
-        for inputs in (features, changed):
-            module(inputs, batch)
-    before, after = (arguments[1] for arguments, _ in recorded["fine_grained_loss"])
-    assert (before != after).any(dim=-1).nonzero()[:, 2].unique().tolist() == [2 * 4 + 1]
-    before, after = (arguments[1] for arguments, _ in recorded["coarse_grained_loss"])
-    assert (before != after).any(dim=-1).nonzero()[:, 1].unique().tolist() == [2 * 4 + 1]
-
-
-@pytest.mark.parametrize("grid_matching", ["unshuffle", "interpolate", "learned"])
-def test_standardized_targets_begin_with_mean_zero_and_variance_one(batch, teachers, recorded, grid_matching):
-    module = make_module(grid_matching=grid_matching)
-    features = [teacher(batch["teacher_images"]) for teacher in teachers]
-    module.objective.standardize(features)
-    with torch.no_grad():
-        module(features, batch)
-    projected = recorded["fine_grained_loss"][0][0][1].transpose(1, 2)  # images, tokens, teachers, channels
-    summary = recorded["coarse_grained_loss"][0][0][1]
-    for targets in (projected, summary):
-        variance, mean = torch.var_mean(targets, dim=(0, 1), correction=0)
-        torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-4)
-        torch.testing.assert_close(variance, torch.ones_like(variance), rtol=1e-3, atol=0)
-
-
-def test_targets_of_experts_that_see_the_same_everywhere_stay_finite(batch, teachers):
-    module = make_module()
-    features = [torch.full_like(teacher(batch["teacher_images"]), 0.3) for teacher in teachers]
-    module.objective.standardize(features)
-    loss, _ = module(features, batch)
-    assert loss.isfinite() and loss < 100
-
-
-def test_a_samples_images_are_scored_by_its_own_instruction(batch, run, recorded):
-    batch = select(batch, [0, 2])
-    two = {**batch, "image_index": torch.tensor([0, 1, 1]), "num_images": torch.tensor(3)}
-    for name in ("pixel_values", "teacher_images"):
-        two[name] = torch.cat([batch[name], batch[name][1:]])
-    with torch.no_grad():
-        run(make_module(), two)
-    (keys, prompt, mask), scores = recorded["token_importance"][0]
-    assert torch.equal(scores[1], scores[2]) and not torch.equal(scores[0], scores[1])
-    assert torch.equal(mask, batch["prompt_mask"][[0, 1, 1]])
-
-
-def test_forced_passes_take_no_part_in_the_balance(batch, run, recorded):
-    module = make_module()
-    with torch.no_grad():
-        run(module, batch)
-        routed = module.student.model.vision_tower(batch["pixel_values"], output_routing=True).router_probabilities
-    given = torch.cat([arguments[0] for arguments, _ in recorded["load_balance_loss"]], dim=-1)
-    torch.testing.assert_close(given, routed)
-
-
-def test_without_token_scoring_the_fine_grained_loss_is_the_mean_squared_error(batch, run, recorded):
-    module = make_module(token_scoring=False)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_terms_are_shares_of_the_whole_step(batch, run, objective):
+    module = make_module(objective=objective)
     _, terms = run(module, batch)
-    (student, projected, _), _ = recorded["fine_grained_loss"][0]
-    torch.testing.assert_close(terms["fine"], torch.nn.functional.mse_loss(student, projected).detach())
-    assert "token_importance" not in recorded
+    step = {**batch, "num_images": 4 * batch["num_images"], "num_label_tokens": 3 * batch["num_label_tokens"]}
+    _, shares = run(module, step)
+    torch.testing.assert_close(shares.pop("text"), terms.pop("text") / 3)
+    for name, share in shares.items():
+        torch.testing.assert_close(share, terms[name] / 4, msg=name)
 
 
-def test_scores_are_those_of_the_student_language_models_own_embeddings(batch, run, recorded):
-    module = make_module()
-    with torch.no_grad():
-        run(module, batch)
-        (keys, prompt, mask), scores = recorded["token_importance"][0]
-        for image, sample in enumerate([0, 2]):
-            words = module.student.model.language_model.embed_tokens(batch["prompt_ids"][sample][mask[image]])
-            own = module.objective.text_projection(words).unsqueeze(0)
-            expected = token_importance(keys[[image]], own, torch.ones(own.shape[:2], dtype=torch.bool))
-            torch.testing.assert_close(scores[[image]], expected)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_half_precision_trains(batch, run, objective):
+    module = make_module(objective=objective)
+    _, expected = run(module, batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, terms = run(module, batch)
+    assert loss.dtype == torch.float32
+    for name in {"text", "distillation", "fine", "coarse"} & set(terms):
+        torch.testing.assert_close(terms[name], expected[name], rtol=0.1, atol=0.05, msg=name)
+    module.student.to(torch.bfloat16)
+    found = gradients(module, run(module, batch)[0])
+    assert all(gradient.isfinite().all() for gradient in found.values())
+    assert reached(found, "vision_tower.layers")
+    assert bool(reached(found, "lora_B")) == (objective in ("hawaii", "move_kd"))
+    assert bool(reached(found, "objective.")) == (objective != "llava")
 
 
-def test_variances_tell_a_collapsed_target(batch, run):
-    module = make_module()
+ALL_TERMS = {"text", "fine", "fine/vit", "fine/convnext", "coarse", "balance"}
+ALL_TERMS |= {f"variance/{name}" for name in ("student", "vit", "convnext", "coarse")}
+FINE_ALONE = {"fine", "fine/vit", "fine/convnext", "variance/vit", "variance/convnext"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        ({}, set()),
+        ({"distillation": ["fine"]}, {"coarse", "variance/coarse"}),
+        ({"distillation": ["coarse"]}, FINE_ALONE),
+        ({"distillation": ["coarse"], "vision": {"num_teacher_adapters": 0}}, FINE_ALONE),
+        ({"vision": {"num_general_adapters": 0}}, set()),
+        (
+            {"distillation": ["coarse"], "vision": {"num_teacher_adapters": 0, "num_general_adapters": 0}},
+            FINE_ALONE | {"balance"},
+        ),
+    ],
+    ids=["all", "fine", "coarse", "coarse, general adapters", "teacher-specific adapters", "coarse, no adapters"],
+)
+def test_terms_that_are_not_there_are_not_logged_and_the_others_are_equal(batch, run, settings, missing):
+    vision = settings.pop("vision", None)
+    module = make_module(vision=vision, **settings)
+    loss, terms = run(module, batch)
+    assert set(terms) == ALL_TERMS - missing
+    values = {name: terms.get(name, 0) for name in ("text", "fine", "coarse", "balance")}
+    whole = values["text"] + 0.5 * (values["fine"] + values["coarse"]) + 0.05 * values["balance"]
+    torch.testing.assert_close(loss.detach(), whole)
+    if vision is None:
+        complete = make_module()
+        for own, other in ((module.student, complete.student), (module.objective, complete.objective)):
+            state = own.state_dict()
+            other.load_state_dict(state, strict=False)
+        torch.testing.assert_close(
+            terms, {name: value for name, value in run(complete, batch)[1].items() if name in terms}
+        )
+
+
+@pytest.mark.parametrize("distillation", ["fine", "coarse"])
+def test_what_is_not_distilled_has_no_projections(distillation):
+    names = [name for name, _ in make_module(distillation=[distillation]).objective.named_parameters()]
+    parts = {name.partition(".")[0] for name in names}
+    assert parts == ({"fine_projections", "text_projection"} if distillation == "fine" else {"coarse_projection"})
+
+
+@pytest.mark.parametrize(("bank", "other"), [("teacher", "general"), ("general", "teacher")])
+def test_with_one_bank_of_adapters_the_balance_is_of_that_one_alone(batch, run, recorded, bank, other):
+    distillation = ["coarse"] if bank == "general" else ["fine", "coarse"]
+    module = make_module(vision={f"num_{other}_adapters": 0}, distillation=distillation)
     _, terms = run(module, batch)
-    assert terms["variance/student"] > 0 and terms["variance/convnext"] > 0
-    for parameter in module.objective.fine_projections["1_convnext"].parameters():
-        parameter.data.zero_()
-    assert run(module, batch)[1]["variance/convnext"] == 0
+    ((probabilities, _), value), *others = recorded["load_balance_loss"]
+    assert not others and probabilities.shape[-1] == (2 if bank == "teacher" else 3)
+    torch.testing.assert_close(terms["balance"], value.detach())
 
 
-def test_another_number_of_teachers_than_adapters_is_an_error():
-    student = make_model(vision={"num_teacher_adapters": 3})
-    problem = r"has 3 teacher-specific adapters but the recipe names 2 teachers \(vit, convnext\)"
-    with pytest.raises(ValueError, match=problem):
-        HawaiiObjective(make_arguments(), student, TEACHER_GRIDS)
+def test_fine_distillation_without_teacher_specific_adapters_is_one_sentence():
+    for distillation in (["fine"], ["fine", "coarse"]):
+        with pytest.raises(
+            ValueError, match=r"has no teacher-specific adapters, .*: say distillation: \[coarse\], or"
+        ):
+            make_module(vision={"num_teacher_adapters": 0}, distillation=distillation)
 
 
-def test_no_teachers_is_an_error():
-    student = make_model(vision={"num_teacher_adapters": 0})
-    with pytest.raises(ValueError, match="names no teachers"):
-        HawaiiObjective(make_arguments(), student, {})
+def test_an_encoder_learns_without_a_language_model(batch, teachers):
+    module = make_module()
+    student: HawaiiVisionModel = module.student.model.vision_tower
+    objective = OBJECTIVES["hawaii"](make_arguments(), student, {teacher.name: teacher.grid for teacher in teachers})
+    assert objective.text_projection is None
+    # Where nobody asks, the scores are those of a whole model whose batch has no instruction.
+    module.objective.load_state_dict(objective.state_dict(), strict=False)
+    images = {name: batch[name] for name in ("pixel_values", "image_index", "num_images")}
+    features = [teacher(batch["teacher_images"]) for teacher in teachers]
+    loss, terms = objective(student, features, images)
+    asked = {name: batch[name][:, :0] for name in ("prompt_ids", "prompt_mask")}
+    _, expected = module(features, {**batch, **asked})
+    assert set(terms) == ALL_TERMS - {"text"}
+    for name, value in terms.items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+    torch.testing.assert_close(loss.detach(), 0.5 * (terms["fine"] + terms["coarse"]) + 0.05 * terms["balance"])
+    student.zero_grad()
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in [*student.parameters(), *objective.parameters()])
+
+
+NO_ADAPTERS = {"num_teacher_adapters": 0, "num_general_adapters": 0}
+
+
+@pytest.mark.parametrize(
+    ("objective", "given", "expected"),
+    [
+        ("hawaii", {}, {"num_teacher_adapters": 2, "num_general_adapters": 3}),
+        ("hawaii", {"num_teacher_adapters": 0}, {"num_teacher_adapters": 0, "num_general_adapters": 3}),
+        ("hawaii", {"num_general_adapters": 0}, {"num_teacher_adapters": 2, "num_general_adapters": 0}),
+        ("llava", {"num_general_adapters": 5}, NO_ADAPTERS),
+        ("radio", {"num_general_adapters": 5}, NO_ADAPTERS),
+        ("move_kd", {}, {"num_teacher_adapters": 0, "lora_rank": 32, "router_hidden_size": None}),
+        ("move_kd", {"lora_rank": 8, "router_hidden_size": 16}, {"lora_rank": 8, "router_hidden_size": 16}),
+    ],
+)
+def test_what_a_recipe_says_of_the_encoder_wins_where_there_may_be_adapters(objective, given, expected):
+    fields = vision_fields(ModelArguments(vision_config={"hidden_size": 8, **given}), 2, objective)
+    assert fields["hidden_size"] == 8
+    assert {name: fields[name] for name in expected} == expected
+
+
+def test_the_weight_of_the_balance_is_the_objectives_own_unless_it_is_given():
+    own = {name: make_arguments(objective=name).lambda_2 for name in OBJECTIVES}
+    assert own == {"hawaii": 0.05, "llava": 0.0, "move_kd": 0.01, "radio": 0.0}
+    assert make_arguments(objective="move_kd", lambda_2=0.3).lambda_2 == 0.3
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_without_an_instruction_every_parameter_still_has_a_gradient(tmp_path, run, settings):
+    batch = make_batch(tmp_path, RAGGED, make_processor(chat_template="plain"))
+    assert batch["prompt_ids"].shape == (3, 0)
+    module = make_module(**settings)
+    assert None not in gradients(module, run(module, batch)[0]).values()

@@ -11,6 +11,7 @@ RECIPE = {
     "output_dir": "runs/tiny",
     "data_path": "{output_dir}/data.json",
     "image_folder": "images",
+    "tokenizer": "tokenizer",
     "learning_rate": 0.5,
     "report_to": "none",
     "use_cpu": True,
@@ -67,6 +68,44 @@ def test_overrides_replace_shared_keys_stage_keys_and_fields(write):
     assert [stage["learning_rate"] for stage in stages.values()] == [0.5, 0.125, 0.5]
     assert [stage.get("seed") for stage in stages.values()] == [None, None, 7]
     assert stages["align"]["vision_config"] == {"hidden_size": 32, "image_size": 16}
+
+
+def test_an_override_may_begin_a_mapping_that_the_recipe_lacks(write):
+    overrides = ["vision_config.num_teacher_adapters=0", "vision_config.lora_rank=4", "text_config.hidden_size=8"]
+    options = read_recipe(write(), overrides)["pretrain"]
+    assert options["vision_config"] == {"num_teacher_adapters": 0, "lora_rank": 4}
+    assert options["text_config"] == {"hidden_size": 8}
+
+
+def test_an_override_that_a_stages_own_mapping_would_hide_is_named(write):
+    path = write(stages={"a": {"vision_config": {"lora_rank": 2}}, "b": {}})
+    problem = "'vision_config', which stage a has for itself: write stages.a.vision_config.lora_rank=4"
+    with pytest.raises(ValueError, match=problem):
+        read_recipe(path, ["vision_config.lora_rank=4"])
+    own = read_recipe(path, ["stages.a.vision_config.lora_rank=4"])
+    assert own["a"]["vision_config"] == {"lora_rank": 4} and "vision_config" not in own["b"]
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("objective", ("hawaii", "llava")),
+        ("distillation", (["fine", "coarse"], ["coarse"])),
+        ("grid_matching", ("unshuffle", "learned")),
+    ],
+)
+def test_what_a_later_stage_goes_on_with_is_the_same_in_every_stage(write, key, values):
+    default, other = values
+    assert read_recipe(write(stages={"a": {}, "b": {key: default}}))["b"][key] == default
+    assert read_recipe(write(**{key: other}))["finetune"][key] == other
+    with pytest.raises(ValueError, match=f"stage b: its {key} is .* and that of stage a is .*; give both the same"):
+        read_recipe(write(stages={"a": {}, "b": {key: other}}))
+
+
+def test_no_teacher_specific_adapters_may_be_asked_for(write):
+    assert read_recipe(write(vision_config={"num_teacher_adapters": 0}))["align"]["vision_config"] == {
+        "num_teacher_adapters": 0
+    }
 
 
 def test_an_override_is_yaml_and_may_hold_an_equals_sign(write):
@@ -127,6 +166,12 @@ def test_the_word_no_is_a_word(write):
     assert parse(write(), "bf16=no")["bf16"] is False
 
 
+def test_a_stage_may_be_measured_and_another_not(write):
+    asked = {"eval_data_path": "{output_dir}/questions.json", "eval_strategy": "steps", "eval_steps": 5}
+    stages = read_recipe(write(eval_strategy=False, stages={"a": {}, "b": asked}))
+    assert "eval_data_path" not in stages["a"] and stages["b"]["eval_data_path"].endswith("/questions.json")
+
+
 @pytest.mark.parametrize("stage", ["1e3", "2", "nan"])
 def test_a_stage_whose_name_looks_like_a_number_keeps_it(write, stage):
     stages = read_recipe(write(output_dir=".", stages={stage: {}}))
@@ -145,6 +190,8 @@ def test_the_defaults_are_the_papers(write):
     assert (options["lambda_1"], options["lambda_2"]) == (0.5, 0.05)
     assert options["grid_matching"] == "unshuffle"
     assert (options["token_scoring"], options["score_gradient"]) == (True, "text")
+    assert options["distillation"] == ["fine", "coarse"]
+    assert (options["single_softmax"], options["detached_teacher_weights"]) == (False, False)
     assert options["trainable"] == list(TRAINABLE_PARTS)
 
 
@@ -170,7 +217,7 @@ def test_the_defaults_are_the_papers(write):
         ),
         (
             {"stages": {"a": {"vision_config": {"num_teacher_adapters": 2}}}},
-            "stage a, vision_config: num_teacher_adapters is the number of teachers; leave it out",
+            "vision_config: num_teacher_adapters is the number of teachers; leave it out, or set it to 0 for none",
         ),
         (
             {"text_config": {"hidden_sise": 2}},
@@ -181,6 +228,16 @@ def test_the_defaults_are_the_papers(write):
             "stage pretrain, text_config: there is no field 'rope_theta'",
         ),
         ({"text_config": {"model_type": "lama"}}, "text_config: there is no model_type 'lama'. Did you mean llama?"),
+        (
+            {"eval_strategy": "steps"},
+            "stage pretrain: eval_strategy is steps but no eval_data_path names",
+        ),
+        ({"eval_on_start": True}, "stage pretrain: eval_on_start is True but no eval_data_path names"),
+        (
+            {"stages": {"a": {"eval_data_path": "b.json"}}},
+            "stage a: nothing would be asked of eval_data_path b.json; say when with eval_strategy: steps and",
+        ),
+        ({"eval_data_path": "b.json", "eval_strategy": False}, "nothing would be asked of eval_data_path b.json"),
     ],
 )
 def test_what_is_no_recipe_is_named(write, changes, problem):
@@ -259,13 +316,22 @@ def test_an_override_that_cannot_be_meant_is_named(write, override, problem):
         ("vision_config=[a]", r"vision_config is \['a'\]; it must be a mapping"),
         ("token_scoring='false'", "token_scoring is 'false'; it must be true or false"),
         ("teachers={checkpoint: experts/vit}", "teachers is {'checkpoint': 'experts/vit'}; it must be a list or text"),
-        ("objective=hawai", "objective is 'hawai'; it must be one of hawaii"),
+        ("objective=hawai", "objective is 'hawai'; it must be one of hawaii, llava, move_kd, radio"),
+        ("distillation=[]", r"distillation is \[\]; it must name fine, coarse or both, each once"),
+        ("distillation=[fine, fine]", r"distillation is \['fine', 'fine'\]; it must name fine, coarse or both, each"),
+        ("distillation=[fine, rough]", "distillation is 'rough'; it must be one of fine, coarse"),
+        ("distillation=fine", "distillation is 'fine'; it must be a list"),
         ("grid_matching=nearest", "grid_matching is 'nearest'; it must be one of unshuffle, interpolate, learned"),
         ("score_gradient=half", "score_gradient is 'half'; it must be one of text, full, none"),
         ("trainable=[projector, head]", "trainable is 'head'; it must be one of vision_tower, adapters"),
         ("bad_records=ignore", "bad_records is 'ignore'; it must be one of error, skip"),
-        ("data_path=", "data_path is empty; give it a value"),
-        ("data_path=''", "The recipe names no data_path"),
+        ("image_folder=", "image_folder is empty; give it a value"),
+        ("data_path=", "stage pretrain: there is no data_path; name LLaVA's JSON"),
+        ("image_share=0", "image_share is 0; it must be above 0 and at most 1"),
+        ("image_share=1.5", "image_share is 1.5; it must be above 0 and at most 1"),
+        ("image_share=.nan", "image_share is nan; it must be above 0 and at most 1"),
+        ("image_share=half", "image_share is 'half'; it must be a number"),
+        ("data_path=''", "stage pretrain: there is no data_path"),
         ("image_folder=''", "The recipe names no image_folder"),
         ("push_to_hub=true", "push_to_hub and load_best_model_at_end are not for training here"),
         ("label_smoothing_factor=0.1", "label_smoothing_factor is no part of the objective"),

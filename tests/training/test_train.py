@@ -18,7 +18,8 @@ from hawaii.processing.chat_templates import load_chat_template
 from hawaii.tests.tiny_language_models import FAMILIES, save_language_model
 from hawaii.tests.tiny_training import make_record, write_recipe
 from hawaii.training import train as train_module
-from hawaii.training.checkpoints import STATE_FILES
+from hawaii.training.checkpoints import OBJECTIVE_FILE, STATE_FILES
+from hawaii.training.finished_stage import find_stage, load_stage
 from hawaii.training.train import train
 
 
@@ -63,6 +64,18 @@ def flat(state, path=""):
         items = state.items() if isinstance(state, dict) else enumerate(state)
         return {name: leaf for key, item in items for name, leaf in flat(item, f"{path}/{key}").items()}
     return {path: torch.as_tensor(state)} if isinstance(state, torch.Tensor | int | float) else {}
+
+
+def test_a_finished_run_alone_brings_back_its_teachers_and_its_objective(finished, teacher_folders):
+    stage = load_stage(find_stage(finished))
+    assert (stage.folder, [teacher.name for teacher in stage.teachers]) == (
+        finished / "finetune" / "model",
+        list(teacher_folders),
+    )
+    weights = stage.objective.state_dict()
+    for name, tensor in load_file(finished / "finetune" / "model" / OBJECTIVE_FILE).items():
+        assert torch.equal(weights[name], tensor), name
+    assert not list((finished / "hub").glob("objective*"))  # they name folders of this machine
 
 
 def test_a_run_leaves_its_stages_its_results_and_the_folder_to_publish(finished):

@@ -1,6 +1,6 @@
-"""How easy-VQA is asked and scored. lmms-eval reads this file by its path, so it imports nothing of the package."""
+"""How easy-VQA is asked and scored. lmms-eval reads this file by its path, so its imports are absolute."""
 
-from collections import defaultdict
+from hawaii.metrics.answer_accuracy.answer_accuracy import is_right, mean_by_type
 
 
 def doc_to_visual(document):
@@ -14,20 +14,12 @@ def doc_to_messages(document):
     return [{"role": "user", "content": [*content, {"type": "text", "text": document["question"]}]}]
 
 
-def normalize(answer):
-    """Forgives surrounding space, case and one trailing period, nothing else: the answer must be the word itself."""
-    return answer.strip().lower().removesuffix(".").strip()
-
-
 def process_results(document, results):
     """Scores one answer, 1 or 0, for both metrics."""
-    score = float(normalize(results[0]) == normalize(document["answer"]))
+    score = float(is_right(results[0], document["answer"]))
     return {"accuracy": score, "accuracy_by_type": {"question_type": document["question_type"], "score": score}}
 
 
 def accuracy_by_type(items):
     """The mean score of each question type."""
-    scores = defaultdict(list)
-    for item in items:
-        scores[item["question_type"]].append(item["score"])
-    return {question_type: sum(values) / len(values) for question_type, values in sorted(scores.items())}
+    return mean_by_type([item["score"] for item in items], [item["question_type"] for item in items])

@@ -1,0 +1,165 @@
+"""Works through the runs of an ablation: several at once, beside other processes that do the same."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from .ablation_claim import Claim
+from .ablation_places import Place
+from .ablation_run import Run
+
+
+CLAIM_FILE = "claim.lock"
+POLL_SECONDS = 0.1
+# How often to look for runs that others ended, or left.
+LOOK_SECONDS = 1.0
+# A launcher has processes of its own to end.
+GRACE_SECONDS = 30.0
+
+
+@dataclass(eq=False)
+class Work:
+    """A run under way."""
+
+    run: Run
+    place: Place
+    claim: Claim
+    steps: Iterator[tuple[str, subprocess.Popen]]
+    process: subprocess.Popen | None = None
+
+
+def _signal(process: subprocess.Popen, number: int) -> None:
+    """To a process and all that it started in its session."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    """Ends processes with all that they started; asks first."""
+    for process in processes:
+        _signal(process, signal.SIGTERM)
+    end = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            pass
+        _signal(process, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def _exit_when_terminated() -> Iterator[None]:
+    """Makes of the signal that would end this process at once an exit that stops its children."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Schedule:
+    """
+    Works through runs in their order, as many at once as there are places. A run that another process has claimed is
+    left to that one and waited for; if that one dies, the run is taken up from where it was.
+
+    Args:
+        runs (`Sequence[Run]`):
+            All; what is done is passed over.
+        places (`Sequence[Place]`):
+            One for each run at once.
+        on_done (`Callable[[Run], None]`):
+            Called when one is done here.
+    """
+
+    def __init__(self, runs: Sequence[Run], places: Sequence[Place], on_done: Callable[[Run], None]):
+        self.on_done = on_done
+        self.start = time.time()
+        self.num_runs = len(runs)
+        self.waiting = list(runs)
+        self.free = list(places)
+        self.at_work: list[Work] = []
+        self.failures: dict[Run, str] = {}
+        self.left_to_others: set[Run] = set()
+        self.next_look = 0.0
+
+    def run(self) -> dict[Run, str]:
+        """
+        Returns:
+            `dict[Run, str]`: why, for each run that failed, here or in a process at work at the same time.
+        """
+        with _exit_when_terminated():
+            try:
+                while self.waiting or self.at_work:
+                    self._begin()
+                    time.sleep(POLL_SECONDS)
+                    for work in [work for work in self.at_work if work.process.poll() is not None]:
+                        self._go_on(work)
+            finally:
+                _stop([work.process for work in self.at_work if work.process is not None])
+                for work in self.at_work:
+                    work.claim.release()
+        return self.failures
+
+    def _say(self, run: Run, what: str, ended: bool = False) -> None:
+        num_ended = self.num_runs - len(self.waiting) - len(self.at_work)
+        print(f"{run}: {what}" + (f" ({num_ended} of {self.num_runs})" if ended else ""), flush=True)
+
+    def _say_once(self, run: Run, what: str) -> None:
+        if run not in self.left_to_others:
+            self._say(run, what)
+            self.left_to_others.add(run)
+
+    def _begin(self) -> None:
+        """Takes up what nobody works on, as far as there are places."""
+        if time.monotonic() < self.next_look:
+            return
+        for run in list(self.waiting):
+            if not self.free:
+                return
+            claim = Claim(run.folder / CLAIM_FILE)
+            # What is done or failed elsewhere has its claim free again.
+            if not claim.take():
+                self._say_once(run, "another process works on it")
+                continue
+            self.waiting.remove(run)
+            if run.is_done():
+                run.remove_what_is_large()  # if a kill came between the two
+                self._say(run, "is done", ended=True)
+            elif (reason := run.failed_since(self.start)) is not None:
+                self.failures[run] = reason
+                self._say(run, "failed in another process", ended=True)
+            else:
+                place = self.free.pop(0)
+                steps = run.steps(place.training, place.evaluation, place.num_processes, claim.descriptor)
+                self.at_work.append(Work(run, place, claim, steps))
+                self._go_on(self.at_work[-1])
+                continue
+            claim.release()
+        self.next_look = time.monotonic() + LOOK_SECONDS
+
+    def _go_on(self, work: Work) -> None:
+        """Lets a run start its next process, or ends it."""
+        try:
+            what, work.process = next(work.steps)
+            self._say(work.run, f"{what}; {work.run.log} says how far it is")
+            return
+        except StopIteration:
+            self.at_work.remove(work)
+            self._say(work.run, f"done, {work.run.summary()}", ended=True)
+            self.on_done(work.run)
+        except Exception as error:  # whatever it is, the others go on
+            self.at_work.remove(work)
+            self.failures[work.run] = f"{error}" if isinstance(error, ValueError | OSError) else repr(error)
+            work.run.note_failure(self.failures[work.run])
+            self._say(work.run, f"failed: {self.failures[work.run]}", ended=True)
+        self.free.append(work.place)
+        work.claim.release()
+        self.next_look = 0.0

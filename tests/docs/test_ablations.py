@@ -1,0 +1,65 @@
+"""What docs/ablations.md shows is what the command does: its commands are understood, its rows and files are there."""
+
+import contextlib
+import io
+import re
+import shlex
+
+import pytest
+
+from hawaii.__main__ import parse
+from hawaii.evaluation.ablation_rows import DEFAULT_ROWS, ROWS, rows_of
+from hawaii.tests.documents import ROOT, blocks, read
+from hawaii.training.recipe import read_recipe
+
+
+ABLATIONS = read("docs/ablations.md")
+COMMANDS = [
+    shlex.split(line)
+    for block in blocks(ABLATIONS, "bash")
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("hawaii ablate")
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[words.index("--output_dir") + 1])
+def test_each_command_names_a_recipe_and_rows_that_there_are(words):
+    arguments = parse(words[1:])
+    stages = read_recipe(str(ROOT / arguments.recipe), getattr(arguments, "overrides", None))
+    assert set(getattr(arguments, "rows", DEFAULT_ROWS)) <= set(rows_of(next(iter(stages.values()))["teachers"]))
+    assert arguments.tasks and arguments.output_dir
+
+
+def test_the_ten_benchmarks_are_those_of_the_paper():
+    from hawaii.evaluation.benchmarks import SUITES
+
+    assert parse(COMMANDS[-1][1:]).tasks == ",".join(SUITES["paper"])
+
+
+def test_every_row_is_there_under_its_label():
+    shown = re.findall(r"^\| (\w+) \| (.+?) \|", ABLATIONS.split("## Rows")[1].split("## ")[0], flags=re.MULTILINE)
+    rows = [(name, row.label) for name, row in ROWS.items()]
+    alone = rows_of(["owner/TEACHER"])["only_TEACHER"].label
+    assert shown[1:] == [*rows, ("only_TEACHER", alone)]
+    assert list(DEFAULT_ROWS) == [name for name, _ in rows[:7]]
+    assert "the first seven are run" in ABLATIONS
+
+
+def test_the_stretch_is_the_one_that_is_told():
+    import numpy as np
+
+    from hawaii.metrics.paired_bootstrap.paired_bootstrap import _draws_of_seeds
+
+    for num_seeds, told in ((3, 2.7), (5, 1.6)):
+        differences = np.eye(num_seeds)[0]
+        drawn = _draws_of_seeds(differences, 20_000, 0.95, np.random.default_rng(0))
+        plain = np.sqrt(differences.var() / num_seeds)  # of a draw with replacement
+        assert drawn.std() / plain == pytest.approx(told, abs=0.06)
+
+
+def test_the_code_that_compares_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(blocks(ABLATIONS, "python")[0], {})
+    assert said.getvalue() == "0.5\n"

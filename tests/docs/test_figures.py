@@ -1,0 +1,60 @@
+"""Every command that docs/figures.md shows runs, and leaves what it says."""
+
+import json
+import shlex
+from inspect import signature
+
+import pytest
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from hawaii.__main__ import main
+from hawaii.evaluation.routing_figure import routing_figure
+from hawaii.tests.documents import blocks, read
+from hawaii.tests.evaluation.stand_ins import BUILDERS, any_answers, save_stand_ins
+from hawaii.tests.tiny import save_hub_folder
+from hawaii.tests.tiny_training import make_image, save_stage
+
+
+DOCUMENT = read("docs/figures.md")
+COMMANDS = [line for block in blocks(DOCUMENT, "bash") for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, teacher_folders):
+    """The files that the commands name: a finished run and its data, and the benchmarks' data."""
+    folder = tmp_path_factory.mktemp("world")
+    run = folder / "runs" / "easy_vqa"
+    save_stage(run / "finetune" / "model", teacher_folders)
+    (run / "train_results.json").write_text(json.dumps({"stages": {"pretrain": {}, "finetune": {}}}))
+    save_hub_folder(run / "hub")
+    for split in ("train", "test"):
+        (run / "data" / "images" / split).mkdir(parents=True)
+        make_image(0).save(run / "data" / "images" / split / "0.png")
+    row = {"question": "what shape ?", "answer": "circle", "question_type": "shape", "image": make_image(0)}
+    Dataset.from_list([row]).cast_column("image", ImageFeature()).to_parquet(run / "data" / "test.parquet")
+    save_stand_ins(folder / "benchmarks", {task: any_answers(task) for task in BUILDERS})
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.split()[:5]))
+def test_the_command_leaves_its_figure_and_its_numbers(command, world, monkeypatch):
+    monkeypatch.chdir(world)
+    program, *words = shlex.split(command)
+    assert (program, main(words)) == ("hawaii", 0)
+    path = world / words[words.index("--output_dir") + 1] / words[1]
+    with Image.open(path.with_suffix(".png")) as figure:
+        assert figure.size[0] <= 7.2 * 300 + 1
+    results = json.loads(path.with_suffix(".json").read_text())
+    if words[1] == "importance":
+        (row,) = results["images"]
+        assert row.keys() >= {"teachers", "instruction", "importance"}
+    else:
+        named = words[words.index("--tasks") + 1].split(",") if "--tasks" in words else ["train", "test"]
+        assert list(results["benchmarks"]) == named
+
+
+def test_what_the_document_says_of_its_limits_is_so():
+    assert f"{signature(routing_figure).parameters['limit'].default} questions or images are looked at" in DOCUMENT

@@ -1,0 +1,99 @@
+"""What docs/objectives.md says of the objectives is what the package does, and every command in it is understood."""
+
+import shlex
+
+import pytest
+import yaml
+
+from hawaii import HawaiiVisionModel
+from hawaii.__main__ import build_parser
+from hawaii.configuration.configuration_hawaii import HawaiiVisionConfig
+from hawaii.tests.documents import ROOT, blocks, read
+from hawaii.tests.tiny_training import make_arguments, save_tokenizer
+from hawaii.training.arguments import names_encoder_alone
+from hawaii.training.dry_run import describe_recipe
+from hawaii.training.images import IMAGE_SUFFIXES
+from hawaii.training.move_kd_objective import MoveKdObjective
+from hawaii.training.objectives import OBJECTIVES
+from hawaii.training.recipe import parse_stage, read_recipe
+from hawaii.training.students import vision_fields
+
+
+DOCUMENT = read("docs/objectives.md")
+RECIPE = str(ROOT / "training" / "recipes" / "easy_vqa.yaml")
+LINES = [line for block in blocks(DOCUMENT, "bash") for line in block.splitlines()]
+COMMANDS = [line for line in LINES if "RECIPE" in line]
+OF_ENCODERS = [line for line in LINES if "RECIPE" not in line]
+
+
+def overrides_of(command):
+    program, verb, recipe, *overrides = shlex.split(command, comments=True)
+    assert (program, verb, recipe) == ("hawaii", "train", "RECIPE")
+    return overrides
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_can_be_trained(command, tmp_path, teacher_folders):
+    overrides = overrides_of(command)
+    names = list(teacher_folders)
+    if "teachers=[clip]" in overrides:
+        overrides.remove("teachers=[clip]")
+        names = names[:1]
+    teachers = ", ".join(str(teacher_folders[name]) for name in names)
+    overrides += [f"teachers=[{teachers}]", f"tokenizer={save_tokenizer(tmp_path)}"]
+    text = describe_recipe(RECIPE, overrides)
+    assert "| the student |" in text
+    assert [name for name in names if f"| {name} |" in text] == ([] if "objective=llava" in overrides else names)
+
+
+@pytest.mark.parametrize("command", OF_ENCODERS)
+def test_every_command_of_an_encoder_can_be_run(command, tmp_path, teacher_folders):
+    words = shlex.split(command)[1:]
+    options = vars(build_parser().parse_args(words))
+    if words[0] == "data":
+        return
+    overrides = [*options.get("overrides", []), f"teachers=[{', '.join(map(str, teacher_folders.values()))}]"]
+    is_alone = options["recipe"].endswith("_encoder.yaml")
+    if not is_alone:
+        # What the recipe before leaves, of as many teachers as there are here.
+        assert "vision_tower=runs/easy_vqa_encoder/hub" in overrides
+        fields = yaml.safe_load((ROOT / "training/recipes/easy_vqa_encoder.yaml").read_text())["vision_config"]
+        HawaiiVisionModel(HawaiiVisionConfig(**fields, num_teacher_adapters=2)).save_pretrained(tmp_path / "hub")
+        overrides += [f"vision_tower={tmp_path / 'hub'}", f"tokenizer={save_tokenizer(tmp_path / 'tokenizer')}"]
+    text = describe_recipe(str(ROOT / options["recipe"]), overrides)
+    assert ("| language_model |" not in text) == is_alone
+    assert all(f"| {name} |" in text for name in teacher_folders)
+
+
+def test_the_encoders_recipe_is_what_the_document_says():
+    (stage,) = read_recipe(str(ROOT / "training/recipes/easy_vqa_encoder.yaml")).values()
+    assert names_encoder_alone(stage)
+    whole = read_recipe(RECIPE)["pretrain"]
+    # A whole model of the other recipe starts from it, so nothing may contradict, the order of teachers neither.
+    assert stage["vision_config"] == whole["vision_config"] and stage["teachers"] == whole["teachers"]
+    assert (stage["data_path"], stage["image_folder"]) == (whole["data_path"], whole["image_folder"])
+    assert all(suffix in DOCUMENT for suffix in IMAGE_SUFFIXES)
+
+
+def test_every_objective_is_in_the_table_and_has_its_commands():
+    for name in OBJECTIVES:
+        assert f"\n| `{name}` |" in DOCUMENT
+        assert name == "hawaii" or any(f"objective={name}" in overrides_of(command) for command in COMMANDS)
+
+
+def test_the_weights_are_those_that_are_told():
+    assert "`lambda_1` is 0.5; `lambda_2` is 0.05 for `hawaii` and 0.01 for `move_kd`" in DOCUMENT
+    own = {name: make_arguments(objective=name) for name in OBJECTIVES}
+    assert {args.lambda_1 for args in own.values()} == {0.5}
+    assert (own["hawaii"].lambda_2, own["move_kd"].lambda_2) == (0.05, 0.01)
+
+
+def test_the_last_command_of_move_kd_makes_its_own_student():
+    command = [command for command in COMMANDS if "lora_rank=32" in command][0]
+    options = read_recipe(RECIPE, overrides_of(command))["pretrain"]
+    model_args, _, args = parse_stage({**options, "use_cpu": True}, "pretrain")
+    vision = HawaiiVisionConfig(**vision_fields(model_args, 3, args.objective))
+    assert {name: getattr(vision, name) for name in MoveKdObjective.vision_fields(3)} == MoveKdObjective.vision_fields(
+        3
+    )
+    assert "projections" in args.trainable and not (args.single_softmax or args.detached_teacher_weights)

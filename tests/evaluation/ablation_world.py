@@ -1,0 +1,72 @@
+"""A recipe and its data for `hawaii ablate`, with a stand-in for what it starts."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+
+STAND_IN = Path(__file__).with_name("stand_in_hawaii.py")
+RECIPE = {
+    "teachers": ["owner/resnet", "owner/vit"],
+    "tokenizer": "{output_dir}/tokenizer",
+    "text_config": {"model_type": "llama"},
+    "data_path": "{output_dir}/data.json",
+    "image_folder": "{output_dir}/images",
+    "max_steps": 6,
+    "report_to": "none",
+    "stages": {
+        "pretrain": {"chat_template": "plain"},
+        "finetune": {"eval_data_path": "{output_dir}/validation.json", "eval_strategy": "steps"},
+    },
+}
+
+
+class World:
+    """A recipe and its data, and the stand-in with what it was called for."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.output = folder / "ablation"
+        self.settings = {"calls": str(folder / "calls")}
+        (folder / "data" / "data").mkdir(parents=True)
+        (folder / "data" / "data" / "test.parquet").touch()
+        self.write_recipe()
+
+    def write_recipe(self, **changes) -> None:
+        recipe = {"output_dir": str(self.folder / "data"), **RECIPE, **changes}
+        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+
+    def words(self, words: str) -> list[str]:
+        fixed = ["--tasks", "easy_vqa", "--output_dir", str(self.output)]
+        return ["ablate", str(self.folder / "recipe.yaml"), *fixed, *words.split()]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "STAND_IN": json.dumps(self.settings)}
+
+    def start(self, words: str) -> subprocess.Popen:
+        """The command in a process of its own."""
+        command = [sys.executable, str(STAND_IN), "-m", "hawaii", *self.words(words)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, env=self.environment(), **pipes)
+
+    def calls(self) -> list[list]:
+        path = self.folder / "calls"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+    def trained(self) -> list[str]:
+        return [name for command, name, *_ in self.calls() if command == "train"]
+
+    def wait_for_calls(self, number: int) -> list[list]:
+        end = time.monotonic() + 60
+        while len(self.calls()) < number and time.monotonic() < end:
+            time.sleep(0.05)
+        assert len(self.calls()) >= number
+        return self.calls()
+
+    def read(self) -> dict:
+        return json.loads((self.output / "ablation.json").read_text())

@@ -1,0 +1,162 @@
+"""
+A published encoder is all that its user needs: it loads in a fresh process that cannot import the package, in both
+supported transformers, sees the same, and what is saved from there is again such a folder.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import save_file
+from transformers import AutoImageProcessor
+
+from hawaii.configuration.hub_hawaii import VISION_AUTO_MAP
+from hawaii.hub_cards.card import write_card
+from hawaii.hub_cards.export import export
+from hawaii.tests.hub_cards.test_loading import TRANSFORMERS_4, VERSIONS
+from hawaii.tests.tiny import FACTS, make_model
+from hawaii.tests.tiny_encoders import make_encoder_processor, save_encoder_folder
+from hawaii.tests.tiny_training import make_image
+
+
+PYTHON = dict(zip(VERSIONS, (TRANSFORMERS_4, Path(sys.executable))))
+# Loads, compares, saves again and loads what was saved; in each process also what the other version saved.
+LOAD = """
+import json, sys
+sys.modules["hawaii"] = None
+import torch, transformers
+from pathlib import Path
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+folder, output, *others = map(Path, sys.argv[1:])
+reference = load_file(folder.parent / "reference.safetensors")
+image = Image.open(folder.parent / "image.png")
+report = {"version": transformers.__version__, "differences": {}}
+report["config"] = type(AutoConfig.from_pretrained(folder, trust_remote_code=True)).__name__
+for name in (folder, output, *others):
+    model = AutoModel.from_pretrained(name, trust_remote_code=True)
+    processor = AutoImageProcessor.from_pretrained(name)
+    pixel_values = processor(image, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        found = {
+            "pixel_values": pixel_values,
+            "features": model(reference["pixel_values"]).last_hidden_state,
+            "alone": model(reference["pixel_values"], adapters=torch.tensor([1])).last_hidden_state,
+        }
+    for key, tensor in found.items():
+        report["differences"][f"{key}, {name.name}"] = float((tensor - reference[key]).abs().max())
+    if name == folder:
+        report["model"] = type(model).__name__
+        model.save_pretrained(output)
+        processor.save_pretrained(output)
+pipe = transformers.pipeline("image-feature-extraction", model=str(folder), trust_remote_code=True, device="cpu")
+with torch.no_grad():
+    report["differences"]["pipeline"] = float((torch.tensor(pipe(image)) - reference["features"]).abs().max())
+report["package_modules"] = [name for name, module in sys.modules.items() if name.startswith("hawaii") and module]
+print(json.dumps(report))
+"""
+
+
+def run(python, code, folder, *arguments):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
+    environment |= {"HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
+    finished = subprocess.run(
+        [python, "-c", code, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    return finished.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A published encoder, an image beside it, and what this process makes of it."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    model = save_encoder_folder(folder / "hub")
+    image = make_image(0, 30, 20)
+    image.save(folder / "image.png")
+    pixel_values = AutoImageProcessor.from_pretrained(folder / "hub")(image, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        reference = {
+            "pixel_values": pixel_values,
+            "features": model(pixel_values).last_hidden_state,
+            "alone": model(pixel_values, adapters=torch.tensor([1])).last_hidden_state,
+        }
+    save_file(reference, folder / "reference.safetensors")
+    return folder / "hub"
+
+
+@pytest.fixture(scope="module")
+def reports(hub):
+    """What each version of transformers found; 4 loads what 5 saved as well."""
+    outputs = {version: hub.parent / version for version in VERSIONS}
+    new = run(PYTHON["transformers5"], LOAD, hub.parent, hub, outputs["transformers5"])
+    old = run(PYTHON["transformers4"], LOAD, hub.parent, hub, outputs["transformers4"], outputs["transformers5"])
+    return {"transformers5": json.loads(new), "transformers4": json.loads(old)}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_it_loads_as_an_encoder_where_the_package_is_not(reports, version):
+    report = reports[version]
+    assert report["version"].startswith(version[-1] + ".") and report["package_modules"] == []
+    assert (report["config"], report["model"]) == ("HawaiiVisionConfig", "HawaiiVisionModel")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_it_sees_what_its_publisher_does_and_still_does_when_saved_again(reports, version):
+    differences = reports[version]["differences"]
+    assert len(differences) == (10 if version == "transformers4" else 7)
+    assert {name: value for name, value in differences.items() if not value <= 1e-5} == {}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_is_saved_from_there_brings_the_code_and_its_classes(reports, hub, version):
+    saved = hub.parent / version
+    assert json.loads((saved / "config.json").read_text())["auto_map"] == VISION_AUTO_MAP
+    assert {"configuration_hawaii.py", "vision_hawaii.py"} <= {path.name for path in saved.glob("*.py")}
+
+
+def test_its_card_is_that_of_an_encoder(hub):
+    data = ModelCard.load(hub / "README.md").data
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "image-feature-extraction")
+    card = (hub / "README.md").read_text()
+    assert "taught by frozen experts (convnext, vit), on images alone" in card
+    assert "| Encoder | 2 layers of width 32, 16 px in patches of 4 px |" in card
+    assert "| Adapters in each layer | 2 teacher-specific and 3 general ones, rank 4 |" in card
+    assert "Language model |" not in card and "Not evaluated" not in card and "Ask it" not in card
+
+
+@pytest.mark.parametrize(("version", "has_class_token"), zip(VERSIONS, (True, False)))
+def test_the_code_of_its_card_runs_without_the_package(tmp_path, version, has_class_token):
+    save_encoder_folder(tmp_path / "hub", has_class_token=has_class_token)
+    (code,) = re.findall(r"^```python\n(.*?)^```", (tmp_path / "hub" / "README.md").read_text(), re.MULTILINE | re.S)
+    make_image(0, 30, 20).save(tmp_path / "hub" / "image.png")
+    code = "import sys\nsys.modules['hawaii'] = None\n" + code
+    assert run(PYTHON[version], code, tmp_path / "hub") == "torch.Size([1, 4, 4, 32])"
+
+
+def test_an_encoder_without_adapters_has_no_word_of_routers(tmp_path):
+    save_encoder_folder(tmp_path / "hub", num_teacher_adapters=0, num_general_adapters=0)
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "routers" not in card and "| 0 teacher-specific and 0 general ones" in card
+
+
+def test_scores_go_into_its_card(hub):
+    write_card(hub, [{"task": "imagenet", "metric": "accuracy", "value": 0.5, "num_questions": 10}])
+    assert "| imagenet | accuracy | 0.5 | 10 |" in (hub / "README.md").read_text()
+    write_card(hub)
+
+
+def test_an_encoder_without_its_image_processor_is_not_published(tmp_path):
+    make_model().model.vision_tower.save_pretrained(tmp_path / "stage")
+    with pytest.raises(FileNotFoundError, match=r"stage is no saved HAWAII: it has no preprocessor_config\.json"):
+        export(tmp_path / "stage", tmp_path / "hub", FACTS)
+    make_encoder_processor().save_pretrained(tmp_path / "stage")
+    export(tmp_path / "stage", tmp_path / "hub", FACTS)
+    assert (tmp_path / "hub" / "README.md").is_file()

@@ -1,0 +1,59 @@
+"""Recipes of encoders that learn without a language model, and a run of one."""
+
+from pathlib import Path
+
+import yaml
+from transformers import CLIPImageProcessorPil
+
+from hawaii import HawaiiVisionConfig, HawaiiVisionModel
+from hawaii.hub_cards.export import export
+from hawaii.training.encoder_processor import EncoderProcessor
+
+from .tiny import FACTS, VISION, make_model
+from .tiny_training import make_record, save_data
+
+
+def make_encoder_processor(image_aspect_ratio: str = "pad", **kwargs) -> EncoderProcessor:
+    """For the tiny encoder; `kwargs` are fields of the image processor that it is made of."""
+    return EncoderProcessor(CLIPImageProcessorPil(**kwargs), HawaiiVisionConfig(**VISION), image_aspect_ratio)
+
+
+def write_encoder_recipe(folder: Path, teachers: dict[str, Path], **changes) -> Path:
+    """
+    A recipe of two stages over tiny images, all under `folder`; `changes` replace its shared keys. There is dropout,
+    so that a resume needs the random states, and stages end in the middle of an epoch.
+    """
+    numbers = (*range(12), 13, 14)
+    save_data(folder, [make_record(number, image=number % 5 != 2) for number in numbers])
+    recipe = {
+        "output_dir": str(folder / "run"),
+        "teachers": [str(path) for path in teachers.values()],
+        "vision_config": {**VISION, "attention_dropout": 0.1},
+        "data_path": str(folder / "data.json"),
+        "image_folder": str(folder / "images"),
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-3,
+        "max_steps": 4,
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "stages": {"first": {"image_aspect_ratio": "crop"}, "second": {"gradient_accumulation_steps": 2}},
+        **changes,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def save_encoder_folder(folder: Path, **vision) -> HawaiiVisionModel:
+    """An encoder with random values as training publishes it, and what was saved; `vision` are other fields."""
+    encoder = make_model(vision={"num_teacher_adapters": 2, **vision}).model.vision_tower
+    stage = folder.with_name(f"{folder.name}_stage")
+    encoder.save_pretrained(stage)
+    make_encoder_processor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]).save_pretrained(stage)
+    facts = {**FACTS, "stages": {"distill": {**FACTS["stages"]["finetune"], "teachers": {"vit": {}, "convnext": {}}}}}
+    export(stage, folder, facts)
+    return encoder

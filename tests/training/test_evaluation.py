@@ -1,0 +1,279 @@
+"""Training measures itself, goes on as if it had not, and writes down each measurement once."""
+
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback, TrainingArguments
+
+from hawaii.tests.tiny import FACTS, make_processor
+from hawaii.tests.tiny_answers import make_parrot, make_question, make_questions, save_questions
+from hawaii.tests.tiny_training import (
+    make_arguments,
+    make_dataset,
+    make_module,
+    make_record,
+    save_data,
+    write_recipe,
+)
+from hawaii.training import trainer as trainer_module
+from hawaii.training.checkpoints import save_objective
+from hawaii.training.data import Collator
+from hawaii.training.train import train
+from hawaii.training.trainer import HawaiiTrainer
+
+
+ANSWERS = [("red", "color"), ("blue", "color"), ("red", "shape"), ("yes", "shape"), ("red", "shape")]
+QUESTIONS = [
+    make_question(number, answer, image=number != 3, question_type=question_type)
+    for number, (answer, question_type) in enumerate(ANSWERS)
+]
+RED = {"eval_accuracy": 3 / 5, "eval_accuracy/color": 1 / 2, "eval_accuracy/shape": 2 / 3, "eval_num_questions": 5}
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    """Makes a trainer with questions, of the objective that needs no teachers."""
+
+    def make_trainer(module=None, callbacks=(), **kwargs):
+        processor = make_processor()
+        kwargs = {"eval_strategy": "steps", "eval_steps": 2, "max_steps": 4, "logging_steps": 1, **kwargs}
+        kwargs = {"disable_tqdm": True, "save_strategy": "no", "per_device_train_batch_size": 2, **kwargs}
+        return HawaiiTrainer(
+            model=make_module(objective="llava") if module is None else module,
+            teachers=[],
+            args=make_arguments(tmp_path / "run", objective="llava", **kwargs),
+            train_dataset=make_dataset(save_data(tmp_path, [make_record(number) for number in range(8)]), processor),
+            eval_dataset=make_questions(tmp_path, QUESTIONS),
+            data_collator=Collator(processor),
+            processing_class=processor,
+            callbacks=list(callbacks),
+        )
+
+    return make_trainer
+
+
+def evaluations(history):
+    return [entry for entry in history if "eval_accuracy" in entry]
+
+
+@pytest.fixture
+def parrot():
+    module = make_module(objective="llava")
+    module.student = make_parrot("red", vision={"num_teacher_adapters": 0, "num_general_adapters": 0})
+    return module
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_the_accuracy_is_the_share_of_right_answers(make_trainer, parrot, batch_size):
+    metrics = make_trainer(parrot, per_device_eval_batch_size=batch_size).evaluate()
+    assert metrics == {**RED, "train_seconds": 0.0, "epoch": 0}
+
+
+# transformers 5.23 renamed it; what is installed knows the old name, or both.
+CHECKPOINTING = {"activation_checkpointing", "gradient_checkpointing"}
+CHECKPOINTING &= inspect.signature(TrainingArguments).parameters.keys()
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"bf16": True}, {"dataloader_num_workers": 1}, {min(CHECKPOINTING): True}], ids=str
+)
+def test_the_accuracy_is_the_same_however_training_is_set_up(make_trainer, parrot, kwargs):
+    trainer = make_trainer(parrot, learning_rate=0.0, max_steps=1, **kwargs)
+    trainer.train()
+    (entry,) = evaluations(trainer.state.log_history)
+    assert {name: entry[name] for name in RED} == RED
+
+
+def test_a_model_in_half_precision_answers_too(make_trainer, parrot):
+    parrot.student.to(torch.bfloat16)
+    assert make_trainer(parrot).evaluate()["eval_accuracy"] == 3 / 5
+
+
+def test_training_goes_on_as_if_nothing_had_been_asked(make_trainer):
+    weights = []
+    for eval_steps in (1, 2, 100):
+        torch.manual_seed(0)
+        module = make_module(objective="llava", text={"attention_dropout": 0.1})
+        trainer = make_trainer(module, eval_steps=eval_steps, max_grad_norm=1.0)
+        trainer.train()
+        # transformers evaluates at the last step in any case.
+        assert len(evaluations(trainer.state.log_history)) == {1: 4, 2: 2, 100: 1}[eval_steps]
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        weights.append((losses, module.state_dict()))
+    for losses, state in weights[1:]:
+        assert losses == weights[0][0]
+        assert all(torch.equal(tensor, weights[0][1][name]) for name, tensor in state.items())
+
+
+def test_the_seconds_of_evaluations_are_not_those_of_training(make_trainer, monkeypatch):
+    answer = trainer_module.answer_questions
+
+    def dawdle(*args):
+        time.sleep(0.5)
+        return answer(*args)
+
+    monkeypatch.setattr(trainer_module, "answer_questions", dawdle)
+    trainer = make_trainer(eval_steps=1)
+    start = time.monotonic()
+    trainer.train()
+    seconds = [entry["train_seconds"] for entry in evaluations(trainer.state.log_history)]
+    assert seconds == sorted(set(seconds)) and seconds[0] > 0
+    assert seconds[-1] <= trainer.timer.seconds < time.monotonic() - start - 4 * 0.5
+
+
+class Listener(TrainerCallback):
+    """Keeps what every `report_to` is told."""
+
+    def __init__(self):
+        self.logs, self.evaluations, self.batches = [], [], 0
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.logs.append(dict(logs))
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        self.evaluations.append(metrics["eval_accuracy"])
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        assert len(eval_dataloader) == 3
+        self.batches += 1
+
+
+def test_trackers_and_progress_bars_are_told_as_by_transformers(make_trainer, parrot):
+    listener = Listener()
+    trainer = make_trainer(parrot, [listener], per_device_eval_batch_size=2, learning_rate=0.0)
+    trainer.train()
+    told = evaluations(listener.logs)
+    assert len(told) == 2 and listener.evaluations == [0.6, 0.6] and listener.batches == 6
+    assert all(isinstance(value, int | float) for entry in told for value in entry.values())
+    assert not any(name.startswith("eval") for entry in listener.logs if "loss" in entry for name in entry)
+
+
+def test_the_terms_of_the_loss_are_logged_whole_across_an_evaluation(make_trainer):
+    logs = []
+    for eval_steps in (1, 100):
+        torch.manual_seed(0)
+        trainer = make_trainer(eval_steps=eval_steps, logging_steps=4)
+        trainer.train()
+        logs.append(next(entry for entry in trainer.state.log_history if "loss" in entry))
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("kind", ["is_fsdp_enabled", "is_deepspeed_zero3_enabled"])
+def test_a_sharded_model_is_asked_nothing(make_trainer, monkeypatch, kind):
+    if kind == "is_fsdp_enabled":
+        create = HawaiiTrainer.create_accelerator_and_postprocess
+
+        def shard(self):
+            create(self)
+            self.is_fsdp_enabled = True
+
+        monkeypatch.setattr(HawaiiTrainer, "create_accelerator_and_postprocess", shard)
+    else:
+        monkeypatch.setattr(trainer_module, kind, lambda: True)
+    with pytest.raises(ValueError, match="sharded .* answers no questions while it trains: leave eval_data_path and"):
+        make_trainer()
+
+
+# Recipes, as `hawaii train` runs them.
+
+
+@pytest.fixture
+def recipe(tmp_path, teacher_folders):
+    """A recipe whose second stage is asked after every step."""
+    path = write_recipe(tmp_path, teacher_folders)
+    save_questions(tmp_path, QUESTIONS)
+    asked = {"eval_data_path": str(tmp_path / "questions.json"), "eval_strategy": "steps", "eval_steps": 1}
+    overrides = [f"stages.finetune.{name}={value}" for name, value in asked.items()]
+    return path, [*overrides, "objective=llava", "max_steps=4", "save_steps=2"]
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "finetune" / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_resumed_run_measures_each_step_once_and_goes_on_counting_seconds(recipe, tmp_path):
+    path, overrides = recipe
+    overrides = [*overrides, "stages.finetune.eval_on_start=true"]
+    train(str(path), overrides)
+    run = tmp_path / "run"
+    whole, weights = log(run), load_file(run / "finetune" / "model" / "model.safetensors")
+    # As if it had been killed after step 3.
+    shutil.rmtree(run / "finetune" / "model")
+    shutil.rmtree(run / "finetune" / "checkpoint-4")
+    kept = [json.dumps(entry) for entry in whole if entry["step"] <= 3]
+    (run / "finetune" / "log.jsonl").write_text("\n".join(kept) + "\n")
+    train(str(path), overrides)
+    again = log(run)
+    assert [entry["step"] for entry in evaluations(again)] == [0, 1, 2, 3, 4]
+    for first, second in zip(evaluations(whole), evaluations(again)):
+        first.pop("train_seconds"), second.pop("train_seconds")
+        assert first == second
+    seconds = [entry["train_seconds"] for entry in evaluations(log(run))]
+    assert seconds == sorted(seconds) and seconds[0] < 0.1 < seconds[-1]
+    resumed = load_file(run / "finetune" / "model" / "model.safetensors")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in weights.items())
+
+
+def test_the_report_of_a_stage_has_the_last_loss_and_the_seconds_of_training(recipe, tmp_path):
+    path, overrides = recipe
+    train(str(path), overrides)
+    report = json.loads((tmp_path / "run" / "finetune" / "model" / "stage.json").read_text())
+    assert report["log"]["loss"] > 0 and report["log"]["step"] == 4
+    last = evaluations(log(tmp_path / "run"))[-1]
+    assert last["step"] == 4 and last["train_seconds"] <= report["seconds"] + 0.1
+
+
+def test_a_share_of_the_images_is_what_a_stage_learns_from(recipe, tmp_path):
+    path, overrides = recipe
+    train(str(path), [*overrides, "image_share=0.5", "max_steps=1"])
+    for stage in ("pretrain", "finetune"):
+        report = json.loads((tmp_path / "run" / stage / "model" / "stage.json").read_text())
+        assert 0 < report["samples"] < 14
+    assert evaluations(log(tmp_path / "run"))[0]["eval_num_questions"] == 5
+
+
+def test_a_broken_image_stops_the_run_with_its_name(recipe, tmp_path):
+    path, overrides = recipe
+    (tmp_path / "images" / "q4.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"questions.json, record 'q4': its image .*q4.png cannot be read"):
+        train(str(path), overrides)
+
+
+def finish_first_stage(run):
+    """Leaves a parrot where the first stage would leave its model."""
+    folder = run / "pretrain" / "model"
+    make_parrot("red", vision={"num_teacher_adapters": 0, "num_general_adapters": 0}).save_pretrained(folder)
+    make_processor().save_pretrained(folder)
+    save_objective(make_module(objective="llava").objective, folder)
+    (folder / "stage.json").write_text(json.dumps({**FACTS["stages"]["finetune"], "num_parameters": 1}))
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(recipe, tmp_path):
+    path, overrides = recipe
+    # Five questions: one process has a batch more than the other.
+    overrides += ["learning_rate=0", "save_strategy=no", "max_steps=1", "per_device_eval_batch_size=2"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    for run in (one, two):
+        finish_first_stage(run)
+    train(str(path), [*overrides, f"output_dir={one}"])
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hawaii", "train"]
+    done = subprocess.run(
+        [sys.executable, *launch, str(path), *overrides, f"output_dir={two}"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    for run in (one, two):
+        (entry,) = evaluations(log(run))
+        assert {name: entry[name] for name in RED} == RED

@@ -1,0 +1,97 @@
+"""A finished stage alone is enough to take up its teachers and its objective again."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+
+from hawaii.tests.tiny_training import TEACHER_GRIDS, make_arguments, save_stage
+from hawaii.training.checkpoints import OBJECTIVE_FILE
+from hawaii.training.finished_stage import SETTINGS_FILE, find_stage, load_stage, read_settings, save_settings
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, teacher_folders):
+    """What a stage had learned, and the run's folder with it."""
+    run = tmp_path_factory.mktemp("world") / "run"
+    module = save_stage(run / "finetune" / "model", teacher_folders, grid_matching="learned", lambda_1=0.25)
+    (run / "train_results.json").write_text(json.dumps({"stages": {"pretrain": {}, "finetune": {}}}))
+    return module, run
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    """The stage's folder, to be changed."""
+    return shutil.copytree(saved[1] / "finetune" / "model", tmp_path / "model")
+
+
+def test_the_objective_comes_back_with_its_teachers_and_its_weights(saved):
+    module, run = saved
+    stage = load_stage(find_stage(run))
+    assert [teacher.name for teacher in stage.teachers] == list(TEACHER_GRIDS)
+    assert (stage.objective.args.grid_matching, stage.objective.args.lambda_1) == ("learned", 0.25)
+    for ours, theirs in ((stage.objective, module.objective), (stage.student, module.student)):
+        expected = theirs.state_dict()
+        assert ours.state_dict().keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
+    assert stage.processor.chat_template and not stage.student.training and not stage.objective.training
+
+
+def test_a_run_its_last_stage_and_the_model_in_that_are_the_same(saved):
+    _, run = saved
+    folders = [run, run / "finetune", run / "finetune" / "model"]
+    assert [find_stage(folder) for folder in folders] == [run / "finetune" / "model"] * 3
+
+
+def test_what_holds_no_finished_stage_is_named(saved, copy, hub_folder, tmp_path):
+    with pytest.raises(ValueError, match="nowhere is no run of `hawaii train`: there is no such folder"):
+        find_stage(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"holds no finished stage with its objective .*A published folder has none"):
+        find_stage(hub_folder)
+    (copy / OBJECTIVE_FILE).unlink()
+    with pytest.raises(ValueError, match="holds no finished stage with its objective"):
+        find_stage(copy)
+
+
+def test_every_field_of_a_preset_and_of_its_changes_is_kept(tmp_path):
+    teachers = ["clip", {"preset": "sam", "image_size": 512, "dtype": "float32"}]
+    save_settings(make_arguments(teachers=teachers), tmp_path)
+    clip, sam = read_settings(tmp_path).teachers
+    assert (clip.name, clip.checkpoint, clip.layer) == ("clip", "openai/clip-vit-large-patch14-336", -2)
+    assert (sam.name, sam.image_size, sam.dtype, sam.resample) == ("sam", 512, "float32", "bilinear")
+
+
+def test_the_settings_are_the_objectives_own(tmp_path):
+    save_settings(make_arguments(learning_rate=0.5, token_scoring=False), tmp_path)
+    settings = json.loads((tmp_path / SETTINGS_FILE).read_text())
+    assert (settings["token_scoring"], settings["teachers"]) == (False, [])
+    assert "learning_rate" not in settings and "output_dir" not in settings
+
+
+def test_a_teacher_is_found_from_any_folder(teacher_folders, tmp_path, monkeypatch):
+    name, folder = next(iter(teacher_folders.items()))
+    monkeypatch.chdir(folder.parent)
+    save_settings(make_arguments(teachers=[f"./{name}"]), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (config,) = read_settings(tmp_path).teachers
+    assert (config.name, config.checkpoint) == (name, os.path.realpath(folder))
+
+
+def change_teacher(folder, **fields):
+    settings = json.loads((folder / SETTINGS_FILE).read_text())
+    settings["teachers"][1] |= fields
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings))
+
+
+def test_a_teacher_that_is_gone_is_named_with_the_way_out(copy):
+    change_teacher(copy, checkpoint="/gone/convnext")
+    with pytest.raises(ValueError, match=r"The teacher convnext of .* is gone: there is no folder /gone/convnext"):
+        load_stage(copy)
+
+
+def test_other_teachers_than_those_of_the_run_are_not_taken(copy):
+    change_teacher(copy, image_size=16)  # 4 x 4 cells in place of 8 x 8
+    with pytest.raises(ValueError, match=r"The teachers of .*/model are not those that it learned of: .* differ"):
+        load_stage(copy)

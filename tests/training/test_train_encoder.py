@@ -1,0 +1,299 @@
+"""An encoder learns from teachers and images alone, to a folder that loads, and resumes to the last bit."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModel
+
+from hawaii import HawaiiVisionModel
+from hawaii.tests.tiny import VISION
+from hawaii.tests.tiny_encoders import write_encoder_recipe
+from hawaii.tests.tiny_students import save_clip_folder
+from hawaii.training.finished_stage import find_stage, load_stage
+from hawaii.training.grids import match_grid
+from hawaii.training.train import train
+
+
+DISTILLING = ("hawaii", "radio", "move_kd")
+ADAPTERS = {"hawaii": (2, 3), "radio": (0, 0), "move_kd": (0, 3)}
+STAGES = ("first", "second")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, teacher_folders):
+    return write_encoder_recipe(tmp_path_factory.mktemp("world"), teacher_folders)
+
+
+@pytest.fixture(scope="module", params=DISTILLING)
+def finished(request, recipe, tmp_path_factory):
+    """The objective, its overrides, and the folder of a run that nothing broke off."""
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    overrides = [f"output_dir={folder}", f"objective={request.param}"]
+    train(str(recipe), overrides)
+    return request.param, overrides, folder
+
+
+def weights_of(run, stage=None):
+    """Of each stage, or of one, the student's and the objective's."""
+    files = sorted(run.glob(f"{stage or '*'}/model/*.safetensors"))
+    return {f"{path.parent.parent.name} {name}": tensor for path in files for name, tensor in load_file(path).items()}
+
+
+def log(run, stage):
+    entries = map(json.loads, (run / stage / "log.jsonl").read_text().splitlines())
+    return [entry for entry in entries if "loss" in entry]
+
+
+def one_step(recipe, folder, *overrides):
+    """A run of the first stage's first step, without chance; what it began with is what it leaves."""
+    still = ["stages.second.max_steps=1", "max_steps=1", "learning_rate=0", "vision_config.attention_dropout=0.0"]
+    train(str(recipe), [f"output_dir={folder}", *still, *overrides])
+    return folder
+
+
+def test_it_leaves_an_encoder_that_loads_and_its_image_processor(finished):
+    objective, _, folder = finished
+    model, report = AutoModel.from_pretrained(folder / "hub", output_loading_info=True)
+    assert type(model) is HawaiiVisionModel and not any(report.values())
+    assert (model.config.num_teacher_adapters, model.config.num_general_adapters) == ADAPTERS[objective]
+    inputs = AutoImageProcessor.from_pretrained(folder / "hub")(Image.new("RGB", (30, 20)), return_tensors="pt")
+    with torch.no_grad():
+        features = model(**inputs).last_hidden_state
+    assert features.shape == (1, 17, 32) and features.isfinite().all()
+    published = {path.name for path in (folder / "hub").iterdir() if path.suffix != ".py"}
+    assert published == {"README.md", "training.json", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert not list(folder.rglob("tokenizer*")) and not list(folder.rglob("*chat_template*"))
+
+
+def test_the_results_are_those_of_images(finished):
+    objective, _, folder = finished
+    results = json.loads((folder / "train_results.json").read_text())
+    assert list(results["stages"]) == list(STAGES)
+    for stage in results["stages"].values():
+        assert (stage["objective"], stage["samples"], stage["question"]) == (objective, 12, "")  # of 14 records
+        assert list(stage["teachers"]) == ["vit", "convnext"]
+    assert results["num_parameters"] == HawaiiVisionModel.from_pretrained(folder / "hub").num_parameters()
+    assert not any("text" in entry for stage in STAGES for entry in log(folder, stage))
+
+
+def test_each_stage_has_its_own_squares_and_the_last_ones_are_published(finished):
+    _, _, folder = finished
+    kinds = [
+        json.loads((folder / place / "preprocessor_config.json").read_text())
+        for place in ("first/model", "second/model", "hub")
+    ]
+    assert [kind.get("do_pad", False) for kind in kinds] == [False, True, True]
+
+
+def test_every_parameter_that_learns_changes_and_so_do_the_features(finished, recipe, tmp_path):
+    objective, overrides, folder = finished
+    start = one_step(recipe, tmp_path / "run", *overrides[1:])
+    before, after = weights_of(start, "second"), weights_of(folder, "second")
+    assert before.keys() == after.keys()
+    same = [name for name, tensor in before.items() if torch.equal(tensor, after[name])]
+    assert same == []
+    images = torch.randn(2, 3, 16, 16)
+    models = [HawaiiVisionModel.from_pretrained(run / "hub") for run in (start, folder)]
+    with torch.no_grad():
+        features = [model(images).last_hidden_state for model in models]
+    assert (features[0] - features[1]).abs().amax(dim=-1).min() > 1e-3
+
+
+def test_only_what_is_to_learn_does(recipe, tmp_path):
+    train(str(recipe), [f"output_dir={tmp_path}", "trainable=[adapters, projector]", "stages.second.max_steps=1"])
+    first, second = (load_file(tmp_path / "first" / f"checkpoint-{step}" / "model.safetensors") for step in (2, 4))
+    assert {name for name in first if not torch.equal(first[name], second[name])} == {
+        name for name in first if ".lora_" in name
+    }
+
+
+def test_a_student_of_which_nothing_learns_is_one_sentence(recipe, tmp_path):
+    problem = (
+        r"trainable is \['projector', 'projections'\], of which the student has nothing: .* adapters, routers, vi"
+    )
+    with pytest.raises(ValueError, match=problem):
+        train(str(recipe), [f"output_dir={tmp_path / 'run'}", "trainable=[projector, projections]"])
+    assert not (tmp_path / "run").exists()
+
+
+def project(weights, prefix, tokens):
+    hidden = F.gelu(F.linear(tokens, weights[f"{prefix}.0.weight"], weights[f"{prefix}.0.bias"]))
+    return F.linear(hidden, weights[f"{prefix}.2.weight"], weights[f"{prefix}.2.bias"])
+
+
+def test_the_loss_of_the_first_batch_is_equation_7_without_text(recipe, tmp_path, teachers):
+    # One batch of all images, so that their order says nothing.
+    run = one_step(recipe, tmp_path / "run", "per_device_train_batch_size=12", "lambda_1=0.25")
+    student = HawaiiVisionModel.from_pretrained(run / "hub").eval().double()
+    weights = {name.split(" ")[1]: tensor.double() for name, tensor in weights_of(run, "first").items()}
+    processor = AutoImageProcessor.from_pretrained(run / "first" / "model")
+    images = [Image.open(path).convert("RGB") for path in sorted((recipe.parent / "images").glob("*.png"))]
+    assert len(images) == 12
+    squares = [image.crop((0, (image.height - 16) // 2, 16, (image.height - 16) // 2 + 16)) for image in images]
+    pixel_values = processor(squares, return_tensors="pt")["pixel_values"].double()
+    shown = [np.asarray(square.resize((32, 32), Image.Resampling.BICUBIC)) for square in squares]
+    shared = torch.tensor(np.stack(shown)).permute(0, 3, 1, 2)
+    matched = [
+        F.layer_norm(match_grid(teacher(shared), 4, "unshuffle").double(), (width,))
+        for teacher, width in zip(teachers, (16, 64))
+    ]
+    with torch.no_grad():
+        routed = student(pixel_values, output_routing=True)
+        fine, coarse = [], project(weights, "coarse_projection", torch.cat(matched, dim=-1))
+        for index, key in enumerate(("0_vit", "1_convnext")):
+            target = project(weights, f"fine_projections.{key}", matched[index])
+            alone = student(pixel_values, adapters=torch.full((12,), index)).last_hidden_state[:, 1:]
+            scores = (target @ target.mT / 32**0.5).softmax(dim=-1).mean(dim=1)  # of no instruction
+            fine.append((scores * (alone - target).square().mean(dim=-1)).sum(dim=-1).mean())
+        coarse = (routed.last_hidden_state[:, 1:] - coarse).square().mean()
+    balance = 0
+    for bank in routed.router_probabilities.split([2, 3], dim=-1):
+        for layer in bank:
+            chosen = F.one_hot(layer.argmax(dim=-1), bank.shape[-1]).double().mean(dim=(0, 1))
+            balance += bank.shape[-1] * (chosen * layer.mean(dim=(0, 1))).sum() / len(bank)
+    expected = {"fine": sum(fine) / 2, "coarse": coarse, "balance": balance, "fine/vit": fine[0]}
+    (entry,) = log(run, "first")
+    for name, value in expected.items():
+        assert entry[name] == pytest.approx(value.item(), rel=1e-3), name  # it is logged to four digits
+    whole = 0.25 * (expected["fine"] + coarse) + 0.05 * balance
+    assert entry["loss"] == pytest.approx(whole.item(), rel=1e-3)
+
+
+def test_accumulated_batches_learn_what_one_large_one_does(recipe, tmp_path):
+    # RADIO's loss is a mean over images to the letter; of no count, each batch's would be divided once more.
+    shared = ["objective=radio", "optim=sgd", "learning_rate=0.1", "max_steps=1", "save_strategy=no"]
+    shared += ["vision_config.attention_dropout=0.0", "stages.second.gradient_accumulation_steps=1"]
+    sizes = {"large": (8, 1), "small": (2, 4)}
+    for name, (batch_size, accumulation) in sizes.items():
+        changes = [f"per_device_train_batch_size={batch_size}", f"gradient_accumulation_steps={accumulation}"]
+        train(str(recipe), [f"output_dir={tmp_path / name}", *shared, *changes])
+    large, small = (log(tmp_path / name, "first")[0] for name in sizes)
+    for term in ("loss", "distillation", "grad_norm"):
+        assert small[term] == pytest.approx(large[term], rel=1e-3)
+    weights = [weights_of(tmp_path / name, "first") for name in sizes]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", DISTILLING)
+def test_two_processes_learn_what_one_does(recipe, tmp_path, objective):
+    # One process accumulates the two micro-batches that two processes have at once.
+    shared = [f"objective={objective}", "optim=sgd", "learning_rate=0.05", "max_steps=2", "save_strategy=no"]
+    shared += ["vision_config.attention_dropout=0.0", "stages.second.max_steps=1"]
+    accumulated = ["gradient_accumulation_steps=2", "stages.second.gradient_accumulation_steps=4"]
+    train(str(recipe), [f"output_dir={tmp_path / 'one'}", *shared, *accumulated])
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hawaii", "train"]
+    done = subprocess.run(
+        [sys.executable, *launch, str(recipe), f"output_dir={tmp_path / 'two'}", *shared],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    one, two = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+    for stage in STAGES:
+        for ours, theirs in zip(log(tmp_path / "two", stage), log(tmp_path / "one", stage)):
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
+
+
+def test_it_is_said_that_the_encoder_learns_alone(recipe, tmp_path, capsys):
+    train(str(recipe), [f"output_dir={tmp_path}", "max_steps=1"])
+    assert capsys.readouterr().out.startswith("The recipe names no language model: its encoder learns alone, from im")
+
+
+def test_a_run_that_is_broken_off_goes_on_to_the_last_bit(finished, recipe, tmp_path):
+    _, overrides, folder = finished
+    shutil.copytree(folder, tmp_path / "run")
+    # As a kill in the first stage leaves it.
+    for left in ("hub", "second", "first/model", "first/checkpoint-4"):
+        shutil.rmtree(tmp_path / "run" / left)
+    (tmp_path / "run" / "train_results.json").unlink()
+    train(str(recipe), [*overrides, f"output_dir={tmp_path / 'run'}"])
+    expected, actual = weights_of(folder), weights_of(tmp_path / "run")
+    assert actual.keys() == expected.keys()
+    assert [key for key, tensor in expected.items() if not torch.equal(actual[key], tensor)] == []
+    for stage in STAGES:
+        assert log(folder, stage) == log(tmp_path / "run", stage) and len(log(folder, stage)) == 4
+    hubs = [run / "hub" / "model.safetensors" for run in (folder, tmp_path / "run")]
+    assert hubs[0].read_bytes() == hubs[1].read_bytes()
+
+
+def test_checkpointed_gradients_are_the_same(recipe, tmp_path):
+    shared = ["vision_config.attention_dropout=0.0", "max_steps=2", "save_strategy=no"]
+    runs = [tmp_path / "plain", tmp_path / "checkpointed"]
+    for run, changes in zip(runs, ([], ["gradient_checkpointing=true"])):
+        train(str(recipe), [f"output_dir={run}", *shared, *changes])
+    expected, actual = (weights_of(run) for run in runs)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(actual[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_all_images_of_a_folder_are_learned_from_where_there_is_no_file(recipe, tmp_path):
+    train(str(recipe), [f"output_dir={tmp_path}", "data_path=", "max_steps=1", "image_share=0.5"])
+    first = json.loads((tmp_path / "train_results.json").read_text())["stages"]["first"]
+    names = [path.name for path in (recipe.parent / "images").iterdir()]
+    assert 0 < first["samples"] < len(names) == 12
+
+
+def test_a_finished_stage_is_taken_up_again(finished):
+    objective, _, folder = finished
+    stage = load_stage(find_stage(folder))
+    assert (
+        stage.processor.image_aspect_ratio == "pad" and [teacher.name for teacher in stage.teachers][1] == "convnext"
+    )
+    expected = load_file(folder / "second" / "model" / "model.safetensors")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in stage.student.state_dict().items())
+    assert load_stage(folder / "first" / "model").processor.image_aspect_ratio == "crop"
+
+
+REFUSED = {
+    "objective=llava": "The objective llava learns answers alone, and the recipe names no language model",
+    "distillation=[fine]": r"distillation is \['fine'\], which teaches each adapter alone.*distillation name coarse",
+    "teachers=[]": "names no teachers",
+    "lambda_1=0": "stage first: lambda_1 is 0, but an encoder without a language model learns from teachers alone",
+    "lambda_1=0.0": "lambda_1 is 0",
+    "chat_template=vicuna_v1": "stage first: chat_template is 'vicuna_v1', but the recipe's first stage names no",
+    "stages.second.chat_template=plain": "stage second: chat_template is 'plain', but .*learns alone",
+    "stages.second.tokenizer=words": "stage second: tokenizer is 'words', but .* so the encoder learns alone",
+    "tokenizer=words": "The tokenizer words cannot be read",
+    "vision_config=": "names no tokenizer and no language_model",
+    "image_folder=''": "The recipe names no image_folder",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_what_an_encoder_alone_cannot_do_is_one_sentence(recipe, tmp_path, override):
+    with pytest.raises(ValueError, match=REFUSED[override]):
+        train(str(recipe), [f"output_dir={tmp_path / 'run'}", override])
+    assert not (tmp_path / "run").exists()
+
+
+def test_questions_need_a_language_model(recipe, tmp_path):
+    overrides = [f"output_dir={tmp_path}", "eval_data_path=x.json", "eval_strategy=steps", "eval_steps=1"]
+    with pytest.raises(
+        ValueError, match=r"eval_data_path is 'x\.json', but the recipe's first stage names no languag"
+    ):
+        train(str(recipe), overrides)
+
+
+def test_it_may_start_from_a_clip(tmp_path, teacher_folders):
+    clip = save_clip_folder(tmp_path / "clip")
+    path = write_encoder_recipe(tmp_path, teacher_folders, vision_tower=clip, vision_config={"lora_rank": 2})
+    run = one_step(path, tmp_path / "run", "vision_config={lora_rank: 2}")
+    model = AutoModel.from_pretrained(run / "hub")
+    assert (model.config.num_hidden_layers, model.config.lora_rank, VISION["lora_rank"]) == (2, 2, 4)
+    assert json.loads((run / "hub" / "preprocessor_config.json").read_text())["image_mean"] == [0.1, 0.2, 0.3]

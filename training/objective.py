@@ -1,0 +1,102 @@
+"""What an objective is: a module that makes a loss of a student, what the teachers see, and a batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .encoder_passes import Student
+from .teacher import Teacher
+
+
+# Shapes: I images, m student tokens, D width.
+
+
+def weigh_images(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    What each image of a batch counts in a mean over all images of the step.
+
+    Returns:
+        Two tensors of shape `(num_images,)`: whether an image counts or only fills the batch, and its weight.
+    """
+    is_counted = batch["image_index"] >= 0
+    return is_counted, is_counted.float() / batch["num_images"].clamp(min=1)
+
+
+@torch.no_grad()
+def mean_variances(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """
+    Variance over images and tokens, mean over channels, of features `(num_images, num_tokens, channels)` by name: it
+    tells of what says the same everywhere, as targets that a projection makes can come to do.
+    """
+    return {
+        f"variance/{name}": values.float().var(dim=(0, 1), correction=0).mean() for name, values in features.items()
+    }
+
+
+class Objective(nn.Module):
+    """
+    Base of the objectives. Each is made with the training arguments, the student, of which it reads the sizes, and the
+    grids of the teachers by name; its modules are what training alone needs.
+
+    Attributes:
+        uses_teachers (`bool`):
+            Whether it learns of teachers. Where not, those of the recipe are not loaded.
+        has_adapters (`bool`):
+            Whether its student may have adapters.
+        own_lambda_2 (`float`):
+            `lambda_2` where the recipe says nothing.
+        note (`str`):
+            What its modules are, for who counts them.
+    """
+
+    uses_teachers = True
+    has_adapters = True
+    own_lambda_2 = 0.0
+    note = "The projections are the objective's: they learn in training, and vanish with the teachers."
+
+    @staticmethod
+    def vision_fields(num_teachers: int) -> dict[str, Any]:
+        """What it decides of the student's [`HawaiiVisionConfig`] where the recipe says nothing else."""
+        return {"num_teacher_adapters": 0, "num_general_adapters": 0}
+
+    @staticmethod
+    def prepare_teachers(teachers: Sequence[Teacher]) -> list:
+        """The teachers as it asks them; each gives its features as a grid unless it says otherwise."""
+        return list(teachers)
+
+    @staticmethod
+    def projections_learn(trainable: list[str]) -> bool:
+        """Whether its modules learn in a stage in which the parts `trainable` do."""
+        return "projections" in trainable
+
+    def standardize(self, teacher_features: list) -> None:
+        """Adapts what begins with random weights to what the teachers see in some images."""
+
+    def forward(
+        self, student: Student, teacher_features: list, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """
+        Args:
+            student (`HawaiiForConditionalGeneration` or `HawaiiVisionModel`):
+                The model that learns.
+            teacher_features (`list[torch.FloatTensor]`):
+                Of each teacher, `(num_images, height, width, channels)`.
+            batch (`dict`):
+                What the collator makes, with `num_label_tokens` and `num_images`: the counts over all micro-batches
+                and processes of the step, which make accumulation equal to one large batch.
+
+        Returns:
+            The loss and its terms, each a share of the step's value: over the micro-batches and processes they sum up.
+        """
+        raise NotImplementedError
+
+
+def check_has_teachers(teacher_grids: dict, objective: str) -> None:
+    """Raises a `ValueError` where there is nobody to learn of."""
+    if not teacher_grids:
+        raise ValueError(
+            f"The recipe names no teachers, and the objective {objective} has nothing else to distill: name some "
+            "under teachers."
+        )

@@ -1,0 +1,97 @@
+"""Between the teachers' features and the student's: what only training needs, and no checkpoint holds."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .grids import match_grid
+
+
+# Shapes: I images, m student tokens, C channels of a teacher, matched.
+
+
+@torch.no_grad()
+def standardize_layer(layer: nn.Linear, outputs: torch.Tensor) -> None:
+    """
+    Changes a layer so that each channel that comes of it has mean zero and variance one.
+
+    Args:
+        layer (`nn.Linear`):
+            The layer.
+        outputs (`torch.FloatTensor` of shape `(..., out_features)`):
+            What comes of it so far, of some of what it will be given.
+    """
+    std, mean = torch.std_mean(outputs.flatten(0, -2), dim=0, correction=0)
+    std = std.clamp(min=1e-5)  # a channel that never varies has nothing but rounding to be made large
+    layer.weight.div_(std[:, None])
+    layer.bias.sub_(mean).div_(std)
+
+
+class Projection(nn.Sequential):
+    """Two linear layers with a GELU between, on the last dimension."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(nn.Linear(in_features, out_features), nn.GELU(), nn.Linear(out_features, out_features))
+
+    @torch.no_grad()
+    def standardize(self, features: torch.Tensor) -> None:
+        """
+        Changes the last layer so that each channel that comes of `features` has mean zero and variance one.
+
+        A fresh projection gives targets that hardly vary around a large mean. A student meets those by hardly varying
+        itself, which teaches nothing and leaves little for the language model to see.
+
+        Args:
+            features (`torch.FloatTensor` of shape `(..., in_features)`):
+                Some of what will be projected.
+        """
+        last = self[-1]
+        assert isinstance(last, nn.Linear)
+        standardize_layer(last, self(features))
+
+
+def module_keys(names: Iterable[str]) -> list[str]:
+    """
+    Names of the teachers' modules: by place and name, so that the weights of other teachers, or of the same in another
+    order, are not taken for these. A module's name has no dot.
+    """
+    return [f"{index}_{name.replace('.', '-')}" for index, name in enumerate(names)]
+
+
+def make_token_projections(keys: list[str], shapes: list[tuple[int, int]], num_tokens: int) -> nn.ModuleDict:
+    """For `grid_matching: learned`, each teacher's layer over its tokens; `shapes` are [`matched_shape`]'s."""
+    return nn.ModuleDict({key: nn.Linear(num_cells, num_tokens) for key, (num_cells, _) in zip(keys, shapes)})
+
+
+def match_teachers(
+    teacher_features: list[torch.Tensor],
+    grid_size: int,
+    grid_matching: str,
+    token_projections: Iterable[nn.Module],
+    dtype: torch.dtype,
+) -> list[torch.Tensor]:
+    """
+    Each teacher's features as the student's tokens, normalised over their channels: experts differ in scale by a
+    factor of ten, and the loudest alone would be heard.
+
+    Args:
+        teacher_features (`list[torch.FloatTensor]`):
+            Of each teacher, `(num_images, height, width, channels)`.
+        grid_size (`int`):
+            Side of the student's grid.
+        grid_matching (`str`):
+            See [`match_grid`].
+        token_projections (`Iterable[nn.Module]`):
+            Those of `learned`, one for each teacher; otherwise none.
+        dtype (`torch.dtype`):
+            What comes back.
+
+    Returns:
+        `list[torch.FloatTensor]`: of each teacher `(num_images, num_tokens, matched_channels)`.
+    """
+    matched = [match_grid(grid, grid_size, grid_matching).to(dtype) for grid in teacher_features]
+    for index, projection in enumerate(token_projections):
+        matched[index] = projection(matched[index].transpose(1, 2)).transpose(1, 2)
+    return [F.layer_norm(features, features.shape[-1:]) for features in matched]
