@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import yaml
 from transformers import CLIPImageProcessorPil
 
 from hawaii import HawaiiVisionConfig, HawaiiVisionModel
@@ -10,7 +9,7 @@ from hawaii.hub_cards.export import export
 from hawaii.training.encoder_processor import EncoderProcessor
 
 from .tiny import FACTS, VISION, make_model
-from .tiny_training import make_record, save_data
+from .tiny_training import SHORT_RUN, make_record, save_data, save_recipe
 
 
 def make_encoder_processor(image_aspect_ratio: str = "pad", **kwargs) -> EncoderProcessor:
@@ -31,21 +30,12 @@ def write_encoder_recipe(folder: Path, teachers: dict[str, Path], **changes) -> 
         "vision_config": {**VISION, "attention_dropout": 0.1},
         "data_path": str(folder / "data.json"),
         "image_folder": str(folder / "images"),
-        "per_device_train_batch_size": 2,
-        "learning_rate": 1e-3,
+        **SHORT_RUN,
         "max_steps": 4,
-        "logging_steps": 1,
-        "save_strategy": "steps",
-        "save_steps": 2,
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
         "stages": {"first": {"image_aspect_ratio": "crop"}, "second": {"gradient_accumulation_steps": 2}},
         **changes,
     }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    return path
+    return save_recipe(folder, recipe)
 
 
 def save_encoder_folder(folder: Path, **vision) -> HawaiiVisionModel:

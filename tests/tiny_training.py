@@ -165,6 +165,26 @@ def save_tokenizer(folder: Path) -> Path:
     return folder
 
 
+# A stage of a few steps, each logged and every second saved.
+SHORT_RUN = {
+    "per_device_train_batch_size": 2,
+    "learning_rate": 1e-3,
+    "max_steps": 6,
+    "logging_steps": 1,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "report_to": "none",
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+
+
+def save_recipe(folder: Path, recipe: dict) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    return path
+
+
 def write_recipe(folder: Path, teachers: dict[str, Path], **changes) -> Path:
     """A recipe of two stages over a tiny data set, all under `folder`; `changes` replace its shared keys. There is
     dropout, so that a resume needs the random states, and stages end in the middle of an epoch."""
@@ -180,24 +200,14 @@ def write_recipe(folder: Path, teachers: dict[str, Path], **changes) -> Path:
         "text_config": {**TEXT, "attention_dropout": 0.1},
         "data_path": str(folder / "data.json"),
         "image_folder": str(folder / "images"),
-        "per_device_train_batch_size": 2,
-        "learning_rate": 1e-3,
-        "max_steps": 6,
-        "logging_steps": 1,
-        "save_strategy": "steps",
-        "save_steps": 2,
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
+        **SHORT_RUN,
         "stages": {
             "pretrain": {"chat_template": "plain", "trainable": ["adapters", "routers", "projector"]},
             "finetune": {"gradient_accumulation_steps": 2},
         },
         **changes,
     }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    return path
+    return save_recipe(folder, recipe)
 
 
 def save_stage(folder: Path, teachers: dict[str, Path], chat_template: str = "vicuna_v1", **kwargs):

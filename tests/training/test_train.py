@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.processing.chat_templates import load_chat_template
+from hawaii.tests.finished_runs import logged_steps
 from hawaii.tests.tiny_language_models import FAMILIES, save_language_model
 from hawaii.tests.tiny_training import make_record, write_recipe
 from hawaii.training import train as train_module
@@ -36,16 +37,10 @@ def finished(recipe):
     return recipe.parent / "run"
 
 
-def log(folder, stage):
-    """The entries of each step, without what a clock tells."""
-    lines = (folder / stage / "log.jsonl").read_text().splitlines()
-    return [entry for entry in map(json.loads, lines) if "loss" in entry]
-
-
 def assert_same_run(folder, expected):
     """Weights, optimizers, random states and logs are the same to the last bit."""
     for stage in ("pretrain", "finetune"):
-        assert log(folder, stage) == log(expected, stage)
+        assert logged_steps(folder, stage) == logged_steps(expected, stage)
         for name in ("model", "objective"):
             weights = load_file(folder / stage / "model" / f"{name}.safetensors")
             for key, tensor in load_file(expected / stage / "model" / f"{name}.safetensors").items():
@@ -88,7 +83,7 @@ def test_a_run_leaves_its_stages_its_results_and_the_folder_to_publish(finished)
             "log.jsonl",
             "model",
         ]
-        assert [entry["step"] for entry in log(finished, stage)] == [1, 2, 3, 4, 5, 6]
+        assert [entry["step"] for entry in logged_steps(finished, stage)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_results_say_what_training_cost(finished):
@@ -260,7 +255,7 @@ def test_two_processes_learn_what_one_does(recipe, tmp_path):
     assert finished.returncode == 0, finished.stderr[-4000:]
     assert json.loads((two / "train_results.json").read_text())["stages"]["pretrain"]["batch_size"] == 4
     for stage in ("pretrain", "finetune"):
-        for ours, theirs in zip(log(two, stage), log(one, stage)):
+        for ours, theirs in zip(logged_steps(two, stage), logged_steps(one, stage)):
             assert ours.keys() == theirs.keys()
             for name in set(ours) - {"epoch"}:
                 assert ours[name] == pytest.approx(theirs[name], rel=2e-3), (stage, name)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
 from hawaii import HawaiiVisionModel
+from hawaii.tests.finished_runs import assert_goes_on_to_the_last_bit, logged_steps, weights_of
 from hawaii.tests.tiny import VISION
 from hawaii.tests.tiny_encoders import write_encoder_recipe
 from hawaii.tests.tiny_students import save_clip_folder
@@ -40,17 +40,6 @@ def finished(request, recipe, tmp_path_factory):
     overrides = [f"output_dir={folder}", f"objective={request.param}"]
     train(str(recipe), overrides)
     return request.param, overrides, folder
-
-
-def weights_of(run, stage=None):
-    """Of each stage, or of one, the student's and the objective's."""
-    files = sorted(run.glob(f"{stage or '*'}/model/*.safetensors"))
-    return {f"{path.parent.parent.name} {name}": tensor for path in files for name, tensor in load_file(path).items()}
-
-
-def log(run, stage):
-    entries = map(json.loads, (run / stage / "log.jsonl").read_text().splitlines())
-    return [entry for entry in entries if "loss" in entry]
 
 
 def one_step(recipe, folder, *overrides):
@@ -82,7 +71,7 @@ def test_the_results_are_those_of_images(finished):
         assert (stage["objective"], stage["samples"], stage["question"]) == (objective, 12, "")  # of 14 records
         assert list(stage["teachers"]) == ["vit", "convnext"]
     assert results["num_parameters"] == HawaiiVisionModel.from_pretrained(folder / "hub").num_parameters()
-    assert not any("text" in entry for stage in STAGES for entry in log(folder, stage))
+    assert not any("text" in entry for stage in STAGES for entry in logged_steps(folder, stage))
 
 
 def test_each_stage_has_its_own_squares_and_the_last_ones_are_published(finished):
@@ -161,7 +150,7 @@ def test_the_loss_of_the_first_batch_is_equation_7_without_text(recipe, tmp_path
             chosen = F.one_hot(layer.argmax(dim=-1), bank.shape[-1]).double().mean(dim=(0, 1))
             balance += bank.shape[-1] * (chosen * layer.mean(dim=(0, 1))).sum() / len(bank)
     expected = {"fine": sum(fine) / 2, "coarse": coarse, "balance": balance, "fine/vit": fine[0]}
-    (entry,) = log(run, "first")
+    (entry,) = logged_steps(run, "first")
     for name, value in expected.items():
         assert entry[name] == pytest.approx(value.item(), rel=1e-3), name  # it is logged to four digits
     whole = 0.25 * (expected["fine"] + coarse) + 0.05 * balance
@@ -176,7 +165,7 @@ def test_accumulated_batches_learn_what_one_large_one_does(recipe, tmp_path):
     for name, (batch_size, accumulation) in sizes.items():
         changes = [f"per_device_train_batch_size={batch_size}", f"gradient_accumulation_steps={accumulation}"]
         train(str(recipe), [f"output_dir={tmp_path / name}", *shared, *changes])
-    large, small = (log(tmp_path / name, "first")[0] for name in sizes)
+    large, small = (logged_steps(tmp_path / name, "first")[0] for name in sizes)
     for term in ("loss", "distillation", "grad_norm"):
         assert small[term] == pytest.approx(large[term], rel=1e-3)
     weights = [weights_of(tmp_path / name, "first") for name in sizes]
@@ -201,12 +190,12 @@ def test_two_processes_learn_what_one_does(recipe, tmp_path, objective):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    one, two = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
+    one, two = weights_of(tmp_path / "one", *STAGES), weights_of(tmp_path / "two", *STAGES)
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
     for stage in STAGES:
-        for ours, theirs in zip(log(tmp_path / "two", stage), log(tmp_path / "one", stage)):
+        for ours, theirs in zip(logged_steps(tmp_path / "two", stage), logged_steps(tmp_path / "one", stage)):
             assert ours["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
 
 
@@ -217,19 +206,7 @@ def test_it_is_said_that_the_encoder_learns_alone(recipe, tmp_path, capsys):
 
 def test_a_run_that_is_broken_off_goes_on_to_the_last_bit(finished, recipe, tmp_path):
     _, overrides, folder = finished
-    shutil.copytree(folder, tmp_path / "run")
-    # As a kill in the first stage leaves it.
-    for left in ("hub", "second", "first/model", "first/checkpoint-4"):
-        shutil.rmtree(tmp_path / "run" / left)
-    (tmp_path / "run" / "train_results.json").unlink()
-    train(str(recipe), [*overrides, f"output_dir={tmp_path / 'run'}"])
-    expected, actual = weights_of(folder), weights_of(tmp_path / "run")
-    assert actual.keys() == expected.keys()
-    assert [key for key, tensor in expected.items() if not torch.equal(actual[key], tensor)] == []
-    for stage in STAGES:
-        assert log(folder, stage) == log(tmp_path / "run", stage) and len(log(folder, stage)) == 4
-    hubs = [run / "hub" / "model.safetensors" for run in (folder, tmp_path / "run")]
-    assert hubs[0].read_bytes() == hubs[1].read_bytes()
+    assert_goes_on_to_the_last_bit(recipe, overrides, folder, tmp_path)
 
 
 def test_checkpointed_gradients_are_the_same(recipe, tmp_path):
@@ -237,7 +214,7 @@ def test_checkpointed_gradients_are_the_same(recipe, tmp_path):
     runs = [tmp_path / "plain", tmp_path / "checkpointed"]
     for run, changes in zip(runs, ([], ["gradient_checkpointing=true"])):
         train(str(recipe), [f"output_dir={run}", *shared, *changes])
-    expected, actual = (weights_of(run) for run in runs)
+    expected, actual = (weights_of(run, *STAGES) for run in runs)
     for name, tensor in expected.items():
         torch.testing.assert_close(actual[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
 

@@ -1,13 +1,12 @@
 """Every objective runs from a recipe to a folder that loads, resumes to the last bit, and reports who taught."""
 
 import json
-import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from hawaii.tests.finished_runs import assert_goes_on_to_the_last_bit
 from hawaii.tests.tiny_training import write_recipe
 from hawaii.training import train as train_module
 from hawaii.training.objectives import OBJECTIVES
@@ -37,12 +36,6 @@ def finished(request, recipe, tmp_path_factory):
     return request.param, overrides, folder
 
 
-def weights_of(run):
-    files = sorted(run.glob("*/model/*.safetensors"))
-    assert len(files) == 4  # of each stage the student and the objective
-    return {f"{path.parent.parent.name} {name}": tensor for path in files for name, tensor in load_file(path).items()}
-
-
 def test_the_folder_to_publish_loads_and_has_the_adapters_of_its_objective(finished):
     name, _, folder = finished
     model, report = AutoModelForImageTextToText.from_pretrained(folder / "hub", output_loading_info=True)
@@ -65,25 +58,7 @@ def test_the_results_say_who_taught(finished):
 
 def test_a_run_that_is_broken_off_goes_on_to_the_last_bit(finished, recipe, tmp_path):
     _, overrides, folder = finished
-    shutil.copytree(folder, tmp_path / "run")
-    # As a kill in the first stage leaves it.
-    for left in ("hub", "finetune", "pretrain/model", "pretrain/checkpoint-4"):
-        shutil.rmtree(tmp_path / "run" / left)
-    (tmp_path / "run" / "train_results.json").unlink()
-    train(str(recipe), [*overrides, f"output_dir={tmp_path / 'run'}"])
-    expected, actual = weights_of(folder), weights_of(tmp_path / "run")
-    assert actual.keys() == expected.keys()
-    assert [key for key, tensor in expected.items() if not torch.equal(actual[key], tensor)] == []
-    for stage in ("pretrain", "finetune"):
-        logs = [
-            [
-                entry
-                for entry in map(json.loads, (run / stage / "log.jsonl").read_text().splitlines())
-                if "loss" in entry
-            ]
-            for run in (folder, tmp_path / "run")
-        ]
-        assert logs[0] == logs[1] and len(logs[0]) == 4
+    assert_goes_on_to_the_last_bit(recipe, overrides, folder, tmp_path)
 
 
 def test_without_teachers_none_is_loaded_and_no_image_is_made_for_them(recipe, tmp_path, monkeypatch):
