@@ -135,6 +135,7 @@ def main(plan: dict) -> None:
         for task, manager in managers.items():
             run_task(task, manager, model, plan)
     except Exception as error:
+        # Whatever it is, whoever started this process must be able to tell it; what stderr says may be cut off.
         cause = cause_of(error)
         said = {"task": task, "error": f"{type(cause).__name__}: {cause}"}
         path = Path(plan["results"]) / f"error_{accelerator.process_index}.json"

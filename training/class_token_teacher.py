@@ -90,7 +90,7 @@ class ClassTokenTeacher:
         side = self.image_size
         try:
             self(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=teacher.device))
-        except Exception as error:
+        except Exception as error:  # by somebody else's model: any kind
             attention.config = shared_config
             for hook in hooks:
                 hook.remove()

@@ -210,6 +210,5 @@ def prepare_easy_vqa(output_dir, expert_steps: int | None = None) -> None:
     print(f"Tokenizer: {len(tokenizer)} tokens, in {output_dir / 'tokenizer'}.")
 
     prepare_experts(images, labellings([descriptions[i] for i in image_ids]), output_dir / "experts", expert_steps)
-    captions = {row["image"]: row["conversations"][-1]["value"] for row in pretrain}
     steps = READING_STEPS if expert_steps is None else expert_steps
-    prepare_language_model(finetune, captions, tokenizer, output_dir / "language_model", steps)
+    prepare_language_model(finetune, pretrain, tokenizer, output_dir / "language_model", steps)

@@ -181,5 +181,4 @@ def prepare_emoji_vqa(output_dir, expert_steps: int | None = None) -> None:
     labels = labellings(canvases, concepts)
     prepare_experts(images, labels, output_dir / "experts", expert_steps, EXPERTS)
     steps = READING_STEPS if expert_steps is None else expert_steps
-    captions = {row["image"]: row["conversations"][-1]["value"] for row in pretrain}
-    prepare_language_model(finetune, captions, tokenizer, output_dir / "language_model", steps)
+    prepare_language_model(finetune, pretrain, tokenizer, output_dir / "language_model", steps)

@@ -1,6 +1,5 @@
 """Small experts of different kinds: each learns another labelling of the same images, then serves as a teacher."""
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from ..hub_cards.folders import whole_folder, write_json
+from .report import read_report
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ EXPERTS = (
     ),
 )
 
+REPORT_FILE = "expert.json"
 SEED = 0
 HELD_OUT_SHARE = 0.1
 WARMUP_SHARE = 0.08
@@ -240,7 +241,7 @@ def train_expert(expert: Expert, images, labels, num_steps: int) -> tuple[PreTra
 
 
 def save_expert(model: PreTrainedModel, image_size, report: dict, folder: Path) -> None:
-    """Saves the model, the image processor that makes its pixels, and `expert.json`."""
+    """Saves the model, the image processor that makes its pixels, and the report."""
     height, width = image_size
     model.save_pretrained(folder)
     # As ViTImageProcessor saves itself; making one warns where torchvision, which it would not use, is missing.
@@ -256,12 +257,7 @@ def save_expert(model: PreTrainedModel, image_size, report: dict, folder: Path) 
         "image_std": [STANDARD_DEVIATION] * 3,
     }
     write_json(folder / "preprocessor_config.json", image_processor)
-    write_json(folder / "expert.json", report)
-
-
-def _read_report(folder: Path) -> dict | None:
-    path = folder / "expert.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    write_json(folder / REPORT_FILE, report)
 
 
 def _sentence(report: dict, labels) -> str:
@@ -292,8 +288,8 @@ def prepare_experts(images, labels, output_dir, num_steps=None, experts=EXPERTS)
         steps = expert.num_steps if num_steps is None else num_steps
         wanted = {**asdict(expert), "num_steps": steps}
         folder = Path(output_dir) / expert.name
-        report = _read_report(folder)
-        if report is not None and wanted.items() <= report.items():
+        report = read_report(folder / REPORT_FILE, wanted)
+        if report is not None:
             print(f"Expert {expert.name} is already there: {_sentence(report, labels[expert.labelling])}.")
             continue
         with whole_folder(folder) as temporary:

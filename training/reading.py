@@ -1,6 +1,5 @@
 """A small language model that has learned to read: it answers questions about captions, before it sees an image."""
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import (
 )
 
 from ..hub_cards.folders import whole_folder, write_json
+from .report import read_report
 from .word_tokenizer import save_tokenizer
 
 
@@ -47,19 +47,20 @@ SETTINGS = {
 NUM_CHECKED = 500  # conversations that are held out for the accuracy that is printed
 
 
-def caption_conversations(rows: Sequence[dict], captions: dict[str, str]) -> list[list[dict]]:
+def caption_conversations(rows: Sequence[dict], caption_rows: Sequence[dict]) -> list[list[dict]]:
     """
     Conversations in which a caption stands in the image's place.
 
     Args:
         rows (`Sequence[dict]`):
-            LLaVA's, about one image each.
-        captions (`dict[str, str]`):
-            By the image's path; rows about others are left out.
+            LLaVA's, about one image each; those about an image without a caption are left out.
+        caption_rows (`Sequence[dict]`):
+            LLaVA's as well, each an image's caption.
 
     Returns:
         `list[list[dict]]`: the messages of each row, as a chat template takes them.
     """
+    captions = {row["image"]: row["conversations"][-1]["value"] for row in caption_rows}
     roles = {"human": "user", "gpt": "assistant"}
     return [
         [
@@ -168,7 +169,7 @@ def _sentence(report: dict) -> str:
 
 def prepare_language_model(
     rows: Sequence[dict],
-    captions: dict[str, str],
+    caption_rows: Sequence[dict],
     tokenizer: PreTrainedTokenizerFast,
     folder: str | Path,
     num_steps: int,
@@ -178,10 +179,8 @@ def prepare_language_model(
     captions in the images' places. What a student then has to learn is to see.
 
     Args:
-        rows (`Sequence[dict]`):
-            LLaVA's, about one image each.
-        captions (`dict[str, str]`):
-            By the image's path.
+        rows, caption_rows (`Sequence[dict]`):
+            As for [`caption_conversations`].
         tokenizer (`PreTrainedTokenizerFast`):
             Saved with the model.
         folder (`str` or `Path`):
@@ -189,15 +188,14 @@ def prepare_language_model(
         num_steps (`int`):
             Number of steps.
     """
-    path = Path(folder) / REPORT_FILE
     wanted = {"config": CONFIG, "settings": SETTINGS, "num_steps": num_steps, "vocabulary": tokenizer.get_vocab()}
-    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if wanted.items() <= report.items():
+    report = read_report(Path(folder) / REPORT_FILE, wanted)
+    if report is not None:
         print(f"Language model is already there: it {_sentence(report)}.")
         return
     with whole_folder(Path(folder)) as temporary:
         start = time.monotonic()
-        model, accuracy = train_language_model(caption_conversations(rows, captions), tokenizer, num_steps)
+        model, accuracy = train_language_model(caption_conversations(rows, caption_rows), tokenizer, num_steps)
         seconds = round(time.monotonic() - start, 1)
         report = {**wanted, "validation_accuracy": round(accuracy, 4), "seconds": seconds}
         model.save_pretrained(temporary)

@@ -16,16 +16,17 @@ from hawaii.training.reading import (
 from hawaii.training.word_tokenizer import build_tokenizer
 
 
-CAPTIONS = {f"{color}.png": f"{color} circle" for color in ("red", "blue", "green", "teal")}
+COLORS = ("red", "blue", "green", "teal")
+CAPTIONS = [make_row(f"{color}.png", 0, [("", f"{color} circle")]) for color in COLORS]
 ROWS = [
-    make_row(image, 0, [("what color is it?", caption.split()[0]), ("what shape?", "circle")])
-    for image, caption in CAPTIONS.items()
+    make_row(f"{color}.png", 0, [("what color is it?", color), ("what shape?", "circle")]) for color in COLORS
 ] * 10
+WORDS = [*COLORS, "what color is it?", "what shape? circle"]
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return build_tokenizer([*CAPTIONS.values(), "what color is it?", "what shape?"])
+    return build_tokenizer(WORDS)
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def tiny(monkeypatch):
 
 def test_a_caption_stands_in_the_images_place_and_rows_without_one_are_left_out():
     rows = [make_row("a.png", 0, [("what is it?", "a cat")]), make_row("b.png", 0, [("what is it?", "a dog")])]
-    assert caption_conversations(rows, {"a.png": "cat, sun"}) == [
+    assert caption_conversations(rows, [make_row("a.png", 0, [("", "cat, sun")])]) == [
         [{"role": "user", "content": "cat, sun\nwhat is it?"}, {"role": "assistant", "content": "a cat"}]
     ]
 
@@ -80,7 +81,7 @@ def test_what_is_there_is_kept_and_what_was_made_otherwise_is_made_anew(tokenize
     assert "already there" in capsys.readouterr().out
     prepare_language_model(ROWS, CAPTIONS, tokenizer, folder, num_steps=2)
     assert (folder / "model.safetensors").stat().st_mtime_ns != before
-    words = build_tokenizer([*CAPTIONS.values(), "what color is it?", "what shape?", "another word"])
+    words = build_tokenizer([*WORDS, "another word"])
     prepare_language_model(ROWS, CAPTIONS, words, folder, num_steps=2)
     assert "already there" not in capsys.readouterr().out
     assert len(AutoTokenizer.from_pretrained(folder)) == len(words)
