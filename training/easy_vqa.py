@@ -1,4 +1,4 @@
-"""`hawaii data easy_vqa`: images, conversations, test questions, tokenizer and experts from the package easy-vqa."""
+"""`hawaii data easy_vqa`: images, conversations, test questions, experts, a language model that reads."""
 
 import random
 import shutil
@@ -17,7 +17,7 @@ from .experts import held_out, prepare_experts
 from .llava_rows import make_row, make_rows, write_rows
 from .question_table import write_questions
 from .reading import prepare_language_model
-from .word_tokenizer import build_tokenizer, save_tokenizer
+from .word_tokenizer import build_tokenizer
 
 
 # The form of the training data.
@@ -175,7 +175,7 @@ def prepare_easy_vqa(output_dir, expert_steps: int | None = None) -> None:
 
     Args:
         output_dir (`str` or `Path`):
-            Gets `data/`, `tokenizer/`, `experts/` and `language_model/`.
+            Gets `data/`, `experts/` and `language_model/`.
         expert_steps (`int`, *optional*):
             Steps of each expert, and of the language model, instead of its own number.
 
@@ -205,10 +205,6 @@ def prepare_easy_vqa(output_dir, expert_steps: int | None = None) -> None:
     )
 
     tokenizer = build_tokenizer(text for question in questions for text in (question.text, question.answer))
-    with whole_folder(output_dir / "tokenizer") as folder:
-        save_tokenizer(tokenizer, folder)
-    print(f"Tokenizer: {len(tokenizer)} tokens, in {output_dir / 'tokenizer'}.")
-
     prepare_experts(images, labellings([descriptions[i] for i in image_ids]), output_dir / "experts", expert_steps)
     steps = READING_STEPS if expert_steps is None else expert_steps
     prepare_language_model(finetune, pretrain, tokenizer, output_dir / "language_model", steps)

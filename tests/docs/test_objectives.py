@@ -9,7 +9,8 @@ from hawaii import HawaiiVisionModel
 from hawaii.__main__ import build_parser
 from hawaii.configuration.configuration_hawaii import HawaiiVisionConfig
 from hawaii.tests.documents import ROOT, blocks, read
-from hawaii.tests.tiny_training import make_arguments, save_tokenizer
+from hawaii.tests.tiny_language_models import FAMILIES, save_language_model
+from hawaii.tests.tiny_training import make_arguments
 from hawaii.training.arguments import names_encoder_alone
 from hawaii.training.dry_run import describe_recipe
 from hawaii.training.images import IMAGE_SUFFIXES
@@ -26,6 +27,11 @@ COMMANDS = [line for line in LINES if "RECIPE" in line]
 OF_ENCODERS = [line for line in LINES if "RECIPE" not in line]
 
 
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory):
+    return save_language_model(tmp_path_factory.mktemp("language_model"), FAMILIES["smollm2"])
+
+
 def overrides_of(command):
     program, verb, recipe, *overrides = shlex.split(command, comments=True)
     assert (program, verb, recipe) == ("hawaii", "train", "RECIPE")
@@ -33,21 +39,21 @@ def overrides_of(command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_can_be_trained(command, tmp_path, teacher_folders):
+def test_every_command_can_be_trained(command, language_model, teacher_folders):
     overrides = overrides_of(command)
     names = list(teacher_folders)
     if "teachers=[clip]" in overrides:
         overrides.remove("teachers=[clip]")
         names = names[:1]
     teachers = ", ".join(str(teacher_folders[name]) for name in names)
-    overrides += [f"teachers=[{teachers}]", f"tokenizer={save_tokenizer(tmp_path)}"]
+    overrides += [f"teachers=[{teachers}]", f"language_model={language_model}"]
     text = describe_recipe(RECIPE, overrides)
     assert "| the student |" in text
     assert [name for name in names if f"| {name} |" in text] == ([] if "objective=llava" in overrides else names)
 
 
 @pytest.mark.parametrize("command", OF_ENCODERS)
-def test_every_command_of_an_encoder_can_be_run(command, tmp_path, teacher_folders):
+def test_every_command_of_an_encoder_can_be_run(command, tmp_path, language_model, teacher_folders):
     words = shlex.split(command)[1:]
     options = vars(build_parser().parse_args(words))
     if words[0] == "data":
@@ -59,7 +65,7 @@ def test_every_command_of_an_encoder_can_be_run(command, tmp_path, teacher_folde
         assert "vision_tower=runs/easy_vqa_encoder/hub" in overrides
         fields = yaml.safe_load((ROOT / "training/recipes/easy_vqa_encoder.yaml").read_text())["vision_config"]
         HawaiiVisionModel(HawaiiVisionConfig(**fields, num_teacher_adapters=2)).save_pretrained(tmp_path / "hub")
-        overrides += [f"vision_tower={tmp_path / 'hub'}", f"tokenizer={save_tokenizer(tmp_path / 'tokenizer')}"]
+        overrides += [f"vision_tower={tmp_path / 'hub'}", f"language_model={language_model}"]
     text = describe_recipe(str(ROOT / options["recipe"]), overrides)
     assert ("| language_model |" not in text) == is_alone
     assert all(f"| {name} |" in text for name in teacher_folders)
@@ -90,10 +96,9 @@ def test_the_weights_are_those_that_are_told():
 
 def test_the_last_command_of_move_kd_makes_its_own_student():
     command = [command for command in COMMANDS if "lora_rank=32" in command][0]
-    options = read_recipe(RECIPE, overrides_of(command))["pretrain"]
-    model_args, _, args = parse_stage({**options, "use_cpu": True}, "pretrain")
-    vision = HawaiiVisionConfig(**vision_fields(model_args, 3, args.objective))
-    assert {name: getattr(vision, name) for name in MoveKdObjective.vision_fields(3)} == MoveKdObjective.vision_fields(
-        3
-    )
-    assert "projections" in args.trainable and not (args.single_softmax or args.detached_teacher_weights)
+    own = MoveKdObjective.vision_fields(3)
+    for stage, options in read_recipe(RECIPE, overrides_of(command)).items():
+        model_args, _, args = parse_stage({**options, "use_cpu": True}, stage)
+        vision = HawaiiVisionConfig(**vision_fields(model_args, 3, args.objective))
+        assert {name: getattr(vision, name) for name in own} == own
+        assert "projections" in args.trainable and not (args.single_softmax or args.detached_teacher_weights)

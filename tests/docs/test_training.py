@@ -32,8 +32,8 @@ def test_the_metric_forgives_case_and_a_period_and_nothing_else(tmp_path):
     assert ran.stdout.strip() == "{'accuracy': 0.5}"
 
 
-@pytest.mark.parametrize("recipe", ["easy_vqa_ablation", "emoji_vqa"])
-def test_the_recipes_for_comparisons_start_from_a_language_model_that_reads(recipe):
+@pytest.mark.parametrize("recipe", ["easy_vqa", "emoji_vqa"])
+def test_the_recipes_of_both_data_sets_start_from_a_language_model_that_reads(recipe):
     for name, options in read_recipe(str(ROOT / "training" / "recipes" / f"{recipe}.yaml")).items():
         model_args, _, _ = parse_stage({**options, "use_cpu": True}, name)
         assert model_args.language_model.endswith("/language_model")

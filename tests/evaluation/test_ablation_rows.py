@@ -40,7 +40,7 @@ def test_training_reads_every_row_of_every_recipe_here(tmp_path, path):
 def test_data_stays_where_the_recipe_has_it_and_the_run_goes_elsewhere(stages):
     recipe = make_recipe(stages, ROWS["llava"], 0, Path("runs/llava"))
     assert recipe["output_dir"] == "runs/llava"
-    assert recipe["tokenizer"] == "data_here/tokenizer"
+    assert recipe["language_model"] == "data_here/language_model"
     assert recipe["stages"]["pretrain"]["data_path"] == "data_here/data/pretrain.json"
     assert "data_path" not in recipe and "vision_config" not in recipe["stages"]["finetune"]
 

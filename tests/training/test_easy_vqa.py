@@ -305,7 +305,7 @@ def test_the_missing_package_is_named_with_the_way_to_get_it(tmp_path, monkeypat
 
 
 def test_the_tokenizer_knows_the_training_words_and_no_others(prepared):
-    tokenizer = AutoTokenizer.from_pretrained(prepared / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(prepared / "language_model")
     assert tokenizer.convert_ids_to_tokens(range(5)) == ["<pad>", "<unk>", "<s>", "</s>", "<image>"]
     ids = tokenizer("What  color is the SHAPE?blue", return_attention_mask=False)["input_ids"]
     assert tokenizer.decode(ids) == "what color is the shape ? blue"
@@ -314,7 +314,7 @@ def test_the_tokenizer_knows_the_training_words_and_no_others(prepared):
 
 
 def test_answers_and_their_ends_are_the_labels(prepared):
-    tokenizer = AutoTokenizer.from_pretrained(prepared / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(prepared / "language_model")
     text = tokenizer.apply_chat_template(CONVERSATION, tokenize=False)
     assert text == (
         "user: <image>\nWhat color is the shape? assistant: blue</s>user: is there a circle? assistant: no</s>"
@@ -330,7 +330,7 @@ def test_answers_and_their_ends_are_the_labels(prepared):
 
 
 def test_the_prompt_is_how_the_training_text_begins(prepared):
-    tokenizer = AutoTokenizer.from_pretrained(prepared / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(prepared / "language_model")
     prompt = tokenizer.apply_chat_template(CONVERSATION[:1], add_generation_prompt=True, return_dict=True)["input_ids"]
     trained = tokenizer.apply_chat_template(CONVERSATION, return_dict=True)["input_ids"]
     assert trained[: len(prompt)] == prompt
