@@ -45,7 +45,7 @@ def body(vendor: str, number: int) -> str:
 
 def vendor_members(vendor: str) -> dict:
     """What a vendor's package of Iconify holds."""
-    license = {"title": "MIT", "spdx": "MIT", "url": "https://example.org/license"}
+    license = {"title": f"Licence of {vendor}", "spdx": f"L-{vendor}", "url": f"https://example.org/{vendor}"}
     return {
         "icons.json": {
             "icons": {name: {"body": body(vendor, number)} for number, name in enumerate(NAMES)},

@@ -1,12 +1,13 @@
 """Tiny teachers, data and recipes: all that a training run reads, made from scratch in a folder."""
 
+import inspect
 import json
 from pathlib import Path
 
 import torch
 import yaml
 from PIL import Image
-from transformers import CLIPImageProcessor, ConvNextConfig, ConvNextModel, ViTConfig, ViTModel
+from transformers import CLIPImageProcessor, ConvNextConfig, ConvNextModel, TrainingArguments, ViTConfig, ViTModel
 
 from hawaii import HawaiiProcessor
 from hawaii.processing.chat_templates import load_chat_template
@@ -164,6 +165,13 @@ def save_tokenizer(folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     return folder
 
+
+# transformers 5.23 renamed it; what is installed knows the old name, or both.
+CHECKPOINTING = [
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in inspect.signature(TrainingArguments).parameters
+]
 
 # A stage of a few steps, each logged and every second saved.
 SHORT_RUN = {

@@ -14,6 +14,7 @@ from .objectives import StudentWithObjective
 
 
 OBJECTIVE_FILE = "objective.safetensors"
+STAGE_FILE = "stage.json"  # of a finished stage: what was learned, and how
 # What transformers would resume without, silently wrong.
 STATE_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json", OBJECTIVE_FILE)
 

@@ -24,8 +24,8 @@ class ClassTokenFeatures(NamedTuple):
         class_token (`torch.FloatTensor` of shape `(num_images, channels)`):
             The class token beside them, of the same layer.
         class_attention (`torch.FloatTensor` of shape `(num_images, height * width)`):
-            What the class token pays each patch in the layer that the features come of, a mean over heads. It pays the
-            rest of one to itself and to registers.
+            What the class token pays each patch in the layer that the features come from, a mean over heads. It pays
+            the rest of one to itself and to registers.
     """
 
     grid: torch.Tensor
@@ -42,7 +42,7 @@ class ClassTokenGrid(NamedTuple):
 
 
 def _taught_attention(teacher: Teacher) -> Any:
-    """The attention of the layer that the features come of, or `None` where that is not known."""
+    """The attention of the layer that the features come from, or `None` where that is not known."""
     if type(teacher) is not Teacher or not isinstance(teacher.model, PreTrainedModel):
         return None  # others read their tokens in ways of their own
     # What transformers itself would record as `attentions`.
@@ -59,8 +59,8 @@ class ClassTokenTeacher:
     """
     A teacher whose entry among the features is [`ClassTokenFeatures`], all from one forward.
 
-    Attention's weights are had of an implementation that writes all of them down, which takes memory and time; here
-    this is asked of the one layer that is looked at.
+    Only the "eager" implementation of attention gives its weights, and it is slower and takes more memory than others;
+    here the one layer that is looked at uses it.
 
     Args:
         teacher (`Teacher`):

@@ -13,8 +13,8 @@ from PIL import Image
 
 from ..hub_cards.folders import whole_folder
 from .easy_vqa_questions import COLORS, SHAPES, Description, Question, describe
-from .experts import held_out, prepare_experts
-from .llava_rows import make_row, make_rows, write_rows
+from .experts import check_steps, held_out, prepare_experts
+from .llava_rows import make_question_row, make_row, make_rows, write_rows
 from .question_table import write_questions
 from .reading import prepare_language_model
 from .word_tokenizer import build_tokenizer
@@ -121,8 +121,7 @@ def conversation_rows(questions: Iterable[Question]) -> list[dict]:
 def validation_rows(questions: Iterable[Question]) -> list[dict]:
     """Every question once, in a row of its own that tells its type, about the image as it is."""
     return [
-        make_row(f"train/{image_names(image_id)[0]}", number, [(question.text, question.answer)])
-        | {"question_type": question.type}
+        make_question_row(f"train/{image_names(image_id)[0]}", number, question.text, question.answer, question.type)
         for image_id, asked in by_image(questions).items()
         for number, question in enumerate(asked)
     ]
@@ -180,8 +179,9 @@ def prepare_easy_vqa(output_dir, expert_steps: int | None = None) -> None:
             Steps of each expert, and of the language model, instead of its own number.
 
     Raises:
-        ValueError: the package easy-vqa is not installed.
+        ValueError: the package easy-vqa is not installed, or no step would be trained.
     """
+    check_steps(expert_steps)
     package, output_dir = import_easy_vqa(), Path(output_dir)
     questions, paths = read_questions(package.get_train_questions()), package.get_train_image_paths()
     descriptions = {image_id: describe(asked) for image_id, asked in by_image(questions).items()}

@@ -17,8 +17,8 @@ from .emoji_vqa_drawings import choose_concepts, import_resvg, read_code_points,
 from .emoji_vqa_experts import EXPERTS, labellings
 from .emoji_vqa_packages import NAMES, TEST_VENDOR, TRAIN_VENDORS, VENDORS, fetch
 from .emoji_vqa_questions import Question, Questioner, even_out
-from .experts import prepare_experts
-from .llava_rows import make_row, make_rows, write_rows
+from .experts import check_steps, prepare_experts
+from .llava_rows import make_question_row, make_row, make_rows, write_rows
 from .question_table import write_questions
 from .reading import prepare_language_model
 from .word_tokenizer import build_tokenizer
@@ -73,8 +73,7 @@ def conversation_rows(asked: Asked) -> list[dict]:
 def validation_rows(asked: Asked) -> list[dict]:
     """Every question in a row of its own that tells its type."""
     return [
-        make_row(f"validation/{name}.png", number, [(question.text, question.answer)])
-        | {"question_type": question.type}
+        make_question_row(f"validation/{name}.png", number, question.text, question.answer, question.type)
         for number, (name, question) in enumerate(asked)
     ]
 
@@ -135,8 +134,9 @@ def prepare_emoji_vqa(output_dir, expert_steps: int | None = None) -> None:
             Steps of each expert, and of the language model, instead of its own number.
 
     Raises:
-        ValueError: resvg-py is not installed, or a package cannot be fetched.
+        ValueError: resvg-py is not installed, a package cannot be fetched, or no step would be trained.
     """
+    check_steps(expert_steps)
     import_resvg()
     output_dir = Path(output_dir)
     data = output_dir / "data"

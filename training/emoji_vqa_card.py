@@ -6,6 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ..hub_cards.folders import write_text
 from .emoji_vqa_concepts import Concept
 from .emoji_vqa_packages import NAMES, TEST_VENDOR, VENDORS, read_members
 from .emoji_vqa_questions import Question, guess_blindly
@@ -72,4 +73,4 @@ def write_data_card(
         blind_mean=sum(share * num_asked[question_type] for question_type, share in blind.items()) / len(test),
         always_yes=answers["yes"] / len(test),
     )
-    card.save(Path(output_dir) / "README.md")
+    write_text(Path(output_dir) / "README.md", str(card))

@@ -1,7 +1,6 @@
 """The npm packages that EmojiVQA is made of: each version and its hash are fixed, so each byte is."""
 
 import base64
-import errno
 import hashlib
 import http.client
 import json
@@ -98,8 +97,7 @@ def fetch(package: Package, folder: Path) -> Path:
         `Path`: the archive.
 
     Raises:
-        ValueError: the registry cannot be reached or has no such file, what it gives is not what was published, or
-            the disk is full.
+        ValueError: the registry cannot be reached or has no such file, or what it gives is not what was published.
     """
     path = Path(folder) / package.file_name
     if path.is_file() and _is_whole(path.read_bytes(), package):
@@ -114,19 +112,12 @@ def fetch(package: Package, folder: Path) -> Path:
             f"{package.version} of {package.name} has. Try again, or name another npm registry in the environment "
             "variable NPM_CONFIG_REGISTRY."
         )
-    try:
-        with whole_file(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise ValueError(
-            f"There is no space for {path}, {len(content):,} bytes; make some, or name another --output_dir."
-        ) from None
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
     return path
 
 
-def read_members(path: Path, *names: str) -> list[dict]:
+def read_members(path: Path, *names: str) -> list:
     """Reads JSON files out of a package's archive; nothing is extracted to the disk."""
     with tarfile.open(path, "r:gz") as archive:
         return [json.load(archive.extractfile(f"package/{name}")) for name in names]

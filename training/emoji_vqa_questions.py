@@ -87,18 +87,15 @@ class Questioner:
 
     def __init__(self, concepts: Sequence[Concept]):
         self.concepts = {concept.name: concept for concept in concepts}
+        self.groups = sorted({concept.group for concept in concepts})
 
-    def _absent(self, random: Random, canvas: Canvas, like: Concept | None, besides: Iterable[str] = ()) -> str:
-        """A concept that is not on the canvas; of the group of `like`, if given, which is harder to tell."""
+    def _absent(self, random: Random, canvas: Canvas, group: str | None = None, besides: Iterable[str] = ()) -> str:
+        """A concept that is not on the canvas; of a group, if given."""
         there = {placement.name for placement in canvas.drawings}.union(besides)
         if canvas.writing is not None:
             there.add(canvas.writing.placement.name)
         return random.choice(
-            [
-                name
-                for name, concept in self.concepts.items()
-                if name not in there and (like is None or concept.group == like.group)
-            ]
+            [name for name, concept in self.concepts.items() if name not in there and group in (None, concept.group)]
         )
 
     def _existence(self, random: Random, canvas: Canvas) -> Question:
@@ -107,15 +104,20 @@ class Questioner:
         form = "does the image show the {}?"
         if random.random() < 0.5:
             return Question(form, (present,), "yes", "existence")
-        like = self.concepts[present] if random.random() < 0.5 else None
-        return Question(form, (self._absent(random, canvas, like),), "no", "existence")
+        group = self.concepts[present].group if random.random() < 0.5 else None  # which is harder to tell
+        return Question(form, (self._absent(random, canvas, group),), "no", "existence")
 
     def _choice(self, random: Random, canvas: Canvas) -> Question:
-        """As MMBench asks: one of four names is right, and one of the wrong ones is of its group."""
+        """
+        As MMBench asks: one of four names is right. Two are of its group and two of another, for if one group were
+        named more often than others, who does not look would choose of that.
+        """
         answer = random.choice(canvas.drawings).name
+        own = self.concepts[answer].group
+        other = random.choice([group for group in self.groups if group != own])
         names = [answer]
-        for like in (self.concepts[answer], *[None] * (NUM_NAMES - 2)):
-            names.append(self._absent(random, canvas, like, names))
+        for group in (own, other, other):
+            names.append(self._absent(random, canvas, group, names))
         random.shuffle(names)
         form = "which does the image show: " + ", ".join(["{}"] * (NUM_NAMES - 1)) + " or {}?"
         return Question(form, tuple(names), answer, "choice")
@@ -213,7 +215,10 @@ def even_out(asked: Sequence[tuple[str, Question]], random: Random) -> list[tupl
 
 
 def guess_blindly(questions: Sequence[Question]) -> dict[str, float]:
-    """How often who sees no image is right with the most frequent answer to each form, by type of question."""
+    """
+    How often who sees no image is right, by type of question: with the most frequent answer to each form, and of a
+    choice with any of the names.
+    """
     answers: dict[tuple[str, str], Counter] = defaultdict(Counter)
     for question in questions:
         answers[question.type, question.form][question.answer] += 1
@@ -221,4 +226,5 @@ def guess_blindly(questions: Sequence[Question]) -> dict[str, float]:
     for (question_type, _), counts in answers.items():
         num_right[question_type] += max(counts.values())
     num_asked = Counter(question.type for question in questions)
+    num_right["choice"] = num_asked["choice"] / NUM_NAMES
     return {question_type: num_right[question_type] / number for question_type, number in sorted(num_asked.items())}

@@ -1,12 +1,23 @@
 """Images to what an encoder takes that learns without a language model."""
 
 import os
+from typing import Any
 
 from PIL import Image
-from transformers import CLIPImageProcessorPil, LlavaImageProcessorPil
+from transformers import AutoImageProcessor, CLIPImageProcessorPil, LlavaImageProcessorPil
 
 from ..configuration.configuration_hawaii import HawaiiVisionConfig
 from ..processing.processing_hawaii import square_image
+
+
+def load_image_processor(source: str | None):
+    """That of the checkpoint an encoder starts from, or CLIP's own where it starts from nothing."""
+    return CLIPImageProcessorPil() if source is None else AutoImageProcessor.from_pretrained(source)
+
+
+def kernel_and_colors(original) -> dict[str, Any]:
+    """What a student's image processor takes over of another."""
+    return {name: getattr(original, name) for name in ("image_mean", "image_std", "resample")}
 
 
 class EncoderProcessor:
@@ -31,7 +42,7 @@ class EncoderProcessor:
     def __init__(self, original, vision_config: HawaiiVisionConfig, image_aspect_ratio: str):
         self.image_aspect_ratio = image_aspect_ratio
         side = vision_config.image_size
-        own = {name: getattr(original, name) for name in ("image_mean", "image_std", "resample")}
+        own = kernel_and_colors(original)
         own["crop_size"] = {"height": side, "width": side}
         if image_aspect_ratio == "pad":
             # LLaVA's, for the one thing that it does more than CLIP's.

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 import torch
-from transformers import AutoImageProcessor, CLIPImageProcessorPil
+from transformers import AutoImageProcessor
 
 from .. import HawaiiVisionConfig, HawaiiVisionModel  # from the root, which registers the Auto classes
 from ..hub_cards.card import FACTS_FILE
@@ -13,7 +13,8 @@ from ..modeling_hawaii.checkpoint_tensors import CheckpointTensors, find_file, r
 from ..modeling_hawaii.conversion import Place, build_empty, fill_model, sort_tensors
 from ..modeling_hawaii.convert_clip import ADAPTER_FIELDS, convert_clip
 from .arguments import DataArguments, ModelArguments
-from .encoder_processor import EncoderProcessor
+from .checkpoints import STAGE_FILE
+from .encoder_processor import EncoderProcessor, load_image_processor
 from .sources import check_source
 
 
@@ -109,8 +110,7 @@ def build_encoder(
     dtype = getattr(torch, model_args.dtype)
     encoder = build_vision_tower(model_args, fields, dtype)
     encoder.config.dtype = dtype
-    source = model_args.vision_tower
-    original = CLIPImageProcessorPil() if source is None else AutoImageProcessor.from_pretrained(source)
+    original = load_image_processor(model_args.vision_tower)
     return encoder, EncoderProcessor(original, encoder.config, data_args.image_aspect_ratio)
 
 
@@ -149,8 +149,9 @@ def warn_of_other_teachers(source: str | None, names: list[str]) -> None:
         return
     if not HawaiiVisionConfig.from_pretrained(source).num_teacher_adapters:
         return
-    stages = list(_read(source, FACTS_FILE).get("stages", {}).values())  # a stage's own folder has no such file
-    taught = list(stages[-1]["teachers"]) if stages else []
+    stages = list(_read(source, FACTS_FILE).get("stages", {}).values())
+    last = stages[-1] if stages else _read(source, STAGE_FILE)  # a stage's own folder, or somebody else's
+    taught = list(last.get("teachers", []))
     if taught and taught != names:
         logger.warning(
             "The adapters of %s were taught by %s, in this order, and go on with %s.",

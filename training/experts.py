@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from ..hub_cards.folders import whole_folder, write_json
-from .report import read_report
+from .report import digest, read_report
 
 
 @dataclass(frozen=True)
@@ -268,6 +268,12 @@ def _sentence(report: dict, labels) -> str:
     )
 
 
+def check_steps(num_steps: int | None) -> None:
+    """Refuses a number of steps in which nothing would be learned, before hours go into what comes first."""
+    if num_steps is not None and num_steps < 1:
+        raise ValueError(f"--expert_steps is {num_steps}, but one step is the least.")
+
+
 def prepare_experts(images, labels, output_dir, num_steps=None, experts=EXPERTS) -> None:
     """
     Trains the experts that are not in `output_dir` yet and saves each there, in a folder of its name.
@@ -286,7 +292,8 @@ def prepare_experts(images, labels, output_dir, num_steps=None, experts=EXPERTS)
     """
     for expert in experts:
         steps = expert.num_steps if num_steps is None else num_steps
-        wanted = {**asdict(expert), "num_steps": steps}
+        learned = digest(images.numpy().tobytes(), labels[expert.labelling].numpy().tobytes())
+        wanted = {**asdict(expert), "num_steps": steps, "data": learned}
         folder = Path(output_dir) / expert.name
         report = read_report(folder / REPORT_FILE, wanted)
         if report is not None:

@@ -54,7 +54,8 @@ def save_settings(args: HawaiiTrainingArguments, folder: Path) -> None:
     """Writes what the objective was made with: its own arguments, the teachers' with every field of a preset."""
     general = {field.name for field in fields(TrainingArguments)}
     settings = {field.name: getattr(args, field.name) for field in fields(args) if field.name not in general}
-    settings["teachers"] = [asdict(config) for config in expand_teachers(args.teachers)]
+    used = args.teachers if OBJECTIVES[args.objective].uses_teachers else []
+    settings["teachers"] = [asdict(config) for config in expand_teachers(used)]
     for config in settings["teachers"]:
         if Path(config["checkpoint"]).is_dir():
             config["checkpoint"] = str(Path(config["checkpoint"]).resolve())  # from wherever it is taken up
@@ -122,7 +123,7 @@ def load_stage(folder: Path, device: torch.device | str = "cpu") -> FinishedStag
         student = HawaiiForConditionalGeneration.from_pretrained(folder, dtype="auto")
         processor = HawaiiProcessor.from_pretrained(folder)
     kind = OBJECTIVES[settings.objective]
-    teachers = kind.prepare_teachers(load_teachers(settings.teachers, device) if kind.uses_teachers else [])
+    teachers = kind.prepare_teachers(load_teachers(settings.teachers, device))
     objective = kind(settings, student, {teacher.name: teacher.grid for teacher in teachers})
     try:
         load_objective(objective, folder)

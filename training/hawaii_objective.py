@@ -8,9 +8,9 @@ from ..modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from .encoder_passes import Student, encoder_of, routed_and_forced_passes, routed_pass
 from .grids import matched_shape
 from .losses import coarse_grained_loss, fine_grained_loss, load_balance_loss, similarity_scores, token_importance
-from .objective import Objective, check_has_teachers, mean_variances, weigh_images
+from .objective import Objective, check_has_teachers, finish_terms, weigh_images
 from .projections import Projection, make_token_projections, match_teachers, module_keys
-from .text_loss import text_loss
+from .text_loss import text_terms
 
 
 # Shapes: I images, N teachers, m student tokens, D student width, B samples, t prompt tokens, L layers, P = m and the
@@ -36,9 +36,9 @@ class HawaiiObjective(Objective):
             Height, width and channels of each teacher's features, by name, in the order of the adapters.
 
     Raises:
-        ValueError: there are no teachers, or the student has another number of teacher-specific adapters; none is
-            allowed where coarse-grained distillation is all. Or nothing would teach an encoder that learns alone as it
-            is used.
+        ValueError: there are no teachers; the student has another number of teacher-specific adapters (none is allowed
+            where coarse-grained distillation is all); or an encoder that learns alone would not be taught with its
+            routers at work, which is how it is used.
     """
 
     own_lambda_2 = 0.05
@@ -67,7 +67,7 @@ class HawaiiObjective(Objective):
             )
         self.token_projections = nn.ModuleDict()
         if args.grid_matching == "learned":
-            self.token_projections.update(make_token_projections(keys, shapes, vision.num_patches))
+            self.token_projections.update(make_token_projections(keys, teacher_grids.values(), vision.num_patches))
         self.coarse_projection = None
         if "coarse" in args.distillation:
             self.coarse_projection = Projection(sum(channels for _, channels in shapes), width)
@@ -105,10 +105,8 @@ class HawaiiObjective(Objective):
         is_counted, weight = weigh_images(batch)
         routed, forced, probabilities = self._encode(student, batch["pixel_values"])
         matched = self._match(teacher_features)
-        terms, followed = {}, {"student": routed}
+        terms, followed = text_terms(student, routed, batch), {"student": routed}
 
-        if not isinstance(student, HawaiiVisionModel):
-            terms["text"] = text_loss(student, routed, batch)
         if forced is not None:
             projected = self._project(matched)
             importance = self._importance(student, projected, batch)
@@ -128,8 +126,7 @@ class HawaiiObjective(Objective):
             + self.args.lambda_1 * (terms.get("fine", 0) + terms.get("coarse", 0))
             + self.args.lambda_2 * terms.get("balance", 0)
         )
-        terms |= {name: value * weight.sum() for name, value in mean_variances(followed).items()}
-        return loss, {name: value.detach() for name, value in terms.items()}
+        return loss, finish_terms(terms, followed, weight)
 
     @torch.no_grad()
     def standardize(self, teacher_features: list[torch.Tensor]) -> None:

@@ -62,9 +62,9 @@ class ImageDataset(RecordDataset):
         super().__init__(data_path or image_folder, image_folder, processor, bad_records)
         self.teacher_image_size = teacher_image_size
         first = {}
-        for index, record in enumerate(self.records):
+        for record in self.records:
             for path in image_paths(record):
-                first.setdefault(path, {"id": record.get("id", index), "image": path})
+                first.setdefault(path, {"id": record["id"], "image": path})
         if not first:
             raise ValueError(f"None of the {len(self.records)} records of {data_path} has an image to learn from.")
         self.records = choose_share(list(first.values()), image_share, self.data_path)

@@ -27,6 +27,11 @@ def make_row(image: str, number: int, turns: Iterable[tuple[str, str]]) -> dict:
     return row
 
 
+def make_question_row(image: str, number: int, question: str, answer: str, question_type: str) -> dict:
+    """A row of one question that tells its type; `image` and `number` as for [`make_row`]."""
+    return make_row(image, number, [(question, answer)]) | {"question_type": question_type}
+
+
 def make_rows(image: str, turns: Sequence[tuple[str, str]], turns_per_row: int) -> list[dict]:
     """
     Makes rows of about equal length of at most `turns_per_row` of the turns. Neighbours go to different rows where

@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from .class_token_teacher import ClassTokenFeatures, ClassTokenGrid, ClassTokenTeacher
 from .encoder_passes import Student, encoder_of, routed_pass
 from .grids import resize_grid
@@ -15,11 +14,11 @@ from .move_kd_losses import (
     softmax_of_attention,
     weigh_teachers,
 )
-from .objective import Objective, check_has_teachers, mean_variances, weigh_images
-from .projections import module_keys, standardize_layer
+from .objective import Objective, check_has_teachers, finish_terms, weigh_images
+from .projections import keep_places, module_keys, standardize_layer
 from .teacher import Teacher
 from .teacher_errors import TeacherError
-from .text_loss import text_loss
+from .text_loss import text_terms
 
 
 # Shapes: I images, N teachers, h x w grid of a teacher, C its channels, m student tokens, D student width.
@@ -45,16 +44,12 @@ class EncoderAdapter(nn.Module):
     def standardize(self, grid: torch.Tensor) -> None:
         """
         Lets its targets begin with mean zero and variance one, as those of the other objectives do (see
-        [`Projection`]), and each at its own place: a fresh layer over tokens would mix all places of the image, and
-        stay so where projections do not learn. MoVE-KD itself does neither.
+        [`Projection`]), and each at its own place (see [`keep_places`]). MoVE-KD itself does neither.
         """
         height, width = grid.shape[1:3]
         tokens = grid.flatten(1, 2).to(self.channel_layer.weight.dtype)
         standardize_layer(self.channel_layer, self.channel_layer(tokens))
-        cells = torch.eye(height * width, device=tokens.device).view(-1, height, width, 1)
-        places = resize_grid(cells, round(self.token_layer.out_features**0.5)).flatten(1).T  # (m, h * w)
-        self.token_layer.weight.copy_(places)
-        self.token_layer.bias.zero_()
+        keep_places(self.token_layer, height, width)
         std, mean = torch.std_mean(self(grid), correction=0)
         std = std.clamp(min=1e-5)
         self.token_layer.weight.div_(std)
@@ -155,7 +150,7 @@ class MoveKdObjective(Objective):
         shares = shares.detach() if self.args.detached_teacher_weights else shares  # (I, N)
         losses = move_kd_loss(routed, projected, self._weigh_tokens(anchor))  # (I, N)
 
-        terms = {} if isinstance(student, HawaiiVisionModel) else {"text": text_loss(student, routed, batch)}
+        terms = text_terms(student, routed, batch)
         terms["distillation"] = ((shares * losses).sum(dim=1) * weight).sum()
         loss = terms.get("text", 0) + self.args.lambda_1 * terms["distillation"]
         if probabilities is not None:
@@ -166,8 +161,7 @@ class MoveKdObjective(Objective):
         for index, name in enumerate(self.names):
             terms[f"distillation/{name}"] = (losses[:, index] * weight).sum()
             terms[f"weight/{name}"] = (shares[:, index] * weight).sum()
-        terms |= {name: value * weight.sum() for name, value in mean_variances(followed).items()}
-        return loss, {name: value.detach() for name, value in terms.items()}
+        return loss, finish_terms(terms, followed, weight)
 
     @torch.no_grad()
     def standardize(self, teacher_features: list[torch.Tensor | ClassTokenFeatures]) -> None:

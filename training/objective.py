@@ -35,6 +35,24 @@ def mean_variances(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     }
 
 
+def finish_terms(
+    terms: dict[str, torch.Tensor], followed: dict[str, torch.Tensor], weight: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """
+    The terms of a loss as they are logged.
+
+    Args:
+        terms (`dict[str, torch.Tensor]`):
+            Each a share of the step's value.
+        followed (`dict[str, torch.FloatTensor]`):
+            Features whose [`mean_variances`] are told as well.
+        weight (`torch.FloatTensor` of shape `(num_images,)`):
+            Of the images, see [`weigh_images`]: what of the step these are.
+    """
+    variances = {name: value * weight.sum() for name, value in mean_variances(followed).items()}
+    return {name: value.detach() for name, value in (terms | variances).items()}
+
+
 class Objective(nn.Module):
     """
     Base of the objectives. Each is made with the training arguments, the student, of which it reads the sizes, and the
@@ -48,7 +66,7 @@ class Objective(nn.Module):
         own_lambda_2 (`float`):
             `lambda_2` where the recipe says nothing.
         note (`str`):
-            What its modules are, for who counts them.
+            What its modules are, said beside their number by a dry run.
     """
 
     uses_teachers = True

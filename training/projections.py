@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .grids import match_grid
+from .grids import match_grid, resize_grid
 
 
 # Shapes: I images, m student tokens, C channels of a teacher, matched.
@@ -60,9 +60,30 @@ def module_keys(names: Iterable[str]) -> list[str]:
     return [f"{index}_{name.replace('.', '-')}" for index, name in enumerate(names)]
 
 
-def make_token_projections(keys: list[str], shapes: list[tuple[int, int]], num_tokens: int) -> nn.ModuleDict:
-    """For `grid_matching: learned`, each teacher's layer over its tokens; `shapes` are [`matched_shape`]'s."""
-    return nn.ModuleDict({key: nn.Linear(num_cells, num_tokens) for key, (num_cells, _) in zip(keys, shapes)})
+@torch.no_grad()
+def keep_places(layer: nn.Linear, height: int, width: int) -> None:
+    """
+    Lets a layer over the cells of a grid begin as the one that brings each to its own place among the tokens. A fresh
+    layer mixes all places of the image, and would stay so where it does not learn.
+
+    Args:
+        layer (`nn.Linear`):
+            From `height * width` cells, row by row, to the tokens of a square grid.
+        height, width (`int`):
+            Of the grid.
+    """
+    cells = torch.eye(height * width, device=layer.weight.device).view(-1, height, width, 1)
+    layer.weight.copy_(resize_grid(cells, round(layer.out_features**0.5)).flatten(1).T)  # (m, h * w)
+    layer.bias.zero_()
+
+
+def make_token_projections(keys: list[str], grids: Iterable[tuple[int, int, int]], num_tokens: int) -> nn.ModuleDict:
+    """For `grid_matching: learned`, each teacher's layer over its tokens."""
+    layers = nn.ModuleDict()
+    for key, (height, width, _) in zip(keys, grids):
+        layers[key] = layer = nn.Linear(height * width, num_tokens)
+        keep_places(layer, height, width)
+    return layers
 
 
 def match_teachers(

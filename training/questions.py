@@ -63,7 +63,7 @@ class QuestionDataset(RecordDataset):
         if not missing:
             return types
         if any(question_type is not None for question_type in types):
-            name = self.records[missing[0]].get("id", missing[0])
+            name = self.records[missing[0]]["id"]
             raise ValueError(
                 f"{self.data_path}, record {name!r}: its question_type is {types[missing[0]]!r}, where others have "
                 "one; give every record one, in words, or none."

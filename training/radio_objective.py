@@ -3,13 +3,12 @@
 import torch
 from torch import nn
 
-from ..modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from .encoder_passes import Student, encoder_of, routed_pass
 from .grids import matched_shape
-from .objective import Objective, check_has_teachers, mean_variances, weigh_images
+from .objective import Objective, check_has_teachers, finish_terms, weigh_images
 from .projections import Projection, make_token_projections, match_teachers, module_keys
 from .radio_losses import radio_loss
-from .text_loss import text_loss
+from .text_loss import text_terms
 
 
 class RadioObjective(Objective):
@@ -50,7 +49,7 @@ class RadioObjective(Objective):
         self.token_projections = nn.ModuleDict()
         if args.grid_matching == "learned":
             # These stand on the targets' side.
-            self.token_projections.update(make_token_projections(keys, shapes, vision.num_patches))
+            self.token_projections.update(make_token_projections(keys, teacher_grids.values(), vision.num_patches))
             self.token_projections.requires_grad_("projections" in args.trainable)
 
     @staticmethod
@@ -63,7 +62,7 @@ class RadioObjective(Objective):
         """As for [`Objective`]; of an encoder alone, `batch` has no text."""
         _, weight = weigh_images(batch)
         routed, _ = routed_pass(student, batch["pixel_values"])
-        terms = {} if isinstance(student, HawaiiVisionModel) else {"text": text_loss(student, routed, batch)}
+        terms = text_terms(student, routed, batch)
         matched = self._match(teacher_features)
         tokens = routed.to(matched[0].dtype)  # the heads' own
         # One head for each teacher, because their channels differ.
@@ -75,8 +74,10 @@ class RadioObjective(Objective):
         loss = terms.get("text", 0) + self.args.lambda_1 * distillation
 
         terms |= {f"distillation/{name}": value for name, value in zip(self.names, losses)}
-        terms |= {name: value * weight.sum() for name, value in mean_variances({"student": routed}).items()}
-        return loss, {name: value.detach() for name, value in terms.items()}
+        followed = {"student": routed}
+        if self.token_projections:  # no target moves but those that a layer matches
+            followed |= dict(zip(self.names, matched))
+        return loss, finish_terms(terms, followed, weight)
 
     def _match(self, teacher_features: list[torch.Tensor]) -> list[torch.Tensor]:
         dtype = next(self.heads.parameters()).dtype

@@ -1,5 +1,6 @@
 """A small language model that has learned to read: it answers questions about captions, before it sees an image."""
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from transformers import (
 )
 
 from ..hub_cards.folders import whole_folder, write_json
-from .report import read_report
+from .report import digest, read_report
 from .word_tokenizer import save_tokenizer
 
 
@@ -188,14 +189,21 @@ def prepare_language_model(
         num_steps (`int`):
             Number of steps.
     """
-    wanted = {"config": CONFIG, "settings": SETTINGS, "num_steps": num_steps, "vocabulary": tokenizer.get_vocab()}
+    conversations = caption_conversations(rows, caption_rows)
+    wanted = {
+        "config": CONFIG,
+        "settings": SETTINGS,
+        "num_steps": num_steps,
+        "vocabulary": tokenizer.get_vocab(),
+        "data": digest(json.dumps(conversations).encode()),
+    }
     report = read_report(Path(folder) / REPORT_FILE, wanted)
     if report is not None:
         print(f"Language model is already there: it {_sentence(report)}.")
         return
     with whole_folder(Path(folder)) as temporary:
         start = time.monotonic()
-        model, accuracy = train_language_model(caption_conversations(rows, caption_rows), tokenizer, num_steps)
+        model, accuracy = train_language_model(conversations, tokenizer, num_steps)
         seconds = round(time.monotonic() - start, 1)
         report = {**wanted, "validation_accuracy": round(accuracy, 4), "seconds": seconds}
         model.save_pretrained(temporary)

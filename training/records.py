@@ -85,8 +85,8 @@ def choose_share(records: list[dict], share: float, data_path: str) -> list[dict
         ValueError: no record about an image is left, or none at all.
     """
     chosen = []
-    for index, record in enumerate(records):
-        names = image_paths(record) or [str(record.get("id", index))]
+    for record in records:
+        names = image_paths(record) or [str(record["id"])]
         if all(_is_within(name, share) for name in names):
             chosen.append(record)
     images = {path for record in records for path in image_paths(record)}
@@ -162,8 +162,7 @@ class RecordDataset(Dataset):
         raise NotImplementedError
 
     def _complaint(self, index: int, error: ValueError) -> str:
-        name = self.records[index].get("id", index)
-        return f"{self.data_path}, record {name!r}: {str(error).removesuffix('.')}"
+        return f"{self.data_path}, record {self.records[index]['id']!r}: {str(error).removesuffix('.')}"
 
     def _error(self, index: int, error: ValueError) -> ValueError:
         return ValueError(f"{self._complaint(index, error)}. Mend it, or {self.way_out}.")
@@ -187,7 +186,8 @@ class RecordDataset(Dataset):
         for index, record in enumerate(records):
             problem = self._problem(record)
             if problem is None:
-                good.append(record)
+                # One without an id goes by its place in the file, whatever is left out before it.
+                good.append({"id": index, **record})
             else:
                 name = record.get("id", index) if isinstance(record, dict) else index
                 problems.append(f"record {name!r}: {problem}")

@@ -1,10 +1,19 @@
-"""The JSON beside what a data set's command has trained: how that was made, and how well it does."""
+"""The JSON beside what a data set's command has trained: how that was made, of what, and how well it does."""
 
+import hashlib
 import json
 from pathlib import Path
 
 
+def digest(*parts: bytes) -> str:
+    """Tells what was learned from: other bytes have another digest."""
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
+
+
 def read_report(path: Path, wanted: dict) -> dict | None:
-    """The report in the file `path`, if there is one and what it tells of was made as `wanted`."""
+    """The report in the file `path`, if there is one and it has everything that is `wanted`."""
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return report if wanted.items() <= report.items() else None

@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import (
-    AutoImageProcessor,
     AutoTokenizer,
     CLIPImageProcessorPil,
     PreTrainedModel,
@@ -23,7 +22,7 @@ from ..processing.processing_hawaii import IMAGE_TOKEN, HawaiiProcessor
 from .arguments import DataArguments, ModelArguments
 from .conversations import read_messages, tokenize_conversation
 from .encoder_passes import Student
-from .encoder_processor import EncoderProcessor
+from .encoder_processor import EncoderProcessor, kernel_and_colors, load_image_processor
 from .encoders import build_encoder, build_vision_tower, holds_encoder, load_encoder
 from .language_models import build_language_model
 from .objectives import OBJECTIVES
@@ -111,8 +110,7 @@ def adapt_processor(
 def square_image_processor(original, vision_config: HawaiiVisionConfig) -> CLIPImageProcessorPil:
     """Makes an encoder's squares, with the kernel and the scale of colours of a checkpoint's image processor."""
     size = {"height": vision_config.image_size, "width": vision_config.image_size}
-    own = {name: getattr(original, name) for name in ("image_mean", "image_std", "resample")}
-    return CLIPImageProcessorPil(size=size, crop_size=size, **own)
+    return CLIPImageProcessorPil(size=size, crop_size=size, **kernel_and_colors(original))
 
 
 def build_processor(
@@ -126,9 +124,8 @@ def build_processor(
     if model_args.llava is not None:
         # LLaVA's own form names the encoder's checkpoint, which has the image processor.
         source = read_llava(model_args.llava, vision_tower=None).vision_tower or model_args.llava
-    original = CLIPImageProcessorPil() if source is None else AutoImageProcessor.from_pretrained(source)
     processor = HawaiiProcessor(
-        image_processor=square_image_processor(original, vision_config),
+        image_processor=square_image_processor(load_image_processor(source), vision_config),
         tokenizer=tokenizer,
         patch_size=vision_config.patch_size,
     )

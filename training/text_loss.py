@@ -3,6 +3,8 @@
 import torch
 
 from ..modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
+from ..modeling_hawaii.vision_hawaii import HawaiiVisionModel
+from .encoder_passes import Student
 
 
 def text_loss(
@@ -29,3 +31,10 @@ def text_loss(
         num_items_in_batch=batch["num_label_tokens"],
         use_cache=False,
     ).loss
+
+
+def text_terms(
+    student: Student, image_features: torch.Tensor, batch: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """[`text_loss`] under its name, as what an objective adds to; nothing where an encoder learns alone."""
+    return {} if isinstance(student, HawaiiVisionModel) else {"text": text_loss(student, image_features, batch)}

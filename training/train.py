@@ -14,7 +14,7 @@ from ..hub_cards.folders import write_json
 from ..processing.processing_hawaii import HawaiiProcessor
 from .arguments import DataArguments, names_encoder_alone
 from .callbacks import JsonLinesCallback
-from .checkpoints import find_checkpoint, load_objective
+from .checkpoints import STAGE_FILE, find_checkpoint, load_objective
 from .data import Collator, LlavaDataset
 from .encoder_processor import EncoderProcessor
 from .encoders import warn_of_other_teachers
@@ -25,7 +25,7 @@ from .recipe import parse_stage, read_recipe
 from .students import build_student, continue_student, set_trainable
 from .teacher_presets import expand_teachers
 from .teachers import load_teachers
-from .trainer import STAGE_FILE, HawaiiTrainer
+from .trainer import HawaiiTrainer
 
 
 NUM_SEEN = 64  # images whose features set the scale of the targets
@@ -89,7 +89,8 @@ def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Pa
         say(f"Going on from {checkpoint}.")
         args.eval_on_start = False  # what it starts from has been measured
     elif previous is None and teachers:
-        warn_of_other_teachers(model_args.vision_tower, [teacher.name for teacher in teachers])
+        if kind.has_adapters:
+            warn_of_other_teachers(model_args.vision_tower, [teacher.name for teacher in teachers])
         objective.standardize(see_some(dataset, teachers, args.device))
     trainer = HawaiiTrainer(
         model=StudentWithObjective(student, objective),

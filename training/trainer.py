@@ -15,15 +15,13 @@ from ..hub_cards.folders import replace_folder, write_json
 from .answers import answer_questions, load_questions, score_answers, undisturbed
 from .arguments import HawaiiTrainingArguments
 from .callbacks import TimerCallback
-from .checkpoints import check_random_states, load_checkpoint, remove_old_checkpoints, save_objective
+from .checkpoints import STAGE_FILE, check_random_states, load_checkpoint, remove_old_checkpoints, save_objective
 from .finished_stage import save_settings
 from .objectives import StudentWithObjective
 from .teacher import Teacher
 
 
 logger = logging.getLogger(__name__)
-
-STAGE_FILE = "stage.json"
 
 # A target whose variance is this much smaller than the features that follow it says the same everywhere.
 COLLAPSE = 1e-3

@@ -91,6 +91,9 @@ def test_the_weights_are_those_that_are_told():
     assert "`lambda_1` is 0.5; `lambda_2` is 0.05 for `hawaii` and 0.01 for `move_kd`" in DOCUMENT
     own = {name: make_arguments(objective=name) for name in OBJECTIVES}
     assert {args.lambda_1 for args in own.values()} == {0.5}
+    assert "say `lambda_1: 10`" in DOCUMENT
+    for recipe in (RECIPE, RECIPE.replace("easy", "emoji")):
+        assert {stage["lambda_1"] for stage in read_recipe(recipe).values()} == {10}
     assert (own["hawaii"].lambda_2, own["move_kd"].lambda_2) == (0.05, 0.01)
 
 
@@ -101,4 +104,5 @@ def test_the_last_command_of_move_kd_makes_its_own_student():
         model_args, _, args = parse_stage({**options, "use_cpu": True}, stage)
         vision = HawaiiVisionConfig(**vision_fields(model_args, 3, args.objective))
         assert {name: getattr(vision, name) for name in own} == own
-        assert "projections" in args.trainable and not (args.single_softmax or args.detached_teacher_weights)
+        assert "projections" in args.trainable and args.lambda_1 == 0.5
+        assert not (args.single_softmax or args.detached_teacher_weights)

@@ -164,6 +164,13 @@ def test_a_bad_record_can_be_left_out_with_a_warning(folder, processor, caplog, 
     assert re.search(f"1 of 2 records of .*record '7': .*{problem}.*They are left out", caplog.text)
 
 
+def test_a_record_without_an_id_goes_by_its_place_in_the_file(folder, processor):
+    nameless = [{name: value for name, value in bad_record().items() if name != "id"} for _ in range(3)]
+    nameless[0]["image"] = "gone.png"
+    dataset = make_dataset(write(folder, *nameless), processor, bad_records="skip")
+    assert [record["id"] for record in dataset.records] == [1, 2]
+
+
 def test_of_many_bad_records_five_are_named(folder, processor):
     write(folder, *(bad_record(id=str(number), image="gone.png") for number in range(9)))
     with pytest.raises(ValueError, match="9 of 9 records") as error:

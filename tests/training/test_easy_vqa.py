@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 from transformers import AutoTokenizer
 
+from hawaii.tests.folders import contents
 from hawaii.training.easy_vqa import (
     by_image,
     caption_rows,
@@ -88,11 +89,6 @@ def prepared(package, tmp_path_factory):
 def shipped_questions():
     """The training questions of the real package."""
     return read_questions(import_easy_vqa().get_train_questions())
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """The bytes of every file under `folder`, by relative path."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,12 @@ from PIL import Image
 from pyarrow.parquet import read_table
 from transformers import AutoTokenizer
 
+from hawaii.tests.folders import contents
 from hawaii.tests.tiny_emoji import TEST_COLOR, replace_packages
 from hawaii.training import emoji_vqa
 from hawaii.training.emoji_vqa import MAX_LETTERS, prepare_emoji_vqa, written_words
 from hawaii.training.emoji_vqa_concepts import Concept
-from hawaii.training.emoji_vqa_packages import TEST_VENDOR, TRAIN_VENDORS
-
-
-def contents(folder) -> dict[str, bytes]:
-    """The bytes of every file under `folder`, by relative path."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+from hawaii.training.emoji_vqa_packages import TEST_VENDOR, TRAIN_VENDORS, VENDORS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -164,10 +160,13 @@ def test_each_group_has_as_many_concepts(prepared):
 
 def test_the_card_names_every_vendor_and_every_licence(prepared):
     card = DatasetCard.load(prepared / "README.md")
-    assert card.data.license == ["mit"] and card.data.to_dict()["configs"][0]["data_files"][0]["split"] == "test"
-    for vendor in (*TRAIN_VENDORS, TEST_VENDOR):
-        assert f"`{vendor}-*.png`" in card.text
-    assert "CC BY-SA 4.0" in card.text and "(the test)" in card.text
+    assert card.data.license == sorted(["mit", *(f"l-{vendor}" for vendor in VENDORS)])
+    assert card.data.to_dict()["configs"][0]["data_files"][0]["split"] == "test"
+    for vendor in VENDORS:
+        (line,) = (line for line in card.text.splitlines() if line.startswith(f"- `{vendor}-*.png`"))
+        assert f"[Licence of {vendor}](https://example.org/{vendor})" in line and ("(the test)" in line) == (
+            vendor == TEST_VENDOR
+        )
     for part in ("existence", "choice", "counting", "reading"):
         assert f"| {part} | " in card.text
     assert "{{" not in card.text and "None" not in card.text

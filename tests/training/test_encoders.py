@@ -191,6 +191,12 @@ def test_other_teachers_or_another_order_are_told(folder, plain_folder, tmp_path
         assert not caplog.text
         warn_of_other_teachers(str(folder), ["convnext", "vit"])
     assert "hub were taught by vit, convnext, in this order, and go on with convnext, vit." in caplog.text
+    # The folder of a stage tells it elsewhere.
+    shutil.copyfile(folder / "config.json", tmp_path / "config.json")
+    (tmp_path / "stage.json").write_text(json.dumps({"teachers": {"vit": {}, "convnext": {}}}))
+    with caplog.at_level(logging.WARNING):
+        warn_of_other_teachers(str(tmp_path), ["vit", "sam"])
+    assert "were taught by vit, convnext, in this order, and go on with vit, sam." in caplog.text
 
 
 @pytest.mark.parametrize("layer", [None, 1, -2])

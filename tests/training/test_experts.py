@@ -7,6 +7,8 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoModel
 
+from hawaii.training.easy_vqa import prepare_easy_vqa
+from hawaii.training.emoji_vqa import prepare_emoji_vqa
 from hawaii.training.experts import (
     EXPERTS,
     MAX_SHIFT,
@@ -155,3 +157,10 @@ def test_the_learning_rate_rises_then_falls_to_zero():
     assert factors[0] == pytest.approx(1 / 8)
     assert 5 <= factors.index(max(factors)) <= 8
     assert factors[99] < 0.001
+
+
+def test_no_step_at_all_is_refused_before_anything_is_made(tmp_path):
+    for prepare in (prepare_easy_vqa, prepare_emoji_vqa):
+        with pytest.raises(ValueError, match="--expert_steps is 0, but one step is the least"):
+            prepare(tmp_path / "run", expert_steps=0)
+    assert not (tmp_path / "run").exists()

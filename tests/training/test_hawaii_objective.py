@@ -5,15 +5,11 @@ import math
 import pytest
 import torch
 
+from hawaii.tests.naive import naive_mean
 from hawaii.tests.tiny import make_model
 from hawaii.tests.tiny_training import TEACHER_GRIDS, make_arguments, make_module, select
 from hawaii.training.hawaii_objective import HawaiiObjective
 from hawaii.training.losses import load_balance_loss, token_importance
-
-
-def naive_mean(numbers):
-    numbers = list(numbers)
-    return sum(numbers) / len(numbers)
 
 
 def naive_cross_entropy(logits, labels):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from hawaii.tests.naive import naive_mean, naive_softmax
 from hawaii.training.move_kd_losses import (
     move_kd_loss,
     pooled_balance_loss,
@@ -12,16 +13,6 @@ from hawaii.training.move_kd_losses import (
     softmax_of_attention,
     weigh_teachers,
 )
-
-
-def naive_softmax(numbers):
-    total = sum(math.exp(number) for number in numbers)
-    return [math.exp(number) / total for number in numbers]
-
-
-def naive_mean(numbers):
-    numbers = list(numbers)
-    return sum(numbers) / len(numbers)
 
 
 def assert_equals_naive(actual, expected):

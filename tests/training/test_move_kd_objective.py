@@ -1,12 +1,11 @@
 """MoVE-KD's objective is METHOD's formulas put together, and its anchor is what it says."""
 
-import math
-
 import pytest
 import torch
 from torch.nn.functional import gelu
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from hawaii.tests.naive import naive_mean, naive_softmax
 from hawaii.tests.tiny import VISION, draw_weights, make_model
 from hawaii.tests.tiny_training import TEACHER_GRIDS, gradients, make_arguments, make_module, reached, without_labels
 from hawaii.training.class_token_teacher import ClassTokenFeatures, ClassTokenGrid, ClassTokenTeacher
@@ -35,26 +34,16 @@ def features(batch, teachers_of):
     return [teacher(batch["teacher_images"]) for teacher in teachers_of[MoveKdObjective]]
 
 
-def softmax(numbers):
-    total = sum(math.exp(number) for number in numbers)
-    return [math.exp(number) / total for number in numbers]
-
-
-def mean(numbers):
-    numbers = list(numbers)
-    return sum(numbers) / len(numbers)
-
-
 def naive_distillation(student, projected, class_token, attention, anchor, is_repaired):
     """sum_t W_t L_t of one image in Python numbers; the losses and the weights of its teachers."""
     total = sum(attention)
-    weights = [value / total for value in attention] if is_repaired else softmax(attention)
+    weights = [value / total for value in attention] if is_repaired else naive_softmax(attention)
     losses, agreement = [], []
     for teacher in projected:
-        errors = [mean((s - z) ** 2 for s, z in zip(*tokens)) for tokens in zip(student, teacher)]
-        losses.append(mean(errors) + sum(weight * error for weight, error in zip(weights, errors)))
-        agreement.append(mean(sum(c * z for c, z in zip(class_token, token)) for token in teacher))
-    shares = [0.2 * share for share in softmax([a for index, a in enumerate(agreement) if index != anchor])]
+        errors = [naive_mean((s - z) ** 2 for s, z in zip(*tokens)) for tokens in zip(student, teacher)]
+        losses.append(naive_mean(errors) + sum(weight * error for weight, error in zip(weights, errors)))
+        agreement.append(naive_mean(sum(c * z for c, z in zip(class_token, token)) for token in teacher))
+    shares = [0.2 * share for share in naive_softmax([a for index, a in enumerate(agreement) if index != anchor])]
     shares.insert(anchor, 0.8)
     return sum(share * loss for share, loss in zip(shares, losses)), losses, shares
 
@@ -67,16 +56,22 @@ def naive_adapter(adapter, grid):
 
 
 @pytest.mark.parametrize("repair", REPAIRS, ids=str)
-def test_the_loss_is_the_formula_and_each_term_its_own(batch, run, features, make, repair):
+def test_the_loss_is_the_formula_and_each_term_its_own(batch, features, make, repair):
     module = make(**repair)
-    adapters = module.objective.adapters
+    # With two beside the anchor, so that they share.
+    names = ("vit", "convnext", "sam")
+    grids = dict(zip(names, (ClassTokenGrid(4, 4, 16), (8, 8, 16), (2, 2, 8))))
+    module.objective = MoveKdObjective(module.objective.args, module.student, grids)
+    features = [*features, torch.randn(2, 2, 2, 8)]
+    adapters = module.objective.adapters.values()
     with torch.no_grad():
-        loss, terms = run(module, batch)
+        loss, terms = module(features, batch)
         routed, probabilities = routed_pass(module.student, batch["pixel_values"])
         logits = module.student(batch["input_ids"], batch["pixel_values"], batch["attention_mask"]).logits
         anchor = features[0]
-        projected = [naive_adapter(adapters["0_vit"], anchor.grid), naive_adapter(adapters["1_convnext"], features[1])]
-        class_token = gelu(adapters["0_vit"].channel_layer(anchor.class_token))
+        seen = [anchor.grid, *features[1:]]
+        projected = [naive_adapter(adapter, grid) for adapter, grid in zip(adapters, seen, strict=True)]
+        class_token = gelu(module.objective.adapters["0_vit"].channel_layer(anchor.class_token))
     images = [
         naive_distillation(
             routed[image].double().tolist(),
@@ -96,17 +91,17 @@ def test_the_loss_is_the_formula_and_each_term_its_own(batch, run, features, mak
     shifted = batch["labels"][:, 1:].flatten()
     expected = {
         "text": torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), shifted).item(),
-        "distillation": mean(image[0] for image in images),
-        "balance": mean(balance),
+        "distillation": naive_mean(image[0] for image in images),
+        "balance": naive_mean(balance),
     }
-    for index, name in enumerate(("vit", "convnext")):
-        expected[f"distillation/{name}"] = mean(image[1][index] for image in images)
-        expected[f"weight/{name}"] = mean(image[2][index] for image in images)
+    for index, name in enumerate(names):
+        expected[f"distillation/{name}"] = naive_mean(image[1][index] for image in images)
+        expected[f"weight/{name}"] = naive_mean(image[2][index] for image in images)
     for name, value in expected.items():
         assert terms[name].item() == pytest.approx(value, rel=2e-5), name
     whole = expected["text"] + 0.5 * expected["distillation"] + 0.01 * expected["balance"]
     assert loss.item() == pytest.approx(whole, rel=2e-5)
-    variances = {"variance/student", "variance/vit", "variance/convnext"}
+    variances = {"variance/student", *(f"variance/{name}" for name in names)}
     assert set(terms) == set(expected) | variances
 
 

@@ -49,7 +49,7 @@ def test_the_labels_are_the_answers_and_their_ends(tokenizer):
     assert tokenizer.decode(sample["input_ids"]).startswith("user : red circle what color is it ?")
 
 
-def test_accuracy_is_the_share_of_the_answers_tokens(tokenizer, tiny):
+def test_accuracy_is_the_share_of_the_answers_tokens(tokenizer):
     model = AutoModelForCausalLM.from_config(
         reading.AutoConfig.for_model("llama", vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1)
     )
@@ -85,3 +85,5 @@ def test_what_is_there_is_kept_and_what_was_made_otherwise_is_made_anew(tokenize
     prepare_language_model(ROWS, CAPTIONS, words, folder, num_steps=2)
     assert "already there" not in capsys.readouterr().out
     assert len(AutoTokenizer.from_pretrained(folder)) == len(words)
+    prepare_language_model(ROWS[1:], CAPTIONS, words, folder, num_steps=2)
+    assert "already there" not in capsys.readouterr().out

@@ -76,8 +76,6 @@ def test_records_of_text_alone_are_chosen_by_their_id():
     text = [make_record(number, image=False) for number in range(200)]
     assert 20 <= len(chosen(0.2, text)) <= 60
     assert chosen(0.2, text[::-1]) == chosen(0.2, text)[::-1]
-    without_ids = [{"conversations": []}] * 200
-    assert 20 <= len(choose_share(without_ids, 0.2, "")) <= 60
 
 
 def test_a_share_without_an_image_is_an_error():

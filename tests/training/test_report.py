@@ -1,7 +1,7 @@
 """A report is given for what was made as wanted, and for nothing else."""
 
 from hawaii.hub_cards.folders import write_json
-from hawaii.training.report import read_report
+from hawaii.training.report import digest, read_report
 
 
 def test_a_report_is_given_where_all_that_is_wanted_is_as_it_was(tmp_path):
@@ -12,3 +12,7 @@ def test_a_report_is_given_where_all_that_is_wanted_is_as_it_was(tmp_path):
     assert read_report(path, {"num_steps": 3, "seed": 0}) == report
     assert read_report(path, {"num_steps": 4, "seed": 0}) is None
     assert read_report(path, {"num_steps": 3, "batch_size": 8}) is None
+
+
+def test_other_data_have_another_digest():
+    assert digest(b"rows", b"labels") == digest(b"rows", b"labels") != digest(b"rows", b"label")

@@ -18,6 +18,7 @@ from hawaii.tests.finished_runs import assert_goes_on_to_the_last_bit, logged_st
 from hawaii.tests.tiny import VISION
 from hawaii.tests.tiny_encoders import write_encoder_recipe
 from hawaii.tests.tiny_students import save_clip_folder
+from hawaii.tests.tiny_training import CHECKPOINTING
 from hawaii.training.finished_stage import find_stage, load_stage
 from hawaii.training.grids import match_grid
 from hawaii.training.train import train
@@ -212,7 +213,7 @@ def test_a_run_that_is_broken_off_goes_on_to_the_last_bit(finished, recipe, tmp_
 def test_checkpointed_gradients_are_the_same(recipe, tmp_path):
     shared = ["vision_config.attention_dropout=0.0", "max_steps=2", "save_strategy=no"]
     runs = [tmp_path / "plain", tmp_path / "checkpointed"]
-    for run, changes in zip(runs, ([], ["gradient_checkpointing=true"])):
+    for run, changes in zip(runs, ([], [f"{CHECKPOINTING[0]}=true"])):
         train(str(recipe), [f"output_dir={run}", *shared, *changes])
     expected, actual = (weights_of(run, *STAGES) for run in runs)
     for name, tensor in expected.items():

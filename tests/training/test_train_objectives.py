@@ -71,7 +71,7 @@ def test_without_teachers_none_is_loaded_and_no_image_is_made_for_them(recipe, t
 
     original = train_module.LlavaDataset.__init__
     monkeypatch.setattr(train_module.LlavaDataset, "__init__", look)
-    train(str(recipe), [f"output_dir={tmp_path}", "objective=llava", "max_steps=1", "teachers=[./nowhere]"])
+    train(str(recipe), [f"output_dir={tmp_path}", "objective=llava", "max_steps=1", "teachers=[nowhere]"])
     assert sizes == [None, None]
 
 
