@@ -53,7 +53,7 @@ def add_data(commands) -> None:
         "easy_vqa",
         data_easy_vqa,
         "easy-VQA: 64x64 images of one shape and questions about it",
-        "The PyPI package easy-vqa ships them, so nothing is downloaded. Leaves images, LLaVA's JSON, a tokenizer, a "
+        "The PyPI package easy-vqa ships them, so nothing is downloaded. Leaves images, LLaVA's JSON, a "
         "small language model that has learned to read, and the small experts that become the teachers.",
     )
     emoji_vqa = add_command(
@@ -224,7 +224,8 @@ def add_ablate(commands) -> None:
         "interrupted goes on, and any number of these commands may share DIR.",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file of the recipe; its own output_dir holds the data")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="replaces a key of the recipe, for all rows")
+    # Beside those that WordsBeforeOverrides found.
+    parser.add_argument("overrides", nargs="*", action="extend", metavar="KEY=VALUE", help="changes a key in all rows")
     parser.add_argument("--tasks", required=True, metavar="TASKS", help="tasks of lmms-eval, separated by commas")
     parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the runs and the table")
     words = {"nargs": "+", "action": WordsBeforeOverrides}

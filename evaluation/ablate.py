@@ -59,10 +59,11 @@ def _find_data(
         check_data_folder(names, Path(data_folder))
     files = find_data_files(names, recipe_folder, data_file)
     if strange := [name for name in names if name not in BENCHMARKS and name not in DATA_FILES]:
-        from .lmms_worker import TaskManager
+        from .lmms_worker import TaskManager, check_task
 
-        if unknown := sorted(set(strange) - set(TaskManager().all_tasks)):
-            raise ValueError(f"lmms-eval has no task {unknown[0]}; `python -m lmms_eval --tasks list` shows them.")
+        manager = TaskManager()
+        for name in strange:
+            check_task(name, manager)
     paths = {"data_file": next(iter(files.values()), None), "data_folder": data_folder}
     return {name: str(Path(path).resolve()) for name, path in paths.items() if path is not None}
 

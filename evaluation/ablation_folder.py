@@ -1,5 +1,6 @@
 """The folder of an ablation: its runs, all of one recipe and one evaluation, and the table of those that are done."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,7 @@ class AblationFolder:
             self.make_run(name, int(path.name.removeprefix("seed-")))
             for name in self.rows
             for path in sorted((self.path / "runs" / name).glob("seed-*"))
+            if re.fullmatch(r"seed-\d+", path.name)  # no copy that somebody keeps beside them
         ]
         asked = {(run.row, run.seed) for run in runs}
         return [*runs, *(run for run in found if run.is_done() and (run.row, run.seed) not in asked)]

@@ -8,11 +8,12 @@ import torch
 
 
 # What a launcher tells the processes it starts of each other: the variables of torch and accelerate, and those of MPI
-# that accelerate reads. A run is started by itself, or by a launcher of its own.
+# that accelerate reads. A run is started by itself, or by a launcher of its own. The threads are for as many processes
+# as that launcher started, and torch and accelerate set them unasked.
 RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 RANK_HERE = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK")
 NUM_HERE = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
-OTHERS = ("WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+OTHERS = ("WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
 PREFIXES = ("GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_", "FSDP_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
 
 

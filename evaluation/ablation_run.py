@@ -217,8 +217,7 @@ class Run:
             RunFailed: it ended with an error.
         """
         (self.folder / FAILURE_FILE).unlink(missing_ok=True)
-        if not (self.folder / RECIPE_FILE).is_file():
-            write_recipe(self.folder / RECIPE_FILE, self.recipe)
+        write_recipe(self.folder / RECIPE_FILE, self.recipe)  # also where there is one: the folder may have been moved
         if not (self.folder / "hub").is_dir():  # training makes it last, and whole
             process = self._start(self.training_command(), training_environment, descriptor)
             yield "training", process
@@ -243,7 +242,7 @@ class Run:
                 "scores": scores,
                 "steps": steps,
                 "train_seconds": training["train_seconds"],
-                "seconds_per_step": round(training["train_seconds"] / steps, 4) if steps else None,
+                "seconds_per_step": round(training["train_seconds"] / steps, 4),
                 "num_parameters": training["num_parameters"],
                 "curve": read_curve(self.folder, training["stages"]),
             },

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from .ablation_claim import Claim
@@ -18,7 +18,7 @@ CLAIM_FILE = "claim.lock"
 POLL_SECONDS = 0.1
 # How often to look for runs that others ended, or left.
 LOOK_SECONDS = 1.0
-# A launcher has processes of its own to end.
+# Torch's launcher, whose processes have sessions of their own, ends them when it is asked to.
 GRACE_SECONDS = 30.0
 
 
@@ -33,26 +33,36 @@ class Work:
     process: subprocess.Popen | None = None
 
 
-def _signal(process: subprocess.Popen, number: int) -> None:
-    """To a process and all that it started in its session."""
+def _signal(process: subprocess.Popen, number: int) -> bool:
+    """To a process and all that it started in its group; whether any of them is there. The number 0 does nothing."""
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:
-        pass
+        return False
+    return True
+
+
+def _lives(process: subprocess.Popen) -> bool:
+    """Whether a process, or one that it started in its group, has not ended."""
+    process.poll()  # until it is asked for, what has ended is there
+    return _signal(process, 0)
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:
-    """Ends processes with all that they started; asks first."""
+    """Ends processes with all that they started, also where they have ended themselves; asks first."""
     for process in processes:
         _signal(process, signal.SIGTERM)
     end = time.monotonic() + GRACE_SECONDS
+    while any(map(_lives, processes)) and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
     for process in processes:
-        try:
-            process.wait(max(0.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            pass
         _signal(process, signal.SIGKILL)
         process.wait()
+
+
+def _reason(error: Exception) -> str:
+    """What an error says; of one that nobody expected, also its name."""
+    return f"{error}" if isinstance(error, ValueError | OSError) else repr(error)
 
 
 @contextmanager
@@ -76,7 +86,7 @@ class Schedule:
         places (`Sequence[Place]`):
             One for each run at once.
         on_done (`Callable[[Run], None]`):
-            Called when one is done here.
+            Called when one is done here. An error of it is said and stops no run.
     """
 
     def __init__(self, runs: Sequence[Run], places: Sequence[Place], on_done: Callable[[Run], None]):
@@ -117,6 +127,23 @@ class Schedule:
             self._say(run, what)
             self.left_to_others.add(run)
 
+    def _fail(self, run: Run, error: Exception) -> str:
+        """Notes why a run failed, so that the others go on; what to say of it."""
+        self.failures[run] = _reason(error)
+        with suppress(OSError):  # a full disk may be the reason; then other processes find it themselves
+            run.note_failure(self.failures[run])
+        return f"failed: {self.failures[run]}"
+
+    def _how_it_ended(self, run: Run) -> str | None:
+        """What to say of a run that is done, or failed elsewhere; nothing of another."""
+        if run.is_done():
+            run.remove_what_is_large()  # if a kill came between the two
+            return "is done"
+        if (reason := run.failed_since(self.start)) is not None:
+            self.failures[run] = reason
+            return "failed in another process"
+        return None
+
     def _begin(self) -> None:
         """Takes up what nobody works on, as far as there are places."""
         if time.monotonic() < self.next_look:
@@ -125,41 +152,45 @@ class Schedule:
             if not self.free:
                 return
             claim = Claim(run.folder / CLAIM_FILE)
-            # What is done or failed elsewhere has its claim free again.
-            if not claim.take():
-                self._say_once(run, "another process works on it")
-                continue
+            try:
+                # What is done or failed elsewhere has its claim free again.
+                if not claim.take():
+                    self._say_once(run, "another process works on it")
+                    continue
+                said = self._how_it_ended(run)
+            except Exception as error:
+                said = self._fail(run, error)
             self.waiting.remove(run)
-            if run.is_done():
-                run.remove_what_is_large()  # if a kill came between the two
-                self._say(run, "is done", ended=True)
-            elif (reason := run.failed_since(self.start)) is not None:
-                self.failures[run] = reason
-                self._say(run, "failed in another process", ended=True)
-            else:
+            if said is None:
                 place = self.free.pop(0)
                 steps = run.steps(place.training, place.evaluation, place.num_processes, claim.descriptor)
                 self.at_work.append(Work(run, place, claim, steps))
                 self._go_on(self.at_work[-1])
-                continue
-            claim.release()
+            else:
+                claim.release()
+                self._say(run, said, ended=True)
         self.next_look = time.monotonic() + LOOK_SECONDS
 
     def _go_on(self, work: Work) -> None:
         """Lets a run start its next process, or ends it."""
+        if work.process is not None:
+            _stop([work.process])  # if it was killed, what it started is still in its place
         try:
-            what, work.process = next(work.steps)
-            self._say(work.run, f"{what}; {work.run.log} says how far it is")
+            step = next(work.steps, None)
+            said = f"done, {work.run.summary()}" if step is None else f"{step[0]}; {work.run.log} says how far it is"
+        except Exception as error:
+            step, said = None, self._fail(work.run, error)
+        if step is not None:
+            work.process = step[1]
+            self._say(work.run, said)
             return
-        except StopIteration:
-            self.at_work.remove(work)
-            self._say(work.run, f"done, {work.run.summary()}", ended=True)
-            self.on_done(work.run)
-        except Exception as error:  # whatever it is, the others go on
-            self.at_work.remove(work)
-            self.failures[work.run] = f"{error}" if isinstance(error, ValueError | OSError) else repr(error)
-            work.run.note_failure(self.failures[work.run])
-            self._say(work.run, f"failed: {self.failures[work.run]}", ended=True)
+        self.at_work.remove(work)
         self.free.append(work.place)
         work.claim.release()
         self.next_look = 0.0
+        self._say(work.run, said, ended=True)
+        if work.run not in self.failures:
+            try:
+                self.on_done(work.run)
+            except Exception as error:
+                self._say(work.run, f"is done, but an error came after it: {_reason(error)}")

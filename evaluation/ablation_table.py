@@ -38,9 +38,8 @@ def _row(row: Mapping, labels: Sequence[str], best: Mapping[str, float], num_see
     ]
 
 
-def _explain_interval(rows: Sequence[Mapping], label: str) -> str:
-    found = [row["columns"][label]["against_baseline"] for row in rows]
-    kinds = {tuple(comparison["resampled"]) for comparison in found if comparison is not None}
+def _explain_interval(comparisons: Sequence[Mapping]) -> str:
+    kinds = {tuple(comparison["resampled"]) for comparison in comparisons}
     if kinds == {("images",)}:
         return "95 % interval of a paired bootstrap over images alone; one seed says nothing of another"
     if kinds == {("seeds",)}:
@@ -60,8 +59,10 @@ def _notes(ablation: Mapping, filled: Sequence[Mapping], baseline: str) -> list[
     if last == AVERAGE:
         tasks = columns[-1]["tasks"]
         notes.append(f"{AVERAGE} of the {'tasks' if len(tasks) > 1 else 'questions, whatever their type'}.")
-    of_what = f" in {last}" if len(columns) > 1 else ""
-    notes.append(f"vs. {baseline}: the difference{of_what}, with the {_explain_interval(filled, last)}.")
+    found = [row["columns"][last]["against_baseline"] for row in filled]
+    if comparisons := [comparison for comparison in found if comparison is not None]:
+        of_what = f" in {last}" if len(columns) > 1 else ""
+        notes.append(f"vs. {baseline}: the difference{of_what}, with the {_explain_interval(comparisons)}.")
     if ablation["limit"] is not None:
         notes.append(f"**Of each task only the first {ablation['limit']} questions were asked.**")
     missing = {row["label"]: row["missing_seeds"] for row in ablation["rows"] if row["missing_seeds"]}

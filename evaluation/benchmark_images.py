@@ -1,15 +1,15 @@
 """The images that benchmarks ask about: those of lmms-eval's tasks, as a model is shown them, or of a folder."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from .paper_questions import DATA_FOLDER
+from .paper_questions import data_from
 from .task_files import check_data_folder, find_data_files, write_task_files
 
 
@@ -88,6 +88,12 @@ def _parts(tasks: dict) -> Iterator[Any]:
         yield from _parts(task) if isinstance(task, dict) else [task]
 
 
+def _task_images(part: Any, row: int, folder: Path | None) -> list:
+    """Those of one question of a task, whose data may lie in a folder."""
+    with data_from(folder):
+        return part.doc_to_visual(part.eval_docs[row]) or []
+
+
 def task_sources(
     names: Sequence[str],
     limit: int,
@@ -116,7 +122,6 @@ def task_sources(
     folder = None if data_folder is None else Path(data_folder)
     if folder is not None:
         check_data_folder(names, folder)
-        os.environ[DATA_FOLDER] = str(folder.resolve())
     try:
         from loguru import logger
 
@@ -131,12 +136,12 @@ def task_sources(
     for name in names:
         manager = tasks.manager_of(name)
         try:
-            parts = list(_parts(get_task_dict([name], manager)))
-            rows = [(part, row) for part in parts for row in range(len(part.eval_docs))]
+            with data_from(folder):
+                parts = list(_parts(get_task_dict([name], manager)))
+                rows = [(part, row) for part in parts for row in range(len(part.eval_docs))]
         except Exception as error:  # a task is a program, and its data may be anywhere
             cause = cause_of(error)
             raise ValueError(f"The questions of {name} cannot be had: {type(cause).__name__}: {cause}") from error
         chosen = [rows[index] for index in spread(len(rows), limit)]
-        documents = [lambda part=part, row=row: part.doc_to_visual(part.eval_docs[row]) or [] for part, row in chosen]
-        sources.append(ImageSource(name, documents))
+        sources.append(ImageSource(name, [partial(_task_images, part, row, folder) for part, row in chosen]))
     return sources

@@ -44,6 +44,19 @@ def card_results(scores: dict[str, dict], in_table: dict[str, float]) -> list[di
     return results
 
 
+def split_tasks(tasks: str | list[str]) -> list[str]:
+    """
+    The names of tasks, with commas between them if a string.
+
+    Raises:
+        ValueError: one stands there twice.
+    """
+    names = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
+    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+        raise ValueError(f"--tasks names {twice[0]} twice.")
+    return names
+
+
 def task_names(tasks: str | list[str] | None, suite: str | None) -> list[str]:
     """
     The tasks that are asked for, each once.
@@ -53,14 +66,11 @@ def task_names(tasks: str | list[str] | None, suite: str | None) -> list[str]:
     """
     if (tasks is None) == (suite is None):
         raise ValueError("An evaluation is of --tasks or of a --suite: name one of the two.")
-    if suite is not None:
-        if suite not in SUITES:
-            raise ValueError(f"There is no suite {suite!r}, only {', '.join(SUITES)}.")
-        return list(SUITES[suite])
-    names = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
-    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
-        raise ValueError(f"--tasks names {twice[0]} twice.")
-    return names
+    if suite is None:
+        return split_tasks(tasks)
+    if suite not in SUITES:
+        raise ValueError(f"There is no suite {suite!r}, only {', '.join(SUITES)}.")
+    return list(SUITES[suite])
 
 
 def check_call(

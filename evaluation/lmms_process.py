@@ -9,7 +9,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..hub_cards.folders import write_json
 
+
+# The scores of the tasks that were done, where another failed; results.json is of all.
+UNFINISHED_FILE = "unfinished_results.json"
+LOG_FILE = "evaluate.log"
 WORKER = f"{__package__}.lmms_worker"
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -77,7 +82,12 @@ def _first_error(results: Path) -> dict | None:
 
 
 def _read_task(path: Path) -> dict[str, dict]:
-    """The metrics and the number of questions of a task; a group or a tag gives those of its tasks."""
+    """
+    The metrics and the number of questions of a task; a group or a tag gives those of its tasks. None, where the task
+    was not done.
+    """
+    if not path.is_file():
+        return {}
     found = json.loads(path.read_text(encoding="utf-8"))
     scores = {}
     for task, result in found["results"].items():
@@ -89,20 +99,17 @@ def _read_task(path: Path) -> dict[str, dict]:
     return scores
 
 
-def _read_scores(results: Path, names: list[str], log_path: Path, exit_code: int) -> dict[str, dict]:
-    paths = {name: results / f"{name}.json" for name in names}
-    scores = {name: _read_task(path) if path.is_file() else {} for name, path in paths.items()}
-    missing = [name for name, tasks in scores.items() if not tasks]
-    if missing or exit_code != 0:
-        done = [name for name in names if name not in missing]
-        error = _first_error(results) or {"task": None, "error": _last_line(log_path)}
-        raise ValueError(
-            f"lmms-eval gave no score for {', '.join(missing or names)}; it ended with exit code {exit_code}"
-            + (f" after {', '.join(done)}" if missing and done else "")
-            + f". {log_path} holds all that it said, at last{' of ' + error['task'] if error['task'] else ''}: "
-            + error["error"]
-        )
-    return {task: metrics for tasks in scores.values() for task, metrics in tasks.items()}
+def _describe_failure(names: list[str], missing: list[str], exit_code: int, results: Path, output_dir: Path) -> str:
+    """Which tasks have no score, which have one and where it is, and what was said at last."""
+    done = [name for name in names if name not in missing]
+    log_path = output_dir / LOG_FILE
+    error = _first_error(results) or {"task": None, "error": _last_line(log_path)}
+    said = f"lmms-eval gave no score for {', '.join(missing)}; it" if missing else "lmms-eval gave every score, but it"
+    said += f" ended with exit code {exit_code}"
+    if done:
+        said += f" after {', '.join(done)}. {output_dir / UNFINISHED_FILE} holds the scores so far"
+    of_task = f" of {error['task']}" if error["task"] else ""
+    return f"{said}. {log_path} holds all that it said, at last{of_task}: {error['error']}"
 
 
 def _keep_answers(results: Path, output_dir: Path) -> None:
@@ -112,7 +119,7 @@ def _keep_answers(results: Path, output_dir: Path) -> None:
     """
     answers = [*results.glob("samples_*.jsonl")]
     if answers:
-        for name in ("results.md", "results.json"):
+        for name in ("results.md", "results.json", UNFINISHED_FILE):
             (output_dir / name).unlink(missing_ok=True)
     for path in answers:
         os.replace(path, output_dir / path.name)
@@ -125,8 +132,9 @@ def run_lmms_eval(
     plan: dict, output_dir: Path, scratch: Path, num_processes: int, environment: Mapping[str, str]
 ) -> dict[str, dict]:
     """
-    Evaluates the tasks of a plan. The answers are left in `output_dir/samples_TASK.jsonl`, also those of tasks that
-    were done before another failed, and what lmms-eval says in `output_dir/evaluate.log`.
+    Evaluates the tasks of a plan. The answers are left in `output_dir/samples_TASK.jsonl`, and what lmms-eval says in
+    `output_dir/evaluate.log`. Of tasks that were done before another failed, the answers are left too, and the scores
+    in `output_dir/unfinished_results.json`.
 
     Args:
         plan (`dict`):
@@ -146,9 +154,17 @@ def run_lmms_eval(
     Raises:
         ValueError: an error in answering or scoring, or a task without a score.
     """
-    results, log_path = scratch / "results", output_dir / "evaluate.log"
+    results, names = scratch / "results", plan["tasks"]
     results.mkdir()
     (scratch / "plan.json").write_text(json.dumps({**plan, "results": str(results)}), encoding="utf-8")
-    exit_code = _run(_command(scratch / "plan.json", num_processes), log_path, scratch, environment)
+    exit_code = _run(_command(scratch / "plan.json", num_processes), output_dir / LOG_FILE, scratch, environment)
     _keep_answers(results, output_dir)
-    return _read_scores(results, plan["tasks"], log_path, exit_code)
+    found = {name: _read_task(results / f"{name}.json") for name in names}
+    scores = {task: metrics for tasks in found.values() for task, metrics in tasks.items()}
+    missing = [name for name, tasks in found.items() if not tasks]
+    if missing or exit_code != 0:
+        if scores:
+            kept = {"pretrained": plan["pretrained"], "limit": plan["limit"], "missing": missing, "tasks": scores}
+            write_json(output_dir / UNFINISHED_FILE, kept)
+        raise ValueError(_describe_failure(names, missing, exit_code, results, output_dir))
+    return scores

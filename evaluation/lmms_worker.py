@@ -27,6 +27,15 @@ MODEL_NAME = "hawaii"
 IMAGE_NAMES = ("image_id", "imageId", "image_source", "data_id")
 
 
+def check_task(name: str, manager: TaskManager) -> None:
+    """
+    Raises:
+        ValueError: lmms-eval has no such task.
+    """
+    if name not in manager.all_tasks:
+        raise ValueError(f"lmms-eval has no task {name}; `python -m lmms_eval --tasks list` shows what it has.")
+
+
 class Tasks:
     """The tasks of this package, and lmms-eval's own where one of those is asked for: ours go by the same names."""
 
@@ -39,8 +48,7 @@ class Tasks:
         if name in self.ours.all_tasks:
             return self.ours
         self.packaged = self.packaged or TaskManager(model_name=MODEL_NAME)
-        if name not in self.packaged.all_tasks:
-            raise ValueError(f"lmms-eval has no task {name}; `python -m lmms_eval --tasks list` shows what it has.")
+        check_task(name, self.packaged)
         return self.packaged
 
 

@@ -6,6 +6,8 @@ The files in `tasks/paper` name these functions. A document is one row of the da
 
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -82,17 +84,47 @@ def seedbench_result(document: dict, results: list[str]) -> dict:
     return {"seed_image": {**item, "score": seed_aggregation_result([item])}}
 
 
+def pope_result(document: dict, results: list[str]) -> dict:
+    """
+    What lmms-eval makes of one answer once that is a yes or a no, as LLaVA reads it: no, where "no" or "not" is a word
+    of its first sentence, and yes otherwise. In lmms-eval's F1 an answer that is neither word would not count.
+    """
+    from lmms_eval.tasks.pope.utils import pope_process_results
+
+    words = results[0].partition(".")[0].replace(",", "").lower().split()
+    return pope_process_results(document, ["no" if {"no", "not"} & {*words} else "yes"])
+
+
+@contextmanager
+def data_from(folder: Path | None) -> Iterator[None]:
+    """Lets the questions that are read in this process meanwhile have their data from a folder, or from the Hub."""
+    before = os.environ.get(DATA_FOLDER)
+    os.environ[DATA_FOLDER] = "" if folder is None else str(folder.resolve())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[DATA_FOLDER]
+        else:
+            os.environ[DATA_FOLDER] = before
+
+
 @lru_cache(maxsize=1)
-def gqa_images() -> tuple:
-    """GQA's images as a `Dataset`, and the row of each name."""
+def read_gqa_images(folder: str) -> tuple:
+    """GQA's images as a `Dataset`, and the row of each name; the Hub's, where no folder is named."""
     from datasets import DatasetDict, load_dataset
 
     repository, config, split = DATA_SETS[GQA_IMAGES]
-    if folder := os.environ.get(DATA_FOLDER):
+    if folder:
         images = DatasetDict.load_from_disk(Path(folder) / GQA_IMAGES)[split]
     else:
         images = load_dataset(repository, config, split=split)
     return images, {name: row for row, name in enumerate(images["id"])}
+
+
+def gqa_images() -> tuple:
+    """Those of where this process has its data from."""
+    return read_gqa_images(os.environ.get(DATA_FOLDER, ""))
 
 
 def check_gqa_images(questions):

@@ -19,6 +19,7 @@ from .benchmark_images import ImageSource, folder_source, task_sources
 from .benchmarks import BENCHMARKS
 from .checkpoint import checkpoint_folder
 from .drawing import COLORS, PAGE_WIDTH, SETTINGS, matplotlib_or_error, save_figure
+from .evaluate import split_tasks
 
 
 BATCH_SIZE = 32
@@ -217,7 +218,7 @@ def routing_figure(
             installed.
     """
     matplotlib_or_error()
-    names = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks or [])
+    names = split_tasks(tasks or [])
     _check(names, images or [], limit)
     path = checkpoint_folder(folder)
     results = {"folder": str(folder), "adapters": adapter_names(path), "benchmarks": {}}

@@ -84,6 +84,8 @@ def test_arguments_reach_the_handler(monkeypatch):
         "recipe.yaml --tasks t --output_dir o --rows llava hawaii --seeds 0 1 a=1 b.c=2",
         "recipe.yaml --tasks t --seeds 0 1 a=1 --rows llava hawaii --output_dir o b.c=2",
         "--rows llava hawaii --seeds 0 1 --output_dir o --tasks t recipe.yaml a=1 b.c=2",
+        "--rows llava hawaii --seeds 0 1 a=1 --output_dir o --tasks t recipe.yaml b.c=2",
+        "--seeds 0 1 a=1 --rows llava hawaii b.c=2 --output_dir o --tasks t recipe.yaml",
     ],
 )
 def test_overrides_may_stand_anywhere(monkeypatch, words):

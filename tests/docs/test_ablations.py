@@ -4,11 +4,12 @@ import contextlib
 import io
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
 from hawaii.__main__ import parse
-from hawaii.evaluation.ablation_rows import DEFAULT_ROWS, ROWS, rows_of
+from hawaii.evaluation.ablation_rows import DEFAULT_ROWS, ROWS, make_recipe, rows_of
 from hawaii.tests.documents import ROOT, blocks, read
 from hawaii.training.recipe import read_recipe
 
@@ -43,6 +44,20 @@ def test_every_row_is_there_under_its_label():
     assert shown[1:] == [*rows, ("only_TEACHER", alone)]
     assert list(DEFAULT_ROWS) == [name for name, _ in rows[:7]]
     assert "the first seven are run" in ABLATIONS
+
+
+def test_the_keys_that_a_comparison_with_move_kd_shares_are_as_told():
+    for name in ("easy_vqa", "emoji_vqa"):
+        stages = read_recipe(str(ROOT / f"training/recipes/{name}.yaml"))
+        for row in rows_of(stages["pretrain"]["teachers"]).values():
+            recipe = make_recipe(stages, row, 0, Path("run"))
+            for stage, options in stages.items():
+                own = {**recipe, **recipe["stages"][stage]}
+                assert (own["lambda_1"], own["trainable"]) == (10, options["trainable"])
+                assert "projections" not in own["trainable"]
+    stages = read_recipe(str(ROOT / "training/recipes/hawaii_vicuna_7b.yaml"))
+    assert all("projections" in options.get("trainable", ["projections"]) for options in stages.values())
+    assert "`lambda_1`, the weight of what the teachers teach, is 10 for all" in ABLATIONS
 
 
 def test_the_stretch_is_the_one_that_is_told():

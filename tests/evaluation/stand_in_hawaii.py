@@ -3,12 +3,16 @@ Stands in for `hawaii train` and `hawaii evaluate`: `python stand_in_hawaii.py -
 leave, at once. With the command `ablate` it is the real one, with this file in the place of the other two.
 
 STAND_IN in the environment is a JSON object: `calls`, a file that gets a line for each command; `fail`, runs whose
-training fails, as ROW/seed-N; `hold`, a file: as long as it is there, training does not end.
+training fails, as ROW/seed-N; `hold`, a file: as long as it is there, training does not end; `killed`, runs whose
+training is killed, but for a process that it started: that one appears among the calls as `rest`, and makes the file
+`asked` once it is asked to end.
 """
 
 import json
 import os
 import random
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,6 +27,14 @@ def name_of(folder: Path) -> str:
     return f"{folder.parent.name}/{folder.name}"
 
 
+REST = "trap 'touch \"$0\"; exit' TERM; while :; do sleep 0.05; done"
+
+
+def note(call: str, run: str, process: int, environment: dict, settings: dict) -> None:
+    with open(settings["calls"], "a") as calls:
+        print(json.dumps([call, run, process, environment]), file=calls, flush=True)
+
+
 def train(recipe_path: str, settings: dict) -> None:
     import yaml
 
@@ -31,6 +43,11 @@ def train(recipe_path: str, settings: dict) -> None:
     print(f"{'10%':>5}\r{'100%':>5}", flush=True)
     if name_of(folder) in settings.get("fail", []):
         sys.exit("hawaii train: the dog ate it.")
+    if name_of(folder) in settings.get("killed", []):
+        rest = subprocess.Popen(["sh", "-c", REST, settings["asked"]])
+        note("rest", name_of(folder), rest.pid, {}, settings)
+        time.sleep(0.2)  # until it listens
+        os.kill(os.getpid(), signal.SIGKILL)
     while Path(settings.get("hold", "nowhere")).exists():
         time.sleep(0.05)
     stages = {}
@@ -79,11 +96,9 @@ def main(words: list[str]) -> None:
         ablation_run.HAWAII = (sys.executable, __file__, "-m", "hawaii")
         sys.exit(hawaii([command, *rest]))
     settings = json.loads(os.environ["STAND_IN"])
-    with open(settings["calls"], "a") as calls:
-        folder = Path(rest[0]).parent
-        names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "RANK", "LAUNCHED")
-        environment = {name: os.environ.get(name) for name in names}
-        print(json.dumps([command, name_of(folder), os.getpid(), environment]), file=calls, flush=True)
+    names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "RANK", "LAUNCHED")
+    environment = {name: os.environ.get(name) for name in names}
+    note(command, name_of(Path(rest[0]).parent), os.getpid(), environment, settings)
     if command == "train":
         train(rest[0], settings)
     else:

@@ -15,6 +15,7 @@ from datasets import Image as ImageFeature
 from hawaii.__main__ import main
 from hawaii.evaluation.ablation_claim import Claim
 from hawaii.evaluation.ablation_folder import CLAIM_FILE, AblationFolder
+from hawaii.evaluation.ablation_run import Run
 from hawaii.tests.tiny_training import make_image, make_record, write_recipe
 
 
@@ -144,6 +145,57 @@ def test_what_another_process_failed_at_meanwhile_is_not_tried_again(world, run,
     )
 
 
+def test_a_table_that_cannot_be_written_yet_stops_no_run(world, run, monkeypatch, capsys):
+    errors, write = [OSError(28, "No space left on device", "ablation.json")], AblationFolder.write_table
+
+    def write_or_fail(*args):
+        if errors:
+            raise errors.pop()
+        return write(*args)
+
+    monkeypatch.setattr(AblationFolder, "write_table", write_or_fail)
+    assert run("--seeds 0 1 --rows llava hawaii") == 0
+    said = capsys.readouterr().out
+    assert "hawaii, seed 0: is done, but an error came after it: [Errno 28] No space left on device" in said
+    assert all(not row["missing_seeds"] for row in world.read()["rows"])
+
+
+def test_a_table_that_can_never_be_written_is_told_at_the_end(world, run, monkeypatch, capsys):
+    def fail(*args):
+        raise OSError(28, "No space left on device", "ablation.json")
+
+    monkeypatch.setattr(AblationFolder, "write_table", fail)
+    assert run("--seeds 0 1 --rows llava hawaii") == 2
+    assert len(world.trained()) == 4
+    assert capsys.readouterr().err == "hawaii ablate: No space left on device: ablation.json\n"
+
+
+def test_a_run_whose_folder_cannot_be_had_stops_no_other(world, run, capsys):
+    (world.output / "runs").mkdir(parents=True)
+    (world.output / "runs" / "hawaii").touch()
+    assert run("--seeds 0 --rows llava hawaii radio") == 2
+    assert world.trained() == ["llava/seed-0", "radio/seed-0"]
+    assert "1 of 3 runs failed, and the same command tries them again. hawaii, seed 0: [" in capsys.readouterr().err
+
+
+def test_a_finished_run_that_cannot_be_tidied_or_told_stops_no_other(world, run, monkeypatch, capsys):
+    assert run("--seeds 0 --rows llava") == 0
+
+    def fail(*args):
+        raise PermissionError(13, "Permission denied", "checkpoint-4")
+
+    monkeypatch.setattr(Run, "note_failure", fail)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "remove_what_is_large", lambda run: fail() if run.row == "llava" else None)
+        assert run("--seeds 0 --rows llava radio") == 2
+    monkeypatch.setattr(Run, "summary", fail)
+    assert run("--seeds 0 --rows llava hawaii fine") == 2
+    assert world.trained() == ["llava/seed-0", "radio/seed-0", "fine/seed-0", "hawaii/seed-0"]
+    said = capsys.readouterr().err
+    assert "1 of 2 runs failed, and the same command tries them again. llava, seed 0: [Errno 13] Permission" in said
+    assert "2 of 3 runs failed, and the same command tries them again. fine, seed 0: [Errno 13] Permission" in said
+
+
 def test_where_all_fail_there_is_no_table(world, run):
     world.settings["fail"] = ["llava/seed-0"]
     assert run("--seeds 0 --rows llava") == 2
@@ -188,6 +240,24 @@ def test_a_folder_may_be_moved(world, run):
     assert world.trained() == ["llava/seed-0"]
 
 
+def test_an_unfinished_run_goes_on_where_its_folder_was_moved_to(world, run):
+    world.settings["fail"] = ["llava/seed-0"]
+    assert run("--seeds 0 --rows llava") == 2
+    before, world.output = world.output, world.folder / "elsewhere"
+    shutil.move(before, world.output)
+    world.settings["fail"] = []
+    assert run("--seeds 0 --rows llava") == 0
+    assert not before.exists()
+
+
+def test_a_copy_of_a_run_that_is_kept_beside_it_is_passed_over(world, run):
+    assert run("--seeds 0 --rows llava") == 0
+    folder = world.output / "runs/llava/seed-0"
+    shutil.copytree(folder, folder.with_name("seed-0.old"))
+    assert run("--seeds 0 --rows llava") == 0
+    assert world.read()["seeds"] == [0]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -224,9 +294,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(world, run, cap
 
 def test_a_task_that_lmms_eval_does_not_have_is_refused_before_anything_is_written(world, run, monkeypatch, capsys):
     # Its own list takes seconds to read.
-    monkeypatch.setattr("lmms_eval.tasks.TaskManager", lambda: SimpleNamespace(all_tasks=["gqa", "chartqa"]))
+    known = SimpleNamespace(all_tasks=["gqa", "chartqa"])
+    monkeypatch.setattr("hawaii.evaluation.lmms_worker.TaskManager", lambda: known)
     assert run("--tasks easy_vqa,gqqa") == 2
-    assert "lmms-eval has no task gqqa; `python -m lmms_eval --tasks list` shows them" in capsys.readouterr().err
+    assert "lmms-eval has no task gqqa; `python -m lmms_eval --tasks list` shows what" in capsys.readouterr().err
     assert not world.output.exists()
 
 

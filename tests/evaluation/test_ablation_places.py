@@ -24,6 +24,7 @@ def test_a_group_is_left():
         "TORCHELASTIC_RUN_ID": "a",
         "ACCELERATE_MIXED_PRECISION": "no",
         "FSDP_VERSION": "2",
+        "OMP_NUM_THREADS": "1",  # set by accelerate and by torch, asked or not
         "HOME": "/root",
     }
     assert leave_group(environment) == Rank(everywhere=9, here=1, num_here=8)

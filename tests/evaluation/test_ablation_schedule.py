@@ -60,3 +60,14 @@ def test_what_goes_on_after_a_kill_is_not_begun_beside_itself(world):
     # The training ended by itself, so only the evaluation was left.
     assert [command for command, *_ in world.calls()] == ["train", "evaluate"]
     assert ends(training)
+
+
+def test_what_a_killed_run_started_is_ended_before_the_next_takes_its_place(world, run, capsys):
+    world.settings |= {"killed": ["llava/seed-0"], "asked": str(world.folder / "asked")}
+    assert run("--seeds 0 --rows llava hawaii") == 2
+    (_, (name, _, rest, _), *_) = world.calls()
+    assert name == "rest" and ends(rest)
+    # It was asked first: torch's launcher then ends those that it started.
+    assert (world.folder / "asked").exists()
+    assert "llava, seed 0: Training ended with exit code -9" in capsys.readouterr().err
+    assert world.trained() == ["llava/seed-0", "hawaii/seed-0"]

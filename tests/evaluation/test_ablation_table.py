@@ -83,6 +83,14 @@ def test_several_seeds_have_deviations_and_an_interval():
     )
 
 
+def test_where_nothing_is_compared_no_interval_is_explained():
+    done = {"llava": {0: make_run("llava", 0, {"pope": 80.0})}, "radio": {1: make_run("radio", 1, {"pope": 81.0})}}
+    for rows in (done, {"llava": done["llava"]}):
+        (_, *shown), notes = cells(make_table(make_ablation(rows, [0, 1])))
+        assert all(row[2] == "-" for row in shown)
+        assert not any("vs. LLaVA" in note or "interval" in note for note in notes)
+
+
 def test_equal_scores_have_no_best():
     done = {name: {0: make_run(name, 0, {"pope": 80.0})} for name in ("llava", "radio")}
     assert "**" not in make_table(make_ablation(done, [0]))

@@ -1,5 +1,7 @@
 """The images of a figure are those that a benchmark asks about, each once, from all over it."""
 
+import os
+
 import pytest
 from datasets import Dataset
 from datasets import Image as ImageFeature
@@ -7,7 +9,8 @@ from PIL import Image
 
 from hawaii.evaluation.benchmark_images import ImageSource, folder_source, spread, task_sources
 from hawaii.evaluation.benchmarks import BENCHMARKS
-from hawaii.tests.evaluation.stand_ins import BUILDERS, any_answers, save_stand_ins
+from hawaii.evaluation.paper_questions import DATA_FOLDER
+from hawaii.tests.evaluation.stand_ins import BUILDERS, any_answers, image, questions, save_data, save_stand_ins
 from hawaii.tests.tiny_training import make_image
 
 
@@ -86,6 +89,23 @@ def test_all_benchmarks_of_the_paper_give_the_images_that_they_ask_about(tmp_pat
         colors = {Image.new("RGB", (1, 1), color).getpixel((0, 0)) for color in asked}
         assert {image.convert("RGB").getpixel((0, 0)) for image in seen} == colors
         assert len(seen) == len(colors) and steps >= len(asked)
+
+
+@pytest.mark.slow
+def test_each_call_reads_the_data_of_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv(DATA_FOLDER, raising=False)
+    sources = []
+    for color in ("red", "blue"):
+        folder, scratch = tmp_path / color, tmp_path / f"{color} scratch"
+        scratch.mkdir()
+        save_data(folder, "gqa", questions("gqa")[:1])
+        save_data(folder, "gqa_images", [{"id": "red", "image": image(color)}])
+        data = {"output_dir": tmp_path, "data_file": None, "data_folder": str(folder)}
+        sources += task_sources(["gqa"], limit=1, scratch=scratch, **data)
+        assert DATA_FOLDER not in os.environ
+    # Read after both calls, and the first one last.
+    blue, red = (read(source)[0][0].getpixel((0, 0)) for source in sources[::-1])
+    assert (red, blue) == ((255, 0, 0), (0, 0, 255))
 
 
 def test_questions_that_cannot_be_had_are_named(tmp_path):

@@ -39,7 +39,8 @@ def run(tmp_path, monkeypatch):
     def run(program, *tasks):
         monkeypatch.setattr(lmms_process, "_command", lambda *_: [sys.executable, "-c", START + program])
         (tmp_path / "scratch").mkdir()
-        return run_lmms_eval({"tasks": list(tasks)}, tmp_path, tmp_path / "scratch", 1, {"HF_HUB_OFFLINE": "1"})
+        plan = {"tasks": list(tasks), "pretrained": "hub", "limit": None}
+        return run_lmms_eval(plan, tmp_path, tmp_path / "scratch", 1, {"HF_HUB_OFFLINE": "1"})
 
     return run
 
@@ -90,9 +91,30 @@ def test_a_task_without_a_score_raises(run):
         run(write("gqa.json", {**RESULTS, "results": {"gqa": {"alias": "gqa"}}}), "gqa")
 
 
-def test_a_run_that_fails_after_its_results_raises(run):
-    with pytest.raises(ValueError, match="exit code 1"):
-        run(write("gqa.json", RESULTS) + "sys.exit(1)", "gqa")
+def test_a_run_that_fails_after_its_results_raises_and_says_of_no_task_that_it_has_no_score(run, tmp_path):
+    with pytest.raises(ValueError) as raised:
+        run(write("gqa.json", RESULTS) + "sys.exit('a device is lost')", "gqa")
+    assert str(raised.value) == (
+        "lmms-eval gave every score, but it ended with exit code 1 after gqa. "
+        f"{tmp_path}/unfinished_results.json holds the scores so far. "
+        f"{tmp_path}/evaluate.log holds all that it said, at last: a device is lost"
+    )
+    assert json.loads((tmp_path / "unfinished_results.json").read_text())["missing"] == []
+
+
+def test_the_scores_of_what_was_done_before_an_error_stay_and_do_not_pass_for_all(run, tmp_path):
+    with pytest.raises(ValueError, match=r"exit code 1 after gqa\. .*/unfinished_results\.json holds the scores so f"):
+        run(write("gqa.json", RESULTS) + "sys.exit(1)", "gqa", "pope")
+    kept = json.loads((tmp_path / "unfinished_results.json").read_text())
+    assert (kept["pretrained"], kept["limit"], kept["missing"]) == ("hub", None, ["pope"])
+    assert {task: scores["exact_match"] for task, scores in kept["tasks"].items()} == {"gqa": 0.75}
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_where_no_task_was_done_no_scores_are_kept(run, tmp_path):
+    with pytest.raises(ValueError, match=r"it ended with exit code 1\. .*evaluate\.log holds"):
+        run("sys.exit(1)", "gqa")
+    assert not (tmp_path / "unfinished_results.json").exists()
 
 
 def test_the_first_error_of_several_processes_is_told_with_its_task(run):
@@ -116,6 +138,12 @@ def test_results_of_an_earlier_evaluation_do_not_stay_beside_the_answers_of_a_la
     with pytest.raises(ValueError):
         run(write("gqa.json", RESULTS) + write("samples_gqa.jsonl", {}) + "sys.exit(1)", "gqa", "pope")
     assert not list(tmp_path.glob("results.*"))
+
+
+def test_scores_of_an_evaluation_that_failed_go_with_a_later_one(run, tmp_path):
+    (tmp_path / "unfinished_results.json").touch()
+    run(write("gqa.json", RESULTS) + write("samples_gqa.jsonl", {}), "gqa")
+    assert not (tmp_path / "unfinished_results.json").exists()
 
 
 def test_one_process_needs_no_launcher(tmp_path):

@@ -14,6 +14,7 @@ from hawaii.evaluation.paper_questions import (
     mmbench_result,
     mmbench_text,
     mmmu_result,
+    pope_result,
     seedbench_images,
     seedbench_result,
 )
@@ -32,9 +33,9 @@ def gqa_data(tmp_path, monkeypatch):
     """A data folder with GQA's images alone."""
     save_data(tmp_path, "gqa_images", [{"id": color, "image": image(color)} for color in ("red", "blue")])
     monkeypatch.setenv(DATA_FOLDER, str(tmp_path))
-    paper_questions.gqa_images.cache_clear()
+    paper_questions.read_gqa_images.cache_clear()
     yield tmp_path
-    paper_questions.gqa_images.cache_clear()
+    paper_questions.read_gqa_images.cache_clear()
 
 
 @pytest.mark.parametrize("nothing", ["nan", "", None, "None"])
@@ -100,6 +101,38 @@ def test_seedbench_says_of_each_question_whether_it_is_right():
     document = {"answer": "B", "data_type": "image", "question_id": "1"}
     assert seedbench_result(document, ["B. two"])["seed_image"]["score"] == 1
     assert seedbench_result(document, ["C"])["seed_image"]["score"] == 0
+
+
+def pope(answer, truth="yes"):
+    """What comes of an answer to POPE, for the F1 score."""
+    return pope_result({"question_id": "1", "answer": truth}, [answer])["pope_f1_score"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "read"),
+    [
+        ("yes", "yes"),
+        ("no", "no"),
+        ("No.", "no"),
+        ("No, there is a cat", "no"),
+        ("There is not", "no"),
+        ("I see, no, a cat. Yes", "no"),
+        ("Yes. There is no cat", "yes"),
+        ("Nothing", "yes"),
+        ("a dog", "yes"),
+        ("", "yes"),
+    ],
+)
+def test_pope_reads_each_answer_as_llava_does(answer, read):
+    assert (pope(answer)["prediction"], pope(answer)["score"]) == (read, float(read == "yes"))
+
+
+def test_no_answer_is_left_out_of_popes_score():
+    from lmms_eval.tasks.pope.utils import pope_aggregate_f1_score
+
+    answers = [("yes", "yes"), ("Yes.", "yes"), ("a dog", "yes"), ("maybe", "no")]
+    # Precision 3/4, recall 1.
+    assert pope_aggregate_f1_score([pope(*answer) for answer in answers]) == pytest.approx(6 / 7)
 
 
 def test_gqas_image_is_looked_up_by_its_name(gqa_data):

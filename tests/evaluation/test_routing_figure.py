@@ -131,6 +131,7 @@ def test_a_folder_without_adapters_is_named(hub_folder, pictures, tmp_path, fiel
     [
         ({}, "There is nothing to look at: name --tasks, --images or both"),
         ({"images": ["a=there", "a=here"]}, "Two benchmarks are called a"),
+        ({"tasks": "pope, mme, pope"}, "--tasks names pope twice"),
         ({"tasks": "pope, mme", "images": ["mme=here"]}, "Two benchmarks are called mme"),
         ({"images": ["a=here"], "limit": 0}, "limit is 0; it must be 1 or more"),
         ({"images": ["here"]}, "--images is 'here'; it must be NAME=FOLDER"),
