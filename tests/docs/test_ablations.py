@@ -15,15 +15,20 @@ from hawaii.training.recipe import read_recipe
 
 
 ABLATIONS = read("docs/ablations.md")
-COMMANDS = [
-    shlex.split(line)
-    for block in blocks(ABLATIONS, "bash")
-    for line in block.replace("\\\n", " ").splitlines()
-    if line.startswith("hawaii ablate")
-]
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[words.index("--output_dir") + 1])
+def commands_of(document):
+    lines = [line for block in blocks(document, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line) for line in lines if line.startswith("hawaii ablate")]
+
+
+COMMANDS = commands_of(ABLATIONS)
+THAT_WERE_RUN = commands_of(read("docs/evidence.md"))
+
+
+@pytest.mark.parametrize(
+    "words", [*THAT_WERE_RUN, *COMMANDS], ids=lambda words: words[words.index("--output_dir") + 1]
+)
 def test_each_command_names_a_recipe_and_rows_that_there_are(words):
     arguments = parse(words[1:])
     stages = read_recipe(str(ROOT / arguments.recipe), getattr(arguments, "overrides", None))
