@@ -94,6 +94,8 @@ def main(words: list[str]) -> None:
         from hawaii.evaluation import ablation_run
 
         ablation_run.HAWAII = (sys.executable, __file__, "-m", "hawaii")
+        # A shell lets what it starts in the background ignore this signal, and so all that comes of that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.exit(hawaii([command, *rest]))
     settings = json.loads(os.environ["STAND_IN"])
     names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "RANK", "LAUNCHED")
