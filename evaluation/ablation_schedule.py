@@ -158,7 +158,7 @@ class Schedule:
                     self._say_once(run, "another process works on it")
                     continue
                 said = self._how_it_ended(run)
-            except Exception as error:
+            except Exception as error:  # whatever it is: the other runs go on
                 said = self._fail(run, error)
             self.waiting.remove(run)
             if said is None:
@@ -178,7 +178,7 @@ class Schedule:
         try:
             step = next(work.steps, None)
             said = f"done, {work.run.summary()}" if step is None else f"{step[0]}; {work.run.log} says how far it is"
-        except Exception as error:
+        except Exception as error:  # as above
             step, said = None, self._fail(work.run, error)
         if step is not None:
             work.process = step[1]
@@ -192,5 +192,5 @@ class Schedule:
         if work.run not in self.failures:
             try:
                 self.on_done(work.run)
-            except Exception as error:
+            except Exception as error:  # the caller's; the run is done all the same
                 self._say(work.run, f"is done, but an error came after it: {_reason(error)}")

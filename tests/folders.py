@@ -6,3 +6,10 @@ from pathlib import Path
 def contents(folder: Path) -> dict[str, bytes]:
     """The bytes of every file under `folder`, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def changed_files(folder: Path, other: Path) -> set[str]:
+    """The relative paths of the files that differ between two folders; a file that one of them lacks is an error."""
+    files, others = contents(folder), contents(other)
+    assert files.keys() == others.keys()
+    return {name for name in files if files[name] != others[name]}

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterable, Sequence
 
+import torch
+
 
 def naive_softmax(numbers: Sequence[float]) -> list[float]:
     total = sum(math.exp(number) for number in numbers)
@@ -12,3 +14,19 @@ def naive_softmax(numbers: Sequence[float]) -> list[float]:
 def naive_mean(numbers: Iterable[float]) -> float:
     numbers = list(numbers)
     return sum(numbers) / len(numbers)
+
+
+def naive_importance(teacher: list[list[float]], prompt: list[list[float]]) -> list[float]:
+    """Eq. 5 of one image and one teacher: softmax over the m keys, mean over the m + t queries."""
+    scores = [0.0] * len(teacher)
+    for query in teacher + prompt:
+        weights = naive_softmax([sum(q * k for q, k in zip(query, key)) / math.sqrt(len(query)) for key in teacher])
+        for token, weight in enumerate(weights):
+            scores[token] += weight / (len(teacher) + len(prompt))
+    return scores
+
+
+def assert_equals_naive(actual: torch.Tensor, expected) -> None:
+    """What is counted in float32 equals nested lists of Python numbers."""
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-7)

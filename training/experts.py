@@ -290,9 +290,10 @@ def prepare_experts(images, labels, output_dir, num_steps=None, experts=EXPERTS)
         experts (`Sequence[Expert]`, *optional*, defaults to `EXPERTS`):
             What to train.
     """
+    seen = digest(images.numpy())
     for expert in experts:
         steps = expert.num_steps if num_steps is None else num_steps
-        learned = digest(images.numpy().tobytes(), labels[expert.labelling].numpy().tobytes())
+        learned = digest(seen.encode(), labels[expert.labelling].numpy())
         wanted = {**asdict(expert), "num_steps": steps, "data": learned}
         folder = Path(output_dir) / expert.name
         report = read_report(folder / REPORT_FILE, wanted)

@@ -1,5 +1,6 @@
 """What an objective is: a module that makes a loss of a student, what the teachers see, and a batch."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ def finish_terms(
     return {name: value.detach() for name, value in (terms | variances).items()}
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """
     Base of the objectives. Each is made with the training arguments, the student, of which it reads the sizes, and the
     grids of the teachers by name; its modules are what training alone needs.
@@ -92,6 +93,7 @@ class Objective(nn.Module):
     def standardize(self, teacher_features: list) -> None:
         """Adapts what begins with random weights to what the teachers see in some images."""
 
+    @abstractmethod
     def forward(
         self, student: Student, teacher_features: list, batch: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -108,7 +110,6 @@ class Objective(nn.Module):
         Returns:
             The loss and its terms, each a share of the step's value: over the micro-batches and processes they sum up.
         """
-        raise NotImplementedError
 
 
 def check_has_teachers(teacher_grids: dict, objective: str) -> None:

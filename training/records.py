@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
@@ -98,7 +99,7 @@ def choose_share(records: list[dict], share: float, data_path: str) -> list[dict
     return chosen
 
 
-class RecordDataset(Dataset):
+class RecordDataset(Dataset, ABC):
     """
     Samples of a LLaVA JSON file; `_read` of a subclass says what a sample is. What can be told without decoding is
     checked when it is made; a broken image shows when it is read.
@@ -158,8 +159,9 @@ class RecordDataset(Dataset):
     def _read_records(self) -> list[dict]:
         return read_records(self.data_path)
 
+    @abstractmethod
     def _read(self, index: int) -> dict:
-        raise NotImplementedError
+        """The sample of a record; raises a `ValueError` where it cannot be read."""
 
     def _complaint(self, index: int, error: ValueError) -> str:
         return f"{self.data_path}, record {self.records[index]['id']!r}: {str(error).removesuffix('.')}"

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
+from hawaii.tests.folders import contents
 from hawaii.tests.tiny import make_processor
 from hawaii.tests.tiny_training import make_arguments, make_dataset, make_module, make_record, save_data
 from hawaii.training import checkpoints
@@ -173,10 +174,6 @@ def test_nothing_bears_the_final_name_while_it_is_written(make_trainer, run, mon
     make_trainer(make_module(), max_steps=2).train()
     assert seen == [(["incomplete"], "checkpoint-1"), (["checkpoint-1", "incomplete"], "checkpoint-2")]
     assert folders(run) == ["checkpoint-1", "checkpoint-2"]
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(

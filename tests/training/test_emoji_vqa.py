@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from huggingface_hub import DatasetCard
 from PIL import Image
 from pyarrow.parquet import read_table
 from transformers import AutoTokenizer
 
-from hawaii.tests.folders import contents
+from hawaii.tests.folders import changed_files
 from hawaii.tests.tiny_emoji import TEST_COLOR, replace_packages
 from hawaii.training import emoji_vqa
 from hawaii.training.emoji_vqa import MAX_LETTERS, prepare_emoji_vqa, written_words
 from hawaii.training.emoji_vqa_concepts import Concept
 from hawaii.training.emoji_vqa_packages import TEST_VENDOR, TRAIN_VENDORS, VENDORS
+from hawaii.training.recipe import read_recipe
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,16 +48,13 @@ def has_test_color(image) -> bool:
 
 def test_the_same_command_gives_the_same_bytes(prepared, tmp_path):
     prepare_emoji_vqa(tmp_path, expert_steps=1)
-    files, others = contents(prepared), contents(tmp_path)
-    assert files.keys() == others.keys()
-    changed = {name for name in files if files[name] != others[name]}
-    assert {name.rpartition("/")[2] for name in changed} <= {"expert.json", "reading.json"}  # their seconds
+    changed = {name.rpartition("/")[2] for name in changed_files(prepared, tmp_path)}
+    assert changed <= {"expert.json", "reading.json"}  # their seconds
 
 
 def test_a_killed_run_continues(prepared, registry, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(prepared, folder)
-    whole = contents(folder)
     (folder / "packages" / "noto-1.2.9.tgz").write_bytes(b"half")
     (folder / "data" / "finetune.json").unlink()
     (folder / "data" / "finetune.json.incomplete").write_text("[{")
@@ -67,9 +64,7 @@ def test_a_killed_run_continues(prepared, registry, tmp_path):
     kept = folder / "experts" / "resnet" / "model.safetensors"
     kept_time = kept.stat().st_mtime_ns
     prepare_emoji_vqa(folder, expert_steps=1)
-    again = contents(folder)
-    assert again.keys() == whole.keys()
-    assert {name for name in again if again[name] != whole[name]} <= {"experts/vit/expert.json"}
+    assert changed_files(prepared, folder) <= {"experts/vit/expert.json"}  # its seconds
     assert kept.stat().st_mtime_ns == kept_time
 
 
@@ -174,11 +169,13 @@ def test_the_card_names_every_vendor_and_every_licence(prepared):
 
 def test_the_recipe_names_what_the_command_leaves(prepared):
     path = Path(emoji_vqa.__file__).parent / "recipes" / "emoji_vqa.yaml"
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    named = [*recipe["teachers"], recipe["language_model"], recipe["image_folder"]]
-    named += [stage["data_path"] for stage in recipe["stages"].values()]
-    assert all(Path(name.format(output_dir=prepared)).exists() for name in named)
+    stages = read_recipe(str(path), [f"output_dir={prepared}"])
+    named = [options["data_path"] for options in stages.values()] + [stages["finetune"]["eval_data_path"]]
+    first = stages["pretrain"]
+    named += [*first["teachers"], first["language_model"], first["image_folder"]]
+    assert len(named) == 8
+    assert all(Path(name).exists() for name in named)
     (vit,) = (expert.config for expert in emoji_vqa.EXPERTS if expert.name == "vit")
     # It can be MoVE-KD's anchor, whose features are compared with the student's as they are.
-    shapes = [(one["image_size"] // one["patch_size"], one["hidden_size"]) for one in (vit, recipe["vision_config"])]
+    shapes = [(one["image_size"] // one["patch_size"], one["hidden_size"]) for one in (vit, first["vision_config"])]
     assert shapes[0] == shapes[1]

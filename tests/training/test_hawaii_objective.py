@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hawaii.tests.naive import naive_mean
+from hawaii.tests.naive import naive_importance, naive_mean
 from hawaii.tests.tiny import make_model
 from hawaii.tests.tiny_training import TEACHER_GRIDS, make_arguments, make_module, select
 from hawaii.training.hawaii_objective import HawaiiObjective
@@ -29,19 +29,6 @@ def naive_error(student, teacher):
     return [naive_mean((s - t) ** 2 for s, t in zip(*row)) for row in rows]
 
 
-def naive_importance(teacher, prompt):
-    """Eq. 5 of one teacher and one image."""
-    teacher, prompt = teacher.double().tolist(), prompt.double().tolist()
-    scores = [0.0] * len(teacher)
-    for query in teacher + prompt:
-        logits = [sum(q * k for q, k in zip(query, key)) / math.sqrt(len(query)) for key in teacher]
-        top = max(logits)
-        weights = [math.exp(logit - top) for logit in logits]
-        for token, weight in enumerate(weights):
-            scores[token] += weight / sum(weights) / (len(teacher) + len(prompt))
-    return scores
-
-
 def test_the_loss_is_equation_7_and_each_term_its_own(batch, run, recorded):
     module = make_module()
     student = module.student
@@ -62,7 +49,7 @@ def test_the_loss_is_equation_7_and_each_term_its_own(batch, run, recorded):
             sum(
                 score * error
                 for score, error in zip(
-                    naive_importance(projected[image, teacher], prompts[image]),
+                    naive_importance(projected[image, teacher].tolist(), prompts[image].tolist()),
                     naive_error(forced[teacher].last_hidden_state[image, 1:], projected[image, teacher]),
                 )
             )

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hawaii.tests.naive import naive_mean, naive_softmax
+from hawaii.tests.naive import assert_equals_naive, naive_mean, naive_softmax
 from hawaii.training.move_kd_losses import (
     move_kd_loss,
     pooled_balance_loss,
@@ -13,11 +13,6 @@ from hawaii.training.move_kd_losses import (
     softmax_of_attention,
     weigh_teachers,
 )
-
-
-def assert_equals_naive(actual, expected):
-    assert actual.dtype == torch.float32
-    torch.testing.assert_close(actual.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-7)
 
 
 @pytest.fixture
