@@ -156,9 +156,15 @@ def ablate(
     # Of several that one launcher started, the first tells; it would be ended with another that fails before it.
     if rank.everywhere > 0:
         return
-    ablation = folder.write_table(runs, baseline)
-    if ablation is not None:
-        _tell(ablation, folder.path)
+    problems = []
     if failures:
         said = "; ".join(f"{run}: {reason}" for run, reason in failures.items())
-        raise ValueError(f"{len(failures)} of {len(runs)} runs failed, and the same command tries them again. {said}")
+        problems.append(f"{len(failures)} of {len(runs)} runs failed, and the same command tries them again. {said}")
+    try:
+        ablation = folder.write_table(runs, baseline)
+        if ablation is not None:
+            _tell(ablation, folder.path)
+    except OSError as error:
+        problems.append(f"Not all of the table and the curves could be written: {error}")
+    if problems:
+        raise ValueError(" ".join(problems))

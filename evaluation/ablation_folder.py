@@ -9,6 +9,7 @@ import yaml
 
 from ..hub_cards.folders import write_json, write_text
 from .ablation_claim import Claim
+from .ablation_files import fingerprints
 from .ablation_rows import Row, make_recipe
 from .ablation_run import Run, first_difference
 from .ablation_statistics import summarize
@@ -77,14 +78,15 @@ class AblationFolder:
 
     def claim_settings(self, runs: Sequence[Run]) -> None:
         """
-        Makes sure that all that is here is of this recipe and this evaluation, and will be.
+        Makes sure that all that is here is of this recipe, this evaluation and the same files, and will be.
 
         Raises:
             ValueError: it was begun with others.
         """
         path = self.path / SETTINGS_FILE
         stages = {name: {**options, "seed": None} for name, options in self.stages.items()}
-        settings = {"evaluation": self.evaluation, "stages": stages}
+        contents = fingerprints(self.stages, self.evaluation.get("data_file"))
+        settings = {"evaluation": self.evaluation, "stages": stages, "contents": contents}
         with Claim(self.path / CLAIM_FILE):
             if path.is_file():
                 difference = first_difference(yaml.safe_load(path.read_text(encoding="utf-8")), settings)

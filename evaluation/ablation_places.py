@@ -9,12 +9,16 @@ import torch
 
 # What a launcher tells the processes it starts of each other: the variables of torch and accelerate, and those of MPI
 # that accelerate reads. A run is started by itself, or by a launcher of its own. The threads are for as many processes
-# as that launcher started, and torch and accelerate set them unasked.
+# as that launcher started, and torch and accelerate set them unasked; accelerate also where it starts one alone, which
+# it tells no rank.
 RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 RANK_HERE = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK")
 NUM_HERE = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
 OTHERS = ("WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
 PREFIXES = ("GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_", "FSDP_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
+
+
+ONE_ALONE = "ACCELERATE_MIXED_PRECISION"
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def leave_group(environment: MutableMapping[str, str]) -> Rank:
     def read(names: Sequence[str], otherwise: int) -> int:
         return int(next((environment[name] for name in names if name in environment), otherwise))
 
-    if not any(name in environment for name in RANK_HERE):
+    if not any(name in environment for name in (*RANK_HERE, ONE_ALONE)):
         return Rank(0, 0, 1)
     rank = Rank(everywhere=read(RANK, 0), here=read(RANK_HERE, 0), num_here=read(NUM_HERE, 1))
     for name in [*environment]:

@@ -128,7 +128,10 @@ class Schedule:
             self.left_to_others.add(run)
 
     def _fail(self, run: Run, error: Exception) -> str:
-        """Notes why a run failed, so that the others go on; what to say of it."""
+        """Notes why a run failed, so that the others go on; what to say of it. What was done before has not."""
+        with suppress(OSError):
+            if run.is_done():
+                return f"is done, but an error came after it: {_reason(error)}"
         self.failures[run] = _reason(error)
         with suppress(OSError):  # a full disk may be the reason; then other processes find it themselves
             run.note_failure(self.failures[run])
@@ -174,7 +177,9 @@ class Schedule:
     def _go_on(self, work: Work) -> None:
         """Lets a run start its next process, or ends it."""
         if work.process is not None:
-            _stop([work.process])  # if it was killed, what it started is still in its place
+            # If it was killed, what it started is still in its place. Torch's launcher, killed like that, leaves
+            # processes that nothing here leads to.
+            _stop([work.process])
         try:
             step = next(work.steps, None)
             said = f"done, {work.run.summary()}" if step is None else f"{step[0]}; {work.run.log} says how far it is"

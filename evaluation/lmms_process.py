@@ -83,7 +83,7 @@ def _first_error(results: Path) -> dict | None:
 
 def _read_task(path: Path) -> dict[str, dict]:
     """
-    The metrics and the number of questions of a task; a group or a tag gives those of its tasks. None, where the task
+    The metrics and the number of questions of a task; a group or a tag gives those of its tasks. Empty where the task
     was not done.
     """
     if not path.is_file():
@@ -108,6 +108,8 @@ def _describe_failure(names: list[str], missing: list[str], exit_code: int, resu
     said += f" ended with exit code {exit_code}"
     if done:
         said += f" after {', '.join(done)}. {output_dir / UNFINISHED_FILE} holds the scores so far"
+        if missing:
+            said += "; ask the rest with another --output_dir"
     of_task = f" of {error['task']}" if error["task"] else ""
     return f"{said}. {log_path} holds all that it said, at last{of_task}: {error['error']}"
 

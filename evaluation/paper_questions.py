@@ -86,13 +86,13 @@ def seedbench_result(document: dict, results: list[str]) -> dict:
 
 def pope_result(document: dict, results: list[str]) -> dict:
     """
-    What lmms-eval makes of one answer once that is a yes or a no, as LLaVA reads it: no, where "no" or "not" is a word
-    of its first sentence, and yes otherwise. In lmms-eval's F1 an answer that is neither word would not count.
+    What lmms-eval makes of one answer once that is a yes or a no, as LLaVA reads it: no, where "No", "no" or "not" is
+    a word of its first sentence, and yes otherwise. In lmms-eval's F1 an answer that is neither would not count.
     """
     from lmms_eval.tasks.pope.utils import pope_process_results
 
-    words = results[0].partition(".")[0].replace(",", "").lower().split()
-    return pope_process_results(document, ["no" if {"no", "not"} & {*words} else "yes"])
+    words = results[0].partition(".")[0].replace(",", "").split(" ")
+    return pope_process_results(document, ["no" if {"No", "no", "not"} & {*words} else "yes"])
 
 
 @contextmanager

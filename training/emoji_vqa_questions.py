@@ -109,8 +109,8 @@ class Questioner:
 
     def _choice(self, random: Random, canvas: Canvas) -> Question:
         """
-        As MMBench asks: one of four names is right. Two are of its group and two of another, for if one group were
-        named more often than others, who does not look would choose of that.
+        As MMBench asks: one of four names is right. Two are of its group and two of another: if three were of one
+        group, a guess among these three would be right more often than one among four.
         """
         answer = random.choice(canvas.drawings).name
         own = self.concepts[answer].group

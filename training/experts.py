@@ -290,11 +290,11 @@ def prepare_experts(images, labels, output_dir, num_steps=None, experts=EXPERTS)
         experts (`Sequence[Expert]`, *optional*, defaults to `EXPERTS`):
             What to train.
     """
-    seen = digest(images.numpy())
+    seen = digest(images.contiguous().numpy())
     for expert in experts:
         steps = expert.num_steps if num_steps is None else num_steps
-        learned = digest(seen.encode(), labels[expert.labelling].numpy())
-        wanted = {**asdict(expert), "num_steps": steps, "data": learned}
+        learned = {"images": seen, "labels": digest(labels[expert.labelling].contiguous().numpy())}
+        wanted = {**asdict(expert), "num_steps": steps, **learned}
         folder = Path(output_dir) / expert.name
         report = read_report(folder / REPORT_FILE, wanted)
         if report is not None:

@@ -1,4 +1,4 @@
-"""A finished stage, taken up again with the teachers and the objective that it learned of."""
+"""A finished stage, taken up again with the teachers and the objective that it learned from."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -128,5 +128,5 @@ def load_stage(folder: Path, device: torch.device | str = "cpu") -> FinishedStag
     try:
         load_objective(objective, folder)
     except ValueError as error:
-        raise ValueError(f"The teachers of {folder} are not those that it learned of: {error}") from error
+        raise ValueError(f"The teachers of {folder} are not those that it learned from: {error}") from error
     return FinishedStage(folder, student.eval(), processor, teachers, objective.to(device).eval())

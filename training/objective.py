@@ -48,7 +48,7 @@ def finish_terms(
         followed (`dict[str, torch.FloatTensor]`):
             Features whose [`mean_variances`] are told as well.
         weight (`torch.FloatTensor` of shape `(num_images,)`):
-            Of the images, see [`weigh_images`]: what of the step these are.
+            What each image counts in the step's mean, see [`weigh_images`]; their sum is the part of the step.
     """
     variances = {name: value * weight.sum() for name, value in mean_variances(followed).items()}
     return {name: value.detach() for name, value in (terms | variances).items()}
@@ -61,7 +61,7 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         uses_teachers (`bool`):
-            Whether it learns of teachers. Where not, those of the recipe are not loaded.
+            Whether it learns from teachers. Where not, those of the recipe are not loaded.
         has_adapters (`bool`):
             Whether its student may have adapters.
         own_lambda_2 (`float`):
@@ -113,7 +113,7 @@ class Objective(nn.Module, ABC):
 
 
 def check_has_teachers(teacher_grids: dict, objective: str) -> None:
-    """Raises a `ValueError` where there is nobody to learn of."""
+    """Raises a `ValueError` where there is nobody to learn from."""
     if not teacher_grids:
         raise ValueError(
             f"The recipe names no teachers, and the objective {objective} has nothing else to distill: name some "

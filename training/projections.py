@@ -15,13 +15,13 @@ from .grids import match_grid, resize_grid
 @torch.no_grad()
 def standardize_layer(layer: nn.Linear, outputs: torch.Tensor) -> None:
     """
-    Changes a layer so that each channel that comes of it has mean zero and variance one.
+    Changes a layer so that each channel that it gives has mean zero and variance one.
 
     Args:
         layer (`nn.Linear`):
             The layer.
         outputs (`torch.FloatTensor` of shape `(..., out_features)`):
-            What comes of it so far, of some of what it will be given.
+            What it gives so far, for some of what it will be given.
     """
     std, mean = torch.std_mean(outputs.flatten(0, -2), dim=0, correction=0)
     std = std.clamp(min=1e-5)  # a channel that never varies has nothing but rounding to be made large
@@ -38,7 +38,7 @@ class Projection(nn.Sequential):
     @torch.no_grad()
     def standardize(self, features: torch.Tensor) -> None:
         """
-        Changes the last layer so that each channel that comes of `features` has mean zero and variance one.
+        Changes the last layer so that each channel that it makes of `features` has mean zero and variance one.
 
         A fresh projection gives targets that hardly vary around a large mean. A student meets those by hardly varying
         itself, which teaches nothing and leaves little for the language model to see.

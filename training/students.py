@@ -248,7 +248,7 @@ def set_trainable(student: Student, trainable: list[str]) -> None:
     Lets the named parts of a student learn (see [`HawaiiTrainingArguments`]) and freezes the others.
 
     Raises:
-        ValueError: nothing would learn of an encoder that is all of the student.
+        ValueError: the student is an encoder alone, and none of it would learn.
     """
     parts = {name: part_of(name) for name, _ in student.named_parameters()}
     for name, parameter in student.named_parameters():

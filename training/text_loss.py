@@ -36,5 +36,5 @@ def text_loss(
 def text_terms(
     student: Student, image_features: torch.Tensor, batch: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """[`text_loss`] under its name, as what an objective adds to; nothing where an encoder learns alone."""
+    """The first of an objective's terms: [`text_loss`] by its name, or none where an encoder learns alone."""
     return {} if isinstance(student, HawaiiVisionModel) else {"text": text_loss(student, image_features, batch)}

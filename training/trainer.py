@@ -23,7 +23,8 @@ from .teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-# A target whose variance is this much smaller than the features that follow it says the same everywhere.
+# A target whose variance is this much smaller than that of the student's features says the same everywhere. Targets
+# that layers make begin with variance one, or are normalised, so a student's own scale does not come near this.
 COLLAPSE = 1e-3
 
 

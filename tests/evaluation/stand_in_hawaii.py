@@ -27,7 +27,7 @@ def name_of(folder: Path) -> str:
     return f"{folder.parent.name}/{folder.name}"
 
 
-REST = "trap 'touch \"$0\"; exit' TERM; while :; do sleep 0.05; done"
+REST = 'trap \'touch "$0"; exit\' TERM; touch "$0.listens"; while :; do sleep 0.05; done'
 
 
 def note(call: str, run: str, process: int, environment: dict, settings: dict) -> None:
@@ -46,7 +46,8 @@ def train(recipe_path: str, settings: dict) -> None:
     if name_of(folder) in settings.get("killed", []):
         rest = subprocess.Popen(["sh", "-c", REST, settings["asked"]])
         note("rest", name_of(folder), rest.pid, {}, settings)
-        time.sleep(0.2)  # until it listens
+        while not Path(f"{settings['asked']}.listens").exists():
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
     while Path(settings.get("hold", "nowhere")).exists():
         time.sleep(0.05)

@@ -167,7 +167,12 @@ def test_a_table_that_can_never_be_written_is_told_at_the_end(world, run, monkey
     monkeypatch.setattr(AblationFolder, "write_table", fail)
     assert run("--seeds 0 1 --rows llava hawaii") == 2
     assert len(world.trained()) == 4
-    assert capsys.readouterr().err == "hawaii ablate: No space left on device: ablation.json\n"
+    full = "Not all of the table and the curves could be written: [Errno 28] No space left on device: 'ablation.json'"
+    assert capsys.readouterr().err == f"hawaii ablate: {full}\n"
+    world.settings["fail"] = ["radio/seed-0"]
+    assert run("--seeds 0 --rows llava radio") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("hawaii ablate: 1 of 2 runs failed") and said.endswith(f"dog ate it. {full}\n")
 
 
 def test_a_run_whose_folder_cannot_be_had_stops_no_other(world, run, capsys):
@@ -187,13 +192,14 @@ def test_a_finished_run_that_cannot_be_tidied_or_told_stops_no_other(world, run,
     monkeypatch.setattr(Run, "note_failure", fail)
     with monkeypatch.context() as patch:
         patch.setattr(Run, "remove_what_is_large", lambda run: fail() if run.row == "llava" else None)
-        assert run("--seeds 0 --rows llava radio") == 2
+        assert run("--seeds 0 --rows llava radio") == 0
     monkeypatch.setattr(Run, "summary", fail)
-    assert run("--seeds 0 --rows llava hawaii fine") == 2
+    assert run("--seeds 0 --rows llava hawaii fine") == 0
     assert world.trained() == ["llava/seed-0", "radio/seed-0", "fine/seed-0", "hawaii/seed-0"]
-    said = capsys.readouterr().err
-    assert "1 of 2 runs failed, and the same command tries them again. llava, seed 0: [Errno 13] Permission" in said
-    assert "2 of 3 runs failed, and the same command tries them again. fine, seed 0: [Errno 13] Permission" in said
+    said = capsys.readouterr().out
+    for name in ("llava", "hawaii", "fine"):
+        assert f"{name}, seed 0: is done, but an error came after it: [Errno 13] Permission denied" in said
+    assert said.count("| + CGKD (HAWAII) ") == 1  # in the last table
 
 
 def test_where_all_fail_there_is_no_table(world, run):
@@ -221,6 +227,14 @@ def test_another_recipe_or_evaluation_in_the_same_place_is_refused(world, run, c
     assert run(f"--seeds 0 1 --rows llava {words}") == 2
     said = capsys.readouterr().err
     assert f"was begun with other settings: {difference}. Give another --output_dir, or remove this folder" in said
+    assert world.trained() == ["llava/seed-0"]
+
+
+def test_other_questions_in_the_file_of_the_old_are_refused(world, run, capsys):
+    assert run("--seeds 0 --rows llava") == 0
+    (world.folder / "data" / "data" / "test.parquet").write_bytes(b"others")
+    assert run("--seeds 0 1 --rows llava") == 2
+    assert "was begun with other settings: contents./" in capsys.readouterr().err
     assert world.trained() == ["llava/seed-0"]
 
 

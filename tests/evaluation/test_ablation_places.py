@@ -31,6 +31,12 @@ def test_a_group_is_left():
     assert environment == {"HOME": "/root"}
 
 
+def test_a_process_that_accelerate_starts_alone_is_told_no_rank():
+    environment = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1", "HOME": "/root"}
+    assert leave_group(environment) == ALONE
+    assert environment == {"HOME": "/root"}
+
+
 def test_a_group_of_mpi_is_left_too():
     environment = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
     assert leave_group({**environment}) == Rank(everywhere=3, here=1, num_here=2)

@@ -119,6 +119,7 @@ def pope(answer, truth="yes"):
         ("I see, no, a cat. Yes", "no"),
         ("Yes. There is no cat", "yes"),
         ("Nothing", "yes"),
+        ("NO", "yes"),
         ("a dog", "yes"),
         ("", "yes"),
     ],

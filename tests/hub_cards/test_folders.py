@@ -11,6 +11,7 @@ import pytest
 
 from hawaii.hub_cards import folders
 from hawaii.hub_cards.folders import replace_folder, whole_file, whole_folder, write_json, write_text
+from hawaii.tests.folders import contents
 
 
 def make(folder, **files):
@@ -20,15 +21,11 @@ def make(folder, **files):
     return folder
 
 
-def contents(folder):
-    return {path.name: path.read_text() for path in folder.iterdir()}
-
-
 def test_a_folder_appears_when_the_block_ends(tmp_path):
     with whole_folder(tmp_path / "deep" / "final") as folder:
         (folder / "file").write_text("new")
         assert not (tmp_path / "deep" / "final").exists()
-    assert contents(tmp_path / "deep" / "final") == {"file": "new"}
+    assert contents(tmp_path / "deep" / "final") == {"file": b"new"}
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["final"]
 
 
@@ -36,8 +33,8 @@ def test_what_stood_there_is_replaced_and_not_mixed_in(tmp_path):
     make(tmp_path / "final", old="old", file="old")
     with whole_folder(tmp_path / "final") as folder:
         (folder / "file").write_text("new")
-        assert contents(tmp_path / "final") == {"old": "old", "file": "old"}
-    assert contents(tmp_path / "final") == {"file": "new"}
+        assert contents(tmp_path / "final") == {"old": b"old", "file": b"old"}
+    assert contents(tmp_path / "final") == {"file": b"new"}
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
 
 
@@ -50,7 +47,7 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path, error, has_old):
         (folder / "file").write_text("half")
         raise error
     assert [path.name for path in tmp_path.iterdir()] == ["final"] * has_old
-    assert not has_old or contents(tmp_path / "final") == {"file": "old"}
+    assert not has_old or contents(tmp_path / "final") == {"file": b"old"}
 
 
 def test_what_a_kill_left_is_cleared(tmp_path):
@@ -59,7 +56,7 @@ def test_what_a_kill_left_is_cleared(tmp_path):
     make(tmp_path / "final", file="old")
     with whole_folder(tmp_path / "final") as folder:
         (folder / "file").write_text("new")
-    assert contents(tmp_path / "final") == {"file": "new"}
+    assert contents(tmp_path / "final") == {"file": b"new"}
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
 
 
@@ -68,7 +65,7 @@ def test_an_old_folder_that_a_kill_left_aside_comes_back(tmp_path):
     make(tmp_path / "final.incomplete", file="new")
     with pytest.raises(ValueError), whole_folder(tmp_path / "final"):
         raise ValueError
-    assert contents(tmp_path / "final") == {"file": "old"}
+    assert contents(tmp_path / "final") == {"file": b"old"}
 
 
 # Kills itself at the n-th call that changes a folder.
@@ -103,7 +100,7 @@ def test_a_kill_at_any_moment_leaves_the_old_folder_or_the_new_one(tmp_path, num
     assert finished.returncode in (0, -9)
     if not final.exists():
         final = tmp_path / "final.incomplete.old"  # between two renames
-    assert contents(final) in ({"a": "old", "b": "old"}, {"a": "new", "b": "new"})
+    assert contents(final) in ({"a": b"old", "b": b"old"}, {"a": b"new", "b": b"new"})
     with whole_folder(tmp_path / "final") as folder:
         (folder / "a").write_text("newest")
     assert [path.name for path in tmp_path.iterdir()] == ["final"]

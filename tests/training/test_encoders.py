@@ -199,6 +199,17 @@ def test_other_teachers_or_another_order_are_told(folder, plain_folder, tmp_path
     assert "were taught by vit, convnext, in this order, and go on with vit, sam." in caplog.text
 
 
+@pytest.mark.parametrize(("objective", "is_told"), [("hawaii", True), ("radio", False)])
+def test_another_order_is_told_where_teachers_have_adapters(
+    folder, tmp_path, teacher_folders, caplog, objective, is_told
+):
+    teachers = dict(reversed(teacher_folders.items()))
+    recipe = write_recipe(tmp_path, teachers, vision_tower=str(folder), vision_config=None, max_steps=1)
+    with caplog.at_level(logging.WARNING):
+        train(str(recipe), [f"objective={objective}"])
+    assert ("were taught by vit, convnext, in this order" in caplog.text) == is_told
+
+
 @pytest.mark.parametrize("layer", [None, 1, -2])
 def test_it_teaches_what_it_sees_with_its_routers_at_work(folder, layer):
     teacher = load_teacher(TeacherConfig.parse({"checkpoint": str(folder), "layer": layer}))

@@ -79,6 +79,12 @@ def test_only_missing_experts_and_experts_made_otherwise_are_trained(images, lab
     prepare_experts(images, labels, tmp_path, num_steps=2, experts=experts[:1])
     assert json.loads((tmp_path / "resnet" / "expert.json").read_text())["num_steps"] == 2
 
+    other_labels = {**labels, EXPERTS[0].labelling: labels[EXPERTS[0].labelling].flip(0)}
+    for others in ((255 - images, labels), (images, other_labels)):
+        capsys.readouterr()
+        prepare_experts(*others, tmp_path, num_steps=2, experts=experts[:1])
+        assert "is already there" not in capsys.readouterr().out
+
 
 def test_an_expert_whose_training_breaks_leaves_no_folder(images, labels, tmp_path):
     broken = replace(EXPERTS[0], batch_size=4, labelling="size")

@@ -93,5 +93,5 @@ def test_a_teacher_that_is_gone_is_named_with_the_way_out(copy):
 
 def test_other_teachers_than_those_of_the_run_are_not_taken(copy):
     change_teacher(copy, image_size=16)  # 4 x 4 cells in place of 8 x 8
-    with pytest.raises(ValueError, match=r"The teachers of .*/model are not those that it learned of: .* differ"):
+    with pytest.raises(ValueError, match=r"The teachers of .*/model are not those that it learned from: .* differ"):
         load_stage(copy)

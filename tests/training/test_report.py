@@ -1,5 +1,7 @@
 """A report is given for what was made as wanted, and for nothing else."""
 
+import numpy as np
+
 from hawaii.hub_cards.folders import write_json
 from hawaii.training.report import digest, read_report
 
@@ -15,4 +17,6 @@ def test_a_report_is_given_where_all_that_is_wanted_is_as_it_was(tmp_path):
 
 
 def test_other_data_have_another_digest():
-    assert digest(b"rows", b"labels") == digest(b"rows", b"labels") != digest(b"rows", b"label")
+    assert digest(b"rows") == digest(b"rows") != digest(b"row")
+    labels = np.arange(6)
+    assert digest(labels) == digest(labels.copy()) != digest(labels + 1)
