@@ -23,11 +23,11 @@ def commands_of(document):
 
 
 COMMANDS = commands_of(ABLATIONS)
-THAT_WERE_RUN = commands_of(read("docs/evidence.md"))
+OF_THE_EVIDENCE = commands_of(read("docs/evidence.md"))
 
 
 @pytest.mark.parametrize(
-    "words", [*THAT_WERE_RUN, *COMMANDS], ids=lambda words: words[words.index("--output_dir") + 1]
+    "words", [*OF_THE_EVIDENCE, *COMMANDS], ids=lambda words: words[words.index("--output_dir") + 1]
 )
 def test_each_command_names_a_recipe_and_rows_that_there_are(words):
     arguments = parse(words[1:])

@@ -42,4 +42,4 @@ def test_the_lines_that_save_the_data_leave_what_the_command_reads(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     (code,) = blocks(DOCUMENT, "python")
     exec(code, {})
-    check_data_folder(list(BENCHMARKS), tmp_path / "benchmarks")
+    check_data_folder(list(BENCHMARKS), tmp_path / "data" / "benchmarks")

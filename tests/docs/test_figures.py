@@ -34,7 +34,7 @@ def world(tmp_path_factory, teacher_folders):
         make_image(0).save(run / "data" / "images" / split / "0.png")
     row = {"question": "what shape ?", "answer": "circle", "question_type": "shape", "image": make_image(0)}
     Dataset.from_list([row]).cast_column("image", ImageFeature()).to_parquet(run / "data" / "test.parquet")
-    save_stand_ins(folder / "benchmarks", {task: any_answers(task) for task in BUILDERS})
+    save_stand_ins(folder / "data" / "benchmarks", {task: any_answers(task) for task in BUILDERS})
     return folder
 
 

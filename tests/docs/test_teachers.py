@@ -7,20 +7,13 @@ import pytest
 import yaml
 from transformers import ViTConfig, ViTModel
 
-from hawaii.tests.documents import ROOT, blocks, links, read
+from hawaii.tests.documents import blocks, read
 from hawaii.tests.tiny_training import save_image_processor
 from hawaii.training.teacher_costs import describe_presets
 from hawaii.training.teacher_presets import expand_teachers
 
 
 TEACHERS = read("docs/teachers.md")
-DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_every_file_that_a_document_names_is_there(document):
-    found = links(document.read_text(encoding="utf-8"))
-    assert all((document.parent / link).is_file() for link in found)
 
 
 @pytest.mark.timm

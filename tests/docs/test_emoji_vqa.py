@@ -1,0 +1,50 @@
+"""What docs/emoji_vqa.md shows is what the command fetches, draws and trains, and its commands are understood."""
+
+import re
+import shlex
+
+import pytest
+
+from hawaii.__main__ import parse
+from hawaii.tests.documents import ROOT, blocks, read
+from hawaii.training.emoji_vqa import EXPERTS
+from hawaii.training.emoji_vqa_packages import NAMES, TEST_VENDOR, VENDORS
+from hawaii.training.recipe import read_recipe
+
+
+DOCUMENT = read("docs/emoji_vqa.md")
+LINES = [line.partition("#")[0] for block in blocks(DOCUMENT, "bash") for line in block.splitlines()]
+
+
+def rows(section: str) -> list[list[str]]:
+    """The cells of the table under a heading, without its head."""
+    found = re.findall(r"^\| (.+) \|$", DOCUMENT.split(f"## {section}")[1].split("\n## ")[0], flags=re.MULTILINE)
+    return [row.split(" | ") for row in found[2:]]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_command_is_understood_and_its_recipe_is_there(line):
+    words = shlex.split(line)
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", read("Makefile"), flags=re.MULTILINE)
+        return
+    arguments = parse(words[words.index("hawaii") + 1 :])
+    assert arguments.command in ("train", "evaluate")
+    if arguments.command == "train":
+        assert {"pretrain", "finetune"} == set(read_recipe(str(ROOT / arguments.recipe)))
+
+
+def test_every_package_is_named_and_the_tests_vendor_is_told():
+    shown = {row[0]: row[-1] for row in rows("What is fetched")}
+    assert shown.keys() == {package.name for package in (*VENDORS.values(), NAMES)}
+    assert [name for name, use in shown.items() if use == "the test alone"] == [VENDORS[TEST_VENDOR].name]
+
+
+def test_each_expert_is_there_with_what_it_tells():
+    shown = {row[0].lower(): row[1] for row in rows("The experts")}
+    assert shown.keys() == {expert.name for expert in EXPERTS}
+
+
+def test_the_questions_add_up():
+    numbers = [int(row[2].replace(",", "")) for row in rows("What is asked")]
+    assert len(numbers) == 7 and f"{sum(numbers):,} questions" in DOCUMENT
