@@ -164,7 +164,7 @@ def ablate(
         ablation = folder.write_table(runs, baseline)
         if ablation is not None:
             _tell(ablation, folder.path)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         problems.append(f"Not all of the table and the curves could be written: {error}")
     if problems:
         raise ValueError(" ".join(problems))

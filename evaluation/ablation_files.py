@@ -8,24 +8,32 @@ from pathlib import Path
 from ..training.teacher_presets import expand_teachers
 
 
-# What is larger is weights or pictures. To read a language model's would take minutes, and beside them lies how they
-# came about: a report, a configuration.
+# A model's weights are known by their size alone: to read a language model's would take minutes. Smaller files of its
+# folder say what it is, and an expert's what it has learned from.
 MAX_BYTES_READ = 2**20
-NAMES = ("vision_tower", "language_model", "llava", "data_path", "eval_data_path")
+DATA = ("data_path", "eval_data_path")
+MODELS = ("vision_tower", "language_model", "llava", "tokenizer", "chat_template")
 
 
-def _files(path: Path) -> Iterator[Path]:
-    if path.is_file():
-        yield path
-    for folder, folders, names in os.walk(path):
-        folders.sort()
-        yield from (Path(folder, name) for name in sorted(names))
+def _files(folder: Path) -> Iterator[Path]:
+    """In a fixed order, without what is hidden: downloads and version control leave their own there."""
+    for path, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(path, name) for name in sorted(names) if not name.startswith("."))
 
 
 def fingerprint(path: Path) -> str:
-    """Of a file or a folder: another one where files came, went, changed their size or, being small, what they say."""
+    """
+    Another one where a file has changed; of a folder, where files came, went, changed their size or, if they are
+    small, what they say.
+    """
     found = hashlib.blake2b(digest_size=8)
-    for file in _files(path):
+    if path.is_file():
+        with path.open("rb") as data:
+            for block in iter(lambda: data.read(MAX_BYTES_READ), b""):
+                found.update(block)
+        return found.hexdigest()
+    for file in filter(Path.is_file, _files(path)):
         size = file.stat().st_size
         found.update(f"{file.relative_to(path)} {size}\n".encode(errors="backslashreplace"))
         if size <= MAX_BYTES_READ:
@@ -35,7 +43,7 @@ def fingerprint(path: Path) -> str:
 
 def fingerprints(stages: Mapping[str, dict], data_file: str | None) -> dict[str, str]:
     """
-    Of all that the stages of a recipe name on this machine but for images, and of the questions that are asked.
+    Of the models, teachers and data that the stages of a recipe name on this machine, and of the questions asked.
 
     Args:
         stages (`Mapping[str, dict]`):
@@ -44,9 +52,10 @@ def fingerprints(stages: Mapping[str, dict], data_file: str | None) -> dict[str,
             The questions.
 
     Returns:
-        `dict[str, str]`: by path, as the recipe has it; what is on the Hub is left out.
+        `dict[str, str]`: by path, as the recipe has it; what is on the Hub is left out, and so are images.
     """
-    paths = {data_file, *(options.get(name) for options in stages.values() for name in NAMES)}
+    paths = {data_file, *(options.get(name) for options in stages.values() for name in (*DATA, *MODELS))}
     for options in stages.values():
         paths |= {teacher.checkpoint for teacher in expand_teachers(options.get("teachers"))}
-    return {path: fingerprint(Path(path)) for path in sorted(filter(None, paths)) if Path(path).exists()}
+    # Not Path.exists: a chat template's own words are longer than a file's name may be.
+    return {path: fingerprint(Path(path)) for path in sorted(filter(None, paths)) if os.path.exists(path)}

@@ -80,23 +80,31 @@ class AblationFolder:
         """
         Makes sure that all that is here is of this recipe, this evaluation and the same files, and will be.
 
+        Where all that is asked for is done already, files may have changed since: only the table is made anew.
+
         Raises:
             ValueError: it was begun with others.
         """
         path = self.path / SETTINGS_FILE
         stages = {name: {**options, "seed": None} for name, options in self.stages.items()}
-        contents = fingerprints(self.stages, self.evaluation.get("data_file"))
-        settings = {"evaluation": self.evaluation, "stages": stages, "contents": contents}
+        settings = {"evaluation": self.evaluation, "stages": stages}
+        way_out = "Give another --output_dir, or remove this folder to start over."
         with Claim(self.path / CLAIM_FILE):
-            if path.is_file():
-                difference = first_difference(yaml.safe_load(path.read_text(encoding="utf-8")), settings)
-                if difference is not None:
-                    raise ValueError(
-                        f"{self.path} was begun with other settings: {difference}. Give another --output_dir, or "
-                        "remove this folder to start over."
-                    )
+            found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            files = found.pop("files", {})
+            difference = first_difference(found or settings, settings)
+            if difference is not None:
+                raise ValueError(f"{self.path} was begun with other settings: {difference}. {way_out}")
             for run in self.with_those_done(runs):
                 run.check()
+            if all(run.is_done() for run in runs):
+                return
+            settings["files"] = fingerprints(self.stages, self.evaluation.get("data_file"))
+            changed = [name for name, value in settings["files"].items() if files.get(name, value) != value]
+            if changed and any((self.path / "runs").glob("*/seed-*")):
+                raise ValueError(
+                    f"{self.path} was begun with other files: {', '.join(changed)} changed since. {way_out}"
+                )
             write_text(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
     def write_table(self, runs: Sequence[Run], baseline: str) -> dict | None:

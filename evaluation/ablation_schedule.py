@@ -128,7 +128,7 @@ class Schedule:
             self.left_to_others.add(run)
 
     def _fail(self, run: Run, error: Exception) -> str:
-        """Notes why a run failed, so that the others go on; what to say of it. What was done before has not."""
+        """Notes why a run failed, so that the others go on; what to say of it. One that was done did not fail."""
         with suppress(OSError):
             if run.is_done():
                 return f"is done, but an error came after it: {_reason(error)}"

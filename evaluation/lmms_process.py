@@ -109,7 +109,7 @@ def _describe_failure(names: list[str], missing: list[str], exit_code: int, resu
     if done:
         said += f" after {', '.join(done)}. {output_dir / UNFINISHED_FILE} holds the scores so far"
         if missing:
-            said += "; ask the rest with another --output_dir"
+            said += "; evaluate again, or ask the rest alone into another --output_dir"
     of_task = f" of {error['task']}" if error["task"] else ""
     return f"{said}. {log_path} holds all that it said, at last{of_task}: {error['error']}"
 

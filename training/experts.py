@@ -264,7 +264,7 @@ def _sentence(report: dict, labels) -> str:
     return (
         f"{report['architecture']} tells the {report['labelling']} in {report['validation_accuracy']:.1%} "
         f"of {'held-out images' if labels.ndim == 1 else 'the patches of held-out images'} "
-        f"after {report['num_steps']} steps in {report['seconds']:.0f} s"
+        f"after {report['num_steps']} steps"
     )
 
 
@@ -303,11 +303,11 @@ def prepare_experts(images, labels, output_dir, num_steps=None, experts=EXPERTS)
         with whole_folder(folder) as temporary:
             start = time.monotonic()
             model, accuracy = train_expert(expert, images, labels[expert.labelling], steps)
+            seconds = time.monotonic() - start
             report = {
                 **wanted,
                 "architecture": type(model).__name__,
                 "validation_accuracy": round(accuracy, 4),
-                "seconds": round(time.monotonic() - start, 1),
             }
             save_expert(model, images.shape[1:3], report, temporary)
-        print(f"Expert {expert.name}: {_sentence(report, labels[expert.labelling])}.")
+        print(f"Expert {expert.name}: {_sentence(report, labels[expert.labelling])} in {seconds:.0f} s.")

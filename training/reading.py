@@ -164,7 +164,7 @@ def train_language_model(
 def _sentence(report: dict) -> str:
     return (
         f"tells {report['validation_accuracy']:.1%} of the answers' words from captions after {report['num_steps']} "
-        f"steps in {report['seconds']:.0f} s"
+        "steps"
     )
 
 
@@ -204,9 +204,9 @@ def prepare_language_model(
     with whole_folder(Path(folder)) as temporary:
         start = time.monotonic()
         model, accuracy = train_language_model(conversations, tokenizer, num_steps)
-        seconds = round(time.monotonic() - start, 1)
-        report = {**wanted, "validation_accuracy": round(accuracy, 4), "seconds": seconds}
+        seconds = time.monotonic() - start
+        report = {**wanted, "validation_accuracy": round(accuracy, 4)}
         model.save_pretrained(temporary)
         save_tokenizer(tokenizer, temporary)
         write_json(temporary / REPORT_FILE, report)
-    print(f"Language model: it {_sentence(report)}, in {folder}.")
+    print(f"Language model: it {_sentence(report)} in {seconds:.0f} s, in {folder}.")

@@ -61,7 +61,7 @@ def test_the_report_names_what_the_expert_is(images, labels, tmp_path):
     prepare_experts(images, labels, tmp_path, num_steps=1, experts=[replace(EXPERTS[0], batch_size=4)])
     report = json.loads((tmp_path / "resnet" / "expert.json").read_text())
     assert (report["labelling"], report["architecture"], report["num_steps"]) == ("shape", "ResNetModel", 1)
-    assert 0 <= report["validation_accuracy"] <= 1 and report["seconds"] >= 0
+    assert 0 <= report["validation_accuracy"] <= 1
 
 
 def test_only_missing_experts_and_experts_made_otherwise_are_trained(images, labels, tmp_path, capsys):
@@ -80,7 +80,7 @@ def test_only_missing_experts_and_experts_made_otherwise_are_trained(images, lab
     assert json.loads((tmp_path / "resnet" / "expert.json").read_text())["num_steps"] == 2
 
     other_labels = {**labels, EXPERTS[0].labelling: labels[EXPERTS[0].labelling].flip(0)}
-    for others in ((255 - images, labels), (images, other_labels)):
+    for others in ((255 - images, labels), (255 - images, other_labels)):
         capsys.readouterr()
         prepare_experts(*others, tmp_path, num_steps=2, experts=experts[:1])
         assert "is already there" not in capsys.readouterr().out
