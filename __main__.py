@@ -226,8 +226,8 @@ def add_ablate(commands) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file of the recipe; its own output_dir holds the data")
     # Beside those that WordsBeforeOverrides found.
     parser.add_argument("overrides", nargs="*", action="extend", metavar="KEY=VALUE", help="changes a key in all rows")
-    parser.add_argument("--tasks", required=True, metavar="TASKS", help="tasks of lmms-eval, separated by commas")
-    parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the runs and the table")
+    parser.add_argument("--tasks", metavar="TASKS", help="lmms-eval tasks, with commas (default: the recipe's own)")
+    parser.add_argument("--output_dir", metavar="DIR", help="of runs and table (default: ablation in the recipe's)")
     words = {"nargs": "+", "action": WordsBeforeOverrides}
     parser.add_argument("--seeds", metavar="N", help="train each row from each seed (default: 0 1 2)", **words)
     parser.add_argument("--rows", metavar="ROW", help="what to compare (default: Table 2, MoVE-KD and RADIO)", **words)

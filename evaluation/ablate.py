@@ -51,6 +51,14 @@ def _check_numbers(seeds: Sequence[int], jobs: int) -> None:
         raise ValueError(f"--jobs is {jobs}, but one run at once is the least.")
 
 
+def _find_tasks(tasks: str | None, recipe: str, stages: Mapping[str, dict]) -> list[str]:
+    *_, last = stages.values()
+    tasks = tasks or last.get("eval_tasks")
+    if tasks is None:
+        raise ValueError(f"{recipe} names no eval_tasks for the finished models: add it, or give --tasks.")
+    return task_names(tasks, suite=None)
+
+
 def _find_data(
     names: Sequence[str], recipe_folder: Path, data_file: str | None, data_folder: str | None
 ) -> dict[str, str]:
@@ -81,8 +89,8 @@ def _tell(ablation: dict, folder: Path) -> None:
 
 def ablate(
     recipe: str,
-    tasks: str,
-    output_dir: str | Path,
+    tasks: str | None = None,
+    output_dir: str | Path | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     rows: Sequence[str] = DEFAULT_ROWS,
     baseline: str = "llava",
@@ -105,10 +113,11 @@ def ablate(
     Args:
         recipe (`str`):
             The YAML file. Its own `output_dir` is where `{output_dir}` in it leads: to data, not to the runs.
-        tasks (`str`):
-            Names of lmms-eval's tasks or of this package's, with commas between them.
-        output_dir (`str` or `Path`):
-            Of the ablation.
+        tasks (`str`, *optional*):
+            Names of lmms-eval's tasks or of this package's, with commas between them; the recipe's `eval_tasks` if not
+            given.
+        output_dir (`str` or `Path`, *optional*):
+            Of the ablation; `ablation` in the recipe's own if not given.
         seeds (`Sequence[int]`, *optional*, defaults to `(0, 1, 2)`):
             Each row is trained from each; every row from the first before any from the second.
         rows (`Sequence[str]`, *optional*, defaults to `DEFAULT_ROWS`):
@@ -129,8 +138,9 @@ def ablate(
             failed, and which.
     """
     rank = leave_group(os.environ)
-    names, stages = task_names(tasks, suite=None), read_recipe(recipe, overrides)
-    first = next(iter(stages.values()))
+    stages = read_recipe(recipe, overrides)
+    first, *_ = stages.values()
+    names = _find_tasks(tasks, recipe, stages)
     known = rows_of(first.get("teachers"))
     _check_rows(rows, known, stages)
     _check_numbers(seeds, jobs)
@@ -140,7 +150,8 @@ def ablate(
         matplotlib_or_error()
 
     evaluation = {"tasks": names, **({} if limit is None else {"limit": limit}), **data}
-    folder = AblationFolder(Path(output_dir), Path(recipe), stages, known, evaluation, batch_size, launcher)
+    path = Path(first["output_dir"], "ablation") if output_dir is None else Path(output_dir)
+    folder = AblationFolder(path, Path(recipe), stages, known, evaluation, batch_size, launcher)
     # All rows from one seed before any from the next, so that an early table is fair.
     runs = [folder.make_run(name, seed) for seed in seeds for name in known if name in rows]
     if baseline not in {run.row for run in folder.with_those_done(runs)}:

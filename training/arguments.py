@@ -98,6 +98,9 @@ class DataArguments:
             LLaVA's JSON of questions, one a record, that the student is asked while it trains, as often as
             transformers' `eval_strategy` and `eval_steps` say, `per_device_eval_batch_size` at once. Name it under a
             stage that learns to answer: captions in plain text end nowhere.
+        eval_tasks (`str`, *optional*):
+            Tasks of lmms-eval's or of this package's, with commas between them, for the finished model. Training asks
+            none of them; `hawaii ablate` does unless it is given others.
     """
 
     data_path: str | None = None
@@ -108,6 +111,7 @@ class DataArguments:
     bad_records: str = "error"
     image_share: float = 1.0
     eval_data_path: str | None = None
+    eval_tasks: str | None = None
 
     def __post_init__(self):
         if not 0 < self.image_share <= 1:

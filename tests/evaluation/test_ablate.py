@@ -25,6 +25,20 @@ def test_every_row_is_trained_from_one_seed_before_any_from_the_next(world, run)
     assert commands == ["train", "evaluate"] * 4
 
 
+def test_the_recipe_says_what_is_asked_and_where_it_goes_unless_the_command_does(world, run, monkeypatch, capsys):
+    recipe = str(world.folder / "recipe.yaml")
+    monkeypatch.setenv("STAND_IN", json.dumps(world.settings))
+    assert main(["ablate", recipe, "--seeds", "0", "--rows", "llava"]) == 2
+    assert f"{recipe} names no eval_tasks for the finished models: add it, or give --tasks" in capsys.readouterr().err
+    world.write_recipe(eval_tasks="easy_vqa")
+    assert main(["ablate", recipe, "--seeds", "0", "--rows", "llava"]) == 0
+    ablation = json.loads((world.folder / "data" / "ablation" / "ablation.json").read_text())
+    assert ablation["tasks"] == ["easy_vqa"]
+    world.write_recipe(eval_tasks="gqa")
+    assert run("--seeds 0 --rows llava") == 0
+    assert world.read()["tasks"] == ["easy_vqa"]
+
+
 def test_the_table_says_what_the_runs_come_to(world, run, capsys):
     assert run("--seeds 0 1 2 --rows llava hawaii") == 0
     header, _, llava, hawaii, *notes = (world.output / "ablation.md").read_text().splitlines()[2:]
