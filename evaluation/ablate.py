@@ -51,12 +51,15 @@ def _check_numbers(seeds: Sequence[int], jobs: int) -> None:
         raise ValueError(f"--jobs is {jobs}, but one run at once is the least.")
 
 
-def _find_tasks(tasks: str | None, recipe: str, stages: Mapping[str, dict]) -> list[str]:
-    *_, last = stages.values()
-    tasks = tasks or last.get("eval_tasks")
+def _take_tasks(tasks: str | None, recipe: str, stages: Mapping[str, dict]) -> list[str]:
+    """What the finished models are asked. It is taken out of the recipe, for it changes nothing in their training."""
+    own = {options.pop("eval_tasks", None) for options in stages.values()}
+    if tasks is None and len(own) > 1:
+        raise ValueError(f"{recipe} has eval_tasks for some stages: it is of the finished model, so give it to all.")
+    (tasks,) = own if tasks is None else (tasks,)
     if tasks is None:
         raise ValueError(f"{recipe} names no eval_tasks for the finished models: add it, or give --tasks.")
-    return task_names(tasks, suite=None)
+    return task_names(str(tasks), suite=None)
 
 
 def _find_data(
@@ -140,9 +143,9 @@ def ablate(
     rank = leave_group(os.environ)
     stages = read_recipe(recipe, overrides)
     first, *_ = stages.values()
-    names = _find_tasks(tasks, recipe, stages)
     known = rows_of(first.get("teachers"))
     _check_rows(rows, known, stages)
+    names = _take_tasks(tasks, recipe, stages)
     _check_numbers(seeds, jobs)
     check_call(names, limit, batch_size)
     data = _find_data(names, Path(first["output_dir"]), data_file, data_folder)
@@ -167,7 +170,7 @@ def ablate(
     # Of several that one launcher started, the first tells; it would be ended with another that fails before it.
     if rank.everywhere > 0:
         return
-    problems = []
+    problems, cause = [], None
     if failures:
         said = "; ".join(f"{run}: {reason}" for run, reason in failures.items())
         problems.append(f"{len(failures)} of {len(runs)} runs failed, and the same command tries them again. {said}")
@@ -176,6 +179,9 @@ def ablate(
         if ablation is not None:
             _tell(ablation, folder.path)
     except (OSError, ValueError) as error:
+        if not failures and isinstance(error, ValueError):
+            raise
+        cause = error
         problems.append(f"Not all of the table and the curves could be written: {error}")
     if problems:
-        raise ValueError(" ".join(problems))
+        raise ValueError(" ".join(problems)) from cause

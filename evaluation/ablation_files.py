@@ -11,8 +11,7 @@ from ..training.teacher_presets import expand_teachers
 # A model's weights are known by their size alone: to read a language model's would take minutes. Smaller files of its
 # folder say what it is, and an expert's what it has learned from.
 MAX_BYTES_READ = 2**20
-DATA = ("data_path", "eval_data_path")
-MODELS = ("vision_tower", "language_model", "llava", "tokenizer", "chat_template")
+NAMES = ("data_path", "eval_data_path", "vision_tower", "language_model", "llava", "tokenizer", "chat_template")
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -54,8 +53,10 @@ def fingerprints(stages: Mapping[str, dict], data_file: str | None) -> dict[str,
     Returns:
         `dict[str, str]`: by path, as the recipe has it; what is on the Hub is left out, and so are images.
     """
-    paths = {data_file, *(options.get(name) for options in stages.values() for name in (*DATA, *MODELS))}
+    paths = {data_file, *(options.get(name) for options in stages.values() for name in NAMES)}
     for options in stages.values():
         paths |= {teacher.checkpoint for teacher in expand_teachers(options.get("teachers"))}
+    # YAML takes a folder named 2024 for a number.
+    paths = sorted(str(path) for path in paths if path is not None)
     # Not Path.exists: a chat template's own words are longer than a file's name may be.
-    return {path: fingerprint(Path(path)) for path in sorted(filter(None, paths)) if os.path.exists(path)}
+    return {path: fingerprint(Path(path)) for path in paths if os.path.exists(path)}

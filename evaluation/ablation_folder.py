@@ -100,7 +100,7 @@ class AblationFolder:
             if all(run.is_done() for run in runs):
                 return
             settings["files"] = fingerprints(self.stages, self.evaluation.get("data_file"))
-            changed = [name for name, value in settings["files"].items() if files.get(name, value) != value]
+            changed = [name for name, value in files.items() if settings["files"].get(name) != value]
             if changed and any((self.path / "runs").glob("*/seed-*")):
                 raise ValueError(
                     f"{self.path} was begun with other files: {', '.join(changed)} changed since. {way_out}"

@@ -41,13 +41,15 @@ def _way_out(folder: Path) -> str:
     return "Training leaves one in OUTPUT_DIR/hub."
 
 
-def checkpoint_folder(name: str | Path) -> Path:
+def checkpoint_folder(name: str | Path, or_encoder: bool = False) -> Path:
     """
     Finds a checkpoint, and says what is wrong before anything slow begins.
 
     Args:
         name (`str` or `Path`):
             A folder on this machine, or a name on the Hub, which is downloaded.
+        or_encoder (`bool`, *optional*, defaults to `False`):
+            Whether a HAWAII's encoder without a language model will do.
 
     Returns:
         `Path`: a folder that holds weights and the configuration of a model that answers about images.
@@ -65,8 +67,10 @@ def checkpoint_folder(name: str | Path) -> Path:
     if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
         raise ValueError(f"{name} is not a checkpoint: it holds no {WEIGHTS}. {_way_out(folder)}")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if AUTO_CLASS not in config.get("auto_map", {}) and not _is_known(config.get("model_type")):
-        kind = config.get("model_type")
+    kind = config.get("model_type")
+    if or_encoder and kind == ENCODER_TYPE:
+        return folder
+    if AUTO_CLASS not in config.get("auto_map", {}) and not _is_known(kind):
         way_out = _way_out(folder)
         if kind == ENCODER_TYPE:
             way_out = "It is an encoder without a language model: name it as the vision_tower of a recipe with one."

@@ -53,7 +53,7 @@ def split_tasks(tasks: str | list[str]) -> list[str]:
     """
     names = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
     if twice := [name for number, name in enumerate(names) if name in names[:number]]:
-        raise ValueError(f"--tasks names {twice[0]} twice.")
+        raise ValueError(f"The tasks name {twice[0]} twice.")
     return names
 
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from ..hub_cards.card import FACTS_FILE
 from .benchmark_images import ImageSource, folder_source, task_sources
 from .benchmarks import BENCHMARKS
-from .checkpoint import checkpoint_folder
+from .checkpoint import ENCODER_TYPE, checkpoint_folder
 from .drawing import COLORS, PAGE_WIDTH, SETTINGS, matplotlib_or_error, save_figure
 from .evaluate import split_tasks
 
@@ -28,6 +28,10 @@ MAX_COLUMNS = 5
 LONGEST_TITLE = 22
 HATCHES = ("", "////", "....")  # where there are more adapters than colours
 # Shapes: I images, P tokens, L layers, N adapters of one bank, A of both.
+
+
+def _read_config(folder: Path) -> dict:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
 def adapter_names(folder: Path) -> dict[str, list[str]]:
@@ -45,8 +49,9 @@ def adapter_names(folder: Path) -> dict[str, list[str]]:
     Raises:
         ValueError: it has no adapters.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    vision = config["vision_config"] if config["model_type"] == "hawaii" else {}
+    config = _read_config(folder)
+    parts = {"hawaii": config.get("vision_config"), ENCODER_TYPE: config}
+    vision = parts.get(config["model_type"]) or {}
     numbers = {bank: vision.get(f"num_{bank}_adapters", 0) for bank in BANKS}
     if not any(numbers.values()):
         raise ValueError(f"{folder} has no adapters, so nothing is routed in it: name a HAWAII that has some.")
@@ -60,16 +65,31 @@ def adapter_names(folder: Path) -> dict[str, list[str]]:
     return names
 
 
+def _load(folder: Path) -> tuple[Any, Any]:
+    """The encoder of a checkpoint, and what makes its pixels."""
+    if _read_config(folder)["model_type"] == ENCODER_TYPE:
+        from ..training.encoders import load_encoder
+
+        encoder, processor = load_encoder(folder, "auto")
+    else:
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", trust_remote_code=True)
+        encoder = model.model.vision_tower
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    if torch.accelerator.is_available():
+        encoder.to(torch.accelerator.current_accelerator())
+    return encoder.eval(), processor
+
+
 @torch.inference_mode()
-def routing_shares(model: Any, processor: Any, images: Iterable[Image.Image | Path]) -> tuple[dict, int]:
+def routing_shares(encoder: Any, processor: Any, images: Iterable[Image.Image | Path]) -> tuple[dict, int]:
     """
     How the routers spread the patches of some images over the adapters. The class token is not counted, for the
     language model does not see it.
 
     Args:
-        model (`HawaiiForConditionalGeneration`):
-            Its encoder may be on any device.
-        processor (`HawaiiProcessor`):
+        encoder (`HawaiiVisionModel`):
+            On any device.
+        processor (`HawaiiProcessor` or `EncoderProcessor`):
             Its own.
         images (`Iterable[PIL.Image.Image or Path]`):
             One or more; read one batch at a time.
@@ -78,14 +98,16 @@ def routing_shares(model: Any, processor: Any, images: Iterable[Image.Image | Pa
         The shares of each bank that there is, by its name, as `(num_layers, num_adapters)`, float64, each layer
         summing to one; and the number of images.
     """
-    vision, tower = model.config.vision_config, model.model.vision_tower
+    vision = encoder.config
     numbers = {bank: getattr(vision, f"num_{bank}_adapters") for bank in BANKS}
     counts: torch.Tensor | int = 0
     images, num_images = iter(images), 0
     while batch := list(islice(images, BATCH_SIZE)):
         num_images += len(batch)
-        pixel_values = processor(images=batch, return_tensors="pt")["pixel_values"].to(tower.device, tower.dtype)
-        probabilities = tower(pixel_values, output_routing=True).router_probabilities  # (L, I, P, A)
+        squares = [processor.square_image(image) for image in batch]
+        pixel_values = processor.image_processor(squares, return_tensors="pt")["pixel_values"]
+        pixel_values = pixel_values.to(encoder.device, encoder.dtype)
+        probabilities = encoder(pixel_values, output_routing=True).router_probabilities  # (L, I, P, A)
         banks = probabilities[:, :, vision.num_prefix_tokens :].split(list(numbers.values()), dim=-1)
         chosen = [F.one_hot(bank.argmax(dim=-1), bank.shape[-1]) for bank in banks if bank.shape[-1]]
         counts = counts + torch.cat(chosen, dim=-1).sum(dim=(1, 2))  # (L, A)
@@ -95,10 +117,10 @@ def routing_shares(model: Any, processor: Any, images: Iterable[Image.Image | Pa
     return {bank: share for bank, share in by_bank if numbers[bank]}, num_images
 
 
-def _measure(model: Any, processor: Any, source: ImageSource) -> dict:
+def _measure(encoder: Any, processor: Any, source: ImageSource) -> dict:
     """What `routing.json` holds of one benchmark."""
     with tqdm(total=len(source.documents), desc=source.name) as progress:
-        shares, num_images = routing_shares(model, processor, source.images(progress.update))
+        shares, num_images = routing_shares(encoder, processor, source.images(progress.update))
     return {"num_images": num_images, **{bank: share.tolist() for bank, share in shares.items()}}
 
 
@@ -196,7 +218,8 @@ def routing_figure(
 
     Args:
         folder (`str` or `Path`):
-            A published folder, or a name on the Hub. Nothing else of training is needed.
+            A published folder, of a model or of an encoder alone, or a name on the Hub. Nothing else of training is
+            needed.
         output_dir (`str` or `Path`):
             Where both files go.
         tasks (`str` or `list[str]`, *optional*):
@@ -220,18 +243,15 @@ def routing_figure(
     matplotlib_or_error()
     names = split_tasks(tasks or [])
     _check(names, images or [], limit)
-    path = checkpoint_folder(folder)
+    path = checkpoint_folder(folder, or_encoder=True)
     results = {"folder": str(folder), "adapters": adapter_names(path), "benchmarks": {}}
     sources = [folder_source(argument, limit) for argument in images or []]
     output_dir = Path(output_dir)
     with tempfile.TemporaryDirectory(prefix="routing-") as scratch:
         if names:
             sources = task_sources(names, limit, output_dir, data_file, data_folder, Path(scratch)) + sources
-        model = AutoModelForImageTextToText.from_pretrained(path, dtype="auto", trust_remote_code=True).eval()
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
-        if torch.accelerator.is_available():
-            model.model.vision_tower.to(torch.accelerator.current_accelerator())  # the language model is not run
+        encoder, processor = _load(path)
         for source in sources:
-            results["benchmarks"][source.name] = _measure(model, processor, source)
+            results["benchmarks"][source.name] = _measure(encoder, processor, source)
     save_figure(draw_routing(results), results, output_dir, "routing")
     return results

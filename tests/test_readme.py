@@ -30,7 +30,7 @@ def test_the_lines_that_ask_a_checkpoint_run_in_a_process_without_the_package(hu
 def test_each_make_target_of_the_readme_exists():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = re.findall(r"^make ([\w.]+)", "".join(blocks(README, "bash")), flags=re.MULTILINE)
-    assert targets == ["demo", "test", "emoji", ".venv"]
+    assert targets == ["demo", "test", ".venv"]
     assert all(re.search(rf"^{re.escape(target)}:", makefile, flags=re.MULTILINE) for target in targets)
 
 
@@ -46,7 +46,7 @@ SHORTENED = {
 def test_the_commands_that_train_run_one_after_the_other(tmp_path):
     (tmp_path / "training").symlink_to(ROOT / "training")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    commands = [line.partition("  #")[0] for line in blocks(README, "bash")[1].splitlines()[1:]]
+    commands = blocks(README, "bash")[1].splitlines()[1:]
     assert [" ".join(command.split()[:2]) for command in commands] == list(SHORTENED)
     for command, flags in zip(commands, SHORTENED.values()):
         shell = {"shell": True, "cwd": tmp_path, "env": environment, "timeout": 600}
@@ -58,7 +58,7 @@ def test_the_commands_that_train_run_one_after_the_other(tmp_path):
 
 @pytest.mark.timm
 def test_the_commands_that_count_the_papers_recipe_run():
-    installing, *commands = [line.partition("  #")[0].split() for line in blocks(README, "bash")[2].splitlines()]
+    installing, *commands = [line.split() for line in blocks(README, "bash")[2].splitlines()]
     assert installing == ["pip", "install", "timm", "torchvision"]  # as this environment has them
     for command, said in zip(commands, ("| convnext | 843.4 M |", "| language_model | 6,738,939,904 |"), strict=True):
         command = [sys.executable, "-m", *command]

@@ -44,7 +44,7 @@ KEPT = {
     "grid_matching": HawaiiTrainingArguments.grid_matching,
 }
 # What is said and asked, which needs a language model.
-TEXT_OPTIONS = ("chat_template", "eval_data_path")
+TEXT_OPTIONS = ("chat_template", "eval_data_path", "eval_tasks")
 # In a mapping, what is no number even where it looks like one: a teacher may be called 2024.
 TEXT_FIELDS = ("checkpoint", "name")
 # transformers takes these in place of rope_parameters.

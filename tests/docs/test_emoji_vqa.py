@@ -13,7 +13,7 @@ from hawaii.training.recipe import read_recipe
 
 
 DOCUMENT = read("docs/emoji_vqa.md")
-LINES = [line.partition("#")[0] for block in blocks(DOCUMENT, "bash") for line in block.splitlines()]
+LINES = [line for block in blocks(DOCUMENT, "bash") for line in block.splitlines()]
 
 
 def rows(section: str) -> list[list[str]]:

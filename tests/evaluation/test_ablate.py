@@ -34,9 +34,16 @@ def test_the_recipe_says_what_is_asked_and_where_it_goes_unless_the_command_does
     assert main(["ablate", recipe, "--seeds", "0", "--rows", "llava"]) == 0
     ablation = json.loads((world.folder / "data" / "ablation" / "ablation.json").read_text())
     assert ablation["tasks"] == ["easy_vqa"]
+    # It is no setting of training: a folder that was begun goes on whatever the recipe asks.
     world.write_recipe(eval_tasks="gqa")
     assert run("--seeds 0 --rows llava") == 0
+    world.write_recipe(eval_tasks="pope")
+    assert run("--seeds 0 --rows llava") == 0
     assert world.read()["tasks"] == ["easy_vqa"]
+    assert "eval_tasks" not in (world.output / "runs/llava/seed-0/recipe.yaml").read_text()
+    world.write_recipe(stages={"pretrain": {"eval_tasks": "easy_vqa"}, "finetune": {}})
+    assert main(["ablate", recipe, "--seeds", "0"]) == 2
+    assert f"{recipe} has eval_tasks for some stages" in capsys.readouterr().err
 
 
 def test_the_table_says_what_the_runs_come_to(world, run, capsys):
@@ -249,7 +256,7 @@ def test_a_run_that_was_trained_is_only_evaluated(world, run):
         ("--seeds 0 1 0", "--seeds names 0 twice"),
         ("--seeds max_steps=3", "--seeds names none"),
         ("--jobs 0", "--jobs is 0"),
-        ("--tasks gqa,gqa", "--tasks names gqa twice"),
+        ("--tasks gqa,gqa", "The tasks name gqa twice"),
         ("--tasks easy_vqa,mme --limit 5", "--limit 5 cuts one"),
         ("--batch_size 0", "--batch_size is 0"),
         (

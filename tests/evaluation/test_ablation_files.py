@@ -73,3 +73,9 @@ def test_all_that_a_recipe_names_here_has_one(expert, tmp_path):
     }
     assert fingerprints(stages, str(questions)).keys() == {str(data), str(expert), str(model), str(questions)}
     assert fingerprints({}, None) == {}
+
+
+def test_a_folder_may_be_named_by_a_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "2024").mkdir()
+    assert fingerprints({"pretrain": {"language_model": 2024, "data_path": "data.json"}}, None).keys() == {"2024"}

@@ -177,7 +177,7 @@ def test_tasks_or_a_suite_must_be_named_not_both(hub_folder, tmp_path, given):
     ("options", "message"),
     [
         ({"suite": "papre"}, "There is no suite 'papre', only paper"),
-        ({"tasks": "gqa,pope,gqa"}, "names gqa twice"),
+        ({"tasks": "gqa,pope,gqa"}, "name gqa twice"),
         ({"suite": "paper", "limit": 3}, "--limit 3 cuts one: give an even number"),
         ({"tasks": "gqa", "num_processes": 0}, "--num_processes is 0"),
         ({"tasks": "gqa", "limit": 0}, "--limit is 0, but one question is the least"),

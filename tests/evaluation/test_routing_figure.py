@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoModelForImageTextToText
 
 from hawaii.evaluation import routing_figure as module
 from hawaii.evaluation.drawing import COLORS
@@ -72,6 +73,16 @@ def test_routers_that_have_decided_give_the_shares_that_follow(folder, pictures,
         assert (figure.format, min(figure.size) > 600) == ("PNG", True)
 
 
+def test_an_encoder_alone_has_the_figure_of_its_model(folder, pictures, tmp_path):
+    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+    model.model.vision_tower.save_pretrained(tmp_path / "encoder")
+    make_processor().image_processor.save_pretrained(tmp_path / "encoder")
+    of_model = routing_figure(folder, tmp_path / "figures", images=pictures)
+    of_encoder = routing_figure(tmp_path / "encoder", tmp_path / "more", images=pictures)
+    assert of_encoder["benchmarks"] == of_model["benchmarks"]
+    assert of_encoder["adapters"]["teacher"] == ["adapter 0", "adapter 1", "adapter 2"]
+
+
 def count_one_by_one(model, images):
     """The shares by Python's own counting: of every patch, the likeliest adapter of each bank."""
     processor, vision = make_processor(), model.config.vision_config
@@ -89,7 +100,7 @@ def count_one_by_one(model, images):
 def test_shares_are_those_of_the_patches_one_by_one_whatever_the_batch(monkeypatch):
     monkeypatch.setattr(module, "BATCH_SIZE", 2)
     model, images = make_model(), [make_image(seed, 16, 16 + seed) for seed in range(3)]
-    shares, num_images = routing_shares(model, make_processor(), iter(images))
+    shares, num_images = routing_shares(model.model.vision_tower, make_processor(), iter(images))
     counted = torch.tensor(count_one_by_one(model, images), dtype=torch.float64)
     assert num_images == 3
     assert torch.equal(torch.cat([shares["teacher"], shares["general"]], dim=1), counted)
@@ -100,7 +111,7 @@ def test_shares_are_those_of_the_patches_one_by_one_whatever_the_batch(monkeypat
 
 def test_a_bank_that_is_not_there_is_not_counted():
     model = make_model(vision={"num_teacher_adapters": 0})
-    shares, _ = routing_shares(model, make_processor(), [make_image(0)])
+    shares, _ = routing_shares(model.model.vision_tower, make_processor(), [make_image(0)])
     assert {bank: share.shape for bank, share in shares.items()} == {"general": (2, 3)}
 
 
@@ -131,7 +142,7 @@ def test_a_folder_without_adapters_is_named(hub_folder, pictures, tmp_path, fiel
     [
         ({}, "There is nothing to look at: name --tasks, --images or both"),
         ({"images": ["a=there", "a=here"]}, "Two benchmarks are called a"),
-        ({"tasks": "pope, mme, pope"}, "--tasks names pope twice"),
+        ({"tasks": "pope, mme, pope"}, "The tasks name pope twice"),
         ({"tasks": "pope, mme", "images": ["mme=here"]}, "Two benchmarks are called mme"),
         ({"images": ["a=here"], "limit": 0}, "limit is 0; it must be 1 or more"),
         ({"images": ["here"]}, "--images is 'here'; it must be NAME=FOLDER"),
