@@ -260,12 +260,11 @@ def test_what_an_encoder_alone_cannot_do_is_one_sentence(recipe, tmp_path, overr
     assert not (tmp_path / "run").exists()
 
 
-def test_questions_need_a_language_model(recipe, tmp_path):
-    overrides = [f"output_dir={tmp_path}", "eval_data_path=x.json", "eval_strategy=steps", "eval_steps=1"]
-    with pytest.raises(
-        ValueError, match=r"eval_data_path is 'x\.json', but the recipe's first stage names no languag"
-    ):
-        train(str(recipe), overrides)
+@pytest.mark.parametrize("asked", [["eval_data_path=x", "eval_strategy=steps", "eval_steps=1"], ["eval_tasks=x"]])
+def test_questions_need_a_language_model(recipe, tmp_path, asked):
+    name = asked[0].partition("=")[0]
+    with pytest.raises(ValueError, match=f"{name} is 'x', but the recipe's first stage names no language"):
+        train(str(recipe), [f"output_dir={tmp_path}", *asked])
 
 
 def test_it_may_start_from_a_clip(tmp_path, teacher_folders):
