@@ -16,7 +16,7 @@ from .ablation_schedule import Schedule
 from .ablation_table import make_table
 from .benchmarks import BENCHMARKS
 from .drawing import matplotlib_or_error
-from .evaluate import check_call, task_names
+from .evaluate import check_call, split_tasks
 from .learning_curves import draw_curves
 from .task_files import DATA_FILES, check_data_folder, find_data_files
 
@@ -56,10 +56,10 @@ def _take_tasks(tasks: str | None, recipe: str, stages: Mapping[str, dict]) -> l
     own = {options.pop("eval_tasks", None) for options in stages.values()}
     if tasks is None and len(own) > 1:
         raise ValueError(f"{recipe} has eval_tasks for some stages: it is of the finished model, so give it to all.")
-    (tasks,) = own if tasks is None else (tasks,)
+    tasks = own.pop() if tasks is None else tasks
     if tasks is None:
         raise ValueError(f"{recipe} names no eval_tasks for the finished models: add it, or give --tasks.")
-    return task_names(str(tasks), suite=None)
+    return split_tasks(str(tasks))
 
 
 def _find_data(
@@ -142,7 +142,7 @@ def ablate(
     """
     rank = leave_group(os.environ)
     stages = read_recipe(recipe, overrides)
-    first, *_ = stages.values()
+    first = next(iter(stages.values()))
     known = rows_of(first.get("teachers"))
     _check_rows(rows, known, stages)
     names = _take_tasks(tasks, recipe, stages)

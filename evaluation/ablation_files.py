@@ -2,9 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from ..hub_cards.folders import visible_files
 from ..training.teacher_presets import expand_teachers
 
 
@@ -12,13 +13,6 @@ from ..training.teacher_presets import expand_teachers
 # folder say what it is, and an expert's what it has learned from.
 MAX_BYTES_READ = 2**20
 NAMES = ("data_path", "eval_data_path", "vision_tower", "language_model", "llava", "tokenizer", "chat_template")
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """In a fixed order, without what is hidden: downloads and version control leave their own there."""
-    for path, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(path, name) for name in sorted(names) if not name.startswith("."))
 
 
 def fingerprint(path: Path) -> str:
@@ -32,7 +26,7 @@ def fingerprint(path: Path) -> str:
             for block in iter(lambda: data.read(MAX_BYTES_READ), b""):
                 found.update(block)
         return found.hexdigest()
-    for file in filter(Path.is_file, _files(path)):
+    for file in filter(Path.is_file, visible_files(path)):
         size = file.stat().st_size
         found.update(f"{file.relative_to(path)} {size}\n".encode(errors="backslashreplace"))
         if size <= MAX_BYTES_READ:

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from ..hub_cards.card import FACTS_FILE
+from ..hub_cards.card import FACTS_FILE, read_config
 from .benchmark_images import ImageSource, folder_source, task_sources
 from .benchmarks import BENCHMARKS
 from .checkpoint import ENCODER_TYPE, checkpoint_folder
@@ -28,10 +28,6 @@ MAX_COLUMNS = 5
 LONGEST_TITLE = 22
 HATCHES = ("", "////", "....")  # where there are more adapters than colours
 # Shapes: I images, P tokens, L layers, N adapters of one bank, A of both.
-
-
-def _read_config(folder: Path) -> dict:
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
 def adapter_names(folder: Path) -> dict[str, list[str]]:
@@ -49,7 +45,7 @@ def adapter_names(folder: Path) -> dict[str, list[str]]:
     Raises:
         ValueError: it has no adapters.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     parts = {"hawaii": config.get("vision_config"), ENCODER_TYPE: config}
     vision = parts.get(config["model_type"]) or {}
     numbers = {bank: vision.get(f"num_{bank}_adapters", 0) for bank in BANKS}
@@ -67,7 +63,8 @@ def adapter_names(folder: Path) -> dict[str, list[str]]:
 
 def _load(folder: Path) -> tuple[Any, Any]:
     """The encoder of a checkpoint, and what makes its pixels."""
-    if _read_config(folder)["model_type"] == ENCODER_TYPE:
+    if read_config(folder)["model_type"] == ENCODER_TYPE:
+        # Not at the top: it registers this package's classes, and a model is to run with the code published with it.
         from ..training.encoders import load_encoder
 
         encoder, processor = load_encoder(folder, "auto")

@@ -1,4 +1,4 @@
-"""Folders and files that appear under their final name only when they are whole."""
+"""Folders and files that appear under their final name only when they are whole, and what a folder holds."""
 
 import json
 import os
@@ -88,3 +88,13 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: dict) -> None:
     """Writes a JSON file that is never seen half written."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """
+    Every file under a folder, in a fixed order. What is hidden is left out, for downloads and version control leave
+    their own there, and folders that are links are not followed.
+    """
+    for path, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(path, name) for name in sorted(names) if not name.startswith("."))

@@ -1,10 +1,10 @@
 """What an encoder learns from without a language model: images alone."""
 
-import os
 from pathlib import Path
 
 import torch
 
+from ..hub_cards.folders import visible_files
 from .data import teacher_image
 from .encoder_processor import EncoderProcessor
 from .records import RecordDataset, choose_share, image_paths, read_records
@@ -18,12 +18,8 @@ def find_images(folder: Path) -> list[str]:
     The images under a folder, as paths relative to it, sorted: the same on every machine. What is hidden is left out,
     and folders that are links are not followed.
     """
-    paths = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")]
-        paths += [(Path(place) / name).relative_to(folder).as_posix() for name in found]
-    return sorted(paths)
+    found = (path for path in visible_files(folder) if path.name.lower().endswith(IMAGE_SUFFIXES))
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 class ImageDataset(RecordDataset):

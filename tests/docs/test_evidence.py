@@ -6,7 +6,7 @@ import re
 import pytest
 
 from hawaii.evaluation.ablation_table import make_table
-from hawaii.tests.documents import ROOT, links, read
+from hawaii.tests.documents import links, read
 
 
 EVIDENCE = read("docs/evidence.md")
@@ -27,7 +27,7 @@ COMPARED = {
 
 
 def read_numbers(name):
-    return json.loads((ROOT / f"docs/evidence/{name}.json").read_text(encoding="utf-8"))
+    return json.loads(read(f"docs/evidence/{name}.json"))
 
 
 def averages(setting):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hawaii.hub_cards import folders
-from hawaii.hub_cards.folders import replace_folder, whole_file, whole_folder, write_json, write_text
+from hawaii.hub_cards.folders import replace_folder, visible_files, whole_file, whole_folder, write_json, write_text
 from hawaii.tests.folders import contents
 
 
@@ -161,3 +161,11 @@ def test_values_that_are_no_json_leave_the_file_as_it_was(tmp_path):
         write_json(tmp_path / "values.json", {"a": object()})
     assert json.loads((tmp_path / "values.json").read_text()) == {"a": 1}
     assert shutil.os.listdir(tmp_path) == ["values.json"]
+
+
+def test_what_is_hidden_and_where_links_lead_is_no_part_of_a_folder(tmp_path):
+    folder = make(tmp_path / "folder", b="", a="", **{".gitattributes": ""})
+    make(folder / "deep", c="", **{".lock": ""})
+    make(folder / ".cache", d="")
+    (folder / "link").symlink_to(make(tmp_path / "elsewhere", e=""))
+    assert [path.relative_to(folder).as_posix() for path in visible_files(folder)] == ["a", "b", "deep/c"]
