@@ -11,7 +11,8 @@ def test_a_hub_id_may_be_anything(name):
 
 
 @pytest.mark.parametrize("name", ["runs/easy_vqa/experts/vit", "/there/is/none", "./none", "../none"])
-def test_a_folder_that_is_not_there_is_an_error(name):
+def test_a_folder_that_is_not_there_is_an_error(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the tests run, a demo may have left the first
     with pytest.raises(ValueError, match=f"There is no teacher {name}: name a folder or a hub id"):
         check_source("teacher", name)
 
