@@ -11,11 +11,12 @@ import re
 import sys
 from collections.abc import Sequence
 
+from .files.user_error import UserError
 
-# torch hands on what a worker raised as one text; the last error in it is the one that ended the worker.
+
+# A data loader's worker passes its error on as text; the last line is the message.
 WORKER_ERROR = re.compile(
-    r"Caught ValueError in DataLoader worker process \d+\.\n(?P<traceback>.*)^ValueError: (?P<message>.*)",
-    flags=re.DOTALL | re.MULTILINE,
+    r"Caught UserError in DataLoader worker process \d+\.\n.*^[\w.]*UserError: (.*)", re.DOTALL | re.M
 )
 
 
@@ -32,13 +33,13 @@ def add_command(commands, name: str, handler, summary: str, details: str = "") -
 
 
 def data_easy_vqa(data_set: str, **options) -> None:
-    from .training.easy_vqa import prepare_easy_vqa
+    from .example_data.easy_vqa.prepare import prepare_easy_vqa
 
     prepare_easy_vqa(**options)
 
 
 def data_emoji_vqa(data_set: str, **options) -> None:
-    from .training.emoji_vqa import prepare_emoji_vqa
+    from .example_data.emoji_vqa.prepare import prepare_emoji_vqa
 
     prepare_emoji_vqa(**options)
 
@@ -75,19 +76,19 @@ def add_data(commands) -> None:
 
 
 def convert_clip(kind: str, **options) -> None:
-    from .training.convert import save_clip
+    from .training.students.convert import save_clip
 
     save_clip(**options)
 
 
 def convert_llava(kind: str, **options) -> None:
-    from .training.convert import save_llava
+    from .training.students.convert import save_llava
 
     save_llava(**options)
 
 
 def convert_move_kd(kind: str, **options) -> None:
-    from .training.convert import save_move_kd
+    from .training.students.convert import save_move_kd
 
     save_move_kd(**options)
 
@@ -119,7 +120,7 @@ def add_convert(commands) -> None:
 
 def train_recipe(**options) -> None:
     if options.pop("dry_run", False):
-        from .training.dry_run import describe_recipe
+        from .training.counting.recipes import describe_recipe
 
         print(describe_recipe(**options))
         return
@@ -147,7 +148,7 @@ def add_train(commands) -> None:
 
 
 def describe_teachers() -> None:
-    from .training.teacher_costs import describe_presets
+    from .training.counting.teachers import describe_presets
 
     print(describe_presets())
 
@@ -209,7 +210,7 @@ class WordsBeforeOverrides(argparse.Action):
 
 
 def ablate_recipe(**options) -> None:
-    from .evaluation.ablate import ablate
+    from .ablation.ablate import ablate
 
     ablate(**options)
 
@@ -242,13 +243,13 @@ def add_ablate(commands) -> None:
 
 
 def importance_figure(figure: str, **options) -> None:
-    from .evaluation.importance_figure import importance_figure
+    from .figures.importance import importance_figure
 
     importance_figure(**options)
 
 
 def routing_figure(figure: str, **options) -> None:
-    from .evaluation.routing_figure import routing_figure
+    from .figures.routing import routing_figure
 
     routing_figure(**options)
 
@@ -338,35 +339,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def is_user_error(error: Exception) -> bool:
-    """
-    Whether the user can mend this: a file, a disk or a checkpoint that is not as it must be, or a
-    ValueError that this package raised, also in a worker of a data loader or from a published folder's copy of the
-    code.
-
-    A ValueError from inside a library is a bug until shown otherwise, and a bug needs its traceback.
-    """
-    from safetensors import SafetensorError  # a full disk or a damaged file, in its own words
-
-    if isinstance(error, OSError | SafetensorError):
-        return True
-    if in_worker := WORKER_ERROR.fullmatch(str(error)):
-        files = re.findall(r'^  File "(.+?)", line', in_worker["traceback"], flags=re.MULTILINE)
-        ours = (module for name, module in sys.modules.items() if name.startswith(f"{__package__}."))
-        return files[-1] in {module.__file__ for module in ours}
-    raised = error.__traceback__
-    while raised is not None and raised.tb_next is not None:
-        raised = raised.tb_next
-    module = raised.tb_frame.f_globals["__name__"] if raised is not None else ""
-    is_ours = module.startswith(f"{__package__}.") or re.fullmatch(r"transformers_modules\..*_hawaii", module)
-    return bool(is_ours) and isinstance(error, ValueError)
-
-
 def sentence(error: Exception) -> str:
-    """What the error says, on one line."""
+    """The message of an error, on one line."""
     message = str(error)
     if in_worker := WORKER_ERROR.fullmatch(message):
-        message = in_worker["message"]
+        message = in_worker[1]
     if isinstance(error, OSError) and error.filename is not None:
         message = f"{error.strerror}: {error.filename}"
     return " ".join(message.split())
@@ -381,15 +358,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             The words after `hawaii`; `None` takes the process's own.
 
     Returns:
-        `int`: the exit status, 0, or 2 where the user can mend what went wrong; then one sentence on stderr says what.
-        `HAWAII_DEBUG=1` in the environment shows where it was raised instead.
+        `int`: the exit status. 2 for an error that the user can correct, a [`UserError`] or an error of the operating
+        system or of a damaged file; stderr then has one sentence. `HAWAII_DEBUG=1` in the environment shows the
+        traceback instead.
+
+    Raises:
+        Exception: any other error. It is a bug of this package or of a library, and needs its traceback.
     """
     arguments = vars(parse(argv))
     command, handler = arguments.pop("command"), arguments.pop("handler")
     try:
         handler(**arguments)
     except Exception as error:
-        if not is_user_error(error) or os.environ.get("HAWAII_DEBUG") == "1":
+        from safetensors import SafetensorError  # a full disk or a damaged file
+
+        is_bug = not isinstance(error, UserError | OSError | SafetensorError)
+        if is_bug or os.environ.get("HAWAII_DEBUG") == "1":
             raise
         print(f"hawaii {command}: {sentence(error)}", file=sys.stderr)
         return 2

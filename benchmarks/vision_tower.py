@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from hawaii.modeling_hawaii.convert_clip import convert_clip
+from hawaii.modeling_hawaii.conversion.clip import convert_clip
 
 
 # CLIP ViT-B/16 and CLIP ViT-L/14-336; the third only shows that this file runs.

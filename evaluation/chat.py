@@ -1,5 +1,6 @@
 """One question about one image."""
 
+from ..files.user_error import explain_errors
 from .checkpoint import checkpoint_folder
 
 
@@ -32,13 +33,14 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256) ->
     model = AutoModelForImageTextToText.from_pretrained(path, dtype="auto", trust_remote_code=True).to(device).eval()
     processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
     content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
-    inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    ).to(device, model.dtype)
+    with explain_errors(types=ValueError):  # of the checkpoint's own processor
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(device, model.dtype)
     # transformers declares its models too narrowly to be bound to its own generate.
     tokens = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)  # pyright: ignore[reportAttributeAccessIssue]
     return processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()

@@ -6,6 +6,9 @@ import struct
 from math import prod
 from pathlib import Path
 
+from ..files.run_contents import HUB_FOLDER
+from ..files.user_error import UserError
+
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
@@ -21,7 +24,7 @@ def _download(name: str) -> Path:
     try:
         return Path(snapshot_download(name))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise ValueError(
+        raise UserError(
             f"{name} is not a checkpoint: there is no such folder, and the Hub gives no model of that name "
             "(misspelled, private, or not reached)."
         ) from error
@@ -35,7 +38,7 @@ def _is_known(model_type: str | None) -> bool:
 
 
 def _way_out(folder: Path) -> str:
-    published = folder / "hub"
+    published = folder / HUB_FOLDER
     if (published / "config.json").is_file():
         return f"Did you mean {published}?"
     return "Training leaves one in OUTPUT_DIR/hub."
@@ -61,11 +64,11 @@ def checkpoint_folder(name: str | Path, or_encoder: bool = False) -> Path:
     if not folder.exists() and HUB_NAME.fullmatch(str(name)):
         folder = _download(str(name))
     if not folder.is_dir():
-        raise ValueError(f"{name} is not a checkpoint: there is no such folder. {_way_out(folder)}")
+        raise UserError(f"{name} is not a checkpoint: there is no such folder. {_way_out(folder)}")
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{name} is not a checkpoint: it holds no config.json. {_way_out(folder)}")
+        raise UserError(f"{name} is not a checkpoint: it holds no config.json. {_way_out(folder)}")
     if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
-        raise ValueError(f"{name} is not a checkpoint: it holds no {WEIGHTS}. {_way_out(folder)}")
+        raise UserError(f"{name} is not a checkpoint: it holds no {WEIGHTS}. {_way_out(folder)}")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind = config.get("model_type")
     if or_encoder and kind == ENCODER_TYPE:
@@ -74,7 +77,7 @@ def checkpoint_folder(name: str | Path, or_encoder: bool = False) -> Path:
         way_out = _way_out(folder)
         if kind == ENCODER_TYPE:
             way_out = "It is an encoder without a language model: name it as the vision_tower of a recipe with one."
-        raise ValueError(
+        raise UserError(
             f"{name} holds a {kind}, which {AUTO_CLASS} does not load: it answers no questions about images. {way_out}"
         )
     return folder

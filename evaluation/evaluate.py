@@ -6,15 +6,17 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..hub_cards.card import FACTS_FILE, write_card
-from ..hub_cards.folders import write_json, write_text
-from .benchmarks import BENCHMARKS, SUITES
+from ..files.run_contents import FACTS_FILE, HUB_FOLDER
+from ..files.user_error import UserError
+from ..files.whole import write_json, write_text
+from ..hub_cards.card import write_card
 from .checkpoint import checkpoint_folder, count_parameters
-from .lmms_process import run_lmms_eval
-from .paper_questions import DATA_FOLDER
-from .paper_results import average, paper_report, paper_scores
+from .lmms.process import run_lmms_eval
+from .paper.benchmarks import BENCHMARKS, SUITES
+from .paper.questions import DATA_FOLDER
+from .paper.results import average, paper_report, paper_scores
+from .paper.task_files import check_data_folder, find_data_files, write_task_files
 from .report import report
-from .task_files import check_data_folder, find_data_files, write_task_files
 
 
 # What lmms-eval imports for the tasks here, where it was installed without the two gigabytes of its requirements.
@@ -53,7 +55,7 @@ def split_tasks(tasks: str | list[str]) -> list[str]:
     """
     names = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
     if twice := [name for number, name in enumerate(names) if name in names[:number]]:
-        raise ValueError(f"The tasks name {twice[0]} twice.")
+        raise UserError(f"The tasks name {twice[0]} twice.")
     return names
 
 
@@ -65,11 +67,11 @@ def task_names(tasks: str | list[str] | None, suite: str | None) -> list[str]:
         ValueError: none, both of `tasks` and `suite`, no such suite, or a task twice.
     """
     if (tasks is None) == (suite is None):
-        raise ValueError("An evaluation is of --tasks or of a --suite: name one of the two.")
+        raise UserError("An evaluation is of --tasks or of a --suite: name one of the two.")
     if suite is None:
         return split_tasks(tasks)
     if suite not in SUITES:
-        raise ValueError(f"There is no suite {suite!r}, only {', '.join(SUITES)}.")
+        raise UserError(f"There is no suite {suite!r}, only {', '.join(SUITES)}.")
     return list(SUITES[suite])
 
 
@@ -87,26 +89,26 @@ def check_call(
         ValueError: lmms-eval is not installed, or a number makes no sense.
     """
     if missing := [name for name in ("lmms_eval", *LMMS_EVAL_NEEDS) if find_spec(name) is None]:
-        raise ValueError(
+        raise UserError(
             f"Evaluation needs {', '.join(missing)}: pip install lmms-eval==0.7.3 brings everything; for the tasks of "
             "this package pip install 'hawaii-vlm[demo]' and pip install --no-deps lmms-eval==0.7.3 are enough."
         )
     if num_processes < 1:
-        raise ValueError(f"--num_processes is {num_processes}, but an evaluation needs one at least.")
+        raise UserError(f"--num_processes is {num_processes}, but an evaluation needs one at least.")
     if num_processes > 1 and device not in (None, "cpu"):
-        raise ValueError(
+        raise UserError(
             f"--device {device} is one device, but each of {num_processes} processes takes its own: leave it out."
         )
     for option, number in (("limit", limit), ("batch_size", batch_size)):
         if number is not None and number < 1:
-            raise ValueError(f"--{option} is {number}, but one question is the least.")
+            raise UserError(f"--{option} is {number}, but one question is the least.")
     if limit is not None and limit % 2 and "mme" in names:
-        raise ValueError(f"mme scores its questions in pairs, and --limit {limit} cuts one: give an even number.")
+        raise UserError(f"mme scores its questions in pairs, and --limit {limit} cuts one: give an even number.")
 
 
 def _read_training(output_dir: Path, checkpoint: Path) -> dict:
     path = output_dir / "train_results.json"
-    is_its_own = checkpoint.resolve() == (output_dir / "hub").resolve()
+    is_its_own = checkpoint.resolve() == (output_dir / HUB_FOLDER).resolve()
     return json.loads(path.read_text(encoding="utf-8")) if is_its_own and path.is_file() else {}
 
 

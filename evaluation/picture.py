@@ -3,6 +3,7 @@
 from huggingface_hub.utils import httpx
 from PIL import Image
 
+from ..files.user_error import UserError, explain_errors
 from ..processing.processing_hawaii import open_image
 
 
@@ -18,6 +19,7 @@ def open_picture(image: str) -> Image.Image:
         ValueError: it is no image, or not to be had.
     """
     try:
-        return open_image(image)
+        with explain_errors(types=ValueError):
+            return open_image(image)
     except httpx.HTTPError as error:
-        raise ValueError(f"{image} cannot be fetched: {error}.") from error
+        raise UserError(f"{image} cannot be fetched: {error}.") from error

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .paper_results import table
+from .paper.results import table
 
 
 SECONDS = {"training": "train_seconds", "evaluation": "evaluate_seconds"}

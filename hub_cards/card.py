@@ -6,9 +6,10 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import AutoConfig
 
+from ..files.run_contents import FACTS_FILE
+
 
 TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
-FACTS_FILE = "training.json"
 
 
 def _eval_result(result: dict) -> EvalResult:

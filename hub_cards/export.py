@@ -3,8 +3,9 @@
 import shutil
 from pathlib import Path
 
-from .card import FACTS_FILE, read_config, write_card
-from .folders import whole_folder, write_json
+from ..files.run_contents import FACTS_FILE
+from ..files.whole import whole_folder, write_json
+from .card import read_config, write_card
 
 
 # What transformers and this project's H files need; all else stays behind.

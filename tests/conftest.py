@@ -26,7 +26,7 @@ def same_random_numbers():
 @pytest.fixture(scope="session")
 def hub_folder(tmp_path_factory):
     """A published folder: a tiny model with random weights, its processor, its code. Copy it to change it."""
-    from hawaii.tests.tiny import save_hub_folder
+    from hawaii.tests.tiny.models import save_hub_folder
 
     return save_hub_folder(tmp_path_factory.mktemp("published") / "hub")
 
@@ -34,7 +34,7 @@ def hub_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def teacher_folders(tmp_path_factory):
     """Folders of two tiny teachers by name, as `save_pretrained` leaves them."""
-    from hawaii.tests.tiny_training import save_teachers
+    from hawaii.tests.tiny.training import save_teachers
 
     return save_teachers(tmp_path_factory.mktemp("teachers"))
 
@@ -42,7 +42,7 @@ def teacher_folders(tmp_path_factory):
 @pytest.fixture(scope="session")
 def teachers(teacher_folders):
     """The two tiny teachers, frozen."""
-    from hawaii.training.teacher_config import TeacherConfig
-    from hawaii.training.teachers import load_teachers
+    from hawaii.training.teachers.config import TeacherConfig
+    from hawaii.training.teachers.loading import load_teachers
 
     return load_teachers([TeacherConfig.parse(str(folder)) for folder in teacher_folders.values()])

@@ -14,16 +14,51 @@ from hawaii.configuration.hub_hawaii import CODE_FOLDERS, CODE_SUFFIX
 
 ROOT = Path(__file__).parents[1]
 
-# What each folder of the package may import beside itself.
+# What each folder may import beside itself and `files`, which imports nothing. A folder comes after those
+# that it imports, so there is no cycle.
+MODEL = ["configuration", "processing", "processing/chat_templates", "modeling_hawaii", "modeling_hawaii/conversion"]
+SHARED = [*MODEL, "metrics", "metrics/answer_accuracy", "metrics/paired_bootstrap", "hub_cards"]
+TRAINING = [
+    "training/teachers",
+    "training/objectives",
+    "training/baselines",
+    "training/recipes",
+    "training/data",
+    "training/students",
+    "training/counting",
+    "training",
+]
+EVALUATION = ["evaluation/lmms", "evaluation/paper", "evaluation"]
 ARROWS = {
-    "configuration": set(),
-    "processing": {"configuration"},
-    "modeling_hawaii": {"configuration"},
-    "hub_cards": {"configuration"},
-    "metrics": set(),
-    "training": {"configuration", "processing", "modeling_hawaii", "hub_cards", "metrics"},
-    "evaluation": {"configuration", "processing", "modeling_hawaii", "hub_cards", "metrics", "training"},
+    "files": [],
+    "configuration": [],
+    "processing": ["configuration"],
+    "processing/chat_templates": ["configuration", "processing"],
+    "modeling_hawaii": ["configuration"],
+    "modeling_hawaii/conversion": ["configuration", "modeling_hawaii"],
+    "metrics": [],
+    "metrics/answer_accuracy": [],
+    "metrics/paired_bootstrap": [],
+    "hub_cards": ["configuration"],
+    "example_data": ["processing"],
+    "example_data/easy_vqa": ["processing", "example_data"],
+    "example_data/emoji_vqa": ["processing", "example_data"],
+    "training/teachers": SHARED,
+    "training/objectives": [*SHARED, "training/teachers"],
+    "training/baselines": [*SHARED, *TRAINING[:2]],
+    "training/recipes": [*SHARED, *TRAINING[:3]],
+    "training/data": ["configuration", "processing"],
+    "training/students": [*SHARED, *TRAINING[:5]],
+    "training/counting": [*SHARED, *TRAINING[:6]],
+    "training": [*SHARED, *TRAINING[:7]],
+    "evaluation/lmms": SHARED,
+    "evaluation/paper": [*SHARED, "evaluation/lmms"],
+    "evaluation": [*SHARED, *EVALUATION[:2]],
+    "figures": [*SHARED, *TRAINING, *EVALUATION],
+    "ablation": [*SHARED, *TRAINING, *EVALUATION, "figures"],
 }
+TOP_FOLDERS = {folder.partition("/")[0] for folder in ARROWS}
+LARGEST_FOLDER = 12
 HUB_LIBRARIES = {"torch", "transformers", "PIL"}
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
 
@@ -59,7 +94,7 @@ def imports_of(tree: ast.Module) -> Iterator[tuple[ast.Import | ast.ImportFrom, 
 def problems(root: Path) -> list[str]:
     """What is wrong with the imports of the package at `root`, one line for each."""
     found = []
-    for path in [*root.glob("*.py"), *(path for folder in ARROWS for path in (root / folder).rglob("*.py"))]:
+    for path in [*root.glob("*.py"), *(path for folder in TOP_FOLDERS for path in (root / folder).rglob("*.py"))]:
         file = path.relative_to(root)
         for node, runs in imports_of(ast.parse(path.read_text(encoding="utf-8"))):
             complain = problem_of_relative if isinstance(node, ast.ImportFrom) and node.level else problem_of_absolute
@@ -71,23 +106,50 @@ def problem_of_relative(node: ast.ImportFrom, file: Path, runs: bool, root: Path
     folders = file.parent.parts
     module = (node.module or "").split(".") if node.module else []
     target = [*folders[: len(folders) + 1 - node.level], *module]
+    allowed = {"files", str(file.parent), *ARROWS.get(str(file.parent), ())}
     if node.level > len(folders) + 1:
         yield "leaves the package"
     elif not folders:
-        if runs:
+        if runs and target[0] != "files":  # the leaf, which imports the standard library alone
             yield f"imports {'.'.join(target)} as soon as the package is imported; do it where it is used"
     elif "tasks" in folders:
         yield "is relative, but lmms-eval reads this file by its path"
-    elif not target and set(CODE_FOLDERS) <= ARROWS[folders[0]]:
+    elif str(file.parent) not in ARROWS:
+        yield "lies in a folder that has no arrows"
+    elif not target and set(CODE_FOLDERS) <= allowed:
         return  # the root's public names, which are those of the folders that this one may import
     elif not target or not module:
         yield "imports from a package; name the module"
-    elif target[0] != folders[0] and target[0] not in ARROWS[folders[0]]:
-        yield f"imports {'.'.join(target)}, which is not below {folders[0]}"
+    elif folder_of(target) not in allowed:
+        yield f"imports {'.'.join(target)}, which is not below {file.parent}"
     elif is_shipped(file) and not (
         module[-1].endswith("_hawaii") and root.joinpath(*target).with_suffix(".py").is_file()
     ):
         yield f"imports {'.'.join(target)}, which is not shipped to the Hub"
+
+
+def folder_of(module: list[str]) -> str:
+    """The folder of a module, which may itself be a folder with an `__init__.py`."""
+    name = "/".join(module)
+    return name if name in ARROWS else name.rpartition("/")[0]
+
+
+def problems_in_text(root: Path) -> list[str]:
+    """Modules named in text (worker strings, `!function` paths) that the file's folder may not import."""
+    found = []
+    for folder in TOP_FOLDERS:
+        for path in (root / folder).rglob("*"):
+            if path.suffix not in (".py", ".yaml") or not path.is_file():
+                continue
+            file = path.relative_to(root)
+            home = file.parts[0] if "tasks" in file.parts else str(file.parent)
+            allowed = {"files", home, *ARROWS.get(home, ())}
+            for name in re.findall(r"\bhawaii\.((?:\w+\.)*\w+)", path.read_text(encoding="utf-8")):
+                target = name.split(".")
+                depth = next((n for n in range(len(target), 0, -1) if "/".join(target[:n]) in ARROWS), None)
+                if depth is not None and "/".join(target[:depth]) not in allowed:
+                    found.append(f"{file} names hawaii.{name}, which is not below {home}")
+    return sorted(found)
 
 
 def problem_of_absolute(node: ast.Import | ast.ImportFrom, file: Path, runs: bool, root: Path) -> Iterator[str]:
@@ -96,8 +158,8 @@ def problem_of_absolute(node: ast.Import | ast.ImportFrom, file: Path, runs: boo
     if "tasks" in file.parts:  # lmms-eval reads it by its path, and it shares the metrics' rules
         modules = [module for module in modules if not module.startswith("hawaii.metrics.")]
     for library in {module.partition(".")[0] for module in modules} - sys.stdlib_module_names:
-        is_plugin = file.parts[0] == "evaluation" and (file.name.startswith("lmms_") or "tasks" in file.parts)
-        if library == "hawaii" or library in ARROWS:
+        is_plugin = file.parts[0] == "evaluation" and ("lmms" in file.parts or "tasks" in file.parts)
+        if library == "hawaii" or library in TOP_FOLDERS:
             yield f"imports {library} absolutely; inside the package imports are relative"
         elif is_shipped(file) and library not in HUB_LIBRARIES:
             yield f"imports {library}, which users of a checkpoint may not have"
@@ -117,13 +179,42 @@ def is_shipped(file: Path) -> bool:
 def test_every_folder_of_the_package_has_its_arrows():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    packages = [name.split(".") for name in setup["options"]["packages"].split()]
-    assert {parts[1] for parts in packages if len(parts) > 1} == set(ARROWS)
+    packages = {name.partition(".")[2].replace(".", "/") for name in setup["options"]["packages"].split()}
+    assert packages - {""} == set(ARROWS)
 
 
 def test_every_import_follows_the_arrows():
-    found = problems(ROOT)
+    found = [*problems(ROOT), *problems_in_text(ROOT)]
     assert not found, "\n".join(found)
+
+
+def test_the_arrows_have_no_cycle():
+    seen = set()
+    for folder, below in ARROWS.items():
+        assert seen.issuperset(below), folder
+        seen.add(folder)
+
+
+@pytest.mark.parametrize("folder", ARROWS)
+def test_no_folder_is_large(folder):
+    modules = [path.name for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py"]
+    assert len(modules) <= LARGEST_FOLDER, modules
+
+
+@pytest.mark.parametrize("folder", ARROWS)
+def test_an_upward_import_planted_in_a_folder_is_seen(tmp_path, folder):
+    """Also the import of a folder beside it, and the name of a module in text."""
+    others = [other for other in ARROWS if other not in (folder, "files", *ARROWS[folder])]
+    up = "." * (folder.count("/") + 2)
+    for other in others or ["outside"]:
+        plant(tmp_path, f"{folder}/new.py", f"def f():\n    from {up}{other.replace('/', '.')}.module import x")
+        (problem,) = problems(tmp_path)
+        assert problem.startswith(f"{folder}/new.py:2 imports {other.replace('/', '.')}.module, which is not below")
+        plant(tmp_path, f"{folder}/new.py", f'WORKER = "hawaii.{other.replace("/", ".")}.module"')
+        if others:
+            assert problems_in_text(tmp_path) == [
+                f"{folder}/new.py names hawaii.{other.replace('/', '.')}.module, which is not below {folder}"
+            ]
 
 
 @pytest.mark.parametrize(
@@ -139,15 +230,19 @@ def test_every_import_follows_the_arrows():
         ("modeling_hawaii/new_hawaii.py", "from . import vision_hawaii", "name the module"),
         ("training/new.py", "from . import losses", "name the module"),
         ("training/new.py", "from ...other import x", "leaves the package"),
-        ("training/new.py", "from hawaii.training.losses import x", "imports are relative"),
+        ("training/new.py", "from hawaii.training.objectives.hawaii_losses import x", "imports are relative"),
         ("training/new.py", "import configuration.configuration_hawaii", "imports are relative"),
         ("training/new.py", "import timm", "optional"),
         ("training/new.py", "def f():\n    import leftpad", "does not declare"),
         ("training/new.py", "import lmms_eval.api", "optional"),
         ("evaluation/tasks/new/utils.py", "from ...chat import chat", "by its path"),
-        ("evaluation/tasks/new/utils.py", "from hawaii.training.losses import x", "imports are relative"),
+        (
+            "evaluation/tasks/new/utils.py",
+            "from hawaii.training.objectives.hawaii_losses import x",
+            "imports are relative",
+        ),
         ("evaluation/new.py", "from hawaii.metrics.new.new import x", "imports are relative"),
-        ("metrics/new/new.py", "from ...training.losses import x", "not below metrics"),
+        ("metrics/answer_accuracy/new.py", "from ...training.trainer import x", "not below metrics"),
         ("modeling_hawaii/new_hawaii.py", "def f():\n    import numpy", "may not have"),
         ("modeling_hawaii/new_hawaii.py", "from ..configuration.defaults import x", "not shipped to the Hub"),
         ("modeling_hawaii/new_hawaii.py", "from ..configuration.absent_hawaii import x", "not shipped to the Hub"),
@@ -164,9 +259,9 @@ def test_a_planted_violation_is_seen(tmp_path, file, line, problem):
     [
         ("__init__.py", "if TYPE_CHECKING:\n    from .configuration.configuration_hawaii import HawaiiConfig"),
         ("__main__.py", "def f():\n    from .training.train import train"),
-        ("training/new.py", "import torch\nfrom ..hub_cards.card import x\nfrom .losses import y\nfrom .. import z"),
+        ("training/new.py", "import torch\nfrom ..hub_cards.card import x\nfrom .trainer import y\nfrom .. import z"),
         ("training/new.py", "def f():\n    import timm"),
-        ("evaluation/lmms_new.py", "from lmms_eval.api.model import lmms"),
+        ("evaluation/lmms/new.py", "from lmms_eval.api.model import lmms"),
         ("evaluation/tasks/new/utils.py", "from hawaii.metrics.new.new import x"),
         ("modeling_hawaii/new_hawaii.py", "from PIL import Image\nfrom ..configuration.old_hawaii import x"),
     ],

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from hawaii import __main__ as command
-from hawaii.training.conversations import read_messages
-from hawaii.training.records import read_records
+from hawaii.files.user_error import UserError
+from hawaii.training.data.conversations import read_messages
+from hawaii.training.data.records import read_records
 
 
 def run(program: str) -> subprocess.CompletedProcess:
@@ -112,8 +113,8 @@ def test_an_option_that_is_not_given_is_left_to_the_function(monkeypatch):
 @pytest.mark.parametrize(
     ("module", "function", "words"),
     [
-        ("training.easy_vqa", "prepare_easy_vqa", "data easy_vqa --output_dir out --expert_steps 1"),
-        ("training.emoji_vqa", "prepare_emoji_vqa", "data emoji_vqa --output_dir out --expert_steps 1"),
+        ("example_data.easy_vqa.prepare", "prepare_easy_vqa", "data easy_vqa --output_dir out --expert_steps 1"),
+        ("example_data.emoji_vqa.prepare", "prepare_emoji_vqa", "data emoji_vqa --output_dir out --expert_steps 1"),
         ("training.train", "train", "train recipe.yaml seed=1"),
         (
             "evaluation.evaluate",
@@ -126,17 +127,17 @@ def test_an_option_that_is_not_given_is_left_to_the_function(monkeypatch):
             "evaluate hub --suite paper --output_dir out --data_folder d --num_processes 2",
         ),
         (
-            "evaluation.importance_figure",
+            "figures.importance",
             "importance_figure",
             "figures importance run --image i.png --question what --output_dir out",
         ),
         (
-            "evaluation.routing_figure",
+            "figures.routing",
             "routing_figure",
             "figures routing hub --tasks t --images n=d --limit 1 --data_file f --data_folder d --output_dir out",
         ),
         (
-            "evaluation.ablate",
+            "ablation.ablate",
             "ablate",
             "ablate recipe.yaml seed=1 --tasks t --output_dir out --seeds 0 1 --rows llava hawaii --baseline llava "
             "--jobs 2 --launcher l --limit 1 --batch_size 1 --data_file f --data_folder d",
@@ -154,12 +155,14 @@ def test_every_option_is_a_parameter_of_the_function(monkeypatch, module, functi
 
 
 def refuse():
-    raise ValueError("max_steps is 0;\n    it must be positive.")
+    raise UserError("max_steps is 0;\n    it must be positive.")
+
+
+def fail():
+    raise ValueError("not enough values to unpack")
 
 
 def test_a_users_error_is_one_sentence(monkeypatch, capsys):
-    # The function stands in for one of the package's modules.
-    monkeypatch.setitem(refuse.__globals__, "__name__", "hawaii.training.train")
     fail_with(monkeypatch, refuse)
     assert command.main(["train", "recipe.yaml"]) == 2
     assert capsys.readouterr().err == "hawaii train: max_steps is 0; it must be positive.\n"
@@ -172,8 +175,8 @@ def test_a_missing_file_is_a_users_error(monkeypatch, capsys):
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    fail_with(monkeypatch, refuse)  # raised outside the package: by a library, so far as the command knows
-    with pytest.raises(ValueError, match="max_steps"):
+    fail_with(monkeypatch, fail)
+    with pytest.raises(ValueError, match="not enough values"):
         command.main(["train", "recipe.yaml"])
 
 
@@ -207,6 +210,6 @@ def test_an_error_in_a_worker_is_one_sentence_too(monkeypatch, capsys):
 
 
 def test_a_bug_in_a_worker_keeps_its_traceback(monkeypatch):
-    fail_with(monkeypatch, lambda: load_in_a_worker(refuse))
+    fail_with(monkeypatch, lambda: load_in_a_worker(fail))
     with pytest.raises(ValueError, match="Caught ValueError in DataLoader worker"):
         command.main(["train", "recipe.yaml"])

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Subset
 
 from ..metrics.answer_accuracy.answer_accuracy import AnswerAccuracy
 from ..modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
-from .questions import PromptCollator, QuestionDataset
+from .data.questions import PromptCollator, QuestionDataset
 
 
 def load_questions(

@@ -9,14 +9,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, sort_checkpoints
 
-from ..hub_cards.folders import OLD_SUFFIX, remove_folder
-from .objectives import StudentWithObjective
-
-
-OBJECTIVE_FILE = "objective.safetensors"
-STAGE_FILE = "stage.json"  # of a finished stage: what was learned, and how
-# What transformers would resume without, silently wrong.
-STATE_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json", OBJECTIVE_FILE)
+from ..files.run_contents import CHECKPOINT_STATE_FILES, OBJECTIVE_FILE
+from ..files.user_error import UserError
+from ..files.whole import OLD_SUFFIX, remove_folder
+from .recipes.objectives import StudentWithObjective
 
 
 def find_checkpoint(output_dir: str) -> str | None:
@@ -57,7 +53,7 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], source: Pa
     different = sorted(name for name in names if own.get(name) != given.get(name))
     if different:
         name = different[0]
-        raise ValueError(
+        raise UserError(
             f"{source} does not fit this recipe: {len(different)} weights differ, {name} is "
             f"{given.get(name, 'missing')} there and {own.get(name, 'missing')} here. Give the recipe another "
             "output_dir, or undo what was changed in it."
@@ -100,7 +96,7 @@ def check_random_states(checkpoint: str | Path, num_processes: int) -> None:
         )
     expected = {"rng_state.pth"} if num_processes == 1 else {f"rng_state_{i}.pth" for i in range(num_processes)}
     if found != expected:
-        raise ValueError(
+        raise UserError(
             f"{checkpoint} was written by a run of {len(found)} processes and this one has {num_processes}: it cannot "
             f"be resumed exactly. Start {len(found)}, or remove it and those before it to start over."
         )
@@ -115,7 +111,7 @@ def load_checkpoint(module: StudentWithObjective, checkpoint: str | Path) -> Non
         ValueError: the weights are not those of this model.
     """
     checkpoint = Path(checkpoint)
-    missing = [name for name in STATE_FILES if not any(checkpoint.glob(name))]
+    missing = [name for name in CHECKPOINT_STATE_FILES if not any(checkpoint.glob(name))]
     if missing:
         raise FileNotFoundError(
             f"{checkpoint} lacks {', '.join(missing)}: it cannot be resumed. Remove it to use an earlier one."

@@ -10,21 +10,19 @@ from torch import nn
 from transformers import TrainingArguments
 
 from .. import HawaiiForConditionalGeneration, HawaiiProcessor  # from the root, which registers the Auto classes
-from ..hub_cards.folders import write_json
-from .arguments import HawaiiTrainingArguments
-from .checkpoints import OBJECTIVE_FILE, load_objective
-from .encoder_passes import Student
-from .encoder_processor import EncoderProcessor
-from .encoders import holds_encoder, load_encoder
-from .objectives import OBJECTIVES
-from .teacher import Teacher
-from .teacher_config import TeacherConfig
-from .teacher_presets import expand_teachers
-from .teachers import load_teachers
-
-
-# Beside the objective's weights, and like these never published: it names folders of the machine.
-SETTINGS_FILE = "objective.json"
+from ..files.run_contents import MODEL_FOLDER, OBJECTIVE_FILE, OBJECTIVE_SETTINGS_FILE
+from ..files.user_error import UserError
+from ..files.whole import write_json
+from ..processing.encoder_processor import EncoderProcessor
+from .checkpoints import load_objective
+from .objectives.encoder_passes import Student
+from .recipes.arguments import HawaiiTrainingArguments
+from .recipes.objectives import OBJECTIVES
+from .students.encoders import holds_encoder, load_encoder
+from .teachers.config import TeacherConfig
+from .teachers.loading import load_teachers
+from .teachers.presets import expand_teachers
+from .teachers.teacher import Teacher
 
 
 @dataclass
@@ -59,7 +57,7 @@ def save_settings(args: HawaiiTrainingArguments, folder: Path) -> None:
     for config in settings["teachers"]:
         if Path(config["checkpoint"]).is_dir():
             config["checkpoint"] = str(Path(config["checkpoint"]).resolve())  # from wherever it is taken up
-    write_json(folder / SETTINGS_FILE, settings)
+    write_json(folder / OBJECTIVE_SETTINGS_FILE, settings)
 
 
 def find_stage(run: str | Path) -> Path:
@@ -75,24 +73,25 @@ def find_stage(run: str | Path) -> Path:
     """
     run = Path(run)
     if not run.is_dir():
-        raise ValueError(f"{run} is no run of `hawaii train`: there is no such folder.")
+        raise UserError(f"{run} is no run of `hawaii train`: there is no such folder.")
     results = run / "train_results.json"
-    folders = [run, run / "model"]
+    folders = [run, run / MODEL_FOLDER]
     if results.is_file():
         last = list(json.loads(results.read_text(encoding="utf-8"))["stages"])[-1]
-        folders = [run / last / "model"]
-    folder = next((folder for folder in folders if (folder / SETTINGS_FILE).is_file()), None)
+        folders = [run / last / MODEL_FOLDER]
+    folder = next((folder for folder in folders if (folder / OBJECTIVE_SETTINGS_FILE).is_file()), None)
     if folder is None or not (folder / OBJECTIVE_FILE).is_file():
-        raise ValueError(
-            f"{run} holds no finished stage with its objective ({OBJECTIVE_FILE} and {SETTINGS_FILE}): name the "
-            "output_dir of a finished `hawaii train`, or the folder of one of its stages. A published folder has none."
+        raise UserError(
+            f"{run} holds no finished stage with its objective ({OBJECTIVE_FILE} and {OBJECTIVE_SETTINGS_FILE}): "
+            "name the output_dir of a finished `hawaii train`, or the folder of one of its stages. A published folder "
+            "has none."
         )
     return folder
 
 
 def read_settings(folder: Path) -> SimpleNamespace:
     """What [`save_settings`] wrote, under the names of the training arguments; `teachers` are [`TeacherConfig`]s."""
-    settings = SimpleNamespace(**json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8")))
+    settings = SimpleNamespace(**json.loads((folder / OBJECTIVE_SETTINGS_FILE).read_text(encoding="utf-8")))
     settings.teachers = [TeacherConfig(**config) for config in settings.teachers]
     return settings
 
@@ -113,9 +112,9 @@ def load_stage(folder: Path, device: torch.device | str = "cpu") -> FinishedStag
     settings = read_settings(folder)
     for config in settings.teachers:
         if Path(config.checkpoint).is_absolute() and not Path(config.checkpoint).is_dir():
-            raise ValueError(
+            raise UserError(
                 f"The teacher {config.name} of {folder} is gone: there is no folder {config.checkpoint}. Bring it "
-                f"back, or write into {folder / SETTINGS_FILE} where it is now."
+                f"back, or write into {folder / OBJECTIVE_SETTINGS_FILE} where it is now."
             )
     if holds_encoder(folder):
         student, processor = load_encoder(folder, dtype="auto")
@@ -128,5 +127,5 @@ def load_stage(folder: Path, device: torch.device | str = "cpu") -> FinishedStag
     try:
         load_objective(objective, folder)
     except ValueError as error:
-        raise ValueError(f"The teachers of {folder} are not those that it learned from: {error}") from error
+        raise UserError(f"The teachers of {folder} are not those that it learned from: {error}") from error
     return FinishedStage(folder, student.eval(), processor, teachers, objective.to(device).eval())

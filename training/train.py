@@ -9,22 +9,24 @@ from accelerate import PartialState
 from accelerate.utils import disable_fsdp_ram_efficient_loading, send_to_device
 from transformers import set_seed
 
+from ..files.run_contents import HUB_FOLDER, MODEL_FOLDER, RESULTS_FILE, STAGE_FILE
+from ..files.user_error import UserError
+from ..files.whole import write_json
 from ..hub_cards.export import export
-from ..hub_cards.folders import write_json
+from ..processing.encoder_processor import EncoderProcessor
 from ..processing.processing_hawaii import HawaiiProcessor
-from .arguments import DataArguments, names_encoder_alone
 from .callbacks import JsonLinesCallback
-from .checkpoints import STAGE_FILE, find_checkpoint, load_objective
-from .data import Collator, LlavaDataset
-from .encoder_processor import EncoderProcessor
-from .encoders import warn_of_other_teachers
-from .images import ImageDataset, collate_images
-from .objectives import OBJECTIVES, StudentWithObjective
-from .questions import QuestionDataset
-from .recipe import parse_stage, read_recipe
-from .students import build_student, continue_student, set_trainable
-from .teacher_presets import expand_teachers
-from .teachers import load_teachers
+from .checkpoints import find_checkpoint, load_objective
+from .data.images import ImageDataset, collate_images
+from .data.llava import Collator, LlavaDataset
+from .data.questions import QuestionDataset
+from .recipes.arguments import DataArguments, names_encoder_alone
+from .recipes.objectives import OBJECTIVES, StudentWithObjective
+from .recipes.recipe import parse_stage, read_recipe
+from .students.encoders import warn_of_other_teachers
+from .students.students import build_student, continue_student, set_trainable
+from .teachers.loading import load_teachers
+from .teachers.presets import expand_teachers
 from .trainer import HawaiiTrainer
 
 
@@ -56,7 +58,7 @@ def see_some(dataset: LlavaDataset | ImageDataset, teachers: list, device: torch
     samples = [dataset[index] for index in range(0, len(dataset), step)[:NUM_SEEN]]
     images = [sample["teacher_images"] for sample in samples if "teacher_images" in sample]
     if not images:
-        raise ValueError(
+        raise UserError(
             f"{dataset.data_path}: none of the {len(samples)} records looked at has an image, but teachers need "
             "images to begin with; name a data_path with images for the first stage."
         )
@@ -130,8 +132,8 @@ def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> Non
         "num_parameters": list(stages.values())[-1]["num_parameters"],
         "stages": stages,
     }
-    write_json(run_folder / "train_results.json", results)
-    export(model_folder, run_folder / "hub", results)
+    write_json(run_folder / RESULTS_FILE, results)
+    export(model_folder, run_folder / HUB_FOLDER, results)
     say(f"The folder to publish: {run_folder / 'hub'}")
 
 
@@ -158,7 +160,7 @@ def train(recipe: str, overrides: list[str] | None = None) -> None:
         say("The recipe names no language model: its encoder learns alone, from images.")
     previous, results = None, {}
     for number, (stage, options) in enumerate(stages.items(), start=1):
-        model_folder = run_folder / stage / "model"
+        model_folder = run_folder / stage / MODEL_FOLDER
         say(f"Stage {number} of {len(stages)}, {stage}: " + ("already done." if model_folder.is_dir() else "begins."))
         if not model_folder.is_dir():
             run_stage(options, stage, previous, model_folder)

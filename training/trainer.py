@@ -11,14 +11,16 @@ from transformers import Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..hub_cards.folders import replace_folder, write_json
+from ..files.run_contents import STAGE_FILE
+from ..files.user_error import UserError
+from ..files.whole import replace_folder, write_json
 from .answers import answer_questions, load_questions, score_answers, undisturbed
-from .arguments import HawaiiTrainingArguments
 from .callbacks import TimerCallback
-from .checkpoints import STAGE_FILE, check_random_states, load_checkpoint, remove_old_checkpoints, save_objective
+from .checkpoints import check_random_states, load_checkpoint, remove_old_checkpoints, save_objective
 from .finished_stage import save_settings
-from .objectives import StudentWithObjective
-from .teacher import Teacher
+from .recipes.arguments import HawaiiTrainingArguments
+from .recipes.objectives import StudentWithObjective
+from .teachers.teacher import Teacher
 
 
 logger = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ class HawaiiTrainer(Trainer):
         super().__init__(model=model, **kwargs)
         self.add_callback(TimerCallback())
         if self.eval_dataset is not None and (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
-            raise ValueError(
+            raise UserError(
                 "A model that is sharded (FSDP, ZeRO-3) answers no questions while it trains: leave eval_data_path "
                 "and eval_strategy out, and ask its checkpoints with `hawaii evaluate`."
             )

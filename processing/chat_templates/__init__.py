@@ -4,6 +4,7 @@ from pathlib import Path
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from ...files.user_error import UserError
 from ..processing_hawaii import IMAGE_TOKEN
 
 
@@ -29,7 +30,7 @@ def load_chat_template(name_or_path: str) -> str:
         path = FOLDER / f"{name_or_path}.jinja"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("[!_]*.jinja")))
-        raise ValueError(f"There is no chat template {name_or_path!r}. Known by name: {known}; or give a .jinja file.")
+        raise UserError(f"There is no chat template {name_or_path!r}. Known by name: {known}; or give a .jinja file.")
     return path.read_text(encoding="utf-8").rstrip("\n")
 
 
@@ -70,7 +71,7 @@ def adapt_chat_template(template: str, **special_tokens: str) -> str:
     if _takes_lists(adapted, special_tokens):
         return adapted
     rendered = _render(adapted, f"{IMAGE_TOKEN}\n{PROBE}", special_tokens)
-    raise ValueError(
+    raise UserError(
         f"The chat template does not show what a message holds: of an image and {PROBE!r} it makes {rendered!r}. Name "
         "another one with chat_template, such as vicuna_v1."
     )

@@ -6,7 +6,7 @@ import pytest
 from transformers import CLIPVisionConfig
 
 from hawaii import HawaiiConfig, HawaiiVisionConfig
-from hawaii.tests.tiny import VISION, make_config
+from hawaii.tests.tiny.models import VISION, make_config
 
 
 TEXT = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 50}

@@ -10,7 +10,7 @@ import pytest
 from hawaii import HawaiiForConditionalGeneration, HawaiiVisionModel
 from hawaii.configuration import hub_hawaii
 from hawaii.configuration.hub_hawaii import AUTO_MAP, PROCESSOR_AUTO_MAP, VISION_AUTO_MAP, read_code
-from hawaii.tests.tiny import make_config, make_processor
+from hawaii.tests.tiny.models import make_config, make_processor
 
 
 ROOT = Path(hub_hawaii.__file__).parents[1]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from hawaii.__main__ import parse
-from hawaii.evaluation.ablation_rows import DEFAULT_ROWS, ROWS, make_recipe, rows_of
+from hawaii.ablation.rows import DEFAULT_ROWS, ROWS, make_recipe, rows_of
 from hawaii.tests.documents import ROOT, blocks, read
-from hawaii.training.recipe import read_recipe
+from hawaii.training.recipes.recipe import read_recipe
 
 
 ABLATIONS = read("docs/ablations.md")
@@ -35,7 +35,7 @@ def test_each_command_names_a_recipe_and_rows_that_there_are(words):
 
 
 def test_the_ten_benchmarks_are_those_of_the_paper():
-    from hawaii.evaluation.benchmarks import SUITES
+    from hawaii.evaluation.paper.benchmarks import SUITES
 
     stages = read_recipe(str(ROOT / parse(COMMANDS[-1][1:]).recipe))
     assert {options["eval_tasks"] for options in stages.values()} == {",".join(SUITES["paper"])}

@@ -7,10 +7,10 @@ import subprocess
 import pytest
 
 from hawaii.__main__ import parse
+from hawaii.example_data.emoji_vqa.packages import NAMES, TEST_VENDOR, VENDORS
+from hawaii.example_data.emoji_vqa.prepare import EXPERTS
 from hawaii.tests.documents import ROOT, blocks, read
-from hawaii.training.emoji_vqa import EXPERTS
-from hawaii.training.emoji_vqa_packages import NAMES, TEST_VENDOR, VENDORS
-from hawaii.training.recipe import read_recipe
+from hawaii.training.recipes.recipe import read_recipe
 
 
 DOCUMENT = read("docs/emoji_vqa.md")

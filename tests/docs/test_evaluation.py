@@ -6,9 +6,9 @@ import datasets
 import pytest
 
 from hawaii.__main__ import build_parser
-from hawaii.evaluation.benchmarks import BENCHMARKS, DATA_SETS
-from hawaii.evaluation.paper_results import MME_POINTS
-from hawaii.evaluation.task_files import check_data_folder
+from hawaii.evaluation.paper.benchmarks import BENCHMARKS, DATA_SETS
+from hawaii.evaluation.paper.results import MME_POINTS
+from hawaii.evaluation.paper.task_files import check_data_folder
 from hawaii.tests.documents import blocks, read
 from hawaii.tests.evaluation.stand_ins import any_answers, save_stand_ins
 

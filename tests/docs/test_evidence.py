@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from hawaii.evaluation.ablation_table import make_table
+from hawaii.ablation.table import make_table
 from hawaii.tests.documents import links, read
 
 

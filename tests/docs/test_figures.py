@@ -10,11 +10,11 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from hawaii.__main__ import main
-from hawaii.evaluation.routing_figure import routing_figure
+from hawaii.figures.routing import routing_figure
 from hawaii.tests.documents import blocks, read
 from hawaii.tests.evaluation.stand_ins import BUILDERS, any_answers, save_stand_ins
-from hawaii.tests.tiny import save_hub_folder
-from hawaii.tests.tiny_training import make_image, save_stage
+from hawaii.tests.tiny.models import save_hub_folder
+from hawaii.tests.tiny.training import make_image, save_stage
 
 
 DOCUMENT = read("docs/figures.md")

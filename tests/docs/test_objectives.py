@@ -9,15 +9,15 @@ from hawaii import HawaiiVisionModel
 from hawaii.__main__ import build_parser
 from hawaii.configuration.configuration_hawaii import HawaiiVisionConfig
 from hawaii.tests.documents import ROOT, blocks, read
-from hawaii.tests.tiny_language_models import FAMILIES, save_language_model
-from hawaii.tests.tiny_training import make_arguments
-from hawaii.training.arguments import names_encoder_alone
-from hawaii.training.dry_run import describe_recipe
-from hawaii.training.images import IMAGE_SUFFIXES
-from hawaii.training.move_kd_objective import MoveKdObjective
-from hawaii.training.objectives import OBJECTIVES
-from hawaii.training.recipe import parse_stage, read_recipe
-from hawaii.training.students import vision_fields
+from hawaii.tests.tiny.language_models import FAMILIES, save_language_model
+from hawaii.tests.tiny.training import make_arguments
+from hawaii.training.baselines.move_kd import MoveKdObjective
+from hawaii.training.counting.recipes import describe_recipe
+from hawaii.training.data.images import IMAGE_SUFFIXES
+from hawaii.training.recipes.arguments import names_encoder_alone
+from hawaii.training.recipes.objectives import OBJECTIVES
+from hawaii.training.recipes.recipe import parse_stage, read_recipe
+from hawaii.training.students.students import vision_fields
 
 
 DOCUMENT = read("docs/objectives.md")

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from hawaii.__main__ import build_parser
-from hawaii.modeling_hawaii.checkpoint_tensors import CheckpointTensors
-from hawaii.modeling_hawaii.convert_llava import convert_llava
+from hawaii.modeling_hawaii.conversion.checkpoint_tensors import CheckpointTensors
+from hawaii.modeling_hawaii.conversion.llava import convert_llava
 from hawaii.tests.documents import blocks, read
-from hawaii.tests.tiny_llava import make_llava, save_clip, save_original
-from hawaii.training.arguments import ModelArguments
-from hawaii.training.convert import UNUSED_FILE
+from hawaii.tests.tiny.llava import make_llava, save_clip, save_original
+from hawaii.training.recipes.arguments import ModelArguments
+from hawaii.training.students.convert import UNUSED_FILE
 
 
 DOCUMENT = read("docs/starting_points.md")

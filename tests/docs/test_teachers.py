@@ -8,9 +8,9 @@ import yaml
 from transformers import ViTConfig, ViTModel
 
 from hawaii.tests.documents import blocks, read
-from hawaii.tests.tiny_training import save_image_processor
-from hawaii.training.teacher_costs import describe_presets
-from hawaii.training.teacher_presets import expand_teachers
+from hawaii.tests.tiny.training import save_image_processor
+from hawaii.training.counting.teachers import describe_presets
+from hawaii.training.teachers.presets import expand_teachers
 
 
 TEACHERS = read("docs/teachers.md")

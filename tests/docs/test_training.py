@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from hawaii.tests.documents import ROOT, blocks, read
-from hawaii.training.recipe import parse_stage, read_recipe
+from hawaii.training.recipes.recipe import parse_stage, read_recipe
 
 
 DOCUMENT = read("docs/training.md")

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, LlavaProcessor, ProcessorMixin
 
-from hawaii.tests.tiny import WORDS, make_model, make_processor, make_tokenizer
-from hawaii.tests.tiny_llava import make_llava
+from hawaii.tests.tiny.llava import make_llava
+from hawaii.tests.tiny.models import WORDS, make_model, make_processor, make_tokenizer
 
 
 COLORS = ("red", "green", "blue", "white")

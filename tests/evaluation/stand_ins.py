@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from hawaii.evaluation.benchmarks import DATA_SETS
+from hawaii.evaluation.paper.benchmarks import DATA_SETS
 
 
 def image(color: str) -> Image.Image:

@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText, ViTConfig, ViTModel
 
 from hawaii import __main__ as command
 from hawaii.evaluation.checkpoint import checkpoint_folder, count_parameters
-from hawaii.tests.tiny_encoders import save_encoder_folder
+from hawaii.tests.tiny.encoders import save_encoder_folder
 
 
 def test_a_published_folder_is_a_checkpoint(hub_folder):

@@ -12,14 +12,14 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from hawaii.evaluation import evaluate as module
-from hawaii.evaluation import lmms_process
-from hawaii.evaluation.benchmarks import BENCHMARKS
 from hawaii.evaluation.chat import answer
 from hawaii.evaluation.checkpoint import count_parameters
 from hawaii.evaluation.evaluate import evaluate
-from hawaii.evaluation.paper_questions import DATA_FOLDER
+from hawaii.evaluation.lmms import process as lmms_process
+from hawaii.evaluation.paper.benchmarks import BENCHMARKS
+from hawaii.evaluation.paper.questions import DATA_FOLDER
 from hawaii.evaluation.report import report
-from hawaii.tests.tiny import FACTS
+from hawaii.tests.tiny.models import FACTS
 
 
 QUESTIONS = [

@@ -8,8 +8,8 @@ import json
 
 import pytest
 
-from hawaii.evaluation.benchmarks import BENCHMARKS
 from hawaii.evaluation.evaluate import evaluate
+from hawaii.evaluation.paper.benchmarks import BENCHMARKS
 from hawaii.tests.evaluation.answering_models import expected_answer, save_hawaii, save_llava
 from hawaii.tests.evaluation.stand_ins import BUILDERS, any_answers, right, save_stand_ins
 

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from hawaii.hub_cards.card import write_card
-from hawaii.tests.tiny import FACTS, make_model
+from hawaii.tests.tiny.models import FACTS, make_model
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from hawaii.configuration.hub_hawaii import VISION_AUTO_MAP
 from hawaii.hub_cards.card import write_card
 from hawaii.hub_cards.export import export
 from hawaii.tests.hub_cards.test_loading import TRANSFORMERS_4, VERSIONS
-from hawaii.tests.tiny import FACTS, make_model
-from hawaii.tests.tiny_encoders import make_encoder_processor, save_encoder_folder
-from hawaii.tests.tiny_training import make_image
+from hawaii.tests.tiny.encoders import make_encoder_processor, save_encoder_folder
+from hawaii.tests.tiny.models import FACTS, make_model
+from hawaii.tests.tiny.training import make_image
 
 
 PYTHON = dict(zip(VERSIONS, (TRANSFORMERS_4, Path(sys.executable))))

@@ -11,7 +11,7 @@ from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.configuration.hub_hawaii import read_code
 from hawaii.hub_cards import export as export_module
 from hawaii.hub_cards.export import export
-from hawaii.tests.tiny import FACTS, make_config, make_model, make_processor
+from hawaii.tests.tiny.models import FACTS, make_config, make_model, make_processor
 
 
 # What training leaves beside a model.

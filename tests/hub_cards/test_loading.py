@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from hawaii import HawaiiConfig, HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.configuration.hub_hawaii import AUTO_MAP, PROCESSOR_AUTO_MAP, VISION_AUTO_MAP, read_code
-from hawaii.tests.tiny import make_model
+from hawaii.tests.tiny.models import make_model
 
 
 ROOT = Path(__file__).parents[2]

@@ -4,11 +4,11 @@ import shutil
 
 import pytest
 
+from hawaii.files.whole import write_json
 from hawaii.hub_cards import publish as module
 from hawaii.hub_cards.card import write_card
-from hawaii.hub_cards.folders import write_json
 from hawaii.hub_cards.publish import publish
-from hawaii.tests.tiny import FACTS
+from hawaii.tests.tiny.models import FACTS
 
 
 @pytest.fixture

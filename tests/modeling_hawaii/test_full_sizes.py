@@ -11,8 +11,8 @@ from transformers import (
 )
 
 from hawaii import HawaiiConfig, HawaiiForConditionalGeneration, HawaiiVisionModel
-from hawaii.modeling_hawaii.conversion import build_empty
-from hawaii.modeling_hawaii.convert_clip import make_vision_config, vision_places
+from hawaii.modeling_hawaii.conversion.clip import make_vision_config, vision_places
+from hawaii.modeling_hawaii.conversion.places import build_empty
 
 
 BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}

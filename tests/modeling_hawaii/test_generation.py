@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import GenerationConfig
 
-from hawaii.tests.tiny import make_model, make_processor
+from hawaii.tests.tiny.models import make_model, make_processor
 
 
 IMAGE = [4] * 16  # The image token, once for each of the 4 x 4 patches.

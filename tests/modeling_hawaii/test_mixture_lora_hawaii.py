@@ -12,7 +12,7 @@ from hawaii.modeling_hawaii.mixture_lora_hawaii import (
     forced_adapter_gate,
 )
 from hawaii.modeling_hawaii.vision_hawaii import HawaiiVisionFeedForward
-from hawaii.tests.tiny import VISION, fill
+from hawaii.tests.tiny.models import VISION, fill
 
 
 def make_config(**kwargs):

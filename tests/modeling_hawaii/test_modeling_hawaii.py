@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiModel
-from hawaii.tests.tiny import make_config, make_model
+from hawaii.tests.tiny.models import make_config, make_model
 
 
 IMAGE = [4] * 16  # The image token, once for each of the 4 x 4 patches.

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from hawaii import HawaiiVisionConfig, HawaiiVisionModel
-from hawaii.tests.tiny import VISION, fill
+from hawaii.tests.tiny.models import VISION, fill
 
 
 NUM_TEACHERS, NUM_GENERALS, NUM_LAYERS = 3, 2, 2

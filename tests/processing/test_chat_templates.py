@@ -5,7 +5,7 @@ from jinja2 import Environment, TemplateError, nodes
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from hawaii.processing.chat_templates import adapt_chat_template, load_chat_template
-from hawaii.tests.tiny_language_models import CHATML, FAMILIES
+from hawaii.tests.tiny.language_models import CHATML, FAMILIES
 
 
 TEXTS = [

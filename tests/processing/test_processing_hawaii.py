@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, CLIPImageProcessor, LlavaImageProcessor,
 
 from hawaii import HawaiiProcessor
 from hawaii.processing.chat_templates import load_chat_template
-from hawaii.tests.tiny import make_processor, make_tokenizer
+from hawaii.tests.tiny.models import make_processor, make_tokenizer
 
 
 MEAN_COLOUR = (122, 116, 104)  # CLIP's mean (0.48145466, 0.4578275, 0.40821073) times 255, rounded down.

@@ -2,8 +2,8 @@
 
 import pytest
 
-from hawaii.tests.tiny import make_processor
-from hawaii.tests.tiny_training import RAGGED, make_batch
+from hawaii.tests.tiny.models import make_processor
+from hawaii.tests.tiny.training import RAGGED, make_batch
 
 
 @pytest.fixture(scope="session")
@@ -20,10 +20,10 @@ def batch(tmp_path, processor):
 @pytest.fixture(scope="session")
 def teachers_of(teachers, teacher_folders):
     """The two tiny teachers as each objective asks them, by its class."""
-    from hawaii.training.move_kd_objective import MoveKdObjective
-    from hawaii.training.objectives import OBJECTIVES
-    from hawaii.training.teacher_config import TeacherConfig
-    from hawaii.training.teachers import load_teachers
+    from hawaii.training.baselines.move_kd import MoveKdObjective
+    from hawaii.training.recipes.objectives import OBJECTIVES
+    from hawaii.training.teachers.config import TeacherConfig
+    from hawaii.training.teachers.loading import load_teachers
 
     asked = {kind: teachers if kind.uses_teachers else [] for kind in OBJECTIVES.values()}
     # What MoVE-KD asks changes a teacher, so it has its own.
@@ -45,7 +45,7 @@ def run(teachers_of):
 @pytest.fixture
 def recorded(monkeypatch):
     """What the objective gave each loss, and what it got: lists of (arguments, result) by the loss's name."""
-    from hawaii.training import hawaii_objective
+    from hawaii.training.objectives import hawaii as hawaii_objective
 
     calls = {}
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from hawaii.tests.tiny import make_model
-from hawaii.tests.tiny_answers import make_parrot, make_question, make_questions
-from hawaii.tests.tiny_training import make_image
+from hawaii.tests.tiny.answers import make_parrot, make_question, make_questions
+from hawaii.tests.tiny.models import make_model
+from hawaii.tests.tiny.training import make_image
 from hawaii.training.answers import answer_questions, load_questions, score_answers, undisturbed
 
 

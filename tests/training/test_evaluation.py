@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from hawaii.tests.tiny import FACTS, make_processor
-from hawaii.tests.tiny_answers import make_parrot, make_question, make_questions, save_questions
-from hawaii.tests.tiny_training import (
+from hawaii.tests.tiny.answers import make_parrot, make_question, make_questions, save_questions
+from hawaii.tests.tiny.models import FACTS, make_processor
+from hawaii.tests.tiny.training import (
     CHECKPOINTING,
     make_arguments,
     make_dataset,
@@ -25,7 +25,7 @@ from hawaii.tests.tiny_training import (
 )
 from hawaii.training import trainer as trainer_module
 from hawaii.training.checkpoints import save_objective
-from hawaii.training.data import Collator
+from hawaii.training.data.llava import Collator
 from hawaii.training.train import train
 from hawaii.training.trainer import HawaiiTrainer
 

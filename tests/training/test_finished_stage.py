@@ -7,9 +7,9 @@ import shutil
 import pytest
 import torch
 
-from hawaii.tests.tiny_training import TEACHER_GRIDS, make_arguments, save_stage
-from hawaii.training.checkpoints import OBJECTIVE_FILE
-from hawaii.training.finished_stage import SETTINGS_FILE, find_stage, load_stage, read_settings, save_settings
+from hawaii.files.run_contents import OBJECTIVE_FILE, OBJECTIVE_SETTINGS_FILE
+from hawaii.tests.tiny.training import TEACHER_GRIDS, make_arguments, save_stage
+from hawaii.training.finished_stage import find_stage, load_stage, read_settings, save_settings
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_every_field_of_a_preset_and_of_its_changes_is_kept(tmp_path):
 
 def test_the_settings_are_the_objectives_own(tmp_path):
     save_settings(make_arguments(learning_rate=0.5, token_scoring=False), tmp_path)
-    settings = json.loads((tmp_path / SETTINGS_FILE).read_text())
+    settings = json.loads((tmp_path / OBJECTIVE_SETTINGS_FILE).read_text())
     assert (settings["token_scoring"], settings["teachers"]) == (False, [])
     assert "learning_rate" not in settings and "output_dir" not in settings
 
@@ -80,9 +80,9 @@ def test_a_teacher_is_found_from_any_folder(teacher_folders, tmp_path, monkeypat
 
 
 def change_teacher(folder, **fields):
-    settings = json.loads((folder / SETTINGS_FILE).read_text())
+    settings = json.loads((folder / OBJECTIVE_SETTINGS_FILE).read_text())
     settings["teachers"][1] |= fields
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings))
+    (folder / OBJECTIVE_SETTINGS_FILE).write_text(json.dumps(settings))
 
 
 def test_a_teacher_that_is_gone_is_named_with_the_way_out(copy):

@@ -14,12 +14,12 @@ import yaml
 from safetensors.torch import load_file
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
+from hawaii.files.run_contents import CHECKPOINT_STATE_FILES, OBJECTIVE_FILE
 from hawaii.processing.chat_templates import load_chat_template
 from hawaii.tests.finished_runs import logged_steps
-from hawaii.tests.tiny_language_models import FAMILIES, save_language_model
-from hawaii.tests.tiny_training import make_record, write_recipe
+from hawaii.tests.tiny.language_models import FAMILIES, save_language_model
+from hawaii.tests.tiny.training import make_record, write_recipe
 from hawaii.training import train as train_module
-from hawaii.training.checkpoints import OBJECTIVE_FILE, STATE_FILES
 from hawaii.training.finished_stage import find_stage, load_stage
 from hawaii.training.train import train
 
@@ -195,7 +195,13 @@ def whole_checkpoints(folder):
     """The checkpoints that bear their final name; each has every file."""
     found = sorted(folder.glob("checkpoint-[0-9]*"))
     for checkpoint in found:
-        for name in ("model.safetensors", "config.json", "processor_config.json", "rng_state.pth", *STATE_FILES):
+        for name in (
+            "model.safetensors",
+            "config.json",
+            "processor_config.json",
+            "rng_state.pth",
+            *CHECKPOINT_STATE_FILES,
+        ):
             assert any(checkpoint.glob(name)), (checkpoint, name)
         load_file(checkpoint / "model.safetensors")
         torch.load(checkpoint / "optimizer.pt", weights_only=True)

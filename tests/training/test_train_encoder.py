@@ -15,12 +15,12 @@ from transformers import AutoImageProcessor, AutoModel
 
 from hawaii import HawaiiVisionModel
 from hawaii.tests.finished_runs import assert_goes_on_to_the_last_bit, logged_steps, weights_of
-from hawaii.tests.tiny import VISION
-from hawaii.tests.tiny_encoders import write_encoder_recipe
-from hawaii.tests.tiny_students import save_clip_folder
-from hawaii.tests.tiny_training import CHECKPOINTING
+from hawaii.tests.tiny.encoders import write_encoder_recipe
+from hawaii.tests.tiny.models import VISION
+from hawaii.tests.tiny.students import save_clip_folder
+from hawaii.tests.tiny.training import CHECKPOINTING
 from hawaii.training.finished_stage import find_stage, load_stage
-from hawaii.training.grids import match_grid
+from hawaii.training.teachers.grids import match_grid
 from hawaii.training.train import train
 
 

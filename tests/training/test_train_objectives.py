@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from hawaii.tests.finished_runs import assert_goes_on_to_the_last_bit
-from hawaii.tests.tiny_training import write_recipe
+from hawaii.tests.tiny.training import write_recipe
 from hawaii.training import train as train_module
-from hawaii.training.objectives import OBJECTIVES
+from hawaii.training.recipes.objectives import OBJECTIVES
 from hawaii.training.train import train
 
 

@@ -1,0 +1,191 @@
+"""What the runs of an ablation come to: each row's mean over seeds, and its difference to the baseline."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..evaluation.paper.benchmarks import BENCHMARKS
+from ..evaluation.paper.results import in_percent
+from ..figures.learning_curves import summarize_curves
+from ..files.user_error import UserError
+from ..metrics.paired_bootstrap.paired_bootstrap import paired_bootstrap
+
+
+AVERAGE = "Avg."
+
+
+@dataclass(frozen=True)
+class Part:
+    """A task, or its questions of one type."""
+
+    task: str
+    question_type: str | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One part, or the average of several."""
+
+    label: str
+    parts: tuple[Part, ...]
+
+
+def make_columns(scores: Mapping[str, dict]) -> list[Column]:
+    """
+    The columns of a table: the tasks, or the types of a single task's questions, and the average.
+
+    Args:
+        scores (`Mapping[str, dict]`):
+            Of one run, by task; see [`read_scores`].
+    """
+    tasks = [Part(task) for task in scores]
+    if len(tasks) > 1:
+        labels = [BENCHMARKS[part.task].column if part.task in BENCHMARKS else part.task for part in tasks]
+        return [*(Column(label, (part,)) for label, part in zip(labels, tasks)), Column(AVERAGE, tuple(tasks))]
+    (task,) = scores
+    types = [Column(name, (Part(task, name),)) for name in scores[task].get("by_type", {})]
+    if len(types) > 1:
+        return [*types, Column(AVERAGE, (Part(task),))]
+    return [Column(BENCHMARKS[task].column if task in BENCHMARKS else task, (Part(task),))]
+
+
+def _score(run: Mapping, part: Part) -> float:
+    scores = run["scores"][part.task]
+    return scores["score"] if part.question_type is None else scores["by_type"][part.question_type]
+
+
+def value_of(run: Mapping, column: Column) -> float:
+    """A run's number in a column. MME is points where it stands alone, percent of them in an average."""
+    if len(column.parts) == 1:
+        return _score(run, column.parts[0])
+    return float(np.mean([in_percent(part.task, _score(run, part)) for part in column.parts]))
+
+
+def _questions(runs: Sequence[Mapping], part: Part) -> dict[str, list] | None:
+    """
+    The scores of a part's questions, `(questions, seeds)`, and their groups; `None` where its number is no mean of
+    them.
+    """
+    found = [run["questions"][part.task] for run in runs if part.task in run["questions"]]
+    if len(found) < len(runs):
+        return None
+    first = found[0]
+    if any(questions[key] != first[key] for questions in found for key in ("groups", "types")):
+        names = " and ".join(f"{run['row']}, seed {run['seed']}" for run in (runs[0], runs[-1]))
+        raise UserError(
+            f"{part.task} did not ask the same questions in all runs ({names} are among them), so they cannot be "
+            "compared: its data has changed in between. Remove the runs and start again."
+        )
+    types = first["types"] or []
+    chosen = [
+        index
+        for index in range(len(first["groups"]))
+        if part.question_type is None or types[index] == part.question_type
+    ]
+    return {
+        "scores": [[questions["scores"][index] for questions in found] for index in chosen],
+        "groups": [first["groups"][index] for index in chosen],
+    }
+
+
+def compare(row: Mapping[int, Mapping], baseline: Mapping[int, Mapping], column: Column) -> dict | None:
+    """
+    The difference of a row to the baseline, over the seeds that both have.
+
+    Args:
+        row, baseline (`Mapping[int, Mapping]`):
+            Runs by seed.
+        column (`Column`):
+            What is compared.
+
+    Returns:
+        `dict` with `difference`, `low`, `high` and `resampled`, what of `seeds` and `images` the interval is over: not
+        images, where a task's number is no mean over its questions. `None` where they have no seed in common.
+    """
+    seeds = sorted(set(row) & set(baseline))
+    if not seeds:
+        return None
+    runs = [[setting[seed] for seed in seeds] for setting in (row, baseline)]
+    parts = [_questions([*runs[0], *runs[1]], part) for part in column.parts]
+    parts = [part for part in parts if part is not None]
+    if len(parts) == len(column.parts):
+        scores = np.concatenate([np.array(part["scores"], float) for part in parts])  # (questions, 2 * seeds)
+        groups = [group for part in parts for group in part["groups"]]
+        tasks = [number for number, part in enumerate(parts) for _ in part["groups"]]
+        found = paired_bootstrap(scores[:, : len(seeds)], scores[:, len(seeds) :], groups, tasks)
+        resampled = ["images"] if found["num_groups"] > len(parts) else []
+    else:
+        values = [[[value_of(run, column) for run in setting]] for setting in runs]
+        found, resampled = paired_bootstrap(*values, groups=["all"]), []
+    resampled += ["seeds"] if len(seeds) > 1 else []
+    return {**{key: found[key] for key in ("difference", "low", "high")}, "resampled": resampled}
+
+
+def _mean_and_deviation(values: Sequence[float]) -> dict:
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "deviation": deviation}
+
+
+def summarize_row(
+    runs: Mapping[int, Mapping], baseline: Mapping[int, Mapping] | None, columns: Sequence[Column]
+) -> dict:
+    """
+    Args:
+        runs (`Mapping[int, Mapping]`):
+            Those of the row that are done, by seed.
+        baseline (`Mapping[int, Mapping]`, *optional*):
+            Those to compare with; `None` for the baseline itself.
+        columns (`Sequence[Column]`):
+            Of the table.
+
+    Returns:
+        `dict`: `columns`, each with the mean over seeds, the standard deviation, the value of each seed and what
+        [`compare`] says; and what training took.
+    """
+    summary = {"columns": {}}
+    if not runs:
+        return summary
+    for column in columns:
+        values = {seed: value_of(run, column) for seed, run in runs.items()}
+        summary["columns"][column.label] = {
+            **_mean_and_deviation(list(values.values())),
+            "by_seed": values,
+            "against_baseline": compare(runs, baseline, column) if baseline is not None else None,
+        }
+    for key in ("seconds_per_step", "train_seconds", "steps"):
+        summary[key] = _mean_and_deviation([run[key] for run in runs.values()])
+    return {**summary, "num_parameters": next(iter(runs.values()))["num_parameters"]}
+
+
+def summarize(
+    done: Mapping[str, Mapping[int, Mapping]], labels: Mapping[str, str], seeds: Sequence[int], baseline: str
+) -> dict:
+    """
+    Args:
+        done (`Mapping[str, Mapping[int, Mapping]]`):
+            Of each row its runs that are done, by seed; one at least.
+        labels (`Mapping[str, str]`):
+            What the rows are called.
+        seeds (`Sequence[int]`):
+            Those that each row should have.
+        baseline (`str`):
+            The row that others are compared with.
+
+    Returns:
+        `dict`: what `ablation.json` holds of them.
+    """
+    columns = make_columns(next(run for runs in done.values() for run in runs.values())["scores"])
+    rows = [
+        {
+            "name": name,
+            "label": labels[name],
+            "seeds": sorted(runs),
+            "missing_seeds": [seed for seed in seeds if seed not in runs],
+            **summarize_row(runs, done[baseline] if name != baseline else None, columns),
+            "curve": summarize_curves([*runs.values()]),
+        }
+        for name, runs in done.items()
+    ]
+    shown = [{"label": column.label, "tasks": [part.task for part in column.parts]} for column in columns]
+    return {"seeds": list(seeds), "baseline": baseline, "columns": shown, "rows": rows}

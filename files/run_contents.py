@@ -1,0 +1,39 @@
+"""
+What `hawaii train` leaves on disk, and the name of each file. A change to any of these folders starts here.
+
+```
+RUN/                              `output_dir` of the recipe
+  train_results.json              RESULTS_FILE: the report of every stage, the training time and the parameter count
+  STAGE/                          one folder per stage of the recipe
+    log.jsonl                     LOG_FILE: every log entry
+    checkpoint-STEP/              a checkpoint of the unfinished stage
+      config.json, model*.safetensors   the student
+      processor files                   its tokenizer and image processor
+      objective.safetensors             OBJECTIVE_FILE: weights of the objective's projections
+      optimizer.pt, scheduler.pt, trainer_state.json, rng_state*.pth   what transformers resumes from
+      training_args.bin                 written by transformers, never read
+    model/                        MODEL_FOLDER: the finished stage, the start of the next one
+      student and processor             as in a checkpoint
+      objective.safetensors             OBJECTIVE_FILE
+      objective.json                    OBJECTIVE_SETTINGS_FILE: the objective's options and the teachers; it names
+                                        folders of this machine
+      stage.json                        STAGE_FILE: report of the stage (steps, seconds, teachers, last log entry)
+  hub/                            HUB_FOLDER: the published folder, made from the last stage
+    config.json, model*.safetensors, processor files, *_hawaii.py (the code), README.md (the model card)
+    training.json                       FACTS_FILE: a copy of train_results.json, from which the card is written
+```
+
+The objective's files stay in the run: a published folder holds the student alone. A folder that is being written has
+another name (`incomplete`, `model.incomplete`, `hub.incomplete`), so whatever has one of the names above is whole.
+"""
+
+RESULTS_FILE = "train_results.json"
+LOG_FILE = "log.jsonl"
+MODEL_FOLDER = "model"
+HUB_FOLDER = "hub"
+OBJECTIVE_FILE = "objective.safetensors"
+OBJECTIVE_SETTINGS_FILE = "objective.json"
+STAGE_FILE = "stage.json"
+FACTS_FILE = "training.json"
+# Without one of these transformers resumes silently with other numbers.
+CHECKPOINT_STATE_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json", OBJECTIVE_FILE)

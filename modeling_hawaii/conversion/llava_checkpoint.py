@@ -1,0 +1,206 @@
+"""What a LLaVA says of itself, in transformers' form or in LLaVA's own."""
+
+import re
+from typing import NamedTuple
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from ...files.user_error import UserError
+from .checkpoint_tensors import find_file, read_json
+from .clip import CLIP_TYPES, SIGLIP_TYPES, load_vision_config
+
+
+# LLaVA's own types: the language model's type in transformers.
+ORIGINAL_TYPES = {
+    "llava": "llama",
+    "llava_llama": "llama",
+    "llava_mistral": "mistral",
+    "llava_qwen": "qwen2",
+    "move_llava_llama": "llama",
+}
+# Of LLaVA's own configuration: fields of transformers 4 that a configuration of 5 reads and does not write.
+LEGACY_TEXT_FIELDS = ("rope_theta", "rope_scaling")
+
+
+class LlavaCheckpoint(NamedTuple):
+    """
+    A LLaVA, read as far as its configuration.
+
+    Args:
+        checkpoint (`str`):
+            Folder or Hub id.
+        model_type (`str`):
+            As its configuration says.
+        text_config, vision_config (`PretrainedConfig`):
+            Of the language model and of the encoder.
+        vision_feature_layer (`int`):
+            Which of the encoder's `hidden_states` the language model sees.
+        image_token_index (`int`, *optional*):
+            `None` where the vocabulary has no token for images.
+        projector_hidden_act (`str`), multimodal_projector_bias (`bool`):
+            As in [`HawaiiConfig`].
+        vision_tower (`str`, *optional*):
+            The checkpoint of the encoder, where it may be one of its own.
+        part_names (`list[tuple[str, str]]`):
+            Patterns of the beginnings of tensors' names, and what stands for them in [`part_name`].
+        values (`dict`):
+            The whole configuration as it was written.
+    """
+
+    checkpoint: str
+    model_type: str
+    text_config: PretrainedConfig
+    vision_config: PretrainedConfig
+    vision_feature_layer: int
+    image_token_index: int | None
+    projector_hidden_act: str
+    multimodal_projector_bias: bool
+    vision_tower: str | None
+    part_names: list[tuple[str, str]]
+    values: dict
+
+    def part_name(self, name: str) -> str:
+        """
+        The name of a tensor in its part, after `vision.`, `projector.`, `text.` or `head.`: one name whatever the form
+        and the version that wrote it. Other names stay as they are.
+        """
+        for pattern, replacement in self.part_names:
+            renamed, is_renamed = re.subn(f"^{pattern}", replacement, name)
+            if is_renamed:
+                return renamed
+        return name
+
+
+def _read_transformers(checkpoint: str, values: dict) -> LlavaCheckpoint:
+    vision_type = (values.get("vision_config") or {}).get("model_type", CLIP_TYPES[-1])
+    if vision_type not in CLIP_TYPES + SIGLIP_TYPES:
+        raise UserError(f"The encoder of {checkpoint} is a {vision_type!r}; a student's is a CLIP or a SigLIP.")
+    text_type = (values.get("text_config") or {}).get("model_type", "llama")
+    if text_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(
+            f"The language model of {checkpoint} is a {text_type!r}; a student's is a causal one that transformers "
+            "knows."
+        )
+    config = AutoConfig.from_pretrained(checkpoint)
+    text, vision = config.text_config, config.vision_config
+    text.tie_word_embeddings = config.tie_word_embeddings  # transformers 5 asks the outer one
+    if not isinstance(config.vision_feature_layer, int):
+        raise UserError(
+            f"{checkpoint} joins the features of layers {config.vision_feature_layer}; a student's encoder ends at "
+            "one layer. Take a LLaVA whose vision_feature_layer is one number."
+        )
+    strategy = "default" if vision.model_type in CLIP_TYPES else "full"
+    if config.vision_feature_select_strategy != strategy:
+        raise UserError(
+            f"{checkpoint} has vision_feature_select_strategy {config.vision_feature_select_strategy!r} with a "
+            f"{vision.model_type!r}; a student shows its language model every patch and nothing else, which is "
+            f"{strategy!r} there."
+        )
+    with torch.device("meta"):
+        causal = AutoModelForCausalLM.from_config(text)
+    head = next(name for name, module in causal.named_modules() if module is causal.get_output_embeddings())
+    return LlavaCheckpoint(
+        checkpoint=checkpoint,
+        model_type=config.model_type,
+        text_config=text,
+        vision_config=vision,
+        vision_feature_layer=config.vision_feature_layer,
+        image_token_index=config.image_token_index,
+        projector_hidden_act=config.projector_hidden_act,
+        multimodal_projector_bias=config.multimodal_projector_bias,
+        vision_tower=None,
+        # transformers 4 put whole models together and 5 bare ones, but it may write the names of either.
+        part_names=[
+            (r"(model\.)?vision_tower\.(vision_model\.)?", "vision."),
+            (r"(model\.)?multi_modal_projector\.", "projector."),
+            (rf"(lm_head|language_model\.{re.escape(head)})\.", "head."),
+            (rf"(model\.)?language_model\.((model|{causal.base_model_prefix})\.)?", "text."),
+        ],
+        values=values,
+    )
+
+
+def _read_original(checkpoint: str, values: dict, vision_tower: str | None) -> LlavaCheckpoint:
+    refused = {
+        "mm_projector_type": (values.get("mm_projector_type", "linear"), ("mlp2x_gelu",)),
+        "mm_vision_select_feature": (values.get("mm_vision_select_feature", "patch"), ("patch",)),
+        "mm_use_im_start_end": (values.get("mm_use_im_start_end", False), (False,)),
+        "mm_patch_merge_type": (values.get("mm_patch_merge_type", "flat"), ("flat",)),
+        "image_aspect_ratio": (values.get("image_aspect_ratio"), ("pad", "square", None)),
+        "s2": (values.get("s2", False), (False,)),
+    }
+    for name, (value, accepted) in refused.items():
+        if value not in accepted:
+            raise UserError(
+                f"{checkpoint} has {name} {value!r}; a student can start from a LLaVA that has {accepted[0]!r}, as "
+                "LLaVA-1.5 has."
+            )
+    vision_feature_layer = values.get("mm_vision_select_layer")
+    if not isinstance(vision_feature_layer, int):
+        raise UserError(f"{checkpoint} does not say which of its encoder's layers it sees, as mm_vision_select_layer.")
+    tower = vision_tower or values["mm_vision_tower"]
+    try:
+        vision = load_vision_config(tower)
+    except ValueError as error:
+        raise UserError(
+            f"The vision_tower of {checkpoint}: {error} Name its folder or Hub id as vision_tower."
+        ) from error
+    text_type = ORIGINAL_TYPES[values["model_type"]]
+    known = set(AutoConfig.for_model(text_type).to_dict()) | set(LEGACY_TEXT_FIELDS)
+    known -= {"model_type", "architectures", "transformers_version", "_name_or_path", "dtype"}
+    return LlavaCheckpoint(
+        checkpoint=checkpoint,
+        model_type=values["model_type"],
+        text_config=AutoConfig.for_model(
+            text_type, **{name: value for name, value in values.items() if name in known}
+        ),
+        vision_config=vision,
+        vision_feature_layer=vision_feature_layer,
+        image_token_index=None,
+        projector_hidden_act="gelu",
+        multimodal_projector_bias=True,
+        vision_tower=tower,
+        part_names=[
+            (r"model\.vision_tower\.vision_tower\.(vision_model\.)?", "vision."),
+            (r"model\.mm_projector\.0\.", "projector.linear_1."),
+            (r"model\.mm_projector\.2\.", "projector.linear_2."),
+            (r"lm_head\.", "head."),
+            (r"model\.", "text."),
+        ],
+        values=values,
+    )
+
+
+def read_llava(checkpoint: str, vision_tower: str | None) -> LlavaCheckpoint:
+    """
+    Reads the configuration of a LLaVA.
+
+    Args:
+        checkpoint (`str`):
+            Folder or Hub id, in transformers' form (`llava-hf/...`) or LLaVA's own (`liuhaotian/...`).
+        vision_tower (`str`, *optional*):
+            The encoder's folder or Hub id, for LLaVA's own form; what the configuration names if not given.
+
+    Raises:
+        ValueError: it is no LLaVA, or one that does what a student cannot.
+    """
+    path = find_file(checkpoint, "config.json")
+    if path is None:
+        raise UserError(
+            f"{checkpoint} is no LLaVA: no folder of that name holds a config.json, and the Hub gives no model of "
+            "that name."
+        )
+    values = read_json(path)
+    model_type = values.get("model_type")
+    if model_type in ORIGINAL_TYPES and "mm_vision_tower" in values:
+        return _read_original(checkpoint, values, vision_tower)
+    if model_type != "llava":
+        raise UserError(
+            f"{checkpoint} is a {model_type!r} checkpoint; a student starts from a 'llava' of transformers or from "
+            f"one of LLaVA's own, {', '.join(map(repr, ORIGINAL_TYPES))} with an mm_vision_tower."
+        )
+    if vision_tower is not None:
+        raise UserError(f"{checkpoint} holds its own encoder: leave vision_tower out.")
+    return _read_transformers(checkpoint, values)

@@ -1,0 +1,57 @@
+"""What a run starts, and what its log says of how it ended."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from hawaii.ablation.run import Run, first_difference, last_words
+
+
+def make_run(**changes):
+    fields = {"row": "llava", "label": "LLaVA", "seed": 0, "folder": Path("a b"), "recipe": {"stages": {}}}
+    return Run(**{**fields, "tasks": ["gqa", "pope"], "options": {}, **changes})
+
+
+def test_training_is_the_ordinary_command_or_a_launchers():
+    words = ["-m", "hawaii", "train", "a b/recipe.yaml"]
+    assert make_run().training_command() == [sys.executable, *words]
+    launched = make_run(launcher="accelerate launch --num_processes 8").training_command()
+    assert launched == ["accelerate", "launch", "--num_processes", "8", *words]
+
+
+def test_evaluation_has_what_was_asked_for_and_as_many_processes_as_devices():
+    run = make_run(options={"limit": 3, "batch_size": 4, "data_folder": "data"})
+    words = [sys.executable, "-m", "hawaii", "evaluate", "a b/hub", "--tasks", "gqa,pope", "--output_dir", "a b"]
+    words += ["--limit", "3", "--batch_size", "4", "--data_folder", "data"]
+    assert run.evaluation_command(1) == words
+    assert run.evaluation_command(8) == [*words, "--num_processes", "8"]
+
+
+@pytest.mark.parametrize(
+    ("said", "last"),
+    [
+        ("10%\r20%\n", "20%"),
+        ("hawaii train: no data.\nTraceback\nCalledProcessError\n", "hawaii train: no data."),
+        ("Traceback\nKeyError: 'a'\n\n", "KeyError: 'a'"),
+        ("", "nothing"),
+    ],
+)
+def test_the_last_words_are_those_of_the_last_command(tmp_path, said, last):
+    earlier = "\n$ hawaii train recipe.yaml\nhawaii train: an old error.\n"
+    (tmp_path / "log").write_text(f"{earlier}\n$ hawaii train recipe.yaml\n{said}")
+    assert last_words(tmp_path / "log") == last
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "difference"),
+    [
+        ({"a": {"b": 1}}, {"a": {"b": 1}}, None),
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, "a.b is 1 there and 2 here"),
+        ({"a": 1}, {}, "a is 1 there and not given here"),
+        ({}, {"a": None}, "a is not given there and None here"),
+        ({"a": {"b": 1}}, {"a": "none"}, "a is {'b': 1} there and 'none' here"),
+    ],
+)
+def test_the_first_difference_is_named(found, wanted, difference):
+    assert first_difference(found, wanted) == difference

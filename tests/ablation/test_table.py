@@ -1,0 +1,132 @@
+"""The table reads as the paper's Table 2, and says what its numbers are and which are missing."""
+
+import pytest
+
+from hawaii.ablation.rows import ROWS
+from hawaii.ablation.statistics import make_columns, summarize_row
+from hawaii.ablation.table import make_table
+from hawaii.evaluation.paper.text_table import text_table
+
+
+# Table 2 of the paper, Vicuna-1.5-7B.
+TASKS = "textvqa_val vizwiz_vqa_val gqa scienceqa_img pope mme mmbench_en_dev_static mmmu_val ai2d seedbench".split()
+TABLE_2 = {
+    "llava": (58.2, 50.0, 62.0, 66.8, 85.9, 1510.7, 64.3, 34.7, 55.5, 66.1),
+    "fine": (59.0, 52.5, 63.1, 70.1, 86.6, 1532.1, 66.8, 36.7, 54.6, 66.3),
+    "token_scoring": (59.1, 52.5, 62.8, 70.2, 87.4, 1541.7, 67.3, 35.9, 56.1, 67.0),
+    "hawaii": (58.7, 53.9, 62.8, 70.5, 87.3, 1540.2, 66.9, 36.6, 56.2, 67.5),
+}
+
+
+def make_run(name, seed, scores, speed=1.234):
+    run = {"row": name, "seed": seed, "steps": 10, "train_seconds": 20.0, "seconds_per_step": speed}
+    tasks = {task: {"score": score} for task, score in scores.items()}
+    return {**run, "num_parameters": 7, "scores": tasks, "questions": {}}
+
+
+def make_ablation(done, seeds, **changes):
+    """What `ablation.json` holds of runs by row and seed."""
+    columns = make_columns(next(run for runs in done.values() for run in runs.values())["scores"])
+    rows = [
+        {
+            "name": name,
+            "label": ROWS[name].label,
+            "seeds": sorted(runs),
+            "missing_seeds": [seed for seed in seeds if seed not in runs],
+            **summarize_row(runs, done["llava"] if name != "llava" else None, columns),
+        }
+        for name, runs in done.items()
+    ]
+    labels = [{"label": column.label, "tasks": [part.task for part in column.parts]} for column in columns]
+    return {"baseline": "llava", "limit": None, "seeds": seeds, "columns": labels, "rows": rows, **changes}
+
+
+def cells(table):
+    """Header and rows of the table, the notes below it."""
+    lines = [line for line in table.splitlines() if line]
+    rows = [line for line in lines if line.startswith("|")]
+    read = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return [read[0], *read[2:]], [line for line in lines if not line.startswith("|")]
+
+
+def test_the_papers_own_numbers_give_the_papers_own_table():
+    done = {name: {0: make_run(name, 0, dict(zip(TASKS, scores)))} for name, scores in TABLE_2.items()}
+    (header, *rows), notes = cells(make_table(make_ablation(done, [0])))
+    names = "VQA-Text VizWiz GQA SQA POPE MME MMBench MMMU AI2D SeedBench-I".split()
+    assert header == ["Methods", *names, "Avg.", "vs. LLaVA", "s/step", "seeds"]
+    assert [row[0] for row in rows] == ["LLaVA", "+ FGKD (w/o token scoring)", "+ token scoring", "+ CGKD (HAWAII)"]
+    assert [row[11].strip("*") for row in rows] == ["61.9", "63.2", "63.5", "63.7"]
+    assert [row[6] for row in rows] == ["1510.7", "1532.1", "**1541.7**", "1540.2"]
+    assert rows[3][1:11] == "58.7 **53.9** 62.8 **70.5** 87.3 1540.2 66.9 36.6 **56.2** **67.5**".split()
+    assert "in percent (MME: points, and in the average percent of them)" in notes[0]
+
+
+def test_no_interval_is_made_up_for_one_seed_of_what_is_no_mean():
+    done = {name: {0: make_run(name, 0, dict(zip(TASKS, scores)))} for name, scores in TABLE_2.items()}
+    (_, *rows), notes = cells(make_table(make_ablation(done, [0])))
+    assert [row[12] for row in rows] == ["-", "+1.3 [n/a]", "+1.6 [n/a]", "+1.8 [n/a]"]
+    assert "interval missing: there is one seed, and a task's score is no mean over its questions" in notes[2]
+
+
+def test_several_seeds_have_deviations_and_an_interval():
+    done = {
+        name: {seed: make_run(name, seed, {"pope": score + seed}) for seed in range(3)}
+        for name, score in (("llava", 80.0), ("hawaii", 85.0))
+    }
+    (header, llava, hawaii), notes = cells(make_table(make_ablation(done, [0, 1, 2])))
+    assert header == ["Methods", "POPE", "vs. LLaVA", "s/step", "seeds"]
+    assert llava == ["LLaVA", "81.0 ± 1.0", "-", "1.23", "3"]
+    assert hawaii == ["+ CGKD (HAWAII)", "**86.0** ± 1.0", "+5.0 [+5.0, +5.0]", "1.23", "3"]
+    assert notes[1] == (
+        "vs. LLaVA: the difference, with the 95 % interval of a paired bootstrap over seeds alone: "
+        "a task's score is no mean over its questions."
+    )
+
+
+def test_where_nothing_is_compared_no_interval_is_explained():
+    done = {"llava": {0: make_run("llava", 0, {"pope": 80.0})}, "radio": {1: make_run("radio", 1, {"pope": 81.0})}}
+    for rows in (done, {"llava": done["llava"]}):
+        (_, *shown), notes = cells(make_table(make_ablation(rows, [0, 1])))
+        assert all(row[2] == "-" for row in shown)
+        assert not any("vs. LLaVA" in note or "interval" in note for note in notes)
+
+
+def test_equal_scores_have_no_best():
+    done = {name: {0: make_run(name, 0, {"pope": 80.0})} for name in ("llava", "radio")}
+    assert "**" not in make_table(make_ablation(done, [0]))
+
+
+def test_what_is_missing_is_said():
+    done = {
+        "llava": {seed: make_run("llava", seed, {"gqa": 60.0}) for seed in range(2)},
+        "fine": {1: make_run("fine", 1, {"gqa": 62.0})},
+        "radio": {},
+    }
+    (_, *rows), notes = cells(make_table(make_ablation(done, [0, 1], limit=8)))
+    assert rows[1] == ["+ FGKD (w/o token scoring)", "**62.0**", "+2.0 [n/a]", "1.23", "1 of 2"]
+    assert rows[2] == ["RADIO", "-", "-", "-", "0 of 2"]
+    assert notes[-2:] == [
+        "**Of each task only the first 8 questions were asked.**",
+        "**Not all runs are done. Missing: + FGKD (w/o token scoring) with seed 0; RADIO with seed 0, 1.**",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("resampled", "words"),
+    [
+        ([["images", "seeds"]], "over images and seeds."),
+        ([["images"]], "over images alone; one seed says nothing of another."),
+        ([["images", "seeds"], ["images"]], "over images and seeds, as far as a row has several of both."),
+    ],
+)
+def test_what_the_interval_is_over_is_said(resampled, words):
+    done = {name: {0: make_run(name, 0, {"gqa": 60.0})} for name in ("llava", "fine", "radio")[: len(resampled) + 1]}
+    ablation = make_ablation(done, [0])
+    for row, kind in zip(ablation["rows"][1:], resampled):
+        row["columns"]["GQA"]["against_baseline"] = {"difference": 1.0, "low": 0.5, "high": 1.5, "resampled": kind}
+    assert make_table(ablation).endswith(words)
+
+
+def test_a_table_lines_up():
+    lines = text_table(["", "a"], [["x", "1.0"], ["long", "10.0"]]).splitlines()
+    assert lines == ["|      |    a |", "| ---- | ---: |", "| x    |  1.0 |", "| long | 10.0 |"]

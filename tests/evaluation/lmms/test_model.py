@@ -1,0 +1,289 @@
+"""The model class of lmms-eval, on a tiny checkpoint."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from lmms_eval.api.instance import Instance
+from lmms_eval.models.registry_v2 import ModelRegistryV2
+from lmms_eval.protocol import ChatMessages
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from hawaii.evaluation.lmms.model import Hawaii, HawaiiSimple, StopStrings, generation_arguments
+from hawaii.evaluation.lmms.plugin import hawaii
+from hawaii.tests.evaluation.answering_models import save_llava
+
+
+RED, BLUE = (Image.new("RGB", (16, 16), color) for color in ("red", "blue"))
+
+
+def images_and_text(document):
+    """The chat form of the documents below: their images, then their text."""
+    content = [{"type": "image", "url": image} for image in document["images"]]
+    return [{"role": "user", "content": [*content, {"type": "text", "text": document["text"]}]}]
+
+
+DOCUMENTS = [
+    {"images": [RED], "text": "what color is the shape ?"},
+    {"images": [], "text": "is there a circle ?"},
+    {"images": [BLUE], "text": "yes"},
+    {"images": [RED, BLUE], "text": "what is in the image ? is there no square and no circle ?"},
+    {"images": [BLUE], "text": "what color is the shape ?"},
+]
+# A model with random weights might end at once, and an empty answer compares with anything.
+ARGUMENTS = {"max_new_tokens": 6, "min_new_tokens": 6, "until": ["\n\n"], "do_sample": False}
+
+
+def load(folder, batch_size=1, documents=DOCUMENTS, model_class=Hawaii):
+    model = model_class(str(folder), batch_size=batch_size, device="cpu")
+    model.task_dict["colors"] = {"test": documents}
+    return model
+
+
+def instance(request_type, arguments, doc_id):
+    metadata = {"task": "colors", "doc_id": doc_id, "repeats": 1}
+    return Instance(
+        request_type=request_type, arguments=(*arguments, doc_id, "colors", "test"), idx=0, metadata=metadata
+    )
+
+
+def chat_requests(documents=DOCUMENTS, arguments=ARGUMENTS):
+    return [
+        instance("generate_until", (document["text"], images_and_text, dict(arguments)), doc_id)
+        for doc_id, document in enumerate(documents)
+    ]
+
+
+def choice_requests(choices=(" red", " blue circle", " square")):
+    return [
+        instance("loglikelihood", (document["text"], choice, lambda document: document["images"]), doc_id)
+        for doc_id, document in enumerate(DOCUMENTS)
+        for choice in choices
+    ]
+
+
+@pytest.fixture(scope="module")
+def single(hub_folder):
+    return load(hub_folder)
+
+
+def test_the_plugin_names_classes_that_lmms_eval_accepts():
+    registry = ModelRegistryV2()
+    registry.register_manifest(hawaii())
+    assert registry.get_model_class("hawaii") is Hawaii
+    assert registry.get_model_class("hawaii", force_simple=True) is HawaiiSimple
+
+
+def test_the_plugin_imports_no_torch():
+    code = "import sys, hawaii.evaluation.lmms.plugin as plugin; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_batches_of_three_answer_as_batches_of_one(hub_folder, single):
+    answers = single.generate_until(chat_requests())
+    assert load(hub_folder, batch_size=3).generate_until(chat_requests()) == answers
+    assert len(answers) == len(DOCUMENTS) and len(set(answers)) > 1
+
+
+def test_answers_come_in_the_order_of_the_requests(single):
+    requests = chat_requests()
+    assert single.generate_until(requests[::-1]) == single.generate_until(requests)[::-1]
+
+
+def test_images_and_texts_keep_their_order(single, monkeypatch):
+    seen = []
+    monkeypatch.setattr(single, "_generate", lambda conversations, _: seen.extend(conversations) or [""])
+
+    def interleaved(document):
+        kinds = [{"type": "text", "text": "red"}, {"type": "image", "url": RED}, {"type": "text", "text": "blue"}]
+        return [{"role": "user", "content": [*kinds, {"type": "image", "url": BLUE}]}]
+
+    single.generate_until([instance("generate_until", ("", interleaved, {}), 0)])
+    ((text, images),) = seen
+    assert [word for word in text.split() if word in ("red<image>", "blue<image>")] == ["red<image>", "blue<image>"]
+    assert images == [RED, BLUE]
+
+
+def test_swapping_two_images_changes_the_input(single):
+    inputs = [
+        single._inputs(["<image> and <image>"], [images])["pixel_values"] for images in ([RED, BLUE], [BLUE, RED])
+    ]
+    torch.testing.assert_close(inputs[0], inputs[1].flip(0))
+    assert not torch.equal(inputs[0], inputs[1])
+
+
+def test_the_encoder_sees_each_image_once(single):
+    seen = []
+    tower = single.model.model.vision_tower
+    hook = tower.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(args[0] if args else kwargs["pixel_values"])), with_kwargs=True
+    )
+    single.generate_until(chat_requests())
+    hook.remove()
+    assert sum(seen) == sum(len(document["images"]) for document in DOCUMENTS)
+
+
+def test_an_answer_ends_before_a_stop_string(single, monkeypatch):
+    def generate(input_ids, **kwargs):
+        answer = single.tokenizer("red circle blue circle", return_tensors="pt")["input_ids"]
+        return torch.cat([input_ids, answer.expand(len(input_ids), -1)], dim=-1)
+
+    monkeypatch.setattr(single.model, "generate", generate)
+    assert single.generate_until(chat_requests(DOCUMENTS[:1])) == ["red circle blue circle"]
+    assert single.generate_until(chat_requests(DOCUMENTS[:1], {"until": ["blue", "square"]})) == ["red circle"]
+
+
+def test_each_row_stops_at_its_own_stop_string(single):
+    rows = ["is there red circle", "is there no circle", "red there blue circle"]
+    input_ids = single.tokenizer(rows, return_tensors="pt")["input_ids"]
+    is_done = StopStrings(single.tokenizer, ["red c", "blue"], prompt_length=2)(input_ids, scores=None)
+    assert is_done.tolist() == [True, False, True]
+
+
+def test_a_stop_string_ends_the_generation(single):
+    steps = []
+    hook = single.model.lm_head.register_forward_hook(lambda *_: steps.append(1))
+    (answer,) = single.generate_until(chat_requests(DOCUMENTS[:1]))
+    single.generate_until(chat_requests(DOCUMENTS[:1], {**ARGUMENTS, "until": [answer.split()[0]]}))
+    hook.remove()
+    assert len(steps) == ARGUMENTS["max_new_tokens"] + 1
+
+
+def test_requests_of_different_arguments_are_not_mixed(hub_folder):
+    requests = chat_requests()
+    for request in requests[::2]:
+        request.arguments[2].update(max_new_tokens=1, min_new_tokens=1)
+    model = load(hub_folder, batch_size=8)
+    short, long = model.generate_until(requests)[::2], model.generate_until(chat_requests())[::2]
+    assert short == [answer.split()[0] for answer in long]
+
+
+def test_greedy_unless_the_task_asks_for_sampling():
+    assert generation_arguments({}, 7)[0]["do_sample"] is False
+    assert generation_arguments({"temperature": 0.0, "do_sample": True}, 7)[0]["do_sample"] is False
+    assert generation_arguments({"temperature": 0.5}, 7)[0]["do_sample"] is True
+    assert generation_arguments({"temperature": 0.5, "do_sample": False}, 7)[0]["temperature"] is None
+
+
+def test_a_task_without_a_length_gets_the_models():
+    assert generation_arguments({}, 7)[0]["max_new_tokens"] == 7
+    assert generation_arguments({"max_new_tokens": 3}, 7)[0]["max_new_tokens"] == 3
+
+
+def test_what_the_memory_does_not_bear_is_answered_in_halves(hub_folder, single, monkeypatch):
+    expected = single.generate_until(chat_requests())
+    model, sizes, whole = load(hub_folder, batch_size=5), [], Hawaii._generate_batch
+
+    def generate_batch(self, conversations, task_arguments):
+        sizes.append(len(conversations))
+        if len(conversations) > 2:
+            raise torch.OutOfMemoryError("too large")
+        return whole(self, conversations, task_arguments)
+
+    monkeypatch.setattr(Hawaii, "_generate_batch", generate_batch)
+    with pytest.warns(UserWarning, match="5 questions at once do not fit the memory"):
+        assert model.generate_until(chat_requests()) == expected
+    assert sizes == [5, 2, 1, 2]
+    sizes.clear()
+    model.generate_until(chat_requests())  # it has learned what fits
+    assert max(sizes) == 2
+
+
+def test_one_question_that_does_not_fit_the_memory_is_an_error(single, monkeypatch):
+    def generate_batch(*_):
+        raise torch.OutOfMemoryError("too large")
+
+    monkeypatch.setattr(single, "_generate_batch", generate_batch)
+    with pytest.raises(torch.OutOfMemoryError):
+        single.generate_until(chat_requests())
+
+
+@pytest.fixture(scope="module")
+def llava_folder(tmp_path_factory):
+    """transformers' own LLaVA with random weights, in the form of llava-hf's repositories."""
+    return save_llava(tmp_path_factory.mktemp("llava") / "llava", num_steps=0)
+
+
+def test_transformers_own_llava_answers_as_by_its_own_code(llava_folder):
+    model = AutoModelForImageTextToText.from_pretrained(llava_folder).eval()
+    processor = AutoProcessor.from_pretrained(llava_folder)
+    expected = []
+    for document in DOCUMENTS:
+        messages = ChatMessages(messages=images_and_text(document)).to_hf_messages()
+        prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+        inputs = processor(images=document["images"] or None, text=prompt, return_tensors="pt")
+        tokens = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6, do_sample=False)
+        expected.append(processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())
+    assert len(set(expected)) > 1
+    for batch_size in (1, 3):
+        assert load(llava_folder, batch_size).generate_until(chat_requests()) == expected
+
+
+def test_the_few_shot_delimiter_cuts_no_answer():
+    assert generation_arguments({"until": ["\n\n", "USER"]}, 7)[1] == ["USER"]
+    assert generation_arguments({"until": "USER"}, 7)[1] == ["USER"]
+    assert generation_arguments({"until": None}, 7)[1] == []
+
+
+def test_arguments_of_other_models_are_left_out():
+    with pytest.warns(UserWarning, match="image_aspect_ratio"):
+        arguments, _ = generation_arguments({"image_aspect_ratio": "original"}, 7)
+    assert "image_aspect_ratio" not in arguments
+
+
+def test_an_error_is_not_an_empty_answer(hub_folder):
+    model = load(hub_folder, documents=[{"images": ["nowhere.png"], "text": "yes"}])
+    with pytest.raises(ValueError, match="nowhere.png"):
+        model.generate_until(chat_requests(model.task_dict["colors"]["test"]))
+
+
+def test_an_image_token_in_a_question_names_the_document(hub_folder):
+    model = load(hub_folder, documents=[{"images": [], "text": "what is <image> ?"}])
+    with pytest.raises(ValueError, match="Document 0 of colors holds 0 images but its prompt has 1"):
+        model.generate_until(chat_requests(model.task_dict["colors"]["test"]))
+
+
+def test_several_rounds_are_refused(single):
+    with pytest.raises(NotImplementedError, match="several rounds"):
+        single.generate_until_multi_round(chat_requests())
+
+
+def test_the_simple_form_answers_as_the_chat_form(hub_folder, single):
+    requests = [
+        instance("generate_until", (document["text"], dict(ARGUMENTS), lambda document: document["images"]), doc_id)
+        for doc_id, document in enumerate(DOCUMENTS)
+    ]
+    simple = load(hub_folder, model_class=HawaiiSimple)
+    assert simple.generate_until(requests) == single.generate_until(chat_requests())
+
+
+def test_loglikelihood_of_one_token_is_its_share_of_the_softmax(single):
+    ((loss, is_greedy),) = (result.text for result in single.loglikelihood(choice_requests()[:1]))
+    prompt, images = single._conversation(images_and_text, 0, "colors", "test")
+    logits = single.model(**single._inputs([prompt], [images])).logits[0, -1]
+    token = single.tokenizer.convert_tokens_to_ids("red")
+    assert loss == pytest.approx(-logits.log_softmax(-1)[token].item(), abs=1e-5)
+    assert is_greedy == (logits.argmax().item() == token)
+
+
+def test_loglikelihood_adds_over_tokens(single):
+    results = single.loglikelihood(choice_requests([" blue", " blue circle"])[:2])
+    prompt, images = single._conversation(images_and_text, 0, "colors", "test")
+    logits = single.model(**single._inputs([f"{prompt} blue"], [images])).logits[0, -1]
+    circle = single.tokenizer.convert_tokens_to_ids("circle")
+    assert results[1].text[0] == pytest.approx(results[0].text[0] - logits.log_softmax(-1)[circle].item(), abs=1e-5)
+
+
+def test_loglikelihood_in_batches_equals_one_by_one(hub_folder, single):
+    one = [result.text for result in single.loglikelihood(choice_requests())]
+    four = [result.text for result in load(hub_folder, batch_size=4).loglikelihood(choice_requests())]
+    assert [greedy for _, greedy in one] == [greedy for _, greedy in four]
+    assert all(math.isclose(a, b, abs_tol=1e-4) for (a, _), (b, _) in zip(one, four))
+
+
+def test_another_image_gives_another_loglikelihood(single):
+    first, *_, last = [result.text[0] for result in single.loglikelihood(choice_requests([" red"]))]
+    assert DOCUMENTS[0]["text"] == DOCUMENTS[4]["text"] and first != last

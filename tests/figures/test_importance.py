@@ -1,0 +1,234 @@
+"""Figure 5 shows the scores by which the objective weighs tokens, laid over what the student sees."""
+
+import json
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from hawaii.__main__ import main
+from hawaii.figures.importance import describe_importance, draw_importance, importance_figure
+from hawaii.tests.tiny.encoders import write_encoder_recipe
+from hawaii.tests.tiny.models import make_model, make_processor
+from hawaii.tests.tiny.training import TEACHER_GRIDS, make_arguments, make_batch, make_image, make_record, save_stage
+from hawaii.training.finished_stage import FinishedStage, load_stage
+from hawaii.training.objectives import hawaii as hawaii_objective
+from hawaii.training.train import train
+
+
+QUESTIONS = ["what color is the shape ?", "is there a circle ?"]
+
+
+@pytest.fixture(scope="module")
+def stage_folder(tmp_path_factory, teacher_folders):
+    """A finished stage with random values."""
+    folder = tmp_path_factory.mktemp("run") / "finetune" / "model"
+    save_stage(folder, teacher_folders)
+    return folder
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "picture.png"
+    make_image(3, 16, 10).save(path)
+    return str(path)
+
+
+def ask(record, question):
+    record["conversations"][0]["value"] = f"<image>\n{question}"
+    return record
+
+
+def test_the_scores_are_those_that_training_weighs_tokens_by(stage_folder, tmp_path, monkeypatch):
+    # The same images and questions go through the whole of training: its data, its batches, its objective.
+    records = [ask(make_record(number), question) for number, question in enumerate(QUESTIONS)]
+    batch = make_batch(tmp_path, records, make_processor())
+    stage, used, token_importance = load_stage(stage_folder), [], hawaii_objective.token_importance
+
+    def spy(*args):
+        used.append(token_importance(*args))
+        return used[-1]
+
+    monkeypatch.setattr(hawaii_objective, "token_importance", spy)
+    stage.objective(stage.student, [teacher(batch["teacher_images"]) for teacher in stage.teachers], batch)
+
+    images = [str(tmp_path / "images" / record["image"]) for record in records]
+    results = importance_figure(stage_folder, tmp_path / "figures", images, QUESTIONS)
+    (expected,) = used  # (I, N, m)
+    for row, scores in zip(results["images"], expected):
+        for name, of_teacher in zip(TEACHER_GRIDS, scores):
+            torch.testing.assert_close(torch.tensor(row["importance"][name]), of_teacher.view(4, 4))
+
+
+def test_the_parts_are_shares_that_come_to_the_importance(stage_folder, image, tmp_path):
+    results = importance_figure(stage_folder, tmp_path, [image], QUESTIONS[:1])
+    (row,) = results["images"]
+    assert json.loads((tmp_path / "importance.json").read_text()) == results
+    assert (row["image"], row["question"], row["num_instruction_tokens"]) == (image, QUESTIONS[0], 6)
+    for name in TEACHER_GRIDS:
+        own, asked, both = (torch.tensor(row[part][name]) for part in ("teachers", "instruction", "importance"))
+        assert own.shape == asked.shape == both.shape == (4, 4)
+        for part in (own, asked, both):
+            torch.testing.assert_close(part.sum(), torch.tensor(1.0))
+        torch.testing.assert_close((16 * own + 6 * asked) / 22, both)
+        assert (own - asked).abs().max() > 1e-3
+
+
+def test_without_a_question_the_teachers_alone_score(stage_folder, image, tmp_path):
+    (row,) = importance_figure(stage_folder, tmp_path, [image])["images"]
+    assert (row["num_instruction_tokens"], row["instruction"]) == (0, {})
+    assert row["importance"] == row["teachers"]
+
+
+class BrightTeacher:
+    """Sees one thing where a cell is bright and another where it is not."""
+
+    name, image_size, grid = "bright", 16, (4, 4, 32)
+    bright, dark = torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(8), torch.tensor([1.0, -1.0]).repeat(16)
+
+    def __call__(self, images):
+        cells = torch.nn.functional.avg_pool2d(images.float(), 4).mean(dim=1)  # (I, 4, 4)
+        return torch.where(cells.unsqueeze(-1) > 240, self.bright, self.dark)
+
+
+@pytest.fixture
+def bright_stage():
+    """A stage whose projections make four times as much of what is bright, and of any word the same direction."""
+    student = make_model(vision={"num_teacher_adapters": 1})
+    objective = hawaii_objective.HawaiiObjective(make_arguments(), student, {"bright": BrightTeacher.grid})
+    weight = (4 * BrightTeacher.bright + BrightTeacher.dark) / 32
+    projection = torch.nn.Linear(32, 32, bias=False)
+    projection.weight = torch.nn.Parameter(weight.expand(32, 32).clone())
+    objective.fine_projections["0_bright"] = projection
+    text = torch.nn.Linear(32, 32)
+    torch.nn.init.zeros_(text.weight)
+    torch.nn.init.ones_(text.bias)
+    objective.text_projection = text
+    return FinishedStage(None, student, make_processor(), [BrightTeacher()], objective)
+
+
+def test_the_one_place_that_stands_out_gets_the_scores(bright_stage):
+    # Of 32 x 16 pixels; padded to a square, eight rows come above it, and its upper right corner is cell (1, 3).
+    wide = Image.new("RGB", (32, 16), "black")
+    wide.paste("white", (24, 0, 32, 8))
+    square = bright_stage.processor.square_image(wide)
+    (row,) = describe_importance(bright_stage, [square], ["wide.png"], QUESTIONS[:1])
+    expected = torch.zeros(4, 4)
+    expected[1, 3] = 1
+    for part in ("teachers", "instruction", "importance"):
+        torch.testing.assert_close(torch.tensor(row[part]["bright"]), expected, rtol=0, atol=1e-5)
+
+
+def test_the_map_lies_over_the_place_that_it_is_of(bright_stage):
+    shares = [[0.0] * 4 for _ in range(4)]
+    shares[1][3] = 1.0
+    row = {"image": "i", "question": "", "instruction": {}, "teachers": {"bright": shares}}
+    figure = draw_importance({"teachers": ["bright"], "images": [row]}, [make_image(0)])
+    picture, overlay = figure.axes[1].get_images()
+    assert picture.get_extent() == overlay.get_extent() == [0, 1, 0, 1]
+    assert picture.origin == overlay.origin == "upper"
+    assert overlay.get_array().argmax() == 1 * 4 + 3
+
+
+def test_a_row_for_each_image_and_a_panel_for_each_teacher_and_the_instruction(stage_folder, image, tmp_path):
+    results = importance_figure(stage_folder, tmp_path, [image, image], [QUESTIONS[0], ""])
+    figure = draw_importance(results, [make_image(0)] * 2)
+    assert [axis.get_title() for axis in figure.axes[:4]] == ["image", "vit", "convnext", "instruction"]
+    assert [len(axis.get_images()) for axis in figure.axes if axis.get_visible()] == [1, 2, 2, 2, 1, 2, 2]
+    assert figure.axes[0].get_xlabel().replace("\n", " ") == QUESTIONS[0]
+    mean = torch.tensor(list(results["images"][0]["instruction"].values())).mean(dim=0)
+    assert figure.axes[3].get_xlabel() == f"{mean.min() * 16:.1f} to {mean.max() * 16:.1f} × even"
+    with Image.open(tmp_path / "importance.png") as png:
+        png.load()
+        assert (png.format, min(png.size) > 600) == ("PNG", True)
+
+
+@pytest.mark.parametrize("teachers", [["clip"], ["clip", "convnext", "eva02", "pix2struct", "sam"]])
+def test_labels_do_not_overlap_however_long_the_question(teachers):
+    shares = {name: torch.rand(24, 24).softmax(0).tolist() for name in teachers}
+    question = "what is written on the sign behind the second of the three people from the left? " * 4
+    row = {"image": "i", "question": question, "teachers": shares, "instruction": shares}
+    figure = draw_importance({"teachers": teachers, "images": [row] * 3}, [make_image(0)] * 3)
+    figure.draw_without_rendering()
+    assert figure.get_figwidth() <= 7.2 + 1e-9
+    labels = [text for axis in figure.axes for text in (axis.title, axis.xaxis.label) if text.get_text()]
+    boxes = [label.get_window_extent() for label in labels] + [axis.get_window_extent() for axis in figure.axes]
+    assert not [(i, j) for i, one in enumerate(boxes) for j, other in enumerate(boxes[:i]) if one.overlaps(other)]
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+
+
+def save_turned(picture, path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    picture.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+
+
+def save_see_through(picture, path):
+    picture = picture.convert("RGBA")
+    picture.putalpha(255)
+    picture.save(path)
+
+
+SAVE = {"turned": save_turned, "see-through": save_see_through, "palette": lambda picture, path: picture.save(path)}
+
+
+@pytest.mark.parametrize("kind", SAVE)
+def test_an_image_is_opened_as_the_student_opens_it(stage_folder, tmp_path, kind):
+    picture = make_image(5, 16, 10)
+    if kind == "palette":
+        picture = picture.quantize(16)
+    SAVE[kind](picture, tmp_path / "other.png")
+    picture.convert("RGB").save(tmp_path / "plain.png")
+    plain, other = importance_figure(
+        stage_folder, tmp_path, [str(tmp_path / "plain.png"), str(tmp_path / "other.png")]
+    )["images"]
+    assert plain["teachers"] == other["teachers"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"objective": "radio"}, {"token_scoring": False}, {"distillation": ["coarse"]}],
+    ids=["radio", "no scoring", "coarse alone"],
+)
+def test_a_run_that_scores_no_tokens_is_named(teacher_folders, image, tmp_path, settings):
+    save_stage(tmp_path / "model", teacher_folders, **settings)
+    with pytest.raises(ValueError, match=r"model learned without token scoring \(objective \w+\), so no token has an"):
+        importance_figure(tmp_path / "model", tmp_path, [image])
+
+
+def test_a_question_where_the_stage_knows_none_is_named(teacher_folders, image, tmp_path):
+    save_stage(tmp_path / "model", teacher_folders, chat_template="plain")
+    importance_figure(tmp_path / "model", tmp_path, [image])
+    with pytest.raises(ValueError, match="chat template leaves out what the user says, so there is no instruction"):
+        importance_figure(tmp_path / "model", tmp_path, [image], QUESTIONS[:1])
+
+
+def test_of_an_encoder_alone_the_teachers_score_and_nothing_is_asked(teacher_folders, image, tmp_path):
+    changes = {"max_steps": 1, "stages": {"distill": {}}}
+    train(str(write_encoder_recipe(tmp_path, teacher_folders, **changes)))
+    results = importance_figure(tmp_path / "run", tmp_path / "figures", [image])
+    assert results["images"][0]["instruction"] == {} and list(results["images"][0]["importance"]) == list(
+        TEACHER_GRIDS
+    )
+    with pytest.raises(ValueError, match=r"distill/model learned without a language model, so .*: ask nothing"):
+        importance_figure(tmp_path / "run", tmp_path / "figures", [image], QUESTIONS[:1])
+
+
+def test_an_image_without_its_question_is_named(stage_folder, image, tmp_path):
+    with pytest.raises(ValueError, match="2 images but 1 questions: give each --image its --question"):
+        importance_figure(stage_folder, tmp_path, [image, image], QUESTIONS[:1])
+
+
+def test_without_matplotlib_the_way_to_it_is_named(stage_folder, image, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ValueError, match="Figures need matplotlib: pip install matplotlib"):
+        importance_figure(stage_folder, tmp_path, [image])
+
+
+def test_what_is_no_image_and_what_is_no_run_are_one_sentence(stage_folder, image, tmp_path, capsys):
+    words = ["figures", "importance", "--output_dir", str(tmp_path)]
+    assert main([*words, str(stage_folder), "--image", "nowhere.png"]) == 2
+    assert capsys.readouterr().err == "hawaii figures: There is no image nowhere.png.\n"
+    assert main([*words, str(tmp_path / "run"), "--image", image]) == 2
+    assert capsys.readouterr().err.endswith("is no run of `hawaii train`: there is no such folder.\n")

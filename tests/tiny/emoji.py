@@ -1,0 +1,86 @@
+"""Stand-ins for the npm packages that EmojiVQA is made of: a few drawings under the real layout."""
+
+import base64
+import hashlib
+import io
+import json
+import tarfile
+from itertools import product
+from pathlib import Path
+
+from hawaii.example_data.emoji_vqa import card as emoji_vqa_card
+from hawaii.example_data.emoji_vqa import packages as emoji_vqa_packages
+from hawaii.example_data.emoji_vqa import prepare as emoji_vqa
+from hawaii.example_data.emoji_vqa.concepts import GROUPS
+from hawaii.example_data.emoji_vqa.packages import TEST_VENDOR, VENDORS, Package
+
+
+NUM_PER_GROUP = 8
+# A color that nothing but the drawings of the test's vendor has.
+TEST_COLOR = (255, 0, 255)
+NAMES = ["".join(letters) for letters in product("bdfg", "aeiou", "klmn")][: NUM_PER_GROUP * len(GROUPS)]
+
+
+def make_archive(package: Package, members: dict, root: Path) -> Package:
+    """Writes a package where a registry at `root` has it, and says what its hash is."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        for name, value in members.items():
+            content = json.dumps(value).encode()
+            entry = tarfile.TarInfo(f"package/{name}")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    path = root / package.name / "-" / package.file_name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(file.getvalue())
+    sha512 = base64.b64encode(hashlib.sha512(file.getvalue()).digest()).decode()
+    return Package(package.name, package.version, sha512)
+
+
+def body(vendor: str, number: int) -> str:
+    """A drawing on a plane of 32 by 32: a bar whose place and color tell what it is."""
+    color = (
+        f"rgb{TEST_COLOR}" if vendor == TEST_VENDOR else f"rgb(0, {6 * number}, {list(VENDORS).index(vendor) * 90})"
+    )
+    return f'<rect x="{4 + number % 5}" y="6" width="20" height="{8 + number % 9}" fill="{color}"/>'
+
+
+def vendor_members(vendor: str) -> dict:
+    """What a vendor's package of Iconify holds."""
+    license = {"title": f"Licence of {vendor}", "spdx": f"L-{vendor}", "url": f"https://example.org/{vendor}"}
+    return {
+        "icons.json": {
+            "icons": {name: {"body": body(vendor, number)} for number, name in enumerate(NAMES)},
+            "width": 32,
+            "height": 32,
+        },
+        "chars.json": {f"1f{number:03x}": name for number, name in enumerate(NAMES)},
+        "info.json": {"name": vendor, "author": {"name": "A", "url": "https://example.org"}, "license": license},
+    }
+
+
+def names_members() -> dict:
+    """What emojibase-data holds of the same things."""
+    emoji = [
+        {"label": name, "hexcode": f"1F{number:03X}", "group": number % len(GROUPS), "subgroup": number % 10}
+        for number, name in enumerate(NAMES)
+    ]
+    groups = {str(number): group for number, group in enumerate(GROUPS)}
+    subgroups = {str(number): f"subgroup {number}" for number in range(10)}
+    return {"en/data.json": emoji, "meta/groups.json": {"groups": groups, "subgroups": subgroups}}
+
+
+def replace_packages(patch, root: Path) -> None:
+    """Makes `root` a registry of stand-ins, and every package that EmojiVQA is made of one of them."""
+    for vendor, package in list(VENDORS.items()):
+        stand_in = make_archive(package, vendor_members(vendor), root)
+        patch.setitem(emoji_vqa_packages.VENDORS, vendor, stand_in)
+        if vendor in emoji_vqa_packages.TRAIN_VENDORS:
+            patch.setitem(emoji_vqa_packages.TRAIN_VENDORS, vendor, stand_in)
+    names = make_archive(emoji_vqa_packages.NAMES, names_members(), root)
+    for module in (emoji_vqa_packages, emoji_vqa, emoji_vqa_card):
+        patch.setattr(module, "NAMES", names)
+    patch.setattr(emoji_vqa, "NUM_CONCEPTS_PER_GROUP", 7)
+    for split, number in {"train": 60, "validation": 20, "test": 40, "experts": 40}.items():
+        patch.setitem(emoji_vqa.NUM_CANVASES, split, number)
+    patch.setenv("NPM_CONFIG_REGISTRY", root.as_uri())

@@ -1,0 +1,190 @@
+"""Tiny experts of the kinds that the presets name, their official processors, and what both make of an image."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    Pix2StructConfig,
+    Pix2StructForConditionalGeneration,
+    Pix2StructImageProcessor,
+    SamConfig,
+    SamImageProcessor,
+    SamModel,
+    SamVisionModel,
+)
+
+from hawaii.training.teachers.config import TeacherConfig
+from hawaii.training.teachers.grids import match_grid
+from hawaii.training.teachers.loading import load_teacher
+from hawaii.training.teachers.teacher import Teacher
+
+from .models import fill
+
+
+# All of these see 6 x 6 patches of 4 pixels.
+SIDE, PATCH, IMAGE_SIZE = 6, 4, 24
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "image_size": IMAGE_SIZE,
+    "patch_size": PATCH,
+}
+TEXT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "vocab_size": 64,
+}
+# The preset of each, without what is of the published weights alone.
+FIELDS = {"clip": {"layer": -2}, "sam": {}, "pix2struct": {"image_size": IMAGE_SIZE}}
+
+
+def make_clip() -> CLIPModel:
+    return fill(CLIPModel(CLIPConfig(vision_config=SIZES, text_config=TEXT)))
+
+
+def make_sam() -> SamModel:
+    vision = {**SIZES, "output_channels": 12, "window_size": 2, "mlp_dim": 32, "global_attn_indexes": [2]}
+    vision["initializer_range"] = 0.1  # by default it is nothing
+    model = SamModel(SamConfig(vision_config=vision))
+    torch.nn.init.normal_(model.vision_encoder.pos_embed, std=0.1)
+    # A random convolution might look past a cell at its neighbours; trained ones look at the cell first.
+    with torch.no_grad():
+        model.vision_encoder.neck.conv2.weight[..., 1, 1] += torch.eye(12)
+    return fill(model)
+
+
+def make_pix2struct() -> Pix2StructForConditionalGeneration:
+    vision = {**SIZES, "d_ff": 32, "d_kv": 8, "patch_embed_hidden_size": 3 * PATCH**2, "seq_len": 64}
+    text = {**TEXT, "d_ff": 32, "d_kv": 8, "num_heads": 2, "num_layers": 1}
+    model = Pix2StructForConditionalGeneration(
+        Pix2StructConfig(vision_config={**vision, "initializer_range": 0.1}, text_config=text)
+    )
+    return fill(model)
+
+
+MAKE = {"clip": make_clip, "sam": make_sam, "pix2struct": make_pix2struct}
+
+
+def make_processor(name: str):
+    """The official image processor, for images of 24 pixels. Pix2Struct's makes 36 patches and pads them to 40."""
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    if name == "clip":
+        return CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
+    if name == "sam":
+        return SamImageProcessor(size={"longest_edge": IMAGE_SIZE}, pad_size=size)
+    return Pix2StructImageProcessor(max_patches=40, patch_size={"height": PATCH, "width": PATCH})
+
+
+def vision_half(model):
+    """The part that sees of a whole model."""
+    if isinstance(model, CLIPModel):
+        return model.vision_model
+    return model.vision_encoder if isinstance(model, SamModel) else model.encoder
+
+
+def save_expert(name: str, folder: Path, half: bool = False):
+    """A folder as `save_pretrained` leaves it, of the whole model or of its vision half alone; gives the whole."""
+    model = MAKE[name]()
+    if half and name == "sam":
+        alone = SamVisionModel(model.config.vision_config)
+        alone.vision_encoder.load_state_dict(model.vision_encoder.state_dict())
+        alone.save_pretrained(folder)
+    else:
+        (vision_half(model) if half else model).save_pretrained(folder)
+    make_processor(name).save_pretrained(folder)
+    return model
+
+
+def load_expert(name: str, folder: Path, **changes) -> Teacher:
+    return load_teacher(TeacherConfig.parse({"checkpoint": str(folder), **FIELDS[name], **changes}))
+
+
+def random_images(num_images: int = 2, side: int = IMAGE_SIZE) -> torch.Tensor:
+    return torch.randint(256, (num_images, 3, side, side), dtype=torch.uint8)
+
+
+def pictures(images: torch.Tensor) -> list[Image.Image]:
+    return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+
+
+@torch.no_grad()
+def official_features(name: str, model, images: torch.Tensor) -> torch.Tensor:
+    """What the library's own model makes of what the official processor makes: `(I, h, w, C)`."""
+    inputs = make_processor(name)(pictures(images), return_tensors="pt")
+    half = vision_half(model)
+    if name == "clip":
+        states = half(inputs["pixel_values"], output_hidden_states=True).hidden_states
+        return states[-2][:, 1:].view(-1, SIDE, SIDE, SIZES["hidden_size"])
+    if name == "sam":
+        return half(inputs["pixel_values"]).last_hidden_state.permute(0, 2, 3, 1)
+    assert (inputs["attention_mask"] == 0).sum() == 4 * len(images)
+    tokens = half(**inputs).last_hidden_state
+    grid = tokens.new_full((len(images), SIDE, SIDE, tokens.shape[-1]), torch.nan)
+    for number, patches in enumerate(inputs["flattened_patches"]):
+        for token, (row, column) in zip(tokens[number], patches[:, :2].long().tolist()):
+            if row:
+                grid[number, row - 1, column - 1] = token
+    return grid
+
+
+def squares(num_cells: int, side: int = 96) -> torch.Tensor:
+    """A bright square at each of `num_cells` x `num_cells` places of a grey image, row by row."""
+    images = torch.full((num_cells * num_cells, 3, side, side), 110, dtype=torch.uint8)
+    size = side // num_cells
+    for place, image in enumerate(images):
+        row, column = divmod(place, num_cells)
+        image[:, row * size : (row + 1) * size, column * size : (column + 1) * size] = 240
+    return images
+
+
+def where_it_changes(features: torch.Tensor) -> list[int]:
+    """Of each image the cell, counted row by row, that differs most from what most of the images have there."""
+    cells = features.flatten(1, -2).float()  # (I, P, C)
+    usual = cells.median(dim=0).values
+    return (cells - usual).square().sum(dim=-1).argmax(dim=1).tolist()
+
+
+def forbid_waiting(monkeypatch) -> None:
+    """Whatever would make a device's queue run empty, or leave torch for Pillow, fails."""
+
+    def wait(*args, **kwargs):
+        raise AssertionError("the teacher waits for the device")
+
+    for name in ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__"):
+        monkeypatch.setattr(torch.Tensor, name, wait)
+    for name in ("resize", "tobytes", "convert", "load"):
+        monkeypatch.setattr(Image.Image, name, wait)
+
+
+def assert_runs_alone(teacher: Teacher, monkeypatch) -> None:
+    """No gradient, no waiting, its own precision whatever the caller's autocast."""
+    images = random_images(2, 32)
+    features = teacher(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.enable_grad():
+        under_autocast = teacher(images)
+    assert features.dtype == under_autocast.dtype == teacher.dtype
+    assert torch.equal(features, under_autocast)
+    assert not features.requires_grad and not under_autocast.requires_grad
+    with monkeypatch.context() as patch:
+        forbid_waiting(patch)
+        again = teacher(images)
+    assert torch.equal(features, again)
+
+
+def assert_places_stay(teacher: Teacher) -> None:
+    """The cell that sees the square is the one that changes most: of the grid, and of what becomes of it."""
+    side = teacher.grid[0]
+    assert teacher.grid[:2] == (side, side)
+    assert where_it_changes(teacher(squares(side))) == list(range(side * side))
+    for size in (3, 4):
+        for grid_matching in ("unshuffle", "interpolate"):
+            tokens = match_grid(teacher(squares(size)), size, grid_matching)
+            assert where_it_changes(tokens) == list(range(size * size)), (size, grid_matching)

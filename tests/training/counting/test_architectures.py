@@ -1,0 +1,59 @@
+"""The sizes that are known here are those of the published models, and a folder's own come first."""
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, Pix2StructVisionModel
+
+from hawaii.training.counting.architectures import ARCHITECTURES, read_architecture
+
+
+def build(checkpoint):
+    config = read_architecture(checkpoint)
+    model_class = {"llama": AutoModelForCausalLM}.get(config.model_type, AutoModel)
+    with torch.device("meta"):
+        if config.model_type == "pix2struct_vision_model":  # no Auto class knows it
+            return Pix2StructVisionModel(config)
+        return model_class.from_config(config)
+
+
+# CLIP, SAM and Pix2Struct without their other halves.
+@pytest.mark.parametrize(
+    ("checkpoint", "num_parameters"),
+    [
+        ("openai/clip-vit-large-patch14-336", 303_507_456),
+        ("facebook/sam-vit-large", 308_278_272),
+        ("google/pix2struct-large", 512_812_032),
+        ("lmsys/vicuna-7b-v1.5", 6_738_415_616),
+    ],
+)
+def test_a_known_model_has_its_published_size(checkpoint, num_parameters):
+    assert build(checkpoint).num_parameters() == num_parameters
+
+
+def test_every_known_architecture_is_checked_above():
+    assert len(ARCHITECTURES) == 4
+
+
+def test_a_folder_says_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    LlamaConfig(hidden_size=64).save_pretrained("lmsys/vicuna-7b-v1.5")
+    assert read_architecture("lmsys/vicuna-7b-v1.5").hidden_size == 64
+
+
+def test_what_is_known_is_not_changed_by_who_asks():
+    read_architecture("lmsys/vicuna-7b-v1.5").vocab_size = 1
+    assert read_architecture("lmsys/vicuna-7b-v1.5").vocab_size == 32000
+
+
+@pytest.mark.parametrize(
+    "values", ["{}", '{"model_type": "unheard_of"}', '{"auto_map": {"AutoConfig": "own.Config"}}']
+)
+def test_a_kind_that_transformers_does_not_know_is_an_error(tmp_path, values):
+    (tmp_path / "config.json").write_text(values)
+    with pytest.raises(ValueError, match=f"The configuration of {tmp_path} is none that transformers knows"):
+        read_architecture(str(tmp_path))
+
+
+def test_an_unknown_name_is_asked_of_the_hub():
+    with pytest.raises(OSError, match="someone/something"):
+        read_architecture("someone/something")

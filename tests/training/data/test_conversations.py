@@ -1,0 +1,328 @@
+"""Every token of a conversation knows what it is: answers are learned, instructions score, all else is neither."""
+
+import json
+
+import pytest
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
+
+from hawaii import HawaiiProcessor
+from hawaii.processing.chat_templates import load_chat_template
+from hawaii.tests.tiny.models import make_processor
+from hawaii.training.data.conversations import read_messages, tokenize_conversation
+
+
+SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<image>"]
+TEXTS = [
+    "A chat between a curious user",
+    "USER: what color is this ? ASSISTANT: it is red",
+    "the shape is a circle",
+] * 3
+ODD_TEXTS = [
+    "what is this?",
+    "Čo je to? 你好 🙂 नमस्ते",
+    "{{ messages }} {% if x %} {# no #} {",
+    "USER: who asks? ASSISTANT: me",
+    "A chat between a curious user and an artificial intelligence assistant.",
+    "line one\nline two\n\n  three   spaces",
+    "<img> </image> [INST] <|im_end|>",
+    "a",
+]
+
+
+def make_byte_level() -> Tokenizer:
+    """As GPT-2's: bytes, the space belongs to the word that follows."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    return tokenizer
+
+
+def make_metaspace() -> Tokenizer:
+    """As Llama's: a mark for each space, bytes for what is unknown, a beginning of sequence in front."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=[*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))], show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    return tokenizer
+
+
+def make_trimmed() -> Tokenizer:
+    """As GPT-NeoX's and so OLMo's: bytes, and spaces lie outside of the places that its tokens are said to have."""
+    tokenizer = make_byte_level()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    return tokenizer
+
+
+def make_prepending() -> Tokenizer:
+    """As Vicuna's: a mark is put in front of the text and of all that follows a special token."""
+    tokenizer = make_metaspace()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    tokenizer.normalizer = normalizers.Prepend("▁")
+    return tokenizer
+
+
+TOKENIZERS = {
+    "byte_level": make_byte_level,
+    "trimmed": make_trimmed,
+    "metaspace": make_metaspace,
+    "prepending": make_prepending,
+}
+
+
+def make_text_processor(tokenizer: Tokenizer, chat_template: str) -> HawaiiProcessor:
+    size = {"height": 16, "width": 16}
+    return HawaiiProcessor(
+        image_processor=CLIPImageProcessor(size=size, crop_size=size),
+        tokenizer=PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            pad_token="<pad>",
+            unk_token="<unk>",
+            bos_token="<s>",
+            eos_token="</s>",
+            additional_special_tokens=["<image>"],
+        ),
+        patch_size=8,
+        chat_template=load_chat_template(chat_template),
+    )
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS)
+def processor(request):
+    """Of Vicuna's form, over the kinds of tokenizer that lose no character."""
+    return make_text_processor(TOKENIZERS[request.param](), "vicuna_v1")
+
+
+@pytest.fixture
+def plain(processor):
+    return make_text_processor(processor.tokenizer.backend_tokenizer, "plain")
+
+
+def turns(*texts):
+    """LLaVA's turns, the user's first."""
+    return [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(texts)]
+
+
+def runs(conversation):
+    """The stretches of tokens that are answers."""
+    stretches, inside = [], False
+    for token, is_answer in zip(conversation.input_ids, conversation.is_answer):
+        if is_answer and not inside:
+            stretches.append([])
+        if is_answer:
+            stretches[-1].append(token)
+        inside = is_answer
+    return stretches
+
+
+def say(processor, tokens):
+    return processor.tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+
+
+def prompt_ids(conversation):
+    return [
+        token for token, is_prompt in zip(conversation.input_ids, conversation.is_prompt, strict=True) if is_prompt
+    ]
+
+
+def tokenize(processor, *texts, num_images=0):
+    return tokenize_conversation(read_messages(turns(*texts), num_images), processor)
+
+
+@pytest.mark.parametrize("answer", ODD_TEXTS)
+@pytest.mark.parametrize("question", ODD_TEXTS[:4])
+def test_labels_are_the_assistants_text_and_its_end_alone(processor, question, answer):
+    conversation = tokenize(processor, question, answer)
+    assert [say(processor, run).strip(" ") for run in runs(conversation)] == [f"{answer}</s>"]
+
+
+@pytest.mark.parametrize("question", ODD_TEXTS)
+def test_instruction_tokens_are_the_users_words_alone(processor, question):
+    conversation = tokenize(processor, f"<image>\n{question}", "it is red", num_images=1)
+    assert say(processor, prompt_ids(conversation)).strip(" ") == question
+
+
+def test_an_answer_that_repeats_the_question_is_still_the_answer_alone(processor):
+    conversation = tokenize(processor, "the shape is a circle", "the shape is a circle")
+    assert [say(processor, run).strip(" ") for run in runs(conversation)] == ["the shape is a circle</s>"]
+    assert say(processor, prompt_ids(conversation)).strip(" ") == "the shape is a circle"
+    first = conversation.is_answer.index(True)
+    before = say(processor, conversation.input_ids[:first])
+    assert before.endswith("USER: the shape is a circle ASSISTANT:")
+
+
+def test_every_turn_of_a_conversation_is_marked(processor):
+    conversation = tokenize(processor, "<image>\nwhat is it ?", "a circle", "and its color ?", "red", num_images=1)
+    assert [say(processor, run).strip(" ") for run in runs(conversation)] == ["a circle</s>", "red</s>"]
+    assert "".join(say(processor, prompt_ids(conversation)).split()) == "whatisit?anditscolor?"
+
+
+def test_image_tokens_are_one_for_each_patch_and_neither_answer_nor_instruction(processor):
+    conversation = tokenize(processor, "<image>\nwhat is it ?", "a circle", num_images=1)
+    image = processor.image_token_id
+    assert conversation.input_ids.count(image) == processor.num_image_tokens == 4
+    assert not any(flag for token, flag in zip(conversation.input_ids, conversation.is_answer) if token == image)
+    assert image not in prompt_ids(conversation)
+
+
+def test_plain_learns_the_caption_and_a_newline_and_has_no_instruction(plain):
+    conversation = tokenize(plain, "<image>\nGive a brief description.", "a red circle", num_images=1)
+    assert [say(plain, run).strip(" ") for run in runs(conversation)] == ["a red circle\n"]
+    assert prompt_ids(conversation) == []
+    image = conversation.input_ids.index(plain.image_token_id)
+    assert conversation.input_ids[image : image + 4] == [plain.image_token_id] * 4
+    assert not any(conversation.is_answer[: image + 4])
+    assert all(conversation.is_answer[image + 4 :])
+
+
+@pytest.mark.parametrize(
+    "texts", [["<image>\nwhat is it ?", "a circle"], [ODD_TEXTS[1], ODD_TEXTS[2], *ODD_TEXTS[3:5]]]
+)
+@pytest.mark.parametrize("chat_template", ["plain", "vicuna_v1"])
+def test_tokens_are_those_of_the_processors_own_chat_template(processor, chat_template, texts):
+    processor = make_text_processor(processor.tokenizer.backend_tokenizer, chat_template)
+    has_image = "<image>" in texts[0]
+    conversation = tokenize(processor, *texts, num_images=int(has_image))
+    messages = read_messages(turns(*texts), int(has_image))
+    if has_image:
+        messages[0]["content"][0] = {"type": "image", "image": Image.new("RGB", (16, 16))}
+    own = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
+    assert own["input_ids"] == [conversation.input_ids]
+
+
+def test_tokens_of_several_images_are_those_of_the_processors_own_chat_template(processor):
+    conversation = tokenize(processor, "<image><image>\nwhich ?", "one", "<image>\nnow ?", "two", num_images=3)
+    messages = read_messages(turns("<image><image>\nwhich ?", "one", "<image>\nnow ?", "two"), 3)
+    for message in messages:
+        for item in message["content"]:
+            if item["type"] == "image":
+                item["image"] = Image.new("RGB", (16, 16))
+    own = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
+    assert own["input_ids"] == [conversation.input_ids]
+
+
+def test_the_beginning_of_a_sequence_comes_once(processor):
+    has_bos = processor.tokenizer("a")["input_ids"][0] == processor.tokenizer.bos_token_id
+    template = "{{ bos_token }}" + processor.chat_template
+    own_bos = make_text_processor(processor.tokenizer.backend_tokenizer, "vicuna_v1")
+    own_bos.chat_template = template
+    tokens = tokenize(own_bos, "what ?", "red").input_ids
+    assert tokens.count(own_bos.tokenizer.bos_token_id) == 1
+    assert tokenize(processor, "what ?", "red").input_ids.count(processor.tokenizer.bos_token_id) == int(has_bos)
+
+
+def test_a_word_level_tokenizer_by_hand():
+    processor = make_processor()
+    conversation = tokenize(processor, "what color ?", "red")
+    words = processor.tokenizer.convert_ids_to_tokens(conversation.input_ids)
+    assert words[-7:] == ["what", "color", "?", "ASSISTANT", ":", "red", "</s>"]
+    assert conversation.is_answer[-7:] == [False] * 5 + [True] * 2
+    assert not any(conversation.is_answer[:-7])
+    assert processor.tokenizer.convert_ids_to_tokens(prompt_ids(conversation)) == ["what", "color", "?"]
+
+
+def test_private_use_characters_of_a_text_do_not_confuse_the_marks(processor):
+    conversation = tokenize(processor, "wh\ue000at \ue001?", "re\ue001d")
+    assert say(processor, prompt_ids(conversation)).strip(" ") == "what ?"
+    assert [say(processor, run).strip(" ") for run in runs(conversation)] == ["red</s>"]
+
+
+def test_a_processor_without_a_template_is_an_error():
+    processor = make_processor()
+    processor.chat_template = None
+    with pytest.raises(ValueError, match="has no chat template; give it one, such as vicuna_v1"):
+        tokenize(processor, "what ?", "red")
+
+
+GENERATION = "{% generation %}{{ message['content'] }}{% endgeneration %}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% for i in message['content'] if i['type'] == 'text' %}{{ i['text'][:2] }}{% endfor %}",
+        "{{ message['content'] }}",
+    ],
+    ids=["cut", "content_as_a_string"],
+)
+def test_a_template_that_loses_what_the_user_gives_is_an_error(text):
+    processor = make_processor()
+    condition = "{% if message['role'] == 'user' %}" + text + "{% else %}" + GENERATION + "{% endif %}"
+    processor.chat_template = "{% for message in messages %}" + condition + "{% endfor %}"
+    with pytest.raises(ValueError, match="cuts what the user says or shows another number of images; it must take"):
+        tokenize(processor, "<image>\nwhat ?", "red", num_images=1)
+
+
+def test_a_tokenizer_that_splits_the_image_token_is_an_error():
+    processor = make_processor()
+    backend = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+    backend["added_tokens"] = []
+    backend = Tokenizer.from_str(json.dumps(backend))
+    processor.tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+    with pytest.raises(ValueError, match="makes 0 image tokens of 1 images; make <image> one of its special tokens"):
+        tokenize(processor, "<image>\nwhat color ?", "red", num_images=1)
+
+
+def test_a_template_may_leave_spaces_out():
+    processor = make_processor()
+    processor.chat_template = processor.chat_template.replace("else item['text']", "else item['text'] | trim")
+    assert tokenize(processor, "what ?", "red") == tokenize(make_processor(), "what ?", "red")
+
+
+@pytest.mark.parametrize("value", ["<image>\nwhat ?", "what ?\n<image>", "wh<image>at ?", "  <image>  what ?  "])
+def test_an_image_anywhere_in_a_turn_comes_first(value):
+    message = read_messages(turns(value, "red"), 1)[0]
+    assert message == {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what ?"}]}
+
+
+def test_an_image_without_a_word_is_a_turn():
+    assert read_messages(turns("<image>", "red"), 1)[0]["content"] == [{"type": "image"}]
+
+
+def test_a_first_turn_that_is_not_the_users_is_dropped():
+    messages = read_messages([{"from": "gpt", "value": "hello"}, *turns("what ?", "red")], 0)
+    assert [message["role"] for message in messages] == ["user", "assistant"]
+
+
+def test_an_image_token_that_the_assistant_says_is_no_image():
+    messages = read_messages(turns("what ?", "an <image> of red"), 0)
+    assert messages[1]["content"] == [{"type": "text", "text": "an  of red"}]
+
+
+@pytest.mark.parametrize(
+    ("conversation", "num_images", "problem"),
+    [
+        ([], 0, "it has no answer to learn"),
+        (turns("what ?"), 0, "it has no answer to learn"),
+        (turns("what ?", "  "), 0, "it has no answer to learn"),
+        ([{"from": "gpt", "value": "hello"}], 0, "it has no answer to learn"),
+        (turns("<image><image>", "red"), 1, "has 2 <image> but it has 1 images"),
+        (turns("what ?", "red"), 1, "has 0 <image> but it has 1 images"),
+        ([{"from": "system", "value": "be kind"}, *turns("what ?", "red")], 0, "a turn is {'from': 'system'"),
+        ([{"from": "human"}], 0, "a turn is {'from': 'human'}; it must be"),
+        ([{"from": "human", "value": 3}], 0, "it must be"),
+        (["what ?"], 0, "a turn is 'what \\?'; it must be"),
+        (
+            turns("half an emoji \ud83d ?", "red"),
+            0,
+            r"\\ud83d \?'}, which no tokenizer takes \(surrogates not allowed\)",
+        ),
+    ],
+)
+def test_a_conversation_that_teaches_nothing_is_an_error(conversation, num_images, problem):
+    with pytest.raises(ValueError, match=problem):
+        read_messages(conversation, num_images)

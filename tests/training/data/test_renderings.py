@@ -1,0 +1,256 @@
+"""Chat templates of language models, which mark nothing: what is to be learned is what generation will have to say."""
+
+import json
+
+import pytest
+from tokenizers import Tokenizer
+from transformers import AddedToken, CLIPImageProcessor, PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
+
+from hawaii import HawaiiProcessor
+from hawaii.processing.chat_templates import adapt_chat_template, load_chat_template
+from hawaii.tests.tiny.language_models import CHATML, FAMILIES, PROMPT, make_tokenizer
+from hawaii.tests.tiny.models import make_processor
+from hawaii.training.data import renderings
+from hawaii.training.data.conversations import read_messages, tokenize_conversation
+
+
+TURNS = ["<image>\nwhat is it ?", "a circle", "and its color ?", "red\n\nor  blue"]
+
+
+def make_family_processor(family, chat_template=None):
+    size = {"height": 16, "width": 16}
+    tokenizer = make_tokenizer(family)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]}, replace_extra_special_tokens=False)
+    template = family.chat_template if chat_template is None else chat_template
+    return HawaiiProcessor(
+        image_processor=CLIPImageProcessor(size=size, crop_size=size),
+        tokenizer=tokenizer,
+        patch_size=8,
+        chat_template=adapt_chat_template(template, **tokenizer.special_tokens_map),
+    )
+
+
+def qwen(chat_template=CHATML):
+    return make_family_processor(FAMILIES["qwen2"], chat_template)
+
+
+def messages_of(*texts):
+    turns = [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(texts)]
+    return read_messages(turns, num_images=sum(text.count("<image>") for text in texts[::2]))
+
+
+def tokenize(processor, *texts):
+    return tokenize_conversation(messages_of(*texts), processor)
+
+
+def chosen(processor, conversation, is_chosen):
+    """The text of each stretch of tokens that are chosen."""
+    stretches, before = [], False
+    for token, now in zip(conversation.input_ids, is_chosen, strict=True):
+        if now:
+            stretches = stretches if before else [*stretches, []]
+            stretches[-1].append(token)
+        before = now
+    return [processor.tokenizer.decode(stretch) for stretch in stretches]
+
+
+def answers(processor, *texts):
+    conversation = tokenize(processor, *texts)
+    return chosen(processor, conversation, conversation.is_answer)
+
+
+LEARNED = {
+    "llama3": ["a circle<|eot_id|>", "red\n\nor  blue<|eot_id|>"],
+    "smollm2": ["a circle<|im_end|>", "red\n\nor  blue<|im_end|>"],
+    "qwen2": ["a circle<|im_end|>", "red\n\nor  blue<|im_end|>"],
+    "qwen3": ["a circle<|im_end|>", "<think>\n\n</think>\n\nred\n\nor  blue<|im_end|>"],
+    "smollm3": [f"<|im_start|>assistant\n{text}<|im_end|>\n" for text in TURNS[1::2]],
+    "gemma3": ["a circle<end_of_turn>", "red\n\nor  blue<end_of_turn>"],
+    "phi": ["a circle<|im_end|>", "red\n\nor  blue<|im_end|>"],
+    "phi3": ["a circle<|end|>", "red\n\nor  blue<|end|>"],
+    "mistral": [" a circle</s>", " red\n\nor  blue</s>"],
+    "olmo2": ["a circle<|endoftext|>", "red\n\nor  blue<|endoftext|>"],
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_follows_the_prompt_for_an_answer_is_learned_up_to_the_token_that_ends_it(name):
+    processor = make_family_processor(FAMILIES[name])
+    conversation = tokenize(processor, *TURNS)
+    assert chosen(processor, conversation, conversation.is_answer) == LEARNED[name]
+    questions = chosen(processor, conversation, conversation.is_prompt)
+    assert [question.strip() for question in questions] == ["what is it ?", "and its color ?"]
+    assert processor.tokenizer.convert_ids_to_tokens(conversation.end_ids) == [FAMILIES[name].end]
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "smollm3"])
+def test_before_an_answer_stands_what_generation_is_given(name):
+    processor = make_family_processor(FAMILIES[name])
+    conversation = tokenize(processor, *TURNS)
+    begins = [
+        place
+        for place, is_answer in enumerate(conversation.is_answer)
+        if is_answer and not conversation.is_answer[place - 1]
+    ]
+    messages = messages_of(*TURNS)
+    messages[0]["content"][0] = {"type": "image", "image": "unused"}
+    for turn, begin in zip((1, 3), begins, strict=True):
+        prompt = processor.apply_chat_template(messages[:turn], add_generation_prompt=True)
+        prompt = prompt.replace("<image>", "<image>" * processor.num_image_tokens)
+        has_bos = processor.tokenizer.bos_token is not None
+        assert (
+            processor.tokenizer(prompt, add_special_tokens=not has_bos)["input_ids"] == conversation.input_ids[:begin]
+        )
+
+
+def test_a_special_token_may_swallow_the_white_space_behind_it():
+    """As Phi 3's do: the line break that its template puts before an answer is part of a token."""
+    processor = make_family_processor(FAMILIES["phi3"])
+    backend = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+    for token in backend["added_tokens"]:
+        token["rstrip"] = token["content"] != "<image>"
+    names = {"eos_token": "<|endoftext|>", "additional_special_tokens": ["<image>"]}
+    backend = Tokenizer.from_str(json.dumps(backend))
+    processor.tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    conversation = tokenize(processor, *TURNS)
+    assert chosen(processor, conversation, conversation.is_answer) == LEARNED["phi3"]
+    tokens = processor.tokenizer.convert_ids_to_tokens(conversation.input_ids)
+    assert tokens[tokens.index("<|assistant|>") + 1] == "a"
+
+
+def test_thoughts_are_learned_where_the_template_shows_them():
+    processor = make_family_processor(FAMILIES["qwen3"])
+    texts = ["what ?", "<think>\nround\n</think>\n\na circle", "color ?", "<think>\nwarm\n</think>\n\nred"]
+    assert answers(processor, *texts) == ["a circle<|im_end|>", "<think>\nwarm\n</think>\n\nred<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    "answer", ["a <|im_end|> b", "<|im_start|>assistant\n", "<|im_end|>", "ends in <|endoftext|>"]
+)
+def test_special_tokens_in_an_answers_own_words_do_not_end_it(answer):
+    assert answers(qwen(), "say it", answer, "again", answer) == [f"{answer.strip()}<|im_end|>"] * 2
+
+
+def test_an_answer_that_repeats_the_prompt_is_the_answer_alone():
+    assert answers(qwen(), "is it red ?", "is it red ?") == ["is it red ?<|im_end|>"]
+
+
+def test_an_empty_answer_is_its_end():
+    assert answers(qwen(), "what ?", "", "color ?", "red") == ["<|im_end|>", "red<|im_end|>"]
+
+
+def test_white_space_between_an_answer_and_its_end_is_learned_and_is_no_end_though_it_be_a_token():
+    processor = qwen(CHATML.replace("turn['content'] +", "turn['content'] + '  ' +"))
+    processor.tokenizer.add_tokens([AddedToken("  ", normalized=False)])
+    assert answers(processor, "what ?", "red") == ["red  <|im_end|>"]
+
+
+def test_all_that_ends_answers_is_known():
+    last = "{{ '<|endoftext|>' if loop.last and turn['role'] == 'assistant' else '<|im_end|>' }}"
+    processor = qwen(CHATML.replace(" + '<|im_end|>' + '\n' }}", " }}" + last))
+    conversation = tokenize(processor, *TURNS)
+    assert chosen(processor, conversation, conversation.is_answer) == [
+        "a circle<|im_end|>",
+        "red\n\nor  blue<|endoftext|>",
+    ]
+    assert set(processor.tokenizer.convert_ids_to_tokens(conversation.end_ids)) == {"<|im_end|>", "<|endoftext|>"}
+
+
+@pytest.mark.parametrize(("chat_template", "ends"), [("vicuna_v1", ["</s>"]), ("plain", [])])
+def test_the_ends_of_the_named_templates(chat_template, ends):
+    processor = make_processor(chat_template=chat_template)
+    conversation = tokenize(processor, "what ?", "red")
+    assert processor.tokenizer.convert_ids_to_tokens(conversation.end_ids) == ends
+
+
+def test_each_turn_is_rendered_once_and_the_text_tokenized_once(monkeypatch):
+    processor, rendered, tokenized = qwen(), [], []
+    render, tokenizer = renderings.render_jinja_template, type(processor.tokenizer)
+    call = tokenizer.__call__
+    monkeypatch.setattr(
+        renderings,
+        "render_jinja_template",
+        lambda conversations, **kwargs: rendered.append(len(conversations[0])) or render(conversations, **kwargs),
+    )
+    monkeypatch.setattr(
+        tokenizer, "__call__", lambda self, *args, **kw: tokenized.append(1) or call(self, *args, **kw)
+    )
+    tokenize(processor, *TURNS)
+    assert (rendered, tokenized) == ([4, 1, 3], [1])
+
+
+class Calendar:
+    """In place of `datetime`: tells these days one after the other, and then the last one."""
+
+    def __init__(self, *days):
+        self.days = list(days)
+
+    def now(self):
+        return self
+
+    def strftime(self, form):
+        return self.days.pop(0) if len(self.days) > 1 else self.days[0]
+
+
+def test_a_date_may_change_between_two_renderings(monkeypatch):
+    processor = make_family_processor(FAMILIES["llama3"])
+    monkeypatch.setattr(chat_template_utils, "datetime", Calendar("Monday", "Tuesday"))
+    conversation = tokenize(processor, *TURNS)
+    assert "Today: Tuesday" in processor.tokenizer.decode(conversation.input_ids)
+    assert chosen(processor, conversation, conversation.is_answer) == LEARNED["llama3"]
+
+
+SAID_TWICE = "{{ '<|im_start|>' + turn['role'] + '\n' + turn['content'] + turn['content'] + '<|im_end|>' }}"
+ENDS_ONCE = "{{ turn['role'] + ': ' + turn['content'] + ('<|im_end|>' if loop.last else '\n') }}"
+NO_ANSWERS = "{{ turn['content'] if turn['role'] == 'user' else '<|im_end|>' }}"
+
+
+def loop(turn, prompt=PROMPT):
+    return "{% for turn in messages %}" + turn + "{% endfor %}" + prompt
+
+
+@pytest.mark.parametrize(
+    ("template", "texts", "problem"),
+    [
+        (CHATML.replace("'<|im_start|>assistant\n' }}", "'<|im_start|>bot\n' }}"), TURNS, "in another way once"),
+        ("{{ messages | length }}" + CHATML, TURNS, "in another way once .*such as vicuna_v1"),
+        (loop("{{ turn['role'] + ': ' + turn['content'] + '\n' }}", "{{ '' }}"), TURNS[:2], "no special token"),
+        (loop(ENDS_ONCE, "{{ '' }}"), TURNS, "in another way once"),
+        (loop(ENDS_ONCE.replace("loop.last", "loop.index0 == 3"), ""), TURNS, "no special token"),
+        (loop(NO_ANSWERS, ""), TURNS, "shows 0 of 2 answers to their end"),
+        (loop(SAID_TWICE), TURNS, "shows 4 of 2 answers to their end"),
+    ],
+)
+def test_a_template_that_does_not_show_where_answers_are_is_an_error(template, texts, problem):
+    processor = qwen()
+    processor.chat_template = adapt_chat_template(CHATML)[: -len(CHATML)] + template
+    with pytest.raises(ValueError, match=problem):
+        tokenize(processor, *texts)
+
+
+@pytest.mark.parametrize("question", ["and its color ?", "<image>"])
+def test_an_end_behind_the_next_question_is_not_the_answers(question):
+    turn = "{{ turn['content'] + ('<|im_end|>' if turn['role'] == 'user' or loop.last else '\n') }}"
+    processor = qwen(loop(turn, ""))
+    with pytest.raises(ValueError, match="puts no special token of the tokenizer behind an answer"):
+        tokenize(processor, "what ?", "a circle", question, "red")
+
+
+def test_a_conversation_that_the_template_refuses_is_an_error():
+    turns = [{"from": speaker, "value": "a"} for speaker in ("human", "human", "gpt")]
+    with pytest.raises(ValueError, match=r"does not take its conversation \(the roles must alternate\)"):
+        tokenize_conversation(read_messages(turns, 0), make_family_processor(FAMILIES["gemma3"]))
+
+
+@pytest.mark.parametrize("failing", ["{{ 1 // 0 }}", "{{ '{name}'.format() }}", "{{ messages + 1 }}"])
+def test_a_template_that_fails_as_programs_do_is_an_error_too(failing):
+    processor = qwen()
+    processor.chat_template = failing
+    with pytest.raises(ValueError, match=r"the chat template does not take its conversation \(.+\)"):
+        tokenize(processor, *TURNS)
+
+
+def test_vicunas_form_on_a_language_model_of_another_ends_with_that_models_end():
+    processor = qwen(load_chat_template("vicuna_v1"))
+    assert answers(processor, "what ?", "red") == [" red<|endoftext|>"]

@@ -1,0 +1,396 @@
+"""Recipes are read as they are meant, and what they cannot mean is named with the way out."""
+
+import pytest
+import yaml
+
+from hawaii.training.recipes.arguments import TRAINABLE_PARTS
+from hawaii.training.recipes.recipe import parse_stage, read_recipe
+
+
+RECIPE = {
+    "output_dir": "runs/tiny",
+    "data_path": "{output_dir}/data.json",
+    "image_folder": "images",
+    "tokenizer": "tokenizer",
+    "learning_rate": 0.5,
+    "report_to": "none",
+    "use_cpu": True,
+    "stages": {"pretrain": {"chat_template": "plain"}, "align": {"learning_rate": 0.25}, "finetune": None},
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a recipe with other shared keys, or a text, and tells its path."""
+
+    def write(text=None, **changes):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump({**RECIPE, **changes}, sort_keys=False) if text is None else text)
+        return str(path)
+
+    return write
+
+
+def parse(path, *overrides, stage="finetune"):
+    """All options of a stage, by name."""
+    groups = parse_stage(read_recipe(path, list(overrides))[stage], stage)
+    return {name: value for group in groups for name, value in vars(group).items()}
+
+
+def test_stages_keep_their_order(write):
+    assert list(read_recipe(write())) == ["pretrain", "align", "finetune"]
+
+
+def test_a_stage_has_the_shared_options_and_its_own_which_win(write):
+    stages = read_recipe(write())
+    assert [stage["learning_rate"] for stage in stages.values()] == [0.5, 0.25, 0.5]
+    assert [stage.get("chat_template") for stage in stages.values()] == ["plain", None, None]
+
+
+def test_each_stage_writes_into_a_folder_of_its_own(write):
+    assert parse(write(), stage="align")["output_dir"] == "runs/tiny/align"
+
+
+def test_output_dir_is_filled_in_wherever_it_stands(write):
+    teachers = ["{output_dir}/a", {"checkpoint": "{output_dir}/b"}]
+    path = write(teachers=teachers, stages={"one": {"tokenizer": "{output_dir}"}})
+    options = read_recipe(path, ["output_dir=elsewhere"])["one"]
+    assert options["data_path"] == "elsewhere/data.json"
+    assert options["teachers"] == ["elsewhere/a", {"checkpoint": "elsewhere/b"}]
+    assert options["tokenizer"] == "elsewhere"
+
+
+def test_overrides_replace_shared_keys_stage_keys_and_fields(write):
+    path = write(vision_config={"hidden_size": 8, "image_size": 16})
+    overrides = ["max_steps=3", "stages.align.learning_rate=0.125", "stages.finetune.seed=7"]
+    stages = read_recipe(path, [*overrides, "vision_config.hidden_size=32"])
+    assert [stage["max_steps"] for stage in stages.values()] == [3, 3, 3]
+    assert [stage["learning_rate"] for stage in stages.values()] == [0.5, 0.125, 0.5]
+    assert [stage.get("seed") for stage in stages.values()] == [None, None, 7]
+    assert stages["align"]["vision_config"] == {"hidden_size": 32, "image_size": 16}
+
+
+def test_an_override_may_begin_a_mapping_that_the_recipe_lacks(write):
+    overrides = ["vision_config.num_teacher_adapters=0", "vision_config.lora_rank=4", "text_config.hidden_size=8"]
+    options = read_recipe(write(), overrides)["pretrain"]
+    assert options["vision_config"] == {"num_teacher_adapters": 0, "lora_rank": 4}
+    assert options["text_config"] == {"hidden_size": 8}
+
+
+def test_an_override_that_a_stages_own_mapping_would_hide_is_named(write):
+    path = write(stages={"a": {"vision_config": {"lora_rank": 2}}, "b": {}})
+    problem = "'vision_config', which stage a has for itself: write stages.a.vision_config.lora_rank=4"
+    with pytest.raises(ValueError, match=problem):
+        read_recipe(path, ["vision_config.lora_rank=4"])
+    own = read_recipe(path, ["stages.a.vision_config.lora_rank=4"])
+    assert own["a"]["vision_config"] == {"lora_rank": 4} and "vision_config" not in own["b"]
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("objective", ("hawaii", "llava")),
+        ("distillation", (["fine", "coarse"], ["coarse"])),
+        ("grid_matching", ("unshuffle", "learned")),
+    ],
+)
+def test_what_a_later_stage_goes_on_with_is_the_same_in_every_stage(write, key, values):
+    default, other = values
+    assert read_recipe(write(stages={"a": {}, "b": {key: default}}))["b"][key] == default
+    assert read_recipe(write(**{key: other}))["finetune"][key] == other
+    with pytest.raises(ValueError, match=f"stage b: its {key} is .* and that of stage a is .*; give both the same"):
+        read_recipe(write(stages={"a": {}, "b": {key: other}}))
+
+
+def test_no_teacher_specific_adapters_may_be_asked_for(write):
+    assert read_recipe(write(vision_config={"num_teacher_adapters": 0}))["align"]["vision_config"] == {
+        "num_teacher_adapters": 0
+    }
+
+
+def test_an_override_is_yaml_and_may_hold_an_equals_sign(write):
+    assert read_recipe(write(), ["trainable=[projector, adapters]"])["align"]["trainable"] == ["projector", "adapters"]
+    assert read_recipe(write(), ["run_name=a=b"])["align"]["run_name"] == "a=b"
+
+
+@pytest.mark.parametrize("written", ["1e-3", "'1e-3'", "0.001", "1.0e-3"])
+def test_a_learning_rate_is_a_number_however_it_is_written(write, written):
+    text = yaml.safe_dump({name: value for name, value in RECIPE.items() if name != "learning_rate"}, sort_keys=False)
+    assert parse(write(f"learning_rate: {written}\n{text}"))["learning_rate"] == 0.001
+    assert parse(write(), f"learning_rate={written}")["learning_rate"] == 0.001
+
+
+def test_a_number_inside_a_configuration_is_a_number(write):
+    vision_config = "vision_config={layer_norm_eps: 1e-6, hidden_act: gelu}"
+    options = parse(write(), vision_config, "lr_scheduler_kwargs={min_lr: 1e-5}")
+    assert options["vision_config"] == {"layer_norm_eps": 1e-6, "hidden_act": "gelu"}
+    assert options["lr_scheduler_kwargs"] == {"min_lr": 1e-5}
+
+
+def test_a_whole_number_is_whole(write):
+    assert parse(write(), "max_steps=1e3")["max_steps"] == 1000
+    assert isinstance(parse(write(), "max_steps=1e3")["max_steps"], int)
+
+    options = parse(write(), "max_steps=2.0")
+    assert options["max_steps"] == 2 and isinstance(options["max_steps"], int)
+
+
+def test_a_number_inside_a_list_inside_a_configuration_is_a_number(write):
+    teacher = {"checkpoint": "1e3", "name": "2024", "image_mean": ["1e-1", "2e-1", 0.5]}
+    assert parse(write(teachers=[teacher]))["teachers"] == [{**teacher, "image_mean": [0.1, 0.2, 0.5]}]
+    text_config = "text_config={model_type: qwen3, layer_types: [full_attention], rope_parameters: {factors: [1e1]}}"
+    assert parse(write(), text_config)["text_config"] == {
+        "model_type": "qwen3",
+        "layer_types": ["full_attention"],
+        "rope_parameters": {"factors": [10]},
+    }
+
+
+@pytest.mark.parametrize("name", ["2024", "1e3", "1e-3", "'1e3'", "0.5", "'007'", "inf", "nan"])
+@pytest.mark.parametrize("key", ["data_path", "vision_tower", "tokenizer", "run_name"])
+def test_a_name_that_looks_like_a_number_stays_a_name(write, key, name):
+    assert parse(write(), f"{key}={name}")[key] == name.strip("'")
+
+
+def test_a_name_that_looks_like_a_date_stays_a_name(write):
+    assert parse(write(), "run_name=2024-01-31")["run_name"] == "2024-01-31"
+
+
+def test_tokens_are_counted_over_all_processes_whatever_a_recipe_says(write):
+    assert parse(write(), "average_tokens_across_devices=false")["average_tokens_across_devices"]
+
+
+def test_the_word_no_is_a_word(write):
+    assert parse(write(), "save_strategy=no")["save_strategy"] == "no"
+    assert parse(write("save_strategy: no\n" + yaml.safe_dump(RECIPE)))["save_strategy"] == "no"
+    assert parse(write(), "bf16=no")["bf16"] is False
+
+
+def test_a_stage_may_be_measured_and_another_not(write):
+    asked = {"eval_data_path": "{output_dir}/questions.json", "eval_strategy": "steps", "eval_steps": 5}
+    stages = read_recipe(write(eval_strategy=False, stages={"a": {}, "b": asked}))
+    assert "eval_data_path" not in stages["a"] and stages["b"]["eval_data_path"].endswith("/questions.json")
+
+
+@pytest.mark.parametrize("stage", ["1e3", "2", "nan"])
+def test_a_stage_whose_name_looks_like_a_number_keeps_it(write, stage):
+    stages = read_recipe(write(output_dir=".", stages={stage: {}}))
+    assert parse_stage(stages[stage], stage)[2].output_dir == stage
+
+
+def test_a_stage_or_run_that_yaml_takes_for_a_number_keeps_its_name(write):
+    stages = read_recipe(write(output_dir=2024, stages={1: {}, 2: {}}))
+    assert list(stages) == ["1", "2"]
+    assert parse_stage(stages["1"], "1")[2].output_dir == "2024/1"
+    assert stages["1"]["data_path"] == "2024/data.json"
+
+
+def test_the_defaults_are_the_papers(write):
+    options = parse(write())
+    assert (options["lambda_1"], options["lambda_2"]) == (0.5, 0.05)
+    assert options["grid_matching"] == "unshuffle"
+    assert (options["token_scoring"], options["score_gradient"]) == (True, "text")
+    assert options["distillation"] == ["fine", "coarse"]
+    assert (options["single_softmax"], options["detached_teacher_weights"]) == (False, False)
+    assert options["trainable"] == list(TRAINABLE_PARTS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"learning_rat": 1}, "yaml, stage pretrain: there is no option 'learning_rat'. Did you mean learning_rate?"),
+        ({"stages": {"b": {"lamda_1": 1}}}, "yaml, stage b: there is no option 'lamda_1'. Did you mean lambda_1?"),
+        ({"xyzzy": 1}, "there is no option 'xyzzy'.$"),
+        ({"output_dir": None}, "recipe.yaml names no output_dir"),
+        ({"stages": {}}, "is no recipe: it needs `stages`"),
+        ({"stages": ["pretrain"]}, "is no recipe: it needs `stages`"),
+        ({"stages": {"a": "plain"}}, "stage a: its options are 'plain'; they must be a mapping"),
+        ({"stages": {"a": {"output_dir": "b"}}}, "stage a: output_dir is the whole run's"),
+        ({"stages": {"hub": {}}}, "stage hub: a stage is a folder of the run beside `hub`; give it another name"),
+        ({"stages": {"../a": {}}}, "stage ../a: a stage is a folder of the run"),
+        ({"stages": {"..": {}}}, "stage ..: .* give it another name, of letters, digits, _ and -"),
+        ({"stages": {"hub.incomplete": {}}}, "stage hub.incomplete: .* give it another name"),
+        ({"stages": {"": {}}}, "stage : a stage is a folder of the run"),
+        (
+            {"vision_config": {"lora_rnk": 2}},
+            "stage pretrain, vision_config: there is no field 'lora_rnk'. Did you mean lora_rank?",
+        ),
+        (
+            {"stages": {"a": {"vision_config": {"num_teacher_adapters": 2}}}},
+            "vision_config: num_teacher_adapters is the number of teachers; leave it out, or set it to 0 for none",
+        ),
+        (
+            {"text_config": {"hidden_sise": 2}},
+            "stage pretrain, text_config: there is no field 'hidden_sise'. Did you mean hidden_size?",
+        ),
+        (
+            {"text_config": {"model_type": "gpt2", "rope_theta": 2}},
+            "stage pretrain, text_config: there is no field 'rope_theta'",
+        ),
+        ({"text_config": {"model_type": "lama"}}, "text_config: there is no model_type 'lama'. Did you mean llama?"),
+        (
+            {"eval_strategy": "steps"},
+            "stage pretrain: eval_strategy is steps but no eval_data_path names",
+        ),
+        ({"eval_on_start": True}, "stage pretrain: eval_on_start is True but no eval_data_path names"),
+        (
+            {"stages": {"a": {"eval_data_path": "b.json"}}},
+            "stage a: nothing would be asked of eval_data_path b.json; say when with eval_strategy: steps and",
+        ),
+        ({"eval_data_path": "b.json", "eval_strategy": False}, "nothing would be asked of eval_data_path b.json"),
+    ],
+)
+def test_what_is_no_recipe_is_named(write, changes, problem):
+    with pytest.raises(ValueError, match=problem.replace("?", r"\?").replace("..", r"\.\.")):
+        read_recipe(write(**changes))
+
+
+@pytest.mark.parametrize(
+    "text_config",
+    [
+        {"model_type": "llama", "num_key_value_heads": 2, "rope_theta": 1e6, "tie_word_embeddings": True},
+        {"hidden_size": 8, "dtype": "bfloat16"},
+        {"model_type": "gpt2", "n_embd": 8, "num_attention_heads": 2},  # the second by the name that others have
+    ],
+)
+def test_a_language_models_own_fields_are_known(write, text_config):
+    assert read_recipe(write(text_config=text_config))["align"]["text_config"] == text_config
+
+
+@pytest.mark.parametrize("key", ["vision_tower", "vision_config", "language_model", "text_config"])
+def test_what_a_later_stage_would_not_build_is_named(write, key):
+    value = {"hidden_size": 8} if key.endswith("config") else "x"
+    assert read_recipe(write(stages={"a": {key: value}, "b": {}}))["a"][key] == value
+    problem = f"stage b: {key} would do nothing, because a later stage starts from the stage before it; move it to"
+    with pytest.raises(ValueError, match=problem):
+        read_recipe(write(stages={"a": {}, "b": {key: value}}))
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "just text", "stages: 3"])
+def test_a_file_of_another_kind_is_no_recipe(write, text):
+    with pytest.raises(ValueError, match="is no recipe: it needs `stages`"):
+        read_recipe(write(text))
+
+
+def test_broken_yaml_is_named_with_its_line(write):
+    with pytest.raises(ValueError, match=r"(?s)recipe.yaml is not valid YAML: .*line 2"):
+        read_recipe(write("a: 1\nb: [1\n"))
+
+
+def test_a_recipe_of_other_bytes_is_named(write, tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes("stages: é".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"recipe\.yaml is not UTF-8 text"):
+        read_recipe(str(tmp_path / "recipe.yaml"))
+
+
+def test_a_recipe_that_is_not_there_is_named():
+    with pytest.raises(FileNotFoundError, match="There is no recipe nowhere.yaml"):
+        read_recipe("nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("max_steps", "'max_steps' is no override; write key=value"),
+        ("stages.tune.seed=1", "goes into 'tune', which the recipe does not have"),
+        ("max_stepz=1", "there is no option 'max_stepz'. Did you mean max_steps?"),
+        ("seed=[1", r"value of the override 'seed=\[1' is not valid YAML"),
+    ],
+)
+def test_an_override_that_cannot_be_meant_is_named(write, override, problem):
+    with pytest.raises(ValueError, match=problem.replace("?", r"\?")):
+        read_recipe(write(), [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("learning_rate=fast", "learning_rate is 'fast'; it must be a number"),
+        ("learning_rate=", "learning_rate is empty; give it a value, or leave the key out"),
+        ("max_steps=2.5", "max_steps is 2.5; it must be a whole number"),
+        ("max_steps=true", "max_steps is True; it must be a whole number"),
+        ("seed=[1]", r"seed is \[1\]; it must be a whole number"),
+        ("seed={a: 1}", "seed is {'a': 1}; it must be a whole number"),
+        ("data_path=[a]", r"data_path is \['a'\]; it must be text"),
+        ("bf16=1", "bf16 is 1; it must be true or false"),
+        ("vision_config=[a]", r"vision_config is \['a'\]; it must be a mapping"),
+        ("token_scoring='false'", "token_scoring is 'false'; it must be true or false"),
+        ("teachers={checkpoint: experts/vit}", "teachers is {'checkpoint': 'experts/vit'}; it must be a list or text"),
+        ("objective=hawai", "objective is 'hawai'; it must be one of hawaii, llava, move_kd, radio"),
+        ("distillation=[]", r"distillation is \[\]; it must name fine, coarse or both, each once"),
+        ("distillation=[fine, fine]", r"distillation is \['fine', 'fine'\]; it must name fine, coarse or both, each"),
+        ("distillation=[fine, rough]", "distillation is 'rough'; it must be one of fine, coarse"),
+        ("distillation=fine", "distillation is 'fine'; it must be a list"),
+        ("grid_matching=nearest", "grid_matching is 'nearest'; it must be one of unshuffle, interpolate, learned"),
+        ("score_gradient=half", "score_gradient is 'half'; it must be one of text, full, none"),
+        ("trainable=[projector, head]", "trainable is 'head'; it must be one of vision_tower, adapters"),
+        ("bad_records=ignore", "bad_records is 'ignore'; it must be one of error, skip"),
+        ("image_folder=", "image_folder is empty; give it a value"),
+        ("data_path=", "stage pretrain: there is no data_path; name LLaVA's JSON"),
+        ("image_share=0", "image_share is 0; it must be above 0 and at most 1"),
+        ("image_share=1.5", "image_share is 1.5; it must be above 0 and at most 1"),
+        ("image_share=.nan", "image_share is nan; it must be above 0 and at most 1"),
+        ("image_share=half", "image_share is 'half'; it must be a number"),
+        ("data_path=''", "stage pretrain: there is no data_path"),
+        ("image_folder=''", "The recipe names no image_folder"),
+        ("push_to_hub=true", "push_to_hub and load_best_model_at_end are not for training here"),
+        ("label_smoothing_factor=0.1", "label_smoothing_factor is no part of the objective"),
+        ("dtype=half", "dtype is 'half'; it must be one of float32, bfloat16, float16"),
+        ("image_aspect_ratio=stretch", "image_aspect_ratio is 'stretch'; it must be one of pad, crop"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_named(write, override, problem):
+    with pytest.raises(ValueError, match=problem):
+        parse(write(), override)
+
+
+@pytest.mark.parametrize("override", ["stages=3", "stages={}"])
+def test_an_override_may_not_take_the_stages_away(write, override):
+    with pytest.raises(ValueError, match="it needs `stages`, a mapping of names to options"):
+        read_recipe(write(), [override])
+
+
+def extend(tmp_path, name, **content):
+    (tmp_path / name).write_text(yaml.safe_dump(content, sort_keys=False))
+    return str(tmp_path / name)
+
+
+def test_a_recipe_that_extends_another_says_only_what_differs(write, tmp_path):
+    write()
+    path = extend(tmp_path, "other.yaml", extends="recipe.yaml", output_dir="runs/other", learning_rate=2.0)
+    stages = read_recipe(path)
+    assert [stage["learning_rate"] for stage in stages.values()] == [2.0, 0.25, 2.0]
+    assert {stage["data_path"] for stage in stages.values()} == {"runs/other/data.json"}
+    assert not any("extends" in stage for stage in stages.values())
+
+
+def test_a_stage_of_the_same_name_keeps_its_other_options(write, tmp_path):
+    write()
+    changes = {"pretrain": {"learning_rate": 3.0}, "finetune": None, "last": {"seed": 1}}
+    stages = read_recipe(extend(tmp_path, "other.yaml", extends="recipe.yaml", stages=changes))
+    assert list(stages) == ["pretrain", "align", "finetune", "last"]
+    assert (stages["pretrain"]["chat_template"], stages["pretrain"]["learning_rate"]) == ("plain", 3.0)
+    assert stages["last"]["seed"] == 1
+
+
+def test_recipes_extend_over_several_steps_and_from_other_folders(write, tmp_path):
+    write()
+    (tmp_path / "deeper").mkdir()
+    extend(tmp_path, "middle.yaml", extends="recipe.yaml", learning_rate=2.0)
+    path = extend(tmp_path / "deeper", "last.yaml", extends="../middle.yaml", seed=4)
+    assert (read_recipe(path)["finetune"]["learning_rate"], read_recipe(path)["finetune"]["seed"]) == (2.0, 4)
+
+
+@pytest.mark.parametrize(
+    ("extends", "message"),
+    [("recipe.yaml", "itself"), (3, "must be the file"), ("missing.yaml", "There is no recipe .*missing.yaml")],
+)
+def test_a_recipe_that_extends_what_it_cannot_is_refused(tmp_path, extends, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_recipe(extend(tmp_path, "recipe.yaml", extends=extends))
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path):
+    extend(tmp_path, "one.yaml", extends="two.yaml")
+    with pytest.raises(ValueError, match="one.yaml extends .*two.yaml"):
+        read_recipe(extend(tmp_path, "two.yaml", extends="one.yaml"))

@@ -1,0 +1,77 @@
+"""Vicuna's tokenizer, like LLaVA's, is a file of sentencepiece's own form; it is read and published as any other."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import sentencepiece
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hawaii.tests.tiny.models import VISION, WORDS
+from hawaii.tests.tiny.students import data_args
+from hawaii.training.data.conversations import read_messages, tokenize_conversation
+from hawaii.training.recipes.arguments import ModelArguments
+from hawaii.training.students.students import build_student, load_tokenizer
+
+
+SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+@pytest.fixture(scope="module")
+def vicuna_folder(tmp_path_factory):
+    """A language model with the files that Vicuna's repository has: no tokenizer.json, no chat template."""
+    folder = tmp_path_factory.mktemp("vicuna")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(WORDS)] * 20),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=330,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.vocab").unlink()
+    values = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": True, **SPECIAL}
+    (folder / "tokenizer_config.json").write_text(json.dumps(values))
+    (folder / "special_tokens_map.json").write_text(json.dumps({**SPECIAL, "pad_token": "<unk>"}))
+    size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(**size, vocab_size=330)).save_pretrained(folder)
+    return folder
+
+
+def test_an_image_is_one_token_behind_the_vocabulary(vicuna_folder):
+    num_tokens = sentencepiece.SentencePieceProcessor(str(vicuna_folder / "tokenizer.model")).vocab_size()
+    tokenizer = load_tokenizer(ModelArguments(language_model=str(vicuna_folder)))
+    assert tokenizer.convert_tokens_to_ids("<image>") == num_tokens
+
+
+def test_what_is_learned_is_the_answer_and_its_end(vicuna_folder):
+    args = ModelArguments(language_model=str(vicuna_folder), vision_config=VISION)
+    _, processor = build_student(args, data_args(chat_template="vicuna_v1"), 2)
+    turns = [{"from": "human", "value": "<image>\nwhat color is the shape?"}, {"from": "gpt", "value": "red"}]
+    conversation = tokenize_conversation(read_messages(turns, num_images=1), processor)
+    ids, tokenizer = conversation.input_ids, processor.tokenizer
+    assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
+    learned = [token for token, is_answer in zip(ids, conversation.is_answer) if is_answer]
+    assert tokenizer.decode(learned).strip() == "red</s>"
+    asked = [token for token, is_prompt in zip(ids, conversation.is_prompt) if is_prompt]
+    assert tokenizer.decode(asked).strip() == "what color is the shape?"
+
+
+READ = """
+import sys
+sys.modules["sentencepiece"] = sys.modules["hawaii"] = None
+from transformers import AutoProcessor
+processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+print(processor.tokenizer("what color is the shape?")["input_ids"])
+"""
+
+
+def test_what_is_published_needs_no_sentencepiece(vicuna_folder, tmp_path):
+    args = ModelArguments(language_model=str(vicuna_folder), vision_config=VISION)
+    _, processor = build_student(args, data_args(chat_template="vicuna_v1"), 2)
+    processor.save_pretrained(tmp_path)
+    read = subprocess.run([sys.executable, "-c", READ, tmp_path], capture_output=True, text=True, timeout=300)
+    ids = processor.tokenizer("what color is the shape?")["input_ids"]
+    assert read.stdout.splitlines()[-1:] == [str(ids)], read.stderr

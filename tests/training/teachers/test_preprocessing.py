@@ -1,0 +1,201 @@
+"""Every expert is shown of a square what its official image processor shows it, made on the device from bytes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, CLIPImageProcessor, ResNetConfig, ResNetModel, ViTConfig, ViTModel
+
+from hawaii.tests.tiny.models import fill, make_processor
+from hawaii.tests.tiny.teachers import MAKE, load_expert, pictures, random_images, save_expert
+from hawaii.tests.tiny.teachers import make_processor as make_image_processor
+from hawaii.tests.tiny.training import make_dataset, make_record, save_data, save_image_processor
+from hawaii.training.teachers.config import TeacherConfig
+from hawaii.training.teachers.loading import load_teacher
+from hawaii.training.teachers.teacher import Teacher, resize_images
+
+
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def make_vit():
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=4
+    )
+    return fill(ViTModel(config, add_pooling_layer=False))
+
+
+def save(folder, image_size=16, **kwargs):
+    make_vit().save_pretrained(folder)
+    save_image_processor(folder, image_size, **kwargs)
+    return str(folder)
+
+
+def by_pillow(images, size, resample):
+    resized = [picture.resize((size, size), FILTERS[resample]) for picture in pictures(images)]
+    return torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in resized]).float()
+
+
+def own_pixels(folder, images):
+    return AutoImageProcessor.from_pretrained(folder)(pictures(images), return_tensors="pt")["pixel_values"]
+
+
+@pytest.mark.parametrize("resample", FILTERS)
+@pytest.mark.parametrize(("side", "size"), [(11, 16), (32, 16), (45, 16), (16, 32), (128, 42), (112, 84), (56, 128)])
+def test_images_are_resized_as_pillow_does(side, size, resample):
+    images = random_images(2, side)
+    difference = (resize_images(images, size, resample) - by_pillow(images, size, resample)).abs()
+    assert difference.max() <= 2
+    assert (difference > 0).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("resample", FILTERS)
+def test_resized_values_are_levels_of_an_image(resample):
+    stripes = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    stripes[..., ::3] = 255
+    levels = resize_images(stripes, 13, resample)
+    assert levels.min() >= 0 and levels.max() <= 255
+    assert torch.equal(levels, levels.round())
+
+
+@pytest.mark.parametrize("resample", FILTERS)
+def test_an_image_of_the_right_size_is_left_alone(resample):
+    images = random_images()
+    assert torch.equal(resize_images(images, 24, resample), images.float())
+
+
+@pytest.mark.parametrize("image_size", [16, 24])
+def test_preprocessing_is_its_own_processors_for_an_image_of_its_size(tmp_path, image_size):
+    folder = save(tmp_path, image_size, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4])
+    teacher = load_teacher(TeacherConfig(folder, image_size=image_size))
+    images = random_images(3, image_size)
+    torch.testing.assert_close(teacher.preprocess(images), own_pixels(folder, images), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["clip", "sam"])
+def test_an_expert_is_shown_what_its_processor_shows_it(tmp_path, name):
+    save_expert(name, tmp_path)
+    teacher = load_expert(name, tmp_path)
+    assert teacher.resample == {"clip": "bicubic", "sam": "bilinear"}[name]
+    for side, allowed in [(24, 0), (61, 2), (17, 2)]:
+        images = random_images(3, side)
+        own = make_image_processor(name)(pictures(images), return_tensors="pt")["pixel_values"]
+        levels = ((teacher.preprocess(images) - own) * teacher.std).abs()
+        assert levels.max() < allowed + 1e-3, side
+        assert (levels > 0.5).float().mean() < 0.02
+
+
+@pytest.mark.parametrize("number", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR])
+def test_an_image_is_resized_as_its_own_processor_does(tmp_path, number):
+    teacher = load_teacher(TeacherConfig(save(tmp_path, resample=number)))
+    assert FILTERS[teacher.resample] == number
+
+
+def test_another_way_of_resizing_needs_the_recipes(tmp_path):
+    folder = save(tmp_path, resample=Image.Resampling.LANCZOS)
+    with pytest.raises(ValueError, match="resizes by 1: give it a resample, which is one of bilinear, bicubic"):
+        load_teacher(TeacherConfig(folder))
+    assert load_teacher(TeacherConfig(folder, resample="bilinear")).resample == "bilinear"
+
+
+def test_the_processors_normalisation_and_the_configurations_size_are_the_defaults(tmp_path):
+    folder = save(tmp_path, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
+    teacher = load_teacher(TeacherConfig(folder))
+    np.testing.assert_allclose(teacher.mean.flatten() / 255, [0.1, 0.2, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(teacher.std.flatten() / 255, [0.4, 0.5, 0.6], rtol=1e-6)
+    assert teacher.image_size == 16
+
+
+@pytest.mark.parametrize("do_normalize", [False, True])
+def test_pixels_are_normalised_where_the_own_processor_does(tmp_path, do_normalize):
+    folder = save(tmp_path, do_normalize=do_normalize)
+    images = random_images(2, 16)
+    own = own_pixels(folder, images)
+    assert (own.min() >= 0) == (not do_normalize)
+    torch.testing.assert_close(load_teacher(TeacherConfig(folder)).preprocess(images), own, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"rescale_factor": 1 / 127.5}, r"x multiplies pixels by 0.00784314, where .* from zero to one"),
+        ({"do_rescale": False}, "x multiplies pixels by 1, where"),
+        ({"do_flip_channel_order": True}, "x turns the channels round, where teachers are shown red, green and blue"),
+    ],
+)
+def test_a_processor_that_does_something_else_needs_the_recipes_normalisation(tmp_path, options, problem):
+    folder = save(tmp_path / "x", **options)
+    with pytest.raises(ValueError, match=f"The image processor of teacher .*{problem}.*: give it image_mean and"):
+        load_teacher(TeacherConfig(folder, image_mean=[0.0] * 3))
+    assert load_teacher(TeacherConfig(folder, image_mean=[0.0] * 3, image_std=[1.0] * 3)).grid == (4, 4, 16)
+
+
+def test_without_a_processor_the_recipe_must_say_all(tmp_path):
+    make_vit().save_pretrained(tmp_path)
+    shown = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    with pytest.raises(
+        ValueError, match="has no image processor .* give it image_size, image_mean, image_std and res"
+    ):
+        load_teacher(TeacherConfig(str(tmp_path), **shown))
+    assert load_teacher(TeacherConfig(str(tmp_path), **shown, resample="bicubic")).grid == (4, 4, 16)
+
+
+@pytest.mark.parametrize("kind", ["DINOv3ViTImageProcessor", "DINOv3ViTImageProcessorFast"])
+def test_a_processor_whose_class_needs_torchvision_is_read_without_it(tmp_path, kind):
+    shown = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "resample": 2}
+    folder = save(tmp_path)
+    fields = {"image_processor_type": kind, "size": {"height": 16, "width": 16}, **shown}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(fields))
+    teacher = load_teacher(TeacherConfig(folder))
+    assert teacher.resample == "bilinear"
+    np.testing.assert_allclose(teacher.mean.flatten() / 255, shown["image_mean"], rtol=1e-6)
+    np.testing.assert_allclose(teacher.std.flatten() / 255, shown["image_std"], rtol=1e-6)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**fields, "image_mean": None}))
+    with pytest.raises(ValueError, match="does not say by what it normalises: give it image_mean and image_std"):
+        load_teacher(TeacherConfig(folder))
+
+
+@pytest.mark.parametrize(("is_cropped", "size"), [(True, 32), (False, 64)])
+def test_only_a_processor_that_crops_shows_the_size_of_its_crop(tmp_path, is_cropped, size):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    fill(ResNetModel(config)).save_pretrained(tmp_path)
+    whole, crop = ({"height": side, "width": side} for side in (64, 32))
+    CLIPImageProcessor(size=whole, crop_size=crop, do_center_crop=is_cropped).save_pretrained(tmp_path)
+    assert own_pixels(tmp_path, random_images(1, 64)).shape[-1] == size
+    assert load_teacher(TeacherConfig(str(tmp_path))).image_size == size
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_begins_where_the_model_does(tmp_path, dtype):
+    # Half precision counts levels from 0 to 255 rightly, but not what lies between them.
+    folder = save(tmp_path)
+    images = random_images(2, 40)
+    half = load_teacher(TeacherConfig(folder, dtype=dtype)).preprocess(images)
+    assert half.dtype == getattr(torch, dtype)
+    assert torch.equal(half, load_teacher(TeacherConfig(folder)).preprocess(images).to(half.dtype))
+
+
+def test_each_image_is_decoded_once_for_student_and_teachers(tmp_path, monkeypatch):
+    processor = make_processor()
+    dataset = make_dataset(save_data(tmp_path, [make_record(0), make_record(1, image=False)]), processor)
+    opened, decoded = [], []
+    open_image, get_decoder = Image.open, Image._getdecoder
+    monkeypatch.setattr(Image, "open", lambda *args: opened.append(args) or open_image(*args))
+    monkeypatch.setattr(Image, "_getdecoder", lambda *args: decoded.append(args[1]) or get_decoder(*args))
+    assert {"pixel_values", "teacher_images"} <= set(dataset[0])
+    assert (len(opened), decoded.count("zip")) == (1, 1)  # what is packed in a PNG
+    assert "teacher_images" not in dataset[1]
+    assert (len(opened), decoded.count("zip")) == (1, 1)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_teachers_are_shown_one_image_each_at_its_own_size(tmp_path, name):
+    save_expert(name, tmp_path)
+    teacher = load_expert(name, tmp_path)
+    assert isinstance(teacher, Teacher)
+    images = random_images(2, 40)
+    before = images.clone()
+    assert len(teacher.preprocess(images)) == 2
+    assert torch.equal(images, before)  # the next teacher sees them too

@@ -1,0 +1,135 @@
+"""The paper's experts have names, in sets and alone; every field of theirs can be another."""
+
+import re
+from dataclasses import asdict, fields
+
+import pytest
+
+from hawaii.training.recipes.recipe import parse_stage, read_recipe
+from hawaii.training.teachers.config import TeacherConfig
+from hawaii.training.teachers.presets import PRESETS, TEACHER_SETS, expand_teachers
+
+
+def names(value):
+    return [config.name for config in expand_teachers(value)]
+
+
+def test_the_presets_are_the_papers_experts():
+    shown = {
+        name: (config.checkpoint, config.image_size, config.resample, config.layer)
+        for name in PRESETS
+        for config in expand_teachers(name)
+    }
+    assert shown == {
+        "clip": ("openai/clip-vit-large-patch14-336", 336, "bicubic", -2),
+        "convnext": ("timm/convnext_xxlarge.clip_laion2b_soup", 768, "bicubic", None),
+        "eva02": ("timm/eva02_large_patch14_448.mim_m38m_ft_in22k_in1k", 448, "bicubic", None),
+        "pix2struct": ("google/pix2struct-large", 720, "bilinear", None),
+        "sam": ("facebook/sam-vit-large", 1024, "bilinear", None),
+    }
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_needs_no_image_processor(name):
+    config = expand_teachers(name)[0]
+    assert config.name == name
+    assert config.dtype == "bfloat16"
+    means = {"clip": 0.48145466, "convnext": 0.48145466, "eva02": 0.48145466, "sam": 0.485}
+    assert (config.image_mean or [None])[0] == means.get(name)
+    assert (config.image_std is None) == (name == "pix2struct")
+
+
+def test_the_sets_are_the_papers_three():
+    assert names("hawaii") == ["clip", "convnext", "eva02"]
+    assert names("hawaii_dagger") == ["clip", "convnext", "eva02", "pix2struct"]
+    assert names("hawaii_double_dagger") == ["clip", "convnext", "eva02", "sam"]
+    assert list(TEACHER_SETS) == ["hawaii", "hawaii_dagger", "hawaii_double_dagger"]
+
+
+CHANGES = {
+    "checkpoint": "/my/own",
+    "name": "mine",
+    "image_size": 32,
+    "image_mean": [0.1, 0.2, 0.3],
+    "image_std": [0.1, 0.2, 0.3],
+    "resample": "bilinear",
+    "layer": 3,
+    "dtype": "float32",
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("field", "value"), CHANGES.items(), ids=CHANGES)
+def test_a_preset_differs_where_it_is_said_and_only_there(preset, field, value):
+    assert set(CHANGES) == {field.name for field in fields(TeacherConfig)}
+    plain = asdict(expand_teachers(preset)[0])
+    changed = asdict(expand_teachers([{"preset": preset, field: value}])[0])
+    assert changed == {**plain, field: value}
+
+
+def test_a_preset_is_not_changed_by_a_recipe():
+    before = repr(PRESETS)
+    expand_teachers([{"preset": "clip", "image_size": 32}])[0].image_mean.append(1.0)
+    assert repr(PRESETS) == before
+
+
+def test_a_list_holds_presets_sets_checkpoints_and_mappings():
+    value = ["pix2struct", "hawaii", "google/vit-base", {"checkpoint": "x/y", "name": "z"}, {"preset": "sam"}]
+    assert names(value) == ["pix2struct", "clip", "convnext", "eva02", "vit-base", "z", "sam"]
+    assert names(None) == names([]) == []
+
+
+def test_a_folder_that_bears_the_name_of_a_preset_is_meant_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "eva02").mkdir()
+    (tmp_path / "mine").mkdir()
+    checkpoints = [config.checkpoint for config in expand_teachers(["clip", "./eva02", "mine"])]
+    assert checkpoints == [PRESETS["clip"]["checkpoint"], "./eva02", "mine"]
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (
+            [{"preset": "smm"}],
+            "There is no preset 'smm' of a teacher: the presets are clip, .*, sam. Did you mean sam?",
+        ),
+        ([{"preset": 3}], "There is no preset 3"),
+        ([{"preset": ["clip"]}], r"There is no preset \['clip'\]"),
+        ([{"preset": "hawaii"}], "There is no preset 'hawaii'"),
+        ([{"preset": "clip", "image_sise": 3}], "A teacher has no field 'image_sise'"),
+        ("convnxt", "There is no teacher 'convnxt': it is neither a preset .clip, convnext.*Did you mean convnext?"),
+        (["hawai"], "a set of them .hawaii, hawaii_dagger.* hub id such as owner/name. Did you mean hawaii?"),
+        ("", "The checkpoint of a teacher is ''"),
+        ([3], "A teacher is 3; it must be a checkpoint or a mapping"),
+        (["hawaii", "clip"], "Two teachers are called clip; give each a name of its own"),
+        (["timm/model", "facebook/model"], "Two teachers are called model; give each a name of its own"),
+    ],
+)
+def test_what_is_neither_is_an_error_that_names_the_closest(value, problem):
+    with pytest.raises(ValueError, match=problem):
+        expand_teachers(value)
+
+
+@pytest.mark.parametrize(
+    ("line", "override", "expected"),
+    [
+        ("teachers: hawaii", [], ["clip", "convnext", "eva02"]),
+        ("teachers: hawaii", ["teachers=hawaii_dagger"], ["clip", "convnext", "eva02", "pix2struct"]),
+        ("teachers: [{preset: convnext, image_size: 1024}, sam]", [], ["convnext", "sam"]),
+        ("teachers: hawaii", ["stages.one.teachers=[clip]"], ["clip"]),
+        ("", [], []),
+    ],
+)
+def test_a_recipe_names_its_teachers(tmp_path, line, override, expected):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"output_dir: x\ndata_path: y\nimage_folder: z\nuse_cpu: true\n{line}\nstages: {{one: {{}}}}\n")
+    options = read_recipe(str(path), override)["one"]
+    *_, arguments = parse_stage(options, "one")
+    assert names(arguments.teachers) == expected
+
+
+def test_the_tags_of_timms_checkpoints_are_named():
+    checkpoints = [fields["checkpoint"] for fields in PRESETS.values()]
+    assert all(re.fullmatch(r"timm/\w+\.\w+", name) for name in checkpoints if name.startswith("timm/"))

@@ -1,0 +1,203 @@
+"""MoVE-KD's objective, the baseline that HAWAII is measured against, and the adapters that only training needs."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ...files.user_error import UserError
+from ..objectives.encoder_passes import Student, encoder_of, routed_pass
+from ..objectives.objective import Objective, check_has_teachers, finish_terms, weigh_images
+from ..objectives.projections import keep_places, module_keys, standardize_layer
+from ..objectives.text_loss import text_terms
+from ..teachers.errors import TeacherError
+from ..teachers.grids import resize_grid
+from ..teachers.teacher import Teacher
+from .class_token_teacher import ClassTokenFeatures, ClassTokenGrid, ClassTokenTeacher
+from .move_kd_losses import (
+    move_kd_loss,
+    pooled_balance_loss,
+    renormalized_attention,
+    softmax_of_attention,
+    weigh_teachers,
+)
+
+
+# Shapes: I images, N teachers, h x w grid of a teacher, C its channels, m student tokens, D student width.
+
+
+class EncoderAdapter(nn.Module):
+    """One teacher at the student's width and tokens: a layer over channels, a GELU, a layer over tokens."""
+
+    def __init__(self, height: int, width: int, channels: int, num_tokens: int, hidden_size: int):
+        super().__init__()
+        self.channel_layer = nn.Linear(channels, hidden_size)
+        self.token_layer = nn.Linear(height * width, num_tokens)
+
+    def widen(self, tokens: torch.Tensor) -> torch.Tensor:
+        """From `(..., channels)` to `(..., hidden_size)`, in the layers' own precision."""
+        return F.gelu(self.channel_layer(tokens.to(self.channel_layer.weight.dtype)))
+
+    def forward(self, grid: torch.Tensor) -> torch.Tensor:
+        """From `(num_images, height, width, channels)` to `(num_images, num_tokens, hidden_size)`."""
+        return self.token_layer(self.widen(grid.flatten(1, 2)).transpose(1, 2)).transpose(1, 2)
+
+    @torch.no_grad()
+    def standardize(self, grid: torch.Tensor) -> None:
+        """
+        Lets its targets begin with mean zero and variance one, as those of the other objectives do (see
+        [`Projection`]), and each at its own place (see [`keep_places`]). MoVE-KD itself does neither.
+        """
+        height, width = grid.shape[1:3]
+        tokens = grid.flatten(1, 2).to(self.channel_layer.weight.dtype)
+        standardize_layer(self.channel_layer, self.channel_layer(tokens))
+        keep_places(self.token_layer, height, width)
+        std, mean = torch.std_mean(self(grid), correction=0)
+        std = std.clamp(min=1e-5)
+        self.token_layer.weight.div_(std)
+        self.token_layer.bias.sub_(mean).div_(std)
+
+
+class MoveKdObjective(Objective):
+    """
+    `L = L_text + lambda_1 sum_t W_t L_t + lambda_2 L_bal`, faithful to MoVE-KD unless `single_softmax` or
+    `detached_teacher_weights` mends a quirk; see move_kd_losses.py. An encoder that learns without a language model
+    has no L_text.
+
+    The anchor, MoVE-KD's CLIP, is the first teacher whose class token and its attention can be had: they weigh the
+    teachers and the tokens. Where its grid and its width are the student's, it has no adapter. MoVE-KD knows no other
+    case; here an anchor of another shape gets an adapter as the others, its class token goes through the channel layer
+    of that and the GELU, and its attention is resampled to the student's grid, where it keeps its sum.
+
+    Features are not normalised, and adapters bring each teacher's own cells to the student's (`grid_matching` says
+    nothing here).
+
+    Args:
+        args (`HawaiiTrainingArguments`):
+            `trainable`, `lambda_1`, `lambda_2`, `single_softmax`, `detached_teacher_weights`.
+        student (`HawaiiForConditionalGeneration` or `HawaiiVisionModel`):
+            Gives the sizes; it is not kept.
+        teacher_grids (`dict[str, tuple[int, int, int]]`):
+            Height, width and channels of each teacher's features, by name; the anchor's is a [`ClassTokenGrid`].
+
+    Raises:
+        ValueError: there are no teachers, no anchor is among them, or the student has two banks of adapters.
+    """
+
+    own_lambda_2 = 0.01
+
+    def __init__(self, args, student: Student, teacher_grids: dict[str, tuple[int, int, int]]):
+        super().__init__()
+        check_has_teachers(teacher_grids, "move_kd")
+        anchors = [index for index, grid in enumerate(teacher_grids.values()) if isinstance(grid, ClassTokenGrid)]
+        if not anchors:
+            raise UserError(
+                f"None of the teachers ({', '.join(teacher_grids)}) is a vision transformer with a class token that "
+                "transformers loads, and the objective move_kd weighs teachers and tokens by one: add one, such as "
+                "clip."
+            )
+        vision = encoder_of(student).config
+        if vision.num_teacher_adapters:
+            raise UserError(
+                f"The student has {vision.num_teacher_adapters} teacher-specific adapters, and the objective move_kd "
+                "balances one bank of adapters, general ones: let it start from another vision_tower."
+            )
+        self.args = args
+        self.names = list(teacher_grids)
+        self.anchor = anchors[0]
+        self.grid_size = vision.image_size // vision.patch_size
+        own = (self.grid_size, self.grid_size, vision.hidden_size)
+        self.keys = module_keys(self.names)
+        self.adapters = nn.ModuleDict(
+            {
+                key: EncoderAdapter(*grid, vision.num_patches, vision.hidden_size)
+                for index, (key, grid) in enumerate(zip(self.keys, teacher_grids.values()))
+                if index != self.anchor or tuple(grid) != own
+            }
+        ).requires_grad_("projections" in args.trainable)
+
+    @staticmethod
+    def vision_fields(num_teachers: int) -> dict:
+        return {
+            "num_teacher_adapters": 0,
+            "num_general_adapters": 3,
+            "adapter_placement": "linear",
+            "lora_rank": 32,
+            "lora_alpha": 1,
+            "lora_bias": True,
+            "router_hidden_size": None,
+            "router_gradient": "none",
+        }
+
+    @staticmethod
+    def prepare_teachers(teachers) -> list[Teacher | ClassTokenTeacher]:
+        """Asks the first teacher that has one for its class token."""
+        for index, teacher in enumerate(teachers):
+            try:
+                return [*teachers[:index], ClassTokenTeacher(teacher), *teachers[index + 1 :]]
+            except TeacherError:
+                continue
+        return list(teachers)
+
+    def forward(
+        self, student, teacher_features: list[torch.Tensor | ClassTokenFeatures], batch: dict
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """As for [`Objective`]; the anchor's are [`ClassTokenFeatures`], and of an encoder alone there is no text."""
+        _, weight = weigh_images(batch)
+        routed, probabilities = routed_pass(student, batch["pixel_values"])
+        anchor = teacher_features[self.anchor]
+        assert isinstance(anchor, ClassTokenFeatures)
+        projected = self._project(teacher_features)
+        shares = weigh_teachers(self._class_token(anchor), projected, self.anchor)
+        shares = shares.detach() if self.args.detached_teacher_weights else shares  # (I, N)
+        losses = move_kd_loss(routed, projected, self._weigh_tokens(anchor))  # (I, N)
+
+        terms = text_terms(student, routed, batch)
+        terms["distillation"] = ((shares * losses).sum(dim=1) * weight).sum()
+        loss = terms.get("text", 0) + self.args.lambda_1 * terms["distillation"]
+        if probabilities is not None:
+            terms["balance"] = (pooled_balance_loss(probabilities) * weight).sum()
+            loss = loss + self.args.lambda_2 * terms["balance"]
+
+        followed = {"student": routed, **{name: projected[:, index] for index, name in enumerate(self.names)}}
+        for index, name in enumerate(self.names):
+            terms[f"distillation/{name}"] = (losses[:, index] * weight).sum()
+            terms[f"weight/{name}"] = (shares[:, index] * weight).sum()
+        return loss, finish_terms(terms, followed, weight)
+
+    @torch.no_grad()
+    def standardize(self, teacher_features: list[torch.Tensor | ClassTokenFeatures]) -> None:
+        """Lets every target that an adapter makes begin with mean zero and variance one, at its own place."""
+        for key, grid in zip(self.keys, self._grids(teacher_features)):
+            if key in self.adapters:
+                self._adapter(key).standardize(grid)
+
+    @staticmethod
+    def _grids(teacher_features: list[torch.Tensor | ClassTokenFeatures]) -> list[torch.Tensor]:
+        return [seen.grid if isinstance(seen, ClassTokenFeatures) else seen for seen in teacher_features]
+
+    def _adapter(self, key: str) -> EncoderAdapter:
+        adapter = self.adapters[key]
+        assert isinstance(adapter, EncoderAdapter)
+        return adapter
+
+    def _project(self, teacher_features: list[torch.Tensor | ClassTokenFeatures]) -> torch.Tensor:
+        """Each teacher at the student's width, `(I, N, m, D)`, in float32; one by one, because their shapes differ."""
+        projected = [
+            self._adapter(key)(grid) if key in self.adapters else grid.flatten(1, 2)
+            for key, grid in zip(self.keys, self._grids(teacher_features))
+        ]
+        return torch.stack([tokens.float() for tokens in projected], dim=1)
+
+    def _class_token(self, anchor: ClassTokenFeatures) -> torch.Tensor:
+        """The anchor's class token at the student's width, `(I, D)`."""
+        key = self.keys[self.anchor]
+        return self._adapter(key).widen(anchor.class_token) if key in self.adapters else anchor.class_token
+
+    def _weigh_tokens(self, anchor: ClassTokenFeatures) -> torch.Tensor:
+        """Weights of the student's tokens, `(I, m)`."""
+        attention = anchor.class_attention.float()
+        if anchor.grid.shape[1:3] != (self.grid_size, self.grid_size):
+            cells = attention.unflatten(1, anchor.grid.shape[1:3]).unsqueeze(-1)  # (I, h, w, 1)
+            resampled = resize_grid(cells, self.grid_size).flatten(1)
+            attention = resampled * (attention.sum(dim=1) / resampled.sum(dim=1))[:, None]
+        return renormalized_attention(attention) if self.args.single_softmax else softmax_of_attention(attention)

@@ -1,0 +1,153 @@
+"""LLaVA's JSON to samples, and samples to batches."""
+
+import torch
+from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
+
+from ...files.user_error import UserError
+from ...processing.processing_hawaii import HawaiiProcessor
+from .conversations import read_messages, tokenize_conversation
+from .records import RecordDataset, choose_share, image_paths
+
+
+IGNORE_INDEX = -100
+
+
+def teacher_image(square: Image.Image, size: int) -> torch.Tensor:
+    """What all teachers share of a student's square: `(3, size, size)`, uint8."""
+    image = square.resize((size, size), Image.Resampling.BICUBIC)
+    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return flat.view(size, size, 3).permute(2, 0, 1)
+
+
+class LlavaDataset(RecordDataset):
+    """
+    What a stage learns from. A sample that is too long shows when it is read.
+
+    Args:
+        data_path, image_folder, processor, bad_records:
+            As for [`RecordDataset`].
+        teacher_image_size (`int`, *optional*):
+            Side of the uint8 image that all teachers share; none is made if not given.
+        max_length (`int`, *optional*, defaults to 2048):
+            Longer samples are cut at the end.
+        image_share (`float`, *optional*, defaults to 1.0):
+            Share of the images that are learned from, see [`choose_share`].
+
+    Raises:
+        FileNotFoundError: the data file or the folder is missing.
+        ValueError: records cannot be used, and are not to be skipped; or no image is within the share.
+    """
+
+    processor: HawaiiProcessor
+    way_out = "set bad_records: skip"
+
+    def __init__(
+        self,
+        data_path: str,
+        image_folder: str,
+        processor: HawaiiProcessor,
+        teacher_image_size: int | None = None,
+        max_length: int = 2048,
+        bad_records: str = "error",
+        image_share: float = 1.0,
+    ):
+        super().__init__(data_path, image_folder, processor, bad_records)
+        self.teacher_image_size = teacher_image_size
+        self.max_length = max_length
+        self.records = choose_share(self.records, image_share, data_path)
+
+    @property
+    def question(self) -> str:
+        """What the first record's user asks; nothing where there are captions alone."""
+        record = self.records[0]
+        content = read_messages(record["conversations"], len(image_paths(record)))[0]["content"]
+        return "".join(item["text"] for item in content if item["type"] == "text")
+
+    def _read(self, index: int) -> dict:
+        """
+        Returns:
+            `dict` with `input_ids`, `labels` (-100 where nothing is to be learned) and `prompt_ids`, each
+            one-dimensional; `pixel_values` of shape `(num_images, 3, image_size, image_size)`; and, if asked for,
+            `teacher_images`, uint8, of shape `(num_images, 3, teacher_image_size, teacher_image_size)`.
+
+        Raises:
+            ValueError: an image is broken or no label is left after cutting.
+        """
+        record = self.records[index]
+        paths = image_paths(record)
+        messages = read_messages(record["conversations"], len(paths))
+        conversation = tokenize_conversation(messages, self.processor)
+        input_ids = torch.tensor(conversation.input_ids[: self.max_length])
+        is_answer = torch.tensor(conversation.is_answer[: self.max_length])
+        labels = input_ids.where(is_answer, IGNORE_INDEX)
+        labels[0] = IGNORE_INDEX  # nothing comes before it that could tell it, and what is counted must be learned
+        if self.processor.image_token_id in conversation.input_ids[self.max_length :]:
+            raise UserError(f"its {len(paths)} images and its text do not fit into max_length {self.max_length}")
+        if (labels == IGNORE_INDEX).all():
+            raise UserError(f"no answer is left of it within max_length {self.max_length}")
+        sample = {
+            "input_ids": input_ids,
+            "labels": labels,
+            "prompt_ids": input_ids[torch.tensor(conversation.is_prompt[: self.max_length])],
+        }
+        squares = self._read_squares(paths)
+        if squares:
+            sample["pixel_values"] = self._pixel_values(squares)
+            if self.teacher_image_size is not None:
+                resized = [teacher_image(square, self.teacher_image_size) for square in squares]
+                sample["teacher_images"] = torch.stack(resized)
+        return sample
+
+
+class Collator:
+    """
+    Pads samples to a batch, on the right.
+
+    A batch of text alone carries one blank image that no token asks for: under a sharded run every rank must run the
+    encoder, or the others wait for it for ever.
+
+    Args:
+        processor (`HawaiiProcessor`):
+            Gives the padding token and the image size.
+        teacher_image_size (`int`, *optional*):
+            As in [`LlavaDataset`].
+    """
+
+    def __init__(self, processor: HawaiiProcessor, teacher_image_size: int | None = None):
+        tokenizer = processor.tokenizer
+        self.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        size = processor.image_processor.crop_size
+        self.blank = {"pixel_values": torch.zeros(1, 3, size["height"], size["width"])}
+        if teacher_image_size is not None:
+            blank = torch.zeros(1, 3, teacher_image_size, teacher_image_size, dtype=torch.uint8)
+            self.blank["teacher_images"] = blank
+
+    def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor]:
+        """
+        Returns:
+            `dict` with `input_ids`, `attention_mask` and `labels` of shape `(batch_size, sequence_length)`;
+            `prompt_ids` and `prompt_mask` of shape `(batch_size, num_prompt_tokens)`; `pixel_values` and
+            `teacher_images`, whose first dimension are all images of the batch; and `image_index` of shape
+            `(num_images,)`, the sample of each image, -1 for one that only fills.
+        """
+        lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
+        prompt_lengths = torch.tensor([len(sample["prompt_ids"]) for sample in samples])
+        input_ids = self._pad(samples, "input_ids", self.pad_token_id)
+        prompt_ids = self._pad(samples, "prompt_ids", self.pad_token_id)
+        batch = {
+            "input_ids": input_ids,
+            "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
+            "labels": self._pad(samples, "labels", IGNORE_INDEX),
+            "prompt_ids": prompt_ids,
+            "prompt_mask": torch.arange(prompt_ids.shape[1]) < prompt_lengths[:, None],
+        }
+        with_images = [(index, sample) for index, sample in enumerate(samples) if "pixel_values" in sample]
+        image_index = [index for index, sample in with_images for _ in sample["pixel_values"]]
+        batch["image_index"] = torch.tensor(image_index or [-1])
+        for name, blank in self.blank.items():
+            batch[name] = torch.cat([sample[name] for _, sample in with_images]) if with_images else blank
+        return batch
+
+    def _pad(self, samples: list[dict], name: str, value: int) -> torch.Tensor:
+        return pad_sequence([sample[name] for sample in samples], batch_first=True, padding_value=value)

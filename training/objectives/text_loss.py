@@ -1,0 +1,40 @@
+"""What the answers teach, whatever else is learned."""
+
+import torch
+
+from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
+from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
+from .encoder_passes import Student
+
+
+def text_loss(
+    student: HawaiiForConditionalGeneration, image_features: torch.Tensor, batch: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """
+    L_gen (eq. 1): cross-entropy of the answers, a mean over the label tokens of the whole step.
+
+    Args:
+        student (`HawaiiForConditionalGeneration`):
+            The model that learns.
+        image_features (`torch.FloatTensor` of shape `(num_images, num_patches, hidden_size)`):
+            Its encoder's, before the projector.
+        batch (`dict`):
+            What the collator makes, with `num_label_tokens`.
+    """
+    inputs_embeds = student.model.merge_image_features(
+        batch["input_ids"], student.model.multi_modal_projector(image_features)
+    )
+    return student(
+        inputs_embeds=inputs_embeds,
+        attention_mask=batch["attention_mask"],
+        labels=batch["labels"],
+        num_items_in_batch=batch["num_label_tokens"],
+        use_cache=False,
+    ).loss
+
+
+def text_terms(
+    student: Student, image_features: torch.Tensor, batch: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The first of an objective's terms: [`text_loss`] by its name, or none where an encoder learns alone."""
+    return {} if isinstance(student, HawaiiVisionModel) else {"text": text_loss(student, image_features, batch)}

@@ -1,0 +1,172 @@
+"""Folders to start from: other checkpoints as a HAWAII, with the processor and the code that they need."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import AutoImageProcessor, AutoProcessor
+
+from ... import HawaiiProcessor  # from the root, which registers the Auto classes
+from ...configuration.configuration_hawaii import check_choice
+from ...files.user_error import UserError, explain_errors
+from ...files.whole import whole_folder
+from ...modeling_hawaii.conversion.checkpoint_tensors import CheckpointTensors
+from ...modeling_hawaii.conversion.clip import NAFLEX_TYPES, convert_clip, load_vision_config
+from ...modeling_hawaii.conversion.llava import convert_llava
+from ...modeling_hawaii.conversion.llava_checkpoint import LlavaCheckpoint, read_llava
+from ...modeling_hawaii.conversion.move_kd import convert_move_kd
+from ...modeling_hawaii.conversion.places import Conversion
+from ...modeling_hawaii.conversion.vocabulary import grow_vocabulary
+from ...processing.chat_templates import adapt_chat_template, load_chat_template
+from ..teachers.config import DTYPES
+from .students import own_chat_template, read_tokenizer, square_image_processor
+
+
+UNUSED_FILE = "unused_tensors.txt"
+# Older safetensors copy a file's tensors before they write them; this bounds what that takes.
+LARGEST_FILE = 5 * 10**9
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    if name is None:
+        return None
+    with explain_errors():
+        check_choice("dtype", name, DTYPES)
+    return getattr(torch, name)
+
+
+def _new_folder(folder: str) -> Path:
+    """The whole path of a folder, or a `ValueError` if there is something under that name, which would be replaced."""
+    path = Path(folder).resolve()
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise UserError(f"There is something in {folder} already: name a new folder.")
+    return path
+
+
+def _read_image_processor(checkpoint: str):
+    try:
+        return AutoImageProcessor.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The image processor of {checkpoint} cannot be read: {error}") from error
+
+
+def build_llava_processor(source: LlavaCheckpoint) -> HawaiiProcessor:
+    """
+    The processor for a LLaVA that is converted: its tokenizer, with a token for images, its scale of colours, its
+    chat template or else Vicuna's, and its way to a square. transformers' form does not say how images became
+    squares: they are padded, as in LLaVA-1.5.
+
+    Args:
+        source (`LlavaCheckpoint`):
+            Where the tokenizer lies, and the encoder's image processor.
+
+    Raises:
+        ValueError: one of them is missing or damaged, or no tokenizer that a student can have.
+    """
+    original = _read_image_processor(source.vision_tower or source.checkpoint)
+    tokenizer = read_tokenizer(source.checkpoint)
+    template, image_aspect_ratio = own_chat_template(tokenizer), "pad"
+    if source.vision_tower is None:
+        template = AutoProcessor.from_pretrained(source.checkpoint).chat_template or template
+    elif source.values.get("image_aspect_ratio") != "pad":
+        image_aspect_ratio = "crop"  # what LLaVA calls square
+    if template is None:
+        template = load_chat_template("vicuna_v1")
+    return HawaiiProcessor(
+        image_processor=square_image_processor(original, source.vision_config),
+        tokenizer=tokenizer,
+        patch_size=source.vision_config.patch_size,
+        chat_template=adapt_chat_template(template, **tokenizer.special_tokens_map),
+        image_aspect_ratio=image_aspect_ratio,
+    )
+
+
+def group_names(names: list[str]) -> dict[str, int]:
+    """How many tensors there are of each kind: of all layers of a stack together, else of each module."""
+    groups = Counter()
+    for name in names:
+        stack = re.match(r"(.*?\.)\d+\.", name)
+        groups[f"{stack[1]}*" if stack else name.rpartition(".")[0] or name] += 1
+    return dict(groups)
+
+
+def _save(checkpoint: str, folder: Path, conversion: Conversion, processor) -> None:
+    """Writes a folder that appears whole, and says what is in it and what is not."""
+    model, unused = conversion
+    largest_file = min(LARGEST_FILE, CheckpointTensors(checkpoint).largest_file)
+    with whole_folder(folder) as incomplete:
+        model.save_pretrained(incomplete, max_shard_size=largest_file)
+        processor.save_pretrained(incomplete)
+        if unused:
+            (incomplete / UNUSED_FILE).write_text("\n".join(unused) + "\n", encoding="utf-8")
+    print(f"{model.num_parameters():,} parameters, {str(model.dtype).removeprefix('torch.')}: {folder}")
+    if unused:
+        print(f"{len(unused)} tensors of {checkpoint} have no place in it, all named in {UNUSED_FILE}:")
+        for name, count in group_names(unused).items():
+            print(f"  {count:5}  {name}")
+
+
+def save_clip(checkpoint: str, folder: str, vision_feature_layer: int = -2, dtype: str | None = None) -> None:
+    """
+    Writes the encoder of a CLIP or SigLIP as a [`HawaiiVisionModel`] without adapters, with its image processor.
+
+    Args:
+        checkpoint (`str`):
+            As for [`convert_clip`].
+        folder (`str`):
+            A new one.
+        vision_feature_layer (`int`, *optional*, defaults to -2):
+            Which of its `hidden_states` the encoder ends at.
+        dtype (`str`, *optional*):
+            `float32`, `bfloat16` or `float16`; the checkpoint's if not given.
+
+    Raises:
+        ValueError: there is something in the folder, or the checkpoint cannot be converted.
+    """
+    path, weights_dtype = _new_folder(folder), _dtype(dtype)
+    config = load_vision_config(checkpoint)
+    image_processor = _read_image_processor(checkpoint)
+    conversion = convert_clip(
+        checkpoint, vision_feature_layer, weights_dtype, num_teacher_adapters=0, num_general_adapters=0
+    )
+    if config.model_type in NAFLEX_TYPES:  # its own cuts images of any aspect ratio up
+        image_processor = square_image_processor(image_processor, conversion.model.config)
+    _save(checkpoint, path, conversion, image_processor)
+
+
+def _save_with_processor(converter: Callable[..., Conversion], checkpoint, folder, vision_tower, dtype) -> None:
+    # What can be told without the weights comes first: they take minutes.
+    path, weights_dtype = _new_folder(folder), _dtype(dtype)
+    processor = build_llava_processor(read_llava(checkpoint, vision_tower))
+    conversion = converter(checkpoint, vision_tower, weights_dtype)
+    grow_vocabulary(conversion.model, len(processor.tokenizer))
+    conversion.model.config.image_token_index = processor.image_token_id
+    _save(checkpoint, path, conversion, processor)
+
+
+def save_llava(checkpoint: str, folder: str, vision_tower: str | None = None, dtype: str | None = None) -> None:
+    """
+    Writes a LLaVA as a HAWAII without adapters, with its processor: a folder that answers as the LLaVA does.
+
+    Args:
+        checkpoint, vision_tower:
+            As for [`convert_llava`].
+        folder (`str`):
+            A new one.
+        dtype (`str`, *optional*):
+            `float32`, `bfloat16` or `float16`; the checkpoint's if not given.
+
+    Raises:
+        ValueError: there is something in the folder, or the checkpoint cannot be converted.
+    """
+    _save_with_processor(convert_llava, checkpoint, folder, vision_tower, dtype)
+
+
+def save_move_kd(checkpoint: str, folder: str, vision_tower: str | None = None, dtype: str | None = None) -> None:
+    """
+    Writes MoVE-KD's released weights as a HAWAII whose general adapters are MoVE-KD's, with its processor. Arguments
+    and errors as for [`save_llava`].
+    """
+    _save_with_processor(convert_move_kd, checkpoint, folder, vision_tower, dtype)

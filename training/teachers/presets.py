@@ -1,0 +1,122 @@
+"""The paper's experts by name, and a recipe's `teachers` to what is to be loaded."""
+
+import copy
+import difflib
+from pathlib import Path
+
+from ...files.user_error import UserError
+from .config import TeacherConfig
+
+
+CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+# Fields of [`TeacherConfig`]; the name is the key.
+PRESETS = {
+    "clip": {
+        "checkpoint": "openai/clip-vit-large-patch14-336",
+        "image_size": 336,
+        "image_mean": CLIP_MEAN,
+        "image_std": CLIP_STD,
+        "resample": "bicubic",
+        "layer": -2,
+        "dtype": "bfloat16",
+    },
+    # The tag is named: timm's default for this architecture is another.
+    "convnext": {
+        "checkpoint": "timm/convnext_xxlarge.clip_laion2b_soup",
+        "image_size": 768,
+        "image_mean": CLIP_MEAN,
+        "image_std": CLIP_STD,
+        "resample": "bicubic",
+        "dtype": "bfloat16",
+    },
+    "eva02": {
+        "checkpoint": "timm/eva02_large_patch14_448.mim_m38m_ft_in22k_in1k",
+        "image_size": 448,
+        "image_mean": CLIP_MEAN,
+        "image_std": CLIP_STD,
+        "resample": "bicubic",
+        "dtype": "bfloat16",
+    },
+    # 45 x 45 patches: as many as its own processor makes of a square with 2048 patches at most.
+    "pix2struct": {
+        "checkpoint": "google/pix2struct-large",
+        "image_size": 720,
+        "resample": "bilinear",
+        "dtype": "bfloat16",
+    },
+    "sam": {
+        "checkpoint": "facebook/sam-vit-large",
+        "image_size": 1024,
+        "image_mean": IMAGENET_MEAN,
+        "image_std": IMAGENET_STD,
+        "resample": "bilinear",
+        "dtype": "bfloat16",
+    },
+}
+
+# HAWAII, its dagger and its double dagger (section 3.1).
+TEACHER_SETS = {
+    "hawaii": ("clip", "convnext", "eva02"),
+    "hawaii_dagger": ("clip", "convnext", "eva02", "pix2struct"),
+    "hawaii_double_dagger": ("clip", "convnext", "eva02", "sam"),
+}
+
+
+def _closest(name, known: list[str]) -> str:
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _preset(changes: dict) -> TeacherConfig:
+    changes = dict(changes)
+    preset = changes.pop("preset")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise UserError(
+            f"There is no preset {preset!r} of a teacher: the presets are {', '.join(PRESETS)}."
+            + _closest(preset, list(PRESETS))
+        )
+    return TeacherConfig.parse({"name": preset, **copy.deepcopy(PRESETS[preset]), **changes})
+
+
+def _expand(item) -> list[TeacherConfig]:
+    if isinstance(item, dict) and "preset" in item:
+        return [_preset(item)]
+    if not isinstance(item, str):
+        return [TeacherConfig.parse(item)]
+    if item in TEACHER_SETS:
+        return [_preset({"preset": preset}) for preset in TEACHER_SETS[item]]
+    if item in PRESETS:
+        return [_preset({"preset": item})]
+    if item and "/" not in item and not Path(item).is_dir():
+        known = [*PRESETS, *TEACHER_SETS]
+        raise UserError(
+            f"There is no teacher {item!r}: it is neither a preset ({', '.join(PRESETS)}) nor a set of them "
+            f"({', '.join(TEACHER_SETS)}), nor a folder, nor a hub id such as owner/name.{_closest(item, known)}"
+        )
+    return [TeacherConfig.parse(item)]
+
+
+def expand_teachers(value: str | list | None) -> list[TeacherConfig]:
+    """
+    The teachers that a recipe names.
+
+    Args:
+        value (`str` or `list`, *optional*):
+            One name, or a list of them and of mappings. A name is that of a set (`hawaii`), of a preset (`clip`), or
+            else a checkpoint: a folder or a hub id. Where a folder bears the name of a preset, the preset is meant;
+            `./clip` is the folder. A mapping has the fields of [`TeacherConfig`], or names a `preset` and the fields
+            in which it differs from it: `{preset: convnext, image_size: 1024}`.
+
+    Raises:
+        ValueError: there is no such preset, the closest is named; a field is wrong; or two teachers bear one name, so
+            that their losses could not be told apart.
+    """
+    items = [] if value is None else value if isinstance(value, list) else [value]
+    configs = [config for item in items for config in _expand(item)]
+    names = [config.name for config in configs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"Two teachers are called {name}; give each a name of its own (fields checkpoint, name).")
+    return configs
