@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from ..evaluation.paper.text_table import text_table
+from ..files.markdown_table import markdown_table
 from .statistics import AVERAGE
 
 
@@ -87,6 +87,6 @@ def make_table(ablation: Mapping) -> str:
     best = {label: max(values) for label, values in means.items() if max(values) > min(values)}
     baseline = next(row["label"] for row in rows if row["name"] == ablation["baseline"])
     header = ["Methods", *labels, f"vs. {baseline}", "s/step", "seeds"]
-    table = text_table(header, [_row(row, labels, best, len(ablation["seeds"])) for row in rows])
+    table = markdown_table(header, [_row(row, labels, best, len(ablation["seeds"])) for row in rows])
     # A line of its own for each note, in Markdown too.
     return f"{table}\n\n" + "\n\n".join(_notes(ablation, filled, baseline))

@@ -12,9 +12,10 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
+from ..files.digest import digest
 from ..files.user_error import UserError
 from ..files.whole import whole_folder, write_json
-from .reports import digest, read_report
+from .reports import read_report
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from transformers import (
     set_seed,
 )
 
+from ..files.digest import digest
 from ..files.whole import whole_folder, write_json
-from .reports import digest, read_report
+from .reports import read_report
 from .word_tokenizer import save_tokenizer
 
 

@@ -1,15 +1,7 @@
 """The JSON beside what a data set's command has trained: how that was made, of what, and how well it does."""
 
-import hashlib
 import json
 from pathlib import Path
-
-import numpy as np
-
-
-def digest(data: bytes | np.ndarray) -> str:
-    """Tells what was learned from: other data have another digest."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def read_report(path: Path, wanted: dict) -> dict | None:

@@ -1,6 +1,5 @@
 """The images that benchmarks ask about: those of lmms-eval's tasks, as a model is shown them, or of a folder."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,15 +8,16 @@ from typing import Any
 
 from PIL import Image
 
+from ...files.digest import digest
 from ...files.user_error import UserError
 from .questions import data_from
 from .task_files import check_data_folder, find_data_files, write_task_files
 
 
-def _digest(image: Image.Image | str | Path) -> bytes | str:
+def _identity(image: Image.Image | str | Path) -> str:
     if not isinstance(image, Image.Image):
         return str(image)
-    return hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).digest()
+    return digest(f"{image.mode} {image.size}".encode(), image.tobytes())
 
 
 @dataclass
@@ -43,9 +43,9 @@ class ImageSource:
         seen = set()
         for document in self.documents:
             for image in document():
-                digest = _digest(image)
-                if digest not in seen:
-                    seen.add(digest)
+                identity = _identity(image)
+                if identity not in seen:
+                    seen.add(identity)
                     yield image
             advance()
         if not seen:

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from ...files.markdown_table import markdown_table
 from .benchmarks import BENCHMARKS
-from .text_table import text_table
 
 
 def _row(*scores: float | None) -> dict[str, float]:
@@ -82,7 +82,7 @@ def table(name: str, scores: Mapping[str, float]) -> str:
         rows.append([label, *("-" if number is None else f"{number:.1f}" for number in numbers)])
     if len(tasks) < len(BENCHMARKS):
         rows = [row[:-1] for row in rows]
-    return text_table(rows[0], rows[1:])
+    return markdown_table(rows[0], rows[1:])
 
 
 def paper_report(results: Mapping) -> str:

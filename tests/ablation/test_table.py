@@ -5,7 +5,6 @@ import pytest
 from hawaii.ablation.rows import ROWS
 from hawaii.ablation.statistics import make_columns, summarize_row
 from hawaii.ablation.table import make_table
-from hawaii.evaluation.paper.text_table import text_table
 
 
 # Table 2 of the paper, Vicuna-1.5-7B.
@@ -125,8 +124,3 @@ def test_what_the_interval_is_over_is_said(resampled, words):
     for row, kind in zip(ablation["rows"][1:], resampled):
         row["columns"]["GQA"]["against_baseline"] = {"difference": 1.0, "low": 0.5, "high": 1.5, "resampled": kind}
     assert make_table(ablation).endswith(words)
-
-
-def test_a_table_lines_up():
-    lines = text_table(["", "a"], [["x", "1.0"], ["long", "10.0"]]).splitlines()
-    assert lines == ["|      |    a |", "| ---- | ---: |", "| x    |  1.0 |", "| long | 10.0 |"]

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from ...configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfig
+from ...files.markdown_table import markdown_table
 from ...modeling_hawaii.conversion.clip import make_vision_config
 from ...modeling_hawaii.conversion.llava_checkpoint import read_llava
 from ...modeling_hawaii.conversion.vocabulary import VOCABULARY_MULTIPLE
@@ -20,7 +21,7 @@ from ..students.students import load_tokenizer, part_of, set_trainable, vision_f
 from ..teachers.presets import expand_teachers
 from ..teachers.teacher import Teacher
 from .architectures import ARCHITECTURES, read_architecture
-from .teachers import count_parameters, outline, table
+from .teachers import count_parameters, outline
 
 
 ENCODER_PARTS = ("vision_tower", "adapters", "routers")
@@ -94,7 +95,7 @@ def _students_table(counts: Counter, num_projections: int, stages: dict[str, Haw
     rows = [row(part, counts[part]) for part in parts]
     rows.append(["the student", f"{counts.total():,}", *("" for _ in stages)])
     rows.append(row("projections", num_projections))
-    return table(["part", "parameters", *stages], rows)
+    return markdown_table(["part", "parameters", *stages], rows)
 
 
 def _teachers_table(teachers: list[Teacher]) -> str:
@@ -104,7 +105,9 @@ def _teachers_table(teachers: list[Teacher]) -> str:
         shape = [f"{side} x {side}", f"{height} x {width}", str(channels)]
         return [teacher.name, f"{count_parameters(teacher.model):,}", *shape]
 
-    return table(["teacher", "parameters", "input", "grid", "channels"], [row(teacher) for teacher in teachers])
+    return markdown_table(
+        ["teacher", "parameters", "input", "grid", "channels"], [row(teacher) for teacher in teachers]
+    )
 
 
 def describe_recipe(recipe: str, overrides: list[str] | None = None) -> str:

@@ -1,6 +1,6 @@
 """What the experts of the presets are and cost at full size, counted on the meta device: no weights are needed."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...configuration.configuration_hawaii import HawaiiVisionConfig
+from ...files.markdown_table import markdown_table
 from ...files.sources import check_source
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ..teachers.config import TeacherConfig
@@ -79,12 +80,6 @@ def student_flops(num_teachers: int) -> int:
         return count_flops(lambda: student(image))
 
 
-def table(header: list[str], rows: Iterable[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def describe_presets() -> str:
     """Two Markdown tables: each preset, and each of the paper's sets beside the student's own pass."""
     costs = {name: teacher_cost(config) for name in PRESETS for config in expand_teachers(name)}
@@ -112,11 +107,11 @@ def describe_presets() -> str:
             f"{flops / student_flops(len(members)):.2f}",
         ]
 
-    teachers = table(
+    teachers = markdown_table(
         ["teacher", "parameters", "input", "grid", "channels", "GFLOPs", "x student"],
         [row(name, cost) for name, cost in costs.items()],
     )
-    sets = table(
+    sets = markdown_table(
         ["set", "teachers", "parameters", "GFLOPs", "x student"],
         [sum_up(name, members) for name, members in TEACHER_SETS.items()],
     )

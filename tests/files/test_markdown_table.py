@@ -1,0 +1,8 @@
+"""Markdown tables are aligned as plain text."""
+
+from hawaii.files.markdown_table import markdown_table
+
+
+def test_the_columns_of_a_table_are_aligned():
+    lines = markdown_table(["", "a"], [["x", "1.0"], ["long", "10.0"]]).splitlines()
+    assert lines == ["|      |    a |", "| ---- | ---: |", "| x    |  1.0 |", "| long | 10.0 |"]
