@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..files.whole import visible_files
+from ..files.atomic import visible_files
 from ..training.teachers.presets import expand_teachers
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from ..files.atomic import write_json, write_text
 from ..files.user_error import UserError
-from ..files.whole import write_json, write_text
 from .claim import Claim
 from .files import fingerprints
 from .rows import Row, make_recipe

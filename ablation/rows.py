@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from ..files.whole import write_text
+from ..files.atomic import write_text
 from ..training.recipes.objectives import OBJECTIVES
 from ..training.recipes.recipe import PARTS, parse_stage, read_recipe
 from ..training.teachers.presets import expand_teachers

@@ -13,9 +13,9 @@ from pathlib import Path
 import yaml
 
 from ..evaluation.lmms.process import shown_lines
+from ..files.atomic import remove_folder, write_json, write_text
 from ..files.run_contents import HUB_FOLDER, LOG_FILE, RESULTS_FILE
 from ..files.user_error import UserError
-from ..files.whole import remove_folder, write_json, write_text
 from .rows import write_recipe
 from .scores import read_scores
 

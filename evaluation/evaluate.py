@@ -6,9 +6,9 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..files.atomic import write_json, write_text
 from ..files.run_contents import FACTS_FILE, HUB_FOLDER
 from ..files.user_error import UserError
-from ..files.whole import write_json, write_text
 from ..hub_cards.card import write_card
 from .checkpoint import checkpoint_folder, count_parameters
 from .lmms.process import run_lmms_eval

@@ -12,9 +12,9 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
+from ..files.atomic import atomic_folder, write_json
 from ..files.digest import digest
 from ..files.user_error import UserError
-from ..files.whole import whole_folder, write_json
 from .reports import read_report
 
 
@@ -302,7 +302,7 @@ def prepare_experts(images, labels, output_dir, num_steps=None, experts=EXPERTS)
         if report is not None:
             print(f"Expert {expert.name} is already there: {_sentence(report, labels[expert.labelling])}.")
             continue
-        with whole_folder(folder) as temporary:
+        with atomic_folder(folder) as temporary:
             start = time.monotonic()
             model, accuracy = train_expert(expert, images, labels[expert.labelling], steps)
             seconds = time.monotonic() - start

@@ -19,8 +19,8 @@ from transformers import (
     set_seed,
 )
 
+from ..files.atomic import atomic_folder, write_json
 from ..files.digest import digest
-from ..files.whole import whole_folder, write_json
 from .reports import read_report
 from .word_tokenizer import save_tokenizer
 
@@ -202,7 +202,7 @@ def prepare_language_model(
     if report is not None:
         print(f"Language model is already there: it {_sentence(report)}.")
         return
-    with whole_folder(Path(folder)) as temporary:
+    with atomic_folder(Path(folder)) as temporary:
         start = time.monotonic()
         model, accuracy = train_language_model(conversations, tokenizer, num_steps)
         seconds = time.monotonic() - start

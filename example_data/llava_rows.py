@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..files.whole import write_text
+from ..files.atomic import write_text
 
 
 def make_row(image: str, number: int, turns: Iterable[tuple[str, str]]) -> dict:

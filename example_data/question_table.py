@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..files.whole import whole_file
+from ..files.atomic import atomic_file
 
 
 def write_questions(questions: Sequence[dict], images: dict[str, bytes], path: Path) -> None:
@@ -29,5 +29,5 @@ def write_questions(questions: Sequence[dict], images: dict[str, bytes], path: P
         for number, question in enumerate(questions)
     ]
     table = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         table.to_parquet(temporary)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from ..files.atomic import atomic_file, write_json
 from ..files.user_error import UserError
-from ..files.whole import whole_file, write_json
 
 
 # Okabe and Ito's, which the colour-blind can tell apart, in an order in which neighbours differ in lightness too.
@@ -39,6 +39,6 @@ def matplotlib_or_error() -> Any:
 def save_figure(figure: Any, results: dict, output_dir: Path, name: str) -> None:
     """Writes a PNG for print and the numbers behind it, and says where."""
     write_json(output_dir / f"{name}.json", results)
-    with whole_file(output_dir / f"{name}.png") as incomplete:
+    with atomic_file(output_dir / f"{name}.png") as incomplete:
         figure.savefig(incomplete, format="png", dpi=300)
     print(f"The figure: {output_dir / name}.png\nThe numbers behind it: {output_dir / name}.json")

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
+from ..files.atomic import atomic_folder, write_json
 from ..files.run_contents import FACTS_FILE
-from ..files.whole import whole_folder, write_json
 from .card import read_config, write_card
 
 
@@ -45,7 +45,7 @@ def export(source: Path, destination: Path, facts: dict) -> None:
     for name in ("config.json", "preprocessor_config.json" if is_encoder else "processor_config.json"):
         if not (source / name).is_file():
             raise FileNotFoundError(f"{source} is no saved HAWAII: it has no {name}.")
-    with whole_folder(destination) as folder:
+    with atomic_folder(destination) as folder:
         for pattern in PUBLISHED:
             for path in source.glob(pattern):
                 shutil.copyfile(path, folder / path.name)

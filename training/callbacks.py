@@ -10,8 +10,8 @@ from pathlib import Path
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from ..files.atomic import write_text
 from ..files.run_contents import LOG_FILE
-from ..files.whole import write_text
 
 
 def _step_of(line: str) -> float:

@@ -9,9 +9,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, sort_checkpoints
 
+from ..files.atomic import OLD_SUFFIX, remove_folder
 from ..files.run_contents import CHECKPOINT_STATE_FILES, OBJECTIVE_FILE
 from ..files.user_error import UserError
-from ..files.whole import OLD_SUFFIX, remove_folder
 from .recipes.objectives import StudentWithObjective
 
 

@@ -10,9 +10,9 @@ from torch import nn
 from transformers import TrainingArguments
 
 from .. import HawaiiForConditionalGeneration, HawaiiProcessor  # from the root, which registers the Auto classes
+from ..files.atomic import write_json
 from ..files.run_contents import MODEL_FOLDER, OBJECTIVE_FILE, OBJECTIVE_SETTINGS_FILE
 from ..files.user_error import UserError
-from ..files.whole import write_json
 from ..processing.encoder_processor import EncoderProcessor
 from .checkpoints import load_objective
 from .objectives.encoder_passes import Student

@@ -9,9 +9,9 @@ from accelerate import PartialState
 from accelerate.utils import disable_fsdp_ram_efficient_loading, send_to_device
 from transformers import set_seed
 
+from ..files.atomic import write_json
 from ..files.run_contents import HUB_FOLDER, MODEL_FOLDER, RESULTS_FILE, STAGE_FILE
 from ..files.user_error import UserError
-from ..files.whole import write_json
 from ..hub_cards.export import export
 from ..processing.encoder_processor import EncoderProcessor
 from ..processing.processing_hawaii import HawaiiProcessor

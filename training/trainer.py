@@ -11,9 +11,9 @@ from transformers import Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..files.atomic import replace_folder, write_json
 from ..files.run_contents import STAGE_FILE
 from ..files.user_error import UserError
-from ..files.whole import replace_folder, write_json
 from .answers import answer_questions, load_questions, score_answers, undisturbed
 from .callbacks import TimerCallback
 from .checkpoints import check_random_states, load_checkpoint, remove_old_checkpoints, save_objective

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from ...files.atomic import write_json
 from ...files.user_error import UserError
-from ...files.whole import write_json
 
 
 # The scores of the tasks that were done, where another failed; results.json is of all.

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...files.atomic import atomic_folder
 from ...files.user_error import UserError
-from ...files.whole import whole_folder
 from ..experts import check_steps, held_out, prepare_experts
 from ..language_model import prepare_language_model
 from ..llava_rows import make_question_row, make_row, make_rows, write_rows
@@ -133,7 +133,7 @@ def write_train_images(image_ids, paths, images, folder: Path) -> None:
     names = {name for image_id in image_ids for name in image_names(image_id)}
     if folder.is_dir() and names == {path.name for path in folder.iterdir()}:
         return
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         for image_id, path, image in zip(image_ids, paths, images, strict=True):
             original, mirrored = image_names(image_id)
             shutil.copyfile(path, temporary / original)
@@ -149,7 +149,7 @@ def write_test_split(package: ModuleType, data: Path) -> int:
     """
     questions, paths = read_questions(package.get_test_questions()), package.get_test_image_paths()
     if not (data / "images" / "test").is_dir():
-        with whole_folder(data / "images" / "test") as temporary:
+        with atomic_folder(data / "images" / "test") as temporary:
             for image_id, path in paths.items():
                 shutil.copyfile(path, temporary / f"{image_id}.png")
     rows = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ...files.whole import write_text
+from ...files.atomic import write_text
 from .concepts import Concept
 from .packages import NAMES, TEST_VENDOR, VENDORS, read_members
 from .questions import Question, guess_blindly

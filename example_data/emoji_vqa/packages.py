@@ -10,8 +10,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...files.atomic import atomic_file
 from ...files.user_error import UserError
-from ...files.whole import whole_file
 
 
 REGISTRY = "https://registry.npmjs.org"
@@ -113,7 +113,7 @@ def fetch(package: Package, folder: Path) -> Path:
             f"{package.version} of {package.name} has. Try again, or name another npm registry in the environment "
             "variable NPM_CONFIG_REGISTRY."
         )
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_bytes(content)
     return path
 

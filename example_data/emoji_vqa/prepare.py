@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 import torch
 
-from ...files.whole import whole_folder, write_json
+from ...files.atomic import atomic_folder, write_json
 from ..experts import check_steps, prepare_experts
 from ..language_model import prepare_language_model
 from ..llava_rows import make_question_row, make_row, make_rows, write_rows
@@ -86,7 +86,7 @@ def write_canvases(canvases: dict[str, Canvas], painter: Painter, folder: Path) 
         `dict[str, bytes]`: each as PNG, by name.
     """
     encoded = {}
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         for name, canvas in canvases.items():
             file = io.BytesIO()
             painter.paint(canvas).save(file, "PNG")

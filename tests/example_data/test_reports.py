@@ -1,7 +1,7 @@
 """A report is given for what was made as wanted, and for nothing else."""
 
 from hawaii.example_data.reports import read_report
-from hawaii.files.whole import write_json
+from hawaii.files.atomic import write_json
 
 
 def test_a_report_is_given_where_all_that_is_wanted_is_as_it_was(tmp_path):

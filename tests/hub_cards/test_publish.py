@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from hawaii.files.whole import write_json
+from hawaii.files.atomic import write_json
 from hawaii.hub_cards import publish as module
 from hawaii.hub_cards.card import write_card
 from hawaii.hub_cards.publish import publish

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
+from ...files.atomic import visible_files
 from ...files.user_error import UserError
-from ...files.whole import visible_files
 from ...processing.encoder_processor import EncoderProcessor
 from .llava import teacher_image
 from .records import RecordDataset, choose_share, image_paths, read_records

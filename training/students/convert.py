@@ -10,8 +10,8 @@ from transformers import AutoImageProcessor, AutoProcessor
 
 from ... import HawaiiProcessor  # from the root, which registers the Auto classes
 from ...configuration.configuration_hawaii import check_choice
+from ...files.atomic import atomic_folder
 from ...files.user_error import UserError, explain_errors
-from ...files.whole import whole_folder
 from ...modeling_hawaii.conversion.checkpoint_tensors import CheckpointTensors
 from ...modeling_hawaii.conversion.clip import NAFLEX_TYPES, convert_clip, load_vision_config
 from ...modeling_hawaii.conversion.llava import convert_llava
@@ -96,7 +96,7 @@ def _save(checkpoint: str, folder: Path, conversion: Conversion, processor) -> N
     """Writes a folder that appears whole, and says what is in it and what is not."""
     model, unused = conversion
     largest_file = min(LARGEST_FILE, CheckpointTensors(checkpoint).largest_file)
-    with whole_folder(folder) as incomplete:
+    with atomic_folder(folder) as incomplete:
         model.save_pretrained(incomplete, max_shard_size=largest_file)
         processor.save_pretrained(incomplete)
         if unused:

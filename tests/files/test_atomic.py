@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hawaii.files import whole as folders
-from hawaii.files.whole import replace_folder, visible_files, whole_file, whole_folder, write_json, write_text
+from hawaii.files import atomic as folders
+from hawaii.files.atomic import atomic_file, atomic_folder, replace_folder, visible_files, write_json, write_text
 from hawaii.tests.folders import contents
 
 
@@ -22,7 +22,7 @@ def make(folder, **files):
 
 
 def test_a_folder_appears_when_the_block_ends(tmp_path):
-    with whole_folder(tmp_path / "deep" / "final") as folder:
+    with atomic_folder(tmp_path / "deep" / "final") as folder:
         (folder / "file").write_text("new")
         assert not (tmp_path / "deep" / "final").exists()
     assert contents(tmp_path / "deep" / "final") == {"file": b"new"}
@@ -31,7 +31,7 @@ def test_a_folder_appears_when_the_block_ends(tmp_path):
 
 def test_what_stood_there_is_replaced_and_not_mixed_in(tmp_path):
     make(tmp_path / "final", old="old", file="old")
-    with whole_folder(tmp_path / "final") as folder:
+    with atomic_folder(tmp_path / "final") as folder:
         (folder / "file").write_text("new")
         assert contents(tmp_path / "final") == {"old": b"old", "file": b"old"}
     assert contents(tmp_path / "final") == {"file": b"new"}
@@ -43,7 +43,7 @@ def test_what_stood_there_is_replaced_and_not_mixed_in(tmp_path):
 def test_a_block_that_fails_leaves_what_was_there(tmp_path, error, has_old):
     if has_old:
         make(tmp_path / "final", file="old")
-    with pytest.raises(type(error)), whole_folder(tmp_path / "final") as folder:
+    with pytest.raises(type(error)), atomic_folder(tmp_path / "final") as folder:
         (folder / "file").write_text("half")
         raise error
     assert [path.name for path in tmp_path.iterdir()] == ["final"] * has_old
@@ -54,7 +54,7 @@ def test_what_a_kill_left_is_cleared(tmp_path):
     make(tmp_path / "final.incomplete", file="half", stale="half")
     make(tmp_path / "final.incomplete.old", file="older")
     make(tmp_path / "final", file="old")
-    with whole_folder(tmp_path / "final") as folder:
+    with atomic_folder(tmp_path / "final") as folder:
         (folder / "file").write_text("new")
     assert contents(tmp_path / "final") == {"file": b"new"}
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
@@ -63,7 +63,7 @@ def test_what_a_kill_left_is_cleared(tmp_path):
 def test_an_old_folder_that_a_kill_left_aside_comes_back(tmp_path):
     make(tmp_path / "final.incomplete.old", file="old")
     make(tmp_path / "final.incomplete", file="new")
-    with pytest.raises(ValueError), whole_folder(tmp_path / "final"):
+    with pytest.raises(ValueError), atomic_folder(tmp_path / "final"):
         raise ValueError
     assert contents(tmp_path / "final") == {"file": b"old"}
 
@@ -72,7 +72,7 @@ def test_an_old_folder_that_a_kill_left_aside_comes_back(tmp_path):
 REPLACE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from hawaii.files.whole import whole_folder
+from hawaii.files.atomic import atomic_folder
 count = 0
 
 def watch(event, arguments):
@@ -83,7 +83,7 @@ def watch(event, arguments):
             os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(watch)
-with whole_folder(sys.argv[1]) as folder:
+with atomic_folder(sys.argv[1]) as folder:
     for name in "ab":
         (folder / name).write_text("new")
 """
@@ -101,7 +101,7 @@ def test_a_kill_at_any_moment_leaves_the_old_folder_or_the_new_one(tmp_path, num
     if not final.exists():
         final = tmp_path / "final.incomplete.old"  # between two renames
     assert contents(final) in ({"a": b"old", "b": b"old"}, {"a": b"new", "b": b"new"})
-    with whole_folder(tmp_path / "final") as folder:
+    with atomic_folder(tmp_path / "final") as folder:
         (folder / "a").write_text("newest")
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
 
@@ -130,11 +130,11 @@ def test_json_is_written_for_people_and_for_any_language(tmp_path):
 def test_an_interrupted_file_keeps_the_old_content(tmp_path):
     path = tmp_path / "rows.json"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), whole_file(path) as incomplete:
+    with pytest.raises(KeyboardInterrupt), atomic_file(path) as incomplete:
         incomplete.write_text("ne")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    with whole_file(path) as incomplete:
+    with atomic_file(path) as incomplete:
         incomplete.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]

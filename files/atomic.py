@@ -39,7 +39,7 @@ def replace_folder(source: Path, final: Path) -> None:
 
 
 @contextmanager
-def whole_folder(final: str | os.PathLike) -> Iterator[Path]:
+def atomic_folder(final: str | os.PathLike) -> Iterator[Path]:
     """
     Gives an empty folder to write into; it takes the name `final` when the block ends well, and goes when it does not.
 
@@ -62,7 +62,7 @@ def whole_folder(final: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(final: str | os.PathLike) -> Iterator[Path]:
+def atomic_file(final: str | os.PathLike) -> Iterator[Path]:
     """
     Gives a path to write a file to; it takes the name `final`, in place of what stood there, when the block ends well.
 
@@ -81,7 +81,7 @@ def whole_file(final: str | os.PathLike) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file that is never seen half written."""
-    with whole_file(path) as incomplete:
+    with atomic_file(path) as incomplete:
         incomplete.write_text(text, encoding="utf-8")
 
 
