@@ -11,7 +11,7 @@ from ...configuration.configuration_hawaii import HawaiiVisionConfig
 from ...files.user_error import UserError
 from ..vision_hawaii import HawaiiVisionModel
 from .checkpoint_tensors import CheckpointTensors
-from .places import Conversion, Place, build_empty, fill_model, sort_tensors
+from .tensor_targets import Conversion, TensorTarget, build_empty, fill_model, match_tensors
 
 
 # SigLIP 2 of one resolution is of SigLIP's types; its own are those of NaFlex, which takes any aspect ratio.
@@ -139,41 +139,43 @@ def _unflatten_patch(weight: torch.Tensor, num_channels: int, patch_size: int) -
     return weight.unflatten(1, (patch_size, patch_size, num_channels)).permute(0, 3, 1, 2)
 
 
-def vision_places(config: PretrainedConfig, vision: HawaiiVisionConfig) -> dict[str, Place]:
+def vision_targets(config: PretrainedConfig, vision: HawaiiVisionConfig) -> dict[str, TensorTarget]:
     """
     Where an encoder's tensors go in a [`HawaiiVisionModel`], by the names that CLIP and SigLIP share, without
     `vision_model.`.
     """
-    places = {"embeddings.position_embedding.weight": Place("embeddings.position_embedding")}
-    patch_weight = Place("embeddings.patch_embedding.weight")
+    targets = {"embeddings.position_embedding.weight": TensorTarget("embeddings.position_embedding")}
+    patch_weight = TensorTarget("embeddings.patch_embedding.weight")
     if config.model_type in NAFLEX_TYPES:
         view = partial(_unflatten_patch, num_channels=vision.num_channels, patch_size=vision.patch_size)
         patch_weight = patch_weight._replace(view=view)
-    places["embeddings.patch_embedding.weight"] = patch_weight
+    targets["embeddings.patch_embedding.weight"] = patch_weight
     if vision.has_patch_bias:
-        places["embeddings.patch_embedding.bias"] = Place("embeddings.patch_embedding.bias")
+        targets["embeddings.patch_embedding.bias"] = TensorTarget("embeddings.patch_embedding.bias")
     if vision.has_class_token:
-        places["embeddings.class_embedding"] = Place("embeddings.class_embedding")
+        targets["embeddings.class_embedding"] = TensorTarget("embeddings.class_embedding")
     for kind in ("weight", "bias"):
         if vision.has_pre_layer_norm:
-            places[f"pre_layrnorm.{kind}"] = Place(f"pre_layer_norm.{kind}")
+            targets[f"pre_layrnorm.{kind}"] = TensorTarget(f"pre_layer_norm.{kind}")
         for layer in range(vision.num_hidden_layers):
             for theirs, (ours, third) in LAYER_NAMES.items():
                 width = vision.hidden_size
                 index = slice(None) if third is None else slice(third * width, (third + 1) * width)
-                places[f"encoder.layers.{layer}.{theirs}.{kind}"] = Place(f"layers.{layer}.{ours}.{kind}", index)
-    return places
+                targets[f"encoder.layers.{layer}.{theirs}.{kind}"] = TensorTarget(
+                    f"layers.{layer}.{ours}.{kind}", index
+                )
+    return targets
 
 
 def is_unneeded(name: str, num_hidden_layers: int) -> bool:
-    """Whether a tensor, named as in [`vision_places`], is one that a student of so many layers does without."""
+    """Whether a tensor, named as in [`vision_targets`], is one that a student of so many layers does without."""
     layer = LAYER.match(name)
     return bool(UNNEEDED.match(name)) or (layer is not None and int(layer["layer"]) >= num_hidden_layers)
 
 
-def find_vision_places(
+def match_vision_tensors(
     tensors: CheckpointTensors, config: PretrainedConfig, vision: HawaiiVisionConfig
-) -> tuple[dict[str, Place], list[str]]:
+) -> tuple[dict[str, TensorTarget], list[str]]:
     """
     Where the tensors of a whole CLIP or SigLIP, or of its encoder alone, go, by the checkpoint's own names; and those
     that have no place.
@@ -183,15 +185,15 @@ def find_vision_places(
     """
     # transformers 5 writes the encoder alone without this prefix.
     prefix = "vision_model." if any(name.startswith("vision_model.") for name in tensors.names) else ""
-    places = {prefix + name: place for name, place in vision_places(config, vision).items()}
+    targets = {prefix + name: place for name, place in vision_targets(config, vision).items()}
     is_clip = config.model_type in CLIP_TYPES
-    unused = sort_tensors(
+    unused = match_tensors(
         tensors,
-        places,
+        targets,
         lambda name: is_unneeded(name.removeprefix(prefix), vision.num_hidden_layers),
         "a CLIP" if is_clip else "a SigLIP",
     )
-    return places, unused
+    return targets, unused
 
 
 def convert_clip(
@@ -222,7 +224,7 @@ def convert_clip(
     config = load_vision_config(checkpoint)
     vision = make_vision_config(config, vision_feature_layer, adapter_fields)
     tensors = CheckpointTensors(checkpoint)
-    places, unused = find_vision_places(tensors, config, vision)
-    dtype = dtype or tensors.main_dtype(places)
+    targets, unused = match_vision_tensors(tensors, config, vision)
+    dtype = dtype or tensors.main_dtype(targets)
     model = build_empty(HawaiiVisionModel, vision, dtype)
-    return Conversion(fill_model(model, [(tensors, places)], dtype), unused)
+    return Conversion(fill_model(model, [(tensors, targets)], dtype), unused)

@@ -10,9 +10,9 @@ from ...configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConf
 from ...files.user_error import UserError
 from ..modeling_hawaii import HawaiiForConditionalGeneration
 from .checkpoint_tensors import CheckpointTensors, find_file, read_json
-from .clip import find_vision_places, is_unneeded, make_vision_config, vision_places
+from .clip import is_unneeded, make_vision_config, match_vision_tensors, vision_targets
 from .llava_checkpoint import LlavaCheckpoint, read_llava
-from .places import Conversion, Place, build_empty, fill_model, sort_tensors
+from .tensor_targets import Conversion, TensorTarget, build_empty, fill_model, match_tensors
 from .vocabulary import grow_vocabulary
 
 
@@ -40,26 +40,26 @@ def _make_config(source: LlavaCheckpoint, vision: HawaiiVisionConfig, has_head_b
     )
 
 
-def _decoder_places(model: HawaiiForConditionalGeneration) -> dict[str, Place]:
+def _decoder_targets(model: HawaiiForConditionalGeneration) -> dict[str, TensorTarget]:
     """Where all but the encoder's tensors go, by part name."""
     modules = {
         "projector": ("model.multi_modal_projector", model.model.multi_modal_projector),
         "text": ("model.language_model", model.model.language_model),
         "head": ("lm_head", model.lm_head),
     }
-    places = {
-        f"{part}.{name}": Place(f"{prefix}.{name}")
+    targets = {
+        f"{part}.{name}": TensorTarget(f"{prefix}.{name}")
         for part, (prefix, module) in modules.items()
         for name in module.state_dict()
     }
     if model.config.tie_word_embeddings:
-        del places["head.weight"]
-    return places
+        del targets["head.weight"]
+    return targets
 
 
-def _in_model(encoder_places: dict[str, Place]) -> dict[str, Place]:
+def _in_model(encoder_targets: dict[str, TensorTarget]) -> dict[str, TensorTarget]:
     """Places of an encoder as those of a whole model."""
-    return {name: place._replace(name=f"model.vision_tower.{place.name}") for name, place in encoder_places.items()}
+    return {name: place._replace(name=f"model.vision_tower.{place.name}") for name, place in encoder_targets.items()}
 
 
 def _is_computed(part: str, model: HawaiiForConditionalGeneration) -> bool:
@@ -92,7 +92,7 @@ def assemble(
     source: LlavaCheckpoint,
     tensors: CheckpointTensors,
     vision: HawaiiVisionConfig,
-    encoder_places: dict[str, Place],
+    encoder_targets: dict[str, TensorTarget],
     is_part_unneeded: Callable[[str], bool],
     dtype: torch.dtype | None,
 ) -> Conversion:
@@ -106,8 +106,8 @@ def assemble(
             Its tensors.
         vision (`HawaiiVisionConfig`):
             Of the encoder to build.
-        encoder_places (`dict[str, Place]`):
-            Where the encoder's tensors go, where they are among `tensors`; as [`vision_places`].
+        encoder_targets (`dict[str, TensorTarget]`):
+            Where the encoder's tensors go, where they are among `tensors`; as [`vision_targets`].
         is_part_unneeded (`Callable`):
             Whether a tensor, by its part name, is known to have no place.
         dtype (`torch.dtype`, *optional*):
@@ -123,23 +123,23 @@ def assemble(
     config = _make_config(source, vision, "head.bias" in names)
     dtype = dtype or tensors.main_dtype([name for part, name in names.items() if part.startswith("text.")])
     model = build_empty(HawaiiForConditionalGeneration, config, dtype)
-    parts = _decoder_places(model)
+    parts = _decoder_targets(model)
     towers = []
     if source.vision_tower is None or any(part.startswith("vision.") for part in names):
-        parts |= {f"vision.{name}": place for name, place in _in_model(encoder_places).items()}
+        parts |= {f"vision.{name}": place for name, place in _in_model(encoder_targets).items()}
     else:
         tower = CheckpointTensors(source.vision_tower)
-        tower_places, _ = find_vision_places(tower, source.vision_config, vision)
-        towers = [(tower, _in_model(tower_places))]
+        tower_targets, _ = match_vision_tensors(tower, source.vision_config, vision)
+        towers = [(tower, _in_model(tower_targets))]
     # What the checkpoint lacks is called as in the model.
-    places = {names.get(part, place.name): place for part, place in parts.items()}
-    unused = sort_tensors(
+    targets = {names.get(part, place.name): place for part, place in parts.items()}
+    unused = match_tensors(
         tensors,
-        places,
+        targets,
         lambda name: is_part_unneeded(source.part_name(name)) or _is_computed(source.part_name(name), model),
         "a LLaVA of its config.json",
     )
-    fill_model(model, [*towers, (tensors, places)], dtype)
+    fill_model(model, [*towers, (tensors, targets)], dtype)
     if config.tie_word_embeddings and "head.weight" in names:
         _check_tied_head(model, tensors, names["head.weight"])
     grow_vocabulary(model, config.image_token_index + 1)
@@ -182,7 +182,7 @@ def convert_llava(
         source,
         CheckpointTensors(checkpoint),
         vision,
-        vision_places(source.vision_config, vision),
+        vision_targets(source.vision_config, vision),
         lambda part: is_encoder_part_unneeded(part, vision.num_hidden_layers),
         dtype,
     )

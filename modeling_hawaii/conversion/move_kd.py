@@ -6,10 +6,10 @@ import torch
 
 from ...files.user_error import UserError
 from .checkpoint_tensors import CheckpointTensors
-from .clip import make_vision_config, vision_places
+from .clip import make_vision_config, vision_targets
 from .llava import assemble, is_encoder_part_unneeded
 from .llava_checkpoint import LlavaCheckpoint, read_llava
-from .places import Conversion, Place
+from .tensor_targets import Conversion, TensorTarget
 
 
 # Both beside the linear layer that MoVE-KD names neither of them after.
@@ -42,18 +42,19 @@ def _adapter_fields(source: LlavaCheckpoint, tensors: CheckpointTensors) -> dict
     }
 
 
-def _adapter_places(layer: int, num_experts: int) -> dict[str, Place]:
+def _adapter_targets(layer: int, num_experts: int) -> dict[str, TensorTarget]:
     theirs, ours = f"encoder.layers.{layer}.mlp", f"layers.{layer}.feed_forward"
-    places = {
-        f"{theirs}.router.{kind}": Place(f"{ours}.routing.general_router.score.{kind}") for kind in ("weight", "bias")
+    targets = {
+        f"{theirs}.router.{kind}": TensorTarget(f"{ours}.routing.general_router.score.{kind}")
+        for kind in ("weight", "bias")
     }
     for their_name, our_name in ADAPTERS.items():
         for expert in range(num_experts):
             for half, view in (("lora_A", None), ("lora_B", torch.t)):
                 name = f"{theirs}.{their_name}.{expert}.{half}"
-                places[f"{name}.weight"] = Place(f"{ours}.{our_name}.{half}", expert, view)
-                places[f"{name}.bias"] = Place(f"{ours}.{our_name}.{half}_bias", expert)
-    return places
+                targets[f"{name}.weight"] = TensorTarget(f"{ours}.{our_name}.{half}", expert, view)
+                targets[f"{name}.bias"] = TensorTarget(f"{ours}.{our_name}.{half}_bias", expert)
+    return targets
 
 
 def convert_move_kd(checkpoint: str, vision_tower: str | None = None, dtype: torch.dtype | None = None) -> Conversion:
@@ -82,17 +83,17 @@ def convert_move_kd(checkpoint: str, vision_tower: str | None = None, dtype: tor
     tensors = CheckpointTensors(checkpoint)
     fields = _adapter_fields(source, tensors)
     vision = make_vision_config(source.vision_config, source.vision_feature_layer, fields)
-    places = {
+    targets = {
         re.sub(r"\.mlp\.fc", ".mlp.original_module.fc", name): place
-        for name, place in vision_places(source.vision_config, vision).items()
+        for name, place in vision_targets(source.vision_config, vision).items()
     }
     for layer in range(vision.num_hidden_layers):
-        places |= _adapter_places(layer, fields["num_general_adapters"])
+        targets |= _adapter_targets(layer, fields["num_general_adapters"])
     return assemble(
         source,
         tensors,
         vision,
-        places,
+        targets,
         lambda part: is_encoder_part_unneeded(part, vision.num_hidden_layers) or bool(TEACHERS.match(part)),
         dtype,
     )

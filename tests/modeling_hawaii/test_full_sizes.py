@@ -11,8 +11,8 @@ from transformers import (
 )
 
 from hawaii import HawaiiConfig, HawaiiForConditionalGeneration, HawaiiVisionModel
-from hawaii.modeling_hawaii.conversion.clip import make_vision_config, vision_places
-from hawaii.modeling_hawaii.conversion.places import build_empty
+from hawaii.modeling_hawaii.conversion.clip import make_vision_config, vision_targets
+from hawaii.modeling_hawaii.conversion.tensor_targets import build_empty
 
 
 BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -58,10 +58,10 @@ def test_every_tensor_of_the_layers_that_are_kept_has_its_place(name):
     vision = make_vision_config(config, -2, {"num_teacher_adapters": 0, "num_general_adapters": 0})
     with torch.device("meta"):
         encoder, student = model_class(config).state_dict(), HawaiiVisionModel(vision).state_dict()
-    places = vision_places(config, vision)
-    assert places.keys() <= encoder.keys()
+    targets = vision_targets(config, vision)
+    assert targets.keys() <= encoder.keys()
     filled = dict.fromkeys(student, 0)
-    for theirs, place in places.items():
+    for theirs, place in targets.items():
         part = student[place.name][place.index]
         assert place.shape_of(tuple(encoder[theirs].shape)) == part.shape
         filled[place.name] += part.numel()

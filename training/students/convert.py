@@ -17,7 +17,7 @@ from ...modeling_hawaii.conversion.clip import NAFLEX_TYPES, convert_clip, load_
 from ...modeling_hawaii.conversion.llava import convert_llava
 from ...modeling_hawaii.conversion.llava_checkpoint import LlavaCheckpoint, read_llava
 from ...modeling_hawaii.conversion.move_kd import convert_move_kd
-from ...modeling_hawaii.conversion.places import Conversion
+from ...modeling_hawaii.conversion.tensor_targets import Conversion
 from ...modeling_hawaii.conversion.vocabulary import grow_vocabulary
 from ...processing.chat_templates import adapt_chat_template, load_chat_template
 from ..teachers.config import DTYPES

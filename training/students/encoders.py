@@ -13,7 +13,7 @@ from ...files.sources import check_source
 from ...files.user_error import UserError
 from ...modeling_hawaii.conversion.checkpoint_tensors import CheckpointTensors, find_file, read_json
 from ...modeling_hawaii.conversion.clip import ADAPTER_FIELDS, convert_clip
-from ...modeling_hawaii.conversion.places import Place, build_empty, fill_model, sort_tensors
+from ...modeling_hawaii.conversion.tensor_targets import TensorTarget, build_empty, fill_model, match_tensors
 from ...processing.encoder_processor import EncoderProcessor, load_image_processor
 from ..recipes.arguments import DataArguments, ModelArguments
 
@@ -69,10 +69,10 @@ def _continue_encoder(source: str, given: dict, fields: dict, dtype: torch.dtype
     config = HawaiiVisionConfig.from_pretrained(source)
     tensors = CheckpointTensors(source)
     with torch.device("meta"):
-        places = {name: Place(name) for name in HawaiiVisionModel(config).state_dict()}
-    sort_tensors(tensors, places, lambda name: False, "a HAWAII's encoder")
+        targets = {name: TensorTarget(name) for name in HawaiiVisionModel(config).state_dict()}
+    match_tensors(tensors, targets, lambda name: False, "a HAWAII's encoder")
     model = build_empty(HawaiiVisionModel, continue_config(config, source, given, fields), dtype)
-    filled = fill_model(model, [(tensors, places)], dtype)
+    filled = fill_model(model, [(tensors, targets)], dtype)
     assert isinstance(filled, HawaiiVisionModel)
     return filled
 

@@ -31,7 +31,7 @@ class Conversion(NamedTuple):
     unused_tensors: list[str]
 
 
-class Place(NamedTuple):
+class TensorTarget(NamedTuple):
     """
     Where a tensor of a checkpoint goes.
 
@@ -70,8 +70,8 @@ def build_empty(model_class: type[PreTrainedModel], config: PretrainedConfig, dt
         return model_class._from_config(config, dtype=dtype)
 
 
-def sort_tensors(
-    tensors: CheckpointTensors, places: dict[str, Place], is_unneeded: Callable[[str], bool], what: str
+def match_tensors(
+    tensors: CheckpointTensors, targets: dict[str, TensorTarget], is_unneeded: Callable[[str], bool], what: str
 ) -> list[str]:
     """
     Makes sure that each tensor of a checkpoint has a place or is known to need none, and that no place stays empty.
@@ -79,7 +79,7 @@ def sort_tensors(
     Args:
         tensors (`CheckpointTensors`):
             What there is.
-        places (`dict[str, Place]`):
+        targets (`dict[str, TensorTarget]`):
             By the checkpoint's names.
         is_unneeded (`Callable`):
             Whether a tensor of this name is known to have no place.
@@ -92,9 +92,9 @@ def sort_tensors(
     Raises:
         ValueError: tensors are missing or unknown; all are named.
     """
-    without_place = [name for name in tensors.names if name not in places]
+    without_place = [name for name in tensors.names if name not in targets]
     problems = {
-        "lacks": sorted(places.keys() - tensors.shapes.keys()),
+        "lacks": sorted(targets.keys() - tensors.shapes.keys()),
         f"has beyond what {what} has": [name for name in without_place if not is_unneeded(name)],
     }
     for problem, names in problems.items():
@@ -118,9 +118,9 @@ def _allocate(model: nn.Module, name: str, dtype: torch.dtype) -> torch.Tensor:
     return tensor.detach()
 
 
-def _check(model: nn.Module, tensors: CheckpointTensors, places: dict[str, Place]) -> None:
+def _check(model: nn.Module, tensors: CheckpointTensors, targets: dict[str, TensorTarget]) -> None:
     wrong = []
-    for name, place in places.items():
+    for name, place in targets.items():
         if tensors.dtypes[name] not in FLOAT_DTYPES:
             raise UserError(
                 f"{tensors.checkpoint} holds {name} as {tensors.dtypes[name]}: it is quantized, and only weights of "
@@ -140,17 +140,17 @@ def _check(model: nn.Module, tensors: CheckpointTensors, places: dict[str, Place
 @torch.no_grad()
 def fill_model(
     model: PreTrainedModel,
-    sources: Iterable[tuple[CheckpointTensors, dict[str, Place]]],
+    sources: Iterable[tuple[CheckpointTensors, dict[str, TensorTarget]]],
     dtype: torch.dtype,
 ) -> PreTrainedModel:
     """
-    Copies tensors to their places, one at a time: besides the model, memory holds pages of one file at most. Adapters
+    Copies tensors to their targets, one at a time: besides the model, memory holds pages of one file at most. Adapters
     that no tensor goes to are made fresh, which add nothing.
 
     Args:
         model (`PreTrainedModel`):
             From [`build_empty`].
-        sources (`Iterable[tuple[CheckpointTensors, dict[str, Place]]]`):
+        sources (`Iterable[tuple[CheckpointTensors, dict[str, TensorTarget]]]`):
             Checkpoints, and where their tensors go.
         dtype (`torch.dtype`):
             Type of the parameters.
@@ -158,10 +158,10 @@ def fill_model(
     Raises:
         ValueError: a tensor has another shape than its place, or is quantized.
     """
-    for tensors, places in sources:
-        _check(model, tensors, places)
-        for name, tensor in tensors.read(places):
-            place = places[name]
+    for tensors, targets in sources:
+        _check(model, tensors, targets)
+        for name, tensor in tensors.read(targets):
+            place = targets[name]
             part = tensor if place.view is None else place.view(tensor)
             _allocate(model, place.name, dtype)[place.index].copy_(part)
     model.tie_weights()
