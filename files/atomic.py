@@ -1,4 +1,4 @@
-"""Folders and files that appear under their final name only when they are whole, and what a folder holds."""
+"""Folders and files that get their final name only when they are complete, and the visible files of a folder."""
 
 import json
 import os
@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .user_error import UserError, explain_errors
 
-OLD_SUFFIX = ".incomplete.old"  # of a folder that is to go
+
+OLD_SUFFIX = ".incomplete.old"  # of a folder that is about to be removed
 
 
 def _old_name(folder: Path) -> Path:
@@ -17,15 +19,15 @@ def _old_name(folder: Path) -> Path:
 
 def remove_folder(folder: Path) -> None:
     """
-    Removes a folder, which loses its name first: a kill in between leaves none that lacks files, and at most a
-    leftover named `*.incomplete.old`.
+    Renames a folder, then removes it: a kill in between leaves no folder of that name with files missing, and at most
+    a leftover named `*.incomplete.old`.
     """
     folder.rename(_old_name(folder))
     shutil.rmtree(_old_name(folder), ignore_errors=True)
 
 
 def replace_folder(source: Path, final: Path) -> None:
-    """Renames `source` to `final` once its files are on the disk, in place of what stood there."""
+    """Flushes the files of `source` to disk and renames it to `final`, replacing any folder of that name."""
     for path in source.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -41,11 +43,11 @@ def replace_folder(source: Path, final: Path) -> None:
 @contextmanager
 def atomic_folder(final: str | os.PathLike) -> Iterator[Path]:
     """
-    Gives an empty folder to write into; it takes the name `final` when the block ends well, and goes when it does not.
+    Yields an empty folder, which is renamed to `final` if the block succeeds and removed if it raises.
 
-    What stood under that name before is replaced. A kill at any moment leaves either the old folder or the new one,
-    and at most leftovers named `*.incomplete*`, which the next attempt clears. In the instant between two renames the
-    old folder bears such a name too; the next attempt brings it back.
+    An existing folder of that name is replaced. A kill at any moment leaves either the old folder or the new one, and
+    at most leftovers named `*.incomplete*`, which the next attempt removes. Between the two renames the old folder has
+    such a name too; the next attempt restores it.
     """
     final = Path(final)
     incomplete, old = final.with_name(f"{final.name}.incomplete"), _old_name(final)
@@ -64,7 +66,7 @@ def atomic_folder(final: str | os.PathLike) -> Iterator[Path]:
 @contextmanager
 def atomic_file(final: str | os.PathLike) -> Iterator[Path]:
     """
-    Gives a path to write a file to; it takes the name `final`, in place of what stood there, when the block ends well.
+    Yields the path of a file to write, which is renamed to `final` if the block succeeds and removed if it raises.
 
     A kill at any moment leaves the old file or the new one, and at most a leftover named `*.incomplete`.
     """
@@ -80,20 +82,34 @@ def atomic_file(final: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file that is never seen half written."""
+    """Writes a text file atomically."""
     with atomic_file(path) as incomplete:
         incomplete.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, values: dict) -> None:
-    """Writes a JSON file that is never seen half written."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """
+    Reads a JSON file that holds one object.
+
+    Raises:
+        UserError: the file is not JSON, or not an object.
+    """
+    with explain_errors(f"{path} is damaged: it is not JSON"):
+        values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is damaged: it is not a JSON object.")
+    return values
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
     """
-    Every file under a folder, in a fixed order. What is hidden is left out, for downloads and version control leave
-    their own there, and folders that are links are not followed.
+    Yields every file under a folder in a fixed order. Hidden files and folders are skipped, because downloads and
+    version control keep their own files there, and links to folders are not followed.
     """
     for path, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

@@ -1,4 +1,4 @@
-"""What a recipe loads by name: a folder of this machine or a hub id."""
+"""Names of models in a recipe: a local folder or a hub id."""
 
 from pathlib import Path
 
@@ -7,24 +7,26 @@ from .user_error import UserError
 
 def check_source(role: str, name: str, file: str = "config.json") -> None:
     """
-    Says what is wrong with a name before a library does in words of its own.
+    Checks that a name can be a model, before a library fails with a less helpful message.
 
     Args:
         role (`str`):
-            What the recipe calls it.
+            What the recipe uses it as, such as "teacher".
         name (`str`):
             Folder or hub id.
         file (`str`, *optional*, defaults to `"config.json"`):
-            What such a folder holds.
+            File that a folder must contain.
 
     Raises:
-        ValueError: it is a folder of something else, or can be neither.
+        UserError: the folder lacks the file, or the name is neither an existing folder nor a possible hub id.
     """
     if Path(name).is_dir():
         if not (Path(name) / file).is_file():
-            raise UserError(f"The {role} {name} is a folder without {file}; name one that `save_pretrained` left.")
+            raise UserError(
+                f"The {role} {name} is a folder without {file}. Name a folder that `save_pretrained` wrote."
+            )
     elif name.count("/") > 1 or name.startswith((".", "/")):  # a hub id is `name` or `owner/name`
         raise UserError(
-            f"There is no {role} {name}: name a folder or a hub id. (`hawaii data easy_vqa` makes all that the "
-            "embedded default names.)"
+            f"There is no {role} {name}: name a folder or a hub id. (`hawaii data easy_vqa` creates all that "
+            "the recipe easy_vqa names.)"
         )

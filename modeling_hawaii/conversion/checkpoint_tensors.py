@@ -1,6 +1,5 @@
-"""The tensors of a checkpoint, of one file or many, read one at a time."""
+"""The tensors of a checkpoint, stored in one file or several, read one at a time."""
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterator
 from math import prod
@@ -11,17 +10,18 @@ from safetensors import SafetensorError, safe_open
 from transformers.safetensors_conversion import auto_conversion
 from transformers.utils import cached_file
 
+from ...files.atomic import read_json
 from ...files.user_error import UserError
 
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# What a safetensors header calls the types that a model's parameters have. Quantized weights have others.
+# Floating-point types as safetensors names them. Quantized weights have other types.
 FLOAT_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def find_file(checkpoint: str | Path, name: str, revision: str = "main") -> Path | None:
-    """A file of a folder or, by way of the cache, of a repository of the Hub; `None` if it is not to be had."""
+    """Path of a file in a folder or, through the cache, in a Hub repository; `None` if it does not exist."""
     if Path(checkpoint).is_dir():
         path = Path(checkpoint) / name
         return path if path.is_file() else None
@@ -32,62 +32,73 @@ def find_file(checkpoint: str | Path, name: str, revision: str = "main") -> Path
     return None if path is None else Path(path)
 
 
-def read_json(path: Path) -> dict:
-    """
-    What a JSON file of a checkpoint holds.
-
-    Raises:
-        ValueError: it is no JSON, or not of names and values.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also of bytes that are no text
-        raise UserError(f"{path} is damaged, it is no JSON ({error}); fetch it once more.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is damaged, it holds no names and values; fetch it once more.")
-    return values
-
-
 def find_revision(checkpoint: str) -> str:
     """
-    Where a checkpoint's safetensors are: on the repository's main branch or, where that has pickles alone, in the pull
-    request in which the Hub's own bot offers them.
+    Revision that holds a checkpoint's safetensors: the main branch or, if that has only pickles, the pull request of
+    the Hub's conversion bot.
     """
     if Path(checkpoint).is_dir() or find_file(checkpoint, WEIGHTS) or find_file(checkpoint, INDEX):
         return "main"
     try:
         _, revision, _ = auto_conversion(checkpoint)
-    except Exception:  # no such repository, no network, no pull request: whatever it is, there is nothing to read
+    except Exception:  # no such repository, no network or no pull request: in each case there are no safetensors
         return "main"
     return revision
+
+
+def find_weight_files(checkpoint: str) -> list[Path]:
+    """
+    Finds the safetensors files of a checkpoint.
+
+    Raises:
+        UserError: there are none, or the index is damaged or names a file that is missing or in another folder.
+    """
+    revision = find_revision(checkpoint)
+    if (path := find_file(checkpoint, WEIGHTS, revision)) is not None:
+        return [path]
+    index = find_file(checkpoint, INDEX, revision)
+    if index is None:
+        raise UserError(
+            f"{checkpoint} has neither {WEIGHTS} nor {INDEX}. Pickles (pytorch_model.bin) are not read because they "
+            "can run code; docs/starting_points.md shows how to convert them to safetensors."
+        )
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise UserError(f"{index} is damaged: it has no weight_map. Download it again.")
+    files = []
+    for name in sorted(set(map(str, weight_map.values()))):
+        if Path(name).name != name:
+            raise UserError(f"{index} names {name}, which is not in its folder: it is damaged or malicious.")
+        files.append(find_file(checkpoint, name, revision))
+        if files[-1] is None:
+            raise UserError(f"{checkpoint} lacks {name}, which its {INDEX} names. Download it again.")
+    return files
 
 
 def _open(path: Path):
     try:
         return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} is damaged or cut short, no tensor can be read from it ({error}); fetch it once more."
-        ) from error
+    except (SafetensorError, OSError) as error:  # safetensors' OSError does not name the file
+        raise UserError(f"{path} is damaged or truncated ({error}). Download it again.") from error
 
 
 class CheckpointTensors:
     """
-    Names, shapes and types of a checkpoint's tensors, and a way to read them that needs no second copy of them.
+    Names, shapes and types of a checkpoint's tensors; reads them without a second copy in memory.
 
     Args:
         checkpoint (`str` or `Path`):
-            Folder or Hub id. Of a repository's files, only those of safetensors are fetched.
+            Folder or Hub id. From a repository only safetensors files are downloaded.
 
     Raises:
-        ValueError: there are no safetensors files, one of them is missing or damaged, or two hold one tensor.
+        UserError: there are no safetensors files, one is missing or damaged, or two contain the same tensor.
     """
 
     def __init__(self, checkpoint: str | Path):
         self.checkpoint = str(checkpoint)
-        self.files = self._find_files()
+        self.files = find_weight_files(self.checkpoint)
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.dtypes: dict[str, str] = {}  # as the files call them
+        self.dtypes: dict[str, str] = {}  # safetensors' names
         self._names: dict[Path, list[str]] = {}
         for path in self.files:
             with _open(path) as file:
@@ -95,42 +106,20 @@ class CheckpointTensors:
                 for name in self._names[path]:
                     if name in self.shapes:
                         raise UserError(
-                            f"{self.checkpoint} holds {name} twice, the second time in {path.name}: files of two "
-                            "checkpoints are mixed. Fetch it once more into an empty folder."
+                            f"{self.checkpoint} contains {name} twice, the second time in {path.name}: files of two "
+                            "checkpoints are mixed. Download it again into an empty folder."
                         )
                     tensor = file.get_slice(name)
                     self.shapes[name] = tuple(tensor.get_shape())
                     self.dtypes[name] = tensor.get_dtype()
 
-    def _find_files(self) -> list[Path]:
-        revision = find_revision(self.checkpoint)
-        if (path := find_file(self.checkpoint, WEIGHTS, revision)) is not None:
-            return [path]
-        index = find_file(self.checkpoint, INDEX, revision)
-        if index is None:
-            raise UserError(
-                f"{self.checkpoint} has neither {WEIGHTS} nor {INDEX}. Pickles (pytorch_model.bin) are not read, for "
-                "they can run code; docs/starting_points.md shows how to write them as safetensors."
-            )
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise UserError(f"{index} is damaged, it has no weight_map; fetch it once more.")
-        files = []
-        for name in sorted(set(map(str, weight_map.values()))):
-            if Path(name).name != name:
-                raise UserError(f"{index} names {name}, which does not lie beside it: it is damaged, or made to harm.")
-            files.append(find_file(self.checkpoint, name, revision))
-            if files[-1] is None:
-                raise UserError(f"{self.checkpoint} lacks {name}, which its {INDEX} names; fetch it once more.")
-        return files
-
     @property
     def names(self) -> list[str]:
-        """Every tensor's name, in the order of the files."""
-        return [name for names in self._names.values() for name in names]
+        """Names of all tensors, file by file."""
+        return list(self.shapes)
 
     def main_dtype(self, names: Collection[str]) -> torch.dtype:
-        """The type of most values of the tensors `names`, those of integers aside."""
+        """Floating-point type of most values in the tensors `names`."""
         counts = Counter({torch.float32: 0})
         for name in names:
             if self.dtypes[name] in FLOAT_DTYPES:
@@ -139,13 +128,13 @@ class CheckpointTensors:
 
     @property
     def largest_file(self) -> int:
-        """Bytes of the largest of the files."""
+        """Size of the largest file, in bytes."""
         return max(path.stat().st_size for path in self.files)
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """
-        Gives the tensors `names` one after the other, file by file. Each is a view of its file, which is closed before
-        the next is opened: copy what is to stay.
+        Yields the tensors `names` with their names, file by file. Each is a view of its file, which is closed before
+        the next one is opened: copy what must outlive the iteration.
         """
         for path in self.files:
             with _open(path) as file:

@@ -1,4 +1,4 @@
-"""What a LLaVA says of itself, in transformers' form or in LLaVA's own."""
+"""The configuration of a LLaVA, in transformers' form or in LLaVA's own."""
 
 import re
 from typing import NamedTuple
@@ -7,12 +7,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ...files.user_error import UserError
-from .checkpoint_tensors import find_file, read_json
+from ...files.atomic import read_json
+from ...files.user_error import UserError, explain_errors
+from .checkpoint_tensors import find_file
 from .clip import CLIP_TYPES, SIGLIP_TYPES, load_vision_config
 
 
-# LLaVA's own types: the language model's type in transformers.
+# LLaVA's own model types, and the language model's type in transformers.
 ORIGINAL_TYPES = {
     "llava": "llama",
     "llava_llama": "llama",
@@ -20,33 +21,33 @@ ORIGINAL_TYPES = {
     "llava_qwen": "qwen2",
     "move_llava_llama": "llama",
 }
-# Of LLaVA's own configuration: fields of transformers 4 that a configuration of 5 reads and does not write.
+# Fields of transformers 4 in LLaVA's own configuration; transformers 5 reads them but does not write them.
 LEGACY_TEXT_FIELDS = ("rope_theta", "rope_scaling")
 
 
 class LlavaCheckpoint(NamedTuple):
     """
-    A LLaVA, read as far as its configuration.
+    Configuration of a LLaVA checkpoint, independent of its form.
 
     Args:
         checkpoint (`str`):
             Folder or Hub id.
         model_type (`str`):
-            As its configuration says.
+            As in its configuration.
         text_config, vision_config (`PretrainedConfig`):
             Of the language model and of the encoder.
         vision_feature_layer (`int`):
-            Which of the encoder's `hidden_states` the language model sees.
+            Index of the encoder's `hidden_states` that the language model reads.
         image_token_index (`int`, *optional*):
-            `None` where the vocabulary has no token for images.
+            `None` if the vocabulary has no token for images.
         projector_hidden_act (`str`), multimodal_projector_bias (`bool`):
             As in [`HawaiiConfig`].
         vision_tower (`str`, *optional*):
-            The checkpoint of the encoder, where it may be one of its own.
+            The encoder's checkpoint, if it may be a separate one.
         part_names (`list[tuple[str, str]]`):
-            Patterns of the beginnings of tensors' names, and what stands for them in [`part_name`].
+            Patterns of the prefixes of tensor names, and their replacements in [`part_name`].
         values (`dict`):
-            The whole configuration as it was written.
+            The unparsed `config.json`.
     """
 
     checkpoint: str
@@ -63,8 +64,8 @@ class LlavaCheckpoint(NamedTuple):
 
     def part_name(self, name: str) -> str:
         """
-        The name of a tensor in its part, after `vision.`, `projector.`, `text.` or `head.`: one name whatever the form
-        and the version that wrote it. Other names stay as they are.
+        Name of a tensor within its part, after `vision.`, `projector.`, `text.` or `head.`: the same for every form
+        and version of a checkpoint. Other names are returned unchanged.
         """
         for pattern, replacement in self.part_names:
             renamed, is_renamed = re.subn(f"^{pattern}", replacement, name)
@@ -80,26 +81,27 @@ def _read_transformers(checkpoint: str, values: dict) -> LlavaCheckpoint:
     text_type = (values.get("text_config") or {}).get("model_type", "llama")
     if text_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(
-            f"The language model of {checkpoint} is a {text_type!r}; a student's is a causal one that transformers "
-            "knows."
+            f"The language model of {checkpoint} is a {text_type!r}; a student's is a causal language model of "
+            "transformers."
         )
-    config = AutoConfig.from_pretrained(checkpoint)
-    text, vision = config.text_config, config.vision_config
-    text.tie_word_embeddings = config.tie_word_embeddings  # transformers 5 asks the outer one
+    with explain_errors(f"The configuration of {checkpoint} cannot be read"):
+        config = AutoConfig.from_pretrained(checkpoint)
+        text, vision = config.text_config, config.vision_config
+        with torch.device("meta"):
+            causal = AutoModelForCausalLM.from_config(text)
+    text.tie_word_embeddings = config.tie_word_embeddings  # transformers 5 reads the outer one
     if not isinstance(config.vision_feature_layer, int):
         raise UserError(
             f"{checkpoint} joins the features of layers {config.vision_feature_layer}; a student's encoder ends at "
-            "one layer. Take a LLaVA whose vision_feature_layer is one number."
+            "one layer. Choose a LLaVA whose vision_feature_layer is one number."
         )
     strategy = "default" if vision.model_type in CLIP_TYPES else "full"
     if config.vision_feature_select_strategy != strategy:
         raise UserError(
             f"{checkpoint} has vision_feature_select_strategy {config.vision_feature_select_strategy!r} with a "
-            f"{vision.model_type!r}; a student shows its language model every patch and nothing else, which is "
-            f"{strategy!r} there."
+            f"{vision.model_type!r}, but a student's language model reads every patch and nothing else, which is "
+            f"{strategy!r}."
         )
-    with torch.device("meta"):
-        causal = AutoModelForCausalLM.from_config(text)
     head = next(name for name, module in causal.named_modules() if module is causal.get_output_embeddings())
     return LlavaCheckpoint(
         checkpoint=checkpoint,
@@ -111,7 +113,7 @@ def _read_transformers(checkpoint: str, values: dict) -> LlavaCheckpoint:
         projector_hidden_act=config.projector_hidden_act,
         multimodal_projector_bias=config.multimodal_projector_bias,
         vision_tower=None,
-        # transformers 4 put whole models together and 5 bare ones, but it may write the names of either.
+        # transformers 4 joined models with heads and 5 joins base models, but 5 may write the names of either.
         part_names=[
             (r"(model\.)?vision_tower\.(vision_model\.)?", "vision."),
             (r"(model\.)?multi_modal_projector\.", "projector."),
@@ -123,7 +125,7 @@ def _read_transformers(checkpoint: str, values: dict) -> LlavaCheckpoint:
 
 
 def _read_original(checkpoint: str, values: dict, vision_tower: str | None) -> LlavaCheckpoint:
-    refused = {
+    restricted = {
         "mm_projector_type": (values.get("mm_projector_type", "linear"), ("mlp2x_gelu",)),
         "mm_vision_select_feature": (values.get("mm_vision_select_feature", "patch"), ("patch",)),
         "mm_use_im_start_end": (values.get("mm_use_im_start_end", False), (False,)),
@@ -131,31 +133,31 @@ def _read_original(checkpoint: str, values: dict, vision_tower: str | None) -> L
         "image_aspect_ratio": (values.get("image_aspect_ratio"), ("pad", "square", None)),
         "s2": (values.get("s2", False), (False,)),
     }
-    for name, (value, accepted) in refused.items():
+    for name, (value, accepted) in restricted.items():
         if value not in accepted:
             raise UserError(
-                f"{checkpoint} has {name} {value!r}; a student can start from a LLaVA that has {accepted[0]!r}, as "
-                "LLaVA-1.5 has."
+                f"{checkpoint} has {name} {value!r}; a student can start from a LLaVA that has {accepted[0]!r}, as in "
+                "LLaVA-1.5."
             )
     vision_feature_layer = values.get("mm_vision_select_layer")
     if not isinstance(vision_feature_layer, int):
-        raise UserError(f"{checkpoint} does not say which of its encoder's layers it sees, as mm_vision_select_layer.")
+        raise UserError(f"The config.json of {checkpoint} has no mm_vision_select_layer, the encoder's layer to read.")
     tower = vision_tower or values["mm_vision_tower"]
     try:
         vision = load_vision_config(tower)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(
-            f"The vision_tower of {checkpoint}: {error} Name its folder or Hub id as vision_tower."
+            f"The vision_tower of {checkpoint}: {error} Pass its folder or Hub id as vision_tower."
         ) from error
     text_type = ORIGINAL_TYPES[values["model_type"]]
     known = set(AutoConfig.for_model(text_type).to_dict()) | set(LEGACY_TEXT_FIELDS)
     known -= {"model_type", "architectures", "transformers_version", "_name_or_path", "dtype"}
+    with explain_errors(f"The configuration of {checkpoint} cannot be read"):
+        text = AutoConfig.for_model(text_type, **{name: value for name, value in values.items() if name in known})
     return LlavaCheckpoint(
         checkpoint=checkpoint,
         model_type=values["model_type"],
-        text_config=AutoConfig.for_model(
-            text_type, **{name: value for name, value in values.items() if name in known}
-        ),
+        text_config=text,
         vision_config=vision,
         vision_feature_layer=vision_feature_layer,
         image_token_index=None,
@@ -181,15 +183,15 @@ def read_llava(checkpoint: str, vision_tower: str | None) -> LlavaCheckpoint:
         checkpoint (`str`):
             Folder or Hub id, in transformers' form (`llava-hf/...`) or LLaVA's own (`liuhaotian/...`).
         vision_tower (`str`, *optional*):
-            The encoder's folder or Hub id, for LLaVA's own form; what the configuration names if not given.
+            For LLaVA's own form: the encoder's folder or Hub id; defaults to the one that the configuration names.
 
     Raises:
-        ValueError: it is no LLaVA, or one that does what a student cannot.
+        UserError: the checkpoint is no LLaVA, or uses something that a student does not support.
     """
     path = find_file(checkpoint, "config.json")
     if path is None:
         raise UserError(
-            f"{checkpoint} is no LLaVA: no folder of that name holds a config.json, and the Hub gives no model of "
+            f"{checkpoint} is no LLaVA: no folder of that name contains a config.json, and the Hub has no model of "
             "that name."
         )
     values = read_json(path)
@@ -199,8 +201,8 @@ def read_llava(checkpoint: str, vision_tower: str | None) -> LlavaCheckpoint:
     if model_type != "llava":
         raise UserError(
             f"{checkpoint} is a {model_type!r} checkpoint; a student starts from a 'llava' of transformers or from "
-            f"one of LLaVA's own, {', '.join(map(repr, ORIGINAL_TYPES))} with an mm_vision_tower."
+            f"LLaVA's own types, {', '.join(map(repr, ORIGINAL_TYPES))} with an mm_vision_tower."
         )
     if vision_tower is not None:
-        raise UserError(f"{checkpoint} holds its own encoder: leave vision_tower out.")
+        raise UserError(f"{checkpoint} contains its encoder: leave vision_tower out.")
     return _read_transformers(checkpoint, values)

@@ -1,4 +1,4 @@
-"""Starts a student from MoVE-KD's released weights: its encoder's adapters are the student's general ones."""
+"""Starts a student from MoVE-KD's released weights: its encoder's adapters become the student's general adapters."""
 
 import re
 
@@ -7,28 +7,28 @@ import torch
 from ...files.user_error import UserError
 from .checkpoint_tensors import CheckpointTensors
 from .clip import make_vision_config, vision_targets
-from .llava import assemble, is_encoder_part_unneeded
+from .llava import assemble
 from .llava_checkpoint import LlavaCheckpoint, read_llava
 from .tensor_targets import Conversion, TensorTarget
 
 
-# Both beside the linear layer that MoVE-KD names neither of them after.
+# MoVE-KD's names of the adapters next to the first and to the second linear layer.
 ADAPTERS = {"moe_down": "fc1_adapters", "moe_up": "fc2_adapters"}
 EXPERT = re.compile(r"vision\.encoder\.layers\.0\.mlp\.moe_down\.(?P<expert>\d+)\.lora_A\.weight")
-# What brought teachers to the student's width and tokens in training, and the teachers.
+# The teachers, and the layers that mapped their features to the student's width and tokens in training.
 TEACHERS = re.compile(r"\w+_adapter_[12]\.(weight|bias)$|vision_teachers\.")
 
 
 def _adapter_fields(source: LlavaCheckpoint, tensors: CheckpointTensors) -> dict:
-    """What the adapters' tensors say of themselves; the scale alone stands in the configuration."""
+    """Reads the adapters' number and rank off their tensors; the configuration gives only their scale."""
     experts = [name for name in tensors.names if EXPERT.fullmatch(source.part_name(name))]
     if not experts:
         raise UserError(f"{source.checkpoint} has no adapters in its encoder: convert it as llava.")
     settings = source.values.get("moe", source.values)
     if settings.get("moe_encoder_dense", False):
         raise UserError(
-            f"{source.checkpoint} has moe_encoder_dense: all adapters act on each token together, and a student's one "
-            "at a time."
+            f"{source.checkpoint} has moe_encoder_dense: all adapters act on each token, but a student applies one "
+            "per token."
         )
     return {
         "num_teacher_adapters": 0,
@@ -45,8 +45,8 @@ def _adapter_fields(source: LlavaCheckpoint, tensors: CheckpointTensors) -> dict
 def _adapter_targets(layer: int, num_experts: int) -> dict[str, TensorTarget]:
     theirs, ours = f"encoder.layers.{layer}.mlp", f"layers.{layer}.feed_forward"
     targets = {
-        f"{theirs}.router.{kind}": TensorTarget(f"{ours}.routing.general_router.score.{kind}")
-        for kind in ("weight", "bias")
+        f"{theirs}.router.{parameter}": TensorTarget(f"{ours}.routing.general_router.score.{parameter}")
+        for parameter in ("weight", "bias")
     }
     for their_name, our_name in ADAPTERS.items():
         for expert in range(num_experts):
@@ -59,24 +59,24 @@ def _adapter_targets(layer: int, num_experts: int) -> dict[str, TensorTarget]:
 
 def convert_move_kd(checkpoint: str, vision_tower: str | None = None, dtype: torch.dtype | None = None) -> Conversion:
     """
-    Makes a [`HawaiiForConditionalGeneration`] of MoVE-KD's released weights, with the same answers. The adapters of
-    its encoder become general ones: one bank, one linear router, the likeliest alone and unweighted, beside each of
-    the two linear layers.
+    Converts MoVE-KD's released weights to a [`HawaiiForConditionalGeneration`] that gives the same answers. The
+    adapters of its encoder become general ones: one bank with one linear router, of which the most likely adapter acts
+    alone and unweighted, next to each of the two linear layers.
 
     Args:
         checkpoint (`str`):
             Folder or Hub id of a full state dict, in safetensors.
         vision_tower (`str`, *optional*):
-            Folder or Hub id of the CLIP whose configuration the encoder has; what the checkpoint's configuration names
-            if not given.
+            Folder or Hub id of the CLIP whose configuration the encoder has; defaults to the one that the checkpoint's
+            configuration names.
         dtype (`torch.dtype`, *optional*):
-            Type of the parameters; that of the checkpoint's language model if not given.
+            Type of the parameters; defaults to that of the checkpoint's language model.
 
     Returns:
-        [`Conversion`]: what training alone needed, the teachers and what adapted them, is among `unused_tensors`.
+        [`Conversion`]: `unused_tensors` includes the teachers and the layers that adapted them.
 
     Raises:
-        ValueError: it is no MoVE-KD, or one whose adapters all act at once; it lacks a tensor, or holds one that is
+        UserError: the checkpoint is no MoVE-KD, or all its adapters act at once; it lacks a tensor, or has one that is
             unknown or of another shape.
     """
     source = read_llava(checkpoint, vision_tower)
@@ -84,16 +84,9 @@ def convert_move_kd(checkpoint: str, vision_tower: str | None = None, dtype: tor
     fields = _adapter_fields(source, tensors)
     vision = make_vision_config(source.vision_config, source.vision_feature_layer, fields)
     targets = {
-        re.sub(r"\.mlp\.fc", ".mlp.original_module.fc", name): place
-        for name, place in vision_targets(source.vision_config, vision).items()
+        re.sub(r"\.mlp\.fc", ".mlp.original_module.fc", name): target
+        for name, target in vision_targets(source.vision_config, vision).items()
     }
     for layer in range(vision.num_hidden_layers):
         targets |= _adapter_targets(layer, fields["num_general_adapters"])
-    return assemble(
-        source,
-        tensors,
-        vision,
-        targets,
-        lambda part: is_encoder_part_unneeded(part, vision.num_hidden_layers) or bool(TEACHERS.match(part)),
-        dtype,
-    )
+    return assemble(source, tensors, vision, targets, dtype, unneeded=TEACHERS)

@@ -1,4 +1,4 @@
-"""From the tensors of a checkpoint to a model of ours: each to its place, none twice, none lost in silence."""
+"""Copies the tensors of a checkpoint into a model: each to its target, none twice, none silently dropped."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -18,13 +18,13 @@ ADAPTER_NAMES = re.compile(r"layers\.\d+\.feed_forward\.(routing|(fc1_|fc2_)?ada
 
 class Conversion(NamedTuple):
     """
-    What a converter gives.
+    Result of a converter.
 
     Args:
         model (`PreTrainedModel`):
             In eval mode.
         unused_tensors (`list[str]`):
-            Every tensor of the checkpoint that has no place in the model.
+            Names of the checkpoint's tensors that have no target in the model.
     """
 
     model: PreTrainedModel
@@ -33,15 +33,15 @@ class Conversion(NamedTuple):
 
 class TensorTarget(NamedTuple):
     """
-    Where a tensor of a checkpoint goes.
+    Destination of a checkpoint's tensor.
 
     Args:
         name (`str`):
-            A parameter, or buffer, of the model.
+            Parameter or buffer of the model.
         index (`int` or `slice`, *optional*, defaults to all of it):
-            Which part of that, along its first dimension.
+            Part of it, along the first dimension.
         view (`Callable`, *optional*):
-            What makes the tensor of the part's shape, where it has another.
+            Reshapes the tensor if the layouts differ.
     """
 
     name: str
@@ -49,7 +49,7 @@ class TensorTarget(NamedTuple):
     view: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape that a tensor of `shape` takes here; its own if it does not fit."""
+        """Shape that `view` gives a tensor of `shape`; `shape` itself if the view cannot be applied."""
         if self.view is None:
             return shape
         try:
@@ -60,47 +60,47 @@ class TensorTarget(NamedTuple):
 
 def build_empty(model_class: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """
-    A model whose parameters have shapes but no memory. Its buffers are real: those that no file holds, such as the
-    frequencies of rotary embeddings, are computed when a module is made.
+    Builds a model on the meta device, except its buffers: those that no file contains, such as the frequencies of
+    rotary embeddings, are computed when a module is built.
     """
     for part in (config, *(getattr(config, name) for name in config.sub_configs)):
         part.dtype = dtype
     with init_empty_weights(include_buffers=False):
-        # As when transformers loads: `dtype` is what a part finds as the default type while it is made.
+        # As when transformers loads a model: modules are built with `dtype` as the default type.
         return model_class._from_config(config, dtype=dtype)
 
 
 def match_tensors(
-    tensors: CheckpointTensors, targets: dict[str, TensorTarget], is_unneeded: Callable[[str], bool], what: str
+    tensors: CheckpointTensors, targets: dict[str, TensorTarget], is_unneeded: Callable[[str], bool], expected: str
 ) -> list[str]:
     """
-    Makes sure that each tensor of a checkpoint has a place or is known to need none, and that no place stays empty.
+    Checks that each tensor has a target or is known to need none, and that each target has a tensor.
 
     Args:
         tensors (`CheckpointTensors`):
-            What there is.
+            The checkpoint.
         targets (`dict[str, TensorTarget]`):
-            By the checkpoint's names.
+            Targets by the checkpoint's names.
         is_unneeded (`Callable`):
-            Whether a tensor of this name is known to have no place.
-        what (`str`):
-            What the checkpoint ought to be, as in "a CLIP".
+            Whether a tensor of this name is known to have no target.
+        expected (`str`):
+            What the checkpoint should be, such as "a CLIP".
 
     Returns:
-        `list[str]`: the tensors without a place.
+        `list[str]`: names of the tensors without a target.
 
     Raises:
-        ValueError: tensors are missing or unknown; all are named.
+        UserError: tensors are missing or unknown; lists all of them.
     """
-    without_place = [name for name in tensors.names if name not in targets]
+    without_target = [name for name in tensors.names if name not in targets]
     problems = {
         "lacks": sorted(targets.keys() - tensors.shapes.keys()),
-        f"has beyond what {what} has": [name for name in without_place if not is_unneeded(name)],
+        f"has tensors that {expected} does not have": [name for name in without_target if not is_unneeded(name)],
     }
     for problem, names in problems.items():
         if names:
-            raise UserError(f"{tensors.checkpoint} {problem}: {', '.join(names)}. It is damaged or not {what}.")
-    return without_place
+            raise UserError(f"{tensors.checkpoint} {problem}: {', '.join(names)}. It is damaged or not {expected}.")
+    return without_target
 
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -109,7 +109,7 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def _allocate(model: nn.Module, name: str, dtype: torch.dtype) -> torch.Tensor:
-    """Gives a parameter memory if it has none yet; a buffer has its own."""
+    """Allocates a parameter that is still on the meta device, and returns the parameter or buffer."""
     module, leaf = _owner(model, name)
     tensor = getattr(module, leaf)
     if tensor.is_meta:
@@ -118,22 +118,22 @@ def _allocate(model: nn.Module, name: str, dtype: torch.dtype) -> torch.Tensor:
     return tensor.detach()
 
 
-def _check(model: nn.Module, tensors: CheckpointTensors, targets: dict[str, TensorTarget]) -> None:
+def _check_shapes_and_types(model: nn.Module, tensors: CheckpointTensors, targets: dict[str, TensorTarget]) -> None:
     wrong = []
-    for name, place in targets.items():
+    for name, target in targets.items():
         if tensors.dtypes[name] not in FLOAT_DTYPES:
             raise UserError(
-                f"{tensors.checkpoint} holds {name} as {tensors.dtypes[name]}: it is quantized, and only weights of "
-                f"{', '.join(FLOAT_DTYPES)} can be taken over. Name the checkpoint that was quantized."
+                f"{tensors.checkpoint} contains {name} as {tensors.dtypes[name]}: it is quantized, and only weights "
+                f"of {', '.join(FLOAT_DTYPES)} can be converted. Name the original, unquantized checkpoint."
             )
-        module, leaf = _owner(model, place.name)
-        expected, found = tuple(getattr(module, leaf)[place.index].shape), place.shape_of(tensors.shapes[name])
-        if found != expected:
-            wrong.append(f"{name} {list(tensors.shapes[name])} where {list(expected)} belongs")
+        module, leaf = _owner(model, target.name)
+        expected = list(getattr(module, leaf)[target.index].shape)
+        if list(target.shape_of(tensors.shapes[name])) != expected:
+            wrong.append(f"{name} {list(tensors.shapes[name])} instead of {expected}")
     if wrong:
         raise UserError(
-            f"{tensors.checkpoint} has in another shape: {', '.join(wrong)}. It is damaged, or its config.json is not "
-            "its own."
+            f"{tensors.checkpoint} has tensors of unexpected shapes: {', '.join(wrong)}. It is damaged, or its "
+            "config.json belongs to another model."
         )
 
 
@@ -144,26 +144,26 @@ def fill_model(
     dtype: torch.dtype,
 ) -> PreTrainedModel:
     """
-    Copies tensors to their targets, one at a time: besides the model, memory holds pages of one file at most. Adapters
-    that no tensor goes to are made fresh, which add nothing.
+    Copies tensors to their targets one at a time: memory holds the model and pages of one file at most. Adapters
+    without a tensor are initialised so that they add nothing.
 
     Args:
         model (`PreTrainedModel`):
             From [`build_empty`].
         sources (`Iterable[tuple[CheckpointTensors, dict[str, TensorTarget]]]`):
-            Checkpoints, and where their tensors go.
+            Checkpoints, and the targets of their tensors.
         dtype (`torch.dtype`):
             Type of the parameters.
 
     Raises:
-        ValueError: a tensor has another shape than its place, or is quantized.
+        UserError: a tensor does not have its target's shape, or is quantized.
     """
     for tensors, targets in sources:
-        _check(model, tensors, targets)
+        _check_shapes_and_types(model, tensors, targets)
         for name, tensor in tensors.read(targets):
-            place = targets[name]
-            part = tensor if place.view is None else place.view(tensor)
-            _allocate(model, place.name, dtype)[place.index].copy_(part)
+            target = targets[name]
+            part = tensor if target.view is None else target.view(tensor)
+            _allocate(model, target.name, dtype)[target.index].copy_(part)
     model.tie_weights()
     fresh = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     assert all(ADAPTER_NAMES.search(name) for name in fresh), fresh

@@ -8,10 +8,11 @@ import torch
 from transformers import AutoImageProcessor
 
 from ... import HawaiiVisionConfig, HawaiiVisionModel  # from the root, which registers the Auto classes
+from ...files.atomic import read_json
 from ...files.run_contents import FACTS_FILE, STAGE_FILE
 from ...files.sources import check_source
 from ...files.user_error import UserError
-from ...modeling_hawaii.conversion.checkpoint_tensors import CheckpointTensors, find_file, read_json
+from ...modeling_hawaii.conversion.checkpoint_tensors import CheckpointTensors, find_file
 from ...modeling_hawaii.conversion.clip import ADAPTER_FIELDS, convert_clip
 from ...modeling_hawaii.conversion.tensor_targets import TensorTarget, build_empty, fill_model, match_tensors
 from ...processing.encoder_processor import EncoderProcessor, load_image_processor

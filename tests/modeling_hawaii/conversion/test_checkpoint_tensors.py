@@ -1,4 +1,4 @@
-"""Tensors are read one at a time from safetensors alone, and a file that is not as it must be is named."""
+"""Only safetensors are read, one tensor at a time, and errors name the damaged file."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hawaii.files.user_error import UserError
 from hawaii.modeling_hawaii.conversion import checkpoint_tensors
 from hawaii.modeling_hawaii.conversion.checkpoint_tensors import INDEX, WEIGHTS, CheckpointTensors
 from hawaii.tests.tiny.llava import save_clip, save_tensors
@@ -25,7 +26,7 @@ TENSORS = {
 
 
 @pytest.mark.parametrize("num_files", [1, 2])
-def test_names_shapes_and_values_are_the_files_however_many_there_are(tmp_path, num_files):
+def test_names_shapes_and_values_do_not_depend_on_the_number_of_files(tmp_path, num_files):
     save_tensors(tmp_path, TENSORS, num_files)
     tensors = CheckpointTensors(tmp_path)
     assert len(tensors.files) == num_files
@@ -37,23 +38,23 @@ def test_names_shapes_and_values_are_the_files_however_many_there_are(tmp_path, 
     assert tensors.largest_file == max(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
 
 
-def test_the_main_type_is_that_of_most_values_and_never_of_integers(tmp_path):
+def test_the_main_type_is_the_most_frequent_floating_point_type(tmp_path):
     save_tensors(tmp_path, TENSORS)
     tensors = CheckpointTensors(tmp_path)
     assert tensors.main_dtype(TENSORS) == torch.bfloat16  # 12 values; 7 are float32, a hundred are integers
     assert tensors.main_dtype(["a", "b"]) == torch.float32
 
 
-def test_pickles_are_refused_with_the_way_to_convert_them(tmp_path):
+def test_pickles_are_refused_and_the_error_says_how_to_convert_them(tmp_path):
     torch.save(TENSORS, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"Pickles .* are not read, .* docs/starting_points\.md"):
+    with pytest.raises(UserError, match=r"Pickles .* are not read because .* docs/starting_points\.md"):
         CheckpointTensors(tmp_path)
 
 
 def test_a_missing_file_is_named(tmp_path):
     save_tensors(tmp_path, TENSORS, num_files=2)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(ValueError, match=rf"lacks model-00002-of-00002\.safetensors, which its {INDEX} names"):
+    with pytest.raises(UserError, match=rf"lacks model-00002-of-00002\.safetensors, which its {INDEX} names"):
         CheckpointTensors(tmp_path)
 
 
@@ -62,47 +63,47 @@ def test_a_damaged_file_is_named(tmp_path, damage):
     save_tensors(tmp_path, TENSORS)
     path = tmp_path / WEIGHTS
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"model\.safetensors is damaged or cut short"):
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged or truncated"):
         CheckpointTensors(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"{", "it is no JSON"),
-        (b"\xff\xfe", "it is no JSON"),
-        (b"[]", "it holds no names and values"),
+        (b"{", "it is not JSON"),
+        (b"\xff\xfe", "it is not JSON"),
+        (b"[]", "it is not a JSON object"),
         (b'{"metadata": {}}', "it has no weight_map"),
         (b'{"weight_map": ["a"]}', "it has no weight_map"),
     ],
 )
 def test_a_damaged_index_is_named(tmp_path, data, message):
     (tmp_path / INDEX).write_bytes(data)
-    with pytest.raises(ValueError, match=rf"{INDEX} is damaged, {message}"):
+    with pytest.raises(UserError, match=rf"{INDEX} is damaged: {message}"):
         CheckpointTensors(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../secret.safetensors", "{parent}/secret.safetensors", "other/secret.safetensors"])
-def test_an_index_cannot_name_a_file_that_does_not_lie_beside_it(tmp_path, name):
+def test_an_index_cannot_name_a_file_in_another_folder(tmp_path, name):
     folder = tmp_path / "checkpoint"
     (folder / "other").mkdir(parents=True)
-    for place in (tmp_path, folder / "other"):
-        save_file(TENSORS, place / "secret.safetensors")
+    for parent in (tmp_path, folder / "other"):
+        save_file(TENSORS, parent / "secret.safetensors")
     name = name.format(parent=tmp_path)
     (folder / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
-    with pytest.raises(ValueError, match=f"names {re.escape(name)}, which does not lie beside it"):
+    with pytest.raises(UserError, match=f"names {re.escape(name)}, which is not in its folder"):
         CheckpointTensors(folder)
 
 
-def test_a_tensor_that_two_files_hold_is_named(tmp_path):
+def test_a_tensor_in_two_files_is_named(tmp_path):
     save_tensors(tmp_path, TENSORS, num_files=2)
     second = tmp_path / "model-00002-of-00002.safetensors"
     save_file(load_file(second) | {"a": torch.zeros(2, 3)}, second)
-    with pytest.raises(ValueError, match=rf"holds a twice, the second time in {second.name}"):
+    with pytest.raises(UserError, match=rf"contains a twice, the second time in {second.name}"):
         CheckpointTensors(tmp_path)
 
 
-def test_a_file_without_tensors_is_no_hindrance(tmp_path):
+def test_a_file_without_tensors_is_accepted(tmp_path):
     for name, tensors in {"1.safetensors": {"a": TENSORS["a"]}, "2.safetensors": {}}.items():
         save_file(tensors, tmp_path / name)
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
@@ -111,7 +112,7 @@ def test_a_file_without_tensors_is_no_hindrance(tmp_path):
     assert [name for name, _ in tensors.read(["a"])] == ["a"]
 
 
-# Converts by name, where nothing but the cache can be reached.
+# Converts a checkpoint by its Hub id, offline, from the cache.
 CONVERT = """
 import sys
 from hawaii.modeling_hawaii.conversion.clip import convert_clip
@@ -124,8 +125,8 @@ except ValueError as error:
 
 
 @pytest.mark.parametrize("num_files", [1, 2])
-def test_a_repository_of_pickles_is_read_from_the_bots_pull_request(tmp_path, monkeypatch, num_files):
-    # As huggingface_hub keeps what it fetched of two revisions.
+def test_a_repository_of_pickles_is_read_from_the_conversion_bots_pull_request(tmp_path, monkeypatch, num_files):
+    # The cache layout of huggingface_hub, with two revisions.
     repository = tmp_path / "models--owner--pickled"
     for revision, snapshot in {"main": "0123", "pr/7": "4567"}.items():
         (repository / "snapshots" / snapshot).mkdir(parents=True)
@@ -135,35 +136,35 @@ def test_a_repository_of_pickles_is_read_from_the_bots_pull_request(tmp_path, mo
     torch.save(TENSORS, repository / "snapshots" / "0123" / "pytorch_model.bin")
     save_tensors(repository / "snapshots" / "4567", TENSORS, num_files)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    asked = []
+    requested = []
 
     def auto_conversion(checkpoint):
-        asked.append(checkpoint)
+        requested.append(checkpoint)
         return None, "refs/pr/7", num_files > 1
 
     monkeypatch.setattr(checkpoint_tensors, "auto_conversion", auto_conversion)
     tensors = CheckpointTensors("owner/pickled")
-    assert asked == ["owner/pickled"]
+    assert requested == ["owner/pickled"]
     assert len(tensors.files) == num_files
     assert sorted(tensors.names) == sorted(TENSORS)
 
 
-def test_a_repository_that_the_bot_cannot_help_with_is_refused(monkeypatch):
+def test_a_repository_without_safetensors_and_pull_request_is_refused(monkeypatch):
     def auto_conversion(checkpoint):
         raise RuntimeError("no pull request")
 
     monkeypatch.setattr(checkpoint_tensors, "auto_conversion", auto_conversion)
-    with pytest.raises(ValueError, match="owner/pickled has neither"):
+    with pytest.raises(UserError, match="owner/pickled has neither"):
         CheckpointTensors("owner/pickled")
 
 
-def test_a_checkpoint_of_the_hub_is_read_by_its_name(tmp_path):
-    # As huggingface_hub keeps what it fetched.
+def test_a_checkpoint_in_the_cache_is_read_by_its_hub_id(tmp_path):
+    # The cache layout of huggingface_hub.
     repository = tmp_path / "hub" / "models--owner--clip"
     snapshot = repository / "snapshots" / "0123456789abcdef"
     save_clip(snapshot)
-    whole = CheckpointTensors(snapshot)
-    tensors = {name: tensor.clone() for name, tensor in whole.read(whole.names)}
+    saved = CheckpointTensors(snapshot)
+    tensors = {name: tensor.clone() for name, tensor in saved.read(saved.names)}
     (snapshot / WEIGHTS).unlink()
     save_tensors(snapshot, tensors, num_files=2)
     (repository / "refs").mkdir()

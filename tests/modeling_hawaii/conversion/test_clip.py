@@ -1,4 +1,4 @@
-"""A student that starts from CLIP sees exactly what CLIP sees."""
+"""A student that starts from CLIP computes exactly CLIP's features."""
 
 import pytest
 import torch
@@ -13,12 +13,13 @@ from transformers import (
     ViTModel,
 )
 
+from hawaii.files.user_error import UserError
 from hawaii.modeling_hawaii.conversion.clip import convert_clip
 from hawaii.tests.tiny.models import draw_weights
 
 
-# As wide as a real head, so that matrix products take the same kernels as at full size; the last two fields are not
-# CLIP's defaults, which are ours too.
+# Wide enough that matrix products use the same kernels as at full size. The last two fields differ from the defaults of
+# CLIP and of this package.
 VISION = {
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -34,7 +35,7 @@ TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num
 
 
 def make_clip(clip_class=CLIPVisionModel, config=None):
-    """A CLIP whose biases and norms are not the zeros and ones of a fresh one."""
+    """A CLIP whose biases and norms are not zeros and ones."""
     return draw_weights(clip_class(config or CLIPVisionConfig(**VISION)))
 
 
@@ -51,7 +52,7 @@ def pixel_values():
 
 
 def copy_with_tensors(folder, target, change):
-    """A copy of a checkpoint whose dictionary of tensors went through `change`."""
+    """Copies a checkpoint and applies `change` to its dictionary of tensors."""
     (target / "config.json").write_text((folder / "config.json").read_text())
     save_file(change(load_file(folder / "model.safetensors")), target / "model.safetensors", {"format": "pt"})
     return target
@@ -59,7 +60,7 @@ def copy_with_tensors(folder, target, change):
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("adapters", [None, [0, 1, 2], [-1, 2, -1]])
-def test_a_fresh_student_sees_clips_own_features_to_the_last_bit(clip_folder, pixel_values, implementation, adapters):
+def test_the_features_of_a_new_student_are_bitwise_equal_to_clips(clip_folder, pixel_values, implementation, adapters):
     clip = CLIPVisionModel.from_pretrained(clip_folder, attn_implementation=implementation).eval()
     student = convert_clip(clip_folder).model
     student.set_attn_implementation(implementation)
@@ -70,9 +71,7 @@ def test_a_fresh_student_sees_clips_own_features_to_the_last_bit(clip_folder, pi
 
 
 @pytest.mark.parametrize(("vision_feature_layer", "num_layers"), [(-2, 3), (-1, 4), (-4, 1), (2, 2)])
-def test_layers_that_the_language_model_does_not_see_are_not_built(
-    clip_folder, pixel_values, vision_feature_layer, num_layers
-):
+def test_layers_after_the_feature_layer_are_not_built(clip_folder, pixel_values, vision_feature_layer, num_layers):
     student = convert_clip(clip_folder, vision_feature_layer=vision_feature_layer).model
     assert len(student.layers) == student.config.num_hidden_layers == num_layers
     with torch.no_grad():
@@ -82,14 +81,14 @@ def test_layers_that_the_language_model_does_not_see_are_not_built(
 
 
 def test_a_layer_that_does_not_exist_is_refused(clip_folder):
-    with pytest.raises(ValueError, match="vision_feature_layer is 5, but .* has hidden states -5 to 4"):
+    with pytest.raises(UserError, match="vision_feature_layer is 5, but .* has hidden states -5 to 4"):
         convert_clip(clip_folder, vision_feature_layer=5)
 
 
-@pytest.mark.parametrize("kind", [CLIPModel, CLIPVisionModelWithProjection])
-def test_the_encoder_is_found_inside_a_whole_clip(tmp_path, pixel_values, kind):
-    config = CLIPConfig(vision_config=VISION, text_config=TEXT, projection_dim=8) if kind is CLIPModel else None
-    clip = make_clip(kind, config)
+@pytest.mark.parametrize("clip_class", [CLIPModel, CLIPVisionModelWithProjection])
+def test_a_complete_clip_converts_to_its_encoder(tmp_path, pixel_values, clip_class):
+    config = CLIPConfig(vision_config=VISION, text_config=TEXT, projection_dim=8) if clip_class is CLIPModel else None
+    clip = make_clip(clip_class, config)
     clip.save_pretrained(tmp_path)
     with torch.no_grad():
         expected = clip.vision_model(pixel_values, output_hidden_states=True).hidden_states[-2]
@@ -97,28 +96,28 @@ def test_the_encoder_is_found_inside_a_whole_clip(tmp_path, pixel_values, kind):
 
 
 def test_checkpoints_of_older_transformers_convert_the_same(clip_folder, tmp_path):
-    def as_older_versions_saved(tensors):
+    def with_older_names(tensors):
         tensors["embeddings.position_ids"] = torch.arange(17)[None]
         return {f"vision_model.{name}": tensor for name, tensor in tensors.items()}
 
-    older = convert_clip(copy_with_tensors(clip_folder, tmp_path, as_older_versions_saved)).model.state_dict()
+    older = convert_clip(copy_with_tensors(clip_folder, tmp_path, with_older_names)).model.state_dict()
     newer = convert_clip(clip_folder).model.state_dict()
     assert all(torch.equal(older[name], newer[name]) for name in newer if "lora_A" not in name and "rout" not in name)
 
 
-def test_the_adapters_are_the_callers_choice(clip_folder):
+def test_the_caller_chooses_the_adapters(clip_folder):
     student = convert_clip(clip_folder, num_teacher_adapters=4, num_general_adapters=0, lora_rank=2).model
     assert student.layers[0].feed_forward.adapters.lora_A.shape == (4, 2, 128)
     assert student.config.lora_rank == 2
 
 
 @pytest.mark.parametrize("field", ["patch_size", "num_hidden_layers", "num_teacher_adaptors"])
-def test_what_clip_decides_is_not_the_callers_choice(clip_folder, field):
-    with pytest.raises(ValueError, match=f"{field} is not an adapter's field"):
+def test_fields_that_clip_determines_are_refused(clip_folder, field):
+    with pytest.raises(UserError, match=f"{field} is not an adapter field"):
         convert_clip(clip_folder, **{field: 8})
 
 
-def test_the_student_has_the_type_that_was_asked_for(clip_folder):
+def test_the_student_has_the_requested_type(clip_folder):
     student = convert_clip(clip_folder, dtype=torch.bfloat16).model
     assert {parameter.dtype for parameter in student.parameters()} == {torch.bfloat16}
 
@@ -128,27 +127,27 @@ def test_a_missing_tensor_is_named(clip_folder, tmp_path):
         del tensors["encoder.layers.1.mlp.fc1.bias"]
         return tensors
 
-    with pytest.raises(ValueError, match=r"lacks: encoder\.layers\.1\.mlp\.fc1\.bias"):
+    with pytest.raises(UserError, match=r"lacks: encoder\.layers\.1\.mlp\.fc1\.bias"):
         convert_clip(copy_with_tensors(clip_folder, tmp_path, without_one))
 
 
-def test_a_tensor_that_clip_does_not_have_is_named(clip_folder, tmp_path):
-    def with_a_stranger(tensors):
+def test_an_unknown_tensor_is_named(clip_folder, tmp_path):
+    def with_another(tensors):
         return tensors | {"encoder.layers.0.mlp.router.weight": torch.zeros(3, 128)}
 
-    with pytest.raises(ValueError, match=r"beyond what a CLIP has: encoder\.layers\.0\.mlp\.router\.weight"):
-        convert_clip(copy_with_tensors(clip_folder, tmp_path, with_a_stranger))
+    with pytest.raises(UserError, match=r"that a CLIP does not have: encoder\.layers\.0\.mlp\.router\.weight"):
+        convert_clip(copy_with_tensors(clip_folder, tmp_path, with_another))
 
 
-def test_a_model_of_another_kind_is_refused(tmp_path):
+def test_another_model_type_is_refused(tmp_path):
     config = ViTConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16)
     ViTModel(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a 'vit' checkpoint"):
+    with pytest.raises(UserError, match="is a 'vit' checkpoint"):
         convert_clip(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["/there/is/none", "empty"])
-def test_a_folder_that_is_no_checkpoint_is_named(tmp_path, name):
+def test_a_folder_without_a_checkpoint_is_named(tmp_path, name):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=f"{name} is no CLIP checkpoint: no folder of that name"):
+    with pytest.raises(UserError, match=f"{name} is no CLIP checkpoint: no folder of that name"):
         convert_clip(str(tmp_path / name))

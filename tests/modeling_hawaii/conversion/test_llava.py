@@ -1,4 +1,4 @@
-"""A student that starts from a LLaVA answers as the LLaVA does."""
+"""A student that starts from a LLaVA gives the same answers."""
 
 import copy
 import json
@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GenerationConfig, LlavaForConditionalGeneration
 
 from hawaii import HawaiiForConditionalGeneration
+from hawaii.files.user_error import UserError
 from hawaii.modeling_hawaii.conversion.llava import convert_llava
 from hawaii.tests.tiny.llava import (
     IMAGE_TOKEN,
@@ -85,7 +86,7 @@ def change_config(folder, change):
 
 @pytest.mark.parametrize("num_files", [1, 3])
 @pytest.mark.parametrize("text", TEXTS)
-def test_logits_are_the_llavas_whatever_the_language_model(tmp_path, pixel_values, text, num_files):
+def test_logits_equal_the_llavas_for_each_language_model(tmp_path, pixel_values, text, num_files):
     saved = make_llava(text=TEXTS[text])
     if num_files == 1:
         saved.save_pretrained(tmp_path)
@@ -95,7 +96,7 @@ def test_logits_are_the_llavas_whatever_the_language_model(tmp_path, pixel_value
     student, unused = convert_llava(tmp_path)
     expected = logits(llava, TWO_IMAGES, pixel_values)
     torch.testing.assert_close(logits(student, TWO_IMAGES, pixel_values), expected, rtol=1e-6, atol=1e-5)
-    # What is computed and never saved, such as the frequencies of rotary embeddings.
+    # Buffers that are computed and never saved, such as rotary frequencies.
     expected_buffers = buffers(llava)
     assert expected_buffers.keys() == buffers(student).keys()
     for name, buffer in buffers(student).items():
@@ -106,7 +107,7 @@ def test_logits_are_the_llavas_whatever_the_language_model(tmp_path, pixel_value
     assert torch.equal(student.generate(TWO_IMAGES, **options), llava.generate(TWO_IMAGES, **options))
 
 
-def test_logits_in_bfloat16_are_the_llavas_to_the_last_bit(tmp_path, pixel_values):
+def test_logits_in_bfloat16_are_bitwise_equal_to_the_llavas(tmp_path, pixel_values):
     make_llava().to(torch.bfloat16).save_pretrained(tmp_path)
     llava = LlavaForConditionalGeneration.from_pretrained(tmp_path, dtype="auto").eval()
     student = convert_llava(tmp_path).model
@@ -118,7 +119,7 @@ def test_logits_in_bfloat16_are_the_llavas_to_the_last_bit(tmp_path, pixel_value
 
 
 @pytest.mark.parametrize("num_files", [1, 2])
-def test_the_names_of_transformers_4_convert_the_same(tmp_path, pixel_values, num_files):
+def test_the_tensor_names_of_transformers_4_convert_the_same(tmp_path, pixel_values, num_files):
     llava = make_llava(vision_feature_layer=-3, projector_hidden_act="relu", multimodal_projector_bias=False)
     student, unused = convert_llava(save_as_transformers_4(llava, tmp_path, num_files))
     assert len(student.model.vision_tower.layers) == 2
@@ -132,7 +133,7 @@ def test_the_names_of_transformers_4_convert_the_same(tmp_path, pixel_values, nu
 
 
 @pytest.mark.parametrize(("layer", "num_layers"), [(-1, 4), (4, 4), (1, 1)])
-def test_the_layer_may_be_any_counted_from_either_end(tmp_path, pixel_values, layer, num_layers):
+def test_the_feature_layer_may_be_any_counted_from_either_end(tmp_path, pixel_values, layer, num_layers):
     llava = make_llava(vision_feature_layer=layer)
     llava.save_pretrained(tmp_path)
     student = convert_llava(tmp_path).model
@@ -151,8 +152,8 @@ def test_a_llava_with_a_siglip_converts(tmp_path):
     torch.testing.assert_close(logits(student, TWO_IMAGES, pixel_values), expected, rtol=1e-6, atol=1e-5)
 
 
-def test_a_head_with_a_bias_is_taken_over(tmp_path, pixel_values):
-    # transformers 4 put a whole language model into a LLaVA; 5 has a head of its own there, without a bias.
+def test_the_bias_of_a_head_is_converted(tmp_path, pixel_values):
+    # In transformers 4 a LLaVA contains a language model with its head; in 5 the LLaVA has the head, without a bias.
     text = {"model_type": "phi"}
     llava = make_llava(text=text)
     phi = randomize(AutoModelForCausalLM.from_config(llava.config.text_config))
@@ -174,14 +175,14 @@ def test_a_head_with_a_bias_is_taken_over(tmp_path, pixel_values):
 
 @pytest.mark.parametrize("has_tower", [False, True])
 @pytest.mark.parametrize("is_named", [False, True])
-def test_llavas_own_form_answers_the_same_and_gets_a_token_for_images(tmp_path, pixel_values, has_tower, is_named):
+def test_llavas_own_form_gives_the_same_logits_and_gets_an_image_token(tmp_path, pixel_values, has_tower, is_named):
     llava = make_llava()
     tower = save_clip(tmp_path / "clip", None if has_tower else llava)
     named = "/there/is/none" if is_named else tower
     folder = save_original(llava, tmp_path / "llava", named, has_tower=has_tower, num_files=2)
     student, unused = convert_llava(folder, vision_tower=tower if is_named else None)
     assert (student.config.image_token_index, student.config.text_config.vocab_size) == (40, 64)
-    # The same text; what stands for an image is a word of transformers' LLaVA, and none of its own.
+    # The same text with the new image token; in transformers' LLaVA the image token is part of the vocabulary.
     own = torch.where(TWO_IMAGES == IMAGE_TOKEN, 40, TWO_IMAGES)
     expected = logits(llava, TWO_IMAGES, pixel_values)
     found = logits(student, own, pixel_values)
@@ -198,7 +199,7 @@ def test_llavas_own_form_answers_the_same_and_gets_a_token_for_images(tmp_path, 
     )
 
 
-def test_the_configuration_of_llavas_own_form_is_the_language_models_alone(tmp_path):
+def test_only_language_model_fields_of_llavas_own_configuration_are_kept(tmp_path):
     text = {"rms_norm_eps": 1e-3, "num_key_value_heads": 2}
     folder = save_original(
         make_llava(text=text), tmp_path / "llava", save_clip(tmp_path / "clip"), rope_theta=5e3, freeze_mm_mlp=False
@@ -209,7 +210,7 @@ def test_the_configuration_of_llavas_own_form_is_the_language_models_alone(tmp_p
     assert not [name for name in config.to_dict() if "mm_" in name or name == "image_aspect_ratio"]
 
 
-def test_a_tower_of_another_type_takes_the_language_models(tmp_path):
+def test_a_tower_of_another_type_is_converted_to_the_language_models(tmp_path):
     folder = save_original(make_llava().half(), tmp_path / "llava", save_clip(tmp_path / "clip"))
     assert {parameter.dtype for parameter in convert_llava(folder).model.parameters()} == {torch.float16}
 
@@ -224,17 +225,17 @@ def test_adapters_add_nothing_yet(tmp_path, pixel_values):
     assert torch.equal(logits(student, TWO_IMAGES, pixel_values), expected)
 
 
-def test_what_was_converted_saves_and_loads(tmp_path, pixel_values):
+def test_a_converted_model_saves_and_loads(tmp_path, pixel_values):
     save_as_transformers_4(make_llava(text={"tie_word_embeddings": True}), tmp_path)
     student, unused = convert_llava(tmp_path)
-    assert "language_model.lm_head.weight" in unused  # the embeddings again
+    assert "language_model.lm_head.weight" in unused  # a copy of the embeddings
     student.save_pretrained(tmp_path / "student")
     loaded, report = HawaiiForConditionalGeneration.from_pretrained(tmp_path / "student", output_loading_info=True)
     assert not any(report[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert torch.equal(logits(loaded.eval(), TWO_IMAGES, pixel_values), logits(student, TWO_IMAGES, pixel_values))
 
 
-def test_a_head_that_the_outer_configuration_alone_ties_is_tied(tmp_path, pixel_values):
+def test_a_head_that_only_the_outer_configuration_ties_is_tied(tmp_path, pixel_values):
     save_as_transformers_4(make_llava(text={"tie_word_embeddings": True}), tmp_path)
     change_config(tmp_path, lambda values: values["text_config"].pop("tie_word_embeddings"))
     change_tensors(tmp_path, lambda tensors: tensors.pop("language_model.lm_head.weight"))
@@ -245,10 +246,10 @@ def test_a_head_that_the_outer_configuration_alone_ties_is_tied(tmp_path, pixel_
     torch.testing.assert_close(logits(student, TWO_IMAGES, pixel_values), expected, rtol=1e-6, atol=1e-5)
 
 
-def test_a_tied_head_that_is_another_matrix_than_the_embeddings_is_refused(tmp_path):
+def test_a_tied_head_that_differs_from_the_embeddings_is_refused(tmp_path):
     save_as_transformers_4(make_llava(text={"tie_word_embeddings": True}), tmp_path)
     change_tensors(tmp_path, lambda tensors: tensors["language_model.lm_head.weight"][39].add_(1))
-    with pytest.raises(ValueError, match=r"another language_model\.lm_head\.weight than its embeddings"):
+    with pytest.raises(UserError, match=r"The language_model\.lm_head\.weight of .* differs from the embeddings"):
         convert_llava(tmp_path)
 
 
@@ -263,7 +264,7 @@ def test_an_image_token_beyond_the_vocabulary_gets_a_row(tmp_path, pixel_values)
     torch.testing.assert_close(found[..., :40], logits(llava, TWO_IMAGES, pixel_values), rtol=1e-6, atol=1e-5)
 
 
-def test_the_ids_that_end_an_answer_are_kept_and_old_sampling_options_are_not(tmp_path):
+def test_token_ids_are_kept_and_sampling_options_are_not(tmp_path):
     make_llava().save_pretrained(tmp_path)
     values = {"eos_token_id": [2, 7], "bos_token_id": 1, "pad_token_id": 3, "temperature": 0.9, "top_p": 0.6}
     (tmp_path / "generation_config.json").write_text(json.dumps(values))
@@ -273,19 +274,19 @@ def test_the_ids_that_end_an_answer_are_kept_and_old_sampling_options_are_not(tm
     student.save_pretrained(tmp_path / "student")
 
 
-def test_a_damaged_list_of_those_ids_is_named(tmp_path):
+def test_a_damaged_generation_config_is_named(tmp_path):
     make_llava().save_pretrained(tmp_path)
     (tmp_path / "generation_config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"generation_config\.json is damaged"):
+    with pytest.raises(UserError, match=r"generation_config\.json is damaged"):
         convert_llava(tmp_path)
 
 
-def test_nothing_of_the_model_needs_the_files_any_more(tmp_path, pixel_values):
+def test_a_converted_model_does_not_share_memory_with_the_files(tmp_path, pixel_values):
     save_as_transformers_4(make_llava(), tmp_path)
     student = convert_llava(tmp_path).model
     before = copy.deepcopy(student.state_dict())
     path = tmp_path / "model.safetensors"
-    path.write_bytes(bytes(path.stat().st_size))  # in place: a view of the file would see it
+    path.write_bytes(bytes(path.stat().st_size))  # in place: a view of the file would change
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
 
 
@@ -302,28 +303,28 @@ def test_nothing_of_the_model_needs_the_files_any_more(tmp_path, pixel_values):
         ),
         (
             lambda tensors: tensors.update({"image_newline": torch.zeros(64)}),
-            r"has beyond what a LLaVA of its config\.json has: image_newline",
+            r"has tensors that a LLaVA with its config\.json does not have: image_newline",
         ),
         (
             lambda tensors: tensors.update({"multi_modal_projector.linear_1.bias": torch.zeros(63)}),
-            r"in another shape: multi_modal_projector\.linear_1\.bias \[63\] where \[64\] belongs",
+            r"of unexpected shapes: multi_modal_projector\.linear_1\.bias \[63\] instead of \[64\]",
         ),
         (
             lambda tensors: tensors.update(
                 {"language_model.lm_head.weight": torch.zeros(40, 64, dtype=torch.int8)},
             ),
-            r"holds language_model\.lm_head\.weight as I8: it is quantized",
+            r"contains language_model\.lm_head\.weight as I8: it is quantized",
         ),
     ],
     ids=["text", "encoder", "unknown", "shape", "quantized"],
 )
-def test_a_tensor_that_is_not_as_it_must_be_is_named(tmp_path, change, message):
+def test_an_invalid_tensor_is_named(tmp_path, change, message):
     folder = change_tensors(save_as_transformers_4(make_llava(), tmp_path), change)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         convert_llava(folder)
 
 
-def test_tables_of_positions_that_old_versions_saved_are_listed_and_not_read(tmp_path, pixel_values):
+def test_saved_rotary_frequencies_are_listed_as_unused(tmp_path, pixel_values):
     llava = make_llava()
     name = "language_model.model.layers.0.self_attn.rotary_emb.inv_freq"
     folder = change_tensors(
@@ -339,5 +340,5 @@ def test_a_move_kd_is_refused(tmp_path):
     folder = save_original(
         make_llava(), tmp_path / "llava", save_clip(tmp_path / "clip"), model_type="move_llava_llama"
     )
-    with pytest.raises(ValueError, match="is a MoVE-KD, .* convert it as move_kd"):
+    with pytest.raises(UserError, match="is a MoVE-KD, .* convert it as move_kd"):
         convert_llava(folder)

@@ -1,9 +1,10 @@
-"""A LLaVA is known by its configuration, and one that does what a student cannot is refused before it is read."""
+"""The configuration of a LLaVA is read, and unsupported LLaVAs are refused before their tensors are read."""
 
 import json
 
 import pytest
 
+from hawaii.files.user_error import UserError
 from hawaii.modeling_hawaii.conversion.llava_checkpoint import read_llava
 from hawaii.tests.tiny.llava import SIGLIP, TEXT, make_llava, save_clip, save_original
 
@@ -17,11 +18,11 @@ from hawaii.tests.tiny.llava import SIGLIP, TEXT, make_llava, save_clip, save_or
     ],
     ids=["layers", "class token", "no class token"],
 )
-def test_a_llava_that_shows_its_language_model_something_else_is_refused(tmp_path, vision, fields, message):
+def test_a_llava_with_other_visual_features_is_refused(tmp_path, vision, fields, message):
     llava = make_llava(vision=vision)
     llava.config.update(fields)
     llava.config.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_llava(tmp_path, None)
 
 
@@ -33,34 +34,34 @@ def test_a_llava_that_shows_its_language_model_something_else_is_refused(tmp_pat
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end True"),
         ({"mm_patch_merge_type": "spatial_unpad"}, "mm_patch_merge_type 'spatial_unpad'"),
         ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio 'anyres'"),
-        ({"mm_vision_select_layer": None}, "does not say which .* mm_vision_select_layer"),
-        ({"mm_vision_tower": None}, "None is no CLIP .* Name its folder or Hub id"),
+        ({"mm_vision_select_layer": None}, "has no mm_vision_select_layer"),
+        ({"mm_vision_tower": None}, "None is no CLIP .* Pass its folder or Hub id"),
         (
             {"mm_vision_tower": "/there/is/none"},
-            "/there/is/none is no CLIP .* Name its folder or Hub id",
+            "/there/is/none is no CLIP .* Pass its folder or Hub id",
         ),
         ({"model_type": "llava_mpt"}, "is a 'llava_mpt' checkpoint"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_an_original_llava_that_does_what_a_student_cannot_is_refused(tmp_path, fields, message):
+def test_an_unsupported_llava_in_its_own_form_is_refused(tmp_path, fields, message):
     folder = save_original(make_llava(), tmp_path / "llava", save_clip(tmp_path / "clip"))
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | fields))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_llava(folder, None)
 
 
-def test_another_encoder_for_a_llava_that_holds_its_own_is_refused(tmp_path):
+def test_another_encoder_for_a_llava_that_contains_one_is_refused(tmp_path):
     make_llava().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="holds its own encoder: leave vision_tower out"):
+    with pytest.raises(UserError, match="contains its encoder: leave vision_tower out"):
         read_llava(tmp_path, vision_tower="openai/clip-vit-base-patch32")
 
 
 @pytest.mark.parametrize("name", ["/there/is/none", "empty"])
-def test_a_folder_that_is_no_checkpoint_is_named(tmp_path, name):
+def test_a_folder_without_a_checkpoint_is_named(tmp_path, name):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=f"{name} is no LLaVA: no folder of that name holds a config.json"):
+    with pytest.raises(UserError, match=f"{name} is no LLaVA: no folder of that name contains a config.json"):
         read_llava(str(tmp_path / name), None)
 
 
@@ -73,14 +74,14 @@ def test_a_folder_that_is_no_checkpoint_is_named(tmp_path, name):
         ({"text_config": {"model_type": "t5"}}, "The language model of .* is a 't5'"),
     ],
 )
-def test_parts_of_other_kinds_are_refused(tmp_path, fields, message):
+def test_parts_of_unsupported_types_are_refused(tmp_path, fields, message):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", **fields}))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_llava(tmp_path, None)
 
 
-def test_what_a_configuration_leaves_out_is_llava_7bs(tmp_path):
-    # As llava-hf/llava-1.5-7b-hf has it.
+def test_missing_fields_default_to_llava_7b(tmp_path):
+    # The fields of llava-hf/llava-1.5-7b-hf.
     text = {"model_type": "llama", "vocab_size": 32064, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
     values = {"model_type": "llava", "text_config": text, "image_token_index": 32000}
     (tmp_path / "config.json").write_text(json.dumps(values))
@@ -94,11 +95,11 @@ def test_what_a_configuration_leaves_out_is_llava_7bs(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]"])
 def test_a_damaged_configuration_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
         read_llava(tmp_path, None)
 
 
-def test_a_model_of_another_kind_is_refused(tmp_path):
+def test_another_model_type_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(TEXT))
-    with pytest.raises(ValueError, match="is a 'llama' checkpoint; a student starts from a 'llava'"):
+    with pytest.raises(UserError, match="is a 'llama' checkpoint; a student starts from a 'llava'"):
         read_llava(tmp_path, None)

@@ -1,4 +1,4 @@
-"""A student that starts from MoVE-KD's weights sees and answers as its formulas say."""
+"""A student that starts from MoVE-KD's weights computes MoVE-KD's formulas."""
 
 import json
 
@@ -8,6 +8,7 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration
 from transformers.activations import ACT2FN
 
+from hawaii.files.user_error import UserError
 from hawaii.modeling_hawaii.conversion.move_kd import convert_move_kd
 from hawaii.tests.tiny.llava import CLIP, IMAGE_TOKEN, make_llava, rename, save_clip, save_original, save_tensors
 
@@ -25,7 +26,7 @@ TOWER = "model.vision_tower.vision_tower.vision_model."
 
 
 def make_adapters() -> dict[str, torch.Tensor]:
-    """Every adapter and router of every layer, under MoVE-KD's names."""
+    """All adapters and routers, with MoVE-KD's names."""
     width, inner = CLIP["hidden_size"], CLIP["intermediate_size"]
     tensors = {}
     for layer in range(CLIP["num_hidden_layers"]):
@@ -41,7 +42,7 @@ def make_adapters() -> dict[str, torch.Tensor]:
     return tensors
 
 
-# What training alone needed.
+# Tensors that only training needs.
 TEACHERS = {
     "sam_adapter_1.weight": torch.zeros(4, 2),
     "sam_adapter_2.bias": torch.zeros(4),
@@ -71,7 +72,7 @@ def lora(tensors: dict, prefix: str, token: torch.Tensor) -> torch.Tensor:
 
 
 class NaiveMlp(nn.Module):
-    """A feed-forward layer of CLIP with MoVE-KD's adapters, one token at a time, from the tensors by their names."""
+    """A feed-forward layer of CLIP with MoVE-KD's adapters, computed token by token from the named tensors."""
 
     def __init__(self, mlp: nn.Module, adapters: dict[str, torch.Tensor], layer: int):
         super().__init__()
@@ -79,7 +80,7 @@ class NaiveMlp(nn.Module):
         self.prefix = f"{TOWER}encoder.layers.{layer}.mlp"
         self.adapters = {name: tensor.double() for name, tensor in adapters.items()}
 
-    def of_token(self, token: torch.Tensor) -> torch.Tensor:
+    def process_token(self, token: torch.Tensor) -> torch.Tensor:
         router = f"{self.prefix}.router"
         scores = self.adapters[f"{router}.weight"] @ token + self.adapters[f"{router}.bias"]
         expert = int(scores.softmax(dim=0).argmax())
@@ -89,12 +90,12 @@ class NaiveMlp(nn.Module):
         return self.mlp.fc2(inner) + lora(self.adapters, f"{self.prefix}.moe_up.{expert}", inner)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return torch.stack([torch.stack([self.of_token(token) for token in image]) for image in hidden_states])
+        return torch.stack([torch.stack([self.process_token(token) for token in image]) for image in hidden_states])
 
 
 @pytest.fixture
 def move_kd(tmp_path):
-    """A checkpoint, and transformers' LLaVA in float64 whose encoder was given the naive layers."""
+    """A checkpoint, and transformers' LLaVA in float64 with the naive layers in its encoder."""
     llava, adapters = make_llava(), make_adapters()
     folder = save_move_kd(llava, adapters, tmp_path / "move_kd", save_clip(tmp_path / "clip"))
     llava = llava.double()
@@ -104,7 +105,7 @@ def move_kd(tmp_path):
 
 
 @torch.no_grad()
-def test_features_and_logits_are_those_of_the_formulas(move_kd):
+def test_features_and_logits_follow_the_formulas(move_kd):
     folder, llava = move_kd
     pixel_values = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     student = convert_move_kd(folder, dtype=torch.float64).model
@@ -122,7 +123,7 @@ def test_features_and_logits_are_those_of_the_formulas(move_kd):
     torch.testing.assert_close(found[..., :40], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_student_is_of_move_kds_form(move_kd):
+def test_the_configuration_describes_move_kds_adapters(move_kd):
     folder, _ = move_kd
     student, unused = convert_move_kd(folder)
     vision = student.config.vision_config
@@ -143,33 +144,33 @@ def test_the_student_is_of_move_kds_form(move_kd):
             {"moe": SETTINGS | {"moe_encoder_dense": True}},
             "moe_encoder_dense: all adapters act on each token",
         ),
-        ({"mm_vision_tower": "./checkpoints/clip"}, r"\./checkpoints/clip is no CLIP .* Name its folder or Hub id"),
+        ({"mm_vision_tower": "./checkpoints/clip"}, r"\./checkpoints/clip is no CLIP .* Pass its folder or Hub id"),
     ],
     ids=["dense", "tower"],
 )
-def test_what_a_student_cannot_do_is_refused(tmp_path, fields, message):
+def test_an_unsupported_move_kd_is_refused(tmp_path, fields, message):
     tower = save_clip(tmp_path / "clip")
     folder = save_move_kd(make_llava(), make_adapters(), tmp_path / "move_kd", tower, **fields)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         convert_move_kd(folder)
 
 
 def test_an_encoder_without_adapters_is_refused(tmp_path):
     folder = save_original(make_llava(), tmp_path / "llava", save_clip(tmp_path / "clip"))
-    with pytest.raises(ValueError, match="has no adapters in its encoder: convert it as llava"):
+    with pytest.raises(UserError, match="has no adapters in its encoder: convert it as llava"):
         convert_move_kd(folder)
 
 
-def test_an_adapter_of_which_a_half_is_missing_is_named(tmp_path):
+def test_a_missing_half_of_an_adapter_is_named(tmp_path):
     adapters = make_adapters()
     del adapters[f"{TOWER}encoder.layers.1.mlp.moe_up.2.lora_B.bias"]
     folder = save_move_kd(make_llava(), adapters, tmp_path / "move_kd", save_clip(tmp_path / "clip"))
     lacking = r"lacks: model\.vision_tower\.layers\.1\.feed_forward\.fc2_adapters\.lora_B_bias"
-    with pytest.raises(ValueError, match=lacking):
+    with pytest.raises(UserError, match=lacking):
         convert_move_kd(folder)
 
 
-def test_the_scale_is_the_papers_where_the_configuration_says_nothing(move_kd):
+def test_the_scale_defaults_to_the_papers(move_kd):
     folder, _ = move_kd
     values = json.loads((folder / "config.json").read_text())
     del values["moe"]

@@ -1,4 +1,4 @@
-"""A student that starts from SigLIP or SigLIP 2 sees what they see."""
+"""A student that starts from SigLIP or SigLIP 2 computes their features."""
 
 import re
 
@@ -18,11 +18,12 @@ from transformers import (
 )
 from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
 
+from hawaii.files.user_error import UserError
 from hawaii.modeling_hawaii.conversion.clip import convert_clip
 from hawaii.tests.tiny.models import draw_weights
 
 
-# 18 pixels are four patches of 4 and a rest, as SigLIP so400m's 384 are 27 patches of 14 and a rest.
+# 18 pixels are four patches of 4 and a remainder, as 384 pixels of SigLIP so400m are 27 patches of 14.
 VISION = {
     "hidden_size": 128,
     "intermediate_size": 256,
@@ -36,7 +37,7 @@ TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num
 
 
 def make_siglip(model_class=SiglipVisionModel, config=None):
-    """A SigLIP whose biases and norms are not the zeros and ones of a fresh one."""
+    """A SigLIP whose biases and norms are not zeros and ones."""
     return draw_weights(model_class(config or SiglipVisionConfig(**FIXED)))
 
 
@@ -48,7 +49,7 @@ def pixel_values():
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize(("vision_feature_layer", "num_layers"), [(-2, 3), (-1, 4), (1, 1)])
 @torch.no_grad()
-def test_a_fresh_student_sees_siglips_own_features(
+def test_the_features_of_a_new_student_equal_siglips(
     tmp_path, pixel_values, implementation, vision_feature_layer, num_layers
 ):
     make_siglip().save_pretrained(tmp_path)
@@ -63,21 +64,21 @@ def test_a_fresh_student_sees_siglips_own_features(
 
 
 @torch.no_grad()
-def test_the_encoder_is_found_inside_a_whole_siglip_and_what_is_left_out_is_listed(tmp_path, pixel_values):
+def test_a_complete_siglip_converts_to_its_encoder_and_unused_tensors_are_listed(tmp_path, pixel_values):
     siglip = make_siglip(SiglipModel, SiglipConfig(vision_config=FIXED, text_config=TEXT))
     siglip.save_pretrained(tmp_path)
     student, unused = convert_clip(tmp_path)
     expected = siglip.vision_model(pixel_values, output_hidden_states=True).hidden_states[-2]
     torch.testing.assert_close(student(pixel_values).last_hidden_state, expected, rtol=0, atol=1e-6)
-    kinds = {name.removeprefix("vision_model.").split(".")[0] for name in unused}
-    assert kinds == {"text_model", "logit_scale", "logit_bias", "post_layernorm", "head", "encoder"}
+    modules = {name.removeprefix("vision_model.").split(".")[0] for name in unused}
+    assert modules == {"text_model", "logit_scale", "logit_bias", "post_layernorm", "head", "encoder"}
     assert {name for name in unused if ".encoder." in name and name.startswith("vision")} == {
         name for name in siglip.state_dict() if name.startswith("vision_model.encoder.layers.3.")
     }
 
 
 def naflex_inputs(pixel_values):
-    """Squares as NaFlex's own processor cuts them up."""
+    """Square images as NaFlex's own processor splits them."""
     patches = [convert_image_to_patches(image.numpy(), 4) for image in pixel_values]
     return {
         "pixel_values": torch.from_numpy(np.stack(patches)),
@@ -86,10 +87,10 @@ def naflex_inputs(pixel_values):
     }
 
 
-@pytest.mark.parametrize("is_whole", [False, True])
+@pytest.mark.parametrize("is_complete", [False, True])
 @torch.no_grad()
-def test_squares_of_its_native_size_look_to_a_student_as_to_a_siglip_2_of_any_aspect_ratio(tmp_path, is_whole):
-    if is_whole:
+def test_features_of_squares_of_native_size_equal_those_of_a_naflex_siglip_2(tmp_path, is_complete):
+    if is_complete:
         config = Siglip2Config(vision_config=NAFLEX, text_config=TEXT)
         siglip = make_siglip(Siglip2Model, config)
         encoder = siglip.vision_model
@@ -103,9 +104,9 @@ def test_squares_of_its_native_size_look_to_a_student_as_to_a_siglip_2_of_any_as
     torch.testing.assert_close(student(pixel_values).last_hidden_state, expected, rtol=0, atol=1e-6)
 
 
-def test_positions_that_make_no_square_are_refused(tmp_path):
+def test_positions_that_do_not_form_a_square_are_refused(tmp_path):
     make_siglip(Siglip2VisionModel, Siglip2VisionConfig(**NAFLEX | {"num_patches": 15})).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="positions of 15 patches, which make no square"):
+    with pytest.raises(UserError, match="positions of 15 patches, which do not form a square"):
         convert_clip(tmp_path)
 
 
@@ -115,6 +116,6 @@ def test_a_patch_embedding_of_another_shape_is_named(tmp_path, shape):
     tensors = load_file(tmp_path / "model.safetensors")
     name = next(name for name in tensors if name.endswith("patch_embedding.weight"))
     save_file(tensors | {name: torch.zeros(shape)}, tmp_path / "model.safetensors")
-    message = re.escape(f"patch_embedding.weight {list(shape)} where [128, 3, 4, 4] belongs")
-    with pytest.raises(ValueError, match=message):
+    message = re.escape(f"patch_embedding.weight {list(shape)} instead of [128, 3, 4, 4]")
+    with pytest.raises(UserError, match=message):
         convert_clip(tmp_path)

@@ -1,4 +1,4 @@
-"""New tokens get rows, and no word becomes likelier by it."""
+"""New tokens get rows that leave the relative likelihood of the old ones unchanged."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def num_tokens(model):
 
 @pytest.mark.parametrize("fields", [{}, {"tie_word_embeddings": True}], ids=["untied", "tied"])
 @torch.no_grad()
-def test_new_rows_are_the_mean_of_the_old_up_to_a_multiple_of_64(fields):
+def test_new_rows_up_to_a_multiple_of_64_are_the_mean_of_the_old(fields):
     model = make_model(text=fields)
     old = num_tokens(model)
     matrices = [model.get_input_embeddings().weight.clone(), model.lm_head.weight.clone()]
@@ -25,7 +25,7 @@ def test_new_rows_are_the_mean_of_the_old_up_to_a_multiple_of_64(fields):
         torch.testing.assert_close(after[old:], before.mean(dim=0).expand(len(after) - old, -1))
 
 
-def test_a_vocabulary_that_is_large_enough_stays():
+def test_a_large_enough_vocabulary_is_unchanged():
     model = make_model()
     weight = model.get_input_embeddings().weight
     grow_vocabulary(model, num_tokens(model))
