@@ -1,1 +1,1 @@
-"""What a published folder holds beside the weights."""
+"""The model card and the export and upload of published folders."""

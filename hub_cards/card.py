@@ -1,75 +1,75 @@
-"""The model card: made from what was recorded, nothing of it by hand."""
+"""The model card, generated from the recorded facts of training and evaluation."""
 
-import json
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import AutoConfig
 
+from ..files.atomic import read_json
 from ..files.run_contents import FACTS_FILE
+from ..files.user_error import explain_errors
 
 
 TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
 
 
-def _eval_result(result: dict) -> EvalResult:
-    return EvalResult(
-        task_type="image-text-to-text",
-        dataset_type=result.get("repository", result["task"]),
-        dataset_name=result.get("data_set", result["task"]),
-        dataset_config=result.get("config"),
-        dataset_split=result.get("split"),
-        metric_type=result["metric"],
-        metric_value=result["value"],
-    )
-
-
 def read_config(folder: Path) -> dict:
-    """A folder's `config.json`; that of an encoder alone has no `text_config`."""
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    """Reads a folder's `config.json`; an encoder's has no `text_config`."""
+    return read_json(folder / "config.json")
 
 
 def write_card(folder: Path, results: list[dict] | None = None) -> None:
     """
-    Writes `README.md` from the folder's `config.json` and the training facts that [`export`] put beside it.
+    Writes `README.md` from the folder's `config.json` and the training facts that [`export`] saved there.
 
     Args:
         folder (`Path`):
             A published folder.
         results (`list[dict]`, *optional*):
-            What was measured: `task`, `metric`, `value` and `num_questions` each, of a data set of the Hub also its
-            name `data_set`, `repository`, `config` and `split`; they go into the model index too.
+            Scores for the card and its model index: `task`, `metric`, `value` and `num_questions` each and, for a data
+            set of the Hub, its name `data_set`, `repository`, `config` and `split`.
 
     Raises:
-        FileNotFoundError: the folder lacks one of the two files.
+        OSError: the folder lacks one of the two files.
+        UserError: one of them is damaged.
     """
     folder = Path(folder)
-    config = read_config(folder)
-    is_encoder = "text_config" not in config
-    facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-    teachers = sorted({teacher for stage in facts["stages"].values() for teacher in stage["teachers"]})
+    config, facts = read_config(folder), read_json(folder / FACTS_FILE)
     text_config = None
-    if not is_encoder:
+    if "text_config" in config:
         fields = dict(config["text_config"])
-        # Its class knows every name of its fields: GPT-2's width is n_embd.
-        text_config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        with explain_errors(f"The text_config in {folder / 'config.json'} is invalid"):
+            # The class maps every name of its fields: GPT-2's width is n_embd.
+            text_config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     data = ModelCardData(
         model_name=facts["name"],
         library_name="transformers",
-        pipeline_tag="image-feature-extraction" if is_encoder else "image-text-to-text",
+        pipeline_tag="image-text-to-text" if text_config else "image-feature-extraction",
         tags=["hawaii", "knowledge-distillation", "mixture-of-lora", "custom_code"],
-        eval_results=[_eval_result(result) for result in results or []] or None,
+        eval_results=[
+            EvalResult(
+                task_type="image-text-to-text",
+                dataset_type=result.get("repository", result["task"]),
+                dataset_name=result.get("data_set", result["task"]),
+                dataset_config=result.get("config"),
+                dataset_split=result.get("split"),
+                metric_type=result["metric"],
+                metric_value=result["value"],
+            )
+            for result in results or []
+        ]
+        or None,
     )
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
         name=facts["name"],
-        # In the words that it was trained on: a small model knows no others.
+        # Phrased as in training: a small model knows no other words.
         question=list(facts["stages"].values())[-1].get("question") or "What is in this image?",
         num_parameters=facts["num_parameters"],
-        teachers=teachers,
+        teachers=sorted({teacher for stage in facts["stages"].values() for teacher in stage["teachers"]}),
         stages=facts["stages"],
-        vision=config if is_encoder else config["vision_config"],
+        vision=config["vision_config"] if text_config else config,
         text=text_config,
         results=results,
     )

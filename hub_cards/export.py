@@ -1,14 +1,15 @@
-"""From a finished stage's folder to the folder that is published: nothing of training goes along."""
+"""Makes the folder to publish from a finished stage: the student and what its users need, nothing of training."""
 
 import shutil
 from pathlib import Path
 
 from ..files.atomic import atomic_folder, write_json
 from ..files.run_contents import FACTS_FILE
+from ..files.user_error import UserError
 from .card import read_config, write_card
 
 
-# What transformers and this project's H files need; all else stays behind.
+# Files that transformers and this project's H files read; all others are left out.
 PUBLISHED = (
     "*_hawaii.py",
     "config.json",
@@ -30,21 +31,21 @@ def export(source: Path, destination: Path, facts: dict) -> None:
 
     Args:
         source (`Path`):
-            A folder that `save_pretrained` of model and processor wrote, or of an encoder and its image processor; it
-            may hold other files.
+            Folder in which `save_pretrained` of a model and its processor, or of an encoder and its image processor,
+            wrote their files; it may contain others.
         destination (`Path`):
-            Appears whole, in place of what was there.
+            Folder to write atomically; an existing one is replaced.
         facts (`dict`):
-            What training cost and used, for the model card: `name`, `num_parameters` and `stages`.
+            Facts about training for the model card: `name`, `num_parameters` and `stages`.
 
     Raises:
-        FileNotFoundError: `source` holds no checkpoint.
+        UserError: `source` lacks a file of a saved HAWAII.
     """
     source = Path(source)
     is_encoder = (source / "config.json").is_file() and "text_config" not in read_config(source)
     for name in ("config.json", "preprocessor_config.json" if is_encoder else "processor_config.json"):
         if not (source / name).is_file():
-            raise FileNotFoundError(f"{source} is no saved HAWAII: it has no {name}.")
+            raise UserError(f"{source} is no saved HAWAII: it has no {name}.")
     with atomic_folder(destination) as folder:
         for pattern in PUBLISHED:
             for path in source.glob(pattern):

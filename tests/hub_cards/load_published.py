@@ -1,10 +1,10 @@
 """
-What a user of a published folder does, in a process where the package cannot be imported; run by `test_loading.py`.
+Uses a published folder in a process that cannot import the package; run by `test_loading.py`.
 
     python load_published.py FOLDER VISION_FOLDER REFERENCE OUTPUT [OTHER]
 
-REFERENCE holds inputs and what the publisher's own process made of them. Models are saved again below OUTPUT; OTHER is
-where another version did so before. The findings go to stdout as JSON; nothing is judged here.
+REFERENCE contains inputs and the outputs of the publisher's process. Models are saved again under OUTPUT; OTHER is the
+OUTPUT of another version. Prints its findings as JSON and checks nothing.
 """
 
 import json
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 
-# Where the package is installed, importing it fails from here on as where it is not.
+# Makes importing the package fail even if it is installed.
 sys.modules["hawaii"] = None
 
 import torch  # noqa: E402
@@ -31,7 +31,7 @@ def load(auto_class, folder):
 
 @torch.no_grad()
 def difference(model, reference):
-    """Largest difference of what a whole model, a base model or an encoder gives from what it should give."""
+    """Largest difference between the output of a complete model, a base model or an encoder and the reference."""
     model.eval()
     if hasattr(model, "lm_head"):
         inputs = {name: reference[name] for name in ("input_ids", "attention_mask", "pixel_values")}
@@ -91,7 +91,7 @@ def load_everything(folder, vision_folder, reference_folder, output, other=None)
     generated = pipe(text=messages, max_new_tokens=6, do_sample=False, return_full_text=False)
     report["answers"]["pipeline"] = generated[0]["generated_text"]
 
-    # Saved again from here, it is to load again: the whole model, the base model and the encoder alone.
+    # Saves and loads again the complete model, the base model and the encoder.
     for name, saved in (("whole", model), ("base", models["AutoModel"]), ("vision", vision_model)):
         saved.save_pretrained(output / name)
         auto_class = AutoModelForImageTextToText if name == "whole" else AutoModel

@@ -1,4 +1,4 @@
-"""The model card says what was recorded, and its code runs as it stands."""
+"""The model card contains the recorded facts, and its code runs as shown."""
 
 import copy
 import json
@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from hawaii.files.user_error import UserError
 from hawaii.hub_cards.card import write_card
 from hawaii.tests.tiny.models import FACTS, make_model
 
@@ -30,7 +31,7 @@ def with_facts(folder, change):
     return (folder / "README.md").read_text()
 
 
-def test_the_front_matter_is_what_the_hub_reads(folder):
+def test_the_front_matter_has_the_metadata_that_the_hub_reads(folder):
     results = [{"task": "easy_vqa", "metric": "accuracy", "value": 0.975, "num_questions": 9673}]
     write_card(folder, results)
     data = ModelCard.load(folder / "README.md").data
@@ -39,7 +40,7 @@ def test_the_front_matter_is_what_the_hub_reads(folder):
     assert (result.dataset_type, result.metric_type, result.metric_value) == ("easy_vqa", "accuracy", 0.975)
 
 
-def test_the_tables_hold_what_was_recorded(folder):
+def test_the_tables_contain_the_recorded_facts(folder):
     write_card(folder, [{"task": "easy_vqa", "metric": "accuracy", "value": 0.975, "num_questions": 9673}])
     card = (folder / "README.md").read_text()
     assert "| Parameters | 49,000 |" in card
@@ -47,18 +48,18 @@ def test_the_tables_hold_what_was_recorded(folder):
     assert "| Language model | llama, 2 layers of width 32 |" in card
     assert "| finetune | hawaii | 12 | 1.0 | 6 | 2 | 0.001 | 0.5 |" in card
     assert "| easy_vqa | accuracy | 0.975 | 9673 |" in card
-    assert "taught by frozen experts (vit)" in card
+    assert "distilled from frozen teachers (vit)" in card
 
 
-def test_without_scores_it_says_so(folder):
+def test_a_card_without_scores_says_not_evaluated(folder):
     write_card(folder)
     assert "Not evaluated yet." in (folder / "README.md").read_text()
     assert ModelCard.load(folder / "README.md").data.eval_results is None
 
 
-def test_a_model_without_experts_claims_none(folder):
+def test_a_model_without_teachers_names_none(folder):
     card = with_facts(folder, lambda facts: facts["stages"]["finetune"].update(teachers={}))
-    assert "trained without experts" in card and "taught" not in card
+    assert "trained without teachers" in card and "distilled" not in card
 
 
 def test_a_language_model_whose_fields_have_other_names_is_described(folder):
@@ -67,7 +68,7 @@ def test_a_language_model_whose_fields_have_other_names_is_described(folder):
     assert re.search(r"\| Language model \| gpt2, \d+ layers of width 32 \|", (folder / "README.md").read_text())
 
 
-def test_the_code_asks_in_the_words_of_the_training_and_runs_without_the_package(folder):
+def test_the_code_asks_a_question_from_training_and_runs_without_the_package(folder):
     card = with_facts(folder, lambda facts: facts["stages"]["finetune"].update(question='what is "a" shape ?'))
     (code,) = re.findall(r"^```python\n(.*?)^```", card, flags=re.MULTILINE | re.DOTALL)
     assert json.dumps('what is "a" shape ?') in code
@@ -76,3 +77,10 @@ def test_the_code_asks_in_the_words_of_the_training_and_runs_without_the_package
     finished = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.strip()
+
+
+@pytest.mark.parametrize("name", ["config.json", "training.json"])
+def test_a_damaged_file_is_named(folder, name):
+    (folder / name).write_text("{")
+    with pytest.raises(UserError, match=rf"{name} is damaged: it is not JSON"):
+        write_card(folder)

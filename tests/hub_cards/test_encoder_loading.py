@@ -1,6 +1,6 @@
 """
-A published encoder is all that its user needs: it loads in a fresh process that cannot import the package, in both
-supported transformers, sees the same, and what is saved from there is again such a folder.
+A published encoder is self-contained: it loads in a new process that cannot import the package, in both supported
+versions of transformers, computes the same features, and saving it again gives another such folder.
 """
 
 import json
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from transformers import AutoImageProcessor
 
 from hawaii.configuration.hub_hawaii import VISION_AUTO_MAP
+from hawaii.files.user_error import UserError
 from hawaii.hub_cards.card import write_card
 from hawaii.hub_cards.export import export
 from hawaii.tests.hub_cards.test_loading import TRANSFORMERS_4, VERSIONS
@@ -26,7 +27,7 @@ from hawaii.tests.tiny.training import make_image
 
 
 PYTHON = dict(zip(VERSIONS, (TRANSFORMERS_4, Path(sys.executable))))
-# Loads, compares, saves again and loads what was saved; in each process also what the other version saved.
+# Loads, compares, saves again and loads the result; transformers 4 also loads the folder that 5 saved.
 LOAD = """
 import json, sys
 sys.modules["hawaii"] = None
@@ -76,7 +77,7 @@ def run(python, code, folder, *arguments):
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """A published encoder, an image beside it, and what this process makes of it."""
+    """A published encoder, an image, and the features that this process computes."""
     folder = tmp_path_factory.mktemp("elsewhere")
     model = save_encoder_folder(folder / "hub")
     image = make_image(0, 30, 20)
@@ -94,7 +95,7 @@ def hub(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reports(hub):
-    """What each version of transformers found; 4 loads what 5 saved as well."""
+    """The report of each version of transformers; 4 also loads the folder that 5 saved."""
     outputs = {version: hub.parent / version for version in VERSIONS}
     new = run(PYTHON["transformers5"], LOAD, hub.parent, hub, outputs["transformers5"])
     old = run(PYTHON["transformers4"], LOAD, hub.parent, hub, outputs["transformers4"], outputs["transformers5"])
@@ -102,38 +103,38 @@ def reports(hub):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_it_loads_as_an_encoder_where_the_package_is_not(reports, version):
+def test_an_encoder_loads_without_the_package(reports, version):
     report = reports[version]
     assert report["version"].startswith(version[-1] + ".") and report["package_modules"] == []
     assert (report["config"], report["model"]) == ("HawaiiVisionConfig", "HawaiiVisionModel")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_it_sees_what_its_publisher_does_and_still_does_when_saved_again(reports, version):
+def test_features_equal_the_publishers_before_and_after_saving_again(reports, version):
     differences = reports[version]["differences"]
     assert len(differences) == (10 if version == "transformers4" else 7)
     assert {name: value for name, value in differences.items() if not value <= 1e-5} == {}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_is_saved_from_there_brings_the_code_and_its_classes(reports, hub, version):
+def test_an_encoder_saved_without_the_package_contains_its_code(reports, hub, version):
     saved = hub.parent / version
     assert json.loads((saved / "config.json").read_text())["auto_map"] == VISION_AUTO_MAP
     assert {"configuration_hawaii.py", "vision_hawaii.py"} <= {path.name for path in saved.glob("*.py")}
 
 
-def test_its_card_is_that_of_an_encoder(hub):
+def test_the_card_describes_an_encoder(hub):
     data = ModelCard.load(hub / "README.md").data
     assert (data.library_name, data.pipeline_tag) == ("transformers", "image-feature-extraction")
     card = (hub / "README.md").read_text()
-    assert "taught by frozen experts (convnext, vit), on images alone" in card
+    assert "distilled from frozen teachers (convnext, vit), on images only" in card
     assert "| Encoder | 2 layers of width 32, 16 px in patches of 4 px |" in card
-    assert "| Adapters in each layer | 2 teacher-specific and 3 general ones, rank 4 |" in card
-    assert "Language model |" not in card and "Not evaluated" not in card and "Ask it" not in card
+    assert "| Adapters per layer | 2 teacher-specific and 3 general, rank 4 |" in card
+    assert "Language model |" not in card and "Not evaluated" not in card and "Ask a question" not in card
 
 
 @pytest.mark.parametrize(("version", "has_class_token"), zip(VERSIONS, (True, False)))
-def test_the_code_of_its_card_runs_without_the_package(tmp_path, version, has_class_token):
+def test_the_code_of_the_card_runs_without_the_package(tmp_path, version, has_class_token):
     save_encoder_folder(tmp_path / "hub", has_class_token=has_class_token)
     (code,) = re.findall(r"^```python\n(.*?)^```", (tmp_path / "hub" / "README.md").read_text(), re.MULTILINE | re.S)
     make_image(0, 30, 20).save(tmp_path / "hub" / "image.png")
@@ -141,13 +142,13 @@ def test_the_code_of_its_card_runs_without_the_package(tmp_path, version, has_cl
     assert run(PYTHON[version], code, tmp_path / "hub") == "torch.Size([1, 4, 4, 32])"
 
 
-def test_an_encoder_without_adapters_has_no_word_of_routers(tmp_path):
+def test_the_card_of_an_encoder_without_adapters_does_not_mention_routers(tmp_path):
     save_encoder_folder(tmp_path / "hub", num_teacher_adapters=0, num_general_adapters=0)
     card = (tmp_path / "hub" / "README.md").read_text()
-    assert "routers" not in card and "| 0 teacher-specific and 0 general ones" in card
+    assert "routers" not in card and "| 0 teacher-specific and 0 general," in card
 
 
-def test_scores_go_into_its_card(hub):
+def test_scores_are_in_the_card(hub):
     write_card(hub, [{"task": "imagenet", "metric": "accuracy", "value": 0.5, "num_questions": 10}])
     assert "| imagenet | accuracy | 0.5 | 10 |" in (hub / "README.md").read_text()
     write_card(hub)
@@ -155,7 +156,7 @@ def test_scores_go_into_its_card(hub):
 
 def test_an_encoder_without_its_image_processor_is_not_published(tmp_path):
     make_model().model.vision_tower.save_pretrained(tmp_path / "stage")
-    with pytest.raises(FileNotFoundError, match=r"stage is no saved HAWAII: it has no preprocessor_config\.json"):
+    with pytest.raises(UserError, match=r"stage is no saved HAWAII: it has no preprocessor_config\.json"):
         export(tmp_path / "stage", tmp_path / "hub", FACTS)
     make_encoder_processor().save_pretrained(tmp_path / "stage")
     export(tmp_path / "stage", tmp_path / "hub", FACTS)

@@ -1,4 +1,4 @@
-"""What is published is the student and what its user needs: nothing of teachers, objective or training goes along."""
+"""A published folder contains the student and what its users need, and nothing of teachers, objective or training."""
 
 import json
 import shutil
@@ -9,12 +9,13 @@ from safetensors.torch import load_file, save_file
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.configuration.hub_hawaii import read_code
+from hawaii.files.user_error import UserError
 from hawaii.hub_cards import export as export_module
 from hawaii.hub_cards.export import export
 from hawaii.tests.tiny.models import FACTS, make_config, make_model, make_processor
 
 
-# What training leaves beside a model.
+# Files of training next to a model.
 STATE = [
     "optimizer.pt",
     "scheduler.pt",
@@ -28,12 +29,12 @@ STATE = [
 
 @pytest.fixture
 def source(hub_folder, tmp_path):
-    """A stage's folder, with everything in it that must stay behind."""
+    """A stage's folder with files that must not be published."""
     folder = tmp_path / "stage"
     shutil.copytree(hub_folder, folder)
     save_file({"fine_projections.0.1.weight": torch.zeros(2)}, folder / "objective.safetensors")
     for name in STATE:
-        (folder / name).write_text("of training")
+        (folder / name).write_text("training")
     for name in ("experts", "checkpoint-6"):
         (folder / name).mkdir()
         save_file({"weight": torch.zeros(2)}, folder / name / "model.safetensors")
@@ -50,7 +51,7 @@ def names(folder):
     return {path.name for path in folder.iterdir()}
 
 
-def test_only_what_a_user_needs_is_published(published):
+def test_only_files_that_a_user_needs_are_published(published):
     assert names(published) == {
         "README.md",
         "training.json",
@@ -67,7 +68,7 @@ def test_only_what_a_user_needs_is_published(published):
     assert all(path.is_file() for path in published.iterdir())
 
 
-def test_the_weights_are_those_of_the_model_that_the_configuration_describes(published):
+def test_the_tensors_match_the_configuration(published):
     with torch.device("meta"):
         model = HawaiiForConditionalGeneration(make_config())
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -79,7 +80,7 @@ def test_the_weights_are_those_of_the_model_that_the_configuration_describes(pub
     assert {name.split(".")[0] for name in expected} == {"model", "lm_head"}
 
 
-def test_the_published_model_is_the_source(source, published):
+def test_the_published_model_equals_the_source(source, published):
     expected = HawaiiForConditionalGeneration.from_pretrained(source).state_dict()
     model, report = HawaiiForConditionalGeneration.from_pretrained(published, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
@@ -90,7 +91,7 @@ def test_the_published_model_is_the_source(source, published):
     )
 
 
-def test_weights_in_several_files_are_published_whole(tmp_path):
+def test_weights_in_several_files_are_published_completely(tmp_path):
     model = make_model()
     model.save_pretrained(tmp_path / "stage", max_shard_size="50KB")
     make_processor().save_pretrained(tmp_path / "stage")
@@ -101,20 +102,20 @@ def test_weights_in_several_files_are_published_whole(tmp_path):
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items())
 
 
-def test_the_facts_go_along_for_the_card(published):
+def test_the_facts_are_published_and_in_the_card(published):
     assert json.loads((published / "training.json").read_text()) == FACTS
     card = (published / "README.md").read_text()
     assert "# tiny" in card and "vit" in card and "49,000" in card
 
 
-def test_an_export_replaces_the_one_before_it_whole(source, published):
+def test_an_export_replaces_the_previous_one_completely(source, published):
     (published / "stale.safetensors").write_text("old")
     export(source, published, FACTS)
     assert "stale.safetensors" not in names(published)
     assert names(published.parent) == {"stage", "hub"}
 
 
-def test_an_export_that_fails_leaves_the_one_before_it(source, published, monkeypatch):
+def test_a_failed_export_keeps_the_previous_one(source, published, monkeypatch):
     before = names(published)
 
     def fail(*args, **kwargs):
@@ -129,15 +130,15 @@ def test_an_export_that_fails_leaves_the_one_before_it(source, published, monkey
         assert names(published.parent) == {"stage", "hub"}
 
 
-def test_the_source_stays_as_it_is(source, tmp_path):
+def test_the_source_is_unchanged(source, tmp_path):
     before = names(source)
     export(source, tmp_path / "hub", FACTS)
     assert names(source) == before
 
 
 @pytest.mark.parametrize("name", ["config.json", "processor_config.json"])
-def test_a_folder_that_is_no_checkpoint_is_named(source, tmp_path, name):
+def test_a_folder_without_a_checkpoint_is_named(source, tmp_path, name):
     (source / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"stage is no saved HAWAII: it has no {name}"):
+    with pytest.raises(UserError, match=f"stage is no saved HAWAII: it has no {name}"):
         export(source, tmp_path / "hub", FACTS)
     assert not (tmp_path / "hub").exists()

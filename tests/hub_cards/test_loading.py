@@ -1,6 +1,6 @@
 """
-A published folder is all that its user needs: it loads in a fresh process that cannot import the package, in both
-supported transformers, gives the same numbers, and what is saved from there is again such a folder.
+A published folder is self-contained: it loads in a new process that cannot import the package, in both supported
+versions of transformers, gives the same numbers, and saving it again gives another such folder.
 """
 
 import json
@@ -28,7 +28,7 @@ VERSIONS = ["transformers4", "transformers5"]
 
 
 def make_reference(hub_folder, folder):
-    """Writes an image, and what this process makes of it and a question."""
+    """Writes an image, and the outputs of this process for it and a question."""
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(folder / "image.png")
     model = HawaiiForConditionalGeneration.from_pretrained(hub_folder).eval()
     processor = HawaiiProcessor.from_pretrained(hub_folder)
@@ -50,7 +50,7 @@ def make_reference(hub_folder, folder):
 
 
 def load_elsewhere(python, base, output, *other):
-    """Runs the script in a process whose home, modules and current directory are all its own."""
+    """Runs the script in a process with a separate home, module path and working directory."""
     output.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
     environment |= {"HF_HOME": str(output / "home"), "HF_HUB_OFFLINE": "1", "PYTHONSAFEPATH": "1"}
@@ -68,7 +68,7 @@ def load_elsewhere(python, base, output, *other):
 
 @pytest.fixture(scope="module")
 def reports(hub_folder, tmp_path_factory):
-    """What each version of transformers found, and what it ought to have found."""
+    """The report of each version of transformers, and the expected answer."""
     if not TRANSFORMERS_4.exists():
         pytest.fail(
             f"There is no {TRANSFORMERS_4}. Published folders must load in transformers 4 as well: `make test` makes "
@@ -87,7 +87,7 @@ def reports(hub_folder, tmp_path_factory):
     }
 
 
-def test_the_folder_holds_all_that_a_user_needs(hub_folder):
+def test_the_folder_contains_all_files_that_a_user_needs(hub_folder):
     names = {path.name for path in hub_folder.iterdir()}
     assert names == set(read_code()) | {
         "chat_template.jinja",
@@ -101,19 +101,19 @@ def test_the_folder_holds_all_that_a_user_needs(hub_folder):
     }
 
 
-def test_its_files_name_every_auto_class(hub_folder):
+def test_the_files_name_every_auto_class(hub_folder):
     assert json.loads((hub_folder / "config.json").read_text())["auto_map"] == AUTO_MAP
     assert json.loads((hub_folder / "processor_config.json").read_text())["auto_map"] == PROCESSOR_AUTO_MAP
 
 
-def test_its_tensors_bear_the_names_of_a_model_built_from_its_configuration(hub_folder):
+def test_the_tensor_names_are_those_of_a_model_built_from_the_configuration(hub_folder):
     built = HawaiiForConditionalGeneration(HawaiiConfig.from_pretrained(hub_folder)).state_dict()
     saved = load_file(hub_folder / "model.safetensors")
     assert {name: tensor.shape for name, tensor in saved.items()} == {name: t.shape for name, t in built.items()}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_processes_were_what_they_claim(reports, version):
+def test_each_process_had_its_version_and_not_the_package(reports, version):
     assert reports[version]["version"].startswith(version[-1] + ".")
     assert reports[version]["package_modules"] == []
 
@@ -133,14 +133,14 @@ def test_every_auto_class_finds_its_class(reports, version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_inputs_logits_and_features_are_the_publishers_own_and_stay_so_when_saved_again(reports, version):
+def test_inputs_logits_and_features_equal_the_publishers_before_and_after_saving_again(reports, version):
     differences = reports[version]["differences"]
     assert len(differences) == (14 if version == "transformers4" else 10)
     assert {name: value for name, value in differences.items() if not value <= 1e-5} == {}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_answers_are_the_publishers_own(reports, version):
+def test_the_answers_equal_the_publishers(reports, version):
     answers = reports[version]["answers"]
     assert answers["pipeline"].strip() == reports["answer"]["text"]
     for decoding in ("greedy", "static_cache", "prompt_lookup"):
@@ -148,7 +148,7 @@ def test_the_answers_are_the_publishers_own(reports, version):
     assert answers["beams"] == reports["transformers5"]["answers"]["beams"]
 
 
-def test_what_transformers_4_saved_loads_in_5(reports):
+def test_a_folder_that_transformers_4_saved_loads_in_5(reports):
     reference = load_file(reports["folder"] / "reference.safetensors")
     model = HawaiiForConditionalGeneration.from_pretrained(reports["folder"] / "transformers4" / "whole").eval()
     with torch.no_grad():
@@ -157,7 +157,7 @@ def test_what_transformers_4_saved_loads_in_5(reports):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_is_saved_from_there_names_every_auto_class_and_brings_the_code(reports, version):
+def test_a_folder_saved_without_the_package_names_every_auto_class_and_contains_the_code(reports, version):
     for name, auto_map in (("whole", AUTO_MAP), ("base", AUTO_MAP), ("vision", VISION_AUTO_MAP)):
         folder = reports["folder"] / version / name
         assert json.loads((folder / "config.json").read_text())["auto_map"] == auto_map
@@ -182,7 +182,7 @@ LANGUAGE_MODELS = {
         "tie_word_embeddings": True,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
     },
-    "gemma3, two kinds of layers": {
+    "gemma3, two types of layers": {
         "model_type": "gemma3_text",
         "head_dim": 8,
         "layer_types": ["sliding_attention", "full_attention"],
@@ -191,7 +191,7 @@ LANGUAGE_MODELS = {
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 2e5},
         },
     },
-    "phi, rotary in part": {
+    "phi, partially rotary": {
         "model_type": "phi3",
         "pad_token_id": 0,
         "rope_parameters": {"rope_type": "default", "rope_theta": 2e4, "partial_rotary_factor": 0.5},
@@ -200,13 +200,13 @@ LANGUAGE_MODELS = {
     "mixtral, a mixture of experts": {"model_type": "mixtral", "num_local_experts": 2},
 }
 MODELS = {name: {"text": text} for name, text in LANGUAGE_MODELS.items()} | {
-    "an encoder as SigLIP's": {
+    "an encoder like SigLIP's": {
         "vision": {"has_class_token": False, "has_pre_layer_norm": False, "has_patch_bias": True, "image_size": 18}
     },
-    "adapters with biases, and a head with one": {"vision": {"lora_bias": True}, "head_bias": True},
+    "adapters and head with biases": {"vision": {"lora_bias": True}, "head_bias": True},
 }
-# Prints, for each folder, the largest difference from the logits that lie in it. In float64: another number of threads
-# adds in another order. What transformers 5 computes a mixture of experts by unless told otherwise takes no float64.
+# Prints the largest difference from the logits saved in each folder. In float64, because the number of threads changes
+# the order of summation; the default experts implementation of transformers 5 does not support float64.
 COMPARE = """
 import json, sys
 sys.modules["hawaii"] = None
@@ -228,7 +228,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.parametrize("python", [TRANSFORMERS_4, Path(sys.executable)], ids=VERSIONS)
-def test_logits_are_the_same_to_either_version_whatever_the_parts(tmp_path, python):
+def test_logits_are_the_same_in_either_version_for_all_parts(tmp_path, python):
     folders = tmp_path / "folders"
     for name, parts in MODELS.items():
         model = make_model(**parts)

@@ -1,10 +1,11 @@
-"""What is uploaded is a published folder, to the repository that is named."""
+"""Only a complete published folder is uploaded, to the given repository."""
 
 import shutil
 
 import pytest
 
 from hawaii.files.atomic import write_json
+from hawaii.files.user_error import UserError
 from hawaii.hub_cards import publish as module
 from hawaii.hub_cards.card import write_card
 from hawaii.hub_cards.publish import publish
@@ -21,7 +22,7 @@ def folder(hub_folder, tmp_path):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What the Hub is asked for."""
+    """Calls to the Hub."""
     calls = []
 
     class Api:
@@ -37,7 +38,7 @@ def calls(monkeypatch):
 
 
 @pytest.mark.parametrize("private", [False, True])
-def test_the_folder_goes_to_the_repository(folder, calls, private):
+def test_the_folder_is_uploaded_to_the_repository(folder, calls, private):
     assert publish(str(folder), "user/name", private) == "https://huggingface.co/user/name/commit/1"
     assert calls[0] == ("create_repo", "user/name", {"private": private, "exist_ok": True})
     name, options = calls[1]
@@ -46,8 +47,13 @@ def test_the_folder_goes_to_the_repository(folder, calls, private):
 
 
 @pytest.mark.parametrize("name", ["config.json", "configuration_hawaii.py", "README.md"])
-def test_a_folder_that_lacks_something_is_refused_before_anything_is_made(folder, calls, name):
+def test_an_incomplete_folder_is_refused_before_a_repository_is_created(folder, calls, name):
     (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"is no folder to publish: it has no {name}"):
+    with pytest.raises(UserError, match=f"cannot be published: it has no {name}"):
         publish(str(folder), "user/name")
     assert calls == []
+
+
+def test_an_invalid_repository_id_is_named(folder):
+    with pytest.raises(UserError, match=r"hub could not be uploaded to a/b/c: Repo id must be"):
+        publish(str(folder), "a/b/c")

@@ -18,8 +18,8 @@ from hawaii.modeling_hawaii.conversion.clip import convert_clip
 from hawaii.tests.tiny.models import draw_weights
 
 
-# Wide enough that matrix products use the same kernels as at full size. The last two fields differ from the defaults of
-# CLIP and of this package.
+# Wide enough that matrix products use the same kernels as at full size. The last two fields differ from the defaults
+# of CLIP and of this package.
 VISION = {
     "hidden_size": 128,
     "intermediate_size": 256,
