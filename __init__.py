@@ -1,8 +1,8 @@
 """
-HAWAII: a vision-language model whose one encoder learned from several, through a mixture of LoRA adapters.
+HAWAII: a vision-language model whose one encoder is distilled from several, through a mixture of LoRA adapters.
 
-The names below are imported when first used, because transformers takes seconds to import. The first use of any of
-them also makes transformers' Auto classes know the model, so that its checkpoints load without `trust_remote_code`.
+The names below are imported on first use, because importing transformers takes seconds. The first use of any of them
+also registers the model with transformers' Auto classes, so that its checkpoints load without `trust_remote_code`.
 """
 
 from typing import TYPE_CHECKING
@@ -46,16 +46,9 @@ def _import_public_names() -> dict[str, type]:
     transformers.AutoModelForImageTextToText.register(HawaiiConfig, HawaiiForConditionalGeneration, exist_ok=True)
     transformers.AutoProcessor.register(HawaiiConfig, HawaiiProcessor, exist_ok=True)
 
-    return {
-        # transformers 5 dropped it; its successor does the same work.
-        "AutoModelForVision2Seq": transformers.AutoModelForImageTextToText,
-        "HawaiiConfig": HawaiiConfig,
-        "HawaiiForConditionalGeneration": HawaiiForConditionalGeneration,
-        "HawaiiModel": HawaiiModel,
-        "HawaiiProcessor": HawaiiProcessor,
-        "HawaiiVisionConfig": HawaiiVisionConfig,
-        "HawaiiVisionModel": HawaiiVisionModel,
-    }
+    AutoModelForVision2Seq = transformers.AutoModelForImageTextToText  # its successor in transformers 5
+    imported = locals()
+    return {name: imported[name] for name in __all__}
 
 
 def __getattr__(name: str):

@@ -1,1 +1,1 @@
-"""Configurations of the encoder and of the whole model."""
+"""Configurations of the encoder and of the complete model."""

@@ -1,4 +1,4 @@
-"""One hash for everything that is compared by its content."""
+"""The hash with which contents are compared."""
 
 import hashlib
 from pathlib import Path
@@ -10,11 +10,11 @@ CHUNK_SIZE = 2**20
 
 def digest(*parts: Any) -> str:
     """
-    The BLAKE2b hash, in hexadecimal, of bytes-like objects and of the contents of files.
+    Returns the hexadecimal BLAKE2b hash of bytes-like objects and the contents of files.
 
     Args:
         parts (`bytes`, contiguous array or `Path`):
-            Hashed one after another; of a `Path` its content, without reading it into memory at once.
+            Hashed in order. The file of a `Path` is read in chunks.
     """
     hashed = hashlib.blake2b(digest_size=16)
     for part in parts:

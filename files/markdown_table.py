@@ -1,10 +1,10 @@
-"""Markdown tables that are aligned as plain text, too."""
+"""Markdown tables whose columns are also aligned as plain text."""
 
 from collections.abc import Sequence
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is aligned to the left and whose other columns, usually numbers, to the right."""
+    """Formats a table: the first column is left-aligned, the others, usually numbers, are right-aligned."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [

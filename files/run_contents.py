@@ -1,30 +1,30 @@
 """
-What `hawaii train` leaves on disk, and the name of each file. A change to any of these folders starts here.
+Files that `hawaii train` writes, and their names. A change to any of these folders starts here.
 
 ```
 RUN/                              `output_dir` of the recipe
   train_results.json              RESULTS_FILE: the report of every stage, the training time and the parameter count
   STAGE/                          one folder per stage of the recipe
-    log.jsonl                     LOG_FILE: every log entry
+    log.jsonl                     LOG_FILE: all log entries
     checkpoint-STEP/              a checkpoint of the unfinished stage
       config.json, model*.safetensors   the student
       processor files                   its tokenizer and image processor
       objective.safetensors             OBJECTIVE_FILE: weights of the objective's projections
-      optimizer.pt, scheduler.pt, trainer_state.json, rng_state*.pth   what transformers resumes from
+      optimizer.pt, scheduler.pt, trainer_state.json, rng_state*.pth   from which transformers resumes
       training_args.bin                 written by transformers, never read
-    model/                        MODEL_FOLDER: the finished stage, the start of the next one
+    model/                        MODEL_FOLDER: the finished stage, from which the next one starts
       student and processor             as in a checkpoint
       objective.safetensors             OBJECTIVE_FILE
-      objective.json                    OBJECTIVE_SETTINGS_FILE: the objective's options and the teachers; it names
-                                        folders of this machine
+      objective.json                    OBJECTIVE_SETTINGS_FILE: the objective's options and the teachers; may name
+                                        local folders
       stage.json                        STAGE_FILE: report of the stage (steps, seconds, teachers, last log entry)
   hub/                            HUB_FOLDER: the published folder, made from the last stage
     config.json, model*.safetensors, processor files, *_hawaii.py (the code), README.md (the model card)
     training.json                       FACTS_FILE: a copy of train_results.json, from which the card is written
 ```
 
-The objective's files stay in the run: a published folder holds the student alone. A folder that is being written has
-another name (`incomplete`, `model.incomplete`, `hub.incomplete`), so whatever has one of the names above is whole.
+The objective's files stay in the run: a published folder contains only the student. A folder has another name while it
+is written (`incomplete`, `model.incomplete`, `hub.incomplete`), so a folder with one of the names above is complete.
 """
 
 RESULTS_FILE = "train_results.json"

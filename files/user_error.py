@@ -1,4 +1,4 @@
-"""The one error for whatever a user can correct."""
+"""The error class for everything that a user can correct."""
 
 import textwrap
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 class UserError(ValueError):
     """
     Raised for a wrong recipe, argument, file, record or checkpoint. The message is one or more full sentences that
-    name the value and the way to correct it: `hawaii` prints it without a traceback and exits with status 2.
+    name the value and how to correct it: `hawaii` prints it without a traceback and exits with status 2.
 
     Any other exception, except those of the operating system, is a bug, and `hawaii` shows its traceback.
     """
@@ -23,13 +23,13 @@ def explain_errors(
 
     Args:
         problem (`str`, *optional*):
-            What could not be done, with the name of the file, record or checkpoint: the start of the sentence. Without
-            it the error's own message is the sentence, as for those of the model and the processor.
+            Start of the message: the failed action and the file, record or checkpoint. Without it the message is the
+            error's own, as for errors of the model and the processor, which are full sentences.
         types (`type` or `tuple[type, ...]`, *optional*, defaults to `Exception`):
-            Which errors are re-raised.
+            Errors to convert.
 
     Raises:
-        OSError: unchanged; it names its file already.
+        OSError: unchanged, because it names its file.
         UserError: unchanged, or in place of any other error.
     """
     try:

@@ -1,1 +1,1 @@
-"""The model, and its conversion from other checkpoints."""
+"""The model, and conversion from other checkpoints."""

@@ -1,1 +1,1 @@
-"""Images and text to model inputs."""
+"""Prepares images and text for the model."""

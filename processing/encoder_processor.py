@@ -1,4 +1,4 @@
-"""Images to what an encoder takes that learns without a language model."""
+"""Prepares the images of an encoder that is trained without a language model."""
 
 import os
 from typing import Any
@@ -7,53 +7,54 @@ from PIL import Image
 from transformers import AutoImageProcessor, CLIPImageProcessorPil, LlavaImageProcessorPil
 
 from ..configuration.configuration_hawaii import HawaiiVisionConfig
+from ..files.user_error import explain_errors
 from .processing_hawaii import square_image
 
 
 def load_image_processor(source: str | None):
-    """That of the checkpoint an encoder starts from, or CLIP's own where it starts from nothing."""
-    return CLIPImageProcessorPil() if source is None else AutoImageProcessor.from_pretrained(source)
+    """Loads the image processor of a checkpoint; CLIP's if `source` is `None`."""
+    with explain_errors(f"The image processor of {source} could not be loaded"):
+        return CLIPImageProcessorPil() if source is None else AutoImageProcessor.from_pretrained(source)
 
 
 def kernel_and_colors(original) -> dict[str, Any]:
-    """What a student's image processor takes over of another."""
+    """Settings that a student's image processor takes from another one."""
     return {name: getattr(original, name) for name in ("image_mean", "image_std", "resample")}
 
 
 class EncoderProcessor:
     """
-    Squares and normalises images. What it saves is one of transformers' own image processors, which makes the squares
-    by itself: an image is shown to a published encoder as it was in training. (Only an image that is cut and not
-    padded to a square is resized before the cut, and so may differ by a few levels.)
+    Squares and normalises images. It saves one of transformers' image processors, which makes the squares by itself: a
+    published encoder gets its images as in training. (Only an image that is cropped, not padded, is resized before the
+    crop there, and so may differ by a few levels.)
 
     Args:
         original (image processor):
-            Gives the kernel and the scale of colours.
+            Source of the resampling kernel, mean and standard deviation.
         vision_config (`HawaiiVisionConfig`):
-            Gives the size.
+            Source of the image size.
         image_aspect_ratio (`str`):
             How an image becomes a square: `pad` or `crop`.
 
     Attributes:
         image_processor (`LlavaImageProcessorPil` or `CLIPImageProcessorPil`):
-            What is saved.
+            The image processor that is saved.
     """
 
     def __init__(self, original, vision_config: HawaiiVisionConfig, image_aspect_ratio: str):
         self.image_aspect_ratio = image_aspect_ratio
         side = vision_config.image_size
-        own = kernel_and_colors(original)
-        own["crop_size"] = {"height": side, "width": side}
+        settings = {**kernel_and_colors(original), "crop_size": {"height": side, "width": side}}
         if image_aspect_ratio == "pad":
-            # LLaVA's, for the one thing that it does more than CLIP's.
-            self.image_processor = LlavaImageProcessorPil(do_pad=True, size=own["crop_size"], **own)
+            # Only LLaVA's image processor pads.
+            self.image_processor = LlavaImageProcessorPil(do_pad=True, size=settings["crop_size"], **settings)
         else:
-            self.image_processor = CLIPImageProcessorPil(size={"shortest_edge": side}, **own)
+            self.image_processor = CLIPImageProcessorPil(size={"shortest_edge": side}, **settings)
 
     def square_image(self, image) -> Image.Image:
-        """What the student sees of an image, and teachers must be shown, see [`square_image`]."""
+        """Square of an image for the student and the teachers; see [`square_image`]."""
         return square_image(image, self.image_aspect_ratio, self.image_processor.image_mean)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Writes the image processor."""
+        """Saves the image processor."""
         self.image_processor.save_pretrained(folder)

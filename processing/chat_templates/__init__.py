@@ -1,15 +1,15 @@
-"""The chat templates by name, `plain` (stage 1) and `vicuna_v1` (stage 2); a language model's own, made to fit."""
+"""Chat templates: `plain` (stage 1), `vicuna_v1` (stage 2), and a language model's template adapted to images."""
 
 from pathlib import Path
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from ...files.user_error import UserError
+from ...files.user_error import UserError, explain_errors
 from ..processing_hawaii import IMAGE_TOKEN
 
 
 FOLDER = Path(__file__).parent
-# In front of a template whose messages hold strings; those of a HAWAII hold lists of images and text.
+# Preamble for templates whose messages contain strings; HAWAII's messages contain lists of images and text.
 STRING_CONTENT = "_string_content.jinja"
 PROBE = "which of them is it?"
 
@@ -23,7 +23,7 @@ def load_chat_template(name_or_path: str) -> str:
             `"plain"`, `"vicuna_v1"`, or the path of a `.jinja` file.
 
     Raises:
-        ValueError: neither a known name nor a file.
+        UserError: it is neither a known name nor a readable file.
     """
     path = Path(name_or_path)
     if path.suffix != ".jinja":
@@ -31,20 +31,21 @@ def load_chat_template(name_or_path: str) -> str:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("[!_]*.jinja")))
         raise UserError(f"There is no chat template {name_or_path!r}. Known by name: {known}; or give a .jinja file.")
-    return path.read_text(encoding="utf-8").rstrip("\n")
+    with explain_errors(f"The chat template {path} is not text"):
+        return path.read_text(encoding="utf-8").rstrip("\n")
 
 
 def _render(template: str, content: str | list[dict], special_tokens: dict[str, str]) -> str:
-    """What a user who says this is made of; where the template fails, how it fails."""
+    """Renders one user message; returns the error if the template raises one."""
     try:
         messages = [{"role": "user", "content": content}]
         return render_jinja_template([messages], chat_template=template, **special_tokens)[0][0]
-    except Exception as error:  # templates are programs and fail as those do
+    except Exception as error:  # a template is a program and may raise anything
         return f"{type(error).__name__}: {error}"
 
 
 def _takes_lists(template: str, special_tokens: dict[str, str]) -> bool:
-    """Whether a list shows its image and, unless the template leaves out what the user says, its text."""
+    """Whether the template renders a list's image and, unless it leaves out the text of users, its text."""
     rendered = _render(template, [{"type": "image"}, {"type": "text", "text": PROBE}], special_tokens)
     is_left_out = _render(template, PROBE, special_tokens) == _render(template, "", special_tokens)
     return rendered.count(IMAGE_TOKEN) == 1 and (rendered.count(PROBE) == 1 or is_left_out)
@@ -52,18 +53,18 @@ def _takes_lists(template: str, special_tokens: dict[str, str]) -> bool:
 
 def adapt_chat_template(template: str, **special_tokens: str) -> str:
     """
-    Makes a chat template take messages whose content is a list of images and text. Most language models' take strings
-    alone; they get a preamble that makes one string of such a list, `<image>` and a newline for each image and then
-    the text, and render strings as before.
+    Adapts a chat template to messages whose content is a list of images and text. The templates of most language
+    models take only strings; they get a preamble that converts such a list to a string: `<image>` and a newline for
+    each image, then the text. Strings are rendered as before.
 
     Args:
         template (`str`):
-            Jinja template of a conversation; returned as it is if it shows images as `<image>`.
+            Jinja template of a conversation; returned unchanged if it renders images as `<image>`.
         special_tokens:
-            The tokenizer's, such as `bos_token="<s>"`, for templates that write them.
+            The tokenizer's special tokens, such as `bos_token="<s>"`, for templates that write them.
 
     Raises:
-        ValueError: the template loses the image or the text of a message even so.
+        UserError: the adapted template still loses the image or the text of a message.
     """
     if _takes_lists(template, special_tokens):
         return template
@@ -72,6 +73,6 @@ def adapt_chat_template(template: str, **special_tokens: str) -> str:
         return adapted
     rendered = _render(adapted, f"{IMAGE_TOKEN}\n{PROBE}", special_tokens)
     raise UserError(
-        f"The chat template does not show what a message holds: of an image and {PROBE!r} it makes {rendered!r}. Name "
+        f"The chat template loses the content of a message: it renders an image and {PROBE!r} as {rendered!r}. Choose "
         "another one with chat_template, such as vicuna_v1."
     )

@@ -1,4 +1,4 @@
-"""A folder bears its final name only when it is whole; a kill at any moment leaves the old one or the new one."""
+"""A folder or file has its final name only when complete; a kill at any moment leaves the old one or the new one."""
 
 import json
 import os
@@ -9,8 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from hawaii.files import atomic as folders
-from hawaii.files.atomic import atomic_file, atomic_folder, replace_folder, visible_files, write_json, write_text
+from hawaii.files import atomic
+from hawaii.files.atomic import (
+    atomic_file,
+    atomic_folder,
+    read_json,
+    replace_folder,
+    visible_files,
+    write_json,
+    write_text,
+)
+from hawaii.files.user_error import UserError
 from hawaii.tests.folders import contents
 
 
@@ -21,7 +30,7 @@ def make(folder, **files):
     return folder
 
 
-def test_a_folder_appears_when_the_block_ends(tmp_path):
+def test_a_folder_gets_its_name_when_the_block_ends(tmp_path):
     with atomic_folder(tmp_path / "deep" / "final") as folder:
         (folder / "file").write_text("new")
         assert not (tmp_path / "deep" / "final").exists()
@@ -29,7 +38,7 @@ def test_a_folder_appears_when_the_block_ends(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["final"]
 
 
-def test_what_stood_there_is_replaced_and_not_mixed_in(tmp_path):
+def test_an_existing_folder_is_replaced_and_not_merged(tmp_path):
     make(tmp_path / "final", old="old", file="old")
     with atomic_folder(tmp_path / "final") as folder:
         (folder / "file").write_text("new")
@@ -40,7 +49,7 @@ def test_what_stood_there_is_replaced_and_not_mixed_in(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt(), SystemExit(1)])
 @pytest.mark.parametrize("has_old", [False, True])
-def test_a_block_that_fails_leaves_what_was_there(tmp_path, error, has_old):
+def test_a_failed_block_keeps_the_old_folder(tmp_path, error, has_old):
     if has_old:
         make(tmp_path / "final", file="old")
     with pytest.raises(type(error)), atomic_folder(tmp_path / "final") as folder:
@@ -50,7 +59,7 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path, error, has_old):
     assert not has_old or contents(tmp_path / "final") == {"file": b"old"}
 
 
-def test_what_a_kill_left_is_cleared(tmp_path):
+def test_leftovers_of_a_kill_are_removed(tmp_path):
     make(tmp_path / "final.incomplete", file="half", stale="half")
     make(tmp_path / "final.incomplete.old", file="older")
     make(tmp_path / "final", file="old")
@@ -60,7 +69,7 @@ def test_what_a_kill_left_is_cleared(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
 
 
-def test_an_old_folder_that_a_kill_left_aside_comes_back(tmp_path):
+def test_an_old_folder_that_a_kill_left_renamed_is_restored(tmp_path):
     make(tmp_path / "final.incomplete.old", file="old")
     make(tmp_path / "final.incomplete", file="new")
     with pytest.raises(ValueError), atomic_folder(tmp_path / "final"):
@@ -92,7 +101,7 @@ with atomic_folder(sys.argv[1]) as folder:
 @pytest.mark.parametrize("number", range(1, 16))
 def test_a_kill_at_any_moment_leaves_the_old_folder_or_the_new_one(tmp_path, number):
     final = make(tmp_path / "final", a="old", b="old")
-    package = Path(folders.__file__).parents[2]
+    package = Path(atomic.__file__).parents[2]
     finished = subprocess.run(
         [sys.executable, "-c", REPLACE_AND_DIE, str(final), str(number)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])},
@@ -106,13 +115,13 @@ def test_a_kill_at_any_moment_leaves_the_old_folder_or_the_new_one(tmp_path, num
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
 
 
-def test_files_are_on_the_disk_before_the_name_is_theirs(tmp_path, monkeypatch):
+def test_files_are_flushed_to_disk_before_the_folder_is_renamed(tmp_path, monkeypatch):
     source = make(tmp_path / "source", a="1", b="2")
     make(source / "deep", c="3")
     events = []
     fsync, rename = os.fsync, Path.rename
     monkeypatch.setattr(
-        folders.os, "fsync", lambda file: events.append(os.readlink(f"/proc/self/fd/{file}")[-1]) or fsync(file)
+        atomic.os, "fsync", lambda file: events.append(os.readlink(f"/proc/self/fd/{file}")[-1]) or fsync(file)
     )
     monkeypatch.setattr(Path, "rename", lambda self, target: events.append("rename") or rename(self, target))
     replace_folder(source, tmp_path / "final")
@@ -120,11 +129,21 @@ def test_files_are_on_the_disk_before_the_name_is_theirs(tmp_path, monkeypatch):
     assert events[3:] == ["rename"]
 
 
-def test_json_is_written_for_people_and_for_any_language(tmp_path):
+def test_json_is_indented_and_keeps_non_ascii_characters(tmp_path):
     write_json(tmp_path / "values.json", {"name": "Čapek", "numbers": [1, 2]})
     text = (tmp_path / "values.json").read_text(encoding="utf-8")
     assert "Čapek" in text and text.endswith("}\n") and "\n  " in text
-    assert json.loads(text) == {"name": "Čapek", "numbers": [1, 2]}
+    assert read_json(tmp_path / "values.json") == {"name": "Čapek", "numbers": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [(b"{", "it is not JSON: "), (b"\xff\xfe", "it is not JSON: "), (b"[]", "it is not a JSON object")],
+)
+def test_a_damaged_json_file_is_named(tmp_path, data, problem):
+    (tmp_path / "values.json").write_bytes(data)
+    with pytest.raises(UserError, match=rf"values\.json is damaged: {problem}"):
+        read_json(tmp_path / "values.json")
 
 
 def test_an_interrupted_file_keeps_the_old_content(tmp_path):
@@ -140,7 +159,7 @@ def test_an_interrupted_file_keeps_the_old_content(tmp_path):
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_is_never_seen_half_written(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     write_text(path, "old")
     original = Path.write_text
@@ -155,7 +174,7 @@ def test_a_file_is_never_seen_half_written(tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
-def test_values_that_are_no_json_leave_the_file_as_it_was(tmp_path):
+def test_values_that_json_cannot_represent_keep_the_old_file(tmp_path):
     write_json(tmp_path / "values.json", {"a": 1})
     with pytest.raises(TypeError):
         write_json(tmp_path / "values.json", {"a": object()})
@@ -163,7 +182,7 @@ def test_values_that_are_no_json_leave_the_file_as_it_was(tmp_path):
     assert shutil.os.listdir(tmp_path) == ["values.json"]
 
 
-def test_what_is_hidden_and_where_links_lead_is_no_part_of_a_folder(tmp_path):
+def test_hidden_files_and_linked_folders_are_skipped(tmp_path):
     folder = make(tmp_path / "folder", b="", a="", **{".gitattributes": ""})
     make(folder / "deep", c="", **{".lock": ""})
     make(folder / ".cache", d="")

@@ -1,9 +1,10 @@
-"""A language model's own chat template takes a HAWAII's messages, and shows text as it did."""
+"""An adapted chat template of a language model renders lists of images and text, and strings as before."""
 
 import pytest
 from jinja2 import Environment, TemplateError, nodes
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from hawaii.files.user_error import UserError
 from hawaii.processing.chat_templates import adapt_chat_template, load_chat_template
 from hawaii.tests.tiny.language_models import CHATML, FAMILIES
 
@@ -26,8 +27,8 @@ TAKES_LISTS = (
 )
 
 
-def nodes_of(template, kind):
-    return list(Environment().parse(template).find_all(kind))
+def find_nodes(template, node_class):
+    return list(Environment().parse(template).find_all(node_class))
 
 
 def render(template, messages, **kwargs):
@@ -40,7 +41,7 @@ def template(request):
 
 
 @pytest.mark.parametrize("add_generation_prompt", [False, True])
-def test_lists_are_shown_as_the_string_that_they_stand_for(template, add_generation_prompt):
+def test_lists_are_rendered_as_the_equivalent_strings(template, add_generation_prompt):
     adapted = adapt_chat_template(template, **SPECIAL)
     expected = render(template, TEXTS, add_generation_prompt=add_generation_prompt)
     assert "<image>\nwhat is it ?" in expected
@@ -54,10 +55,10 @@ def test_an_adapted_template_is_not_adapted_again(template):
     assert adapt_chat_template(adapted, **SPECIAL) == adapted
 
 
-def test_engines_read_off_that_an_adapted_template_takes_lists():
+def test_engines_recognise_that_an_adapted_template_takes_lists():
     """vLLM and SGLang look for a loop over a message's content within a loop over the messages."""
     adapted = adapt_chat_template(CHATML)
-    (outer,) = [loop for loop in nodes_of(adapted, nodes.For) if loop.target.name == "message"]
+    (outer,) = [loop for loop in find_nodes(adapted, nodes.For) if loop.target.name == "message"]
     (inner,) = outer.find_all(nodes.For)
     assert outer.iter.name == "messages"
     assert (inner.iter.node.name, inner.iter.arg.value) == ("message", "content")
@@ -66,11 +67,11 @@ def test_engines_read_off_that_an_adapted_template_takes_lists():
 @pytest.mark.parametrize(
     "template", [load_chat_template("vicuna_v1"), load_chat_template("plain"), TAKES_LISTS], ids=str.split
 )
-def test_a_template_that_takes_lists_stays_as_it_is(template):
+def test_a_template_that_takes_lists_is_unchanged(template):
     assert adapt_chat_template(template, **SPECIAL) == template
 
 
-def test_a_template_that_writes_images_in_words_of_its_own_gets_them_as_text():
+def test_a_template_with_another_image_token_gets_images_as_text():
     template = TAKES_LISTS.replace("<image>", "<picture>").replace(
         "{% for item", "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for item", 1
     )
@@ -85,7 +86,7 @@ def test_images_come_first_and_texts_are_joined():
     assert rendered.endswith("<|im_start|>user\n<image>\nleft right<|im_end|>\n")
 
 
-def test_a_system_text_stays_and_may_come_in_parts():
+def test_a_system_text_is_kept_and_may_have_several_parts():
     system = {
         "role": "system",
         "content": [{"type": "text", "text": "Be short. "}, {"type": "text", "text": "Be kind."}],
@@ -97,28 +98,28 @@ def test_a_system_text_stays_and_may_come_in_parts():
 
 
 @pytest.mark.parametrize("message", [{"role": "tool"}, {"role": "tool", "content": None, "name": "add"}], ids=str)
-def test_a_message_without_content_reaches_the_template_as_it_is(message):
+def test_a_message_without_content_reaches_the_template_unchanged(message):
     template = CHATML.replace("turn['content']", "(turn['content'] or turn | string)")
     rendered = render(adapt_chat_template(template), [*TEXTS[:1], message])
     assert rendered == render(template, [*TEXTS[:1], message])
     assert str(message) in rendered
 
 
-def test_what_else_a_message_holds_reaches_the_template():
+def test_other_keys_of_a_message_reach_the_template():
     template = CHATML.replace("turn['content']", "turn['content'] + (turn.name or '')")
     message = {"role": "user", "name": "Ada", "content": LISTS[0]["content"]}
     assert "what is it ?Ada<|im_end|>" in render(adapt_chat_template(template), [message])
 
 
 @pytest.mark.parametrize("beginning", ["", "\n", "  ", "\n\n  {%- if true %}{% endif %}", "{#- x -#}\n "])
-def test_white_space_that_begins_a_template_is_shown_as_before(beginning):
+def test_leading_white_space_of_a_template_is_rendered_as_before(beginning):
     template = beginning + CHATML
     adapted = adapt_chat_template(template)
     assert adapted != template
     assert render(adapted, TEXTS) == render(template, TEXTS)
 
 
-def test_what_is_neither_image_nor_text_is_refused():
+def test_content_other_than_images_and_text_is_refused():
     with pytest.raises(TemplateError, match="takes images and text, and not video"):
         render(adapt_chat_template(CHATML), [{"role": "user", "content": [{"type": "video"}]}])
 
@@ -127,17 +128,23 @@ def test_what_is_neither_image_nor_text_is_refused():
     ("template", "shown"),
     [
         ("{{ messages[0]['content'] | replace('<', '(') }}", r"\(image>"),
-        ("{{ messages[0]['content'][:7] }}", "makes '<image>'"),
-        ("{{ messages[0]['words'] }}", "makes ''"),
+        ("{{ messages[0]['content'][:7] }}", "as '<image>'"),
+        ("{{ messages[0]['words'] }}", "as ''"),
         ("{{ raise_exception('no users') }}", "no users"),
         ("{% for %}", "TemplateSyntaxError"),
     ],
 )
-def test_a_template_that_loses_image_or_text_even_so_is_refused(template, shown):
-    with pytest.raises(ValueError, match=f"does not show what a message holds: .*{shown}.*such as vicuna_v1"):
+def test_a_template_that_still_loses_image_or_text_is_refused(template, shown):
+    with pytest.raises(UserError, match=f"loses the content of a message: .*{shown}.*such as vicuna_v1"):
         adapt_chat_template(template)
 
 
-def test_the_preamble_is_no_template_by_name():
-    with pytest.raises(ValueError, match="Known by name: plain, vicuna_v1;"):
+def test_the_preamble_is_not_offered_as_a_template():
+    with pytest.raises(UserError, match="Known by name: plain, vicuna_v1;"):
         load_chat_template("chatml")
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path):
+    (tmp_path / "chat.jinja").write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"The chat template .*chat\.jinja is not text"):
+        load_chat_template(str(tmp_path / "chat.jinja"))
