@@ -1,4 +1,4 @@
-"""Configuration of HAWAII: one encoder that carries a mixture of LoRA adapters, and any causal language model."""
+"""Configuration of HAWAII: one encoder with a mixture of LoRA adapters, and any causal language model."""
 
 import json
 from pathlib import Path
@@ -13,14 +13,14 @@ ROUTER_GRADIENTS = ("straight_through", "none", "switch")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises a `ValueError` that names the choices if `value` is none of them."""
+    """Raises a `ValueError` that lists the choices if `value` is not one of them."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}.")
 
 
 def _rope_before_5(rope_parameters: dict) -> dict:
-    """What transformers 5 says of rotary embeddings, in the words of 4.57, which does not know those of 5."""
-    if "full_attention" in rope_parameters:  # one kind for each kind of layer
+    """Converts the rotary fields of transformers 5 to those of 4.57, which cannot read the new ones."""
+    if "full_attention" in rope_parameters:  # one entry per layer type
         local = rope_parameters.get("sliding_attention", rope_parameters["full_attention"])
         return {**_rope_before_5(rope_parameters["full_attention"]), "rope_local_base_freq": local["rope_theta"]}
     known = {"rope_type", "rope_theta", "partial_rotary_factor"}
@@ -35,7 +35,7 @@ def _rope_before_5(rope_parameters: dict) -> dict:
 class HawaiiVisionConfig(SavedWithCode, PretrainedConfig):
     r"""
     Configuration of a [`HawaiiVisionModel`]. The defaults are the paper's: CLIP ViT-L/14-336 cut after 23 of its 24
-    layers, with three teacher-specific and three general adapters of rank 16 beside each feed-forward layer.
+    layers, with three teacher-specific and three general adapters of rank 16 next to each feed-forward layer.
 
     Args:
         hidden_size (`int`, *optional*, defaults to 1024):
@@ -43,23 +43,23 @@ class HawaiiVisionConfig(SavedWithCode, PretrainedConfig):
         intermediate_size (`int`, *optional*, defaults to 4096):
             Width inside the feed-forward layers.
         num_hidden_layers (`int`, *optional*, defaults to 23):
-            Layers that exist. The last layer of CLIP never reaches a LLaVA's loss, so it is not built.
+            Number of layers. CLIP's last layer is not built, because a LLaVA's loss does not depend on it.
         num_attention_heads (`int`, *optional*, defaults to 16):
-            Attention heads of each layer.
+            Attention heads per layer.
         num_channels (`int`, *optional*, defaults to 3):
-            Channels of the image.
+            Image channels.
         image_size (`int`, *optional*, defaults to 336):
-            Side of the square image, in pixels. Where it is no multiple of `patch_size`, the patches begin at the
-            upper left corner and the rest is not seen (SigLIP so400m: 27 patches of 14 pixels in 384).
+            Side of the square image, in pixels. If it is not a multiple of `patch_size`, the patches start at the
+            upper left corner and the remainder is ignored (SigLIP so400m: 27 patches of 14 pixels in 384).
         patch_size (`int`, *optional*, defaults to 14):
             Side of a patch, in pixels.
         has_class_token (`bool`, *optional*, defaults to `True`):
-            Whether a class token comes before the patches, as in CLIP and not in SigLIP. The language model does not
-            see it.
+            Whether a class token precedes the patches, as in CLIP but not in SigLIP. The language model does not
+            receive it.
         has_pre_layer_norm (`bool`, *optional*, defaults to `True`):
-            Whether the embeddings are normalised before the first layer, as in CLIP and not in SigLIP.
+            Whether the embeddings are normalised before the first layer, as in CLIP but not in SigLIP.
         has_patch_bias (`bool`, *optional*, defaults to `False`):
-            Whether the embedding of patches has a bias, as in SigLIP and not in CLIP.
+            Whether the patch embedding has a bias, as in SigLIP but not in CLIP.
         hidden_act (`str`, *optional*, defaults to `"quick_gelu"`):
             Activation of the feed-forward layers.
         layer_norm_eps (`float`, *optional*, defaults to 1e-5):
@@ -67,11 +67,11 @@ class HawaiiVisionConfig(SavedWithCode, PretrainedConfig):
         attention_dropout (`float`, *optional*, defaults to 0.0):
             Dropout on the attention weights.
         initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of freshly made weights.
+            Standard deviation of newly initialised weights.
         num_teacher_adapters (`int`, *optional*, defaults to 3):
-            Teacher-specific adapters of each layer, one for each teacher, N_t.
+            Teacher-specific adapters per layer, one for each teacher, N_t.
         num_general_adapters (`int`, *optional*, defaults to 3):
-            General-knowledge adapters of each layer, N_g.
+            General-knowledge adapters per layer, N_g.
         lora_rank (`int`, *optional*, defaults to 16):
             Rank of every adapter, r.
         lora_alpha (`float`, *optional*, defaults to 16):
@@ -79,17 +79,17 @@ class HawaiiVisionConfig(SavedWithCode, PretrainedConfig):
         lora_bias (`bool`, *optional*, defaults to `False`):
             Whether both linear layers of an adapter have biases (MoVE-KD's form).
         adapter_placement (`str`, *optional*, defaults to `"ffn"`):
-            `"ffn"`: one adapter beside the whole feed-forward layer (eq. 2); `"linear"`: one beside each of its two
-            linear layers, with one route for both (MoVE-KD's form).
+            `"ffn"`: one adapter next to the entire feed-forward layer (eq. 2); `"linear"`: one next to each of its
+            two linear layers, with one routing decision for both (MoVE-KD's form).
         router_hidden_size (`int`, *optional*, defaults to 64):
             Hidden width of the two-layer routers; `None` makes them single linear layers.
         router_gradient (`str`, *optional*, defaults to `"straight_through"`):
             How a router learns from the task: `"straight_through"` multiplies the chosen adapter by
-            `1 + p - p.detach()`, `"switch"` by its probability `p`, `"none"` not at all.
+            `1 + p - p.detach()`, `"switch"` by its probability `p`; with `"none"` it does not learn.
 
     Raises:
-        ValueError: an image is smaller than a patch, `num_attention_heads` does not divide `hidden_size`, or a choice
-            is none of those above.
+        ValueError: the image is smaller than a patch, `num_attention_heads` does not divide `hidden_size`, or a choice
+            is not one of those above.
     """
 
     model_type = "hawaii_vision"
@@ -167,28 +167,28 @@ class HawaiiVisionConfig(SavedWithCode, PretrainedConfig):
 
 class HawaiiConfig(SavedWithCode, PretrainedConfig):
     r"""
-    Configuration of a [`HawaiiForConditionalGeneration`]: vision encoder, projector, language model. Fields that are
-    not HAWAII's own bear LLaVA's names.
+    Configuration of a [`HawaiiForConditionalGeneration`]: vision encoder, projector, language model. Fields that LLaVA
+    has too have LLaVA's names.
 
     Args:
         vision_config (`HawaiiVisionConfig` or `dict`, *optional*):
             The encoder; defaults to the paper's.
         text_config (`PretrainedConfig` or `dict`, *optional*):
-            Any causal language model; a `dict` names its `model_type` (`"llama"` where it does not). Defaults to
+            Any causal language model; a `dict` has its `model_type`, which defaults to `"llama"`. Defaults to
             Llama's defaults, which are Vicuna-7B's.
         image_token_index (`int`, *optional*, defaults to 32000):
-            Id of the token that stands for an image feature; also readable as `image_token_id`. The default is the
-            first id past Vicuna's 32,000 tokens: the embeddings must be resized to hold it.
+            Id of the token that is replaced by an image feature; also available as `image_token_id`. The default is
+            the first id after Vicuna's 32,000 tokens: the embeddings must be resized to include it.
         projector_hidden_act (`str`, *optional*, defaults to `"gelu"`):
             Activation between the projector's two layers.
         multimodal_projector_bias (`bool`, *optional*, defaults to `True`):
             Whether the projector has biases.
         head_bias (`bool`, *optional*, defaults to `False`):
-            Whether the language model's head has a bias, as Phi-2's.
+            Whether the language model's head has a bias, as in Phi-2.
 
     Raises:
-        ValueError: a field is given that follows from others: `tie_word_embeddings` is the language model's,
-            `image_seq_length`, `vision_feature_layer` and `vision_feature_select_strategy` are the encoder's.
+        ValueError: a derived field contradicts the parts: `tie_word_embeddings` follows from the language model;
+            `image_seq_length`, `vision_feature_layer` and `vision_feature_select_strategy` follow from the encoder.
     """
 
     model_type = "hawaii"
@@ -217,7 +217,7 @@ class HawaiiConfig(SavedWithCode, PretrainedConfig):
         self.projector_hidden_act = projector_hidden_act
         self.multimodal_projector_bias = multimodal_projector_bias
         self.head_bias = head_bias
-        # These are written for engines and read back; they may not contradict what they follow from.
+        # Saved for serving engines and read back; they must not contradict the parts that they follow from.
         derived = {
             "tie_word_embeddings": text_config.tie_word_embeddings,
             "image_seq_length": self.image_seq_length,
@@ -227,11 +227,11 @@ class HawaiiConfig(SavedWithCode, PretrainedConfig):
         for name, value in derived.items():
             if kwargs.pop(name, value) != value:
                 raise ValueError(f"{name} follows from the encoder and the language model: it is {value!r} here.")
-        # The head is tied here if it is tied in the language model: transformers asks the outer configuration.
+        # The head is tied if the language model's is: transformers reads the outer configuration.
         kwargs["tie_word_embeddings"] = text_config.tie_word_embeddings
         super().__init__(**kwargs)
 
-    # LLaVA's fields that engines read. They follow from the encoder, which is already cut at its feature layer.
+    # LLaVA's fields that serving engines read. They follow from the encoder, which ends at its feature layer.
     @property
     def image_seq_length(self) -> int:
         return self.vision_config.num_patches

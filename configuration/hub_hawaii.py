@@ -1,4 +1,4 @@
-"""What a saved HAWAII says about its own code: the Auto classes it answers to, and the files that define them."""
+"""The code in a saved folder: the Auto classes that load it, and the files that define their classes."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ RELATIVE_IMPORT = re.compile(r"^from \.+(?:\w+\.)*(\w+_hawaii) import", re.MULTI
 
 
 def _reachable(name: str, imports: dict[str, list[str]]) -> set[str]:
-    """Modules that file `name` imports, directly or through another file."""
+    """Modules that file `name` imports, directly or indirectly."""
     reached: set[str] = set()
     waiting = list(imports[name])
     while waiting:
@@ -35,20 +35,20 @@ def _reachable(name: str, imports: dict[str, list[str]]) -> set[str]:
 
 def read_code() -> dict[str, str]:
     """
-    Reads the source files that a saved folder needs, as flat siblings.
+    Reads the source files that a saved folder needs, for one flat folder.
 
-    The Hub loads code from one folder, the package keeps it in several, so `from ..folder.file_hawaii import Name`
-    becomes `from .file_hawaii import Name`. transformers 4.57 copies only the files that an entry file names itself;
-    each file therefore ends by naming those that it reaches through another.
+    The Hub loads code from one folder but the package has several, so `from ..folder.file_hawaii import Name` becomes
+    `from .file_hawaii import Name`. transformers 4.57 copies only the files that an entry file imports directly; each
+    file therefore ends with imports of those that it reaches indirectly.
 
-    Code that was itself loaded from such a folder is flat already; of it, only the files beside this one are known,
-    and transformers copies the rest when it saves a class that it loaded.
+    Code that was itself loaded from such a folder is already flat. Then only the files next to this one are known, and
+    transformers copies the others when it saves a class that it loaded.
 
     Returns:
         `dict[str, str]`: source text by file name.
 
     Raises:
-        ValueError: two folders hold a file of one name.
+        ValueError: two folders contain files of the same name.
     """
     here = Path(__file__).parent
     folders = [here.parent / name for name in CODE_FOLDERS] if here.name == CODE_FOLDERS[0] else [here]
@@ -66,23 +66,22 @@ def read_code() -> dict[str, str]:
 
 
 def save_code(save_directory) -> None:
-    """Writes the files of [`read_code`] into `save_directory`, which exists."""
+    """Writes the files of [`read_code`] to the existing folder `save_directory`."""
     for name, source in read_code().items():
         (Path(save_directory) / name).write_text(source, encoding="utf-8")
 
 
 class SavedWithCode:
     """
-    Saves a configuration or a processor beside the code that reads it, so that the folder loads where this package is
-    not installed.
+    Saves a configuration or a processor together with its code, so that the folder loads without this package.
     """
 
-    hub_auto_map = {}  # which Auto class finds which class in the code
+    hub_auto_map = {}  # Auto class: the class in the code that it loads
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """As transformers' own; the code is written, and pushed, with the rest."""
+        """Like transformers' `save_pretrained`; also writes and pushes the code."""
         self.auto_map = dict(self.hub_auto_map)
-        # The options of a push are for the push below, which comes when the folder is complete.
+        # The options of a push are for the push below, after the folder is complete.
         super().save_pretrained(save_directory, **({} if push_to_hub else kwargs))  # pyright: ignore[reportAttributeAccessIssue]
         self._complete_folder(Path(save_directory))
         save_code(save_directory)
@@ -90,4 +89,4 @@ class SavedWithCode:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _complete_folder(self, folder: Path) -> None:
-        """For what else a class must write there."""
+        """Writes additional files of a class."""

@@ -1,4 +1,4 @@
-"""MoLA, the mixture of LoRA adapters beside a feed-forward layer (section 2.2, eq. 2)."""
+"""MoLA, the mixture of LoRA adapters next to a feed-forward layer (section 2.2, eq. 2)."""
 
 import math
 
@@ -14,10 +14,10 @@ from ..configuration.configuration_hawaii import HawaiiVisionConfig
 
 class StackedLora(nn.Module):
     """
-    All low-rank adapters of one place, as two stacked parameters.
+    All low-rank adapters next to one layer, as two stacked parameters.
 
-    The ranks of all adapters together are few columns, so every adapter is computed in one product and the gate is
-    applied between the two. Raw parameters, because serving engines replace every `nn.Linear`.
+    The ranks of all adapters together are few columns, so one product computes every adapter and the gate is applied
+    between the two products. Raw parameters, because serving engines replace every `nn.Linear`.
     """
 
     def __init__(self, config: HawaiiVisionConfig, in_features: int, out_features: int):
@@ -33,7 +33,7 @@ class StackedLora(nn.Module):
             self.lora_B_bias = nn.Parameter(torch.empty(num_adapters, out_features))
 
     def reset_parameters(self):
-        """A Kaiming-uniform as for `nn.Linear`, B and biases zero: a fresh adapter adds nothing."""
+        """Initialises A as in `nn.Linear` (Kaiming-uniform), B and biases with zeros: a new adapter adds nothing."""
         bound = 1 / math.sqrt(self.lora_A.shape[-1])
         nn.init.uniform_(self.lora_A, -bound, bound)
         nn.init.zeros_(self.lora_B)
@@ -45,9 +45,9 @@ class StackedLora(nn.Module):
         """
         Args:
             hidden_states (`torch.FloatTensor` of shape `(batch_size, num_tokens, in_features)`):
-                Input of the layer that the adapters stand beside.
+                Input of the layer next to the adapters.
             gate (`torch.FloatTensor` of shape `(batch_size, num_tokens, num_adapters)`):
-                Weight of each adapter at each token; zero where it is not chosen.
+                Weight of each adapter at each token; zero if it is not chosen.
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, num_tokens, out_features)`.
@@ -60,7 +60,7 @@ class StackedLora(nn.Module):
 
 
 class AdapterRouter(nn.Module):
-    """Scores one bank of adapters at each token: two linear layers, or one where `router_hidden_size` is `None`."""
+    """Scores one bank of adapters at each token: two linear layers, or one if `router_hidden_size` is `None`."""
 
     def __init__(self, config: HawaiiVisionConfig, num_adapters: int):
         super().__init__()
@@ -79,7 +79,7 @@ class AdapterRouter(nn.Module):
 
 
 class MixtureOfLoraRouting(nn.Module):
-    """Chooses, at each token, one teacher-specific and one general adapter; or obeys where an adapter is forced."""
+    """Chooses one teacher-specific and one general adapter per token, except in samples with a forced adapter."""
 
     def __init__(self, config: HawaiiVisionConfig):
         super().__init__()
@@ -96,13 +96,14 @@ class MixtureOfLoraRouting(nn.Module):
             hidden_states (`torch.FloatTensor` of shape `(batch_size, num_tokens, hidden_size)`):
                 Input of the feed-forward layer.
             forced_gate (`torch.FloatTensor` of shape `(batch_size, 1, num_adapters)`, *optional*):
-                Gate of the samples that do not go by the routers.
+                Gate of the samples that are not routed.
             is_routed (`torch.BoolTensor` of shape `(batch_size, 1, 1)`, *optional*):
-                Which samples go by the routers; given with `forced_gate`, and without it all do.
+                Whether the routers choose the adapters of a sample; required with `forced_gate`, without which all
+                samples are routed.
 
         Returns:
-            The gate, `(batch_size, num_tokens, num_adapters)`, and the routers' probabilities, of the same shape, in
-            float32; the adapters of the two banks side by side.
+            The gate, `(batch_size, num_tokens, num_adapters)`, and the routers' probabilities in float32, of the same
+            shape; the two banks are concatenated.
         """
         routers = [router for router in (self.teacher_router, self.general_router) if router is not None]
         probabilities = [router(hidden_states) for router in routers]
@@ -113,10 +114,10 @@ class MixtureOfLoraRouting(nn.Module):
         return gate, torch.cat(probabilities, dim=-1)
 
     def _top_1(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """Gate of one bank: nothing but the likeliest adapter, weighted so that the router learns as configured."""
+        """Gate of one bank: only the most likely adapter, weighted so that the router learns as configured."""
         chosen = F.one_hot(probabilities.argmax(dim=-1), probabilities.shape[-1])
         if self.router_gradient == "straight_through":
-            # The difference is taken first, so that the value is one exactly.
+            # The difference is computed first, so that the value is exactly one.
             return chosen * (1 + (probabilities - probabilities.detach()))
         if self.router_gradient == "switch":
             return chosen * probabilities
@@ -125,18 +126,18 @@ class MixtureOfLoraRouting(nn.Module):
 
 def forced_adapter_gate(adapters: torch.Tensor, config: HawaiiVisionConfig, dtype: torch.dtype) -> torch.Tensor:
     """
-    The gate that lets teacher-specific adapter `adapters[b]` alone act on sample b: `(batch_size, 1, num_adapters)`.
+    Gate with which only teacher-specific adapter `adapters[b]` acts on sample b: `(batch_size, 1, num_adapters)`.
 
-    Comparing with a range needs no look at the values, hence no wait for the device; an index past the
-    teacher-specific adapters therefore lets none act.
+    The comparison with a range does not read the values on the host, so it does not wait for the device. An index
+    beyond the teacher-specific adapters therefore raises no error; no adapter acts.
 
     Args:
         adapters (`torch.LongTensor` of shape `(batch_size,)`):
-            Index of the adapter, from 0; nothing acts where it is negative.
+            Index of the adapter, from 0; no adapter acts if it is negative.
         config (`HawaiiVisionConfig`):
-            Tells how many there are.
+            Configuration with the number of adapters.
         dtype (`torch.dtype`):
-            Of the gate.
+            Type of the gate.
     """
     indices = torch.arange(config.num_teacher_adapters + config.num_general_adapters, device=adapters.device)
     is_forced = (adapters.unsqueeze(-1) == indices) & (indices < config.num_teacher_adapters)

@@ -23,11 +23,11 @@ from .vision_hawaii import HawaiiVisionModel, HawaiiVisionOutput, init_vision_we
 @dataclass
 class HawaiiModelOutput(BaseModelOutputWithPast):
     """
-    Output of [`HawaiiModel`]: a language model's, and the projected features of the images.
+    Output of [`HawaiiModel`]: the language model's output and the projected image features.
 
     Args:
         image_hidden_states (`torch.FloatTensor` of shape `(num_images, num_patches, hidden_size)`, *optional*):
-            What the language model was given in place of the image tokens.
+            Features that replaced the image tokens in the input of the language model.
     """
 
     image_hidden_states: torch.FloatTensor | None = None
@@ -44,11 +44,11 @@ class HawaiiCausalLMOutput(ModelOutput):
         logits (`torch.FloatTensor` of shape `(batch_size, sequence_length, vocab_size)`):
             Scores of the next token.
         past_key_values (`Cache`, *optional*):
-            Keys and values for the steps to come.
+            Keys and values for the next steps.
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*):
-            The language model's, where asked for.
+            The language model's, if requested.
         image_hidden_states (`torch.FloatTensor` of shape `(num_images, num_patches, hidden_size)`, *optional*):
-            What the language model was given in place of the image tokens.
+            Features that replaced the image tokens in the input of the language model.
     """
 
     loss: torch.FloatTensor | None = None
@@ -73,7 +73,7 @@ class HawaiiPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        # Only the projector and the head are this class's own; the encoder and the language model have their own way.
+        # Only for the projector and the head; the encoder and the language model initialise themselves.
         init_vision_weights(module, self.config.vision_config.initializer_range)
 
 
@@ -103,13 +103,13 @@ class HawaiiModel(HawaiiPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, image_size, image_size)`):
                 Normalised images.
             kwargs:
-                Handed to [`HawaiiVisionModel`], such as `output_routing=True`.
+                Passed to [`HawaiiVisionModel`], such as `output_routing=True`.
 
         Returns:
-            [`HawaiiVisionOutput`] whose `pooler_output`, `(num_images, num_patches, hidden_size)`, has one entry for
-            each image.
+            [`HawaiiVisionOutput`] whose `pooler_output`, `(num_images, num_patches, hidden_size)`, has one entry per
+            image.
         """
-        kwargs["return_dict"] = True  # transformers hands on what the whole model was asked for
+        kwargs["return_dict"] = True  # transformers passes on the value for the complete model
         outputs = self.vision_tower(pixel_values, **kwargs)
         patches = outputs.last_hidden_state[:, self.config.vision_config.num_prefix_tokens :]
         outputs.pooler_output = self.multi_modal_projector(patches)
@@ -117,10 +117,10 @@ class HawaiiModel(HawaiiPreTrainedModel):
 
     def merge_image_features(self, input_ids: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
         """
-        Embeds the text and puts the k-th image feature in the place of the k-th image token.
+        Embeds the text and replaces the k-th image token with the k-th image feature.
 
-        Features that no token asks for are left out, so that a batch of text alone may carry an image (a sharded run
-        needs every rank to run the encoder). There are no fewer features than image tokens.
+        Surplus features are ignored, so that a batch of text may come with an image (in a sharded run every rank must
+        run the encoder). There are at least as many features as image tokens.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
@@ -133,7 +133,7 @@ class HawaiiModel(HawaiiPreTrainedModel):
         """
         inputs_embeds = self.get_input_embeddings()(input_ids)
         is_image = input_ids == self.config.image_token_id  # (B, T)
-        # A table look-up: unlike masked_scatter, neither it nor its gradient waits for the device.
+        # A table look-up: unlike with masked_scatter, neither it nor its gradient waits for the device.
         order = (is_image.flatten().cumsum(0) - 1).clamp(min=0).view_as(input_ids)
         features = F.embedding(order, image_features.flatten(0, 1))  # (B, T, D)
         return torch.where(is_image.unsqueeze(-1), features.to(inputs_embeds), inputs_embeds)
@@ -142,7 +142,7 @@ class HawaiiModel(HawaiiPreTrainedModel):
         self, input_ids: torch.Tensor | None, pixel_values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Runs the encoder once on all images of a batch and puts them into the text.
+        Runs the encoder once on all images of a batch and merges their features into the text.
 
         Args:
             input_ids, pixel_values:
@@ -153,7 +153,7 @@ class HawaiiModel(HawaiiPreTrainedModel):
             `(num_images, num_patches, hidden_size)`.
 
         Raises:
-            ValueError: no text, or another number of image tokens in it than of image features.
+            ValueError: there is no text, or its number of image tokens is not that of image features.
         """
         if input_ids is None:
             raise ValueError("pixel_values need input_ids, which say where the images go; inputs_embeds do not.")
@@ -164,7 +164,7 @@ class HawaiiModel(HawaiiPreTrainedModel):
     def check_image_tokens(self, input_ids: torch.Tensor, num_images: int) -> None:
         """
         Raises a `ValueError` unless the text has as many image tokens as `num_images` images have patches. In training
-        on an accelerator the device raises it, and nothing waits for its answer.
+        on an accelerator the device makes the check and raises an error, so that the host does not wait for it.
         """
         if torch.compiler.is_compiling() or input_ids.device.type == "meta":
             return
@@ -172,7 +172,7 @@ class HawaiiModel(HawaiiPreTrainedModel):
         num_features = num_images * num_patches
         num_tokens = (input_ids == self.config.image_token_id).sum()
         if self.training and input_ids.device.type != "cpu":
-            # Reading the count would wait for the device; this is checked there, when its turn comes.
+            # Reading the count would wait for the device, so the device checks it asynchronously.
             torch._assert_async(
                 num_tokens == num_features, "other number of image tokens in the text than of features"
             )
@@ -201,7 +201,7 @@ class HawaiiModel(HawaiiPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, height, width)`, *optional*):
                 All images of the batch, in the order of their tokens.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
-                In place of `input_ids` and `pixel_values`.
+                Alternative to `input_ids` and `pixel_values`.
             attention_mask, position_ids, past_key_values, kwargs:
                 As for the language model.
 
@@ -209,8 +209,8 @@ class HawaiiModel(HawaiiPreTrainedModel):
             [`HawaiiModelOutput`]
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`; images without `input_ids`; another number
-                of image tokens than of image features.
+            ValueError: both or neither of `input_ids` and `inputs_embeds` are given; there are images without
+                `input_ids`; or the numbers of image tokens and image features differ.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either input_ids or inputs_embeds, and not both.")
@@ -244,7 +244,7 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = HawaiiModel(config)
         embeddings = self.get_input_embeddings()
-        # Read off, for language models name their embeddings each in its own way.
+        # Looked up, because the name of the embeddings depends on the language model.
         name = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         text = config.text_config
@@ -264,7 +264,7 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         self.lm_head = value
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> HawaiiVisionOutput:
-        """As [`HawaiiModel.get_image_features`]."""
+        """See [`HawaiiModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
     def forward(
@@ -283,9 +283,9 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         r"""
         Args:
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Tokens to predict, -100 where none; not shifted.
+                Tokens to predict, not shifted; -100 is ignored.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
-                How many of the last positions, or which ones, get logits; 0 means all.
+                Number of last positions, or indices of positions, to compute logits for; 0 means all.
             input_ids, pixel_values, attention_mask, position_ids, past_key_values, inputs_embeds, kwargs:
                 As for [`HawaiiModel`].
 
@@ -345,11 +345,11 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor | None = None, **kwargs
     ):
-        # transformers 4.57 gives positions in place of a flag.
+        # transformers 4.57 passes positions instead of a flag.
         positions = kwargs.get("cache_position")
         is_prefill = kwargs.get("is_first_iteration", positions is not None and len(positions) == input_ids.shape[1])
         if inputs_embeds is not None and is_prefill and inputs_embeds.shape[1] < input_ids.shape[1]:
-            # Assisted decoding drafts tokens before the prompt, embedded by `generate`, was ever run.
+            # Assisted decoding drafts tokens before the first forward pass of the prompt that `generate` embedded.
             drafted = self.get_input_embeddings()(input_ids[:, inputs_embeds.shape[1] :])
             inputs_embeds = torch.cat([inputs_embeds, drafted], dim=1)
         kwargs["inputs_embeds"] = inputs_embeds
@@ -365,23 +365,23 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         **kwargs,
     ):
         """
-        As transformers' `generate`. Each image is encoded once, before decoding begins, whatever the number of beams
-        or returned sequences.
+        Like transformers' `generate`. Each image is encoded once, before decoding, for any number of beams or returned
+        sequences.
 
         Args:
             inputs (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Padded on the left; `input_ids` is another name for it.
+                Padded on the left; may be passed as `input_ids`.
             generation_config, kwargs:
                 As for transformers' `generate`.
             pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, height, width)`, *optional*):
                 All images of the batch, in the order of their tokens.
 
         Raises:
-            ValueError: images without `input_ids`, or another number of image tokens than of image features.
+            ValueError: there are images without `input_ids`, or the numbers of image tokens and features differ.
         """
         input_ids = kwargs.pop("input_ids", inputs)
         if pixel_values is not None:
             kwargs["inputs_embeds"], _ = self.model.embed_inputs(input_ids, pixel_values)
         elif input_ids is not None and kwargs.get("inputs_embeds") is None and kwargs.get("past_key_values") is None:
-            self.model.check_image_tokens(input_ids, 0)  # without images the tokens would be read as words
+            self.model.check_image_tokens(input_ids, 0)  # without images they would be embedded as words
         return super().generate(input_ids, generation_config, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""The projector: the encoder's features at the language model's width."""
+"""The projector from the encoder's width to the language model's."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from ..configuration.configuration_hawaii import HawaiiConfig
 
 
 class HawaiiMultiModalProjector(nn.Module):
-    """From the encoder's width to the language model's: two linear layers with an activation between (LLaVA-1.5's)."""
+    """LLaVA-1.5's projector: two linear layers with an activation in between."""
 
     def __init__(self, config: HawaiiConfig):
         super().__init__()

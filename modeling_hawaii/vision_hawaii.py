@@ -1,4 +1,4 @@
-"""The student: a vision transformer that carries MoLA and ends at the layer whose features the LLM sees."""
+"""The student: a vision transformer with MoLA that ends at the layer whose features the language model reads."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ..configuration.configuration_hawaii import HawaiiVisionConfig
 from .mixture_lora_hawaii import MixtureOfLoraRouting, StackedLora, forced_adapter_gate
 
 
-# Shapes: B batch, m patches (row by row), P tokens (the patches, and the class token before them if there is one),
+# Shapes: B batch, m patches (row by row), P tokens (the class token, if there is one, and the patches),
 # D width, H heads, N adapters, L layers.
 
 
@@ -25,15 +25,15 @@ class HawaiiVisionOutput(ModelOutput):
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, num_prefix_tokens + num_patches, hidden_size)`):
-            Output of the last layer that exists, without a final norm; the class token, if there is one, comes first.
+            Output of the last layer, without a final norm; the class token, if there is one, comes first.
         pooler_output (`torch.FloatTensor` of shape `(batch_size, num_patches, text_hidden_size)`, *optional*):
-            Filled in by `get_image_features` with the projected features.
+            Projected features; set by `get_image_features`.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*, returned with `output_hidden_states=True`):
-            The embeddings and the output of each layer, each of the shape of `last_hidden_state`.
+            The embeddings and the output of each layer, each with the shape of `last_hidden_state`.
         router_probabilities (`torch.FloatTensor`, *optional*, returned with `output_routing=True`):
-            Of shape `(num_layers, batch_size, num_prefix_tokens + num_patches, num_adapters)`: what each layer's
-            routers gave the teacher-specific and then the general adapters, each bank summing to one; the largest of
-            each bank acted.
+            Of shape `(num_layers, batch_size, num_prefix_tokens + num_patches, num_adapters)`: each layer's
+            probabilities of the teacher-specific, then of the general adapters. Each bank sums to one, and its most
+            likely adapter acted.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -73,7 +73,7 @@ class HawaiiVisionEmbeddings(nn.Module):
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """From three of `(B, H, P, D / H)` to `(B, P, H, D / H)` and the weights, as transformers' interface has it."""
+    """Maps three tensors `(B, H, P, D / H)` to `(B, P, H, D / H)` and the weights, as transformers' kernels do."""
     weights = torch.matmul(query, key.transpose(-1, -2)) * scaling  # (B, H, P, P)
     if attention_mask is not None:
         weights = weights + attention_mask
@@ -83,7 +83,7 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
 
 
 class HawaiiVisionAttention(nn.Module):
-    """Self-attention. One fused projection: faster, and PEFT's usual names (`q_proj`) then mean the LLM alone."""
+    """Self-attention. One fused projection: faster, and PEFT's usual names (`q_proj`) then match only the LLM."""
 
     def __init__(self, config: HawaiiVisionConfig):
         super().__init__()
@@ -137,8 +137,9 @@ class HawaiiVisionFeedForward(nn.Module):
         self, hidden_states: torch.Tensor, forced_gate: torch.Tensor | None, is_routed: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        From `(batch_size, num_tokens, hidden_size)` to the same; see [`MixtureOfLoraRouting`] for the other arguments.
-        Also returns the routers' probabilities, `(batch_size, num_tokens, num_adapters)`, `None` without adapters.
+        Maps `(batch_size, num_tokens, hidden_size)` to the same shape; see [`MixtureOfLoraRouting`] for the other
+        arguments. Also returns the routers' probabilities, `(batch_size, num_tokens, num_adapters)`, or `None` without
+        adapters.
         """
         if not self.has_adapters:
             return self.fc2(self.activation(self.fc1(hidden_states))), None
@@ -171,7 +172,7 @@ class HawaiiVisionLayer(GradientCheckpointingLayer):
 
 
 def init_vision_weights(module: nn.Module, std: float) -> None:
-    """Initialises one module of an encoder that is built from a configuration; its adapters add nothing."""
+    """Initialises one module of an encoder; its adapters add nothing."""
     if isinstance(module, StackedLora):
         module.reset_parameters()
     elif isinstance(module, HawaiiVisionEmbeddings):
@@ -191,7 +192,8 @@ class HawaiiVisionModel(PreTrainedModel):
     """
     The vision transformer of CLIP or SigLIP with MoLA in every layer, cut after `config.num_hidden_layers` layers.
 
-    Parameter names are this project's own, so that checkpoints do not change when transformers renames its own.
+    Parameter names do not follow transformers, so that checkpoints are unaffected when transformers renames its
+    parameters.
     """
 
     config_class = HawaiiVisionConfig
@@ -215,7 +217,7 @@ class HawaiiVisionModel(PreTrainedModel):
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:
-        # transformers guesses this from the source, and its two versions look for lines that exclude each other.
+        # transformers infers this from the source, and its two versions look for contradictory lines.
         return True
 
     def get_input_embeddings(self) -> nn.Module:
@@ -239,8 +241,8 @@ class HawaiiVisionModel(PreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, image_size, image_size)`):
                 Normalised images.
             adapters (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-                The teacher-specific adapter that acts alone on each sample, in every layer and on every token, from 0
-                to `num_teacher_adapters - 1`; -1 leaves a sample to the routers. `None` leaves all of them.
+                Teacher-specific adapter, from 0 to `num_teacher_adapters - 1`, that acts alone on a sample, in every
+                layer and on every token; -1 lets the routers choose. `None` lets them choose for all samples.
             output_hidden_states (`bool`, *optional*, defaults to `False`):
                 Whether to return the embeddings and every layer's output.
             output_routing (`bool`, *optional*, defaults to `False`):
@@ -250,7 +252,7 @@ class HawaiiVisionModel(PreTrainedModel):
             [`HawaiiVisionOutput`]
 
         Raises:
-            ValueError: the images are not of the configured size, or `adapters` has not one entry for each.
+            ValueError: the images do not have the configured size, or `adapters` does not have one entry per image.
         """
         hidden_states = self.embeddings(pixel_values)
         if self.config.has_pre_layer_norm:

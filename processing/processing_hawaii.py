@@ -1,4 +1,4 @@
-"""Images and text to what the model takes: squares the image, expands its token, writes what any loader needs."""
+"""Processor: squares images, expands image tokens, and saves files that every supported loader can read."""
 
 import json
 from pathlib import Path
@@ -14,20 +14,20 @@ from ..configuration.configuration_hawaii import check_choice
 from ..configuration.hub_hawaii import PROCESSOR_AUTO_MAP, SavedWithCode
 
 
-# Stands for an image in the text, in every chat template; becomes one token for each of its patches.
+# Placeholder of an image in text and in every chat template; expanded to one token per patch.
 IMAGE_TOKEN = "<image>"
 IMAGE_ASPECT_RATIOS = ("pad", "crop")
 
 
 def _flatten(images):
-    """The images of an image, a list of images, or a list of lists of images."""
+    """Flattens an image, a list of images, or a list of lists of images."""
     if isinstance(images, list | tuple):
         return [image for item in images for image in _flatten(item)]
     return list(images) if getattr(images, "ndim", 3) == 4 else [images]
 
 
 def _as_lists(conversation: list) -> list:
-    """A conversation, or a list of them, in which a message that is a string has become a list of one text."""
+    """Converts string contents in a conversation, or in a list of them, to lists of one text."""
     if isinstance(conversation[0], list | tuple):
         return [_as_lists(one) for one in conversation]
     return [
@@ -40,11 +40,11 @@ def _as_lists(conversation: list) -> list:
 
 def open_image(image: str) -> Image.Image:
     """
-    Opens an image by its path or address. A file keeps its mode, which transformers' `load_image` would not: to it,
-    all of a 16-bit image that does not fit in 8 bits is white.
+    Opens an image by path or URL. A file keeps its mode, unlike with transformers' `load_image`, which makes all
+    values of a 16-bit image white that do not fit in 8 bits.
 
     Raises:
-        ValueError: there is no such file, or it is no image.
+        ValueError: the file does not exist or is not an image.
     """
     if image.startswith(("http://", "https://", "data:")):
         return load_image(image)
@@ -62,21 +62,21 @@ def open_image(image: str) -> Image.Image:
 
 def square_image(image, image_aspect_ratio: str, image_mean: list[float]) -> Image.Image:
     """
-    The square of an image that the student sees, at the image's own resolution; teachers must be shown the same.
+    Makes the square image for the student, at the image's resolution; teachers must get the same image.
 
     Args:
         image (`PIL.Image.Image`, array, tensor, path or URL):
-            Orientation tags are obeyed, any mode becomes RGB.
+            Orientation tags are applied, and any mode is converted to RGB.
         image_aspect_ratio (`str`):
             `"pad"` with the mean colour to its longer side (LLaVA-1.5's stage 2), or `"crop"` to its centre (stage 1).
         image_mean (`list[float]`):
-            The mean colour, of values from zero to one.
+            The mean colour, as values from zero to one.
 
     Returns:
         `PIL.Image.Image` whose sides are equal.
 
     Raises:
-        ValueError: there is no such file, or it is no image.
+        ValueError: the file does not exist or is not an image.
     """
     if isinstance(image, str | Path):
         image = open_image(str(image))
@@ -84,7 +84,7 @@ def square_image(image, image_aspect_ratio: str, image_mean: list[float]) -> Ima
         image = to_pil_image(image if image.ndim == 3 else image[None])
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        # 16 bits, in one of four modes. Pillow would make white of all that does not fit in 8.
+        # 16 bits, in one of four modes. Pillow would make values white that do not fit in 8 bits.
         image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     image = image.convert("RGB")
     width, height = image.size
@@ -94,7 +94,7 @@ def square_image(image, image_aspect_ratio: str, image_mean: list[float]) -> Ima
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         return image.crop((left, top, left + side, top + side))
-    # floor, not round: LLaVA-1.5 makes its background colour so.
+    # Rounded down, as in LLaVA-1.5.
     background = tuple(int(255 * mean) for mean in image_mean)
     square = Image.new("RGB", (max(width, height),) * 2, background)
     square.paste(image, ((square.width - width) // 2, (square.height - height) // 2))
@@ -102,7 +102,7 @@ def square_image(image, image_aspect_ratio: str, image_mean: list[float]) -> Ima
 
 
 def rewrite_tokenizer_config(path: Path) -> None:
-    """Says what transformers 5 saved in words that 4.57 understands and 5 still does."""
+    """Rewrites the configuration that transformers 5 saved so that both 4.57 and 5 can read it."""
     values = json.loads(path.read_text(encoding="utf-8"))
     if values.get("tokenizer_class") == "TokenizersBackend":
         values["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -119,9 +119,9 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
         image_processor (`CLIPImageProcessor`):
             Resizes and normalises square images.
         tokenizer (`PreTrainedTokenizerFast`):
-            Has `<image>` as a special token. Its padding side becomes the left, as generation needs.
+            Tokenizer with the special token `<image>`. Its padding side is set to left, for generation.
         patch_size (`int`, *optional*, defaults to 14):
-            Side of the encoder's patches, in pixels. It need not divide the image's.
+            Side of the encoder's patches, in pixels. It need not divide the side of the image.
         chat_template (`str`, *optional*):
             Jinja template of a conversation.
         image_aspect_ratio (`str`, *optional*, defaults to `"pad"`):
@@ -129,19 +129,19 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
             `"crop"` to its centre (stage 1).
 
     Raises:
-        ValueError: the tokenizer lacks the image token, the image processor makes no squares, or `image_aspect_ratio`
-            is unknown.
+        ValueError: the tokenizer lacks the image token, the image processor does not make squares, or
+            `image_aspect_ratio` is unknown.
     """
 
     hub_auto_map = PROCESSOR_AUTO_MAP
     if not hasattr(ProcessorMixin, "get_attributes"):
-        # transformers 4.57 reads the parts from these; 5.x from the signature.
+        # transformers 4.57 reads the parts from these attributes, 5.x from the signature.
         attributes = ["image_processor", "tokenizer"]
         image_processor_class = "AutoImageProcessor"
         tokenizer_class = "AutoTokenizer"
 
         def apply_chat_template(self, conversation, *args, **kwargs):
-            # It looks for images among a message's items, and takes the letters of a string for these.
+            # 4.57 looks for images among a message's items, and would iterate over the letters of a string.
             return super().apply_chat_template(_as_lists(conversation), *args, **kwargs)
 
     def __init__(
@@ -175,7 +175,7 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
 
     @property
     def num_image_tokens(self) -> int:
-        """Tokens that one image takes in the text: its patches."""
+        """Number of tokens per image in the text: its patches."""
         size = self.image_processor.crop_size
         return (size["height"] // self.patch_size) * (size["width"] // self.patch_size)
 
@@ -184,7 +184,7 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
         return ["input_ids", "attention_mask", "pixel_values"]
 
     def square_image(self, image) -> Image.Image:
-        """What the student sees of an image, and teachers must be shown, see [`square_image`]."""
+        """Square of an image for the student and the teachers; see [`square_image`]."""
         return square_image(image, self.image_aspect_ratio, self.image_processor.image_mean)
 
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
@@ -199,10 +199,10 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
 
         Returns:
             [`BatchFeature`] with `input_ids` and `attention_mask` of shape `(batch_size, sequence_length)`, and
-            `pixel_values` of shape `(num_images, num_channels, image_size, image_size)` where there are images.
+            `pixel_values` of shape `(num_images, num_channels, image_size, image_size)` if there are images.
 
         Raises:
-            ValueError: neither text nor images, or another number of image tokens than of images.
+            ValueError: there are neither text nor images, or the numbers of image tokens and images differ.
         """
         if images is None and text is None:
             raise ValueError("Give images, text or both.")
@@ -218,7 +218,7 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
                 )
             bos_token = self.tokenizer.bos_token
             if bos_token and "text_kwargs" not in kwargs and all(sample.startswith(bos_token) for sample in text):
-                # The chat templates of some language models write what their tokenizer would put in front once more.
+                # Some chat templates write the BOS token, which the tokenizer would add again.
                 kwargs.setdefault("add_special_tokens", False)
         images = images or None
         if hasattr(ProcessorMixin, "get_text_with_replacements"):
@@ -226,7 +226,7 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
         return self._call_before_5(images, text, **kwargs)
 
     def _call_before_5(self, images, text, **kwargs) -> BatchFeature:
-        # transformers 4.57 leaves the joining of text and images to each processor.
+        # In transformers 4.57 each processor joins text and images itself.
         from transformers.processing_utils import ProcessingKwargs
 
         merged = self._merge_kwargs(ProcessingKwargs, tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
@@ -242,7 +242,7 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
         return BatchFeature(data, tensor_type=tensor_type)
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
-        """What one image token becomes in the text."""
+        """Text that replaces one image token."""
         return self.image_token * self.num_image_tokens
 
     def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs) -> MultiModalData:
@@ -253,5 +253,5 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
         )
 
     def _complete_folder(self, folder: Path) -> None:
-        self.image_processor.save_pretrained(folder)  # transformers 4.57 looks for a file of its own.
+        self.image_processor.save_pretrained(folder)  # transformers 4.57 reads a separate file
         rewrite_tokenizer_config(folder / "tokenizer_config.json")

@@ -93,15 +93,8 @@ def make_vision_config(
     config: PretrainedConfig, vision_feature_layer: int, adapter_fields: dict
 ) -> HawaiiVisionConfig:
     """
-    Makes the configuration of a student that starts from an encoder.
-
-    Args:
-        config (`PretrainedConfig`):
-            The encoder's, from [`load_vision_config`].
-        vision_feature_layer (`int`):
-            Index of the `hidden_states` that the language model reads.
-        adapter_fields (`dict`):
-            Fields that the encoder does not determine.
+    Makes the configuration of a student that starts from the encoder of `config` and ends at its
+    `hidden_states[vision_feature_layer]`. `adapter_fields` are the fields that the encoder does not determine.
 
     Raises:
         UserError: the layer does not exist, the encoder determines one of the fields, or a value is invalid.

@@ -75,25 +75,15 @@ def assemble(
     unneeded: re.Pattern | None = None,
 ) -> Conversion:
     """
-    Builds a model from the parts of a LLaVA.
+    Builds a model from the configuration and the tensors of a LLaVA; arguments and errors as for [`convert_llava`].
 
     Args:
-        source (`LlavaCheckpoint`):
-            The checkpoint's configuration.
-        tensors (`CheckpointTensors`):
-            Its tensors.
         vision (`HawaiiVisionConfig`):
             Configuration of the encoder to build.
         encoder_targets (`dict[str, TensorTarget]`):
             Targets of the encoder's tensors, if `tensors` has them; named as in [`vision_targets`].
-        dtype (`torch.dtype`, *optional*):
-            Type of the parameters; defaults to the language model's in the checkpoint.
         unneeded (`re.Pattern`, *optional*):
             Part names that are known to have no target, in addition to LLaVA's.
-
-    Raises:
-        UserError: a tensor is missing, unknown, quantized or of another shape, or a tied head differs from the
-            embeddings.
     """
     names = {source.part_name(name): name for name in tensors.names}
     dtype = dtype or tensors.main_dtype([name for part, name in names.items() if part.startswith("text.")])

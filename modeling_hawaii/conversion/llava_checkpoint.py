@@ -26,41 +26,19 @@ LEGACY_TEXT_FIELDS = ("rope_theta", "rope_scaling")
 
 
 class LlavaCheckpoint(NamedTuple):
-    """
-    Configuration of a LLaVA checkpoint, independent of its form.
+    """Configuration of a LLaVA checkpoint, independent of its form."""
 
-    Args:
-        checkpoint (`str`):
-            Folder or Hub id.
-        model_type (`str`):
-            As in its configuration.
-        text_config, vision_config (`PretrainedConfig`):
-            Of the language model and of the encoder.
-        vision_feature_layer (`int`):
-            Index of the encoder's `hidden_states` that the language model reads.
-        image_token_index (`int`, *optional*):
-            `None` if the vocabulary has no token for images.
-        projector_hidden_act (`str`), multimodal_projector_bias (`bool`):
-            As in [`HawaiiConfig`].
-        vision_tower (`str`, *optional*):
-            The encoder's checkpoint, if it may be a separate one.
-        part_names (`list[tuple[str, str]]`):
-            Patterns of the prefixes of tensor names, and their replacements in [`part_name`].
-        values (`dict`):
-            The unparsed `config.json`.
-    """
-
-    checkpoint: str
-    model_type: str
+    checkpoint: str  # folder or Hub id
+    model_type: str  # as in its config.json
     text_config: PretrainedConfig
     vision_config: PretrainedConfig
-    vision_feature_layer: int
-    image_token_index: int | None
+    vision_feature_layer: int  # index of the encoder's hidden_states that the language model reads
+    image_token_index: int | None  # `None` if the vocabulary has no token for images
     projector_hidden_act: str
     multimodal_projector_bias: bool
-    vision_tower: str | None
-    part_names: list[tuple[str, str]]
-    values: dict
+    vision_tower: str | None  # the encoder's checkpoint, if it may be a separate one
+    part_names: list[tuple[str, str]]  # patterns of the prefixes of tensor names, and their replacements
+    values: dict  # the unparsed config.json
 
     def part_name(self, name: str) -> str:
         """

@@ -14,7 +14,7 @@ from .tensor_targets import Conversion, TensorTarget
 
 # MoVE-KD's names of the adapters next to the first and to the second linear layer.
 ADAPTERS = {"moe_down": "fc1_adapters", "moe_up": "fc2_adapters"}
-EXPERT = re.compile(r"vision\.encoder\.layers\.0\.mlp\.moe_down\.(?P<expert>\d+)\.lora_A\.weight")
+EXPERT = re.compile(r"vision\.encoder\.layers\.0\.mlp\.moe_down\.\d+\.lora_A\.weight")
 # The teachers, and the layers that mapped their features to the student's width and tokens in training.
 TEACHERS = re.compile(r"\w+_adapter_[12]\.(weight|bias)$|vision_teachers\.")
 
@@ -61,23 +61,8 @@ def convert_move_kd(checkpoint: str, vision_tower: str | None = None, dtype: tor
     """
     Converts MoVE-KD's released weights to a [`HawaiiForConditionalGeneration`] that gives the same answers. The
     adapters of its encoder become general ones: one bank with one linear router, of which the most likely adapter acts
-    alone and unweighted, next to each of the two linear layers.
-
-    Args:
-        checkpoint (`str`):
-            Folder or Hub id of a full state dict, in safetensors.
-        vision_tower (`str`, *optional*):
-            Folder or Hub id of the CLIP whose configuration the encoder has; defaults to the one that the checkpoint's
-            configuration names.
-        dtype (`torch.dtype`, *optional*):
-            Type of the parameters; defaults to that of the checkpoint's language model.
-
-    Returns:
-        [`Conversion`]: `unused_tensors` includes the teachers and the layers that adapted them.
-
-    Raises:
-        UserError: the checkpoint is no MoVE-KD, or all its adapters act at once; it lacks a tensor, or has one that is
-            unknown or of another shape.
+    alone and unweighted, next to each of the two linear layers. The unused tensors include the teachers and the layers
+    that adapted them. Arguments and errors as for [`convert_llava`].
     """
     source = read_llava(checkpoint, vision_tower)
     tensors = CheckpointTensors(checkpoint)

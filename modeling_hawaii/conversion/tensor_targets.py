@@ -17,36 +17,18 @@ ADAPTER_NAMES = re.compile(r"layers\.\d+\.feed_forward\.(routing|(fc1_|fc2_)?ada
 
 
 class Conversion(NamedTuple):
-    """
-    Result of a converter.
-
-    Args:
-        model (`PreTrainedModel`):
-            In eval mode.
-        unused_tensors (`list[str]`):
-            Names of the checkpoint's tensors that have no target in the model.
-    """
+    """A converted model, in eval mode, and the names of the checkpoint's tensors that have no target in it."""
 
     model: PreTrainedModel
     unused_tensors: list[str]
 
 
 class TensorTarget(NamedTuple):
-    """
-    Destination of a checkpoint's tensor.
+    """Destination of a checkpoint's tensor."""
 
-    Args:
-        name (`str`):
-            Parameter or buffer of the model.
-        index (`int` or `slice`, *optional*, defaults to all of it):
-            Part of it, along the first dimension.
-        view (`Callable`, *optional*):
-            Reshapes the tensor if the layouts differ.
-    """
-
-    name: str
-    index: int | slice = slice(None)
-    view: Callable[[torch.Tensor], torch.Tensor] | None = None
+    name: str  # of a parameter or buffer of the model
+    index: int | slice = slice(None)  # part of it, along the first dimension
+    view: Callable[[torch.Tensor], torch.Tensor] | None = None  # reshapes the tensor if the layouts differ
 
     def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape that `view` gives a tensor of `shape`; `shape` itself if the view cannot be applied."""
@@ -74,23 +56,11 @@ def match_tensors(
     tensors: CheckpointTensors, targets: dict[str, TensorTarget], is_unneeded: Callable[[str], bool], expected: str
 ) -> list[str]:
     """
-    Checks that each tensor has a target or is known to need none, and that each target has a tensor.
-
-    Args:
-        tensors (`CheckpointTensors`):
-            The checkpoint.
-        targets (`dict[str, TensorTarget]`):
-            Targets by the checkpoint's names.
-        is_unneeded (`Callable`):
-            Whether a tensor of this name is known to have no target.
-        expected (`str`):
-            What the checkpoint should be, such as "a CLIP".
-
-    Returns:
-        `list[str]`: names of the tensors without a target.
+    Returns the names of the tensors without a target, after checking that each of them is known to need none and that
+    each target, by the checkpoint's names, has a tensor.
 
     Raises:
-        UserError: tensors are missing or unknown; lists all of them.
+        UserError: tensors are missing or unknown, so the checkpoint is not `expected`, such as "a CLIP"; lists all.
     """
     without_target = [name for name in tensors.names if name not in targets]
     problems = {
@@ -103,14 +73,10 @@ def match_tensors(
     return without_target
 
 
-def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    module, _, leaf = name.rpartition(".")
-    return model.get_submodule(module), leaf
-
-
 def _allocate(model: nn.Module, name: str, dtype: torch.dtype) -> torch.Tensor:
     """Allocates a parameter that is still on the meta device, and returns the parameter or buffer."""
-    module, leaf = _owner(model, name)
+    module_name, _, leaf = name.rpartition(".")
+    module = model.get_submodule(module_name)
     tensor = getattr(module, leaf)
     if tensor.is_meta:
         tensor = nn.Parameter(torch.empty(tensor.shape, dtype=dtype))
@@ -119,15 +85,14 @@ def _allocate(model: nn.Module, name: str, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _check_shapes_and_types(model: nn.Module, tensors: CheckpointTensors, targets: dict[str, TensorTarget]) -> None:
-    wrong = []
+    wrong, empty = [], model.state_dict()
     for name, target in targets.items():
         if tensors.dtypes[name] not in FLOAT_DTYPES:
             raise UserError(
                 f"{tensors.checkpoint} contains {name} as {tensors.dtypes[name]}: it is quantized, and only weights "
                 f"of {', '.join(FLOAT_DTYPES)} can be converted. Name the original, unquantized checkpoint."
             )
-        module, leaf = _owner(model, target.name)
-        expected = list(getattr(module, leaf)[target.index].shape)
+        expected = list(empty[target.name][target.index].shape)
         if list(target.shape_of(tensors.shapes[name])) != expected:
             wrong.append(f"{name} {list(tensors.shapes[name])} instead of {expected}")
     if wrong:
@@ -145,15 +110,7 @@ def fill_model(
 ) -> PreTrainedModel:
     """
     Copies tensors to their targets one at a time: memory holds the model and pages of one file at most. Adapters
-    without a tensor are initialised so that they add nothing.
-
-    Args:
-        model (`PreTrainedModel`):
-            From [`build_empty`].
-        sources (`Iterable[tuple[CheckpointTensors, dict[str, TensorTarget]]]`):
-            Checkpoints, and the targets of their tensors.
-        dtype (`torch.dtype`):
-            Type of the parameters.
+    without a tensor are initialised so that they add nothing. `dtype` is the type of the parameters.
 
     Raises:
         UserError: a tensor does not have its target's shape, or is quantized.
@@ -169,6 +126,6 @@ def fill_model(
     assert all(ADAPTER_NAMES.search(name) for name in fresh), fresh
     for name in fresh:
         _allocate(model, name, dtype)
-    for module in dict.fromkeys(_owner(model, name)[0] for name in fresh):
-        model._init_weights(module)
+    for module_name in dict.fromkeys(name.rpartition(".")[0] for name in fresh):
+        model._init_weights(model.get_submodule(module_name))
     return model.eval()

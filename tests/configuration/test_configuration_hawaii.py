@@ -1,4 +1,4 @@
-"""What a configuration says by default, what it refuses, and that writing it down loses nothing."""
+"""Defaults, refused values and lossless saving of the configurations."""
 
 import json
 
@@ -12,7 +12,7 @@ from hawaii.tests.tiny.models import VISION, make_config
 TEXT = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 50}
 
 
-def test_the_default_encoder_is_clip_large_at_336_cut_after_23_layers_with_3_and_3_adapters_of_rank_16():
+def test_the_default_encoder_is_clip_large_336_with_23_layers_and_6_adapters_of_rank_16():
     config = HawaiiVisionConfig()
     # The fields of openai/clip-vit-large-patch14-336 that are not transformers' defaults for CLIP.
     clip = CLIPVisionConfig(
@@ -35,7 +35,7 @@ def test_the_default_encoder_is_clip_large_at_336_cut_after_23_layers_with_3_and
     assert (config.num_prefix_tokens, config.lora_bias) == (1, False)
 
 
-def test_the_default_language_model_is_vicuna_7b_and_images_take_576_tokens():
+def test_the_default_language_model_is_vicuna_7b_and_images_have_576_tokens():
     config = HawaiiConfig()
     assert config.text_config.model_type == "llama"
     assert (config.text_config.hidden_size, config.text_config.num_hidden_layers) == (4096, 32)
@@ -49,7 +49,7 @@ def test_setting_one_name_of_the_image_token_sets_the_other():
     assert config.image_token_index == 7
 
 
-def test_a_vision_configuration_survives_json():
+def test_a_vision_configuration_is_unchanged_by_json():
     config = HawaiiVisionConfig(
         **VISION,
         adapter_placement="linear",
@@ -65,7 +65,7 @@ def test_a_vision_configuration_survives_json():
     assert again.to_dict() == config.to_dict()
 
 
-def test_a_router_of_one_layer_survives_json(tmp_path):
+def test_a_router_of_one_layer_is_unchanged_by_saving(tmp_path):
     make_config(vision={"router_hidden_size": None}).save_pretrained(tmp_path)
     assert HawaiiConfig.from_pretrained(tmp_path).vision_config.router_hidden_size is None
 
@@ -80,7 +80,7 @@ def test_a_router_of_one_layer_survives_json(tmp_path):
     ],
     ids=lambda text: text["model_type"],
 )
-def test_any_language_model_survives_saving(tmp_path, text):
+def test_any_language_model_is_unchanged_by_saving(tmp_path, text):
     config = HawaiiConfig(vision_config=VISION, text_config=text, image_token_index=49)
     config.save_pretrained(tmp_path)
     again = HawaiiConfig.from_pretrained(tmp_path)
@@ -92,28 +92,28 @@ def test_any_language_model_survives_saving(tmp_path, text):
     assert again.tie_word_embeddings == config.text_config.tie_word_embeddings
 
 
-def test_parts_may_be_given_as_configurations():
+def test_parts_may_be_configuration_objects():
     parts = make_config()
     config = HawaiiConfig(vision_config=parts.vision_config, text_config=parts.text_config)
     assert config.vision_config is parts.vision_config
     assert config.text_config is parts.text_config
 
 
-def test_engines_read_that_the_last_layer_is_the_feature_layer_and_the_class_token_is_dropped():
+def test_fields_for_engines_select_the_last_layer_without_the_class_token():
     config = make_config()
     assert config.vision_feature_layer == -1
     assert config.vision_feature_select_strategy == "default"
     assert config.image_seq_length == 16
 
 
-def test_engines_read_that_there_is_no_class_token_to_drop():
+def test_fields_for_engines_select_all_tokens_if_there_is_no_class_token():
     config = make_config(vision={"has_class_token": False})
     assert config.vision_feature_select_strategy == "full"
     assert config.image_seq_length == config.vision_config.num_patches == 16
     assert config.vision_config.num_prefix_tokens == 0
 
 
-def test_patches_that_do_not_fill_the_image_are_counted_whole():
+def test_only_complete_patches_are_counted():
     config = HawaiiVisionConfig(image_size=384, patch_size=14)  # SigLIP so400m
     assert config.num_patches == 27 * 27
 
@@ -128,7 +128,7 @@ def test_patches_that_do_not_fill_the_image_are_counted_whole():
     ],
     ids=["image_size", "hidden_size", "adapter_placement", "router_gradient"],
 )
-def test_a_refused_value_is_named_with_the_way_out(fields, message):
+def test_an_invalid_value_is_named_with_the_valid_ones(fields, message):
     with pytest.raises(ValueError, match=message):
         HawaiiVisionConfig(**fields)
 
@@ -143,6 +143,6 @@ def test_a_refused_value_is_named_with_the_way_out(fields, message):
     ],
     ids=str,
 )
-def test_a_field_that_follows_from_others_is_refused(fields):
+def test_a_derived_field_that_contradicts_the_parts_is_refused(fields):
     with pytest.raises(ValueError, match=f"{next(iter(fields))} follows from the encoder and the language model"):
         HawaiiConfig(**fields)

@@ -1,4 +1,4 @@
-"""The code that a saved folder carries: whole, flat, and needing nothing that its user may lack."""
+"""The code in a saved folder is complete and flat, and needs no additional library."""
 
 import ast
 import re
@@ -18,7 +18,7 @@ SIBLING_IMPORT = re.compile(r"^from \.(\w+) import", re.MULTILINE)
 
 
 def imported_modules(source: str) -> set[str]:
-    """Top-level modules that a source file imports from outside its folder, wherever the import stands."""
+    """Top-level modules that a source file imports from outside its folder, anywhere in the file."""
     nodes = list(ast.walk(ast.parse(source)))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0}
@@ -26,7 +26,7 @@ def imported_modules(source: str) -> set[str]:
 
 
 def reached(entry: str, sources: dict[str, str]) -> set[str]:
-    """Files that importing `entry` executes, itself left out."""
+    """Files that importing `entry` executes, without `entry`."""
     found, waiting = set(), [entry]
     while waiting:
         for module in SIBLING_IMPORT.findall(sources[waiting.pop()]):
@@ -37,14 +37,14 @@ def reached(entry: str, sources: dict[str, str]) -> set[str]:
 
 
 def write_package(root, files: dict[str, str]):
-    """A package of the given files, and the path where its own `hub_hawaii.py` would stand."""
+    """Writes a package of the given files and returns the path of its `hub_hawaii.py`."""
     for name, source in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(source)
     return str(root / "configuration" / "hub_hawaii.py")
 
 
-def test_the_code_is_the_model_and_its_processor_and_nothing_of_training_or_evaluation():
+def test_the_code_is_the_model_and_its_processor_without_training_and_evaluation():
     folders = ("configuration", "processing", "modeling_hawaii")
     assert set(read_code()) == {path.name for folder in folders for path in (ROOT / folder).glob("*_hawaii.py")}
 
@@ -57,7 +57,7 @@ def test_the_code_is_flat():
         assert {f"{module}.py" for module in SIBLING_IMPORT.findall(source)} <= set(sources)
 
 
-def test_each_file_names_all_that_it_reaches_since_transformers_4_copies_no_others():
+def test_each_file_imports_all_that_it_reaches_because_transformers_4_copies_no_others():
     sources = read_code()
     for name, source in sources.items():
         assert {f"{module}.py" for module in SIBLING_IMPORT.findall(source)} == reached(name, sources), name
@@ -69,7 +69,7 @@ def test_the_code_needs_only_the_standard_library_torch_transformers_and_pillow(
         assert imported_modules(source) <= allowed, name
 
 
-def test_a_whole_model_answers_to_all_auto_classes_of_either_transformers():
+def test_a_complete_model_has_all_auto_classes_of_both_transformers_versions():
     assert set(AUTO_MAP) == {"AutoConfig", "AutoModel", "AutoModelForImageTextToText", "AutoModelForVision2Seq"}
 
 
@@ -97,7 +97,7 @@ def test_imports_across_folders_become_imports_of_siblings(tmp_path, monkeypatch
     }
 
 
-def test_two_files_of_one_name_are_refused(tmp_path, monkeypatch):
+def test_two_files_of_the_same_name_are_refused(tmp_path, monkeypatch):
     files = {
         "configuration/hub_hawaii.py": "",
         "processing/model_hawaii.py": "",
@@ -116,7 +116,7 @@ def test_code_loaded_from_a_saved_folder_saves_itself_unchanged(hub_folder, monk
 
 @pytest.fixture
 def uploaded(monkeypatch):
-    """Names of the files that a push would upload, in place of the upload."""
+    """Names of the files that a push would upload; nothing is uploaded."""
     import huggingface_hub
 
     class Repository:
@@ -144,7 +144,7 @@ def uploaded(monkeypatch):
     ],
     ids=["model", "vision_model", "config", "vision_config", "processor"],
 )
-def test_whatever_is_pushed_brings_its_code(tmp_path, uploaded, make, is_saved_before):
+def test_every_pushed_object_contains_its_code(tmp_path, uploaded, make, is_saved_before):
     saved = make()
     if is_saved_before:
         saved.save_pretrained(tmp_path / "model")
@@ -153,6 +153,6 @@ def test_whatever_is_pushed_brings_its_code(tmp_path, uploaded, make, is_saved_b
     assert {"config.json", "processor_config.json"} & set(uploaded)
 
 
-def test_push_to_hub_brings_the_code(uploaded):
+def test_push_to_hub_uploads_the_code(uploaded):
     HawaiiForConditionalGeneration(make_config()).push_to_hub("user/model")
     assert {*read_code(), "config.json", "model.safetensors"} <= set(uploaded)

@@ -1,4 +1,4 @@
-"""Students of the checkpoints that exist have as many parameters as the originals, less what is left out."""
+"""Students of published checkpoints have the parameters of the originals except the parts that are not built."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from hawaii.modeling_hawaii.conversion.tensor_targets import build_empty
 BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
-# Published configurations, and millions of parameters of the student that ends at the last but one layer.
+# Published configurations, and millions of parameters of the student that ends at the second to last layer.
 ENCODERS = {
     "openai/clip-vit-base-patch32": (CLIPVisionModel, {**BASE, "image_size": 224, "patch_size": 32}, 80.4),
     "openai/clip-vit-base-patch16": (CLIPVisionModel, {**BASE, "image_size": 224, "patch_size": 16}, 78.7),
@@ -39,20 +39,20 @@ def count(parameters):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_a_student_is_the_encoder_without_its_last_layer_its_last_norm_and_its_pooling(name):
+def test_a_student_is_the_encoder_without_last_layer_last_norm_and_pooling(name):
     model_class, fields, millions = ENCODERS[name]
     config = model_class.config_class(**fields)
     vision = make_vision_config(config, -2, {"num_teacher_adapters": 0, "num_general_adapters": 0})
     with torch.device("meta"):
         encoder, student = model_class(config), HawaiiVisionModel(vision)
-    left_out = count(encoder.encoder.layers[-1].parameters()) + count(encoder.post_layernorm.parameters())
-    left_out += count(encoder.head.parameters()) if hasattr(encoder, "head") else 0
-    assert count(student.parameters()) == count(encoder.parameters()) - left_out
+    omitted = count(encoder.encoder.layers[-1].parameters()) + count(encoder.post_layernorm.parameters())
+    omitted += count(encoder.head.parameters()) if hasattr(encoder, "head") else 0
+    assert count(student.parameters()) == count(encoder.parameters()) - omitted
     assert count(student.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_every_tensor_of_the_layers_that_are_kept_has_its_place(name):
+def test_every_tensor_of_the_remaining_layers_has_a_target(name):
     model_class, fields, _ = ENCODERS[name]
     config = model_class.config_class(**fields)
     vision = make_vision_config(config, -2, {"num_teacher_adapters": 0, "num_general_adapters": 0})
@@ -61,15 +61,15 @@ def test_every_tensor_of_the_layers_that_are_kept_has_its_place(name):
     targets = vision_targets(config, vision)
     assert targets.keys() <= encoder.keys()
     filled = dict.fromkeys(student, 0)
-    for theirs, place in targets.items():
-        part = student[place.name][place.index]
-        assert place.shape_of(tuple(encoder[theirs].shape)) == part.shape
-        filled[place.name] += part.numel()
+    for theirs, target in targets.items():
+        part = student[target.name][target.index]
+        assert target.shape_of(tuple(encoder[theirs].shape)) == part.shape
+        filled[target.name] += part.numel()
     assert filled == {name: tensor.numel() for name, tensor in student.items()}
 
 
-def test_a_student_of_llava_7b_is_the_llava_without_its_encoders_last_layer_and_takes_no_memory_before_it_is_filled():
-    config = LlavaConfig(text_config={"model_type": "llama", "vocab_size": 32064})  # else llava-1.5-7b's
+def test_a_student_of_llava_7b_is_the_llava_without_the_encoders_last_layer_and_is_built_without_memory():
+    config = LlavaConfig(text_config={"model_type": "llama", "vocab_size": 32064})  # other fields: llava-1.5-7b's
     vision = make_vision_config(config.vision_config, -2, {"num_teacher_adapters": 0, "num_general_adapters": 0})
     student = build_empty(
         HawaiiForConditionalGeneration,
@@ -79,7 +79,7 @@ def test_a_student_of_llava_7b_is_the_llava_without_its_encoders_last_layer_and_
     with torch.device("meta"):
         llava = LlavaForConditionalGeneration(config)
     encoder = llava.model.vision_tower
-    left_out = count(encoder.encoder.layers[-1].parameters()) + count(encoder.post_layernorm.parameters())
-    assert count(student.parameters()) == count(llava.parameters()) - left_out == 7_050_828_800
+    omitted = count(encoder.encoder.layers[-1].parameters()) + count(encoder.post_layernorm.parameters())
+    assert count(student.parameters()) == count(llava.parameters()) - omitted == 7_050_828_800
     assert all(parameter.is_meta and parameter.dtype == torch.float16 for parameter in student.parameters())
     assert not any(buffer.is_meta for buffer in student.buffers())

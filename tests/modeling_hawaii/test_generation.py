@@ -1,4 +1,4 @@
-"""`generate`: every way of decoding gives what the plain loop gives, and each image is encoded once."""
+"""`generate`: every decoding method equals a plain loop, and each image is encoded once."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from hawaii.tests.tiny.models import make_model, make_processor
 
 
 IMAGE = [4] * 16  # The image token, once for each of the 4 x 4 patches.
-# Eight tokens, none of which ends the answer or stands for an image.
+# Eight tokens, without an end of sequence or image token.
 GREEDY = {"do_sample": False, "max_new_tokens": 8, "min_new_tokens": 8, "suppress_tokens": [4]}
 
 
@@ -44,11 +44,11 @@ def batch(pixel_values):
 
 
 def answers_alone(model, pixel_values, **kwargs):
-    """What each of the three prompts of `batch` gets by itself."""
+    """Answers of the three prompts of `batch`, each in a batch of one."""
     images = (pixel_values[:2], pixel_values[2:], None)
     return [
-        model.generate(input_ids=text, attention_mask=torch.ones_like(text), pixel_values=own, **kwargs)
-        for text, own in zip((TWO_IMAGES, ONE_IMAGE, TEXT), images)
+        model.generate(input_ids=text, attention_mask=torch.ones_like(text), pixel_values=pixels, **kwargs)
+        for text, pixels in zip((TWO_IMAGES, ONE_IMAGE, TEXT), images)
     ]
 
 
@@ -58,7 +58,7 @@ def new_tokens(sequences):
 
 @torch.no_grad()
 def greedy_loop(model, input_ids, pixel_values):
-    """Runs the whole model again for each token, without a cache."""
+    """Runs the complete model for each token, without a cache."""
     for _ in range(8):
         scores = model(input_ids=input_ids, pixel_values=pixel_values).logits[:, -1]
         scores[:, [4, model.config.text_config.eos_token_id]] = -torch.inf
@@ -87,7 +87,7 @@ def test_the_answers_depend_on_the_images(model):
     assert len(answers) == 4
 
 
-def test_generation_returns_the_prompt_and_the_answer(model, pixel_values):
+def test_generation_returns_prompt_and_answer(model, pixel_values):
     sequences = model.generate(TWO_IMAGES, pixel_values=pixel_values[:2], **GREEDY)
     assert torch.equal(sequences[:, :-8], TWO_IMAGES)
 
@@ -123,7 +123,7 @@ def test_each_image_is_encoded_once(model, batch, options):
     assert encoded == [3]
 
 
-def test_text_alone_is_answered_without_the_encoder(model):
+def test_text_without_images_is_answered_without_the_encoder(model):
     encoded = []
     model.model.vision_tower.register_forward_pre_hook(lambda module, inputs: encoded.append(len(inputs[0])))
     assert model.generate(TEXT, **GREEDY).tolist() == greedy_loop(model, TEXT, None).tolist()
@@ -135,8 +135,8 @@ def test_text_alone_is_answered_without_the_encoder(model):
     [prompt([5, 6, 7, 9, 8], IMAGE, [11, 5, 6]), prompt([5, 6], IMAGE, [11, 5, 6])],
     ids=["words", "image_tokens"],
 )
-def test_prompt_lookup_may_draft_before_the_first_pass(model, pixel_values, text):
-    # The prompt ends in two words that stand in it before; what followed them there is the draft.
+def test_prompt_lookup_may_draft_before_the_first_forward_pass(model, pixel_values, text):
+    # The prompt ends with two tokens that also occur earlier; the tokens after them there are the draft.
     options = {**GREEDY, "pixel_values": pixel_values[:1], "suppress_tokens": None}
     expected = model.generate(text, **options)
     lengths = []
@@ -147,14 +147,14 @@ def test_prompt_lookup_may_draft_before_the_first_pass(model, pixel_values, text
     assert lengths[0] == text.shape[1] + 3
 
 
-def test_a_second_turn_goes_on_from_the_first_ones_cache(model, pixel_values):
+def test_a_second_turn_continues_from_the_cache_of_the_first(model, pixel_values):
     first = model.generate(ONE_IMAGE, pixel_values=pixel_values[:1], return_dict_in_generate=True, **GREEDY)
     second = torch.cat([first.sequences, torch.tensor([[7, 5, 9]])], dim=1)
     expected = greedy_loop(model, second, pixel_values[:1])
     assert model.generate(second, past_key_values=first.past_key_values, **GREEDY).tolist() == expected.tolist()
 
 
-def test_a_generation_config_may_come_second_as_in_transformers(model, pixel_values):
+def test_a_generation_config_may_be_the_second_argument_as_in_transformers(model, pixel_values):
     config = GenerationConfig(do_sample=False, max_new_tokens=3)
     answered = model.generate(ONE_IMAGE, config, pixel_values=pixel_values[:1])
     assert ONE_IMAGE.shape[1] < answered.shape[1] <= ONE_IMAGE.shape[1] + 3

@@ -1,4 +1,4 @@
-"""MoLA against its equation, F*(h) = F(h) + a_T(h) + a_G(h) (eq. 2), one token and one adapter at a time."""
+"""MoLA equals its equation, F*(h) = F(h) + a_T(h) + a_G(h) (eq. 2), computed by token and adapter."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def make_config(**kwargs):
 
 
 def make_feed_forward(**kwargs):
-    """A feed-forward layer in which everything has a random value, adapters included."""
+    """A feed-forward layer with random parameters, including the adapters."""
     feed_forward = HawaiiVisionFeedForward(make_config(**kwargs))
     for parameter in feed_forward.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -34,7 +34,7 @@ def naive_probabilities(router, token):
 
 
 def naive_adapter(lora, index, token):
-    """a(h) = (alpha / r) B A h of one adapter at one token, both products with a bias where there are biases."""
+    """a(h) = (alpha / r) B A h of one adapter at one token, with biases if there are any."""
     down = lora.lora_A[index] @ token
     if lora.lora_A_bias is None:
         return lora.scaling * (lora.lora_B[index].T @ down)
@@ -42,7 +42,7 @@ def naive_adapter(lora, index, token):
 
 
 def naive_feed_forward(layer, token):
-    """Eq. 2 at one token: the likeliest adapter of each bank acts, weighted by its probability under `switch`."""
+    """Eq. 2 at one token: the most likely adapter of each bank acts, weighted by its probability with `switch`."""
     num_teachers = layer.routing.teacher_router.score.out_features
     teacher = naive_probabilities(layer.routing.teacher_router, token)
     general = naive_probabilities(layer.routing.general_router, token)
@@ -73,7 +73,7 @@ def test_each_adapter_is_b_times_a_scaled_by_alpha_over_rank():
     assert both.tolist() == [[[60, 1000]]]
 
 
-def test_biases_act_where_their_adapter_does_and_are_scaled_with_it():
+def test_biases_act_with_their_adapter_and_are_scaled_with_it():
     config = make_config(num_teacher_adapters=1, num_general_adapters=1, lora_rank=1, lora_alpha=2, lora_bias=True)
     lora = StackedLora(config, 2, 2)
     lora.lora_A.data = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
@@ -88,7 +88,7 @@ def test_biases_act_where_their_adapter_does_and_are_scaled_with_it():
 
 
 @pytest.mark.parametrize("lora_bias", [False, True])
-def test_a_fresh_adapter_adds_nothing(lora_bias):
+def test_a_new_adapter_adds_nothing(lora_bias):
     lora = StackedLora(make_config(lora_bias=lora_bias), 16, 8)
     lora.reset_parameters()
     assert not lora.lora_B.any()
@@ -113,13 +113,13 @@ def test_the_layer_equals_a_loop_over_tokens_and_adapters(placement, router_grad
     expected = torch.stack(
         [torch.stack([naive_feed_forward(layer, token) for token in sample]) for sample in hidden_states]
     )
-    # The routers' probabilities are float32 and scale the adapters under `switch` only.
+    # The routers' probabilities are float32 and scale the adapters only with `switch`.
     tolerance = 1e-6 if router_gradient == "switch" else 1e-12
     torch.testing.assert_close(output, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("placement", ["ffn", "linear"])
-def test_the_straight_through_forward_is_the_literal_index_to_the_last_bit(placement):
+def test_the_straight_through_forward_is_bitwise_equal_to_hard_selection(placement):
     layer = make_feed_forward(adapter_placement=placement)
     hidden_states = torch.randn(4, 9, 32)
     straight_through, _ = layer(hidden_states, None, None)
@@ -131,7 +131,7 @@ def test_the_straight_through_forward_is_the_literal_index_to_the_last_bit(place
 @pytest.mark.parametrize(
     ("router_gradient", "learns"), [("straight_through", True), ("switch", True), ("none", False)]
 )
-def test_whether_the_routers_learn_from_the_task_is_as_configured(placement, router_gradient, learns):
+def test_the_routers_learn_from_the_task_as_configured(placement, router_gradient, learns):
     layer = make_feed_forward(adapter_placement=placement, router_gradient=router_gradient)
     layer(torch.randn(2, 5, 32), None, None)[0].square().sum().backward()
     for router in (layer.routing.teacher_router, layer.routing.general_router):
@@ -140,7 +140,7 @@ def test_whether_the_routers_learn_from_the_task_is_as_configured(placement, rou
 
 
 def make_router_of_two(router_gradient, logits):
-    """A bank of two adapters whose router says `logits` at every token, as its biases."""
+    """A bank of two adapters whose router has `logits` at every token, as its biases."""
     config = make_config(num_teacher_adapters=2, num_general_adapters=0, router_gradient=router_gradient)
     routing = MixtureOfLoraRouting(config)
     torch.nn.init.zeros_(routing.teacher_router.score.weight)
@@ -157,7 +157,7 @@ def make_router_of_two(router_gradient, logits):
         ("none", 1.0, None),
     ],
 )
-def test_gate_and_gradient_of_two_adapters_by_hand(router_gradient, value, gradient):
+def test_gate_and_gradient_of_two_adapters_equal_hand_computed_values(router_gradient, value, gradient):
     routing = make_router_of_two(router_gradient, [0.0, float(torch.tensor(3.0).log())])
     gate, probabilities = routing(torch.randn(1, 1, 32), None, None)
     torch.testing.assert_close(probabilities, torch.tensor([[[1 / 4, 3 / 4]]]))
@@ -169,7 +169,7 @@ def test_gate_and_gradient_of_two_adapters_by_hand(router_gradient, value, gradi
         torch.testing.assert_close(routing.teacher_router.score.bias.grad, expected)
 
 
-def test_each_bank_chooses_one_adapter_at_each_token():
+def test_each_bank_chooses_one_adapter_per_token():
     config = make_config()
     gate, probabilities = fill(MixtureOfLoraRouting(config))(torch.randn(2, 50, 32), None, None)
     teachers, generals = gate.split([3, 2], dim=-1)
@@ -190,14 +190,14 @@ def test_each_banks_probabilities_sum_to_one_in_float32():
 
 
 @pytest.mark.parametrize(("num_teachers", "num_generals"), [(3, 0), (0, 2)])
-def test_either_bank_may_be_absent(num_teachers, num_generals):
+def test_each_bank_may_be_absent(num_teachers, num_generals):
     layer = make_feed_forward(num_teacher_adapters=num_teachers, num_general_adapters=num_generals)
     _, probabilities = layer(torch.randn(1, 4, 32), None, None)
     torch.testing.assert_close(probabilities.sum(dim=-1), torch.ones(1, 4))
     assert probabilities.shape == (1, 4, num_teachers + num_generals)
 
 
-def test_without_adapters_the_layer_is_clips():
+def test_a_layer_without_adapters_equals_clips():
     layer = make_feed_forward(num_teacher_adapters=0, num_general_adapters=0)
     assert {name.split(".")[0] for name, _ in layer.named_parameters()} == {"fc1", "fc2"}
     hidden_states = torch.randn(1, 4, 32)
@@ -214,6 +214,6 @@ def test_a_router_of_one_layer_has_one_layer():
     }
 
 
-def test_forcing_an_adapter_gates_it_alone_and_general_adapters_cannot_be_forced():
+def test_a_forced_adapter_acts_alone_and_general_adapters_cannot_be_forced():
     gate = forced_adapter_gate(torch.tensor([-1, 0, 2, 3]), make_config(), torch.float32)
     assert gate.squeeze(1).tolist() == [[0, 0, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]

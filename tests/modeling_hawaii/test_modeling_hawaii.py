@@ -1,4 +1,4 @@
-"""The whole model without generation: where images go in the text, what is refused, how it may be run and saved."""
+"""The complete model without generation: merging of images and text, refused inputs, execution and saving."""
 
 import copy
 
@@ -38,7 +38,7 @@ def logits(model, input_ids, pixel_values=None, **kwargs):
 TWO_IMAGES = prompt(IMAGE, [5, 6, 7], IMAGE, [8, 9])
 
 
-def test_the_kth_feature_takes_the_place_of_the_kth_image_token(model):
+def test_the_kth_feature_replaces_the_kth_image_token(model):
     input_ids = torch.tensor([[5, 4, 6, 4], [4, 7, 8, 9]])
     width = model.config.text_config.hidden_size
     image_features = torch.arange(1.0, 5.0)[:, None].expand(4, width).reshape(2, 2, width)  # 1, 2, then 3, 4
@@ -48,7 +48,7 @@ def test_the_kth_feature_takes_the_place_of_the_kth_image_token(model):
     assert torch.equal(merged[input_ids != 4], embedded[input_ids != 4])
 
 
-def test_a_feature_that_no_token_asks_for_gets_a_gradient_of_zero(model):
+def test_a_surplus_feature_gets_a_gradient_of_zero(model):
     image_features = torch.ones(1, NUM_PATCHES, 32, requires_grad=True)
     model.model.merge_image_features(prompt([5, 6]), image_features).sum().backward()
     assert not image_features.grad.any()
@@ -63,7 +63,7 @@ def test_image_features_are_the_projected_patches_without_the_class_token(model,
     assert torch.equal(model(TWO_IMAGES, pixel_values).image_hidden_states, outputs.pooler_output)
 
 
-def test_an_encoder_without_class_token_gives_all_its_tokens_to_the_projector(pixel_values):
+def test_all_tokens_of_an_encoder_without_class_token_are_projected(pixel_values):
     model = make_model(vision={"has_class_token": False, "has_pre_layer_norm": False, "has_patch_bias": True})
     features = model.model.vision_tower(pixel_values).last_hidden_state
     assert features.shape == (2, NUM_PATCHES, 32)
@@ -91,14 +91,14 @@ def test_a_head_with_a_bias_adds_it(model, pixel_values, tmp_path):
 def test_the_order_of_the_images_is_the_order_of_their_tokens(model, pixel_values):
     swapped = logits(model, TWO_IMAGES, pixel_values.flip(0))
     assert (swapped - logits(model, TWO_IMAGES, pixel_values)).abs().max() > 0.1
-    # The text before the second image has seen the first alone.
+    # The text before the second image depends only on the first.
     first = prompt(IMAGE, [5, 6, 7])
     torch.testing.assert_close(
         logits(model, TWO_IMAGES, pixel_values)[:, : first.shape[1]], logits(model, first, pixel_values[:1])
     )
 
 
-def test_text_alone_gets_the_language_models_own_logits(model):
+def test_text_without_images_gets_the_language_models_logits(model):
     text = prompt([5, 6, 7])
     language_model = AutoModelForCausalLM.from_config(model.config.text_config).eval()
     language_model.model.load_state_dict(model.model.language_model.state_dict())
@@ -107,7 +107,7 @@ def test_text_alone_gets_the_language_models_own_logits(model):
 
 
 @pytest.mark.parametrize(("num_images", "num_features"), [(1, 16), (3, 48)])
-def test_another_number_of_image_tokens_than_of_image_features_is_refused(model, num_images, num_features):
+def test_different_numbers_of_image_tokens_and_features_are_refused(model, num_images, num_features):
     pixel_values = torch.zeros(num_images, 3, 16, 16)
     message = rf"32 image tokens in the text but {num_features} image features \({num_images} images of 16 patches\)"
     with pytest.raises(ValueError, match=message):
@@ -116,14 +116,14 @@ def test_another_number_of_image_tokens_than_of_image_features_is_refused(model,
         model.generate(input_ids=TWO_IMAGES, pixel_values=pixel_values, max_new_tokens=1)
 
 
-def test_text_is_given_once(model):
+def test_exactly_one_of_input_ids_and_inputs_embeds_is_required(model):
     embedded = model.get_input_embeddings()(TWO_IMAGES)
     for arguments in ({}, {"input_ids": TWO_IMAGES, "inputs_embeds": embedded}):
         with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
             model(**arguments)
 
 
-def test_images_need_the_text_that_says_where_they_go(model, pixel_values):
+def test_images_require_input_ids(model, pixel_values):
     embedded = model.get_input_embeddings()(TWO_IMAGES)
     for call in (model, model.generate):
         with pytest.raises(ValueError, match="pixel_values need input_ids"):
@@ -148,7 +148,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_next_labelled_token(model, pi
     with torch.no_grad():
         outputs = model(input_ids=TWO_IMAGES, pixel_values=pixel_values, labels=labels)
     log_probabilities = outputs.logits[0].log_softmax(dim=-1)
-    # The labelled tokens 8 and 9 are the last two; each is foretold by the position before it.
+    # The labelled tokens 8 and 9 are the last two; each is predicted at the position before it.
     torch.testing.assert_close(outputs.loss, -(log_probabilities[-3, 8] + log_probabilities[-2, 9]) / 2)
 
 
@@ -157,12 +157,12 @@ def test_logits_to_keep_are_the_last_ones(model, pixel_values):
     torch.testing.assert_close(logits(model, TWO_IMAGES, pixel_values, logits_to_keep=2), expected[:, -2:])
 
 
-def test_a_tuple_holds_the_same_as_the_output(model, pixel_values):
+def test_the_tuple_equals_the_output(model, pixel_values):
     expected = logits(model, TWO_IMAGES, pixel_values)
     assert torch.equal(model(TWO_IMAGES, pixel_values, return_dict=False)[0], expected)
 
 
-def test_sdpa_equals_eager_and_each_part_may_have_its_own(model, pixel_values, tmp_path):
+def test_sdpa_equals_eager_and_parts_may_differ(model, pixel_values, tmp_path):
     model.save_pretrained(tmp_path)
     expected = logits(model, TWO_IMAGES, pixel_values)
     for vision, text in (("eager", "eager"), ("eager", "sdpa"), ("sdpa", "eager")):
@@ -176,18 +176,18 @@ def test_sdpa_equals_eager_and_each_part_may_have_its_own(model, pixel_values, t
             torch.testing.assert_close(logits(other, TWO_IMAGES, pixel_values), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_bfloat16_weights_take_float32_images(model, pixel_values):
+def test_bfloat16_weights_accept_float32_images(model, pixel_values):
     scores = logits(model.bfloat16(), TWO_IMAGES, pixel_values)
     assert scores.dtype == torch.bfloat16
     assert scores.isfinite().all()
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(model, pixel_values):
-    plain, saving = model.train(), copy.deepcopy(model).train()
-    saving.gradient_checkpointing_enable()
-    for each in (plain, saving):
-        each(input_ids=TWO_IMAGES, pixel_values=pixel_values, labels=TWO_IMAGES, use_cache=False).loss.backward()
-    for (name, expected), parameter in zip(plain.named_parameters(), saving.parameters()):
+    plain, checkpointed = model.train(), copy.deepcopy(model).train()
+    checkpointed.gradient_checkpointing_enable()
+    for student in (plain, checkpointed):
+        student(input_ids=TWO_IMAGES, pixel_values=pixel_values, labels=TWO_IMAGES, use_cache=False).loss.backward()
+    for (name, expected), parameter in zip(plain.named_parameters(), checkpointed.parameters()):
         torch.testing.assert_close(parameter.grad, expected.grad, msg=name)
 
 
@@ -198,7 +198,7 @@ def test_the_task_reaches_every_parameter(model):
     assert [name for name, parameter in model.named_parameters() if not parameter.grad.any()] == []
 
 
-def test_the_whole_model_compiles_as_one_graph(model, pixel_values):
+def test_the_complete_model_compiles_as_one_graph(model, pixel_values):
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     expected = logits(model, TWO_IMAGES, pixel_values, use_cache=False)
@@ -215,7 +215,7 @@ def test_the_whole_model_compiles_as_one_graph(model, pixel_values):
     ],
     ids=lambda text: text["model_type"],
 )
-def test_tensor_names_in_the_file_are_the_models_own(tmp_path, pixel_values, text):
+def test_tensor_names_in_the_file_are_those_of_the_model(tmp_path, pixel_values, text):
     model = make_model(text=text)
     model.save_pretrained(tmp_path)
     loaded, report = HawaiiForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
@@ -227,7 +227,7 @@ def test_tensor_names_in_the_file_are_the_models_own(tmp_path, pixel_values, tex
     assert torch.equal(logits(loaded.eval(), TWO_IMAGES, pixel_values), logits(model, TWO_IMAGES, pixel_values))
 
 
-def test_the_base_model_loads_from_the_whole_model(model, pixel_values, tmp_path):
+def test_the_base_model_loads_from_the_complete_model(model, pixel_values, tmp_path):
     model.save_pretrained(tmp_path)
     loaded, report = HawaiiModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"]
@@ -242,7 +242,7 @@ def test_new_tokens_may_be_added(model, pixel_values):
     assert logits(model, TWO_IMAGES, pixel_values, labels=TWO_IMAGES).shape[-1] == 80
 
 
-def test_a_fresh_model_is_whole():
+def test_a_new_model_is_fully_initialised():
     model = HawaiiForConditionalGeneration(make_config()).eval()
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert logits(model, TWO_IMAGES, torch.randn(2, 3, 16, 16)).isfinite().all()

@@ -1,4 +1,4 @@
-"""The encoder: which adapters act, what it returns, what it costs, and how it may be run."""
+"""The encoder: adapters that act, outputs, cost and execution."""
 
 import copy
 
@@ -31,7 +31,7 @@ def features(model, pixel_values, adapters=None):
 
 
 def perturb(model, adapter=None, routers=False):
-    """A copy of the model in which one adapter, or all routers, are others."""
+    """A copy of the model with other values in one adapter, or in all routers."""
     model = copy.deepcopy(model)
     for name, parameter in model.named_parameters():
         if routers and "_router." in name:
@@ -62,7 +62,7 @@ def test_routed_features_depend_on_every_adapter_and_on_the_routers(pixel_values
 
 
 @pytest.mark.parametrize("placement", ["ffn", "linear"])
-def test_a_batch_that_mixes_forced_and_routed_images_equals_each_alone(pixel_values, placement):
+def test_a_batch_of_forced_and_routed_images_equals_each_alone(pixel_values, placement):
     model = make_model(adapter_placement=placement)
     together = features(model, pixel_values, [1, -1, 0, 2])
     alone = [features(model, image[None], [adapter]) for image, adapter in zip(pixel_values, (1, -1, 0, 2))]
@@ -70,7 +70,7 @@ def test_a_batch_that_mixes_forced_and_routed_images_equals_each_alone(pixel_val
     torch.testing.assert_close(together[1], features(model, pixel_values)[1], rtol=0, atol=1e-6)
 
 
-def test_samples_left_to_the_routers_are_as_if_none_was_forced(pixel_values):
+def test_routed_samples_equal_those_of_a_batch_without_forced_adapters(pixel_values):
     model = make_model()
     assert torch.equal(features(model, pixel_values, [-1] * 4), features(model, pixel_values))
 
@@ -85,7 +85,7 @@ def test_forced_samples_give_the_routers_no_gradient(pixel_values):
             assert all(parameter.grad[adapter].any() == (adapter < NUM_TEACHERS) for adapter in range(5))
 
 
-def test_routing_has_one_distribution_of_each_bank_for_each_layer_image_and_token(pixel_values):
+def test_routing_has_one_distribution_per_bank_layer_image_and_token(pixel_values):
     probabilities = make_model()(pixel_values, output_routing=True).router_probabilities
     assert probabilities.shape == (NUM_LAYERS, 4, 17, NUM_TEACHERS + NUM_GENERALS)
     ones = torch.ones(NUM_LAYERS, 4, 17)
@@ -93,7 +93,7 @@ def test_routing_has_one_distribution_of_each_bank_for_each_layer_image_and_toke
     torch.testing.assert_close(probabilities[..., NUM_TEACHERS:].sum(dim=-1), ones)
 
 
-def test_only_what_was_asked_for_is_returned(pixel_values):
+def test_only_requested_outputs_are_returned(pixel_values):
     model = make_model()
     assert set(model(pixel_values)) == {"last_hidden_state"}
     outputs = model(pixel_values, output_hidden_states=True)
@@ -102,7 +102,7 @@ def test_only_what_was_asked_for_is_returned(pixel_values):
     assert torch.equal(model(pixel_values, return_dict=False)[0], outputs.last_hidden_state)
 
 
-def test_adapters_need_one_entry_for_each_image(pixel_values):
+def test_adapters_need_one_entry_per_image(pixel_values):
     with pytest.raises(ValueError, match=r"adapters has shape \(3,\); one entry for each of 4 images"):
         make_model()(pixel_values, adapters=torch.tensor([0, 1, 2]))
 
@@ -124,7 +124,7 @@ def test_sdpa_equals_eager(pixel_values, adapters):
 
 
 def test_bfloat16_is_close_to_float32(pixel_values):
-    # Forced, because rounding may change a route.
+    # Forced, because rounding may change the routing.
     model = make_model()
     expected = features(model, pixel_values, [0, 1, 2, 0])
     rounded = features(model.bfloat16(), pixel_values, [0, 1, 2, 0])
@@ -137,14 +137,14 @@ def test_bfloat16_is_close_to_float32(pixel_values):
 def test_gradient_checkpointing_gives_the_same_gradients(pixel_values, adapters):
     adapters = None if adapters is None else torch.tensor(adapters)
     plain = make_model().train()
-    saving = copy.deepcopy(plain)
-    saving.gradient_checkpointing_enable()
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.gradient_checkpointing_enable()
     runs = []
-    saving.layers[0].feed_forward.register_forward_pre_hook(lambda *args: runs.append(1))
-    for model in (plain, saving):
+    checkpointed.layers[0].feed_forward.register_forward_pre_hook(lambda *args: runs.append(1))
+    for model in (plain, checkpointed):
         outputs = model(pixel_values, adapters=adapters, output_routing=True)
         (outputs.last_hidden_state.square().sum() + outputs.router_probabilities.square().sum()).backward()
-    for (name, expected), parameter in zip(plain.named_parameters(), saving.parameters()):
+    for (name, expected), parameter in zip(plain.named_parameters(), checkpointed.parameters()):
         assert torch.equal(parameter.grad, expected.grad), name
     assert len(runs) == 2, "the layer ran forward and, for its gradient, once more"
 
@@ -152,7 +152,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(pixel_values, adapters)
 SIGLIP = {"has_class_token": False, "has_pre_layer_norm": False, "has_patch_bias": True}
 
 
-def test_a_configuration_builds_only_the_parts_that_it_names():
+def test_only_configured_parts_are_built():
     names = {name for name, _ in make_model(lora_bias=True, **SIGLIP).named_parameters()}
     others = {name for name, _ in make_model().named_parameters()}
     embeddings = {"embeddings.class_embedding", "pre_layer_norm.weight", "pre_layer_norm.bias"}
@@ -161,7 +161,7 @@ def test_a_configuration_builds_only_the_parts_that_it_names():
     assert names - others == {"embeddings.patch_embedding.bias", *biases}
 
 
-def test_without_a_class_token_there_is_one_token_for_each_patch(pixel_values):
+def test_an_encoder_without_class_token_has_one_token_per_patch(pixel_values):
     model = make_model(**SIGLIP)
     outputs = model(pixel_values, output_hidden_states=True, output_routing=True)
     assert outputs.last_hidden_state.shape == (4, 16, 32)
@@ -173,7 +173,7 @@ def test_without_a_class_token_there_is_one_token_for_each_patch(pixel_values):
     torch.testing.assert_close(outputs.hidden_states[0], expected)
 
 
-def test_what_whole_patches_do_not_reach_is_not_seen():
+def test_pixels_outside_complete_patches_are_ignored():
     model = make_model(image_size=18)
     pixel_values = torch.randn(1, 3, 18, 18)
     expected = features(model, pixel_values)
