@@ -1,9 +1,9 @@
-"""What every test may use. Nothing here, and no test, needs a network."""
+"""Fixtures for all tests. No fixture and no test needs a network."""
 
 import os
 
 
-# Read when huggingface_hub and transformers are first imported, so they come before anything that imports them.
+# Set before huggingface_hub and transformers are imported, because they read these variables on import.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -19,13 +19,13 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def same_random_numbers():
-    """Every test draws the same random numbers whichever tests ran before it."""
+    """The random numbers of a test do not depend on the tests before it."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def hub_folder(tmp_path_factory):
-    """A published folder: a tiny model with random weights, its processor, its code. Copy it to change it."""
+    """A published folder: a tiny model with random weights, its processor and code. Tests that change it copy it."""
     from hawaii.tests.tiny.models import save_hub_folder
 
     return save_hub_folder(tmp_path_factory.mktemp("published") / "hub")
@@ -33,7 +33,7 @@ def hub_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def teacher_folders(tmp_path_factory):
-    """Folders of two tiny teachers by name, as `save_pretrained` leaves them."""
+    """Folders of two tiny teachers by name, written by `save_pretrained`."""
     from hawaii.tests.tiny.training import save_teachers
 
     return save_teachers(tmp_path_factory.mktemp("teachers"))

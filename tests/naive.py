@@ -1,4 +1,4 @@
-"""What losses are made of, in Python numbers."""
+"""Building blocks of the losses, computed with Python numbers."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -27,6 +27,6 @@ def naive_importance(teacher: list[list[float]], prompt: list[list[float]]) -> l
 
 
 def assert_equals_naive(actual: torch.Tensor, expected) -> None:
-    """What is counted in float32 equals nested lists of Python numbers."""
+    """Asserts that a float32 tensor equals nested lists of Python numbers."""
     assert actual.dtype == torch.float32
     torch.testing.assert_close(actual.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-7)

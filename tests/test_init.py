@@ -1,4 +1,4 @@
-"""The public names of the package, and what their first use registers."""
+"""The public names of the package, and the registration with transformers' Auto classes."""
 
 import configparser
 from pathlib import Path
@@ -10,7 +10,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 import hawaii
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_is_importable():
     assert all(name in dir(hawaii) and getattr(hawaii, name) for name in hawaii.__all__)
     setup = configparser.ConfigParser()
     setup.read(Path(hawaii.__file__).with_name("setup.cfg"))
@@ -19,7 +19,7 @@ def test_every_public_name_is_there():
         getattr(hawaii, "no_such_name")  # noqa: B009
 
 
-def test_the_auto_classes_know_the_model():
+def test_the_auto_classes_map_to_the_model():
     auto, generation = transformers.AutoModel, transformers.AutoModelForImageTextToText
     assert auto._model_mapping[hawaii.HawaiiConfig] is hawaii.HawaiiModel
     assert auto._model_mapping[hawaii.HawaiiVisionConfig] is hawaii.HawaiiVisionModel
@@ -28,5 +28,5 @@ def test_the_auto_classes_know_the_model():
     assert type(transformers.AutoConfig.for_model("hawaii")) is hawaii.HawaiiConfig
 
 
-def test_vision2seq_is_its_successor_where_transformers_dropped_it():
+def test_auto_model_for_vision2seq_is_its_successor():
     assert hawaii.AutoModelForVision2Seq is transformers.AutoModelForImageTextToText

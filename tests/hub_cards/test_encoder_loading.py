@@ -133,7 +133,7 @@ def test_the_card_describes_an_encoder(hub):
     assert "Language model |" not in card and "Not evaluated" not in card and "Ask a question" not in card
 
 
-@pytest.mark.parametrize(("version", "has_class_token"), zip(VERSIONS, (True, False)))
+@pytest.mark.parametrize(("version", "has_class_token"), list(zip(VERSIONS, (True, False))))
 def test_the_code_of_the_card_runs_without_the_package(tmp_path, version, has_class_token):
     save_encoder_folder(tmp_path / "hub", has_class_token=has_class_token)
     (code,) = re.findall(r"^```python\n(.*?)^```", (tmp_path / "hub" / "README.md").read_text(), re.MULTILINE | re.S)

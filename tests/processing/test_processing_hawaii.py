@@ -1,4 +1,4 @@
-"""How an image becomes a square and a square numbers, how text makes room for it, what a conversation looks like."""
+"""Squaring and normalising images, expanding image tokens, and rendering conversations."""
 
 import json
 
@@ -32,7 +32,7 @@ CONVERSATION = [
 
 
 def columns(*reds):
-    """An image of one row whose pixels have these reds."""
+    """An image of one row with these red values."""
     return Image.fromarray(np.array([[[red, 0, 0] for red in reds]], dtype=np.uint8))
 
 
@@ -59,7 +59,7 @@ def test_padding_leaves_the_odd_pixel_after_the_image():
 
 
 @pytest.mark.parametrize("size", [(2, 5), (5, 2), (3, 4), (4, 3), (1, 6), (6, 1), (7, 6)])
-def test_the_margin_before_the_image_is_half_of_both_rounded_down(size):
+def test_the_first_margin_is_half_of_the_padding_rounded_down(size):
     image, (width, height) = noise(*size), size
     side = max(size)
     expected = np.full((side, side, 3), MEAN_COLOUR, dtype=np.uint8)
@@ -76,13 +76,13 @@ def test_cropping_keeps_the_centre():
 
 
 @pytest.mark.parametrize("ratio", ["pad", "crop"])
-def test_a_square_stays_as_it_is(ratio):
+def test_a_square_image_is_unchanged(ratio):
     image = noise(5, 5)
     assert make_processor(image_aspect_ratio=ratio).square_image(image).tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize("size", [(30, 21), (9, 40), (16, 16)])
-def test_padded_images_are_llavas(size):
+def test_padded_images_equal_llavas(size):
     square = {"height": 16, "width": 16}
     llava = LlavaImageProcessor(do_pad=True, size={"shortest_edge": 16}, crop_size=square)
     expected = llava(noise(*size), return_tensors="pt")["pixel_values"]
@@ -91,7 +91,7 @@ def test_padded_images_are_llavas(size):
 
 
 @pytest.mark.parametrize("size", [(25, 16), (16, 20)])
-def test_cropped_images_are_clips(size):
+def test_cropped_images_equal_clips(size):
     # The shorter side is not resized, so that CLIP, which crops after resizing, crops the same pixels.
     clip = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     expected = clip(noise(*size), return_tensors="pt")["pixel_values"]
@@ -121,7 +121,7 @@ def test_every_orientation_is_turned_upright(tmp_path, tag, upright):
     assert reds(make_processor().square_image(tmp_path / "turned.png")) == upright
 
 
-def test_orientation_tags_are_obeyed(tmp_path):
+def test_orientation_tags_are_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # Turn clockwise by a quarter to view.
     columns(1, 2).save(tmp_path / "turned.png", exif=exif)
@@ -141,7 +141,7 @@ def test_16_bit_images_are_scaled_and_not_clipped(mode):
 @pytest.mark.parametrize(
     ("mode", "expected"), [("L", 76), ("LA", 76), ("1", 0), ("P", 255), ("RGBA", 255), ("CMYK", 255)]
 )
-def test_any_mode_keeps_what_it_shows(mode, expected):
+def test_every_mode_is_converted_to_rgb(mode, expected):
     red = Image.new("RGB", (4, 4), "red").convert(mode, dither=Image.Dither.NONE)
     square = make_processor().square_image(red)
     assert square.mode == "RGB" and reds(square) == [[expected] * 4] * 4
@@ -161,15 +161,15 @@ RED_PALETTE = Image.new("RGB", (4, 4), "red").quantize(2)
     ],
     ids=["RGBA", "LA", "one colour of a palette", "all colours of a palette"],
 )
-def test_what_is_transparent_shows_its_colour(tmp_path, image, options, expected):
-    """As to LLaVA, which drops the alpha channel."""
+def test_transparent_pixels_keep_their_colour(tmp_path, image, options, expected):
+    """As in LLaVA, which drops the alpha channel."""
     image.save(tmp_path / "clear.png", **options)
     assert Image.open(tmp_path / "clear.png").has_transparency_data
     assert reds(make_processor().square_image(tmp_path / "clear.png")) == [[expected] * 4] * 4
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_files_that_hold_no_rgb_are_read(tmp_path, mode):
+def test_files_of_other_modes_are_converted(tmp_path, mode):
     Image.new("RGB", (16, 16), (200, 100, 50)).convert(mode).save(tmp_path / "file.jpg", quality=95)
     expected = {"L": (124, 124, 124), "CMYK": (200, 100, 50)}[mode]
     pixel = make_processor().square_image(tmp_path / "file.jpg").getpixel((8, 8))
@@ -184,7 +184,7 @@ def test_an_image_may_be_one_pixel_wide(size, ratio):
     assert processor(images=noise(*size), text="<image>")["pixel_values"][0].shape == (3, 16, 16)
 
 
-def test_arrays_and_tensors_are_images_too():
+def test_arrays_and_tensors_are_accepted():
     image = noise(20, 16)
     processor = make_processor()
     expected = processor.square_image(image).tobytes()
@@ -193,25 +193,25 @@ def test_arrays_and_tensors_are_images_too():
     assert processor.square_image(torch.from_numpy(array.copy()).permute(2, 0, 1)).tobytes() == expected
 
 
-def test_an_array_without_channels_is_one_grey_image():
+def test_an_array_without_channels_is_a_grey_image():
     array = np.full((16, 16), 9, dtype=np.uint8)
     assert make_processor()(images=array, text="<image>")["pixel_values"][0].shape == (3, 16, 16)
 
 
-def test_a_16_bit_file_is_scaled_too(tmp_path):
+def test_a_16_bit_file_is_scaled(tmp_path):
     Image.fromarray(np.full((4, 4), 128 * 256, dtype="<u2")).save(tmp_path / "deep.png")
     assert reds(make_processor().square_image(tmp_path / "deep.png")) == [[128] * 4] * 4
 
 
-def test_a_file_that_is_cut_short_is_named(tmp_path):
-    noise(40, 40).save(tmp_path / "whole.png")
-    content = (tmp_path / "whole.png").read_bytes()
+def test_a_truncated_file_is_named(tmp_path):
+    noise(40, 40).save(tmp_path / "complete.png")
+    content = (tmp_path / "complete.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"cut\.png is no image that Pillow can read \(image file is truncated\)"):
         make_processor().square_image(tmp_path / "cut.png")
 
 
-def test_a_file_that_is_no_image_is_named(tmp_path):
+def test_a_file_that_is_not_an_image_is_named(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(ValueError, match=r"notes\.txt is no image that Pillow can read"):
         make_processor().square_image(tmp_path / "notes.txt")
@@ -222,7 +222,7 @@ def test_a_missing_file_is_named():
         make_processor()(images="/there/is/no/image.png", text="<image>")
 
 
-def test_each_image_takes_one_token_for_each_patch():
+def test_each_image_has_one_token_per_patch():
     processor = make_processor(image_size=16, patch_size=4)
     inputs = processor(images=[noise(5, 7), noise(20, 8)], text="<image> a <image> red", return_tensors="pt")
     image, a, red = processor.tokenizer.convert_tokens_to_ids(["<image>", "a", "red"])
@@ -231,8 +231,8 @@ def test_each_image_takes_one_token_for_each_patch():
     assert set(inputs) == {"input_ids", "attention_mask", "pixel_values"}
 
 
-def test_a_prompt_that_begins_a_sequence_itself_gets_no_second_beginning():
-    """The chat templates of Llama 3, Gemma and Mistral write what their tokenizers put in front of any text."""
+def test_a_prompt_with_a_bos_token_gets_no_second_one():
+    """The chat templates of Llama 3, Gemma and Mistral write the BOS token that their tokenizers add to any text."""
     processor = make_processor()
     bos_token, bos_token_id = processor.tokenizer.bos_token, processor.tokenizer.bos_token_id
     processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -244,11 +244,11 @@ def test_a_prompt_that_begins_a_sequence_itself_gets_no_second_beginning():
     assert processor(text=f"{bos_token} a", add_special_tokens=True)["input_ids"][0][:2] == [bos_token_id] * 2
 
 
-def test_text_alone_brings_no_pixels():
+def test_text_without_images_has_no_pixel_values():
     assert set(make_processor()(text=["a", "red"], return_tensors="pt")) == {"input_ids", "attention_mask"}
 
 
-def test_images_may_come_as_one_list_or_as_one_for_each_prompt():
+def test_images_may_be_one_list_or_one_list_per_prompt():
     text = ["<image> a <image>", "red <image>"]
     first, second, third = noise(4, 5), noise(6, 5), noise(7, 5)
     processor = make_processor()
@@ -258,17 +258,17 @@ def test_images_may_come_as_one_list_or_as_one_for_each_prompt():
 
 
 @pytest.mark.parametrize(("num_tokens", "num_images"), [(1, 2), (2, 1), (0, 1), (1, 0)])
-def test_another_number_of_image_tokens_than_of_images_is_refused(num_tokens, num_images):
+def test_different_numbers_of_image_tokens_and_images_are_refused(num_tokens, num_images):
     with pytest.raises(ValueError, match=f"{num_tokens} <image> in the text but {num_images} images"):
         make_processor()(images=[noise(4, 4)] * num_images, text="<image> " * num_tokens + "a")
 
 
-def test_nothing_is_refused():
+def test_a_call_without_images_and_text_is_refused():
     with pytest.raises(ValueError, match="Give images, text or both"):
         make_processor()()
 
 
-def test_engines_are_told_how_many_tokens_images_take():
+def test_engines_can_read_the_number_of_tokens_per_image():
     counts = make_processor()._get_num_multimodal_tokens(image_sizes=[(100, 20), (16, 16)])
     assert counts.num_image_tokens == [16, 16]
     assert counts.num_image_patches == [1, 1]
@@ -280,7 +280,7 @@ def test_a_tokenizer_without_the_image_token_is_refused():
         HawaiiProcessor(CLIPImageProcessor(), tokenizer)
 
 
-def test_an_image_that_patches_do_not_fill_takes_as_many_tokens_as_there_are_whole_patches():
+def test_an_image_has_one_token_per_complete_patch():
     processor = make_processor(image_size=18)
     assert processor.num_image_tokens == 16
     inputs = processor(images=Image.new("RGB", (20, 30)), text="<image>", return_tensors="pt")
@@ -288,13 +288,13 @@ def test_an_image_that_patches_do_not_fill_takes_as_many_tokens_as_there_are_who
     assert (inputs["input_ids"] == processor.image_token_id).sum() == 16
 
 
-def test_an_image_processor_that_makes_no_squares_is_refused():
+def test_an_image_processor_that_does_not_make_squares_is_refused():
     size = {"height": 16, "width": 20}
     with pytest.raises(ValueError, match="makes images of 16 x 20 pixels; the encoder needs a square"):
         HawaiiProcessor(CLIPImageProcessor(size=size, crop_size=size), make_tokenizer())
 
 
-def test_an_unknown_way_to_a_square_is_refused():
+def test_an_unknown_image_aspect_ratio_is_refused():
     with pytest.raises(ValueError, match="image_aspect_ratio is 'stretch'; it must be one of pad, crop"):
         make_processor(image_aspect_ratio="stretch")
 
@@ -310,7 +310,7 @@ def test_saving_and_loading_changes_nothing(tmp_path):
     assert loaded.image_aspect_ratio == "crop"
 
 
-def test_the_saved_tokenizer_has_words_that_transformers_4_knows(tmp_path):
+def test_the_saved_tokenizer_has_names_that_transformers_4_knows(tmp_path):
     make_processor().save_pretrained(tmp_path)
     values = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert values["tokenizer_class"] == "PreTrainedTokenizerFast"
@@ -318,7 +318,7 @@ def test_the_saved_tokenizer_has_words_that_transformers_4_knows(tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == make_tokenizer().get_vocab()
 
 
-def test_vicuna_v1_is_the_conversation_of_llava():
+def test_vicuna_v1_renders_the_conversation_of_llava():
     rendered = make_processor().apply_chat_template(CONVERSATION)
     assert rendered == (
         f"{SYSTEM} USER: <image>\nwhat color is the circle ? ASSISTANT: red</s>"
@@ -326,13 +326,13 @@ def test_vicuna_v1_is_the_conversation_of_llava():
     )
 
 
-def test_vicuna_v1_asks_for_an_answer_and_takes_another_system_text():
+def test_vicuna_v1_renders_a_generation_prompt_and_another_system_text():
     messages = [{"role": "system", "content": "Be short."}, CONVERSATION[2]]
     rendered = make_processor().apply_chat_template(messages, add_generation_prompt=True)
     assert rendered == "Be short. USER: is there a square ? ASSISTANT:"
 
 
-def test_vicuna_v1_takes_a_system_text_in_parts():
+def test_vicuna_v1_accepts_a_system_text_in_parts():
     system = [{"type": "text", "text": "Be short. "}, {"type": "text", "text": "Be kind."}]
     messages = [{"role": "system", "content": system}, CONVERSATION[2]]
     assert make_processor().apply_chat_template(messages) == "Be short. Be kind. USER: is there a square ? "
@@ -346,12 +346,12 @@ def test_vicuna_v1_takes_a_system_text_in_parts():
         ({"role": "user", "content": [{"type": "video"}]}, "takes images and text, and not video"),
     ],
 )
-def test_vicuna_v1_refuses_what_it_does_not_know(message, problem):
+def test_vicuna_v1_refuses_unknown_roles_and_content(message, problem):
     with pytest.raises(TemplateError, match=problem):
         make_processor().apply_chat_template([*CONVERSATION, message])
 
 
-def test_plain_is_the_image_its_caption_and_a_newline():
+def test_plain_renders_the_image_its_caption_and_a_newline():
     processor = make_processor(chat_template="plain")
     assert processor.apply_chat_template(CONVERSATION[:2]) == "<image>red\n"
     assert processor.apply_chat_template(CONVERSATION[:1], add_generation_prompt=True) == "<image>"
@@ -362,7 +362,7 @@ def test_an_unknown_chat_template_is_refused():
         load_chat_template("vicuna")
 
 
-def test_labels_are_the_answers_and_their_ends():
+def test_labels_are_the_answers_and_their_end_tokens():
     processor = make_processor()
     messages = json.loads(json.dumps(CONVERSATION))
     messages[0]["content"][0]["image"] = noise(5, 5)
@@ -374,7 +374,7 @@ def test_labels_are_the_answers_and_their_ends():
 
 
 def test_the_space_before_an_answer_belongs_to_it():
-    # As in Llama's tokenizer, where it is part of the first word: what follows "ASSISTANT:" is what is to be learned.
+    # As in Llama's tokenizer, where the space is part of the first word: labels start right after "ASSISTANT:".
     text = make_processor().apply_chat_template(CONVERSATION).replace("</s>", " ").replace("<image>\n", "<image> \n")
     words = dict.fromkeys(["<unk>", "</s>", "<image>", *(f"▁{word}" for word in text.split(" ")), "USER:", "\nwhat"])
     tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))

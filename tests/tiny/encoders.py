@@ -1,4 +1,4 @@
-"""Recipes of encoders that learn without a language model, and a run of one."""
+"""Recipes and published folders of encoders that are trained without a language model."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from .training import SHORT_RUN, make_record, save_data, save_recipe
 
 
 def make_encoder_processor(image_aspect_ratio: str = "pad", **kwargs) -> EncoderProcessor:
-    """For the tiny encoder; `kwargs` are fields of the image processor that it is made of."""
+    """Processor of the tiny encoder; `kwargs` are fields of the image processor that it is made from."""
     return EncoderProcessor(CLIPImageProcessorPil(**kwargs), HawaiiVisionConfig(**VISION), image_aspect_ratio)
 
 
 def write_encoder_recipe(folder: Path, teachers: dict[str, Path], **changes) -> Path:
     """
-    A recipe of two stages over tiny images, all under `folder`; `changes` replace its shared keys. There is dropout,
-    so that a resume needs the random states, and stages end in the middle of an epoch.
+    Writes a recipe of two stages and its tiny images to `folder`; `changes` replace its shared keys. It has dropout,
+    so that a resumed run needs the random states, and stages end in the middle of an epoch.
     """
     numbers = (*range(12), 13, 14)
     save_data(folder, [make_record(number, image=number % 5 != 2) for number in numbers])
@@ -39,7 +39,7 @@ def write_encoder_recipe(folder: Path, teachers: dict[str, Path], **changes) -> 
 
 
 def save_encoder_folder(folder: Path, **vision) -> HawaiiVisionModel:
-    """An encoder with random values as training publishes it, and what was saved; `vision` are other fields."""
+    """Publishes an encoder with random values and returns it; `vision` are fields of its configuration."""
     encoder = make_model(vision={"num_teacher_adapters": 2, **vision}).model.vision_tower
     stage = folder.with_name(f"{folder.name}_stage")
     encoder.save_pretrained(stage)

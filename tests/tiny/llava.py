@@ -1,4 +1,4 @@
-"""Small LLaVA checkpoints in the forms that exist, with random weights, on disk."""
+"""Saves small LLaVA checkpoints with random weights in all existing forms."""
 
 import json
 import re
@@ -44,7 +44,7 @@ IMAGE_TOKEN = 39
 
 
 def randomize(model: nn.Module) -> nn.Module:
-    """Gives every weight a value that is neither zero nor one, large enough that images and words change answers."""
+    """Draws all weights, large enough that images and words change the answers."""
     for name, parameter in model.named_parameters():
         is_scale = "norm" in name.lower() and name.endswith("weight")
         std = 0.3 if parameter.dim() > 1 and "vision" not in name else 0.1
@@ -53,7 +53,7 @@ def randomize(model: nn.Module) -> nn.Module:
 
 
 def make_llava(vision: dict | None = None, text: dict | None = None, **fields) -> LlavaForConditionalGeneration:
-    """transformers' LLaVA; arguments are fields that differ from those above."""
+    """transformers' LLaVA; arguments override the fields above."""
     vision = {**CLIP, **(vision or {})}
     text = {**TEXT, **(text or {})}
     is_clip = vision["model_type"] == "clip_vision_model"
@@ -70,7 +70,7 @@ def make_llava(vision: dict | None = None, text: dict | None = None, **fields) -
 
 
 def rename(tensors: dict[str, torch.Tensor], *patterns: tuple[str, str]) -> dict[str, torch.Tensor]:
-    """The same tensors; of each name, the first pattern that fits its beginning is replaced."""
+    """Copies tensors under new names: in each name, the first pattern that matches its beginning is replaced."""
     renamed = {}
     for name, tensor in tensors.items():
         for pattern, replacement in patterns:
@@ -83,12 +83,12 @@ def rename(tensors: dict[str, torch.Tensor], *patterns: tuple[str, str]) -> dict
 
 
 def save_tensors(folder: Path, tensors: dict[str, torch.Tensor], num_files: int = 1) -> None:
-    """Writes tensors as one file, or in turns as several with an index: what belongs together lies apart."""
+    """Writes tensors to one file, or alternately to several with an index, so that each layer is spread over files."""
     if num_files == 1:
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         return
     names = [f"model-{number + 1:05}-of-{num_files:05}.safetensors" for number in range(num_files)]
-    # In pairs, for a weight and its bias would take the same turns everywhere.
+    # In pairs; otherwise all weights would be in one file and all biases in the other.
     weight_map = {name: names[index // 2 % num_files] for index, name in enumerate(tensors)}
     for file in names:
         save_file({name: tensors[name] for name in tensors if weight_map[name] == file}, folder / file)
@@ -96,7 +96,7 @@ def save_tensors(folder: Path, tensors: dict[str, torch.Tensor], num_files: int 
 
 
 def save_as_transformers_4(llava: LlavaForConditionalGeneration, folder: Path, num_files: int = 1) -> Path:
-    """The names of llava-hf's checkpoints, which hold a whole language model beside a whole encoder."""
+    """Saves with the names of llava-hf's checkpoints: a complete language model next to a complete encoder."""
     llava.config.save_pretrained(folder)
     tensors = rename(
         llava.state_dict(),
@@ -110,7 +110,7 @@ def save_as_transformers_4(llava: LlavaForConditionalGeneration, folder: Path, n
 
 
 def save_clip(folder: Path, llava: LlavaForConditionalGeneration | None = None) -> Path:
-    """The encoder of a LLaVA, or another of the same size, as a checkpoint of its own."""
+    """Saves the encoder of a LLaVA, or another of the same size, as a separate checkpoint."""
     clip = randomize(CLIPVisionModel(CLIPVisionConfig(**CLIP)))
     if llava is not None:
         clip.load_state_dict(llava.model.vision_tower.state_dict())
@@ -126,7 +126,7 @@ def save_original(
     num_files: int = 1,
     **fields,
 ) -> Path:
-    """LLaVA's own form; its names for the parts of transformers' model, whose token for images it does not have."""
+    """Saves transformers' model in LLaVA's own form, which has other names and no token for images."""
     folder.mkdir()
     text = llava.config.text_config
     values = {name: value for name, value in text.to_diff_dict().items() if name not in ("rope_parameters", "dtype")}

@@ -1,4 +1,4 @@
-"""Tiny but whole parts, made from scratch and loaded through the real loading code."""
+"""Tiny but complete models and processors with random weights, loaded through the real loading code."""
 
 import re
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ VISION = {
     "router_hidden_size": 8,
 }
 
-# What training says of itself, for a model card.
+# Facts of a training run, for a model card.
 FACTS = {
     "name": "tiny",
     "num_parameters": 49000,
@@ -81,7 +81,7 @@ def make_processor(
 
 
 def make_config(vision: dict | None = None, text: dict | None = None, **fields) -> HawaiiConfig:
-    """A whole model of some 30,000 parameters."""
+    """Configuration of a complete model of about 30,000 parameters."""
     tokenizer = make_tokenizer()
     text_config = {
         "model_type": "llama",
@@ -107,8 +107,8 @@ def make_config(vision: dict | None = None, text: dict | None = None, **fields) 
 
 def fill(model: nn.Module) -> nn.Module:
     """
-    Gives what is zero in a fresh model random values, adapters included, and makes the rest large enough that tokens
-    take different routes and images get different answers.
+    Gives the parameters that are zero in a new model random values, including adapters, and enlarges the others so
+    that tokens are routed differently and images get different answers.
     """
     for name, parameter in model.named_parameters():
         if "lora_B" in name or "bias" in name:
@@ -119,7 +119,7 @@ def fill(model: nn.Module) -> nn.Module:
 
 
 def draw_weights(model: nn.Module) -> nn.Module:
-    """Gives an encoder biases and norms that are not the zeros and ones of a fresh one."""
+    """Gives an encoder biases and norms that are not zeros and ones."""
     for name, parameter in model.named_parameters():
         is_scale = "norm" in name and name.endswith("weight")
         nn.init.normal_(parameter, mean=1.0 if is_scale else 0.0, std=0.1)
@@ -127,7 +127,7 @@ def draw_weights(model: nn.Module) -> nn.Module:
 
 
 def make_model(**kwargs) -> HawaiiForConditionalGeneration:
-    """A whole model with random values; arguments as for [`make_config`]."""
+    """A complete model with random values; arguments as for [`make_config`]."""
     return fill(HawaiiForConditionalGeneration(make_config(**kwargs)))
 
 
