@@ -94,7 +94,7 @@ def write_json(path: Path, values: dict) -> None:
 
 def read_json(path: Path) -> dict:
     """
-    Reads a JSON file that holds one object.
+    Reads a JSON file that contains one object.
 
     Raises:
         UserError: the file is not JSON, or not an object.

@@ -171,10 +171,7 @@ def match_vision_tensors(
 ) -> tuple[dict[str, TensorTarget], list[str]]:
     """
     Targets of the tensors of a complete CLIP or SigLIP, or of its encoder alone, by the checkpoint's own names, and
-    the names of tensors without a target.
-
-    Raises:
-        UserError: a tensor is missing or unknown.
+    the names of tensors without a target; errors as for [`match_tensors`].
     """
     # transformers 5 writes an encoder alone without this prefix.
     prefix = "vision_model." if any(name.startswith("vision_model.") for name in tensors.names) else ""

@@ -122,10 +122,10 @@ def fill_model(
             part = tensor if target.view is None else target.view(tensor)
             _allocate(model, target.name, dtype)[target.index].copy_(part)
     model.tie_weights()
-    fresh = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    assert all(ADAPTER_NAMES.search(name) for name in fresh), fresh
-    for name in fresh:
+    uninitialized = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    assert all(ADAPTER_NAMES.search(name) for name in uninitialized), uninitialized
+    for name in uninitialized:
         _allocate(model, name, dtype)
-    for module_name in dict.fromkeys(name.rpartition(".")[0] for name in fresh):
+    for module_name in dict.fromkeys(name.rpartition(".")[0] for name in uninitialized):
         model._init_weights(model.get_submodule(module_name))
     return model.eval()

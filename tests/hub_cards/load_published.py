@@ -92,24 +92,24 @@ def load_everything(folder, vision_folder, reference_folder, output, other=None)
     report["answers"]["pipeline"] = generated[0]["generated_text"]
 
     # Saves and loads again the complete model, the base model and the encoder.
-    for name, saved in (("whole", model), ("base", models["AutoModel"]), ("vision", vision_model)):
+    for name, saved in (("complete", model), ("base", models["AutoModel"]), ("vision", vision_model)):
         saved.save_pretrained(output / name)
-        auto_class = AutoModelForImageTextToText if name == "whole" else AutoModel
+        auto_class = AutoModelForImageTextToText if name == "complete" else AutoModel
         report["differences"][f"{name} saved again"] = difference(load(auto_class, output / name), reference)
-    processor.save_pretrained(output / "whole")
-    again = load(AutoProcessor, output / "whole")(images=image, text=prompt, return_tensors="pt")
+    processor.save_pretrained(output / "complete")
+    again = load(AutoProcessor, output / "complete")(images=image, text=prompt, return_tensors="pt")
     report["differences"]["processor saved again"] = max(
         float((again[name] - inputs[name]).abs().max()) for name in inputs
     )
 
     if other is not None:
-        report["differences"]["whole saved by the other version"] = difference(
-            load(AutoModelForImageTextToText, other / "whole"), reference
+        report["differences"]["complete saved by the other version"] = difference(
+            load(AutoModelForImageTextToText, other / "complete"), reference
         )
         report["differences"]["vision saved by the other version"] = difference(
             load(AutoModel, other / "vision"), reference
         )
-        theirs = load(AutoProcessor, other / "whole")(images=image, text=prompt, return_tensors="pt")
+        theirs = load(AutoProcessor, other / "complete")(images=image, text=prompt, return_tensors="pt")
         report["differences"]["processor saved by the other version"] = max(
             float((theirs[name] - inputs[name]).abs().max()) for name in inputs
         )

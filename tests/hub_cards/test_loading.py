@@ -150,7 +150,7 @@ def test_the_answers_equal_the_publishers(reports, version):
 
 def test_a_folder_that_transformers_4_saved_loads_in_5(reports):
     reference = load_file(reports["folder"] / "reference.safetensors")
-    model = HawaiiForConditionalGeneration.from_pretrained(reports["folder"] / "transformers4" / "whole").eval()
+    model = HawaiiForConditionalGeneration.from_pretrained(reports["folder"] / "transformers4" / "complete").eval()
     with torch.no_grad():
         logits = model(**{name: reference[name] for name in ("input_ids", "attention_mask", "pixel_values")}).logits
     torch.testing.assert_close(logits, reference["logits"], rtol=0, atol=1e-5)
@@ -158,7 +158,7 @@ def test_a_folder_that_transformers_4_saved_loads_in_5(reports):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_folder_saved_without_the_package_names_every_auto_class_and_contains_the_code(reports, version):
-    for name, auto_map in (("whole", AUTO_MAP), ("base", AUTO_MAP), ("vision", VISION_AUTO_MAP)):
+    for name, auto_map in (("complete", AUTO_MAP), ("base", AUTO_MAP), ("vision", VISION_AUTO_MAP)):
         folder = reports["folder"] / version / name
         assert json.loads((folder / "config.json").read_text())["auto_map"] == auto_map
         code = {path.name for path in folder.glob("*.py")}

@@ -151,3 +151,8 @@ def test_a_folder_without_a_checkpoint_is_named(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=f"{name} is no CLIP checkpoint: no folder of that name"):
         convert_clip(str(tmp_path / name))
+
+
+def test_an_invalid_adapter_field_is_an_error_for_the_user(clip_folder):
+    with pytest.raises(UserError, match="adapter_placement is 'attention'; it must be one of ffn, linear"):
+        convert_clip(clip_folder, adapter_placement="attention")

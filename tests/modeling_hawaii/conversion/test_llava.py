@@ -37,7 +37,7 @@ TEXTS = {
     },
     "mistral": {"model_type": "mistral", "sliding_window": 8},
     "qwen2, tied": {"model_type": "qwen2", "tie_word_embeddings": True},
-    "gemma 3, two kinds of layers": {
+    "gemma 3, two types of layers": {
         "model_type": "gemma3_text",
         "head_dim": 32,
         "layer_types": ["sliding_attention", "full_attention"],

@@ -103,3 +103,15 @@ def test_another_model_type_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(TEXT))
     with pytest.raises(UserError, match="is a 'llama' checkpoint; a student starts from a 'llava'"):
         read_llava(tmp_path, None)
+
+
+@pytest.mark.parametrize("is_original", [False, True])
+def test_a_configuration_that_transformers_refuses_is_named(tmp_path, is_original):
+    text = {"model_type": "llama", "hidden_size": "wide"}
+    values = {"model_type": "llava", "text_config": text}
+    if is_original:
+        folder = save_original(make_llava(), tmp_path / "llava", save_clip(tmp_path / "clip"))
+        values = json.loads((folder / "config.json").read_text()) | {"hidden_size": "wide"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=f"The configuration of {tmp_path} cannot be read: "):
+        read_llava(tmp_path, None)
