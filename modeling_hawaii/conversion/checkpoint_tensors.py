@@ -34,8 +34,8 @@ def find_file(checkpoint: str | Path, name: str, revision: str = "main") -> Path
 
 def find_revision(checkpoint: str) -> str:
     """
-    Revision that contains a checkpoint's safetensors: the main branch or, if that has only pickles, the pull request of
-    the Hub's conversion bot.
+    Revision with a checkpoint's safetensors: the main branch or, if that has only pickles, the pull request of the
+    Hub's conversion bot.
     """
     if Path(checkpoint).is_dir() or find_file(checkpoint, WEIGHTS) or find_file(checkpoint, INDEX):
         return "main"
