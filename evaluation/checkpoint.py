@@ -2,7 +2,6 @@
 
 import json
 import re
-import struct
 from math import prod
 from pathlib import Path
 
@@ -83,16 +82,8 @@ def checkpoint_folder(name: str | Path, or_encoder: bool = False) -> Path:
     return folder
 
 
-def _shapes(path: Path) -> list[list[int]]:
-    # The format: eight bytes of length, little endian, then that much JSON, then the weights.
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    return [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
-
-
 def count_parameters(folder: str | Path) -> int:
-    """The number of weights in a folder's safetensors files, read from their headers; tied weights count once."""
-    index = Path(folder) / INDEX
-    names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {WEIGHTS}
-    return sum(prod(shape) for name in names for shape in _shapes(Path(folder) / name))
+    """Number of weights in a folder's safetensors files, read without loading them; tied weights count once."""
+    from ..modeling_hawaii.conversion.checkpoint_tensors import CheckpointTensors
+
+    return sum(map(prod, CheckpointTensors(folder).shapes.values()))

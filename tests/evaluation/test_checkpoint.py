@@ -10,6 +10,7 @@ from transformers import AutoModelForImageTextToText, ViTConfig, ViTModel
 
 from hawaii import __main__ as command
 from hawaii.evaluation.checkpoint import checkpoint_folder, count_parameters
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.encoders import save_encoder_folder
 
 
@@ -77,3 +78,10 @@ def test_the_shards_of_an_index_are_added_up(tmp_path):
     weight_map = {"a": "one.safetensors", "b": "two.safetensors", "c": "two.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert count_parameters(tmp_path) == 6 + 4 + 1
+
+
+@pytest.mark.parametrize("data", [b"", b"version https://git-lfs.github.com/spec/v1", b"\xff" * 16])
+def test_a_damaged_file_is_named(tmp_path, data):
+    (tmp_path / "model.safetensors").write_bytes(data)
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged or truncated"):
+        count_parameters(tmp_path)
