@@ -152,8 +152,8 @@ class Hawaii(lmms):
     def loglikelihood(self, requests):
         """Not supported."""
         raise UserError(
-            f"{requests[0].task_name} compares log-likelihoods, which the model 'hawaii' of lmms-eval does not compute; "
-            "choose a task whose output_type is generate_until."
+            f"{requests[0].task_name} compares log-likelihoods, which the model 'hawaii' of lmms-eval does not "
+            "compute; choose a task whose output_type is generate_until."
         )
 
     def generate_until_multi_round(self, requests):
