@@ -106,11 +106,12 @@ def paper_report(results: Mapping) -> str:
     lines += [
         "The last row was measured here; the others are from the paper's Table 1 (Vicuna-1.5-7B). Scores are in "
         f"percent, except MME: points of its perception part, at most {MME_POINTS}, which the average converts to "
-        "percent. POPE is the F1 score over all questions. VizWiz uses the validation split; the score of LLaVA-1.5 is "
+        "percent. POPE is the F1 score over all questions. VizWiz uses the validation split, but LLaVA-1.5's score is "
         "from the test split.",
         "",
-        "| benchmark | task of lmms-eval | questions |",
-        "| --- | --- | ---: |",
-        *(f"| {BENCHMARKS[task].data_set} | {task} | {results['tasks'][task]['num_questions']} |" for task in scores),
+        markdown_table(
+            ["benchmark", "task of lmms-eval", "questions"],
+            [[BENCHMARKS[task].data_set, task, str(results["tasks"][task]["num_questions"])] for task in scores],
+        ),
     ]
     return "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from ...files.user_error import UserError
+from ...files.user_error import UserError, explain_errors
 from .benchmarks import BENCHMARKS, DATA_SETS, GQA_IMAGES
 
 
@@ -55,9 +55,7 @@ def check_data_folder(names: Sequence[str], folder: Path) -> None:
         UserError: A data set, split or column is missing, or a task does not read its data from this folder.
     """
     if others := [name for name in names if name not in BENCHMARKS and name not in DATA_FILES]:
-        raise UserError(
-            f"--data_folder is only for the paper's benchmarks, not for {', '.join(others)}; remove one of the two."
-        )
+        raise UserError(f"--data_folder is only for the paper's benchmarks, not for {', '.join(others)}; remove one.")
     required = {name: BENCHMARKS[name].columns for name in names if name in BENCHMARKS}
     if "gqa" in required:
         required[GQA_IMAGES] = ("id", "image")
@@ -69,7 +67,8 @@ def _check_data(folder: Path, split: str, columns: Sequence[str]) -> None:
     from datasets import DatasetDict, load_from_disk
 
     try:
-        data = load_from_disk(folder)
+        with explain_errors(f"{folder} could not be read"):
+            data = load_from_disk(folder)
     except FileNotFoundError as error:
         raise UserError(
             f"{folder} has no data; write it with DatasetDict.save_to_disk as in docs/evaluation.md."
