@@ -110,19 +110,19 @@ def describe_importance(
 
 
 def _draw_shares(axis: Any, square: Image.Image, shares: np.ndarray) -> None:
-    """Draws shares over an image, and below it their range relative to uniform shares."""
+    """Draws shares over an image, and below it their range relative to the mean share."""
     relative = shares * shares.size
     height = (relative - relative.min()) / max(np.ptp(relative), 1e-6)
     axis.imshow(square.convert("L"), cmap="gray", extent=(0, 1, 0, 1), vmin=-64, vmax=255)
     # Small shares are more transparent, so that the image remains visible.
     axis.imshow(height, cmap="inferno", alpha=0.4 + 0.5 * height, extent=(0, 1, 0, 1), interpolation="nearest")
-    axis.set_xlabel(f"{relative.min():.1f} to {relative.max():.1f} × uniform", labelpad=2)
+    axis.set_xlabel(f"{relative.min():.1f} to {relative.max():.1f} × mean", labelpad=2)
 
 
 def draw_importance(results: dict, squares: Sequence[Image.Image]) -> Any:
     """
-    Draws Figure 5: for each image, a row with the image, a map for each teacher, and a map for the instruction, which is
-    the mean over the teachers.
+    Draws Figure 5: for each image, a row with the image, a map for each teacher, and a map for the instruction, the
+    mean over the teachers.
 
     Args:
         results (`dict`):

@@ -66,13 +66,11 @@ def draw_curves(curves: Mapping[str, Sequence[Mapping]], folder: Path) -> None:
             for number, (label, curve) in enumerate(curves.items()):
                 color = LINE_COLORS[number % len(LINE_COLORS)]
                 style = LINE_STYLES[number // len(LINE_COLORS) % len(LINE_STYLES)]
-                positions = [point[unit] for point in curve]
+                x = [point[unit] for point in curve]
                 lowest, highest = ([point[name] for point in curve] for name in ("lowest", "highest"))
-                axes.fill_between(positions, lowest, highest, color=color, alpha=0.12, linewidth=0)
+                axes.fill_between(x, lowest, highest, color=color, alpha=0.12, linewidth=0)
                 means, marker = [point["mean"] for point in curve], MARKERS[number % len(MARKERS)]
-                axes.plot(
-                    positions, means, style, color=color, linewidth=1.2, marker=marker, markersize=3, label=label
-                )
+                axes.plot(x, means, style, color=color, linewidth=1.2, marker=marker, markersize=3, label=label)
             axes.set_xlabel(axis)
             axes.set_ylabel("accuracy (%)")
             axes.grid(linewidth=0.3, alpha=0.5)

@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from ..evaluation.checkpoint import ENCODER_TYPE, checkpoint_folder
 from ..evaluation.evaluate import split_tasks
 from ..evaluation.paper.benchmarks import BENCHMARKS
-from ..evaluation.paper.images import ImageSource, folder_source, task_sources
+from ..evaluation.paper.images import folder_source, task_sources
 from ..files.run_contents import FACTS_FILE
 from ..files.user_error import UserError, explain_errors
 from ..hub_cards.card import read_config

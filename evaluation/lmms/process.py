@@ -31,7 +31,7 @@ def _command(plan_path: Path, num_processes: int) -> list[str]:
 
 def _run(command: list[str], log_path: Path, scratch: Path, environment: Mapping[str, str]) -> int:
     """Runs a command. Shows its stderr while it runs and writes all of its output to the log."""
-    # lmms-eval logs to stdout; stderr has the progress bars, warnings and tracebacks. The scratch folder is the working
+    # lmms-eval logs to stdout; stderr has progress bars, warnings and tracebacks. The scratch folder is the working
     # folder, because a datasets.py in the user's current folder would hide the library.
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     with open(log_path, "wb", buffering=0) as log:

@@ -204,7 +204,7 @@ def test_an_error_in_scoring_names_the_task_and_the_log_and_leaves_no_process_wa
     with pytest.raises(ValueError) as raised:
         run(model, tmp_path, truth, suite=None, tasks="ai2d,pope,gqa", num_processes=2)
     message = str(raised.value)
-    assert message.startswith("lmms-eval gave no score for pope, gqa; it ended with exit code 1 after ai2d. ")
-    assert "evaluate.log holds all that it said, at last of pope: AssertionError" in message
+    assert message.startswith("lmms-eval gave no score for pope, gqa (exit code 1) after ai2d. ")
+    assert "evaluate.log has the complete output, which ends of pope with: AssertionError" in message
     assert "Traceback" in (tmp_path / "out" / "evaluate.log").read_text()
     assert (tmp_path / "out" / "samples_ai2d.jsonl").is_file() and not (tmp_path / "out" / "results.json").exists()
