@@ -44,8 +44,8 @@ def make_questions(folder: Path, records: list[dict], chat_template: str = "vicu
 @torch.no_grad()
 def make_parrot(word: str, **kwargs) -> HawaiiForConditionalGeneration:
     """
-    Makes a model that answers every question of `vicuna_v1` with this word. Its layers are identities, so the next token
-    depends only on the last one. Arguments as for [`make_config`].
+    Makes a model that answers every question of `vicuna_v1` with this word. Its layers are identities, so the next
+    token depends only on the last one. Arguments as for [`make_config`].
     """
     model = make_model(**kwargs)
     for name, parameter in model.model.language_model.named_parameters():
