@@ -183,17 +183,6 @@ def draw_routing(results: dict) -> Any:
     return figure
 
 
-def _check(tasks: list[str], images: list[str], limit: int) -> None:
-    """Checks the arguments before anything slow starts."""
-    names = [*tasks, *(argument.partition("=")[0] for argument in images)]
-    if not names:
-        raise UserError("There are no images; give --tasks, --images or both.")
-    if duplicates := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"Two benchmarks are named {duplicates[0]}; rename one.")
-    if limit < 1:
-        raise UserError(f"--limit is {limit}, but must be at least 1.")
-
-
 def routing_figure(
     folder: str | Path,
     output_dir: str | Path,
@@ -233,7 +222,13 @@ def routing_figure(
     """
     matplotlib_or_error()
     names = split_tasks(tasks or [])
-    _check(names, images or [], limit)
+    all_names = [*names, *(argument.partition("=")[0] for argument in images or [])]
+    if not all_names:
+        raise UserError("There are no images; give --tasks, --images or both.")
+    if duplicates := [name for name in all_names if all_names.count(name) > 1]:
+        raise UserError(f"Two benchmarks are named {duplicates[0]}; rename one.")
+    if limit < 1:
+        raise UserError(f"--limit is {limit}, but must be at least 1.")
     path = checkpoint_folder(folder, or_encoder=True)
     results = {"folder": str(folder), "adapters": adapter_names(path), "benchmarks": {}}
     sources = [folder_source(argument, limit) for argument in images or []]

@@ -109,7 +109,7 @@ def _describe_failure(names: list[str], missing: list[str], exit_code: int, resu
         if missing:
             text += "; evaluate again, or evaluate only the other tasks with another --output_dir"
     of_task = f" of {error['task']}" if error["task"] else ""
-    return f"{text}. {log_path} has the complete output, which ends{of_task} with: {error['error']}"
+    return f"{text}. {log_path} has the complete output; the last error{of_task} is: {error['error']}"
 
 
 def _keep_answers(results: Path, output_dir: Path) -> None:

@@ -103,6 +103,7 @@ BENCHMARKS = {
         metric_type="score",
         scale=1,
     ),
+    # lmms-eval uses the name gpt_eval_score even without a GPT. The score is already in percent.
     "mmbench_en_dev_static": Benchmark(
         "MMBench",
         "MMBench-EN",
@@ -111,7 +112,7 @@ BENCHMARKS = {
         "en",
         "dev",
         (*MMBENCH_COLUMNS, "A", "B", "C", "D"),
-        metric="gpt_eval_score",  # lmms-eval uses this name even without a GPT; already in percent
+        metric="gpt_eval_score",
         scale=1,
     ),
     "mmmu_val": Benchmark(

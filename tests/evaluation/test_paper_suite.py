@@ -205,6 +205,6 @@ def test_a_scoring_error_names_task_and_log_and_ends_all_processes(model, tmp_pa
         run(model, tmp_path, truth, suite=None, tasks="ai2d,pope,gqa", num_processes=2)
     message = str(raised.value)
     assert message.startswith("lmms-eval gave no score for pope, gqa (exit code 1) after ai2d. ")
-    assert "evaluate.log has the complete output, which ends of pope with: AssertionError" in message
+    assert "evaluate.log has the complete output; the last error of pope is: AssertionError" in message
     assert "Traceback" in (tmp_path / "out" / "evaluate.log").read_text()
     assert (tmp_path / "out" / "samples_ai2d.jsonl").is_file() and not (tmp_path / "out" / "results.json").exists()

@@ -82,7 +82,9 @@ def test_the_process_has_the_given_environment(run):
 
 
 def test_a_run_without_results_raises_although_it_exits_with_0(run):
-    with pytest.raises(ValueError, match=r"no score for gqa \(exit code 0\)\. .*\.log .* ends with: out of memory$"):
+    with pytest.raises(
+        ValueError, match=r"no score for gqa \(exit code 0\)\. .*\.log .* the last error is: out of memory$"
+    ):
         run("print('10%\\r20%\\rout of \\x1b[31mmemory', file=sys.stderr)", "gqa")
 
 
@@ -97,7 +99,7 @@ def test_the_error_of_a_run_that_fails_after_its_results_names_no_missing_task(r
     assert str(raised.value) == (
         "lmms-eval gave all scores but failed (exit code 1) after gqa. "
         f"{tmp_path}/unfinished_results.json has the scores so far. "
-        f"{tmp_path}/evaluate.log has the complete output, which ends with: a device is lost"
+        f"{tmp_path}/evaluate.log has the complete output; the last error is: a device is lost"
     )
     assert json.loads((tmp_path / "unfinished_results.json").read_text())["missing"] == []
 
@@ -126,7 +128,7 @@ def test_the_first_error_of_several_processes_is_reported_with_its_task(run):
     with pytest.raises(ValueError) as raised:
         run(write("gqa.json", RESULTS) + first + second + "sys.exit(1)", "gqa", "pope", "mme")
     assert str(raised.value).startswith("lmms-eval gave no score for pope, mme (exit code 1) after gqa. ")
-    assert str(raised.value).endswith("which ends of pope with: ValueError: a bad image")
+    assert str(raised.value).endswith("the last error of pope is: ValueError: a bad image")
 
 
 def test_answers_before_an_error_are_kept(run, tmp_path):
