@@ -1,7 +1,7 @@
 """
-How the student's encoder compares with transformers' CLIP of the same weights, and the one batched pass that training
-makes with as many single ones, forward alone. Ratios of times that are taken in turns, after the outputs were found
-equal.
+Compares the forward time of the student's encoder with that of transformers' CLIP with the same weights, and that of
+the batched pass of training with that of single passes. The compared functions run alternately, after a check that
+their outputs are equal.
 
     python benchmarks/vision_tower.py --size base --batch_size 4
 """
@@ -18,7 +18,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from hawaii.modeling_hawaii.conversion.clip import convert_clip
 
 
-# CLIP ViT-B/16 and CLIP ViT-L/14-336; the third only shows that this file runs.
+# CLIP ViT-B/16, CLIP ViT-L/14-336, and a tiny size for the test of this file.
 SIZES = {
     "base": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
     | {"image_size": 224, "patch_size": 16},
@@ -31,7 +31,7 @@ NUM_TEACHERS = 3
 
 
 def seconds(function: Callable[[], torch.Tensor], device: torch.device) -> float:
-    """How long one call takes until its result is there."""
+    """Returns the seconds of one call until its result is available."""
     start = time.perf_counter()
     function()
     if device.type == "cuda":
@@ -40,7 +40,7 @@ def seconds(function: Callable[[], torch.Tensor], device: torch.device) -> float
 
 
 def compare(name: str, ours: Callable, theirs: Callable, rounds: int, device: torch.device) -> None:
-    """Prints the median of `ours` over the median of `theirs`, and the spread of the ratios."""
+    """Prints the ratio of the medians of `ours` and `theirs`, and the range of the ratios of single rounds."""
     torch.testing.assert_close(ours(), theirs(), rtol=1e-3, atol=1e-3)
     pairs = [(seconds(ours, device), seconds(theirs, device)) for _ in range(rounds)]
     ratios = sorted(our / their for our, their in pairs)
@@ -67,7 +67,7 @@ def main() -> None:
     print(f"{arguments.size}, {arguments.batch_size} images, {device}, {torch.get_num_threads()} threads")
 
     compare(
-        "HAWAII's encoder over all of CLIP's, as LLaVA runs it",
+        "Encoder of HAWAII / all layers of CLIP as in LLaVA",
         lambda: tower(pixel_values).last_hidden_state,
         lambda: clip(pixel_values, output_hidden_states=True).hidden_states[-2],
         arguments.rounds,
@@ -75,12 +75,15 @@ def main() -> None:
     )
     adapters = torch.arange(-1, NUM_TEACHERS, device=device)
     repeated = pixel_values.repeat(1 + NUM_TEACHERS, 1, 1, 1)
-    of_each = adapters.repeat_interleave(arguments.batch_size)
+    adapter_per_image = adapters.repeat_interleave(arguments.batch_size)
     compare(
-        "The routed and three forced passes in one batch over one after the other",
-        lambda: tower(repeated, adapters=of_each).last_hidden_state,
+        "The routed and three forced passes in one batch / one after the other",
+        lambda: tower(repeated, adapters=adapter_per_image).last_hidden_state,
         lambda: torch.cat(
-            [tower(pixel_values, adapters=part).last_hidden_state for part in of_each.split(arguments.batch_size)]
+            [
+                tower(pixel_values, adapters=part).last_hidden_state
+                for part in adapter_per_image.split(arguments.batch_size)
+            ]
         ),
         arguments.rounds,
         device,

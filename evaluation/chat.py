@@ -1,4 +1,4 @@
-"""One question about one image."""
+"""Answers one question about one image."""
 
 from ..files.user_error import explain_errors
 from .checkpoint import checkpoint_folder
@@ -6,20 +6,20 @@ from .checkpoint import checkpoint_folder
 
 def answer(folder: str, image: str, question: str, max_new_tokens: int = 256) -> str:
     """
-    Answers greedily.
+    Answers a question with greedy decoding.
 
     Args:
         folder (`str`):
-            A folder on this machine or a name on the Hub.
+            A local folder or a repository on the Hub.
         image (`str`):
-            Path or address of the image; a photograph is turned upright.
+            Path or URL of the image. A photograph is rotated according to its EXIF orientation.
         question (`str`):
-            What to ask about it.
+            Question about the image.
         max_new_tokens (`int`, *optional*, defaults to 256):
-            Longest answer.
+            Maximum length of the answer.
 
     Raises:
-        ValueError: `folder` is no checkpoint, or `image` is no image or not to be had.
+        UserError: `folder` is not a checkpoint or `image` could not be opened.
     """
     path = checkpoint_folder(folder)
 
@@ -30,10 +30,12 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256) ->
 
     picture = open_picture(image)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    model = AutoModelForImageTextToText.from_pretrained(path, dtype="auto", trust_remote_code=True).to(device).eval()
-    processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
+    with explain_errors(f"{folder} could not be loaded"):
+        model = AutoModelForImageTextToText.from_pretrained(path, dtype="auto", trust_remote_code=True)
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
+    model = model.to(device).eval()
     content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
-    with explain_errors(types=ValueError):  # of the checkpoint's own processor
+    with explain_errors(types=ValueError):  # raised by the processor of the checkpoint
         inputs = processor.apply_chat_template(
             [{"role": "user", "content": content}],
             add_generation_prompt=True,
@@ -41,6 +43,6 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256) ->
             return_dict=True,
             return_tensors="pt",
         ).to(device, model.dtype)
-    # transformers declares its models too narrowly to be bound to its own generate.
+    # The type hints of transformers do not bind generate() to its own models.
     tokens = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)  # pyright: ignore[reportAttributeAccessIssue]
     return processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()

@@ -1,19 +1,19 @@
-"""A published folder, seen from outside: found, checked and measured without loading a weight."""
+"""Finds a checkpoint, checks it and counts its parameters, without loading its weights."""
 
-import json
 import re
 from math import prod
 from pathlib import Path
 
 from ..files.run_contents import HUB_FOLDER
-from ..files.user_error import UserError
+from ..files.user_error import UserError, explain_errors
+from ..hub_cards.card import read_config
 
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 AUTO_CLASS = "AutoModelForImageTextToText"
-ENCODER_TYPE = "hawaii_vision"  # what the configuration of a HAWAII's encoder says, told without importing it
+ENCODER_TYPE = "hawaii_vision"  # model_type of an encoder without a language model; importing the class takes seconds
 
 
 def _download(name: str) -> Path:
@@ -24,60 +24,58 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise UserError(
-            f"{name} is not a checkpoint: there is no such folder, and the Hub gives no model of that name "
-            "(misspelled, private, or not reached)."
+            f"{name} is not a checkpoint: there is no such folder, and no such model could be downloaded from the Hub "
+            "(the name is wrong, the model is private, or the Hub is not reachable)."
         ) from error
 
 
-def _is_known(model_type: str | None) -> bool:
-    """Whether transformers itself has such a model."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-    return model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-
-def _way_out(folder: Path) -> str:
+def _hint(folder: Path) -> str:
     published = folder / HUB_FOLDER
     if (published / "config.json").is_file():
         return f"Did you mean {published}?"
-    return "Training leaves one in OUTPUT_DIR/hub."
+    return "Training saves one in OUTPUT_DIR/hub."
 
 
 def checkpoint_folder(name: str | Path, or_encoder: bool = False) -> Path:
     """
-    Finds a checkpoint, and says what is wrong before anything slow begins.
+    Finds a checkpoint and reports problems before anything slow starts.
 
     Args:
         name (`str` or `Path`):
-            A folder on this machine, or a name on the Hub, which is downloaded.
+            A local folder, or a repository on the Hub, which is downloaded.
         or_encoder (`bool`, *optional*, defaults to `False`):
-            Whether a HAWAII's encoder without a language model will do.
+            Whether to accept a HAWAII encoder without a language model.
 
     Returns:
-        `Path`: a folder that holds weights and the configuration of a model that answers about images.
+        `Path`: A folder with the weights and the configuration of an image-text-to-text model.
 
     Raises:
-        ValueError: there is no such folder, or it holds something else.
+        UserError: The folder does not exist or is not such a checkpoint.
     """
     folder = Path(name)
     if not folder.exists() and HUB_NAME.fullmatch(str(name)):
         folder = _download(str(name))
     if not folder.is_dir():
-        raise UserError(f"{name} is not a checkpoint: there is no such folder. {_way_out(folder)}")
+        raise UserError(f"{name} is not a checkpoint: there is no such folder. {_hint(folder)}")
     if not (folder / "config.json").is_file():
-        raise UserError(f"{name} is not a checkpoint: it holds no config.json. {_way_out(folder)}")
+        raise UserError(f"{name} is not a checkpoint: it has no config.json. {_hint(folder)}")
     if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
-        raise UserError(f"{name} is not a checkpoint: it holds no {WEIGHTS}. {_way_out(folder)}")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    kind = config.get("model_type")
-    if or_encoder and kind == ENCODER_TYPE:
+        raise UserError(f"{name} is not a checkpoint: it has no {WEIGHTS}. {_hint(folder)}")
+    with explain_errors(f"{folder / 'config.json'} could not be read"):
+        config = read_config(folder)
+        model_type = config.get("model_type")
+    if or_encoder and model_type == ENCODER_TYPE:
         return folder
-    if AUTO_CLASS not in config.get("auto_map", {}) and not _is_known(kind):
-        way_out = _way_out(folder)
-        if kind == ENCODER_TYPE:
-            way_out = "It is an encoder without a language model: name it as the vision_tower of a recipe with one."
+
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    if AUTO_CLASS not in config.get("auto_map", {}) and model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        hint = _hint(folder)
+        if model_type == ENCODER_TYPE:
+            hint = "It is an encoder without a language model: use it as the vision_tower of a recipe with one."
         raise UserError(
-            f"{name} holds a {kind}, which {AUTO_CLASS} does not load: it answers no questions about images. {way_out}"
+            f"{name} contains a {model_type}, which {AUTO_CLASS} cannot load, so it cannot answer questions about "
+            f"images. {hint}"
         )
     return folder
 

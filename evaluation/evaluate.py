@@ -1,4 +1,4 @@
-"""Runs tasks of lmms-eval on a checkpoint and keeps the scores."""
+"""Evaluates a checkpoint on tasks of lmms-eval and saves the scores."""
 
 import json
 import tempfile
@@ -19,14 +19,14 @@ from .paper.task_files import check_data_folder, find_data_files, write_task_fil
 from .report import report
 
 
-# What lmms-eval imports for the tasks here, where it was installed without the two gigabytes of its requirements.
+# Imports of lmms-eval for the tasks of this package, for an installation without its two gigabytes of requirements.
 LMMS_EVAL_NEEDS = ("evaluate", "loguru", "pandas", "pydantic", "pytablewriter", "pytz", "sacrebleu", "tenacity")
 
 
 def card_results(scores: dict[str, dict], in_table: dict[str, float]) -> list[dict]:
     """
-    What of the scores a model card states: of a benchmark of the paper the paper's number, of another task its own
-    numbers, not their parts.
+    Returns the scores for the model card: the paper's number for a benchmark of the paper, and every number of another
+    task, without the scores by question type.
     """
     results = []
     for task, values in scores.items():
@@ -34,7 +34,7 @@ def card_results(scores: dict[str, dict], in_table: dict[str, float]) -> list[di
         if task in in_table:
             benchmark = BENCHMARKS[task]
             row |= {"data_set": benchmark.data_set, "repository": benchmark.repository, "config": benchmark.config}
-            row |= {"split": benchmark.split, "metric": benchmark.kind, "value": round(in_table[task], 2)}
+            row |= {"split": benchmark.split, "metric": benchmark.metric_type, "value": round(in_table[task], 2)}
             results.append(row)
             continue
         metrics = {name: value for name, value in values.items() if name != "num_questions"}
@@ -48,30 +48,30 @@ def card_results(scores: dict[str, dict], in_table: dict[str, float]) -> list[di
 
 def split_tasks(tasks: str | list[str]) -> list[str]:
     """
-    The names of tasks, with commas between them if a string.
+    Splits a string of comma-separated task names.
 
     Raises:
-        ValueError: one stands there twice.
+        UserError: A task is listed twice.
     """
     names = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
-    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
-        raise UserError(f"The tasks name {twice[0]} twice.")
+    if duplicates := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"The tasks list {duplicates[0]} twice; remove one.")
     return names
 
 
 def task_names(tasks: str | list[str] | None, suite: str | None) -> list[str]:
     """
-    The tasks that are asked for, each once.
+    Returns the names of the requested tasks.
 
     Raises:
-        ValueError: none, both of `tasks` and `suite`, no such suite, or a task twice.
+        UserError: Not exactly one of `tasks` and `suite` is given, the suite is unknown, or a task is listed twice.
     """
     if (tasks is None) == (suite is None):
-        raise UserError("An evaluation is of --tasks or of a --suite: name one of the two.")
+        raise UserError("Give either --tasks or --suite.")
     if suite is None:
         return split_tasks(tasks)
     if suite not in SUITES:
-        raise UserError(f"There is no suite {suite!r}, only {', '.join(SUITES)}.")
+        raise UserError(f"There is no suite {suite!r}; choose {', '.join(SUITES)}.")
     return list(SUITES[suite])
 
 
@@ -83,33 +83,27 @@ def check_call(
     num_processes: int = 1,
 ) -> None:
     """
-    Says what is wrong with an evaluation before anything slow begins.
+    Checks the options of an evaluation before anything slow starts.
 
     Raises:
-        ValueError: lmms-eval is not installed, or a number makes no sense.
+        UserError: lmms-eval is not installed, or an option has an invalid value.
     """
     if missing := [name for name in ("lmms_eval", *LMMS_EVAL_NEEDS) if find_spec(name) is None]:
         raise UserError(
-            f"Evaluation needs {', '.join(missing)}: pip install lmms-eval==0.7.3 brings everything; for the tasks of "
-            "this package pip install 'hawaii-vlm[demo]' and pip install --no-deps lmms-eval==0.7.3 are enough."
+            f"Evaluation needs {', '.join(missing)}: pip install lmms-eval==0.7.3 installs everything. For the tasks "
+            "of this package, pip install 'hawaii-vlm[demo]' and pip install --no-deps lmms-eval==0.7.3 are enough."
         )
     if num_processes < 1:
-        raise UserError(f"--num_processes is {num_processes}, but an evaluation needs one at least.")
+        raise UserError(f"--num_processes is {num_processes}, but must be at least 1.")
     if num_processes > 1 and device not in (None, "cpu"):
         raise UserError(
-            f"--device {device} is one device, but each of {num_processes} processes takes its own: leave it out."
+            f"--device {device} is one device, but {num_processes} processes use one each; remove --device."
         )
     for option, number in (("limit", limit), ("batch_size", batch_size)):
         if number is not None and number < 1:
-            raise UserError(f"--{option} is {number}, but one question is the least.")
+            raise UserError(f"--{option} is {number}, but must be at least 1.")
     if limit is not None and limit % 2 and "mme" in names:
-        raise UserError(f"mme scores its questions in pairs, and --limit {limit} cuts one: give an even number.")
-
-
-def _read_training(output_dir: Path, checkpoint: Path) -> dict:
-    path = output_dir / "train_results.json"
-    is_its_own = checkpoint.resolve() == (output_dir / HUB_FOLDER).resolve()
-    return json.loads(path.read_text(encoding="utf-8")) if is_its_own and path.is_file() else {}
+        raise UserError(f"mme scores questions in pairs, and --limit {limit} splits a pair; give an even number.")
 
 
 def evaluate(
@@ -126,44 +120,46 @@ def evaluate(
     dtype: str = "auto",
 ) -> dict:
     """
-    Answers questions with a checkpoint through lmms-eval, in processes of its own, writes `output_dir/results.json`
-    and prints the scores. The answers are left in `output_dir/samples_TASK.jsonl` and what lmms-eval says in
-    `output_dir/evaluate.log`. Where benchmarks of the paper are asked, `output_dir/results.md` holds them beside
-    the rows of its Table 1. The model card of a folder of this package then states the scores, unless only some
-    questions were asked.
+    Evaluates a checkpoint with lmms-eval in new processes. Prints the scores and writes `output_dir/results.json`.
+
+    It also writes the answers to `output_dir/samples_TASK.jsonl` and the output of lmms-eval to
+    `output_dir/evaluate.log`. If the tasks include benchmarks of the paper, `output_dir/results.md` compares them with
+    the paper's Table 1. The scores are added to the model card of a folder that this package has trained, except with
+    `limit`.
 
     Args:
         folder (`str`):
-            A published folder, a LLaVA or another image-text-to-text model of transformers', or a name on the Hub.
+            A published folder, or a LLaVA or another image-text-to-text model of transformers, local or on the Hub.
         output_dir (`str` or `Path`):
-            Where the results go; `output_dir/hub` also gets what `train_results.json` there says of its training.
+            Folder for the results. The results of `output_dir/hub` include the training statistics in
+            `output_dir/train_results.json`.
         tasks (`str` or `list[str]`, *optional*):
-            Names of lmms-eval's tasks or of this package's, with commas between them if a string. The paper's ten
-            benchmarks are asked as LLaVA-1.5 asks them.
+            Tasks of lmms-eval or of this package; a string is split at commas. The paper's ten benchmarks use the
+            prompts of LLaVA-1.5.
         suite (`str`, *optional*):
             `"paper"` in place of `tasks`: the paper's ten benchmarks.
         limit (`int`, *optional*):
-            Ask only the first questions of each task.
+            Number of questions per task; defaults to all.
         batch_size (`int`, *optional*, defaults to 64):
-            Questions answered at once; halved where a device's memory does not bear it.
+            Questions per batch, halved when the device is out of memory.
         data_file (`str`, *optional*):
             Parquet file with the questions of a task of this package; defaults to `output_dir/data/test.parquet`.
         data_folder (`str`, *optional*):
-            Holds the data of the paper's benchmarks, each under its task's name as `DatasetDict.save_to_disk` leaves
-            it, in place of the Hub.
+            Folder with the data of the paper's benchmarks, used instead of the Hub: one folder per task, written by
+            `DatasetDict.save_to_disk`.
         num_processes (`int`, *optional*, defaults to 1):
-            Each takes one device, holds the whole model and answers its share of the questions.
+            Number of processes. Each uses one device, loads the complete model and answers its share of the questions.
         device (`str`, *optional*):
-            Such as `"cuda:1"`; defaults to the first accelerator, or the CPU.
+            Device such as `"cuda:1"`; defaults to the first accelerator, or the CPU.
         dtype (`str`, *optional*, defaults to `"auto"`):
-            Of the weights; `"auto"` is the checkpoint's own.
+            Type of the weights; `"auto"` is that of the checkpoint.
 
     Returns:
-        `dict`: what `results.json` holds.
+        `dict`: The content of `results.json`.
 
     Raises:
-        ValueError: `folder` is no checkpoint, the questions of a task are missing, lmms-eval is not installed, or an
-            error in answering or scoring.
+        UserError: `folder` is not a checkpoint, the questions of a task are missing, lmms-eval is not installed, or
+            answering or scoring failed.
     """
     names = task_names(tasks, suite)
     checkpoint = checkpoint_folder(folder)
@@ -179,7 +175,7 @@ def evaluate(
     output_dir.mkdir(parents=True, exist_ok=True)
 
     start = time.monotonic()
-    print(f"Evaluating {folder} on {', '.join(names)}; lmms-eval takes some seconds to start.", flush=True)
+    print(f"Evaluating {folder} on {', '.join(names)}; lmms-eval takes a few seconds to start.", flush=True)
     with tempfile.TemporaryDirectory(prefix="evaluate-", dir=output_dir) as scratch:
         scratch = Path(scratch).resolve()
         plan = {
@@ -194,8 +190,10 @@ def evaluate(
         scores = run_lmms_eval(plan, output_dir, scratch, num_processes, environment)
 
     in_table = paper_scores(scores)
+    statistics = output_dir / "train_results.json"
+    is_trained_here = checkpoint.resolve() == (output_dir / HUB_FOLDER).resolve() and statistics.is_file()
     results = {
-        **_read_training(output_dir, checkpoint),
+        **(json.loads(statistics.read_text(encoding="utf-8")) if is_trained_here else {}),
         "folder": str(folder),
         "task": ",".join(names),
         "limit": limit,
@@ -205,7 +203,7 @@ def evaluate(
         "num_parameters": count_parameters(checkpoint),
         "evaluate_seconds": round(time.monotonic() - start, 1),
     }
-    # Of an earlier evaluation, it would stand beside this one's results.
+    # An earlier evaluation may have left a table.
     (output_dir / "results.md").unlink(missing_ok=True)
     write_json(output_dir / "results.json", results)
     if in_table:

@@ -1,4 +1,4 @@
-"""An image that a user names on the command line."""
+"""An image named on the command line."""
 
 from huggingface_hub.utils import httpx
 from PIL import Image
@@ -13,13 +13,13 @@ def open_picture(image: str) -> Image.Image:
 
     Args:
         image (`str`):
-            Path or address.
+            Path or URL.
 
     Raises:
-        ValueError: it is no image, or not to be had.
+        UserError: The file is not an image or could not be loaded.
     """
     try:
         with explain_errors(types=ValueError):
             return open_image(image)
     except httpx.HTTPError as error:
-        raise UserError(f"{image} cannot be fetched: {error}.") from error
+        raise UserError(f"{image} could not be downloaded: {error}.") from error

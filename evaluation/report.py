@@ -1,4 +1,4 @@
-"""What an evaluation prints: its scores, where things are, how to ask the model a question."""
+"""The printed report of an evaluation: scores, paths, and a command that asks the model a question."""
 
 import shlex
 import sys
@@ -9,7 +9,7 @@ from .paper.results import table
 
 
 SECONDS = {"training": "train_seconds", "evaluation": "evaluate_seconds"}
-# In the words that a model trained on this task knows.
+# Words that a model trained on the task knows.
 QUESTIONS = {"easy_vqa": "what color is the shape?", "emoji_vqa": "how many drawings are there?"}
 QUESTION = "What is in this image?"
 
@@ -33,7 +33,7 @@ def _duration(seconds: float) -> str:
 
 
 def _program() -> str:
-    """The `hawaii` of the running environment, as a user would type it here."""
+    """Returns the `hawaii` command of the current environment as it is typed in the current folder."""
     program = Path(sys.executable).with_name("hawaii")
     if not program.is_file():
         return f"{shlex.quote(sys.executable)} -m hawaii"
@@ -42,27 +42,27 @@ def _program() -> str:
 
 def report(results: dict, output_dir: Path) -> str:
     """
-    What a user wants to see at the end.
+    Formats the results of an evaluation.
 
     Args:
         results (`dict`):
-            What `results.json` holds.
+            Content of `results.json`.
         output_dir (`Path`):
-            Where it lies.
+            Folder of `results.json`.
 
     Returns:
-        `str`: the paper's table where its benchmarks were asked, a table of two columns, and a command to paste.
+        `str`: The paper's table if its benchmarks were evaluated, a table of two columns, and a command to paste.
     """
     paper_scores = results.get("paper_scores", {})
     tasks = {task: scores for task, scores in results["tasks"].items() if task not in paper_scores}
     rows = [row for task, scores in tasks.items() for row in _score_rows(task, scores)]
     rows.append(("parameters", f"{results['num_parameters']:,}"))
-    rows.extend((f"{what} time", _duration(results[key])) for what, key in SECONDS.items() if key in results)
+    rows.extend((f"{phase} time", _duration(results[key])) for phase, key in SECONDS.items() if key in results)
     rows.extend([("model", results["folder"]), ("results", str(output_dir / "results.json"))])
     width = max(len(name) for name, _ in rows) + 2
     question = next((QUESTIONS[task] for task in results["tasks"] if task in QUESTIONS), QUESTION)
     lines = ["", *([table(results["folder"], paper_scores), ""] if paper_scores else [])]
     lines += [*(f"{name:<{width}}{value}" for name, value in rows), ""]
-    lines.append("To ask it about an image of yours:")
+    lines.append("To ask about your own image:")
     lines.append(f'  {_program()} chat {shlex.quote(results["folder"])} --image your.png --question "{question}"')
     return "\n".join(lines)

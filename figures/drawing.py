@@ -1,4 +1,4 @@
-"""What the figures share: matplotlib where it is installed, its settings, and colours that everyone can tell apart."""
+"""Settings and colours of the figures, and saving them with matplotlib."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,9 @@ from ..files.atomic import atomic_file, write_json
 from ..files.user_error import UserError
 
 
-# Okabe and Ito's, which the colour-blind can tell apart, in an order in which neighbours differ in lightness too.
+# The colour-blind-safe palette of Okabe and Ito, ordered so that neighbours also differ in lightness.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
-# A page of two columns is 7.2 inches wide; letters as small as its captions'.
+# Width in inches of a page with two columns. The font size is that of its captions.
 PAGE_WIDTH = 7.2
 SETTINGS = {
     "font.size": 7,
@@ -24,10 +24,10 @@ SETTINGS = {
 
 def matplotlib_or_error() -> Any:
     """
-    The library that draws, imported here alone.
+    Imports matplotlib.
 
     Raises:
-        ValueError: it is not installed.
+        UserError: It is not installed.
     """
     try:
         import matplotlib.figure
@@ -37,8 +37,8 @@ def matplotlib_or_error() -> Any:
 
 
 def save_figure(figure: Any, results: dict, output_dir: Path, name: str) -> None:
-    """Writes a PNG for print and the numbers behind it, and says where."""
+    """Saves a figure as PNG and its numbers as JSON, and prints both paths."""
     write_json(output_dir / f"{name}.json", results)
     with atomic_file(output_dir / f"{name}.png") as incomplete:
         figure.savefig(incomplete, format="png", dpi=300)
-    print(f"The figure: {output_dir / name}.png\nThe numbers behind it: {output_dir / name}.json")
+    print(f"Figure: {output_dir / name}.png\nNumbers: {output_dir / name}.json")

@@ -1,4 +1,4 @@
-"""Figure 5: which places of an image matter to each teacher and to the instruction (eq. 5)."""
+"""Figure 5: the importance of each image patch for each teacher and for the instruction (eq. 5)."""
 
 import textwrap
 from collections.abc import Sequence
@@ -27,24 +27,24 @@ from .drawing import PAGE_WIDTH, SETTINGS, matplotlib_or_error, save_figure
 
 def instruction_ids(processor: HawaiiProcessor | EncoderProcessor, question: str) -> torch.Tensor:
     """
-    The tokens that score a question about an image in training: what the user says, without the template's words.
+    Returns the tokens of a question that score patches in training: the user's text without the chat template.
 
     Returns:
-        `torch.LongTensor` of shape `(num_prompt_tokens,)`; none where there is no question.
+        `torch.LongTensor` of shape `(num_prompt_tokens,)`, empty without a question.
 
     Raises:
-        ValueError: the chat template leaves the question out, as stage 1's does.
+        UserError: The chat template omits the question, as that of stage 1 does.
     """
     if not question:
         return torch.empty(0, dtype=torch.long)
-    assert isinstance(processor, HawaiiProcessor)  # of an encoder alone nothing is asked
-    # An answer there must be; it is no instruction.
+    assert isinstance(processor, HawaiiProcessor)  # an encoder without a language model has no question
+    # The conversation needs an answer, which is not part of the instruction.
     turns = [{"from": "human", "value": f"{processor.image_token}\n{question}"}, {"from": "gpt", "value": "?"}]
     conversation = tokenize_conversation(read_messages(turns, num_images=1), processor)
     ids = torch.tensor(conversation.input_ids)[torch.tensor(conversation.is_prompt)]
     if not len(ids):
         raise UserError(
-            "The stage's chat template leaves out what the user says, so there is no instruction: ask nothing."
+            "The chat template of the stage omits the user's text, so there is no instruction; remove --question."
         )
     return ids
 
@@ -54,87 +54,87 @@ def importance_parts(
     stage: FinishedStage, squares: Sequence[Image.Image], questions: Sequence[str]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    What the objective sums up to the scores of eq. 5, on the CPU.
+    Returns the terms of the scores in eq. 5, on the CPU.
 
     Args:
         stage (`FinishedStage`):
-            With the teachers, the projections and the embeddings of the language model.
+            Stage with the teachers, the projections and the embeddings of the language model.
         squares (`Sequence[PIL.Image.Image]`):
-            As the student sees the images.
+            The square images that the student receives.
         questions (`Sequence[str]`):
-            One for each, empty where nothing is asked.
+            One question per image; an empty string means none.
 
     Returns:
-        What the teachers' own tokens spread, summed, `(num_images, num_teachers, num_tokens)`; the same of the
-        instruction's; and the number of the instruction's tokens, `(num_images,)`.
+        The summed scores by the tokens of each teacher, `(num_images, num_teachers, num_tokens)`; the summed scores by
+        the tokens of the instruction, of the same shape; and the number of these tokens, `(num_images,)`.
     """
     device = next(stage.objective.parameters()).device
     size = max(teacher.image_size for teacher in stage.teachers)
     shared = torch.stack([teacher_image(square, size) for square in squares]).to(device)
     ids = [instruction_ids(stage.processor, question) for question in questions]
-    num_asking = torch.tensor([len(row) for row in ids])
+    num_instruction_tokens = torch.tensor([len(row) for row in ids])
     batch = {
         "prompt_ids": pad_sequence(ids, batch_first=True).to(device),
-        "prompt_mask": (torch.arange(int(num_asking.max())) < num_asking[:, None]).to(device),
+        "prompt_mask": (torch.arange(int(num_instruction_tokens.max())) < num_instruction_tokens[:, None]).to(device),
         "image_index": torch.arange(len(squares), device=device),
     }
-    stage.student.get_input_embeddings().to(device)  # the rest of the student is not run
+    stage.student.get_input_embeddings().to(device)  # the rest of the student is not used
     features = [teacher(shared) for teacher in stage.teachers]
     assert isinstance(stage.objective, HawaiiObjective)
     from_image, from_prompt = stage.objective.similarity_scores(stage.student, features, batch)
-    return from_image.cpu(), from_prompt.cpu(), num_asking
+    return from_image.cpu(), from_prompt.cpu(), num_instruction_tokens
 
 
 def _shares(sums: torch.Tensor, num_queries: int, names: list[str], side: int) -> dict[str, list]:
-    """What each teacher's tokens got of one part's queries, as grids by the teacher's name; each sums to one."""
+    """Divides summed scores by the number of queries. Returns a grid that sums to one for each teacher."""
     return {name: (row / num_queries).view(side, side).tolist() for name, row in zip(names, sums)}
 
 
 def describe_importance(
     stage: FinishedStage, squares: Sequence[Image.Image], images: Sequence[str], questions: Sequence[str]
 ) -> list[dict]:
-    """The numbers behind the figure, for each image; see [`importance_figure`]."""
+    """Returns the numbers of the figure for each image; see [`importance_figure`]."""
     names = [teacher.name for teacher in stage.teachers]
-    from_image, from_prompt, num_asking = importance_parts(stage, squares, questions)
+    from_image, from_prompt, num_instruction_tokens = importance_parts(stage, squares, questions)
     num_tokens = from_image.shape[-1]
     side = round(num_tokens**0.5)
     rows = []
     for index, (image, question) in enumerate(zip(images, questions)):
-        own, asked, num_asked = from_image[index], from_prompt[index], int(num_asking[index])
-        row = {"image": image, "question": question, "num_instruction_tokens": num_asked}
-        row["teachers"] = _shares(own, num_tokens, names, side)
-        row["instruction"] = _shares(asked, num_asked, names, side) if num_asked else {}
-        row["importance"] = _shares(own + asked, num_tokens + num_asked, names, side)
+        by_image, by_prompt, num_queries = from_image[index], from_prompt[index], int(num_instruction_tokens[index])
+        row = {"image": image, "question": question, "num_instruction_tokens": num_queries}
+        row["teachers"] = _shares(by_image, num_tokens, names, side)
+        row["instruction"] = _shares(by_prompt, num_queries, names, side) if num_queries else {}
+        row["importance"] = _shares(by_image + by_prompt, num_tokens + num_queries, names, side)
         rows.append(row)
     return rows
 
 
 def _draw_shares(axis: Any, square: Image.Image, shares: np.ndarray) -> None:
-    """Lays shares over an image; what is written below says how they lie about an even one."""
-    times_even = shares * shares.size
-    height = (times_even - times_even.min()) / max(np.ptp(times_even), 1e-6)
+    """Draws shares over an image, and below it their range relative to the mean share."""
+    relative = shares * shares.size
+    height = (relative - relative.min()) / max(np.ptp(relative), 1e-6)
     axis.imshow(square.convert("L"), cmap="gray", extent=(0, 1, 0, 1), vmin=-64, vmax=255)
-    # What matters little covers little, so that the image shows through.
+    # Small shares are more transparent, so that the image remains visible.
     axis.imshow(height, cmap="inferno", alpha=0.4 + 0.5 * height, extent=(0, 1, 0, 1), interpolation="nearest")
-    axis.set_xlabel(f"{times_even.min():.1f} to {times_even.max():.1f} × even", labelpad=2)
+    axis.set_xlabel(f"{relative.min():.1f} to {relative.max():.1f} × mean", labelpad=2)
 
 
 def draw_importance(results: dict, squares: Sequence[Image.Image]) -> Any:
     """
-    Draws Figure 5: a row for each image, in it the image, a map for each teacher, and one for the instruction, which
-    is the mean of what its tokens see in each teacher.
+    Draws Figure 5: for each image, a row with the image, a map for each teacher, and a map for the instruction, the
+    mean over the teachers.
 
     Args:
         results (`dict`):
-            What `importance.json` holds.
+            Content of `importance.json`.
         squares (`Sequence[PIL.Image.Image]`):
-            The images as the student sees them.
+            The square images that the student receives.
 
     Returns:
         `matplotlib.figure.Figure`
 
     Raises:
-        ValueError: matplotlib is not installed.
+        UserError: matplotlib is not installed.
     """
     matplotlib = matplotlib_or_error()
     names, rows = results["teachers"], results["images"]
@@ -169,44 +169,43 @@ def importance_figure(
     run: str | Path, output_dir: str | Path, image: Sequence[str], question: Sequence[str] = ()
 ) -> dict:
     """
-    Asks the objective of a finished run which places of each image matter, draws `output_dir/importance.png`
+    Computes the importance of each image patch with the objective of a finished run, draws `output_dir/importance.png`
     (Figure 5) and writes `output_dir/importance.json`.
 
     Args:
         run (`str` or `Path`):
-            What a recipe names `output_dir`, or the folder of one of its stages.
+            The `output_dir` of a recipe, or the folder of one of its stages.
         output_dir (`str` or `Path`):
-            Where both files go.
+            Output folder.
         image (`Sequence[str]`):
-            Paths or addresses of images, one or more.
+            Paths or URLs of one or more images.
         question (`Sequence[str]`, *optional*):
-            What is asked about each, in their order; nothing, or one for each, which may be empty.
+            One question per image, possibly empty, or no questions.
 
     Returns:
-        `dict`: what `importance.json` holds: the names of the `teachers`, and for each of `images` three mappings of
-        these to grids, row by row, that each sum to one: `teachers`, what the teacher's own tokens spread;
-        `instruction`, what the instruction's do, nothing where nothing is asked; and `importance` (eq. 5), the mean
-        over all tokens of both.
+        `dict`: The content of `importance.json`: the names of the `teachers`, and for each of `images` three mappings
+        from teachers to grids that sum to one: `teachers`, the scores by the tokens of the teacher; `instruction`, the
+        scores by the tokens of the question, empty without one; and `importance` (eq. 5), the mean over both.
 
     Raises:
-        ValueError: the run has no objective that scores tokens, its teachers are gone, an image is none, another
-            number of questions than of images, or matplotlib is not installed.
+        UserError: The objective of the run does not score tokens, a teacher or an image could not be loaded, the
+            numbers of questions and images differ, or matplotlib is not installed.
     """
     matplotlib_or_error()
     if question and len(question) != len(image):
         raise UserError(
-            f"{len(image)} images but {len(question)} questions: give each --image its --question, or none to any."
+            f"There are {len(image)} images but {len(question)} questions; give one --question per --image, or none."
         )
     folder = find_stage(run)
     settings = read_settings(folder)
     if settings.objective != "hawaii" or "fine" not in settings.distillation or not settings.token_scoring:
         raise UserError(
-            f"{folder} learned without token scoring (objective {settings.objective}), so no token has an importance: "
-            "name a run of the objective hawaii with fine-grained distillation and token_scoring."
+            f"{folder} was trained without token scoring (objective {settings.objective}), so its tokens have no "
+            "importance; choose a run with objective hawaii, fine-grained distillation and token_scoring."
         )
     pictures = [open_picture(path) for path in image]
     if question and holds_encoder(folder):
-        raise UserError(f"{folder} learned without a language model, so no instruction scored a token: ask nothing.")
+        raise UserError(f"{folder} was trained without a language model, so it has no instruction; remove --question.")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     stage = load_stage(folder, device)
     squares = [stage.processor.square_image(picture) for picture in pictures]

@@ -1,11 +1,8 @@
-"""The entry point of group `lmms_eval.models`, which lmms-eval calls each time it starts: it imports no torch."""
+"""Entry point of the group `lmms_eval.models`. lmms-eval calls it at every start, so it does not import torch."""
 
 
 def hawaii():
-    """Returns the manifest by which `python -m lmms_eval --model hawaii` finds the model classes."""
+    """Returns the manifest with which `python -m lmms_eval --model hawaii` finds the model class."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    module = __name__.replace("plugin", "model")
-    return ModelManifest(
-        model_id="hawaii", simple_class_path=f"{module}.HawaiiSimple", chat_class_path=f"{module}.Hawaii"
-    )
+    return ModelManifest(model_id="hawaii", chat_class_path=f"{__package__}.model.Hawaii")

@@ -1,8 +1,8 @@
 """
 One process of an evaluation: `python -m hawaii.evaluation.lmms.worker PLAN`.
 
-It asks lmms-eval for one task after the other with one model, so that what is done stays done, and leaves the first
-error for whoever started it. lmms-eval's own command catches errors and ends as if nothing had happened.
+It evaluates one task at a time, so that the results of completed tasks are kept, and writes an error to a file for the
+parent process. The command of lmms-eval catches errors and exits with status 0.
 """
 
 import json
@@ -23,29 +23,29 @@ from .model import Hawaii
 
 
 MODEL_NAME = "hawaii"
-# What data sets call the image of a question: this package's and TextVQA, GQA, POPE, SEED-Bench. Questions about one
-# image are no independent witnesses, and whoever compares two models must know which they are.
+# Columns with the image of a question in this package's data sets and in TextVQA, GQA, POPE and SEED-Bench. Questions
+# about the same image are not independent, so a comparison of two models must group them.
 IMAGE_NAMES = ("image_id", "imageId", "image_source", "data_id")
 
 
 def check_task(name: str, manager: TaskManager) -> None:
     """
     Raises:
-        ValueError: lmms-eval has no such task.
+        UserError: lmms-eval has no such task.
     """
     if name not in manager.all_tasks:
-        raise UserError(f"lmms-eval has no task {name}; `python -m lmms_eval --tasks list` shows what it has.")
+        raise UserError(f"lmms-eval has no task {name}; `python -m lmms_eval --tasks list` lists its tasks.")
 
 
 class Tasks:
-    """The tasks of this package, and lmms-eval's own where one of those is asked for: ours go by the same names."""
+    """The tasks of this package, which replace those of lmms-eval with the same names, and lmms-eval's other tasks."""
 
     def __init__(self, folder: str):
         self.ours = TaskManager(include_path=folder, include_defaults=False, model_name=MODEL_NAME)
         self.packaged = None
 
     def manager_of(self, name: str) -> TaskManager:
-        """The manager that knows a task."""
+        """Returns the manager of a task. The tasks of lmms-eval are indexed only if one of them is requested."""
         if name in self.ours.all_tasks:
             return self.ours
         self.packaged = self.packaged or TaskManager(model_name=MODEL_NAME)
@@ -59,24 +59,24 @@ def write_json_lines(path: Path, rows: list[dict]) -> None:
 
 
 def describe_sample(sample: dict) -> dict:
-    """What is kept of one question: of which image it is, what was asked and answered, and its scores."""
-    said, scored = (list(sample[key]) for key in ("resps", "filtered_resps"))
-    left_out = ("doc", "doc_hash", "arguments", "resps", "token_counts", "input_media")
-    kept = {name: value for name, value in sample.items() if name not in left_out}
-    kept |= {"input": sample["arguments"][0], "target": str(sample["target"])}
+    """Selects the data to save for one question: image, prompt, target, answer and scores."""
+    responses, answers = (list(sample[key]) for key in ("resps", "filtered_resps"))
+    excluded = ("doc", "doc_hash", "arguments", "resps", "token_counts", "input_media")
+    row = {name: value for name, value in sample.items() if name not in excluded}
+    row |= {"input": sample["arguments"][0], "target": str(sample["target"])}
     if (image := next((sample["doc"][name] for name in IMAGE_NAMES if name in sample["doc"]), None)) is not None:
-        kept["image_id"] = str(image)
-    # One answer to a question is the rule.
-    kept["filtered_resps"] = scored[0] if len(scored) == 1 else scored
-    return kept if said == [[answer] for answer in scored] else {**kept, "resps": said}
+        row["image_id"] = str(image)
+    # Most questions have one answer.
+    row["filtered_resps"] = answers[0] if len(answers) == 1 else answers
+    return row if responses == [[answer] for answer in answers] else {**row, "resps": responses}
 
 
 def run_task(name: str, manager: TaskManager, model: Hawaii, plan: dict) -> None:
-    """Evaluates one task and writes what it gave: `TASK.json` and the questions of each of its parts."""
+    """Evaluates one task. Writes its results to `TASK.json` and its questions to `samples_*.jsonl`."""
     folder = Path(plan["results"])
-    # What lmms-eval reads of its own command line.
+    # The command-line options that lmms-eval reads during the evaluation.
     options = SimpleNamespace(process_with_media=False, output_path=str(folder), reasoning_tags=None)
-    found = simple_evaluate(
+    output = simple_evaluate(
         model=model,
         tasks=[name],
         task_manager=manager,
@@ -86,27 +86,30 @@ def run_task(name: str, manager: TaskManager, model: Hawaii, plan: dict) -> None
         process_docs_parallel=1,
         cli_args=options,
     )
-    if found is None:  # not the first process
+    if output is None:  # not the first process
         return
-    for task, samples in found["samples"].items():
+    for task, samples in output["samples"].items():
         samples = sorted(map(describe_sample, samples), key=lambda sample: sample["doc_id"])
         write_json_lines(folder / f"samples_{task}.jsonl", samples)
-    kept = {key: found[key] for key in ("results", "group_subtasks", "n-samples")}
-    (folder / f"{name}.json").write_text(json.dumps(kept, default=handle_non_serializable), encoding="utf-8")
+    content = {key: output[key] for key in ("results", "group_subtasks", "n-samples")}
+    (folder / f"{name}.json").write_text(json.dumps(content, default=handle_non_serializable), encoding="utf-8")
 
 
 def join_processes(device: str | None) -> Accelerator:
     """
-    Joins the processes that were started together; all of them, or lmms-eval would wait for some in vain.
+    Joins all processes of the evaluation. If some were not joined, lmms-eval would wait for them forever.
 
     Args:
         device (`str`, *optional*):
-            As the user named it.
+            Device that the user has chosen.
+
+    Raises:
+        UserError: The processes cannot be joined on this device.
     """
     if device == "cpu" or not torch.accelerator.is_available():
-        # Unasked, accelerate does not join processes on a CPU.
+        # By default, accelerate does not join processes on a CPU.
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    # They wait for the slowest, which may be hours behind.
+    # All processes wait for the slowest one, which may be hours behind.
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))])
     num_started = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != num_started:
@@ -115,7 +118,7 @@ def join_processes(device: str | None) -> Accelerator:
 
 
 def cause_of(error: Exception) -> Exception:
-    """What lmms-eval, which tries to load data several times, says only that it gave up on."""
+    """Returns the original error. lmms-eval retries loading data and then raises only a `RetryError`."""
     from tenacity import RetryError
 
     return error.__cause__ if isinstance(error, RetryError) and isinstance(error.__cause__, Exception) else error
@@ -125,12 +128,12 @@ def main(plan: dict) -> None:
     """
     Args:
         plan (`dict`):
-            `pretrained`, `dtype`, `device`, `batch_size` as for [`Hawaii`]; `tasks`, names; `task_folder`, the files
-            of those that are ours; `limit`, questions of each task or `None`; `results`, a folder to write into.
+            `pretrained`, `dtype`, `device` and `batch_size` of [`Hawaii`]; `tasks`, the task names; `task_folder`, the
+            task files of this package; `limit`, the questions per task or `None`; `results`, the output folder.
     """
     from loguru import logger
 
-    # As lmms-eval's own command: what it says goes to stdout, which the log keeps.
+    # Like the command of lmms-eval, log to stdout.
     logger.remove()
     logger.add(sys.stdout, level="INFO")
     accelerator = join_processes(plan["device"])
@@ -139,16 +142,15 @@ def main(plan: dict) -> None:
         tasks = Tasks(plan["task_folder"])
         managers = {name: tasks.manager_of(name) for name in plan["tasks"]}
         model = Hawaii(plan["pretrained"], dtype=plan["dtype"], device=plan["device"], batch_size=plan["batch_size"])
-        # lmms-eval would free the memory of the model when its answers are there; the next task needs it.
+        # lmms-eval would delete the model after the first task.
         model.clean = lambda: None
         for task, manager in managers.items():
             run_task(task, manager, model, plan)
     except Exception as error:
-        # Whatever it is, whoever started this process must be able to tell it; what stderr says may be cut off.
+        # The parent process reads the error from a file, because stderr may be truncated.
         cause = cause_of(error)
-        said = {"task": task, "error": f"{type(cause).__name__}: {cause}"}
         path = Path(plan["results"]) / f"error_{accelerator.process_index}.json"
-        path.write_text(json.dumps(said), encoding="utf-8")
+        path.write_text(json.dumps({"task": task, "error": f"{type(cause).__name__}: {cause}"}), encoding="utf-8")
         raise
 
 

@@ -1,4 +1,4 @@
-"""The ten benchmarks of the paper's Table 1: which task of lmms-eval, which data, which of its numbers."""
+"""The ten benchmarks of the paper's Table 1: their lmms-eval tasks, data sets and metrics."""
 
 from dataclasses import dataclass
 
@@ -10,21 +10,21 @@ class Benchmark:
 
     Args:
         column (`str`):
-            Its heading in the paper.
+            Column heading in the paper.
         data_set (`str`):
-            The name that its authors gave it.
+            Name given by its authors.
         packaged (`str`):
-            The file of lmms-eval's that `tasks/paper/TASK.yaml` is laid over, under its folder `tasks`.
+            Task file of lmms-eval that `tasks/paper/TASK.yaml` overrides, relative to lmms-eval's folder `tasks`.
         repository (`str`), config (`str`, *optional*), split (`str`):
-            Where that file finds the questions on the Hub.
+            Location of the questions on the Hub.
         columns (`tuple[str, ...]`):
-            What asking and scoring read of a question.
+            Columns that prompts and scores use.
         metric (`str`):
-            Which of the task's numbers the paper shows.
-        kind (`str`):
-            What the Hub calls such a number.
+            Metric of the task that the paper reports.
+        metric_type (`str`):
+            Type of the metric on the Hub.
         scale (`float`):
-            What makes the number the paper's: 100 where lmms-eval gives a share and the paper percent.
+            Factor from the value of lmms-eval to that of the paper, such as 100 from a fraction to percent.
     """
 
     column: str
@@ -35,7 +35,7 @@ class Benchmark:
     split: str
     columns: tuple[str, ...]
     metric: str = "exact_match"
-    kind: str = "accuracy"
+    metric_type: str = "accuracy"
     scale: float = 100
 
 
@@ -89,7 +89,7 @@ BENCHMARKS = {
         "test",
         ("question_id", "question", "answer", "image"),
         metric="pope_f1_score",
-        kind="f1",
+        metric_type="f1",
     ),
     "mme": Benchmark(
         "MME",
@@ -100,9 +100,10 @@ BENCHMARKS = {
         "test",
         ("question_id", "image", "question", "answer", "category"),
         metric="mme_perception_score",
-        kind="score",
+        metric_type="score",
         scale=1,
     ),
+    # lmms-eval uses the name gpt_eval_score even without a GPT. The score is already in percent.
     "mmbench_en_dev_static": Benchmark(
         "MMBench",
         "MMBench-EN",
@@ -111,7 +112,7 @@ BENCHMARKS = {
         "en",
         "dev",
         (*MMBENCH_COLUMNS, "A", "B", "C", "D"),
-        metric="gpt_eval_score",  # as lmms-eval names it also where no GPT reads the answers; in percent already
+        metric="gpt_eval_score",
         scale=1,
     ),
     "mmmu_val": Benchmark(
@@ -146,10 +147,10 @@ BENCHMARKS = {
 }
 SUITES = {"paper": tuple(BENCHMARKS)}
 
-# GQA keeps its images apart from its questions.
+# GQA has a separate data set with its images.
 GQA_IMAGES = "gqa_images"
 GQA_IMAGES_CONFIG = "testdev_balanced_images"
 
-# What to put under which name of a data folder: repository, configuration and split on the Hub.
+# Repository, configuration and split on the Hub of each data set in a data folder.
 DATA_SETS = {name: (each.repository, each.config, each.split) for name, each in BENCHMARKS.items()}
 DATA_SETS[GQA_IMAGES] = (BENCHMARKS["gqa"].repository, GQA_IMAGES_CONFIG, BENCHMARKS["gqa"].split)

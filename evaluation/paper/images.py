@@ -1,4 +1,4 @@
-"""The images that benchmarks ask about: those of lmms-eval's tasks, as a model is shown them, or of a folder."""
+"""The images of benchmarks: those that lmms-eval's tasks pass to a model, or those of a folder."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class ImageSource:
     """
     Args:
         name (`str`):
-            What it is called.
+            Name of the benchmark.
         documents (`list[Callable[[], list]]`):
-            Each gives the images of one question, or of one file, when it is called.
+            Functions that return the images of one question or file.
     """
 
     name: str
@@ -35,10 +35,10 @@ class ImageSource:
 
     def images(self, advance: Callable[[], Any]) -> Iterator[Image.Image | str | Path]:
         """
-        Each image once, however many questions are asked about it; `advance` is called after each document.
+        Yields each distinct image once and calls `advance` after each document.
 
         Raises:
-            ValueError: there is none.
+            UserError: There are no images.
         """
         seen = set()
         for document in self.documents:
@@ -49,27 +49,27 @@ class ImageSource:
                     yield image
             advance()
         if not seen:
-            raise UserError(f"None of the {len(self.documents)} questions of {self.name} looked at has an image.")
+            raise UserError(f"None of the {len(self.documents)} selected questions of {self.name} has an image.")
 
 
 def spread(num_items: int, limit: int) -> list[int]:
-    """Indices of `limit` items, or of all where there are fewer, at even distances: a benchmark is often sorted."""
+    """Returns up to `limit` evenly spaced indices, because benchmarks are often sorted."""
     num_taken = min(num_items, limit)
     return [number * num_items // num_taken for number in range(num_taken)]
 
 
 def folder_source(argument: str, limit: int) -> ImageSource:
     """
-    The images below a folder, in the order of their names.
+    Returns the images in a folder and its subfolders, ordered by name.
 
     Args:
         argument (`str`):
             `NAME=FOLDER`.
         limit (`int`):
-            Images at most.
+            Maximum number of images.
 
     Raises:
-        ValueError: it is not of that form, there is no such folder, or no image in it.
+        UserError: The argument is not `NAME=FOLDER`, or the folder does not exist or has no images.
     """
     name, equals, folder = argument.partition("=")
     if not (name and equals and folder):
@@ -79,18 +79,18 @@ def folder_source(argument: str, limit: int) -> ImageSource:
     suffixes = Image.registered_extensions()
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in suffixes and path.is_file())
     if not paths:
-        raise UserError(f"{name} has no images: {folder} holds none that Pillow reads.")
+        raise UserError(f"{name} has no images: {folder} contains none that Pillow can read.")
     return ImageSource(name, [lambda path=paths[index]: [path] for index in spread(len(paths), limit)])
 
 
-def _parts(tasks: dict) -> Iterator[Any]:
-    """The tasks of a task, of a group of them, or of groups of groups."""
+def _flatten(tasks: dict) -> Iterator[Any]:
+    """Yields the tasks of a nested dictionary of groups."""
     for task in tasks.values():
-        yield from _parts(task) if isinstance(task, dict) else [task]
+        yield from _flatten(task) if isinstance(task, dict) else [task]
 
 
 def _task_images(part: Any, row: int, folder: Path | None) -> list:
-    """Those of one question of a task, whose data may lie in a folder."""
+    """Returns the images of one question; `folder` has the data of the task if it is not on the Hub."""
     with data_from(folder):
         return part.doc_to_visual(part.eval_docs[row]) or []
 
@@ -104,20 +104,20 @@ def task_sources(
     scratch: Path,
 ) -> list[ImageSource]:
     """
-    The images of tasks, through lmms-eval, which no model is asked for.
+    Returns the images of tasks through lmms-eval, without a model.
 
     Args:
         names (`Sequence[str]`):
-            Of lmms-eval's tasks or of this package's.
+            Tasks of lmms-eval or of this package.
         limit (`int`):
-            Questions looked at of each, at most.
+            Maximum number of questions per task.
         output_dir (`Path`), data_file (`str`, *optional*), data_folder (`str`, *optional*):
-            Where questions lie, as for [`evaluate`].
+            Location of the questions, as for [`evaluate`].
         scratch (`Path`):
-            An empty folder, to be kept until the images are read.
+            Empty folder that must exist until the images are read.
 
     Raises:
-        ValueError: there is no such task, its questions cannot be had, or lmms-eval is not installed.
+        UserError: A task does not exist, its questions could not be loaded, or lmms-eval is not installed.
     """
     data_files = find_data_files(names, output_dir, data_file)
     folder = None if data_folder is None else Path(data_folder)
@@ -138,11 +138,11 @@ def task_sources(
         manager = tasks.manager_of(name)
         try:
             with data_from(folder):
-                parts = list(_parts(get_task_dict([name], manager)))
+                parts = list(_flatten(get_task_dict([name], manager)))
                 rows = [(part, row) for part in parts for row in range(len(part.eval_docs))]
-        except Exception as error:  # a task is a program, and its data may be anywhere
+        except Exception as error:  # a task may run any code and load any data
             cause = cause_of(error)
-            raise UserError(f"The questions of {name} cannot be had: {type(cause).__name__}: {cause}") from error
+            raise UserError(f"The questions of {name} could not be loaded: {type(cause).__name__}: {cause}") from error
         chosen = [rows[index] for index in spread(len(rows), limit)]
         sources.append(ImageSource(name, [partial(_task_images, part, row, folder) for part, row in chosen]))
     return sources

@@ -1,7 +1,7 @@
 """
-How the benchmarks of the paper are asked and scored where lmms-eval's own functions will not do.
+Prompts and scores of the paper's benchmarks that differ from lmms-eval's.
 
-The files in `tasks/paper` name these functions. A document is one row of the data set.
+The files in `tasks/paper` refer to these functions. A document is one row of the data set.
 """
 
 import os
@@ -15,17 +15,17 @@ from ...files.user_error import UserError
 from .benchmarks import DATA_SETS, GQA_IMAGES
 
 
-# Says to a process of lmms-eval where data lies that it would otherwise get from the Hub.
+# Environment variable with the data folder of a process; without it, the data is loaded from the Hub.
 DATA_FOLDER = "HAWAII_DATA_FOLDER"
 
 
 def is_given(value: str | None) -> bool:
-    """Whether MMBench's table has something there; an empty cell was read as "nan"."""
+    """Whether a cell of MMBench's table has a value. Empty cells were read as "nan"."""
     return value is not None and str(value).lower() not in ("", "nan", "none")
 
 
 def mmbench_text(document: dict, lmms_eval_specific_kwargs: dict) -> str:
-    """The hint, the question and the options, each on a line of its own, as LLaVA asks."""
+    """Returns the prompt of LLaVA: the hint, the question and the options, each on a separate line."""
     lines = [document["hint"]] if is_given(document["hint"]) else []
     lines.append(document["question"])
     lines += [f"{letter}. {document[letter]}" for letter in "ABCD" if is_given(document[letter])]
@@ -33,23 +33,23 @@ def mmbench_text(document: dict, lmms_eval_specific_kwargs: dict) -> str:
 
 
 def mmbench_result(document: dict, results: list[str]) -> dict:
-    """What [`mmbench_accuracy`] reads of one answer, and whether this answer alone is right."""
+    """Returns the input of [`mmbench_accuracy`] for one answer, and whether this answer is right."""
     from lmms_eval.tasks._task_utils.mcq_extract import extract_mcq_answer
     from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
 
     names = ("question", "answer", "hint", "source", "split", "category", "L2-category")
     item = {name: document[name] for name in names}
-    # As "nan", an option that is not there would be found in "banana".
+    # A missing option with the value "nan" would be found in "banana".
     item |= {letter: document[letter] if is_given(document[letter]) else None for letter in "ABCD"}
     item |= {"index": int(document["index"]), "prediction": results[0].strip()}
     evaluator = MMBench_Evaluator()
     choices = sorted(evaluator.build_choices(item))
-    said = evaluator.prefetch_answer(item) or extract_mcq_answer(item["prediction"], choices=choices)
-    return {"gpt_eval_score": {**item, "score": float(said == item["answer"])}}
+    letter = evaluator.prefetch_answer(item) or extract_mcq_answer(item["prediction"], choices=choices)
+    return {"gpt_eval_score": {**item, "score": float(letter == item["answer"])}}
 
 
 def mmbench_accuracy(results: list[dict]) -> float:
-    """Percent of the questions that are answered rightly in every order of their options."""
+    """Percentage of questions that are answered correctly in every order of their options."""
     from lmms_eval.tasks.mmbench.mmbench_evals import MMBench_Evaluator
 
     items = [{name: value for name, value in item.items() if name != "score"} for item in results]
@@ -59,8 +59,8 @@ def mmbench_accuracy(results: list[dict]) -> float:
 
 def mmmu_result(document: dict, results: list[str]) -> dict:
     """
-    What lmms-eval makes of one answer, and whether it is right; where it draws a letter, the draw depends on the
-    question alone: not on those before it, nor on how many processes share them.
+    Returns lmms-eval's result for one answer, and whether it is right. If lmms-eval draws a random letter, the draw
+    depends only on the question, not on earlier questions or on the number of processes.
     """
     from lmms_eval.tasks.mmmu.utils import evaluate_mmmu, mmmu_process_results
 
@@ -73,12 +73,12 @@ def mmmu_result(document: dict, results: list[str]) -> dict:
 
 
 def seedbench_images(questions):
-    """Leaves the questions about videos out of a `Dataset`."""
-    return questions.select([row for row, kind in enumerate(questions["data_type"]) if kind == "image"])
+    """Removes the questions about videos from a `Dataset`."""
+    return questions.select([row for row, data_type in enumerate(questions["data_type"]) if data_type == "image"])
 
 
 def seedbench_result(document: dict, results: list[str]) -> dict:
-    """What lmms-eval makes of one answer, and whether it is right."""
+    """Returns lmms-eval's result for one answer, and whether it is right."""
     from lmms_eval.tasks.seedbench.utils import seed_aggregation_result, seed_process_result
 
     item = seed_process_result(document, results)["seed_image"]
@@ -87,8 +87,8 @@ def seedbench_result(document: dict, results: list[str]) -> dict:
 
 def pope_result(document: dict, results: list[str]) -> dict:
     """
-    What lmms-eval makes of one answer once that is a yes or a no, as LLaVA reads it: no, where "No", "no" or "not" is
-    a word of its first sentence, and yes otherwise. In lmms-eval's F1 an answer that is neither would not count.
+    Returns lmms-eval's result for one answer after converting it to yes or no like LLaVA: no if the first sentence
+    contains the word "No", "no" or "not", yes otherwise. lmms-eval's F1 ignores other answers.
     """
     from lmms_eval.tasks.pope.utils import pope_process_results
 
@@ -98,7 +98,7 @@ def pope_result(document: dict, results: list[str]) -> dict:
 
 @contextmanager
 def data_from(folder: Path | None) -> Iterator[None]:
-    """Lets the questions that are read in this process meanwhile have their data from a folder, or from the Hub."""
+    """Context in which this process reads the data of the benchmarks from a folder, or from the Hub without one."""
     before = os.environ.get(DATA_FOLDER)
     os.environ[DATA_FOLDER] = "" if folder is None else str(folder.resolve())
     try:
@@ -112,7 +112,7 @@ def data_from(folder: Path | None) -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def read_gqa_images(folder: str) -> tuple:
-    """GQA's images as a `Dataset`, and the row of each name; the Hub's, where no folder is named."""
+    """Returns GQA's images as a `Dataset` and the row of each name, from the Hub if `folder` is empty."""
     from datasets import DatasetDict, load_dataset
 
     repository, config, split = DATA_SETS[GQA_IMAGES]
@@ -124,19 +124,21 @@ def read_gqa_images(folder: str) -> tuple:
 
 
 def gqa_images() -> tuple:
-    """Those of where this process has its data from."""
+    """Returns GQA's images from the data folder of this process."""
     return read_gqa_images(os.environ.get(DATA_FOLDER, ""))
 
 
 def check_gqa_images(questions):
-    """Returns a `Dataset` of questions as it is."""
+    """Returns a `Dataset` of questions unchanged after checking that their images exist."""
     _, rows = gqa_images()
     if missing := set(questions["imageId"]) - rows.keys():
-        raise UserError(f"{GQA_IMAGES} lacks {len(missing)} images of GQA's questions, among them {min(missing)}.")
+        raise UserError(
+            f"{len(missing)} images of GQA's questions are missing from {GQA_IMAGES}, such as {min(missing)}."
+        )
     return questions
 
 
 def gqa_image(document: dict) -> list:
-    """The one image of a question."""
+    """Returns the image of a question."""
     images, rows = gqa_images()
     return [images[rows[document["imageId"]]]["image"].convert("RGB")]

@@ -1,4 +1,4 @@
-"""Table 1 of the paper (Vicuna-1.5-7B), and a checkpoint's row in it."""
+"""Table 1 of the paper (Vicuna-1.5-7B) with an additional row for a checkpoint."""
 
 from collections.abc import Mapping
 
@@ -17,21 +17,22 @@ PAPER_ROWS = {
     "HAWAII-dagger": _row(58.6, 54.2, 63.6, 69.5, 86.8, 1533.6, 67.1, 36.0, 56.2, 67.2),
     "HAWAII-double-dagger": _row(59.2, 54.3, 63.3, 70.8, 87.5, 1528.6, 66.7, 36.9, 55.8, 67.9),
 }
-# Ten subjects of at most 200 points. The paper says only that it normalises: this gives each average that it prints.
+# Ten subjects of at most 200 points. The paper mentions a normalization without details; this one reproduces its
+# averages.
 MME_POINTS = 2000
 
 
 def paper_scores(scores: Mapping[str, Mapping]) -> dict[str, float]:
     """
-    The numbers of Table 1.
+    Converts scores to those of Table 1.
 
     Args:
         scores (`Mapping[str, Mapping]`):
-            What lmms-eval gives for each task.
+            Metrics of lmms-eval by task.
 
     Returns:
-        `dict[str, float]`: by benchmark, in the paper's order. One has none where no question was asked that counts
-        for it, such as where a limit leaves nothing of MME's perception part.
+        `dict[str, float]`: Scores by benchmark, in the order of the paper. A benchmark without its metric is missing,
+        for example if `limit` excludes the perception part of MME.
     """
     return {
         task: benchmark.scale * scores[task][benchmark.metric]
@@ -41,20 +42,20 @@ def paper_scores(scores: Mapping[str, Mapping]) -> dict[str, float]:
 
 
 def in_percent(task: str, score: float) -> float:
-    """What of a number of Table 1 goes into an average."""
+    """Converts a score of Table 1 to percent."""
     return 100 * score / MME_POINTS if task == "mme" else score
 
 
 def average(scores: Mapping[str, float]) -> float | None:
     """
-    The paper's average over the ten benchmarks, MME in percent of its points.
+    Returns the paper's average over the ten benchmarks, with MME in percent.
 
     Args:
         scores (`Mapping[str, float]`):
-            Numbers of Table 1 by task.
+            Scores of Table 1 by task.
 
     Returns:
-        `float`, or `None` where a benchmark is missing.
+        `float`, or `None` if a benchmark is missing.
     """
     if BENCHMARKS.keys() - scores.keys():
         return None
@@ -64,16 +65,16 @@ def average(scores: Mapping[str, float]) -> float | None:
 
 def table(name: str, scores: Mapping[str, float]) -> str:
     """
-    Table 1 with one more row, in the benchmarks that were asked.
+    Formats Table 1 with one more row and the columns of the evaluated benchmarks.
 
     Args:
         name (`str`):
-            Of the checkpoint.
+            Name of the checkpoint.
         scores (`Mapping[str, float]`):
-            Its numbers by task.
+            Its scores of Table 1 by task.
 
     Returns:
-        `str`: a table in Markdown that also reads well as it is.
+        `str`: A Markdown table with aligned columns.
     """
     tasks = [task for task in BENCHMARKS if task in scores]
     rows = [["", *(BENCHMARKS[task].column for task in tasks), "average"]]
@@ -87,29 +88,30 @@ def table(name: str, scores: Mapping[str, float]) -> str:
 
 def paper_report(results: Mapping) -> str:
     """
-    What `results.md` holds.
+    Returns the content of `results.md`.
 
     Args:
         results (`Mapping`):
-            What `results.json` holds.
+            Content of `results.json`.
 
     Returns:
-        `str`: Markdown: the table, and what its numbers are.
+        `str`: Markdown with the table and an explanation of its scores.
     """
     scores = results["paper_scores"]
     lines = [f"# {results['folder']} on the benchmarks of the paper", "", table(results["folder"], scores), ""]
     if results["limit"] is not None:
-        lines += [f"**Of each benchmark only the first {results['limit']} questions were asked: no score of it.**", ""]
+        lines += [f"**Only the first {results['limit']} questions per benchmark: these are not its scores.**", ""]
     if unscored := [task for task in results["tasks"] if task in BENCHMARKS and task not in scores]:
-        lines += [f"**Nothing was asked of {', '.join(unscored)} that counts for the table.**", ""]
+        lines += [f"**No evaluated question of {', '.join(unscored)} counts for the table.**", ""]
     lines += [
-        "The last row is measured here, the others are of the paper's Table 1 (Vicuna-1.5-7B). In percent, but for "
-        f"MME: the points of its perception part, {MME_POINTS} at most; in the average they are percent too. POPE is "
-        "the F1 score of all its questions together. VizWiz was asked on its validation split; LLaVA-1.5's number "
-        "is of the test split.",
+        "The last row was measured here; the others are from the paper's Table 1 (Vicuna-1.5-7B). Scores are in "
+        f"percent, except MME: points of its perception part, at most {MME_POINTS}, which the average converts to "
+        "percent. POPE is the F1 score over all questions. VizWiz uses the validation split, but LLaVA-1.5's score is "
+        "from the test split.",
         "",
-        "| benchmark | task of lmms-eval | questions |",
-        "| --- | --- | ---: |",
-        *(f"| {BENCHMARKS[task].data_set} | {task} | {results['tasks'][task]['num_questions']} |" for task in scores),
+        markdown_table(
+            ["benchmark", "task of lmms-eval", "questions"],
+            [[BENCHMARKS[task].data_set, task, str(results["tasks"][task]["num_questions"])] for task in scores],
+        ),
     ]
     return "\n".join(lines) + "\n"

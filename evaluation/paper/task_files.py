@@ -1,4 +1,4 @@
-"""The files by which lmms-eval knows the tasks of this package, and the data that they name."""
+"""Task files for lmms-eval, and checks of their data."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -6,56 +6,56 @@ from pathlib import Path
 
 import yaml
 
-from ...files.user_error import UserError
+from ...files.user_error import UserError, explain_errors
 from .benchmarks import BENCHMARKS, DATA_SETS, GQA_IMAGES
 
 
 TASKS = Path(__file__).parents[1] / "tasks"
-# Tasks that `hawaii data` makes the questions of, and these under the output directory.
+# Tasks with questions from `hawaii data`, and the path of the questions in the output folder.
 DATA_FILES = {"easy_vqa": "data/test.parquet", "emoji_vqa": "data/test.parquet"}
 
 
 def find_data_files(names: Sequence[str], output_dir: Path, data_file: str | None) -> dict[str, Path]:
     """
-    The file of questions of each task that `hawaii data` makes.
+    Returns the question file of each task with questions from `hawaii data`.
 
     Raises:
-        ValueError: there is none, or one file for two tasks, or for no task at all.
+        UserError: The file does not exist, or one file is given for two tasks or for none.
     """
-    own = [name for name in names if name in DATA_FILES]
-    if len(own) > 1:
-        raise UserError(f"{' and '.join(own)} would be asked the questions of one file: name one of them at a time.")
-    if data_file is not None and not own:
+    tasks = [name for name in names if name in DATA_FILES]
+    if len(tasks) > 1:
+        raise UserError(f"{' and '.join(tasks)} would read the same question file; evaluate them one at a time.")
+    if data_file is not None and not tasks:
         raise UserError(
-            f"--data_file {data_file} holds questions of {' or '.join(DATA_FILES)}, but {', '.join(names)} is asked."
+            f"--data_file {data_file} is for {' or '.join(DATA_FILES)}, but the tasks are {', '.join(names)}."
         )
-    files = {name: Path(data_file or output_dir / DATA_FILES[name]) for name in own}
+    files = {name: Path(data_file or output_dir / DATA_FILES[name]) for name in tasks}
     for name, path in files.items():
         if data_file is not None and not path.is_file():
             raise UserError(f"{name} has no questions: there is no {path}.")
         if not path.is_file():
             raise UserError(
                 f"{name} has no questions: there is no {path}. "
-                f"`hawaii data {name} --output_dir {output_dir}` makes it; --data_file names one elsewhere."
+                f"Create it with `hawaii data {name} --output_dir {output_dir}` or give its path as --data_file."
             )
     return files
 
 
 def check_data_folder(names: Sequence[str], folder: Path) -> None:
     """
-    Looks into the data of each benchmark of the paper that is asked for, before anything slow begins.
+    Checks the data of the requested benchmarks of the paper before anything slow starts.
 
     Args:
         names (`Sequence[str]`):
-            Tasks.
+            Requested tasks.
         folder (`Path`):
-            Holds, under the name of each benchmark, what `DatasetDict.save_to_disk` leaves.
+            Has one folder per benchmark, written by `DatasetDict.save_to_disk`.
 
     Raises:
-        ValueError: a data set, its split or a column is not there, or a task gets its data elsewhere.
+        UserError: A data set, split or column is missing, or a task does not read its data from this folder.
     """
-    if strange := [name for name in names if name not in BENCHMARKS and name not in DATA_FILES]:
-        raise UserError(f"--data_folder holds the paper's benchmarks alone; {', '.join(strange)} is none of them.")
+    if others := [name for name in names if name not in BENCHMARKS and name not in DATA_FILES]:
+        raise UserError(f"--data_folder is only for the paper's benchmarks, not for {', '.join(others)}; remove one.")
     required = {name: BENCHMARKS[name].columns for name in names if name in BENCHMARKS}
     if "gqa" in required:
         required[GQA_IMAGES] = ("id", "image")
@@ -67,37 +67,38 @@ def _check_data(folder: Path, split: str, columns: Sequence[str]) -> None:
     from datasets import DatasetDict, load_from_disk
 
     try:
-        data = load_from_disk(folder)
+        with explain_errors(f"{folder} could not be read"):
+            data = load_from_disk(folder)
     except FileNotFoundError as error:
         raise UserError(
-            f"{folder} holds no data: DatasetDict.save_to_disk leaves such a folder (docs/evaluation.md shows how)."
+            f"{folder} has no data; write it with DatasetDict.save_to_disk as in docs/evaluation.md."
         ) from error
     splits = [str(name) for name in data] if isinstance(data, DatasetDict) else []
     if not isinstance(data, DatasetDict) or split not in splits:
-        found = f"the splits {', '.join(splits)}" if splits else "a data set without splits"
-        raise UserError(f"{folder} holds {found}, but the benchmark is asked on the split {split}.")
+        content = f"the splits {', '.join(splits)}" if splits else "a data set without splits"
+        raise UserError(f"{folder} has {content}, but the benchmark uses the split {split}.")
     if missing := [name for name in columns if name not in data[split].column_names]:
-        raise UserError(f"{folder}: the split {split} lacks the columns {', '.join(missing)}.")
+        raise UserError(f"The split {split} of {folder} has no columns {', '.join(missing)}.")
 
 
 def write_task_files(
     names: Sequence[str], data_files: dict[str, Path], data_folder: Path | None, scratch: Path
 ) -> Path:
     """
-    Writes a task for each of this package that is asked for: it includes the one that is kept here and names its data.
+    Writes a file for each requested task of this package, which includes the file in `tasks` and adds the data paths.
 
     Args:
         names (`Sequence[str]`):
-            Tasks; those of lmms-eval alone are passed over.
+            Requested tasks. Other tasks of lmms-eval are ignored.
         data_files (`dict[str, Path]`):
-            What [`find_data_files`] found.
+            Result of [`find_data_files`].
         data_folder (`Path`, *optional*):
-            What [`check_data_folder`] looked into; without it the paper's benchmarks are read from the Hub.
+            Folder with the data of the paper's benchmarks; defaults to the Hub.
         scratch (`Path`):
-            An empty folder.
+            Empty folder.
 
     Returns:
-        `Path`: the folder of the tasks.
+        `Path`: The folder with the task files.
     """
     (scratch / "tasks").mkdir()
     lmms_eval = find_spec("lmms_eval")
@@ -105,7 +106,7 @@ def write_task_files(
     packaged = Path(lmms_eval.origin).parent / "tasks"
     for name in names:
         if name in BENCHMARKS:
-            # Of two files that are included, the first wins.
+            # The first included file takes precedence.
             include = [str(TASKS / "paper" / f"{name}.yaml"), str(packaged / BENCHMARKS[name].packaged)]
             task = {"task": name, "include": include}
             if data_folder is not None:
@@ -115,7 +116,7 @@ def write_task_files(
             task = {
                 "task": name,
                 "include": str(TASKS / name / f"{name}.yaml"),
-                # datasets keeps a copy of what it reads: here, where it goes away with the folder.
+                # The cache of datasets is deleted with the scratch folder.
                 "dataset_kwargs": {
                     "data_files": {"test": str(data_files[name].resolve())},
                     "cache_dir": str(scratch / "datasets"),

@@ -8,8 +8,7 @@ import evaluate
 
 
 DESCRIPTION = """
-The share of answers that are right: the very words of the reference. Space around them, case and one trailing period
-are forgiven, nothing else.
+The fraction of answers that equal the reference. Surrounding whitespace, case and one trailing period are ignored.
 """
 
 INPUTS = """
@@ -17,12 +16,12 @@ Args:
     predictions (`list[str]`):
         Answers.
     references (`list[str]`):
-        The right answer to each question.
+        The reference answer to each question.
     question_types (`list[str]`, *optional*):
-        Of each question.
+        The type of each question.
 
 Returns:
-    `dict` with `accuracy`, and `accuracy_by_type` where types are given.
+    `dict` with `accuracy`, and `accuracy_by_type` if types are given.
 
 Example:
 
@@ -33,21 +32,21 @@ Example:
 
 
 def normalize(answer: str) -> str:
-    """What is compared of an answer."""
+    """Removes surrounding whitespace, case and one trailing period."""
     return answer.strip().lower().removesuffix(".").strip()
 
 
 def is_right(prediction: str, reference: str) -> bool:
-    """Whether an answer is the very words of the reference."""
+    """Whether an answer equals the reference after normalization."""
     return normalize(prediction) == normalize(reference)
 
 
 def mean_by_type(scores: Sequence[float], question_types: Sequence[str]) -> dict[str, float]:
     """
-    The mean score of each type of question, sorted by type.
+    Returns the mean score of each type of question, sorted by type.
 
     Raises:
-        ValueError: another number of types than of scores.
+        ValueError: The numbers of types and scores differ.
     """
     if len(question_types) != len(scores):
         raise ValueError(f"{len(question_types)} question_types for {len(scores)} answers; give one for each.")
@@ -65,9 +64,9 @@ class AnswerAccuracy(evaluate.Metric):
         config_name, cache_dir, kwargs:
             As for `evaluate.Metric`.
         num_process (`int`, *optional*, defaults to 1):
-            Processes that share the answers through files. One alone keeps them in memory and writes nothing.
+            Number of processes that share the answers through files. A single process keeps them in memory.
         keep_in_memory (`bool`, *optional*):
-            Not read: see `num_process`.
+            Ignored; see `num_process`.
     """
 
     def __init__(self, config_name=None, keep_in_memory=None, cache_dir=None, num_process=1, **kwargs):
@@ -76,7 +75,7 @@ class AnswerAccuracy(evaluate.Metric):
         )
 
     def _build_data_dir(self):
-        # evaluate makes the folder even where it writes nothing into it.
+        # evaluate creates this folder even if nothing is written to it.
         return "" if self.keep_in_memory else super()._build_data_dir()
 
     def _info(self):

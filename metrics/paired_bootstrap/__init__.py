@@ -1,1 +1,1 @@
-"""The difference between two settings, with its interval."""
+"""The difference between two settings with its confidence interval."""

@@ -1,7 +1,4 @@
-"""
-The difference between two settings, with its interval. `evaluate.load` copies this file elsewhere, so it imports
-nothing of the package.
-"""
+"""The difference between two settings with its confidence interval. `evaluate.load` copies only this file."""
 
 import math
 from collections.abc import Sequence
@@ -13,40 +10,40 @@ import numpy as np
 
 
 DESCRIPTION = """
-The mean difference between the scores of a setting and of a baseline, and an interval that would hold the true one in
-95 of 100 repetitions of the whole experiment: with other seeds and with other images.
+The mean difference between the scores of a setting and a baseline, with an interval that contains the true difference
+in 95 of 100 repetitions of the complete experiment with other seeds and other images.
 
-Both settings answered the same questions, and were trained from the same seeds. Each draw takes as many groups of
-questions (those of one image) as there are, with replacement, and as many seeds, with replacement; it always takes the
-same of both settings, so that what is hard for both, or a lucky start of both, does not widen the interval. A draw is
-the mean difference plus what its groups change of it plus what its seeds change of it.
+Both settings must have the same questions and the same training seeds. Each draw resamples the groups of questions
+(one group per image) and the seeds with replacement. It uses the same groups and seeds for both settings, so that
+questions or seeds that are hard for both do not widen the interval. The value of a draw is the mean difference plus
+the changes due to its groups and to its seeds.
 
-A few seeds, drawn again, vary less than new seeds would. So what the seeds change is stretched, by as much as makes
-the interval about Student's t interval where the questions make no difference: 2.7 times for three seeds, 1.6 for
-five. With one seed the interval is that of the questions alone, and says nothing of another seed.
+A few resampled seeds vary less than new seeds. The change due to the seeds is therefore multiplied by a factor (2.7
+for three seeds, 1.6 for five) that gives approximately Student's t interval if the questions make no difference. With
+one seed, the interval covers only the variation of the questions, not that of other seeds.
 """
 
 INPUTS = """
 Args:
     scores (`list[list[float]]`):
-        Of each question, its score with each seed.
+        The score of each question with each seed.
     baseline_scores (`list[list[float]]`):
-        The same of the baseline, with the same seeds in the same order.
+        The scores of the baseline with the same seeds in the same order.
     groups (`list[str]`):
-        Of each question, what it has in common with others: its image.
+        The group of each question, such as its image.
     tasks (`list[str]`, *optional*):
-        Of each question. Then each task is resampled by itself, and the difference is the mean over tasks of their
-        differences; otherwise all questions are one task.
+        The task of each question. Each task is resampled separately, and the difference is the mean over the tasks. By
+        default, all questions are one task.
     confidence (`float`, *optional*, defaults to 0.95):
-        Share of repetitions in which the interval holds the true difference.
+        Fraction of repetitions in which the interval contains the true difference.
     num_draws (`int`, *optional*, defaults to 10000):
-        The draws.
+        Number of draws.
     random_seed (`int`, *optional*, defaults to 0):
-        What the draws follow from: the same every time.
+        Seed of the draws.
 
 Returns:
-    `dict` with `difference`, `low`, `high`, `num_seeds` and `num_groups`. `low` and `high` are `None` where nothing
-    can be resampled: one seed and one group.
+    `dict` with `difference`, `low`, `high`, `num_seeds` and `num_groups`. `low` and `high` are `None` for one
+    seed and one group, which cannot be resampled.
 
 Example:
 
@@ -56,14 +53,14 @@ Example:
     ... )
 """
 
-MAX_WEIGHTS = 2**18  # held at once
+MAX_WEIGHTS = 2**18  # in memory at once
 
 
 def student_t_quantile(probability: float, degrees: int) -> float:
-    """What Student's t, with a whole number of degrees of freedom, stays below with this probability (over 1/2)."""
+    """Returns the quantile of Student's t for a probability above 1/2 and an integer number of degrees of freedom."""
 
     def within(value: float) -> float:
-        """The probability of lying between -value and value (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+        """Returns the probability of the interval from -value to value (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
         angle = math.atan(value / math.sqrt(degrees))
         sine, cosine = math.sin(angle), math.cos(angle)
         first = 3 if degrees % 2 else 2
@@ -82,7 +79,7 @@ def student_t_quantile(probability: float, degrees: int) -> float:
 
 
 def _draw_weights(generator: np.random.Generator, num_draws: int, size: int) -> np.ndarray:
-    """How often each of `size` things is taken in each draw of as many: `(num_draws, size)`."""
+    """Returns how often each of `size` items occurs in each draw of `size` items: `(num_draws, size)`."""
     drawn = generator.integers(size, size=(num_draws, size)) + size * np.arange(num_draws)[:, None]
     return np.bincount(drawn.ravel(), minlength=num_draws * size).reshape(num_draws, size)
 
@@ -90,7 +87,7 @@ def _draw_weights(generator: np.random.Generator, num_draws: int, size: int) -> 
 def _draws_of_groups(
     differences: np.ndarray, groups: np.ndarray, num_draws: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """The mean of the questions of each draw of groups, `(num_draws,)`; groups may differ in size."""
+    """Returns the mean over the questions of each draw of groups, `(num_draws,)`. Groups may differ in size."""
     names, group = np.unique(groups, return_inverse=True)
     sums = np.bincount(group, weights=differences)
     counts = np.bincount(group).astype(float)
@@ -105,7 +102,7 @@ def _draws_of_groups(
 def _draws_of_seeds(
     differences: np.ndarray, num_draws: int, confidence: float, generator: np.random.Generator
 ) -> np.ndarray:
-    """What each draw of seeds changes of the mean, stretched as `DESCRIPTION` says, `(num_draws,)`."""
+    """Returns the change of the mean by each draw of seeds, scaled as in `DESCRIPTION`, `(num_draws,)`."""
     num_seeds, upper = len(differences), (1 + confidence) / 2
     quantile = student_t_quantile(upper, num_seeds - 1)
     stretch = math.sqrt(num_seeds / (num_seeds - 1)) * quantile / NormalDist().inv_cdf(upper)
@@ -125,8 +122,8 @@ def paired_bootstrap(
     See `DESCRIPTION` and `INPUTS`.
 
     Raises:
-        ValueError: the two settings have not the same questions and seeds, there are none, or there is another number
-            of groups or tasks than of questions.
+        ValueError: The settings differ in their questions or seeds or have none, or the number of groups or tasks is
+            not that of the questions.
     """
     scores, baseline_scores = np.asarray(scores, float), np.asarray(baseline_scores, float)  # (questions, seeds)
     if scores.shape != baseline_scores.shape or scores.ndim != 2 or scores.size == 0:
@@ -171,9 +168,9 @@ class PairedBootstrap(evaluate.Comparison):
         config_name, cache_dir, kwargs:
             As for `evaluate.Comparison`.
         num_process (`int`, *optional*, defaults to 1):
-            Processes that share the scores through files. One alone keeps them in memory and writes nothing.
+            Number of processes that share the scores through files. A single process keeps them in memory.
         keep_in_memory (`bool`, *optional*):
-            Not read: see `num_process`.
+            Ignored; see `num_process`.
     """
 
     def __init__(self, config_name=None, keep_in_memory=None, cache_dir=None, num_process=1, **kwargs):
@@ -182,7 +179,7 @@ class PairedBootstrap(evaluate.Comparison):
         )
 
     def _build_data_dir(self):
-        # evaluate makes the folder even where it writes nothing into it.
+        # evaluate creates this folder even if nothing is written to it.
         return "" if self.keep_in_memory else super()._build_data_dir()
 
     def _info(self):

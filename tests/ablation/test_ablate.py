@@ -256,8 +256,8 @@ def test_a_run_that_was_trained_is_only_evaluated(world, run):
         ("--seeds 0 1 0", "--seeds names 0 twice"),
         ("--seeds max_steps=3", "--seeds names none"),
         ("--jobs 0", "--jobs is 0"),
-        ("--tasks gqa,gqa", "The tasks name gqa twice"),
-        ("--tasks easy_vqa,mme --limit 5", "--limit 5 cuts one"),
+        ("--tasks gqa,gqa", "The tasks list gqa twice"),
+        ("--tasks easy_vqa,mme --limit 5", "--limit 5 splits a pair"),
         ("--batch_size 0", "--batch_size is 0"),
         (
             "vision_config.num_general_adapters=0",
@@ -271,7 +271,7 @@ def test_a_run_that_was_trained_is_only_evaluated(world, run):
         ("--data_file typo.parquet", "there is no typo.parquet"),
         ("max_steps=many", "max_steps is 'many'"),
         ("max_step=3", "Did you mean max_steps"),
-        ("--data_folder nowhere --tasks gqa", "nowhere/gqa holds no data"),
+        ("--data_folder nowhere --tasks gqa", "nowhere/gqa has no data"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(world, run, capsys, words, message):
@@ -285,7 +285,7 @@ def test_a_task_that_lmms_eval_does_not_have_is_refused_before_anything_is_writt
     known = SimpleNamespace(all_tasks=["gqa", "chartqa"])
     monkeypatch.setattr("hawaii.evaluation.lmms.worker.TaskManager", lambda: known)
     assert run("--tasks easy_vqa,gqqa") == 2
-    assert "lmms-eval has no task gqqa; `python -m lmms_eval --tasks list` shows what" in capsys.readouterr().err
+    assert "lmms-eval has no task gqqa; `python -m lmms_eval --tasks list` lists" in capsys.readouterr().err
     assert not world.output.exists()
 
 

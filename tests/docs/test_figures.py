@@ -1,4 +1,4 @@
-"""Every command that docs/figures.md shows runs, and leaves what it says."""
+"""Tests of the commands in docs/figures.md."""
 
 import json
 import shlex
@@ -23,7 +23,7 @@ COMMANDS = [line for block in blocks(DOCUMENT, "bash") for line in block.splitli
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, teacher_folders):
-    """The files that the commands name: a finished run and its data, and the benchmarks' data."""
+    """The files in the commands: a finished run with its data, and the data of the benchmarks."""
     folder = tmp_path_factory.mktemp("world")
     run = folder / "runs" / "easy_vqa"
     save_stage(run / "finetune" / "model", teacher_folders)
@@ -40,7 +40,7 @@ def world(tmp_path_factory, teacher_folders):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.split()[:5]))
-def test_the_command_leaves_its_figure_and_its_numbers(command, world, monkeypatch):
+def test_the_command_writes_its_figure_and_numbers(command, world, monkeypatch):
     monkeypatch.chdir(world)
     program, *words = shlex.split(command)
     assert (program, main(words)) == ("hawaii", 0)
@@ -56,5 +56,6 @@ def test_the_command_leaves_its_figure_and_its_numbers(command, world, monkeypat
         assert list(results["benchmarks"]) == named
 
 
-def test_what_the_document_says_of_its_limits_is_so():
-    assert f"{signature(routing_figure).parameters['limit'].default} questions or images are looked at" in DOCUMENT
+def test_the_document_states_the_default_limit():
+    limit = signature(routing_figure).parameters["limit"].default
+    assert f"At most {limit} evenly spaced questions or images of each are used" in DOCUMENT

@@ -1,7 +1,7 @@
 """
-Tiny checkpoints that answer as benchmarks want it: a letter where they are asked for one, else yes or no.
+Tiny checkpoints that answer in the format of the benchmarks: with a letter if the prompt requests one, else yes or no.
 
-Which, the colour of the last image says. They are trained to it in seconds, on prompts that no benchmark has.
+The answer depends on the colour of the last image. Training takes seconds and uses other prompts than the benchmarks.
 """
 
 import random
@@ -17,9 +17,9 @@ from hawaii.tests.tiny.models import WORDS, make_model, make_processor, make_tok
 
 COLORS = ("red", "green", "blue", "white")
 LETTER, WORD = "Answer with the option's letter from the given choices directly.", "a single word or phrase."
-# Everything else that benchmarks say is unknown to them.
+# All other words of the benchmarks are unknown to the tokenizer.
 TOKENS = ["A", "B", "C", "D", *WORDS, *f"{LETTER} {WORD}".replace(".", " .").replace("'", " ' ").split()]
-# As llava-hf's checkpoints have it.
+# The template of the llava-hf checkpoints.
 LLAVA_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
     "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
@@ -29,13 +29,13 @@ LLAVA_TEMPLATE = (
 
 
 def expected_answer(question: str, colors: list[str]) -> str:
-    """What they learn to say."""
+    """Returns the answer that the models are trained to give."""
     number = COLORS.index(colors[-1]) if colors else 0
     return "ABCD"[number] if question.endswith(LETTER) else ("yes", "no")[number % 2]
 
 
 def make_question(generator: random.Random) -> tuple[str, list[str]]:
-    """A prompt of random words, and the colours of its images."""
+    """Returns a prompt of random words and the colours of its images."""
     words = [*WORDS, *["unknown"] * len(WORDS), *"ABCD" * 4]
     lines = [" ".join(generator.choices(words, k=generator.randint(1, 10))) for _ in range(generator.randint(1, 5))]
     lines.append(generator.choice([LETTER, f"Answer the question using {WORD}"]))
@@ -43,13 +43,13 @@ def make_question(generator: random.Random) -> tuple[str, list[str]]:
 
 
 def train_to_answer(model: torch.nn.Module, processor: ProcessorMixin, num_steps: int) -> None:
-    """Teaches a model with a word-level tokenizer the answers of [`expected_answer`]."""
+    """Trains a model with a word-level tokenizer on the answers of [`expected_answer`]."""
     generator = random.Random(0)
     processor.tokenizer.padding_side = "left"
     model.requires_grad_(False)
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1 and ("language_model" in name or "lm_head" in name):
-            torch.nn.init.normal_(parameter, std=0.1)  # what is random already learns slowly
+            torch.nn.init.normal_(parameter, std=0.1)  # the default values train slowly
     trained = [p for name, p in model.named_parameters() if "vision_tower" not in name]
     optimizer = torch.optim.AdamW([parameter.requires_grad_() for parameter in trained], lr=5e-3)
     for step in range(num_steps):
@@ -73,7 +73,7 @@ def train_to_answer(model: torch.nn.Module, processor: ProcessorMixin, num_steps
 
 
 def save_hawaii(folder: Path, num_steps: int = 200) -> Path:
-    """A published folder of a HAWAII that answers."""
+    """Saves a published folder of a HAWAII that answers."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer(TOKENS)
     model = make_model(text={"vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128})
@@ -86,7 +86,7 @@ def save_hawaii(folder: Path, num_steps: int = 200) -> Path:
 
 
 def save_llava(folder: Path, num_steps: int = 200) -> Path:
-    """A folder of transformers' own LLaVA that answers, as llava-hf's repositories are."""
+    """Saves a LLaVA of transformers that answers, in the format of the llava-hf repositories."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer(TOKENS)
     size = {"height": 16, "width": 16}

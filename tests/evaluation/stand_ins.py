@@ -1,7 +1,7 @@
 """
-Small data sets with the columns of the paper's benchmarks, as their cards on the Hub list them.
+Small data sets with the columns of the paper's benchmarks on the Hub.
 
-An image is of one colour. Each benchmark has some questions, of which each gets its right answer when it is saved.
+Images have a single colour. The references of the questions are added when a data set is saved.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from hawaii.evaluation.paper.benchmarks import DATA_SETS
 
 
 def image(color: str) -> Image.Image:
-    """Neither square nor of the model's size."""
+    """Makes an image that is not square and does not have the size of the model."""
     return Image.new("RGB", (20, 16), color)
 
 
 def features(strings: str, **others) -> Features:
-    """Columns of strings, by their names in one string, and others."""
+    """Returns features with string columns, named in one string, and other columns."""
     return Features({name: Value("string") for name in strings.split()} | others)
 
 
@@ -103,7 +103,7 @@ def scienceqa(number: int, color: str) -> dict:
         "choices": ["chiasmus", "apostrophe", "irony", "hyperbole"],
         "hint": "" if number % 2 else "Read the text.",
         "lecture": "A long one.",
-        # The features allow for a question without one.
+        # Some questions have no image.
         "image": None if color == "none" else image(color),
     }
 
@@ -119,7 +119,7 @@ def pope(number: int, color: str) -> dict:
 
 
 def mme(number: int, color: str) -> dict:
-    # Two questions are of one image; the last pair is of the part that Table 1 leaves out.
+    # Two questions share an image. The last pair is from the part that Table 1 excludes.
     return {
         "question_id": f"{number // 2:03}.png",
         "question": f"Is there a {number} in this image? Please answer yes or no.",
@@ -129,7 +129,7 @@ def mme(number: int, color: str) -> dict:
 
 
 def mmbench(number: int, color: str) -> dict:
-    # The last is the first with its options in another order.
+    # The last question is the first with its options in another order.
     return {
         "index": 1_000_000 if number == 4 else number,
         "question": f"What is in it, {number % 4}?",
@@ -185,7 +185,7 @@ def index(answer: str) -> dict:
     return {"answer": "ABCD".index(answer)}
 
 
-# What makes a question, the colours of the questions' images, and how the columns say what is right.
+# The builder of a question, the colours of the images, and the builder of the reference columns.
 BUILDERS: dict[str, tuple[Callable, list[str], Callable]] = {
     "textvqa_val": (textvqa, ["red", "green", "blue", "white", "red"], answers),
     "vizwiz_vqa_val": (vizwiz, ["green", "red", "white", "blue", "green"], answers),
@@ -202,24 +202,24 @@ LETTERS = {"scienceqa_img", "mmbench_en_dev_static", "mmmu_val", "ai2d", "seedbe
 
 
 def questions(task: str) -> list[dict]:
-    """The rows of a benchmark without what is right."""
+    """Returns the rows of a benchmark without references."""
     build, colors, _ = BUILDERS[task]
     return [build(number, color) for number, color in enumerate(colors)]
 
 
 def right(task: str, answer: str) -> dict:
-    """The columns that say what is right."""
+    """Returns the reference columns for a right answer."""
     _, _, columns = BUILDERS[task]
     return columns(answer)
 
 
 def any_answers(task: str) -> list[dict]:
-    """What may be right of each question, for want of a better."""
+    """Returns arbitrary references for each question."""
     return [right(task, "A" if task in LETTERS else "yes") for _ in questions(task)]
 
 
 def save_data(folder: Path, name: str, rows: list[dict]) -> None:
-    """A data set as a user saves it; columns that a row does not name are empty."""
+    """Saves a data set. Missing columns of a row are empty."""
     rows = [{column: row.get(column) for column in FEATURES[name]} for row in rows]
     data = Dataset.from_list(rows, features=FEATURES[name])
     DatasetDict({DATA_SETS[name][2]: data}).save_to_disk(folder / name)
@@ -231,9 +231,9 @@ def save_stand_ins(folder: Path, truth: dict[str, list[dict]]) -> Path:
 
     Args:
         folder (`Path`):
-            An empty one.
+            Empty folder.
         truth (`dict[str, list[dict]]`):
-            The columns that say what is right, of each question of a benchmark.
+            Reference columns of each question by benchmark.
     """
     for task in BUILDERS:
         rows = [{**row, **columns} for row, columns in zip(questions(task), truth[task], strict=True)]

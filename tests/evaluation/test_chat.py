@@ -1,4 +1,6 @@
-"""One question about one image."""
+"""Tests of one question about one image."""
+
+import shutil
 
 import pytest
 from PIL import Image
@@ -15,7 +17,7 @@ def image(tmp_path):
     return str(path)
 
 
-def test_the_answer_is_the_greedy_one_alone(hub_folder, image):
+def test_the_answer_is_the_greedy_one_without_the_prompt(hub_folder, image):
     answered = answer(hub_folder, image, "what color is the shape ?", max_new_tokens=5)
     processor = AutoProcessor.from_pretrained(hub_folder, trust_remote_code=True)
     model = AutoModelForImageTextToText.from_pretrained(hub_folder, trust_remote_code=True)
@@ -31,29 +33,36 @@ def test_the_answer_is_the_greedy_one_alone(hub_folder, image):
     assert answered == processor.decode(tokens, skip_special_tokens=True).strip()
 
 
-def test_a_missing_image_is_named(hub_folder):
+def test_the_error_names_a_missing_image(hub_folder):
     with pytest.raises(ValueError, match="There is no image nowhere.png"):
         answer(hub_folder, "nowhere.png", "what color is the shape ?")
 
 
-def test_a_missing_checkpoint_is_named(image, tmp_path):
+def test_the_error_names_a_missing_checkpoint(image, tmp_path):
     with pytest.raises(ValueError, match="is not a checkpoint"):
         answer(tmp_path, image, "what color is the shape ?")
 
 
-def test_a_file_that_is_no_image_is_named(hub_folder, tmp_path):
+def test_the_error_names_a_file_that_is_not_an_image(hub_folder, tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(ValueError, match=r"notes\.txt is no image that Pillow can read"):
         answer(hub_folder, str(tmp_path / "notes.txt"), "what color is the shape ?")
 
 
-def test_an_error_of_the_folders_own_code_is_one_sentence(hub_folder, image, capsys):
+def test_an_error_of_the_published_code_is_one_sentence(hub_folder, image, capsys):
     assert main(["chat", str(hub_folder), "--image", image, "--question", "what is <image> ?"]) == 2
     assert capsys.readouterr().err.endswith(
         "hawaii chat: 2 <image> in the text but 1 images; give one image for each <image>, in order.\n"
     )
 
 
-def test_an_address_that_does_not_answer_is_named(hub_folder):
-    with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9/image\.png cannot be fetched: "):
+def test_an_error_while_loading_a_folder_is_one_sentence(hub_folder, image, tmp_path, capsys):
+    folder = shutil.copytree(hub_folder, tmp_path / "hub")
+    (folder / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    assert main(["chat", str(folder), "--image", image, "--question", "what color is the shape ?"]) == 2
+    assert f"hawaii chat: {folder} could not be loaded: " in capsys.readouterr().err
+
+
+def test_the_error_names_a_url_that_does_not_respond(hub_folder):
+    with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9/image\.png could not be downloaded: "):
         answer(hub_folder, "http://127.0.0.1:9/image.png", "what color is the shape ?")

@@ -1,4 +1,4 @@
-"""How easy-VQA is asked and scored, on answers made by hand."""
+"""Tests of prompts and scores of easy-VQA."""
 
 import importlib.util
 from pathlib import Path
@@ -14,7 +14,7 @@ PATH = Path(checkpoint.__file__).parent / "tasks" / "easy_vqa" / "utils.py"
 
 @pytest.fixture(scope="module")
 def task():
-    """The file as lmms-eval loads it: by its path, outside of any package."""
+    """The file loaded by its path outside of any package, like in lmms-eval."""
     spec = importlib.util.spec_from_file_location("utils", PATH)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -26,7 +26,7 @@ def score(task, answer, truth):
 
 
 @pytest.mark.parametrize("answer", ["red", " Red", "RED.", "red \n"])
-def test_space_case_and_a_period_are_forgiven(task, answer):
+def test_whitespace_case_and_a_period_are_ignored(task, answer):
     assert score(task, answer, "red") == 1
 
 

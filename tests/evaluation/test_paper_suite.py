@@ -1,7 +1,7 @@
 """
-The paper's suite through the real lmms-eval, offline, on stand-ins with the benchmarks' own columns.
+Tests of the paper's suite with the real lmms-eval, offline, on small data sets with the columns of the benchmarks.
 
-What the tiny model answers in the first run is made the truth of the second, and some of it is changed in the third.
+The answers of the tiny model in the first run are the references of the second. The third changes some of them.
 """
 
 import json
@@ -17,14 +17,14 @@ from hawaii.tests.evaluation.stand_ins import BUILDERS, any_answers, right, save
 pytestmark = pytest.mark.slow
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
-# Something else than what is right, in whichever form a benchmark says it.
+# A wrong answer for each right one.
 OTHER = {"yes": "no", "no": "yes", "A": "B", "B": "C", "C": "D", "D": "A"}
 OTHER |= {"0": "1", "1": "2", "2": "3", "3": "0", 0: 1, 1: 2, 2: 3, 3: 0}
 OPTIONS = "\nA. {}\nB. {}\nC. {}\nD. {}\n" + LETTER
 
 
 def run(model, folder, truth, **options):
-    """Evaluates the suite on stand-ins with this truth: results, and the lines of each benchmark's answers."""
+    """Evaluates the suite with these references. Returns the results and the samples of each benchmark."""
     data = save_stand_ins(folder / "data", truth)
     results = evaluate(model, folder / "out", data_folder=data, **{"suite": "paper", **options})
     lines = {task: (folder / "out" / f"samples_{task}.jsonl").read_text().splitlines() for task in results["tasks"]}
@@ -37,36 +37,36 @@ def answers_of(samples):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A published folder that answers with letters, yes and no."""
+    """A published folder that answers with letters, yes or no."""
     return save_hawaii(tmp_path_factory.mktemp("model") / "hub")
 
 
 @pytest.fixture(scope="module")
 def first(model, tmp_path_factory):
-    """One question at a time, whatever is right."""
+    """Results with batches of one question and arbitrary references."""
     truth = {task: any_answers(task) for task in BENCHMARKS}
     return run(model, tmp_path_factory.mktemp("first"), truth, batch_size=1)
 
 
 @pytest.fixture(scope="module")
 def truth(first):
-    """Right is what was answered in the first run."""
+    """The answers of the first run as references."""
     _, samples = first
     answers = answers_of(samples)
-    # SEED-Bench's video is not asked about.
+    # The question about a video is removed.
     answers["seedbench"].insert(2, "A")
     return {task: [right(task, answer) for answer in answers[task]] for task in BENCHMARKS}
 
 
 @pytest.fixture(scope="module")
 def second(model, truth, tmp_path_factory):
-    """Three questions at a time, all answered rightly."""
+    """Results with batches of three questions and only right answers."""
     return run(model, tmp_path_factory.mktemp("second"), truth, batch_size=3)
 
 
 @pytest.fixture(scope="module")
 def third(model, truth, tmp_path_factory):
-    """Two processes, and of each benchmark one question of which something else is right."""
+    """Results of two processes with one wrong answer per benchmark."""
     changed = {task: list(rows) for task, rows in truth.items()}
     for task, rows in changed.items():
         # MMBench's last is its first with the options in another order.
@@ -80,7 +80,7 @@ def third(model, truth, tmp_path_factory):
     return run(model, tmp_path_factory.mktemp("third"), changed, batch_size=3, num_processes=2)
 
 
-def test_the_model_says_what_it_was_taught(first):
+def test_the_model_gives_the_trained_answers(first):
     _, samples = first
     for task, (_, colors, _) in BUILDERS.items():
         asked = [color for number, color in enumerate(colors) if (task, number) != ("seedbench", 2)]
@@ -131,21 +131,21 @@ def test_the_model_says_what_it_was_taught(first):
         ("seedbench", 0, "How many towels are in the image?" + OPTIONS.format("One", "Two", "Three", "Four")),
     ],
 )
-def test_the_prompts_are_llavas(first, task, number, prompt):
+def test_the_prompts_are_those_of_llava(first, task, number, prompt):
     _, samples = first
     assert samples[task][number]["input"] == prompt
 
 
-def test_three_questions_at_once_are_answered_as_one(first, second):
+def test_batches_of_three_give_the_answers_of_batches_of_one(first, second):
     assert answers_of(second[1]) == answers_of(first[1])
 
 
-def test_two_processes_answer_as_one(second, third):
+def test_two_processes_give_the_answers_of_one(second, third):
     assert answers_of(third[1]) == answers_of(second[1])
     assert [row["doc_id"] for row in third[1]["mme"]] == list(range(8))
 
 
-def test_all_right_is_the_full_score(second):
+def test_right_answers_have_the_full_score(second):
     results, samples = second
     # Two categories of perception, 200 points each; the third pair of categories counts elsewhere.
     assert results["paper_scores"] == {task: 400 if task == "mme" else 100 for task in BENCHMARKS}
@@ -154,7 +154,7 @@ def test_all_right_is_the_full_score(second):
     assert results["tasks"]["seedbench"] == {"seed_image": 1.0, "num_questions": 4}
 
 
-def test_each_question_has_a_score_of_its_own(second, third):
+def test_each_question_has_a_score(second, third):
     for samples, share in ((second[1], 1), (third[1], None)):
         for task, rows in samples.items():
             metrics = {"mme": ("mme_perception_score", "mme_cognition_score")}.get(task, (BENCHMARKS[task].metric,))
@@ -167,15 +167,15 @@ def test_each_question_has_a_score_of_its_own(second, third):
 @pytest.mark.parametrize(
     ("task", "score"),
     [
-        # Of ten people one says so: each of the nine others finds one agreeing of three: 9/10 * 1/3. Five questions.
+        # One of ten people agrees: leaving out each of the nine others gives 1/3, so 9/10 * 1/3. Five questions.
         ("textvqa_val", 100 * (4 + 0.3) / 5),
-        # Two say so: they find one agreeing, the eight others two: 2/10 * 1/3 + 8/10 * 2/3.
+        # Two agree: leaving out one of them gives 1/3, leaving out another person 2/3: 2/10 * 1/3 + 8/10 * 2/3.
         ("vizwiz_vqa_val", 100 * (4 + 0.6) / 5),
         ("gqa", 75),
         ("scienceqa_img", 75),
-        # yes no yes no yes, of which the first is wrong: precision 2/3, recall 1.
+        # yes no yes no yes with the first one wrong: precision 2/3, recall 1.
         ("pope", 80),
-        # Of the two images asked for existence one has half its questions right, 50 points, the other all, 200.
+        # Of the two images of "existence", one has half of its questions right (50 points), the other all (200).
         ("mme", 125 + 200),
         ("mmbench_en_dev_static", 75),
         ("mmmu_val", 75),
@@ -183,12 +183,12 @@ def test_each_question_has_a_score_of_its_own(second, third):
         ("seedbench", 75),
     ],
 )
-def test_one_wrong_answer_costs_what_it_must(third, task, score):
+def test_one_wrong_answer_lowers_the_score(third, task, score):
     results, _ = third
     assert results["paper_scores"][task] == pytest.approx(score)
 
 
-def test_transformers_own_llava_goes_the_same_way(tmp_path):
+def test_a_llava_of_transformers_can_be_evaluated(tmp_path):
     model = save_llava(tmp_path / "llava", num_steps=0)
     truth = {task: any_answers(task) for task in BENCHMARKS}
     # With a question without an image, one with two, and lists of images.
@@ -198,13 +198,13 @@ def test_transformers_own_llava_goes_the_same_way(tmp_path):
     assert (tmp_path / "out" / "results.md").is_file()
 
 
-def test_an_error_in_scoring_names_the_task_and_the_log_and_leaves_no_process_waiting(model, tmp_path):
+def test_a_scoring_error_names_task_and_log_and_ends_all_processes(model, tmp_path):
     truth = {task: any_answers(task) for task in BENCHMARKS}
     truth["pope"][1] = {"answer": "perhaps"}  # the second process's share
     with pytest.raises(ValueError) as raised:
         run(model, tmp_path, truth, suite=None, tasks="ai2d,pope,gqa", num_processes=2)
     message = str(raised.value)
-    assert message.startswith("lmms-eval gave no score for pope, gqa; it ended with exit code 1 after ai2d. ")
-    assert "evaluate.log holds all that it said, at last of pope: AssertionError" in message
+    assert message.startswith("lmms-eval gave no score for pope, gqa (exit code 1) after ai2d. ")
+    assert "evaluate.log has the complete output; the last error of pope is: AssertionError" in message
     assert "Traceback" in (tmp_path / "out" / "evaluate.log").read_text()
     assert (tmp_path / "out" / "samples_ai2d.jsonl").is_file() and not (tmp_path / "out" / "results.json").exists()

@@ -1,4 +1,4 @@
-"""Figure 5 shows the scores by which the objective weighs tokens, laid over what the student sees."""
+"""Tests of Figure 5."""
 
 import json
 import sys
@@ -35,14 +35,14 @@ def image(tmp_path):
     return str(path)
 
 
-def ask(record, question):
+def set_question(record, question):
     record["conversations"][0]["value"] = f"<image>\n{question}"
     return record
 
 
-def test_the_scores_are_those_that_training_weighs_tokens_by(stage_folder, tmp_path, monkeypatch):
-    # The same images and questions go through the whole of training: its data, its batches, its objective.
-    records = [ask(make_record(number), question) for number, question in enumerate(QUESTIONS)]
+def test_the_scores_equal_those_of_training(stage_folder, tmp_path, monkeypatch):
+    # The same images and questions pass through the data, batches and objective of training.
+    records = [set_question(make_record(number), question) for number, question in enumerate(QUESTIONS)]
     batch = make_batch(tmp_path, records, make_processor())
     stage, used, token_importance = load_stage(stage_folder), [], hawaii_objective.token_importance
 
@@ -57,32 +57,34 @@ def test_the_scores_are_those_that_training_weighs_tokens_by(stage_folder, tmp_p
     results = importance_figure(stage_folder, tmp_path / "figures", images, QUESTIONS)
     (expected,) = used  # (I, N, m)
     for row, scores in zip(results["images"], expected):
-        for name, of_teacher in zip(TEACHER_GRIDS, scores):
-            torch.testing.assert_close(torch.tensor(row["importance"][name]), of_teacher.view(4, 4))
+        for name, teacher_scores in zip(TEACHER_GRIDS, scores):
+            torch.testing.assert_close(torch.tensor(row["importance"][name]), teacher_scores.view(4, 4))
 
 
-def test_the_parts_are_shares_that_come_to_the_importance(stage_folder, image, tmp_path):
+def test_the_importance_is_the_mean_of_its_parts(stage_folder, image, tmp_path):
     results = importance_figure(stage_folder, tmp_path, [image], QUESTIONS[:1])
     (row,) = results["images"]
     assert json.loads((tmp_path / "importance.json").read_text()) == results
     assert (row["image"], row["question"], row["num_instruction_tokens"]) == (image, QUESTIONS[0], 6)
     for name in TEACHER_GRIDS:
-        own, asked, both = (torch.tensor(row[part][name]) for part in ("teachers", "instruction", "importance"))
-        assert own.shape == asked.shape == both.shape == (4, 4)
-        for part in (own, asked, both):
+        by_image, by_prompt, both = (
+            torch.tensor(row[part][name]) for part in ("teachers", "instruction", "importance")
+        )
+        assert by_image.shape == by_prompt.shape == both.shape == (4, 4)
+        for part in (by_image, by_prompt, both):
             torch.testing.assert_close(part.sum(), torch.tensor(1.0))
-        torch.testing.assert_close((16 * own + 6 * asked) / 22, both)
-        assert (own - asked).abs().max() > 1e-3
+        torch.testing.assert_close((16 * by_image + 6 * by_prompt) / 22, both)
+        assert (by_image - by_prompt).abs().max() > 1e-3
 
 
-def test_without_a_question_the_teachers_alone_score(stage_folder, image, tmp_path):
+def test_without_a_question_only_the_teachers_score(stage_folder, image, tmp_path):
     (row,) = importance_figure(stage_folder, tmp_path, [image])["images"]
     assert (row["num_instruction_tokens"], row["instruction"]) == (0, {})
     assert row["importance"] == row["teachers"]
 
 
 class BrightTeacher:
-    """Sees one thing where a cell is bright and another where it is not."""
+    """Gives one feature for bright cells and another for dark ones."""
 
     name, image_size, grid = "bright", 16, (4, 4, 32)
     bright, dark = torch.tensor([1.0, 1.0, -1.0, -1.0]).repeat(8), torch.tensor([1.0, -1.0]).repeat(16)
@@ -94,7 +96,7 @@ class BrightTeacher:
 
 @pytest.fixture
 def bright_stage():
-    """A stage whose projections make four times as much of what is bright, and of any word the same direction."""
+    """A stage whose projections scale bright cells by four and map every word to the same direction."""
     student = make_model(vision={"num_teacher_adapters": 1})
     objective = hawaii_objective.HawaiiObjective(make_arguments(), student, {"bright": BrightTeacher.grid})
     weight = (4 * BrightTeacher.bright + BrightTeacher.dark) / 32
@@ -108,7 +110,7 @@ def bright_stage():
     return FinishedStage(None, student, make_processor(), [BrightTeacher()], objective)
 
 
-def test_the_one_place_that_stands_out_gets_the_scores(bright_stage):
+def test_the_only_bright_cell_gets_the_scores(bright_stage):
     # Of 32 x 16 pixels; padded to a square, eight rows come above it, and its upper right corner is cell (1, 3).
     wide = Image.new("RGB", (32, 16), "black")
     wide.paste("white", (24, 0, 32, 8))
@@ -120,7 +122,7 @@ def test_the_one_place_that_stands_out_gets_the_scores(bright_stage):
         torch.testing.assert_close(torch.tensor(row[part]["bright"]), expected, rtol=0, atol=1e-5)
 
 
-def test_the_map_lies_over_the_place_that_it_is_of(bright_stage):
+def test_the_map_covers_the_matching_part_of_the_image(bright_stage):
     shares = [[0.0] * 4 for _ in range(4)]
     shares[1][3] = 1.0
     row = {"image": "i", "question": "", "instruction": {}, "teachers": {"bright": shares}}
@@ -138,7 +140,7 @@ def test_a_row_for_each_image_and_a_panel_for_each_teacher_and_the_instruction(s
     assert [len(axis.get_images()) for axis in figure.axes if axis.get_visible()] == [1, 2, 2, 2, 1, 2, 2]
     assert figure.axes[0].get_xlabel().replace("\n", " ") == QUESTIONS[0]
     mean = torch.tensor(list(results["images"][0]["instruction"].values())).mean(dim=0)
-    assert figure.axes[3].get_xlabel() == f"{mean.min() * 16:.1f} to {mean.max() * 16:.1f} × even"
+    assert figure.axes[3].get_xlabel() == f"{mean.min() * 16:.1f} to {mean.max() * 16:.1f} × mean"
     with Image.open(tmp_path / "importance.png") as png:
         png.load()
         assert (png.format, min(png.size) > 600) == ("PNG", True)
@@ -160,21 +162,21 @@ def test_labels_do_not_overlap_however_long_the_question(teachers):
 
 def save_turned(picture, path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # lies on its side
+    exif[0x0112] = 6  # rotated by 90 degrees
     picture.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
 
 
-def save_see_through(picture, path):
+def save_transparent(picture, path):
     picture = picture.convert("RGBA")
     picture.putalpha(255)
     picture.save(path)
 
 
-SAVE = {"turned": save_turned, "see-through": save_see_through, "palette": lambda picture, path: picture.save(path)}
+SAVE = {"turned": save_turned, "transparent": save_transparent, "palette": lambda picture, path: picture.save(path)}
 
 
 @pytest.mark.parametrize("kind", SAVE)
-def test_an_image_is_opened_as_the_student_opens_it(stage_folder, tmp_path, kind):
+def test_an_image_is_opened_like_in_training(stage_folder, tmp_path, kind):
     picture = make_image(5, 16, 10)
     if kind == "palette":
         picture = picture.quantize(16)
@@ -191,42 +193,48 @@ def test_an_image_is_opened_as_the_student_opens_it(stage_folder, tmp_path, kind
     [{"objective": "radio"}, {"token_scoring": False}, {"distillation": ["coarse"]}],
     ids=["radio", "no scoring", "coarse alone"],
 )
-def test_a_run_that_scores_no_tokens_is_named(teacher_folders, image, tmp_path, settings):
+def test_the_error_names_a_run_without_token_scoring(teacher_folders, image, tmp_path, settings):
     save_stage(tmp_path / "model", teacher_folders, **settings)
-    with pytest.raises(ValueError, match=r"model learned without token scoring \(objective \w+\), so no token has an"):
+    with pytest.raises(
+        ValueError, match=r"model was trained without token scoring \(objective \w+\), so its tokens have no"
+    ):
         importance_figure(tmp_path / "model", tmp_path, [image])
 
 
-def test_a_question_where_the_stage_knows_none_is_named(teacher_folders, image, tmp_path):
+def test_a_question_is_refused_if_the_chat_template_omits_it(teacher_folders, image, tmp_path):
     save_stage(tmp_path / "model", teacher_folders, chat_template="plain")
     importance_figure(tmp_path / "model", tmp_path, [image])
-    with pytest.raises(ValueError, match="chat template leaves out what the user says, so there is no instruction"):
+    with pytest.raises(
+        ValueError, match="chat template of the stage omits the user's text, so there is no instruction"
+    ):
         importance_figure(tmp_path / "model", tmp_path, [image], QUESTIONS[:1])
 
 
-def test_of_an_encoder_alone_the_teachers_score_and_nothing_is_asked(teacher_folders, image, tmp_path):
+def test_an_encoder_has_no_instruction(teacher_folders, image, tmp_path):
     changes = {"max_steps": 1, "stages": {"distill": {}}}
     train(str(write_encoder_recipe(tmp_path, teacher_folders, **changes)))
     results = importance_figure(tmp_path / "run", tmp_path / "figures", [image])
     assert results["images"][0]["instruction"] == {} and list(results["images"][0]["importance"]) == list(
         TEACHER_GRIDS
     )
-    with pytest.raises(ValueError, match=r"distill/model learned without a language model, so .*: ask nothing"):
+    with pytest.raises(
+        ValueError, match=r"distill/model was trained without a language model, so .*; remove --question"
+    ):
         importance_figure(tmp_path / "run", tmp_path / "figures", [image], QUESTIONS[:1])
 
 
-def test_an_image_without_its_question_is_named(stage_folder, image, tmp_path):
-    with pytest.raises(ValueError, match="2 images but 1 questions: give each --image its --question"):
+def test_the_numbers_of_images_and_questions_must_agree(stage_folder, image, tmp_path):
+    with pytest.raises(ValueError, match="2 images but 1 questions; give one --question per --image"):
         importance_figure(stage_folder, tmp_path, [image, image], QUESTIONS[:1])
 
 
-def test_without_matplotlib_the_way_to_it_is_named(stage_folder, image, tmp_path, monkeypatch):
+def test_the_error_without_matplotlib_names_the_installation_command(stage_folder, image, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ValueError, match="Figures need matplotlib: pip install matplotlib"):
         importance_figure(stage_folder, tmp_path, [image])
 
 
-def test_what_is_no_image_and_what_is_no_run_are_one_sentence(stage_folder, image, tmp_path, capsys):
+def test_missing_images_and_runs_are_one_sentence(stage_folder, image, tmp_path, capsys):
     words = ["figures", "importance", "--output_dir", str(tmp_path)]
     assert main([*words, str(stage_folder), "--image", "nowhere.png"]) == 2
     assert capsys.readouterr().err == "hawaii figures: There is no image nowhere.png.\n"

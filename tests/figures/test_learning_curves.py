@@ -1,4 +1,4 @@
-"""Curves start with the first stage, and their numbers lie beside their pictures."""
+"""Tests of learning curves."""
 
 import json
 
@@ -41,7 +41,7 @@ def test_a_row_is_the_mean_and_the_range_of_its_seeds():
     assert summarize_curves([make_run()]) == []
 
 
-def test_two_pictures_and_their_numbers_are_written_and_are_the_same_every_time(tmp_path):
+def test_two_figures_and_their_numbers_are_written_reproducibly(tmp_path):
     curves = {f"row {n}": summarize_curves([make_run((1, 2.0, 0.1 * n), (2, 4.0, 0.2))]) for n in range(2)}
     for folder in ("first", "second"):
         draw_curves(curves, tmp_path / folder)
@@ -52,7 +52,7 @@ def test_two_pictures_and_their_numbers_are_written_and_are_the_same_every_time(
         assert json.loads(path.with_suffix(".json").read_text())["rows"] == curves
 
 
-def test_rows_are_told_apart_without_colour_too(tmp_path, monkeypatch):
+def test_rows_differ_in_colour_and_marker(tmp_path, monkeypatch):
     from matplotlib.axes import Axes
 
     drawn, plot = [], Axes.plot

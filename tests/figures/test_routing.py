@@ -1,4 +1,4 @@
-"""Figure 6 shows what the routers did, and nothing else of training is needed for it."""
+"""Tests of Figure 6."""
 
 import json
 import shutil
@@ -18,12 +18,12 @@ from hawaii.tests.tiny.models import FACTS, make_model, make_processor
 from hawaii.tests.tiny.training import make_image
 
 
-# Teacher-specific and general, in the first layer and in the second.
+# Teacher-specific and general adapter, in the first and the second layer.
 CHOSEN = [(2, 0), (1, 2)]
 
 
-def decide(model, chosen):
-    """Lets each router choose one adapter, whatever it sees."""
+def fix_routers(model, chosen):
+    """Makes each router choose a fixed adapter."""
     for layer, choices in zip(model.model.vision_tower.layers, chosen):
         routing = layer.feed_forward.routing
         for router, choice in zip((routing.teacher_router, routing.general_router), choices):
@@ -35,9 +35,9 @@ def decide(model, chosen):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A published folder whose routers have decided, as training leaves it."""
+    """A published folder with fixed routers and training facts."""
     model = make_model()
-    decide(model, CHOSEN)
+    fix_routers(model, CHOSEN)
     model.save_pretrained(tmp_path / "hub")
     make_processor().save_pretrained(tmp_path / "hub")
     facts = {**FACTS, "stages": {"finetune": {**FACTS["stages"]["finetune"]}}}
@@ -48,7 +48,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Folders of three images and of one."""
+    """Folders with three images and with one."""
     for name, number in (("photos", 3), ("drawings", 1)):
         (tmp_path / name).mkdir()
         for index in range(number):
@@ -56,7 +56,7 @@ def pictures(tmp_path):
     return [f"{name}={tmp_path / name}" for name in ("photos", "drawings")]
 
 
-def test_routers_that_have_decided_give_the_shares_that_follow(folder, pictures, tmp_path):
+def test_fixed_routers_give_the_expected_shares(folder, pictures, tmp_path):
     results = routing_figure(folder, tmp_path / "figures", images=pictures)
     assert results["adapters"] == {
         "teacher": ["vit", "convnext", "sam"],
@@ -73,7 +73,7 @@ def test_routers_that_have_decided_give_the_shares_that_follow(folder, pictures,
         assert (figure.format, min(figure.size) > 600) == ("PNG", True)
 
 
-def test_an_encoder_alone_has_the_figure_of_its_model(folder, pictures, tmp_path):
+def test_an_encoder_has_the_same_figure_as_its_model(folder, pictures, tmp_path):
     model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
     model.model.vision_tower.save_pretrained(tmp_path / "encoder")
     make_processor().image_processor.save_pretrained(tmp_path / "encoder")
@@ -84,7 +84,7 @@ def test_an_encoder_alone_has_the_figure_of_its_model(folder, pictures, tmp_path
 
 
 def count_one_by_one(model, images):
-    """The shares by Python's own counting: of every patch, the likeliest adapter of each bank."""
+    """Counts the most probable adapter of each bank in pure Python."""
     processor, vision = make_processor(), model.config.vision_config
     counts = [[0] * 6 for _ in range(vision.num_hidden_layers)]
     for image in images:
@@ -97,7 +97,7 @@ def count_one_by_one(model, images):
     return [[count / (len(images) * vision.num_patches) for count in row] for row in counts]
 
 
-def test_shares_are_those_of_the_patches_one_by_one_whatever_the_batch(monkeypatch):
+def test_shares_equal_a_count_of_single_patches_for_every_batch_size(monkeypatch):
     monkeypatch.setattr(module, "BATCH_SIZE", 2)
     model, images = make_model(), [make_image(seed, 16, 16 + seed) for seed in range(3)]
     shares, num_images = routing_shares(model.model.vision_tower, make_processor(), iter(images))
@@ -109,22 +109,22 @@ def test_shares_are_those_of_the_patches_one_by_one_whatever_the_batch(monkeypat
         torch.testing.assert_close(share.sum(dim=1), torch.ones(2, dtype=torch.float64))
 
 
-def test_a_bank_that_is_not_there_is_not_counted():
+def test_an_empty_bank_is_not_counted():
     model = make_model(vision={"num_teacher_adapters": 0})
     shares, _ = routing_shares(model.model.vision_tower, make_processor(), [make_image(0)])
     assert {bank: share.shape for bank, share in shares.items()} == {"general": (2, 3)}
 
 
-def test_adapters_whose_teachers_are_not_known_have_numbers(hub_folder, folder):
+def test_adapters_of_unknown_teachers_are_numbered(hub_folder, folder):
     assert adapter_names(hub_folder)["teacher"] == ["adapter 0", "adapter 1", "adapter 2"]
     facts = json.loads((folder / FACTS_FILE).read_text())
-    facts["stages"]["last"] = {**facts["stages"]["finetune"], "teachers": {}}  # taught by the answers alone
+    facts["stages"]["last"] = {**facts["stages"]["finetune"], "teachers": {}}  # trained without teachers
     (folder / FACTS_FILE).write_text(json.dumps(facts))
     assert adapter_names(folder)["teacher"] == ["vit", "convnext", "sam"]
 
 
 @pytest.mark.parametrize("fields", [{"num_teacher_adapters": 0, "num_general_adapters": 0}, None])
-def test_a_folder_without_adapters_is_named(hub_folder, pictures, tmp_path, fields):
+def test_the_error_names_a_folder_without_adapters(hub_folder, pictures, tmp_path, fields):
     copy = tmp_path / "copy"
     shutil.copytree(hub_folder, copy)
     config = json.loads((copy / "config.json").read_text())
@@ -133,29 +133,29 @@ def test_a_folder_without_adapters_is_named(hub_folder, pictures, tmp_path, fiel
     else:
         config["vision_config"] |= fields
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="copy has no adapters, so nothing is routed in it: name a HAWAII that has"):
+    with pytest.raises(ValueError, match="copy has no adapters to choose from; give a HAWAII with adapters"):
         routing_figure(copy, tmp_path / "figures", images=pictures)
 
 
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({}, "There is nothing to look at: name --tasks, --images or both"),
-        ({"images": ["a=there", "a=here"]}, "Two benchmarks are called a"),
-        ({"tasks": "pope, mme, pope"}, "The tasks name pope twice"),
-        ({"tasks": "pope, mme", "images": ["mme=here"]}, "Two benchmarks are called mme"),
-        ({"images": ["a=here"], "limit": 0}, "limit is 0; it must be 1 or more"),
+        ({}, "There are no images; give --tasks, --images or both"),
+        ({"images": ["a=there", "a=here"]}, "Two benchmarks are named a"),
+        ({"tasks": "pope, mme, pope"}, "The tasks list pope twice"),
+        ({"tasks": "pope, mme", "images": ["mme=here"]}, "Two benchmarks are named mme"),
+        ({"images": ["a=here"], "limit": 0}, "--limit is 0, but must be at least 1"),
         ({"images": ["here"]}, "--images is 'here'; it must be NAME=FOLDER"),
         ({"images": ["a=/nowhere"]}, "a has no images: there is no folder /nowhere"),
         ({"tasks": "easy_vqa"}, "easy_vqa has no questions"),
     ],
 )
-def test_what_cannot_be_looked_at_is_named(hub_folder, tmp_path, options, problem):
+def test_invalid_arguments_are_named(hub_folder, tmp_path, options, problem):
     with pytest.raises(ValueError, match=problem):
         routing_figure(hub_folder, tmp_path, **options)
 
 
-def test_without_matplotlib_the_way_to_it_is_named(hub_folder, pictures, tmp_path, monkeypatch):
+def test_the_error_without_matplotlib_names_the_installation_command(hub_folder, pictures, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ValueError, match="Figures need matplotlib: pip install matplotlib"):
@@ -192,10 +192,10 @@ def test_there_is_a_panel_for_each_benchmark_and_bank_and_a_bar_for_each_layer(n
                 pieces = [bars.patches[layer] for bars in panel.containers]
                 assert sum(piece.get_height() for piece in pieces) == pytest.approx(1)
                 middles = [piece.get_y() + piece.get_height() / 2 for piece in pieces]
-                assert middles == sorted(middles)  # upon each other
+                assert middles == sorted(middles)  # stacked
 
 
-def test_no_two_adapters_of_five_teachers_have_one_colour():
+def test_all_adapters_of_five_teachers_have_different_colours():
     figure = draw_routing(make_results(1, {"teacher": TEACHERS, "general": GENERAL}))
     colors = [bars.patches[0].get_facecolor() for panel in figure.axes for bars in panel.containers]
     assert len(set(colors)) == len(colors) == len(COLORS)
@@ -215,7 +215,7 @@ def test_the_labels_of_ten_benchmarks_with_five_teachers_do_not_overlap():
 
 
 @pytest.mark.slow
-def test_the_published_folder_is_all_that_it_needs(folder, pictures, tmp_path):
+def test_the_figure_needs_only_the_published_folder(folder, pictures, tmp_path):
     program = (
         "import sys; sys.modules['hawaii.training'] = None\n"
         "from hawaii.__main__ import main\n"
@@ -223,5 +223,5 @@ def test_the_published_folder_is_all_that_it_needs(folder, pictures, tmp_path):
     )
     finished = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
-    assert finished.stdout == "The figure: out/routing.png\nThe numbers behind it: out/routing.json\n"
+    assert finished.stdout == "Figure: out/routing.png\nNumbers: out/routing.json\n"
     assert json.loads((tmp_path / "out" / "routing.json").read_text())["benchmarks"]["photos"]["num_images"] == 3

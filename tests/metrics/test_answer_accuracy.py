@@ -12,7 +12,7 @@ from hawaii.metrics.answer_accuracy.answer_accuracy import AnswerAccuracy, is_ri
 
 
 @pytest.mark.parametrize("answer", ["red", " Red", "RED.", "red \n", "red ."])
-def test_space_case_and_a_period_are_forgiven(answer):
+def test_whitespace_case_and_a_period_are_ignored(answer):
     assert is_right(answer, "red") and is_right("red", answer)
 
 
@@ -24,17 +24,17 @@ def test_anything_else_is_wrong(answer):
 ANSWERS = {"predictions": ["Red.", "two", "blue"], "references": ["red", "three", "blue"]}
 
 
-def test_accuracy_is_the_share_of_right_answers():
+def test_accuracy_is_the_fraction_of_right_answers():
     assert AnswerAccuracy().compute(**ANSWERS) == {"accuracy": 2 / 3}
 
 
-def test_each_type_has_its_own_share():
+def test_each_type_has_an_accuracy():
     result = AnswerAccuracy().compute(**ANSWERS, question_types=["number", "number", "color"])
     assert result == {"accuracy": 2 / 3, "accuracy_by_type": {"color": 1.0, "number": 0.5}}
     assert list(result["accuracy_by_type"]) == ["color", "number"]
 
 
-def test_answers_may_come_one_by_one():
+def test_answers_can_be_added_one_by_one():
     metric = AnswerAccuracy()
     metric.add(prediction="red", reference="red")
     metric.add_batch(predictions=["red"], references=["blue"])
@@ -44,7 +44,7 @@ def test_answers_may_come_one_by_one():
     }
 
 
-def test_another_number_of_types_is_an_error():
+def test_a_wrong_number_of_types_is_an_error():
     with pytest.raises(ValueError, match="2 question_types for 3 answers; give one for each"):
         AnswerAccuracy().compute(**ANSWERS, question_types=["a", "b"])
 
@@ -54,7 +54,7 @@ def test_no_answers_have_no_accuracy():
         AnswerAccuracy().compute(predictions=[], references=[])
 
 
-def test_scores_of_any_kind_have_a_mean_of_each_type():
+def test_fractional_scores_are_averaged_by_type():
     assert mean_by_type([0.5, 1.0, 0.0], ["b", "a", "b"]) == {"a": 1.0, "b": 0.25}
 
 

@@ -1,4 +1,4 @@
-"""The interval of a difference: what it is where it is known, how often it holds the truth, and what it depends on."""
+"""Tests of the confidence interval: known values, coverage and invariances."""
 
 import os
 import subprocess
@@ -13,12 +13,12 @@ from hawaii.metrics.paired_bootstrap import paired_bootstrap as module
 from hawaii.metrics.paired_bootstrap.paired_bootstrap import PairedBootstrap, paired_bootstrap, student_t_quantile
 
 
-def width(found):
-    return found["high"] - found["low"]
+def width(result):
+    return result["high"] - result["low"]
 
 
 def each(size):
-    """Every question is a group."""
+    """Returns a separate group for each question."""
     return [str(number) for number in range(size)]
 
 
@@ -32,11 +32,11 @@ def against_zero(differences, groups=None, **kwargs):
     ("degrees", "quantile"),
     [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (5, 2.5706), (9, 2.2622), (30, 2.0423)],
 )
-def test_students_t_has_the_quantiles_of_its_table(degrees, quantile):
+def test_quantiles_of_students_t_match_the_table(degrees, quantile):
     assert student_t_quantile(0.975, degrees) == pytest.approx(quantile, abs=1e-4)
 
 
-def test_identical_scores_differ_by_nothing():
+def test_identical_scores_have_no_difference():
     scores = np.random.default_rng(0).random((50, 3))
     assert paired_bootstrap(scores, scores, each(50)) == {
         "difference": 0.0,
@@ -47,14 +47,14 @@ def test_identical_scores_differ_by_nothing():
     }
 
 
-def test_what_is_hard_for_both_does_not_widen_the_interval():
+def test_questions_that_are_hard_for_both_do_not_widen_the_interval():
     baseline = np.random.default_rng(0).random((50, 3))
     found = paired_bootstrap(baseline + 0.25, baseline, each(50))
     assert found["difference"] == pytest.approx(0.25)
     assert (found["low"], found["high"]) == (pytest.approx(0.25), pytest.approx(0.25))
 
 
-def test_the_interval_moves_with_the_difference_and_turns_with_its_sign():
+def test_the_interval_shifts_and_changes_sign_with_the_difference():
     differences = np.random.default_rng(0).normal(size=(40, 3))
     found, moved, turned = (against_zero(values) for values in (differences, differences + 1, -differences))
     assert moved["low"] == pytest.approx(found["low"] + 1) and moved["high"] == pytest.approx(found["high"] + 1)
@@ -73,13 +73,13 @@ def test_a_draw_of_groups_is_the_mean_of_their_questions():
     np.testing.assert_allclose(found_counts / 1000, counts, atol=0.15)
 
 
-def test_without_seeds_it_is_the_standard_error_of_a_mean():
+def test_with_one_seed_the_interval_is_that_of_a_mean():
     differences = np.random.default_rng(0).normal(size=(1000, 1))
     standard_error = differences.std() / np.sqrt(1000)
     assert width(against_zero(differences)) == pytest.approx(2 * 1.96 * standard_error, rel=0.05)
 
 
-def test_without_questions_it_is_about_students_interval():
+def test_with_equal_questions_the_interval_is_about_students():
     generator, ratios = np.random.default_rng(0), []
     for _ in range(200):
         seeds = generator.normal(size=3)
@@ -93,7 +93,7 @@ def test_without_questions_it_is_about_students_interval():
 @pytest.mark.parametrize(
     ("of_seeds", "of_images", "of_answers"), [(1.0, 0.0, 0.0), (0.0, 1.0, 0.3), (0.1, 1.0, 0.5), (0.3, 1.0, 1.0)]
 )
-def test_it_holds_the_truth_as_often_as_it_says(num_seeds, of_seeds, of_images, of_answers):
+def test_the_coverage_is_the_confidence(num_seeds, of_seeds, of_images, of_answers):
     # 60 images with 3 questions each; what differs with seeds, with images, and with both.
     generator, held, num_trials = np.random.default_rng(0), 0, 300
     groups = np.repeat(np.arange(60), 3).astype(str)
@@ -109,13 +109,13 @@ def test_it_holds_the_truth_as_often_as_it_says(num_seeds, of_seeds, of_images, 
         assert held / num_trials <= 0.98
 
 
-def test_questions_about_one_image_are_not_several_witnesses():
+def test_questions_about_one_image_are_not_independent():
     images = np.repeat(np.random.default_rng(0).normal(size=(50, 1)), 8, axis=0)
     together, apart = against_zero(images, np.repeat(each(50), 8)), against_zero(images)
     assert width(together) == pytest.approx(width(apart) * np.sqrt(8), rel=0.1)
 
 
-def test_each_task_counts_the_same_whatever_its_size():
+def test_each_task_has_the_same_weight():
     differences = np.array([[1.0]] * 90 + [[0.0]] * 10)
     tasks = ["large"] * 90 + ["small"] * 10
     assert against_zero(differences)["difference"] == pytest.approx(0.9)
@@ -123,7 +123,7 @@ def test_each_task_counts_the_same_whatever_its_size():
     assert found["difference"] == found["low"] == found["high"] == 0.5
 
 
-def test_an_image_of_one_task_is_not_that_of_another():
+def test_groups_of_different_tasks_are_distinct():
     found = against_zero(np.ones((4, 1)), groups=["0", "1", "0", "1"], tasks=["a", "a", "b", "b"])
     assert found["num_groups"] == 4
 
@@ -136,7 +136,7 @@ def test_a_small_task_widens_the_interval_of_the_mean():
     assert width(found) == pytest.approx(2 * 1.96 * expected, rel=0.1)
 
 
-def test_where_nothing_can_be_resampled_there_is_no_interval():
+def test_one_seed_and_one_group_have_no_interval():
     assert against_zero([[1.0], [0.0]], groups=["a", "a"]) == {
         "difference": 0.5,
         "low": None,
@@ -146,7 +146,7 @@ def test_where_nothing_can_be_resampled_there_is_no_interval():
     }
 
 
-def test_it_is_the_same_every_time_and_however_much_is_held_at_once(monkeypatch):
+def test_the_interval_is_reproducible_for_every_memory_limit(monkeypatch):
     differences = np.random.default_rng(0).normal(size=(30, 3))
     found = against_zero(differences)
     assert against_zero(differences) == found
@@ -165,7 +165,7 @@ def test_it_is_the_same_every_time_and_however_much_is_held_at_once(monkeypatch)
         ([[1.0]], [[1.0]], ["a"], ["t", "t"], "1 questions, 1 groups and 2 tasks"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(scores, baseline, groups, tasks, message):
+def test_inconsistent_arguments_are_refused(scores, baseline, groups, tasks, message):
     with pytest.raises(ValueError, match=message):
         paired_bootstrap(scores, baseline, groups, tasks)
 
@@ -173,14 +173,14 @@ def test_what_does_not_fit_together_is_refused(scores, baseline, groups, tasks, 
 SCORES = {"scores": [[1, 1], [1, 1], [1, 0]], "baseline_scores": [[0, 0], [1, 1], [0, 0]], "groups": ["a", "a", "b"]}
 
 
-def test_the_module_gives_what_the_function_does():
+def test_the_module_equals_the_function():
     found = PairedBootstrap().compute(**SCORES)
     assert found == paired_bootstrap(**SCORES)
     assert found["difference"] == 0.5
     assert PairedBootstrap().compute(**SCORES, tasks=["t", "t", "u"], confidence=0.5)["difference"] == 0.5
 
 
-def test_it_loads_by_its_folder_without_a_network_and_leaves_nothing(tmp_path):
+def test_the_module_loads_offline_from_its_folder_and_writes_nothing(tmp_path):
     folder = Path(module.__file__).parent
     code = (
         "import evaluate\n"

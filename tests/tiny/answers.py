@@ -1,4 +1,4 @@
-"""Questions to measure by, and a tiny model of which it is known what it answers."""
+"""Evaluation questions, and a tiny model with known answers."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ QUESTIONS = ("what color is the shape ?", "is there a circle in the image ?", "w
 
 
 def make_question(number: int, answer: str, image: bool = True, **fields) -> dict:
-    """A record of one question."""
+    """Makes a record with one question."""
     question = QUESTIONS[number % 3]
     record = {"id": f"q{number}", **fields}
     if image:
@@ -26,7 +26,7 @@ def make_question(number: int, answer: str, image: bool = True, **fields) -> dic
 
 
 def save_questions(folder: Path, records: list[dict]) -> Path:
-    """Writes `questions.json` and, under `images`, the images that the records name."""
+    """Writes `questions.json` and the images of the records in `images`."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for number, record in enumerate(records):
         if "image" in record:
@@ -44,8 +44,8 @@ def make_questions(folder: Path, records: list[dict], chat_template: str = "vicu
 @torch.no_grad()
 def make_parrot(word: str, **kwargs) -> HawaiiForConditionalGeneration:
     """
-    A model that answers every question of `vicuna_v1` with this word: its layers change nothing, so that the last
-    token alone tells the next. Arguments as for [`make_config`].
+    Makes a model that answers every question of `vicuna_v1` with this word. Its layers are identities, so the next
+    token depends only on the last one. Arguments as for [`make_config`].
     """
     model = make_model(**kwargs)
     for name, parameter in model.model.language_model.named_parameters():

@@ -219,8 +219,11 @@ def write_recipe(folder: Path, teachers: dict[str, Path], **changes) -> Path:
 
 
 def save_stage(folder: Path, teachers: dict[str, Path], chat_template: str = "vicuna_v1", **kwargs):
-    """A finished stage with random values, as the trainer leaves one; gives what it saved. Arguments as for
-    [`make_module`]."""
+    """
+    Saves a finished stage with random weights in the format of the trainer and returns its module. The weights are the
+    same for every call. Arguments as for [`make_module`].
+    """
+    torch.manual_seed(0)
     module = make_module(teachers=[str(path) for path in teachers.values()], **kwargs)
     module.student.save_pretrained(folder)
     make_processor(chat_template=chat_template).save_pretrained(folder)

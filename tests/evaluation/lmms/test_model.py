@@ -1,6 +1,5 @@
-"""The model class of lmms-eval, on a tiny checkpoint."""
+"""Tests of the model class for lmms-eval with a tiny checkpoint."""
 
-import math
 import subprocess
 import sys
 
@@ -12,8 +11,9 @@ from lmms_eval.protocol import ChatMessages
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from hawaii.evaluation.lmms.model import Hawaii, HawaiiSimple, StopStrings, generation_arguments
+from hawaii.evaluation.lmms.model import Hawaii, StopStrings, generation_arguments
 from hawaii.evaluation.lmms.plugin import hawaii
+from hawaii.files.user_error import UserError
 from hawaii.tests.evaluation.answering_models import save_llava
 
 
@@ -21,7 +21,7 @@ RED, BLUE = (Image.new("RGB", (16, 16), color) for color in ("red", "blue"))
 
 
 def images_and_text(document):
-    """The chat form of the documents below: their images, then their text."""
+    """Returns the chat messages of a document: its images, then its text."""
     content = [{"type": "image", "url": image} for image in document["images"]]
     return [{"role": "user", "content": [*content, {"type": "text", "text": document["text"]}]}]
 
@@ -33,12 +33,12 @@ DOCUMENTS = [
     {"images": [RED, BLUE], "text": "what is in the image ? is there no square and no circle ?"},
     {"images": [BLUE], "text": "what color is the shape ?"},
 ]
-# A model with random weights might end at once, and an empty answer compares with anything.
+# A model with random weights may stop at once, and empty answers would all be equal.
 ARGUMENTS = {"max_new_tokens": 6, "min_new_tokens": 6, "until": ["\n\n"], "do_sample": False}
 
 
-def load(folder, batch_size=1, documents=DOCUMENTS, model_class=Hawaii):
-    model = model_class(str(folder), batch_size=batch_size, device="cpu")
+def load(folder, batch_size=1, documents=DOCUMENTS):
+    model = Hawaii(str(folder), batch_size=batch_size, device="cpu")
     model.task_dict["colors"] = {"test": documents}
     return model
 
@@ -57,24 +57,15 @@ def chat_requests(documents=DOCUMENTS, arguments=ARGUMENTS):
     ]
 
 
-def choice_requests(choices=(" red", " blue circle", " square")):
-    return [
-        instance("loglikelihood", (document["text"], choice, lambda document: document["images"]), doc_id)
-        for doc_id, document in enumerate(DOCUMENTS)
-        for choice in choices
-    ]
-
-
 @pytest.fixture(scope="module")
 def single(hub_folder):
     return load(hub_folder)
 
 
-def test_the_plugin_names_classes_that_lmms_eval_accepts():
+def test_the_plugin_names_a_class_that_lmms_eval_accepts():
     registry = ModelRegistryV2()
     registry.register_manifest(hawaii())
     assert registry.get_model_class("hawaii") is Hawaii
-    assert registry.get_model_class("hawaii", force_simple=True) is HawaiiSimple
 
 
 def test_the_plugin_imports_no_torch():
@@ -115,7 +106,7 @@ def test_swapping_two_images_changes_the_input(single):
     assert not torch.equal(inputs[0], inputs[1])
 
 
-def test_the_encoder_sees_each_image_once(single):
+def test_each_image_is_encoded_once(single):
     seen = []
     tower = single.model.model.vision_tower
     hook = tower.register_forward_pre_hook(
@@ -152,7 +143,7 @@ def test_a_stop_string_ends_the_generation(single):
     assert len(steps) == ARGUMENTS["max_new_tokens"] + 1
 
 
-def test_requests_of_different_arguments_are_not_mixed(hub_folder):
+def test_requests_with_different_arguments_are_not_batched_together(hub_folder):
     requests = chat_requests()
     for request in requests[::2]:
         request.arguments[2].update(max_new_tokens=1, min_new_tokens=1)
@@ -168,12 +159,12 @@ def test_greedy_unless_the_task_asks_for_sampling():
     assert generation_arguments({"temperature": 0.5, "do_sample": False}, 7)[0]["temperature"] is None
 
 
-def test_a_task_without_a_length_gets_the_models():
+def test_the_models_answer_length_is_the_default():
     assert generation_arguments({}, 7)[0]["max_new_tokens"] == 7
     assert generation_arguments({"max_new_tokens": 3}, 7)[0]["max_new_tokens"] == 3
 
 
-def test_what_the_memory_does_not_bear_is_answered_in_halves(hub_folder, single, monkeypatch):
+def test_batches_that_do_not_fit_into_memory_are_halved(hub_folder, single, monkeypatch):
     expected = single.generate_until(chat_requests())
     model, sizes, whole = load(hub_folder, batch_size=5), [], Hawaii._generate_batch
 
@@ -184,15 +175,15 @@ def test_what_the_memory_does_not_bear_is_answered_in_halves(hub_folder, single,
         return whole(self, conversations, task_arguments)
 
     monkeypatch.setattr(Hawaii, "_generate_batch", generate_batch)
-    with pytest.warns(UserWarning, match="5 questions at once do not fit the memory"):
+    with pytest.warns(UserWarning, match="5 questions do not fit into memory at once; continuing with half"):
         assert model.generate_until(chat_requests()) == expected
     assert sizes == [5, 2, 1, 2]
     sizes.clear()
-    model.generate_until(chat_requests())  # it has learned what fits
+    model.generate_until(chat_requests())  # it remembers the size that fits
     assert max(sizes) == 2
 
 
-def test_one_question_that_does_not_fit_the_memory_is_an_error(single, monkeypatch):
+def test_a_single_question_that_does_not_fit_into_memory_is_an_error(single, monkeypatch):
     def generate_batch(*_):
         raise torch.OutOfMemoryError("too large")
 
@@ -203,11 +194,11 @@ def test_one_question_that_does_not_fit_the_memory_is_an_error(single, monkeypat
 
 @pytest.fixture(scope="module")
 def llava_folder(tmp_path_factory):
-    """transformers' own LLaVA with random weights, in the form of llava-hf's repositories."""
+    """A LLaVA of transformers with random weights, in the format of the llava-hf repositories."""
     return save_llava(tmp_path_factory.mktemp("llava") / "llava", num_steps=0)
 
 
-def test_transformers_own_llava_answers_as_by_its_own_code(llava_folder):
+def test_llava_of_transformers_answers_as_without_lmms_eval(llava_folder):
     model = AutoModelForImageTextToText.from_pretrained(llava_folder).eval()
     processor = AutoProcessor.from_pretrained(llava_folder)
     expected = []
@@ -222,13 +213,13 @@ def test_transformers_own_llava_answers_as_by_its_own_code(llava_folder):
         assert load(llava_folder, batch_size).generate_until(chat_requests()) == expected
 
 
-def test_the_few_shot_delimiter_cuts_no_answer():
+def test_the_few_shot_delimiter_is_not_a_stop_string():
     assert generation_arguments({"until": ["\n\n", "USER"]}, 7)[1] == ["USER"]
     assert generation_arguments({"until": "USER"}, 7)[1] == ["USER"]
     assert generation_arguments({"until": None}, 7)[1] == []
 
 
-def test_arguments_of_other_models_are_left_out():
+def test_arguments_that_generate_does_not_have_are_ignored():
     with pytest.warns(UserWarning, match="image_aspect_ratio"):
         arguments, _ = generation_arguments({"image_aspect_ratio": "original"}, 7)
     assert "image_aspect_ratio" not in arguments
@@ -240,50 +231,17 @@ def test_an_error_is_not_an_empty_answer(hub_folder):
         model.generate_until(chat_requests(model.task_dict["colors"]["test"]))
 
 
-def test_an_image_token_in_a_question_names_the_document(hub_folder):
+def test_the_error_for_an_image_token_in_a_question_names_the_document(hub_folder):
     model = load(hub_folder, documents=[{"images": [], "text": "what is <image> ?"}])
-    with pytest.raises(ValueError, match="Document 0 of colors holds 0 images but its prompt has 1"):
+    with pytest.raises(ValueError, match="Document 0 of colors has 0 images but its prompt has 1"):
         model.generate_until(chat_requests(model.task_dict["colors"]["test"]))
 
 
-def test_several_rounds_are_refused(single):
-    with pytest.raises(NotImplementedError, match="several rounds"):
+def test_several_rounds_are_not_supported(single):
+    with pytest.raises(UserError, match="colors has several rounds"):
         single.generate_until_multi_round(chat_requests())
 
 
-def test_the_simple_form_answers_as_the_chat_form(hub_folder, single):
-    requests = [
-        instance("generate_until", (document["text"], dict(ARGUMENTS), lambda document: document["images"]), doc_id)
-        for doc_id, document in enumerate(DOCUMENTS)
-    ]
-    simple = load(hub_folder, model_class=HawaiiSimple)
-    assert simple.generate_until(requests) == single.generate_until(chat_requests())
-
-
-def test_loglikelihood_of_one_token_is_its_share_of_the_softmax(single):
-    ((loss, is_greedy),) = (result.text for result in single.loglikelihood(choice_requests()[:1]))
-    prompt, images = single._conversation(images_and_text, 0, "colors", "test")
-    logits = single.model(**single._inputs([prompt], [images])).logits[0, -1]
-    token = single.tokenizer.convert_tokens_to_ids("red")
-    assert loss == pytest.approx(-logits.log_softmax(-1)[token].item(), abs=1e-5)
-    assert is_greedy == (logits.argmax().item() == token)
-
-
-def test_loglikelihood_adds_over_tokens(single):
-    results = single.loglikelihood(choice_requests([" blue", " blue circle"])[:2])
-    prompt, images = single._conversation(images_and_text, 0, "colors", "test")
-    logits = single.model(**single._inputs([f"{prompt} blue"], [images])).logits[0, -1]
-    circle = single.tokenizer.convert_tokens_to_ids("circle")
-    assert results[1].text[0] == pytest.approx(results[0].text[0] - logits.log_softmax(-1)[circle].item(), abs=1e-5)
-
-
-def test_loglikelihood_in_batches_equals_one_by_one(hub_folder, single):
-    one = [result.text for result in single.loglikelihood(choice_requests())]
-    four = [result.text for result in load(hub_folder, batch_size=4).loglikelihood(choice_requests())]
-    assert [greedy for _, greedy in one] == [greedy for _, greedy in four]
-    assert all(math.isclose(a, b, abs_tol=1e-4) for (a, _), (b, _) in zip(one, four))
-
-
-def test_another_image_gives_another_loglikelihood(single):
-    first, *_, last = [result.text[0] for result in single.loglikelihood(choice_requests([" red"]))]
-    assert DOCUMENTS[0]["text"] == DOCUMENTS[4]["text"] and first != last
+def test_log_likelihoods_are_not_supported(single):
+    with pytest.raises(UserError, match="colors compares log-likelihoods, .* output_type is generate_until"):
+        single.loglikelihood(chat_requests())

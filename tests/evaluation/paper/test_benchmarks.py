@@ -1,4 +1,4 @@
-"""The table of benchmarks against lmms-eval's own files, and the task files laid over them."""
+"""Tests of the table of benchmarks and the task files against those of lmms-eval."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def test_there_is_a_file_for_each_benchmark_and_no_other():
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_answers_are_greedy_short_and_cut_by_no_delimiter(merged, name):
+def test_answers_are_greedy_and_short_without_a_delimiter(merged, name):
     arguments = merged[name]["generation_kwargs"]
     assert arguments["max_new_tokens"] in (16, 32, 128)
     assert (arguments["do_sample"], arguments["temperature"], arguments["num_beams"]) == (False, 0, 1)
@@ -51,7 +51,7 @@ def test_public_data_needs_no_token(merged, name):
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_the_papers_number_is_among_the_metrics_and_nothing_is_to_be_handed_in(merged, name):
+def test_the_papers_metric_is_computed_without_a_submission(merged, name):
     metrics = {metric["metric"] for metric in merged[name]["metric_list"]}
     assert BENCHMARKS[name].metric in metrics and "submission" not in metrics
 
@@ -80,5 +80,5 @@ def test_prompts_end_as_llavas(merged, name, ending):
     assert merged[name]["lmms_eval_specific_kwargs"]["default"]["pre_prompt"] == ""
 
 
-def test_textvqa_brings_its_ocr_tokens(merged):
+def test_the_prompt_of_textvqa_includes_ocr_tokens(merged):
     assert merged["textvqa_val"]["lmms_eval_specific_kwargs"]["default"]["ocr"] is True

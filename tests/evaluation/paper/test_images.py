@@ -1,4 +1,4 @@
-"""The images of a figure are those that a benchmark asks about, each once, from all over it."""
+"""Tests of the images of benchmarks and folders."""
 
 import os
 
@@ -15,7 +15,7 @@ from hawaii.tests.tiny.training import make_image
 
 
 def read(source):
-    """What a source gives, and how often it says that it is further."""
+    """Returns the images of a source and the number of progress steps."""
     steps = []
     return list(source.images(lambda: steps.append(1))), len(steps)
 
@@ -24,27 +24,27 @@ def read(source):
     ("num_items", "limit", "expected"),
     [(10, 5, [0, 2, 4, 6, 8]), (10, 3, [0, 3, 6]), (3, 10, [0, 1, 2]), (3, 3, [0, 1, 2]), (0, 5, [])],
 )
-def test_what_is_looked_at_lies_at_even_distances(num_items, limit, expected):
+def test_selected_items_are_evenly_spaced(num_items, limit, expected):
     assert spread(num_items, limit) == expected
 
 
-def test_an_image_that_several_questions_are_about_counts_once():
+def test_an_image_with_several_questions_counts_once():
     first, second = make_image(0), make_image(1)
     seen, steps = read(ImageSource("task", [lambda: [first], lambda: [first.copy(), second], lambda: []]))
     assert (seen, steps) == ([first, second], 3)
 
 
-def test_images_of_one_colour_and_other_sizes_are_two():
+def test_images_with_equal_pixels_and_different_sizes_are_distinct():
     wide, high = Image.new("RGB", (4, 2)), Image.new("RGB", (2, 4))
     assert read(ImageSource("task", [lambda: [wide], lambda: [high]]))[0] == [wide, high]
 
 
-def test_a_benchmark_without_images_is_named():
-    with pytest.raises(ValueError, match="None of the 2 questions of mmlu looked at has an image"):
+def test_the_error_names_a_benchmark_without_images():
+    with pytest.raises(ValueError, match="None of the 2 selected questions of mmlu has an image"):
         read(ImageSource("mmlu", [lambda: [], lambda: []]))
 
 
-def test_a_folder_gives_its_images_and_those_of_the_folders_in_it(tmp_path):
+def test_the_images_of_a_folder_include_those_of_its_subfolders(tmp_path):
     (tmp_path / "more").mkdir()
     for name in ("b.png", "a.JPG", "more/c.webp"):
         make_image(0).save(tmp_path / name)
@@ -54,13 +54,13 @@ def test_a_folder_gives_its_images_and_those_of_the_folders_in_it(tmp_path):
     assert len(folder_source(f"mine={tmp_path}", limit=2).documents) == 2
 
 
-def test_a_folder_without_images_is_named(tmp_path):
-    with pytest.raises(ValueError, match="mine has no images: .* holds none that Pillow reads"):
+def test_the_error_names_a_folder_without_images(tmp_path):
+    with pytest.raises(ValueError, match="mine has no images: .* contains none that Pillow can read"):
         folder_source(f"mine={tmp_path}", limit=10)
 
 
 @pytest.mark.slow
-def test_the_tasks_of_this_package_give_their_images(tmp_path):
+def test_the_tasks_of_this_package_have_images(tmp_path):
     rows = [
         {"question": "what shape is it ?", "answer": "circle", "question_type": "shape", "image": make_image(seed)}
         for seed in (0, 0, 1, 1, 2, 2)
@@ -75,7 +75,7 @@ def test_the_tasks_of_this_package_give_their_images(tmp_path):
 
 
 @pytest.mark.slow
-def test_all_benchmarks_of_the_paper_give_the_images_that_they_ask_about(tmp_path):
+def test_the_images_of_all_benchmarks_are_those_of_their_questions(tmp_path):
     save_stand_ins(tmp_path / "data", {task: any_answers(task) for task in BUILDERS})
     data = {"output_dir": tmp_path, "data_file": None, "data_folder": str(tmp_path / "data")}
     (tmp_path / "scratch").mkdir()
@@ -108,8 +108,8 @@ def test_each_call_reads_the_data_of_its_own_folder(tmp_path, monkeypatch):
     assert (red, blue) == ((255, 0, 0), (0, 0, 255))
 
 
-def test_questions_that_cannot_be_had_are_named(tmp_path):
+def test_the_error_names_questions_that_cannot_be_loaded(tmp_path):
     (tmp_path / "test.parquet").write_text("no questions")
     data = {"output_dir": tmp_path, "data_file": str(tmp_path / "test.parquet"), "data_folder": None}
-    with pytest.raises(ValueError, match="The questions of easy_vqa cannot be had: "):
+    with pytest.raises(ValueError, match="The questions of easy_vqa could not be loaded: "):
         task_sources(["easy_vqa"], limit=1, scratch=tmp_path, **data)

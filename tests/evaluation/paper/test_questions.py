@@ -1,4 +1,4 @@
-"""How the paper's benchmarks are asked and scored where lmms-eval's own functions will not do."""
+"""Tests of prompts and scores that differ from lmms-eval's."""
 
 import random
 
@@ -30,7 +30,7 @@ def mmbench(index=0, answer="A", **fields):
 
 @pytest.fixture
 def gqa_data(tmp_path, monkeypatch):
-    """A data folder with GQA's images alone."""
+    """A data folder with only GQA's images."""
     save_data(tmp_path, "gqa_images", [{"id": color, "image": image(color)} for color in ("red", "blue")])
     monkeypatch.setenv(DATA_FOLDER, str(tmp_path))
     paper_questions.read_gqa_images.cache_clear()
@@ -39,7 +39,7 @@ def gqa_data(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("nothing", ["nan", "", None, "None"])
-def test_mmbench_has_a_line_for_each_thing_that_is_there(nothing):
+def test_mmbench_omits_empty_cells_from_the_prompt(nothing):
     document = mmbench(hint=nothing, D=nothing)
     assert mmbench_text(document, PROMPT) == "What is in it, 0?\nA. a dog\nB. a cat\nC. an ox\nAnswer."
 
@@ -48,7 +48,7 @@ def test_mmbench_puts_the_hint_first():
     assert mmbench_text(mmbench(hint="A hint."), PROMPT).startswith("A hint.\nWhat is in it, 0?\nA. a dog\n")
 
 
-def test_mmbench_counts_a_question_that_is_right_in_every_order_of_its_options():
+def test_mmbench_counts_questions_that_are_right_in_every_order_of_their_options():
     first = [mmbench_result(mmbench(0), ["A"]), mmbench_result(mmbench(1_000_000, answer="B"), ["B"])]
     second = [mmbench_result(mmbench(1), ["A. a dog"]), mmbench_result(mmbench(1_000_001, answer="C"), ["A"])]
     results = [result["gpt_eval_score"] for result in first + second]
@@ -60,13 +60,13 @@ def test_mmbench_reads_an_index_that_was_saved_as_text():
     assert mmbench_accuracy([mmbench_result(mmbench("3"), ["A"])["gpt_eval_score"]]) == 100
 
 
-def test_an_option_that_is_not_there_is_found_in_no_answer():
+def test_a_missing_option_is_not_found_in_an_answer():
     # "banana" holds "nan", the word for an empty cell.
     result = mmbench_result(mmbench(B="banana", C="nan", D="nan", answer="B"), ["banana"])
     assert result["gpt_eval_score"]["score"] == 1
 
 
-def test_a_letter_that_is_drawn_depends_on_the_question_alone():
+def test_a_random_letter_depends_only_on_the_question():
     documents = [{**document, "answer": "B"} for document in questions("mmmu_val")[:3]]
 
     def draw(documents):
@@ -79,7 +79,7 @@ def test_a_letter_that_is_drawn_depends_on_the_question_alone():
     assert alone == draw(documents) == draw(documents[::-1])
 
 
-def test_drawing_leaves_other_draws_as_they_were():
+def test_a_random_letter_does_not_change_the_random_state():
     random.seed(0)
     expected = random.random()
     random.seed(0)
@@ -88,23 +88,23 @@ def test_drawing_leaves_other_draws_as_they_were():
 
 
 @pytest.mark.parametrize(("answer", "score"), [("B", 1), ("(B)", 1), ("A", 0)])
-def test_mmmu_says_of_each_question_whether_it_is_right(answer, score):
+def test_mmmu_scores_each_question(answer, score):
     assert mmmu_result({**questions("mmmu_val")[0], "answer": "B"}, [answer])["mmmu_acc"]["score"] == score
 
 
-def test_seedbenchs_videos_are_left_out():
+def test_questions_about_videos_are_removed_from_seedbench():
     kept = seedbench_images(Dataset.from_list([{"data_type": kind} for kind in ("image", "video", "image")]))
     assert kept["data_type"] == ["image", "image"]
 
 
-def test_seedbench_says_of_each_question_whether_it_is_right():
+def test_seedbench_scores_each_question():
     document = {"answer": "B", "data_type": "image", "question_id": "1"}
     assert seedbench_result(document, ["B. two"])["seed_image"]["score"] == 1
     assert seedbench_result(document, ["C"])["seed_image"]["score"] == 0
 
 
 def pope(answer, truth="yes"):
-    """What comes of an answer to POPE, for the F1 score."""
+    """Returns the input of the F1 score for an answer to POPE."""
     return pope_result({"question_id": "1", "answer": truth}, [answer])["pope_f1_score"]
 
 
@@ -128,7 +128,7 @@ def test_pope_reads_each_answer_as_llava_does(answer, read):
     assert (pope(answer)["prediction"], pope(answer)["score"]) == (read, float(read == "yes"))
 
 
-def test_no_answer_is_left_out_of_popes_score():
+def test_every_answer_counts_for_popes_score():
     from lmms_eval.tasks.pope.utils import pope_aggregate_f1_score
 
     answers = [("yes", "yes"), ("Yes.", "yes"), ("a dog", "yes"), ("maybe", "no")]
@@ -141,7 +141,7 @@ def test_gqas_image_is_looked_up_by_its_name(gqa_data):
     assert picture.mode == "RGB" and picture.getpixel((0, 0)) == (0, 0, 255)
 
 
-def test_without_a_data_folder_gqas_images_are_the_hubs(gqa_data, monkeypatch):
+def test_without_a_data_folder_gqas_images_come_from_the_hub(gqa_data, monkeypatch):
     images = load_from_disk(gqa_data / "gqa_images")["testdev"]
     asked = []
     monkeypatch.delenv(DATA_FOLDER)
@@ -150,8 +150,8 @@ def test_without_a_data_folder_gqas_images_are_the_hubs(gqa_data, monkeypatch):
     assert asked == [(("lmms-lab-encoder/GQA", "testdev_balanced_images"), {"split": "testdev"})]
 
 
-def test_an_image_that_gqa_lacks_is_named_before_any_is_asked_about(gqa_data):
+def test_the_error_names_an_image_that_gqa_lacks_before_any_question(gqa_data):
     rows = Dataset.from_list([{"imageId": "red"}, {"imageId": "n1"}])
-    with pytest.raises(ValueError, match="gqa_images lacks 1 images of GQA's questions, among them n1"):
+    with pytest.raises(ValueError, match="1 images of GQA's questions are missing from gqa_images, such as n1"):
         check_gqa_images(rows)
     assert check_gqa_images(rows.select([0]))["imageId"] == ["red"]

@@ -1,4 +1,4 @@
-"""The paper's table: its averages, and where a checkpoint's numbers come from."""
+"""Tests of the paper's table, its averages and the row of a checkpoint."""
 
 import pytest
 
@@ -24,11 +24,11 @@ def test_the_averages_are_those_that_the_paper_prints(row, printed):
     assert round(average(row), 1) == printed
 
 
-def test_a_row_that_lacks_a_benchmark_has_no_average():
+def test_a_row_without_all_benchmarks_has_no_average():
     assert average(PAPER_ROWS["MoVE-KD"]) is None
 
 
-def test_shares_become_percent_and_points_stay_points():
+def test_fractions_become_percent_and_points_do_not_change():
     measured = {
         "seedbench": {"seed_image": 0.75},
         "mmbench_en_dev_static": {"gpt_eval_score": 64.3},
@@ -41,7 +41,7 @@ def test_shares_become_percent_and_points_stay_points():
     assert list(paper_scores(measured).items()) == list(expected.items())
 
 
-def test_a_benchmark_of_which_nothing_was_asked_that_counts_has_no_number():
+def test_a_benchmark_without_scored_questions_has_no_score():
     assert paper_scores({"mme": {"mme_cognition_score": 300}}) == {}
 
 
