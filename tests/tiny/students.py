@@ -8,7 +8,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaForConditionalG
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.processing.chat_templates import load_chat_template
 from hawaii.training.recipes.arguments import DataArguments, ModelArguments
-from hawaii.training.students.students import build_student
+from hawaii.training.students.student import build_student
 
 from .llava import make_llava, save_clip, save_original
 from .models import VISION, fill, make_tokenizer

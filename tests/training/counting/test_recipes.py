@@ -13,7 +13,8 @@ from hawaii.tests.tiny.training import write_recipe
 from hawaii.training.counting.recipes import describe_recipe
 from hawaii.training.recipes.objectives import OBJECTIVES
 from hawaii.training.recipes.recipe import parse_stage, read_recipe
-from hawaii.training.students.students import build_student, part_of
+from hawaii.training.students.student import build_student
+from hawaii.training.students.trainable import part_of
 from hawaii.training.teachers.loading import load_teachers
 from hawaii.training.teachers.presets import expand_teachers
 

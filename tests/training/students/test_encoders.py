@@ -17,7 +17,7 @@ from hawaii.training.counting.recipes import describe_recipe
 from hawaii.training.recipes.arguments import ModelArguments
 from hawaii.training.recipes.objectives import OBJECTIVES
 from hawaii.training.students.encoders import warn_of_other_teachers
-from hawaii.training.students.students import build_student
+from hawaii.training.students.student import build_student
 from hawaii.training.teachers.config import TeacherConfig
 from hawaii.training.teachers.loading import load_teacher
 from hawaii.training.train import train

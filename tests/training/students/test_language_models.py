@@ -21,7 +21,7 @@ from hawaii.tests.tiny.training import RAGGED, TEACHER_GRIDS, gradients, make_ar
 from hawaii.training.data.conversations import read_messages, tokenize_conversation
 from hawaii.training.recipes.arguments import DataArguments, ModelArguments
 from hawaii.training.recipes.objectives import HawaiiObjective, StudentWithObjective
-from hawaii.training.students.students import build_student
+from hawaii.training.students.student import build_student
 
 
 CASES = [(name, is_tied) for name, family in FAMILIES.items() for is_tied in family.can_be_tied]

@@ -24,7 +24,9 @@ from hawaii.tests.tiny.models import VISION, fill, make_tokenizer
 from hawaii.tests.tiny.students import CLIP, build_from_scratch, data_args, save_clip_folder
 from hawaii.tests.tiny.training import TEXT, make_image, save_tokenizer
 from hawaii.training.recipes.arguments import ModelArguments
-from hawaii.training.students.students import adapt_processor, build_student, load_tokenizer, stop_where_answers_end
+from hawaii.training.students.processor import adapt_processor
+from hawaii.training.students.student import build_student, stop_where_answers_end
+from hawaii.training.students.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from hawaii.tests.tiny.models import VISION, WORDS
 from hawaii.tests.tiny.students import data_args
 from hawaii.training.data.conversations import read_messages, tokenize_conversation
 from hawaii.training.recipes.arguments import ModelArguments
-from hawaii.training.students.students import build_student, load_tokenizer
+from hawaii.training.students.student import build_student
+from hawaii.training.students.tokenizer import load_tokenizer
 
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}

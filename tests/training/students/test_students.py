@@ -30,7 +30,8 @@ from hawaii.tests.tiny.training import (
     write_recipe,
 )
 from hawaii.training.recipes.arguments import ModelArguments
-from hawaii.training.students.students import build_student, set_trainable
+from hawaii.training.students.student import build_student
+from hawaii.training.students.trainable import set_trainable
 from hawaii.training.train import train
 
 
