@@ -116,7 +116,7 @@ def test_an_encoder_alone_has_no_parts_of_a_language_model(recipe, tmp_path):
     assert [rows[part][1] for part in ("vision_tower", "adapters", "routers")] == ["learns", "", ""]
     for override, problem in (
         ("objective=llava", "The objective llava learns answers alone"),
-        ("stages.distill.trainable=[projector]", r"trainable is \['projector'\], of which the student has nothing"),
+        ("stages.distill.trainable=[projector]", r"trainable is \['projector'\], but the student is an encoder"),
     ):
         with pytest.raises(ValueError, match=problem):
             describe_recipe(recipe, [override])
