@@ -1,6 +1,7 @@
 """
 The command line, `hawaii` or `python -m hawaii`. One function per command declares its summary, arguments and handler;
-`COMMANDS` lists them. Handlers import what they run, so that `--help` answers at once.
+`COMMANDS` lists them. A handler is a function of this package that is imported when the command runs, so that `--help`
+answers at once.
 """
 
 import argparse
@@ -8,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from .files.user_error import UserError
 
@@ -18,8 +20,22 @@ WORKER_ERROR = re.compile(
 )
 
 
-def add_command(commands, name: str, handler, summary: str, details: str = "") -> argparse.ArgumentParser:
-    """Adds a command; `summary` is its line in `hawaii --help`. Options not given are not passed to `handler`."""
+def add_command(commands, name: str, handler: str, summary: str, details: str = "") -> argparse.ArgumentParser:
+    """
+    Adds a command.
+
+    Args:
+        commands:
+            Subparsers of `hawaii` or of a group of commands.
+        name (`str`):
+            Name of the command.
+        handler (`str`):
+            Function to call, as `module:function`. It gets the given options; text that it returns is printed.
+        summary (`str`):
+            Line of the command in `hawaii --help`.
+        details (`str`, *optional*):
+            More sentences for the command's own `--help`.
+    """
     parser = commands.add_parser(
         name,
         help=summary,
@@ -45,32 +61,22 @@ def add_questions(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def data(commands) -> None:
-    def easy_vqa(**options) -> None:
-        from .example_data.easy_vqa.prepare import prepare_easy_vqa
-
-        prepare_easy_vqa(**options)
-
-    def emoji_vqa(**options) -> None:
-        from .example_data.emoji_vqa.prepare import prepare_emoji_vqa
-
-        prepare_emoji_vqa(**options)
-
     data_sets = add_group(commands, "data", "DATA_SET", "prepare a data set for training and evaluation")
-    contents = "images, LLaVA's JSON, a small pretrained language model, the small experts that become the teachers"
+    contents = "images, LLaVA's JSON, a small pretrained language model and the small experts that become teachers"
     add_command(
         data_sets,
         "easy_vqa",
-        easy_vqa,
+        "example_data.easy_vqa.prepare:prepare_easy_vqa",
         "easy-VQA: 64x64 images of one shape and questions about it",
         f"The PyPI package easy-vqa contains them, so nothing is downloaded. Writes {contents}.",
     )
     add_command(
         data_sets,
         "emoji_vqa",
-        emoji_vqa,
+        "example_data.emoji_vqa.prepare:prepare_emoji_vqa",
         "EmojiVQA: 64x64 canvases of real drawings and seven kinds of questions, tested on another vendor's drawings",
-        f"Downloads 14 MB of packages from the npm registry. Writes {contents}, and a card that names the authors and "
-        "licences of the drawings.",
+        f"Downloads 14 MB of packages from the npm registry. Writes {contents}. A "
+        "card names the authors and licences of the drawings.",
     )
     for name, parser in data_sets.choices.items():
         parser.add_argument(
@@ -82,32 +88,20 @@ def data(commands) -> None:
 
 
 def convert(commands) -> None:
-    def clip(**options) -> None:
-        from .training.students.convert import save_clip
-
-        save_clip(**options)
-
-    def llava(**options) -> None:
-        from .training.students.convert import save_llava
-
-        save_llava(**options)
-
-    def move_kd(**options) -> None:
-        from .training.students.convert import save_move_kd
-
-        save_move_kd(**options)
-
     models = add_group(
         commands, "convert", "MODEL", "convert another model's checkpoint in safetensors to a HAWAII folder"
     )
-    add_command(
-        models, "clip", clip, "the encoder of a CLIP, SigLIP or SigLIP 2, without the layers that are not used"
-    ).add_argument("--vision_feature_layer", type=int, metavar="N", help="hidden states that it outputs (default: -2)")
-    for name, handler, summary in (
-        ("llava", llava, "a LLaVA in transformers' or its original format, with equal answers"),
-        ("move_kd", move_kd, "MoVE-KD's weights, with equal answers"),
-    ):
-        add_command(models, name, handler, summary).add_argument(
+    module = "training.students.convert"
+    summary = "the encoder of a CLIP, SigLIP or SigLIP 2, without the layers that are not used"
+    clip = add_command(models, "clip", f"{module}:save_clip", summary)
+    clip.add_argument(
+        "--vision_feature_layer", type=int, metavar="N", help="hidden states that it outputs (default: -2)"
+    )
+    summary = "a LLaVA in transformers' or its original format, with equal answers"
+    llava = add_command(models, "llava", f"{module}:save_llava", summary)
+    move_kd = add_command(models, "move_kd", f"{module}:save_move_kd", "MoVE-KD's weights, with equal answers")
+    for parser in (llava, move_kd):
+        parser.add_argument(
             "--vision_tower", metavar="NAME", help="the CLIP of a LLaVA in its original format (default: its own)"
         )
     for parser in models.choices.values():
@@ -119,20 +113,10 @@ def convert(commands) -> None:
 
 
 def train(commands) -> None:
-    def run(dry_run: bool = False, **options) -> None:
-        if dry_run:
-            from .training.counting.recipes import describe_recipe
-
-            print(describe_recipe(**options))
-        else:
-            from .training.train import train
-
-            train(**options)
-
     parser = add_command(
         commands,
         "train",
-        run,
+        "training.train:train",
         "run the stages of a recipe and write a folder to publish",
         "Resumes where an earlier run with the same output_dir stopped. On many devices: accelerate launch -m hawaii "
         "train RECIPE.",
@@ -144,41 +128,32 @@ def train(commands) -> None:
         "overrides", nargs="*", metavar="KEY=VALUE", help="replaces a key of the recipe; stages.NAME.KEY for one stage"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="count what would be trained, without weights or data, and stop"
+        "--dry-run",
+        action="store_const",
+        dest="handler",
+        const="training.counting.recipes:describe_recipe",
+        help="count the parameters that would be trained, without weights or data, and stop",
     )
 
 
 def recipes(commands) -> None:
-    def run() -> None:
-        from .training.recipes.built_in import describe_recipes
-
-        print(describe_recipes())
-
-    add_command(commands, "recipes", run, "list the built-in recipes", "Train one with `hawaii train NAME`.")
+    handler, details = "training.recipes.built_in:describe_recipes", "Train one with `hawaii train NAME`."
+    add_command(commands, "recipes", handler, "list the built-in recipes", details)
 
 
 def teachers(commands) -> None:
-    def run() -> None:
-        from .training.counting.teachers import describe_presets
-
-        print(describe_presets())
-
     add_command(
         commands,
         "teachers",
-        run,
+        "training.counting.teachers:describe_presets",
         "list the preset experts and their cost at full size",
         "Counted on models without weights: nothing is downloaded. ConvNeXt and EVA-02 need timm.",
     )
 
 
 def evaluate(commands) -> None:
-    def run(**options) -> None:
-        from .evaluation.evaluate import evaluate
-
-        evaluate(**options)
-
-    parser = add_command(commands, "evaluate", run, "score a checkpoint with lmms-eval and write DIR/results.json")
+    summary = "score a checkpoint with lmms-eval and write DIR/results.json"
+    parser = add_command(commands, "evaluate", "evaluation.evaluate:evaluate", summary)
     parser.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
     tasks = parser.add_mutually_exclusive_group(required=True)
     tasks.add_argument("--tasks", metavar="TASKS", help="tasks of lmms-eval, separated by commas")
@@ -210,20 +185,15 @@ class ValuesBeforeOverrides(argparse.Action):
 
 
 def ablate(commands) -> None:
-    def run(**options) -> None:
-        from .ablation.ablate import ablate
-
-        ablate(**options)
-
     parser = add_command(
         commands,
         "ablate",
-        run,
+        "ablation.ablate:ablate",
         "train a recipe with and without each of its parts, and compare",
         "Writes DIR/ablation.md, a table of each row's scores with intervals. Finished runs are skipped, interrupted "
         "runs continue, and any number of these commands may share DIR.",
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="YAML file of the recipe; its output_dir has the data")
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file or built-in recipe; its output_dir has the data")
     # Added to the overrides that ValuesBeforeOverrides found.
     parser.add_argument("overrides", nargs="*", action="extend", metavar="KEY=VALUE", help="changes a key in all rows")
     parser.add_argument("--tasks", metavar="TASKS", help="tasks of lmms-eval, with commas (default: the recipe's)")
@@ -242,30 +212,18 @@ def ablate(commands) -> None:
 
 
 def figures(commands) -> None:
-    def importance(**options) -> None:
-        from .figures.importance import importance_figure
-
-        importance_figure(**options)
-
-    def routing(**options) -> None:
-        from .figures.routing import routing_figure
-
-        routing_figure(**options)
-
     names = add_group(
         commands, "figures", "FIGURE", "draw the paper's Figures 5 and 6 for your model, with the numbers behind them"
     )
-    parser = add_command(
-        names, "importance", importance, "Figure 5: image patches that matter to each teacher and to the question"
-    )
+    summary = "Figure 5: image patches that matter to each teacher and to the question"
+    parser = add_command(names, "importance", "figures.importance:importance_figure", summary)
     parser.add_argument("run", metavar="RUN", help="output_dir of a finished `hawaii train`")
     parser.add_argument(
         "--image", required=True, action="append", metavar="IMAGE", help="path or address; repeat it for more images"
     )
     parser.add_argument("--question", action="append", metavar="TEXT", help="the question about each image")
-    parser = add_command(
-        names, "routing", routing, "Figure 6: adapters that each layer chooses for the images of a benchmark"
-    )
+    summary = "Figure 6: adapters that each layer chooses for the images of a benchmark"
+    parser = add_command(names, "routing", "figures.routing:routing_figure", summary)
     parser.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
     parser.add_argument("--tasks", metavar="TASKS", help="tasks of lmms-eval, separated by commas")
     parser.add_argument("--images", nargs="+", metavar="NAME=DIR", help="folders of images, with or without tasks")
@@ -276,24 +234,14 @@ def figures(commands) -> None:
 
 
 def chat(commands) -> None:
-    def run(**options) -> None:
-        from .evaluation.chat import answer
-
-        print(answer(**options))
-
-    parser = add_command(commands, "chat", run, "answer one question about one image")
+    parser = add_command(commands, "chat", "evaluation.chat:answer", "answer one question about one image")
     parser.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
     parser.add_argument("--image", required=True, metavar="IMAGE", help="path or address of the image")
     parser.add_argument("--question", required=True, metavar="TEXT", help="the question")
 
 
 def publish(commands) -> None:
-    def run(**options) -> None:
-        from .hub_cards.publish import publish
-
-        print(publish(**options))
-
-    parser = add_command(commands, "publish", run, "upload a published folder to the Hub")
+    parser = add_command(commands, "publish", "hub_cards.publish:publish", "upload a published folder to the Hub")
     parser.add_argument("folder", metavar="FOLDER", help="folder that `hawaii train` wrote")
     parser.add_argument("repo_id", metavar="REPO_ID", help="repository of the Hub, as in user/name")
     parser.add_argument("--private", action="store_true", help="make the repository private if it is new")
@@ -344,9 +292,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exception: any other error. It is a bug of this package or of a library, and needs its traceback.
     """
     options = vars(parse(argv))
-    command, handler = options.pop("command"), options.pop("handler")
+    command = options.pop("command")
+    module, _, function = options.pop("handler").partition(":")
     try:
-        handler(**options)
+        result = getattr(import_module(f".{module}", __package__), function)(**options)
+        if isinstance(result, str):
+            print(result)
     except Exception as error:
         from safetensors import SafetensorError  # a full disk or a damaged file
 

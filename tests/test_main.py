@@ -149,6 +149,7 @@ def test_an_option_that_is_not_given_has_the_functions_default(monkeypatch):
             "ablate recipe.yaml seed=1 --tasks t --output_dir out --seeds 0 1 --rows llava hawaii --baseline llava "
             "--jobs 2 --launcher l --limit 1 --batch_size 1 --data_file f --data_folder d",
         ),
+        ("training.counting.teachers", "describe_presets", "teachers"),
         ("evaluation.chat", "answer", "chat hub --image i.png --question what"),
         ("hub_cards.publish", "publish", "publish hub user/name --private"),
     ],
