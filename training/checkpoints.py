@@ -7,7 +7,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, sort_checkpoints
 
 from ..files.run_contents import CHECKPOINT_STATE_FILES, OBJECTIVE_FILE
@@ -72,17 +71,6 @@ def load_objective(objective: nn.Module, folder: str | Path) -> None:
     load_weights(objective, weights, path)
 
 
-def load_student(student: PreTrainedModel, checkpoint: Path) -> None:
-    """Loads the weights of a saved student; every name and shape must match."""
-    weights = {}
-    for path in sorted(checkpoint.glob("model*.safetensors")):
-        with explain_errors(f"{path} cannot be read", SafetensorError):
-            weights |= load_file(path)
-    tied = set(student._tied_weights_keys or {})  # empty for an encoder alone, whose configuration lacks the option
-    tied = tied if tied and student.config.tie_word_embeddings else set()
-    load_weights(student, weights, checkpoint, may_lack=tied)
-
-
 def check_random_states(checkpoint: str | Path, num_processes: int) -> None:
     """
     Checks that the checkpoint has the RNG state of every process of this run.
@@ -113,5 +101,11 @@ def load_checkpoint(module: StudentWithObjective, checkpoint: str | Path) -> Non
     if missing:
         names = ", ".join(missing)
         raise UserError(f"{checkpoint} lacks {names}: it cannot be resumed. Remove it to use an earlier one.")
-    load_student(module.student, checkpoint)
+    weights = {}
+    for path in sorted(checkpoint.glob("model*.safetensors")):
+        with explain_errors(f"{path} cannot be read", SafetensorError):
+            weights |= load_file(path)
+    tied = set(module.student._tied_weights_keys or {})  # empty for an encoder, whose configuration lacks the option
+    tied = tied if tied and module.student.config.tie_word_embeddings else set()
+    load_weights(module.student, weights, checkpoint, may_lack=tied)
     load_objective(module.objective, checkpoint)

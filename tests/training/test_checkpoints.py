@@ -160,6 +160,16 @@ def test_weights_of_another_model_are_an_error_that_names_one(make_trainer, run,
         load_checkpoint(module, run / "checkpoint-1")
 
 
+@pytest.mark.parametrize("file", ["model", "objective"])
+def test_the_error_about_a_truncated_file_names_it(make_trainer, run, file):
+    module = make_module()
+    make_trainer(module, max_steps=1).train()
+    path = run / "checkpoint-1" / f"{file}.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(UserError, match=rf"checkpoint-1/{file}\.safetensors cannot be read: "):
+        load_checkpoint(module, run / "checkpoint-1")
+
+
 def test_a_checkpoint_has_a_temporary_name_while_it_is_written(make_trainer, run, monkeypatch):
     states = []
     original = HawaiiTrainer._save_rng_state

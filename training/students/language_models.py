@@ -28,31 +28,6 @@ def _check_head(language_model: PreTrainedModel) -> None:
         )
 
 
-def _load(checkpoint: str, dtype: torch.dtype) -> PreTrainedModel:
-    check_source("language_model", checkpoint)
-    config = AutoConfig.from_pretrained(checkpoint)
-    if config.get_text_config() is not config:
-        raise UserError(
-            f"{checkpoint} is a {config.model_type}, a model that takes images or sound already; name a "
-            "language model for text alone."
-        )
-    ends = getattr(config, "eos_token_id", None)
-    if getattr(config, "pad_token_id", None) in (ends if isinstance(ends, list) else [ends]):
-        config.pad_token_id = None  # a padding token's embedding gets no gradient, but an end token's must
-    # The precision is set when loading: `to` would also round the buffers of rotary embeddings.
-    return AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=dtype, use_safetensors=True)
-
-
-def _build(text_config: dict, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> PreTrainedModel:
-    fields = {**text_config, "vocab_size": len(tokenizer)}
-    fields |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    # A padding token's embedding gets no gradient, but an end token's must.
-    fields["pad_token_id"] = tokenizer.pad_token_id if tokenizer.pad_token_id != tokenizer.eos_token_id else None
-    model_type = fields.pop("model_type", "llama")
-    with explain_errors("A language model cannot be built from text_config"):
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields), dtype=dtype)
-
-
 def build_language_model(
     model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
 ) -> PreTrainedModel:
@@ -63,11 +38,29 @@ def build_language_model(
         UserError: the recipe names none, or one that takes images already or whose head is more than a matrix and a
             bias.
     """
-    if model_args.language_model is not None:
-        model = _load(model_args.language_model, dtype)
+    checkpoint = model_args.language_model
+    # A padding token's embedding gets no gradient, but an end token's must: it is no padding token of the model.
+    if checkpoint is not None:
+        check_source("language_model", checkpoint)
+        config = AutoConfig.from_pretrained(checkpoint)
+        if config.get_text_config() is not config:
+            raise UserError(
+                f"{checkpoint} is a {config.model_type}, a model that takes images or sound already; name a language "
+                "model for text alone."
+            )
+        ends = getattr(config, "eos_token_id", None)
+        if getattr(config, "pad_token_id", None) in (ends if isinstance(ends, list) else [ends]):
+            config.pad_token_id = None
+        # The precision is set when loading: `to` would also round the buffers of rotary embeddings.
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=dtype, use_safetensors=True)
         grow_vocabulary(model, len(tokenizer))
     elif model_args.text_config is not None:
-        model = _build(model_args.text_config, tokenizer, dtype)
+        fields = {**model_args.text_config, "vocab_size": len(tokenizer)}
+        fields |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        fields["pad_token_id"] = tokenizer.pad_token_id if tokenizer.pad_token_id != tokenizer.eos_token_id else None
+        model_type = fields.pop("model_type", "llama")
+        with explain_errors("A language model cannot be built from text_config"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields), dtype=dtype)
     else:
         raise UserError("The recipe names neither a language_model nor a text_config.")
     _check_head(model)

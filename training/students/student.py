@@ -48,7 +48,7 @@ def stop_where_answers_end(student: HawaiiForConditionalGeneration, processor: H
         student.generation_config.eos_token_id = [*known, *sorted(end_ids - set(known))]
 
 
-def join(
+def join_parts(
     vision_tower: HawaiiVisionModel, language_model: PreTrainedModel, dtype: torch.dtype
 ) -> HawaiiForConditionalGeneration:
     """Connects an encoder and a language model with a new projector."""
@@ -100,7 +100,7 @@ def build_student(
         grow_vocabulary(student, len(tokenizer))
     else:
         vision_tower = build_vision_tower(model_args, fields, dtype)
-        student = join(vision_tower, build_language_model(model_args, tokenizer, dtype), dtype)
+        student = join_parts(vision_tower, build_language_model(model_args, tokenizer, dtype), dtype)
     student.config.image_token_index = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     student.config.dtype = dtype
     processor = build_processor(model_args, data_args, student.config.vision_config, tokenizer)

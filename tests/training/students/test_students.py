@@ -14,7 +14,8 @@ from transformers import (
 )
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
-from hawaii.tests.tiny.models import fill, make_tokenizer
+from hawaii.files.user_error import UserError
+from hawaii.tests.tiny.models import VISION, fill, make_tokenizer
 from hawaii.tests.tiny.students import (
     build_from_scratch,
     data_args,
@@ -178,6 +179,19 @@ def test_the_student_has_the_given_precision(tokenizer_folder):
 def test_a_missing_part_is_an_error(tokenizer_folder, missing, problem):
     with pytest.raises(ValueError, match=problem):
         build_from_scratch(tokenizer_folder, **{missing: None})
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"text_config": {"model_type": "lama"}}, "A language model cannot be built from text_config: .*lama"),
+        ({"text_config": {**TEXT, "num_attention_heads": 5}}, "A language model cannot be built from text_config: "),
+        ({"vision_config": {**VISION, "adapter_placement": "mlp"}}, "vision_config: adapter_placement is 'mlp'"),
+    ],
+)
+def test_a_wrong_configuration_is_an_error_of_the_user(tokenizer_folder, fields, problem):
+    with pytest.raises(UserError, match=problem):
+        build_from_scratch(tokenizer_folder, **fields)
 
 
 @pytest.mark.parametrize("is_original", [False, True])
