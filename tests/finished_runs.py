@@ -1,4 +1,4 @@
-"""What a run of `hawaii train` leaves, and a run that is broken off."""
+"""Finished and interrupted runs of `hawaii train`."""
 
 import json
 import shutil
@@ -11,25 +11,25 @@ from hawaii.training.train import train
 
 
 def logged_steps(run: Path, stage: str) -> list[dict]:
-    """The log entries of each step, without what a clock tells."""
+    """Returns the log entries of training steps; none of them depends on the clock."""
     entries = map(json.loads, (run / stage / "log.jsonl").read_text().splitlines())
     return [entry for entry in entries if "loss" in entry]
 
 
 def weights_of(run: Path, *stages: str) -> dict[str, torch.Tensor]:
-    """Of each stage the student's and the objective's."""
+    """Returns the weights of each stage's student and objective."""
     files = [path for stage in stages for path in sorted((run / stage / "model").glob("*.safetensors"))]
     assert len(files) == 2 * len(stages)
     return {f"{path.parent.parent.name} {name}": tensor for path in files for name, tensor in load_file(path).items()}
 
 
 def assert_goes_on_to_the_last_bit(recipe: Path, overrides: list[str], finished: Path, scratch: Path) -> None:
-    """A copy of a run of two stages, four steps each, is taken back to its second step and ends as the run did."""
+    """Resumes a copy of a run of two stages, four steps each, after its second step, and compares the results."""
     stages = list(json.loads((finished / "train_results.json").read_text())["stages"])
     first, second = stages
     folder = scratch / "run"
     shutil.copytree(finished, folder)
-    # As a kill in the first stage leaves it.
+    # Like a run that was killed in its first stage.
     for left in ("hub", second, f"{first}/model", f"{first}/checkpoint-4"):
         shutil.rmtree(folder / left)
     (folder / "train_results.json").unlink()

@@ -1,4 +1,4 @@
-"""`make demo` with all of its steps and few of each."""
+"""`make demo` with all of its stages and few steps of each."""
 
 import json
 import os
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.slow
-def test_the_demo_leaves_a_folder_and_its_scores(tmp_path):
+def test_the_demo_writes_a_published_folder_and_its_scores(tmp_path):
     assert shutil.which("make"), "make demo needs make"
     run = tmp_path / "run"
     flags = [
@@ -30,10 +30,13 @@ def test_the_demo_leaves_a_folder_and_its_scores(tmp_path):
 
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert results["num_questions"] == 12 and 0 <= results["accuracy"] <= 1
-    assert results["accuracy_by_type"] and results["train_seconds"] > 0 and results["num_parameters"] > 100_000
+    assert results["accuracy_by_type"] and results["num_parameters"] > 100_000
+    # A fast machine may round the seconds of two steps to zero.
+    trained = json.loads((run / "train_results.json").read_text(encoding="utf-8"))
+    assert results["train_seconds"] == trained["train_seconds"]
     hub = {path.name for path in (run / "hub").iterdir()}
     assert {"model.safetensors", "config.json", "modeling_hawaii.py", "chat_template.jinja", "README.md"} <= hub
     assert not any("objective" in name or "expert" in name or "optimizer" in name for name in hub)
-    # Twelve questions are no score to publish.
+    # A score of twelve questions is not published.
     assert "Not evaluated yet." in (run / "hub" / "README.md").read_text(encoding="utf-8")
     assert f"chat {run}/hub --image" in result.stdout.splitlines()[-1]

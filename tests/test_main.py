@@ -1,8 +1,10 @@
-"""The command answers for help at once, and tells a user's error from a bug."""
+"""The command line shows its help without heavy imports, and distinguishes users' errors from bugs."""
 
+import argparse
 import importlib
 import subprocess
 import sys
+from types import SimpleNamespace
 from unittest.mock import create_autospec
 
 import pytest
@@ -20,7 +22,14 @@ def run(program: str) -> subprocess.CompletedProcess:
 
 def fail_with(monkeypatch, function) -> None:
     """Makes `hawaii train` call `function` instead of training."""
-    monkeypatch.setattr(command, "train_recipe", lambda **options: function())
+    monkeypatch.setattr("hawaii.training.train.train", lambda **options: function())
+
+
+def record_options(monkeypatch, function: str) -> dict:
+    """Replaces a function of the package; returns a dictionary that gets the options of its call."""
+    options = {}
+    monkeypatch.setattr(f"hawaii.{function}", lambda **received: options.update(received))
+    return options
 
 
 @pytest.mark.parametrize("program", ["import hawaii", "import hawaii.__main__ as m; m.main(['--help'])"])
@@ -47,6 +56,7 @@ def test_python_dash_m_is_the_same_command():
         "convert",
         "convert llava",
         "train",
+        "recipes",
         "teachers",
         "evaluate",
         "ablate",
@@ -56,7 +66,7 @@ def test_python_dash_m_is_the_same_command():
         "publish",
     ],
 )
-def test_each_subcommand_explains_itself(name, capsys):
+def test_each_command_has_a_help_text(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         command.main([*name.split(), "--help"])
     assert stopped.value.code == 0
@@ -72,8 +82,7 @@ def test_a_wrong_command_exits_with_2(words, capsys):
 
 
 def test_arguments_reach_the_handler(monkeypatch):
-    received = {}
-    monkeypatch.setattr(command, "train_recipe", lambda **options: received.update(options))
+    received = record_options(monkeypatch, "training.train.train")
     assert command.main(["train", "recipe.yaml", "seed=1", "stages.pretrain.max_steps=2"]) == 0
     assert received == {"recipe": "recipe.yaml", "overrides": ["seed=1", "stages.pretrain.max_steps=2"]}
 
@@ -89,9 +98,8 @@ def test_arguments_reach_the_handler(monkeypatch):
         "--seeds 0 1 a=1 --rows llava hawaii b.c=2 --output_dir o --tasks t recipe.yaml",
     ],
 )
-def test_overrides_may_stand_anywhere(monkeypatch, words):
-    received = {}
-    monkeypatch.setattr(command, "ablate_recipe", lambda **options: received.update(options))
+def test_overrides_may_be_anywhere(monkeypatch, words):
+    received = record_options(monkeypatch, "ablation.ablate.ablate")
     assert command.main(["ablate", *words.split()]) == 0
     assert received == {
         "recipe": "recipe.yaml",
@@ -103,9 +111,8 @@ def test_overrides_may_stand_anywhere(monkeypatch, words):
     }
 
 
-def test_an_option_that_is_not_given_is_left_to_the_function(monkeypatch):
-    received = {}
-    monkeypatch.setattr(command, "evaluate_folder", lambda **options: received.update(options))
+def test_an_option_that_is_not_given_has_the_functions_default(monkeypatch):
+    received = record_options(monkeypatch, "evaluation.evaluate.evaluate")
     assert command.main(["evaluate", "hub", "--tasks", "easy_vqa", "--output_dir", "out", "--limit", "3"]) == 0
     assert received == {"folder": "hub", "tasks": "easy_vqa", "output_dir": "out", "limit": 3}
 
@@ -142,6 +149,7 @@ def test_an_option_that_is_not_given_is_left_to_the_function(monkeypatch):
             "ablate recipe.yaml seed=1 --tasks t --output_dir out --seeds 0 1 --rows llava hawaii --baseline llava "
             "--jobs 2 --launcher l --limit 1 --batch_size 1 --data_file f --data_folder d",
         ),
+        ("training.counting.teachers", "describe_presets", "teachers"),
         ("evaluation.chat", "answer", "chat hub --image i.png --question what"),
         ("hub_cards.publish", "publish", "publish hub user/name --private"),
     ],
@@ -154,6 +162,27 @@ def test_every_option_is_a_parameter_of_the_function(monkeypatch, module, functi
     calls.assert_called_once()
 
 
+def test_train_help_describes_both_forms_of_a_recipe(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["train", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "RECIPE YAML file, or the name of a built-in recipe (see `hawaii recipes`)" in printed
+
+
+def test_recipes_prints_the_table_of_built_in_recipes(monkeypatch, capsys):
+    built_in = SimpleNamespace(describe_recipes=lambda: "| recipe | trains |")
+    monkeypatch.setitem(sys.modules, "hawaii.training.recipes.built_in", built_in)
+    assert command.main(["recipes"]) == 0
+    assert capsys.readouterr().out == "| recipe | trains |\n"
+
+
+def test_each_function_of_the_list_adds_the_command_with_its_name():
+    for add in command.COMMANDS:
+        commands = argparse.ArgumentParser().add_subparsers()
+        add(commands)
+        assert list(commands.choices) == [add.__name__]
+
+
 def refuse():
     raise UserError("max_steps is 0;\n    it must be positive.")
 
@@ -162,13 +191,13 @@ def fail():
     raise ValueError("not enough values to unpack")
 
 
-def test_a_users_error_is_one_sentence(monkeypatch, capsys):
+def test_an_error_of_a_user_is_one_sentence(monkeypatch, capsys):
     fail_with(monkeypatch, refuse)
     assert command.main(["train", "recipe.yaml"]) == 2
     assert capsys.readouterr().err == "hawaii train: max_steps is 0; it must be positive.\n"
 
 
-def test_a_missing_file_is_a_users_error(monkeypatch, capsys):
+def test_a_missing_file_is_an_error_of_a_user(monkeypatch, capsys):
     fail_with(monkeypatch, lambda: open("/there/is/no/recipe.yaml"))
     assert command.main(["train", "recipe.yaml"]) == 2
     assert capsys.readouterr().err == "hawaii train: No such file or directory: /there/is/no/recipe.yaml\n"
@@ -188,7 +217,7 @@ def test_debug_shows_every_traceback(monkeypatch):
 
 
 def load_in_a_worker(function) -> None:
-    """Lets a worker of a data loader call a function."""
+    """Calls a function in a worker of a data loader."""
 
     class Records(torch.utils.data.Dataset):
         def __len__(self):
@@ -202,7 +231,7 @@ def load_in_a_worker(function) -> None:
 
 def test_an_error_in_a_worker_is_one_sentence_too(monkeypatch, capsys):
     fail_with(monkeypatch, lambda: load_in_a_worker(lambda: read_records("/there/is/no/data.json")))
-    # A missing file is no ValueError: the worker must not change what the error is.
+    # The error of a missing file may be an OSError: the worker must not change its type.
     assert command.main(["train", "recipe.yaml"]) == 2
     fail_with(monkeypatch, lambda: load_in_a_worker(lambda: read_messages([], 0)))
     assert command.main(["train", "recipe.yaml"]) == 2

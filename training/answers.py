@@ -1,4 +1,4 @@
-"""The student's answers while it trains: generated, gathered, scored."""
+"""Evaluation during training: the student's answers and their scores."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +14,8 @@ from .data.questions import PromptCollator, QuestionDataset
 def load_questions(
     questions: QuestionDataset, batch_size: int, num_workers: int, process_index: int, num_processes: int
 ) -> DataLoader:
-    """The batches that one of several processes answers; every question is in one batch of one process."""
-    # Neighbours of equal length need little padding; the longest come first: memory runs out at once or never.
+    """Returns the batches of one of several processes; every question is in one batch of one process."""
+    # Sorted by length to need little padding, the longest first: memory runs out at once or never.
     order = sorted(range(len(questions)), key=lambda index: -len(questions.prompts[index]))
     return DataLoader(
         Subset(questions, order[process_index::num_processes]),
@@ -26,12 +26,12 @@ def load_questions(
 
 
 @contextmanager
-def undisturbed(student: HawaiiForConditionalGeneration) -> Iterator[None]:
-    """Puts a student into eval mode; afterwards it, and the random numbers, are as if nothing had been."""
+def evaluation_mode(student: HawaiiForConditionalGeneration) -> Iterator[None]:
+    """Puts a student into eval mode; restores its training mode and the RNG state afterwards."""
     is_training = student.training
     student.eval()
     try:
-        # A data loader draws one on the CPU; greedy answers need none on the accelerator.
+        # A data loader draws from the CPU's generator; greedy decoding draws nothing on the accelerator.
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
@@ -42,15 +42,15 @@ def answer_questions(
     student: HawaiiForConditionalGeneration, inputs: dict[str, torch.Tensor], questions: QuestionDataset
 ) -> list[str]:
     """
-    Answers a batch greedily.
+    Answers a batch of questions with greedy decoding.
 
     Args:
         student (`HawaiiForConditionalGeneration`):
-            In eval mode.
+            Student in eval mode.
         inputs (`dict`):
-            What [`PromptCollator`] makes, on the student's device.
+            Batch of [`PromptCollator`], on the student's device.
         questions (`QuestionDataset`):
-            Gives the tokenizer and the greatest length of an answer.
+            Source of the tokenizer and the maximum length of an answer.
     """
     tokenizer = questions.processor.tokenizer
     tokens = student.generate(
@@ -69,21 +69,21 @@ def answer_questions(
 
 def score_answers(answers: dict[int, str], questions: QuestionDataset) -> dict[str, float]:
     """
-    The accuracy of all answers.
+    Computes the accuracy of all answers.
 
     Args:
         answers (`dict[int, str]`):
-            To every question, by its number.
+            Answer to every question, by its index.
         questions (`QuestionDataset`):
-            Knows the right ones.
+            Questions with reference answers.
 
     Returns:
-        `dict` with `accuracy`; where the questions have types, `accuracy/TYPE` of each; and `num_questions`.
+        `dict` with `accuracy`, `num_questions` and, if the questions have types, `accuracy/TYPE` of each.
     """
     predictions = [answers[index] for index in range(len(questions))]
     result = AnswerAccuracy().compute(
         predictions=predictions, references=questions.references, question_types=questions.question_types
     )
-    assert result is not None  # as it would be where other processes compute
+    assert result is not None  # `compute` returns `None` on processes other than the main one
     by_type = {f"accuracy/{name}": value for name, value in result.get("accuracy_by_type", {}).items()}
     return {"accuracy": result["accuracy"], **by_type, "num_questions": len(predictions)}

@@ -1,11 +1,11 @@
-"""What a run leaves to read: its log as JSON lines, and the seconds it has trained."""
+"""Callbacks of training: the log as JSON lines, and the seconds of training."""
 
 import json
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -15,7 +15,7 @@ from ..files.run_contents import LOG_FILE
 
 
 def _step_of(line: str) -> float:
-    """The step of a log entry; beyond all steps for what comes again: a half written entry and a run's summary."""
+    """Step of a log line; infinity for a truncated line and the final summary, which a resume rewrites."""
     try:
         entry = json.loads(line)
     except ValueError:
@@ -24,12 +24,12 @@ def _step_of(line: str) -> float:
 
 
 class JsonLinesCallback(TrainerCallback):
-    """Appends every log entry to `log.jsonl` in the stage's folder; what a resume repeats is written once."""
+    """Appends log entries to `log.jsonl` in the stage's folder. A resume removes those of steps that it repeats."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         path = Path(args.output_dir) / LOG_FILE
         if state.is_world_process_zero and path.is_file():
-            # A run that starts over may have been measured before its first step.
+            # A run that starts over evaluates again before its first step.
             written = path.read_text(encoding="utf-8").splitlines() if state.global_step else []
             lines = [line for line in written if _step_of(line) <= state.global_step]
             write_text(path, "".join(f"{line}\n" for line in lines))
@@ -43,31 +43,31 @@ class JsonLinesCallback(TrainerCallback):
 
 
 class TimerCallback(TrainerCallback, ExportableState):
-    """Counts the seconds of training, over every resume: they are kept in the trainer's state."""
+    """Counts the seconds of training; a resume continues from the seconds in the trainer's state."""
 
     def __init__(self, seconds: float = 0.0):
-        self._seconds = seconds  # until it last stopped
+        self._seconds = seconds  # until the last stop
         self._start: float | None = None  # while it runs
 
     @property
     def seconds(self) -> float:
-        return self._seconds + (0.0 if self._start is None else time.monotonic() - self._start)
+        return self._seconds + (0.0 if self._start is None else monotonic() - self._start)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside is not counted."""
+        """Stops the timer inside the `with` block."""
         is_running = self._start is not None
         self._seconds, self._start = self.seconds, None
         try:
             yield
         finally:
-            self._start = time.monotonic() if is_running else None
+            self._start = monotonic() if is_running else None
 
     def state(self) -> dict:
         return {"args": {"seconds": self.seconds}, "attributes": {}}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._start = time.monotonic()
+        self._start = monotonic()
 
     def on_train_end(self, args, state, control, **kwargs):
         self._seconds, self._start = self.seconds, None

@@ -1,30 +1,30 @@
-"""Checkpoints that are whole or absent, and resume to exactly where they were."""
+"""Checkpoints that are never incomplete and from which training resumes exactly."""
 
 import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, sort_checkpoints
 
 from ..files.atomic import OLD_SUFFIX, remove_folder
 from ..files.run_contents import CHECKPOINT_STATE_FILES, OBJECTIVE_FILE
-from ..files.user_error import UserError
+from ..files.user_error import UserError, explain_errors
 from .recipes.objectives import StudentWithObjective
 
 
 def find_checkpoint(output_dir: str) -> str | None:
-    """The newest checkpoint of a run, or `None`. Unfinished ones bear another name and are not seen."""
+    """Returns the newest checkpoint of a run, or `None`. Incomplete ones have another name and are ignored."""
     return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
 
 
 def remove_old_checkpoints(output_dir: str, save_total_limit: int | None) -> None:
     """
-    Removes all but the newest `save_total_limit` checkpoints; none where that is `None` or zero.
+    Removes all but the newest `save_total_limit` checkpoints; removes none if that is `None` or zero.
 
-    A kill in between leaves no checkpoint that lacks files, and at most a leftover that the next call clears.
+    If the process is killed, no checkpoint lacks files; the next call removes what may be left of one.
     """
     for leftover in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*{OLD_SUFFIX}"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -35,86 +35,77 @@ def remove_old_checkpoints(output_dir: str, save_total_limit: int | None) -> Non
 
 
 def save_objective(objective: nn.Module, folder: Path, state_dict: dict | None = None) -> None:
-    """Writes what of the objective trains into a file of its own, which no published folder holds."""
+    """Saves the objective's weights in a separate file, which no published folder contains."""
     state_dict = objective.state_dict() if state_dict is None else state_dict
     save_file({name: tensor.contiguous() for name, tensor in state_dict.items()}, folder / OBJECTIVE_FILE)
 
 
 def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], source: Path, may_lack: set[str] | None = None):
     """
-    Loads every weight by its own name, and accepts no other.
+    Loads weights whose names and shapes must all match, except that names in `may_lack` may be missing.
 
     Raises:
-        ValueError: a name or a shape differs; the first is given.
+        UserError: a name or a shape differs; the error names the first.
     """
-    own = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+    expected = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
     given = {name: list(tensor.shape) for name, tensor in weights.items()}
-    names = (own.keys() | given.keys()) - ((may_lack or set()) - given.keys())
-    different = sorted(name for name in names if own.get(name) != given.get(name))
+    names = (expected.keys() | given.keys()) - ((may_lack or set()) - given.keys())
+    different = sorted(name for name in names if expected.get(name) != given.get(name))
     if different:
         name = different[0]
         raise UserError(
             f"{source} does not fit this recipe: {len(different)} weights differ, {name} is "
-            f"{given.get(name, 'missing')} there and {own.get(name, 'missing')} here. Give the recipe another "
-            "output_dir, or undo what was changed in it."
+            f"{given.get(name, 'missing')} there and {expected.get(name, 'missing')} here. Give the recipe "
+            "another output_dir, or undo its changes."
         )
     module.load_state_dict(weights, strict=False)
 
 
 def load_objective(objective: nn.Module, folder: str | Path) -> None:
-    """Reads what [`save_objective`] wrote; every name and shape must agree."""
+    """Loads the weights that [`save_objective`] saved; every name and shape must match."""
     path = Path(folder) / OBJECTIVE_FILE
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing, so training cannot go on from there. Remove the folder to start over."
-        )
-    load_weights(objective, load_file(path), path)
-
-
-def load_student(student: PreTrainedModel, checkpoint: Path) -> None:
-    """Reads the weights of a saved student; every name and shape must agree."""
-    weights = {}
-    for path in sorted(checkpoint.glob("model*.safetensors")):
-        weights |= load_file(path)
-    tied = set(student._tied_weights_keys or {})  # none of an encoder alone, whose configuration says nothing of them
-    tied = tied if tied and student.config.tie_word_embeddings else set()
-    load_weights(student, weights, checkpoint, may_lack=tied)
+        raise UserError(f"{path} is missing, so training cannot continue from there. Remove the folder to start over.")
+    with explain_errors(f"{path} cannot be read", SafetensorError):
+        weights = load_file(path)
+    load_weights(objective, weights, path)
 
 
 def check_random_states(checkpoint: str | Path, num_processes: int) -> None:
     """
-    Makes sure that every process of this run finds the random numbers it left off with.
+    Checks that the checkpoint has the RNG state of every process of this run.
 
     Raises:
-        FileNotFoundError: the checkpoint holds none.
-        ValueError: another number of processes wrote it.
+        UserError: it has none, or it was written by another number of processes.
     """
     found = {path.name for path in Path(checkpoint).glob("rng_state*.pth")}
     if not found:
-        raise FileNotFoundError(
-            f"{checkpoint} lacks rng_state.pth: it cannot be resumed. Remove it to use an earlier one."
-        )
+        raise UserError(f"{checkpoint} lacks rng_state.pth: it cannot be resumed. Remove it to use an earlier one.")
     expected = {"rng_state.pth"} if num_processes == 1 else {f"rng_state_{i}.pth" for i in range(num_processes)}
     if found != expected:
         raise UserError(
-            f"{checkpoint} was written by a run of {len(found)} processes and this one has {num_processes}: it cannot "
-            f"be resumed exactly. Start {len(found)}, or remove it and those before it to start over."
+            f"{checkpoint} was written by {len(found)} processes and this run has {num_processes}: it cannot be "
+            f"resumed exactly. Start {len(found)}, or remove it and the earlier ones to start over."
         )
 
 
 def load_checkpoint(module: StudentWithObjective, checkpoint: str | Path) -> None:
     """
-    Puts a checkpoint's weights into the module that trains.
+    Loads a checkpoint's weights into the module that trains.
 
     Raises:
-        FileNotFoundError: a file that an exact resume needs is missing.
-        ValueError: the weights are not those of this model.
+        UserError: a file that an exact resume needs is missing, or the weights do not fit the module.
     """
     checkpoint = Path(checkpoint)
     missing = [name for name in CHECKPOINT_STATE_FILES if not any(checkpoint.glob(name))]
     if missing:
-        raise FileNotFoundError(
-            f"{checkpoint} lacks {', '.join(missing)}: it cannot be resumed. Remove it to use an earlier one."
-        )
-    load_student(module.student, checkpoint)
+        names = ", ".join(missing)
+        raise UserError(f"{checkpoint} lacks {names}: it cannot be resumed. Remove it to use an earlier one.")
+    weights = {}
+    for path in sorted(checkpoint.glob("model*.safetensors")):
+        with explain_errors(f"{path} cannot be read", SafetensorError):
+            weights |= load_file(path)
+    tied = set(module.student._tied_weights_keys or {})  # empty for an encoder, whose configuration lacks the option
+    tied = tied if tied and module.student.config.tie_word_embeddings else set()
+    load_weights(module.student, weights, checkpoint, may_lack=tied)
     load_objective(module.objective, checkpoint)

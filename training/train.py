@@ -24,7 +24,8 @@ from .recipes.arguments import DataArguments, names_encoder_alone
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
 from .recipes.recipe import parse_stage, read_recipe
 from .students.encoders import warn_of_other_teachers
-from .students.students import build_student, continue_student, set_trainable
+from .students.student import build_student, continue_student
+from .students.trainable import set_trainable
 from .teachers.loading import load_teachers
 from .teachers.presets import expand_teachers
 from .trainer import HawaiiTrainer

@@ -1,4 +1,4 @@
-"""HAWAII's trainer: transformers' Trainer, with teachers beside the model and checkpoints that are whole or absent."""
+"""transformers' Trainer with teachers next to the model, and with checkpoints that are never incomplete."""
 
 import logging
 import shutil
@@ -14,7 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..files.atomic import replace_folder, write_json
 from ..files.run_contents import STAGE_FILE
 from ..files.user_error import UserError
-from .answers import answer_questions, load_questions, score_answers, undisturbed
+from .answers import answer_questions, evaluation_mode, load_questions, score_answers
 from .callbacks import TimerCallback
 from .checkpoints import check_random_states, load_checkpoint, remove_old_checkpoints, save_objective
 from .finished_stage import save_settings
@@ -25,13 +25,13 @@ from .teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-# A target whose variance is this much smaller than that of the student's features says the same everywhere. Targets
-# that layers make begin with variance one, or are normalised, so a student's own scale does not come near this.
-COLLAPSE = 1e-3
+# A target whose variance is smaller than this fraction of the student's is the same everywhere. Targets from layers
+# start with variance one, or are normalised, so the scale of a student's features alone does not reach this ratio.
+COLLAPSE_RATIO = 1e-3
 
 
 def _child_state(state_dict: dict | None, child: str) -> dict | None:
-    """Of a gathered state, what belongs to one child of the module that trains; `None` where nothing was gathered."""
+    """Returns the part of a gathered state that belongs to a child of the module; `None` if nothing was gathered."""
     if state_dict is None:
         return None
     return {
@@ -45,16 +45,16 @@ class HawaiiTrainer(Trainer):
 
     Args:
         model (`StudentWithObjective`):
-            All that trains.
+            The modules that train.
         teachers (`list[Teacher]`):
-            In the order of the objective's, as it prepares them.
+            Teachers as the objective prepares them, in its order.
         eval_dataset (`QuestionDataset`, *optional*):
-            What is asked while training, when `eval_strategy` says so.
+            Questions for evaluations during training, as often as `eval_strategy` sets.
         kwargs:
             As for [`~transformers.Trainer`].
 
     Raises:
-        ValueError: there are questions, but the model is sharded.
+        UserError: there are questions, but the model is sharded.
     """
 
     args: HawaiiTrainingArguments
@@ -64,14 +64,14 @@ class HawaiiTrainer(Trainer):
         self.add_callback(TimerCallback())
         if self.eval_dataset is not None and (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
             raise UserError(
-                "A model that is sharded (FSDP, ZeRO-3) answers no questions while it trains: leave eval_data_path "
-                "and eval_strategy out, and ask its checkpoints with `hawaii evaluate`."
+                "A sharded model (FSDP, ZeRO-3) cannot answer questions during training: leave out eval_data_path and "
+                "eval_strategy, and evaluate its checkpoints with `hawaii evaluate`."
             )
         self.teachers = teachers
         # The loss is divided by the counts of the whole step, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
         self._terms: dict[str, torch.Tensor] = {}
-        self._num_steps = 0  # that the terms are of
+        self._num_steps = 0  # over which the terms are summed
         self._save_folder: Path | None = None
         self._warned_of_collapse: set[str] = set()
 
@@ -81,21 +81,21 @@ class HawaiiTrainer(Trainer):
         loss, terms = model(features, inputs)
         for name, value in terms.items():
             self._terms[name] = self._terms.get(name, 0) + value
-        # Gradients are averaged over processes, whereas the terms are shares that sum up over them.
+        # Gradients are averaged over processes, but the terms are shares whose sum over processes is the loss.
         loss = loss * self.accelerator.num_processes
         return (loss, terms) if return_outputs else loss
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Gives each micro-batch the counts of label tokens and images of the whole step, over all processes."""
+        """Adds to each micro-batch the counts of label tokens and images in the whole step, over all processes."""
         if self.state.global_step >= self.state.max_steps:
-            return [], None  # resumed from the last checkpoint: the loop would take one step more
+            return [], None  # resumed from the last checkpoint: the loop would take another step
         batches, num_label_tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
             self._num_steps += 1
             num_images = torch.stack([(batch["image_index"] >= 0).sum() for batch in batches]).sum().to(device)
             if self.accelerator.num_processes > 1:
                 num_images = self.accelerator.reduce(num_images, "sum")
-            if num_label_tokens is None:  # of images alone; without a count transformers would average micro-batches
+            if num_label_tokens is None:  # images alone; without a count transformers would average micro-batches
                 num_label_tokens = torch.zeros_like(num_images)
             for batch in batches:
                 batch["num_label_tokens"] = num_label_tokens
@@ -103,7 +103,7 @@ class HawaiiTrainer(Trainer):
         return batches, num_label_tokens
 
     def log(self, logs, start_time=None):
-        """Adds the mean of each term of the loss since the last time."""
+        """Adds the mean of each term of the loss since the last log entry."""
         if "loss" in logs and self._terms:
             values = torch.stack([value.float() for value in self._terms.values()])
             values = (self.accelerator.reduce(values, "sum") / self._num_steps).tolist()
@@ -116,10 +116,11 @@ class HawaiiTrainer(Trainer):
     def _warn_of_collapse(self, terms: dict[str, float]) -> None:
         for name, variance in terms.items():
             is_target = name.startswith("variance/") and name != "variance/student"
-            if is_target and variance < COLLAPSE * terms["variance/student"] and name not in self._warned_of_collapse:
+            has_collapsed = is_target and variance < COLLAPSE_RATIO * terms["variance/student"]
+            if has_collapsed and name not in self._warned_of_collapse:
                 self._warned_of_collapse.add(name)
                 logger.warning(
-                    "The target %s has collapsed: its variance is %.2g beside the student's %.2g, so its loss teaches "
+                    "The target %s has collapsed: its variance is %.2g, the student's is %.2g, so its loss teaches "
                     "nothing.",
                     name.removeprefix("variance/"),
                     variance,
@@ -128,11 +129,11 @@ class HawaiiTrainer(Trainer):
 
     @property
     def timer(self) -> TimerCallback:
-        # Not kept: a resume puts another in its place.
+        # Not an attribute: a resume replaces the callback.
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, TimerCallback))
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        """This process's share of the questions, in batches."""
+        """Returns this process's share of the questions, in batches."""
         return load_questions(
             self.eval_dataset if eval_dataset is None else eval_dataset,
             batch_size=self.args.per_device_eval_batch_size,
@@ -143,16 +144,16 @@ class HawaiiTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """
-        Lets the student answer the questions of a [`QuestionDataset`], and logs how many answers are right and how
-        long training has taken until now. Training goes on as if nothing had been asked.
+        Lets the student answer the questions of a [`QuestionDataset`], and logs the accuracy and the seconds of
+        training so far. It does not affect training.
         """
         questions = self.eval_dataset if eval_dataset is None else eval_dataset
         loader = self.get_eval_dataloader(questions)
-        # The progress bar asks for its length; transformers declares it as what it is at first.
+        # The progress bar reads its length; transformers declares it as `None`.
         self.callback_handler.eval_dataloader = loader  # pyright: ignore[reportAttributeAccessIssue]
         student = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).student
         answers = {}
-        with self.timer.paused(), undisturbed(student), self.accelerator.autocast():
+        with self.timer.paused(), evaluation_mode(student), self.accelerator.autocast():
             for numbers, inputs in loader:
                 answers |= zip(numbers, answer_questions(student, self._prepare_input(inputs), questions))
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
@@ -168,7 +169,7 @@ class HawaiiTrainer(Trainer):
         return str(self._save_folder) if self._save_folder is not None else super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model, trial):
-        """Writes the checkpoint beside its final place and renames it when every process is done."""
+        """Writes the checkpoint into a temporary folder and renames it when every process is done."""
         run_folder = Path(self.args.output_dir)
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         self._save_folder = run_folder / "incomplete"
@@ -188,22 +189,22 @@ class HawaiiTrainer(Trainer):
             remove_old_checkpoints(str(run_folder), self.args.save_total_limit)
 
     def _save(self, output_dir=None, state_dict=None):
-        """The student as a folder that anyone can load, the objective in a file beside it."""
+        """Saves the student as a folder that anyone can load, with the objective in a separate file."""
         if not self.args.should_save:
             return
         module = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         student, objective = (_child_state(state_dict, name) for name in ("student", "objective"))
-        # In a checkpoint the names are the module's own, so that a resume finds every weight; what is finished has
-        # those that the language model's checkpoints bear, which transformers 4.57 knows as well.
+        # Checkpoints use the module's names, so that a resume finds every weight. Finished models use the names of
+        # the language model's published checkpoints, which transformers 4.57 reads as well.
         is_checkpoint = self._save_folder is not None
         module.student.save_pretrained(folder, state_dict=student, save_original_format=not is_checkpoint)
         save_objective(module.objective, folder, objective)
         self.processing_class.save_pretrained(folder)
 
     def save_whole(self, final: Path, report: dict) -> None:
-        """Saves the model of a finished stage, with the objective's projections and a report, under its final name."""
+        """Saves a finished stage: student, objective and report, in a folder that appears when it is complete."""
         incomplete = final.with_name(f"{final.name}.incomplete")
         if self.args.should_save:
             shutil.rmtree(incomplete, ignore_errors=True)
@@ -214,7 +215,7 @@ class HawaiiTrainer(Trainer):
             write_json(incomplete / STAGE_FILE, report)
             save_settings(self.args, incomplete)
             replace_folder(incomplete, final)
-            # A run that was killed after its last checkpoint saves none again.
+            # A run that was killed after its last checkpoint saves no other.
             remove_old_checkpoints(self.args.output_dir, self.args.save_total_limit)
         self.accelerator.wait_for_everyone()
 

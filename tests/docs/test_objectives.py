@@ -17,7 +17,7 @@ from hawaii.training.data.images import IMAGE_SUFFIXES
 from hawaii.training.recipes.arguments import names_encoder_alone
 from hawaii.training.recipes.objectives import OBJECTIVES
 from hawaii.training.recipes.recipe import parse_stage, read_recipe
-from hawaii.training.students.students import vision_fields
+from hawaii.training.students.student import vision_fields
 
 
 DOCUMENT = read("docs/objectives.md")

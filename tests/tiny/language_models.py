@@ -1,4 +1,4 @@
-"""Tiny language models of the families that people use, with tokenizers and chat templates of their forms."""
+"""Tiny language models of common families, with matching tokenizers and chat templates."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,28 +11,28 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 TEXTS = ["what color is the shape ? it is red", "is there a circle in the image ? yes , there is"] * 3
 
 PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-# As Qwen 2.5's and SmolLM 2's: a system's turn even where nobody wrote one.
+# Like Qwen 2.5's and SmolLM 2's: a system turn even if the messages have none.
 CHATML = (
     "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}"
     "{% for turn in messages %}"
     "{{ '<|im_start|>' + turn['role'] + '\n' + turn['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}" + PROMPT
 )
-# As Qwen 3's: the last answer begins with a thought, if an empty one, and earlier answers lose theirs.
+# Like Qwen 3's: the last answer begins with a thought, possibly empty; earlier answers lose theirs.
 THINKING = (
     "{% set last = namespace(user=-1) %}"
     "{% for turn in messages %}{% if turn.role == 'user' %}{% set last.user = loop.index0 %}{% endif %}{% endfor %}"
     "{% for turn in messages %}"
     "{{ '<|im_start|>' + turn.role + '\n' }}"
-    "{% set said = turn.content.split('</think>')[-1].lstrip('\n') %}"
+    "{% set answer = turn.content.split('</think>')[-1].lstrip('\n') %}"
     "{% if turn.role == 'assistant' and loop.index0 > last.user %}"
     "{% set thought = turn.content.split('</think>')[0] if '</think>' in turn.content else '' %}"
     "{{ '<think>\n' + thought.split('<think>')[-1].strip('\n') + '\n</think>\n\n' }}"
     "{% endif %}"
-    "{{ said + '<|im_end|>\n' }}"
+    "{{ answer + '<|im_end|>\n' }}"
     "{% endfor %}" + PROMPT
 )
-# As Llama 3's: a beginning of its own, the date, turns that are trimmed.
+# Like Llama 3's: a token at the start, the date, trimmed turns.
 HEADERS = (
     "{{ bos_token + '<|start_header_id|>system<|end_header_id|>\n\nToday: ' + strftime_now('%d %b %Y') }}"
     "{% if messages[0]['role'] == 'system' %}"
@@ -47,31 +47,31 @@ ALTERNATE = (
     "{% for turn in messages %}{% if (loop.index0 % 2 == 0) != (turn['role'] == 'user') %}"
     "{{ raise_exception('the roles must alternate') }}{% endif %}{% endfor %}"
 )
-# As Gemma's: the assistant is the model, there is no system, turns are trimmed.
+# Like Gemma's: the assistant is called model, no system turn, trimmed turns.
 MODEL_ROLE = (
     "{{ bos_token }}" + ALTERNATE + "{% for turn in messages %}"
     "{{ '<start_of_turn>' + ('model' if turn['role'] == 'assistant' else 'user') + '\n' }}"
     "{{ turn['content'] | trim + '<end_of_turn>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
-# As Mistral's: nothing prompts for an answer but the end of the question.
+# Like Mistral's: no generation prompt after the end of the question.
 INSTRUCTION = (
     "{{ bos_token }}" + ALTERNATE + "{% for turn in messages %}{% if turn['role'] == 'user' %}"
     "{{ '[INST] ' + turn['content'] + ' [/INST]' }}"
     "{% else %}{{ ' ' + turn['content'] + eos_token }}{% endif %}{% endfor %}"
 )
-# As OLMo 2's: plain words for the roles, an end behind answers alone.
+# Like OLMo 2's: plain words for the roles, an end token after answers only.
 PLAIN_ROLES = (
     "{{ bos_token }}{% for turn in messages %}{{ '<|' + turn['role'] + '|>\n' + turn['content'] }}"
     "{% if turn['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% if not loop.last %}{{ '\n' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '\n<|assistant|>\n' }}{% endif %}"
 )
-# As Phi 3's: an end behind each turn and another behind all of them.
+# Like Phi 3's: an end token after each turn and another after the last.
 TWO_ENDS = (
     "{% for turn in messages %}{{ '<|' + turn['role'] + '|>\n' + turn['content'] + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
-# As SmolLM 3's: it marks what the assistant says.
+# Like SmolLM 3's: it marks the assistant's answers.
 MARKED = (
     "{{ '<|im_start|>system\nToday: ' + strftime_now('%d %B %Y') + '<|im_end|>\n' }}"
     "{% for turn in messages %}{% if turn['role'] == 'assistant' %}"
@@ -86,23 +86,23 @@ class Family:
     """
     Args:
         model_type (`str`):
-            In transformers.
+            Model type in transformers.
         chat_template (`str`):
-            The family's.
+            Chat template of the family.
         special_tokens (`list[str]`):
-            All that the tokenizer has.
+            All special tokens of the tokenizer.
         end (`str`):
-            The token that the template puts behind an answer.
+            Token that the template adds after an answer.
         eos_token (`str`):
-            What the tokenizer and the language model take for the end.
+            End token of the tokenizer and the language model.
         bos_token (`str`, *optional*):
-            Put in front of every text by the tokenizer, too.
+            Token that the tokenizer adds before every text.
         pad_token (`str`, *optional*):
-            For padding.
+            Padding token.
         can_be_tied (`tuple[bool, ...]`, *optional*, defaults to both):
-            Whether the head may be the embeddings.
+            Whether the head may share the embeddings' weights.
         fields (`dict`, *optional*):
-            Of the configuration, where the defaults are not tiny or not the family's.
+            Configuration fields whose defaults are too large or not the family's.
     """
 
     model_type: str
@@ -159,7 +159,7 @@ FAMILIES = {
 
 
 def make_tokenizer(family: Family) -> PreTrainedTokenizerFast:
-    """A tokenizer over bytes, which loses no character."""
+    """Makes a tokenizer over bytes, so that no character is unknown."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -181,7 +181,7 @@ def make_tokenizer(family: Family) -> PreTrainedTokenizerFast:
 
 
 def text_config(family: Family, **kwargs) -> dict:
-    """As a recipe's: two layers."""
+    """Returns a recipe's `text_config` with two layers."""
     return {
         "model_type": family.model_type,
         "hidden_size": 32,
@@ -197,7 +197,7 @@ def text_config(family: Family, **kwargs) -> dict:
 
 @torch.no_grad()
 def make_language_model(family: Family, **kwargs) -> PreTrainedModel:
-    """With weights so large that tokens get different answers; `kwargs` are fields of its configuration."""
+    """Makes a model with weights so large that answers depend on tokens; `kwargs` are configuration fields."""
     tokenizer = make_tokenizer(family)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     fields = text_config(family, vocab_size=len(tokenizer), **ids, **kwargs)
@@ -209,7 +209,7 @@ def make_language_model(family: Family, **kwargs) -> PreTrainedModel:
 
 
 def save_language_model(folder: Path, family: Family, **kwargs) -> Path:
-    """A folder with model and tokenizer, as the Hub's are."""
+    """Saves a folder with model and tokenizer, like those on the Hub."""
     make_language_model(family, **kwargs).save_pretrained(folder)
     make_tokenizer(family).save_pretrained(folder)
     return folder

@@ -1,4 +1,4 @@
-"""Students put together as a recipe does, from tiny parts."""
+"""Students built from tiny parts as for a recipe."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaForConditionalG
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.processing.chat_templates import load_chat_template
 from hawaii.training.recipes.arguments import DataArguments, ModelArguments
-from hawaii.training.students.students import build_student
+from hawaii.training.students.student import build_student
 
 from .llava import make_llava, save_clip, save_original
 from .models import VISION, fill, make_tokenizer
@@ -26,7 +26,7 @@ CLIP = {
 
 
 def save_clip_folder(folder: Path) -> str:
-    """A CLIP whose images are normalised in a way of its own."""
+    """Saves a CLIP with its own normalisation of images."""
     torch.manual_seed(0)
     fill(CLIPVisionModel(CLIPVisionConfig(**CLIP))).save_pretrained(folder)
     save_image_processor(folder, 16, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
@@ -34,7 +34,7 @@ def save_clip_folder(folder: Path) -> str:
 
 
 def text_tokenizer():
-    """Without an image token."""
+    """Makes a tokenizer without an image token."""
     tokenizer = make_tokenizer()
     backend = tokenizer.backend_tokenizer.to_str().replace("<image>", "picture")
     tokenizer = type(tokenizer)(
@@ -45,7 +45,7 @@ def text_tokenizer():
 
 
 def save_llava(folder: Path, is_original: bool = False) -> tuple[LlavaForConditionalGeneration, str]:
-    """A LLaVA of the tiny tokenizer's words, with all that its folder holds."""
+    """Saves a LLaVA with the tiny tokenizer's vocabulary, in transformers' or the original format."""
     tokenizer = make_tokenizer() if not is_original else text_tokenizer()
     llava = make_llava(text={"vocab_size": len(tokenizer)})
     folder.mkdir()

@@ -1,4 +1,6 @@
-"""A batch, and the objective run on it as the trainer does."""
+"""A batch, the trainer's computation on it, and a clock."""
+
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,21 +21,21 @@ def batch(tmp_path, processor):
 
 @pytest.fixture(scope="session")
 def teachers_of(teachers, teacher_folders):
-    """The two tiny teachers as each objective asks them, by its class."""
+    """The two tiny teachers, prepared for each objective, by the objective's class."""
     from hawaii.training.baselines.move_kd import MoveKdObjective
     from hawaii.training.recipes.objectives import OBJECTIVES
     from hawaii.training.teachers.config import TeacherConfig
     from hawaii.training.teachers.loading import load_teachers
 
-    asked = {kind: teachers if kind.uses_teachers else [] for kind in OBJECTIVES.values()}
-    # What MoVE-KD asks changes a teacher, so it has its own.
+    prepared = {objective: teachers if objective.uses_teachers else [] for objective in OBJECTIVES.values()}
+    # MoVE-KD's preparation changes a teacher, so it gets copies.
     configs = [TeacherConfig.parse(str(folder)) for folder in teacher_folders.values()]
-    return {**asked, MoveKdObjective: MoveKdObjective.prepare_teachers(load_teachers(configs))}
+    return {**prepared, MoveKdObjective: MoveKdObjective.prepare_teachers(load_teachers(configs))}
 
 
 @pytest.fixture
 def run(teachers_of):
-    """Runs a module on a batch as the trainer does, the teachers first; gives the loss and the terms."""
+    """Runs the teachers and a module on a batch, like the trainer; returns the loss and its terms."""
 
     def run(module, batch):
         features = [teacher(batch["teacher_images"]) for teacher in teachers_of[type(module.objective)]]
@@ -44,7 +46,7 @@ def run(teachers_of):
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """What the objective gave each loss, and what it got: lists of (arguments, result) by the loss's name."""
+    """Calls of each loss function by the objective: lists of (arguments, result) by the function's name."""
     from hawaii.training.objectives import hawaii as hawaii_objective
 
     calls = {}
@@ -60,3 +62,11 @@ def recorded(monkeypatch):
     for name in ("token_importance", "fine_grained_loss", "coarse_grained_loss", "load_balance_loss"):
         record(name, getattr(hawaii_objective, name))
     return calls
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of every [`TimerCallback`]; the test advances its `now`, in seconds."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("hawaii.training.callbacks.monotonic", lambda: clock.now)
+    return clock

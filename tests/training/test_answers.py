@@ -1,4 +1,4 @@
-"""Answers are those of the published model, whatever is asked beside them, and asking leaves no trace."""
+"""Answers equal the published model's, do not depend on the batch, and leave no side effects."""
 
 import random
 
@@ -9,7 +9,7 @@ import torch
 from hawaii.tests.tiny.answers import make_parrot, make_question, make_questions
 from hawaii.tests.tiny.models import make_model
 from hawaii.tests.tiny.training import make_image
-from hawaii.training.answers import answer_questions, load_questions, score_answers, undisturbed
+from hawaii.training.answers import answer_questions, evaluation_mode, load_questions, score_answers
 
 
 RECORDS = [make_question(number, "yes , there is", image=number not in (1, 4)) for number in range(7)]
@@ -20,16 +20,16 @@ def questions(tmp_path):
     return make_questions(tmp_path, RECORDS)
 
 
-def ask(student, questions, batch_size=3, process_index=0, num_processes=1):
+def answer_all(student, questions, batch_size=3, process_index=0, num_processes=1):
     answers = {}
-    with undisturbed(student):
+    with evaluation_mode(student):
         for numbers, inputs in load_questions(questions, batch_size, 0, process_index, num_processes):
             answers |= zip(numbers, answer_questions(student, inputs, questions))
     return answers
 
 
-def ask_as_published(student, questions, index):
-    """One question through the processor's own call, as users ask it."""
+def answer_as_published(student, questions, index):
+    """Answers one question with the processor's and the model's public calls."""
     processor, record = questions.processor, RECORDS[index]
     text = record["conversations"][0]["value"].removeprefix("<image>\n")
     content = [{"type": "image"}] if "image" in record else []
@@ -42,32 +42,32 @@ def ask_as_published(student, questions, index):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
-def test_a_batch_is_answered_as_each_question_alone(questions, batch_size):
+def test_a_batch_gets_the_answers_of_each_question_alone(questions, batch_size):
     student = make_model()
-    answers = ask(student, questions, batch_size)
-    assert answers == {index: ask_as_published(student, questions, index) for index in range(7)}
+    answers = answer_all(student, questions, batch_size)
+    assert answers == {index: answer_as_published(student, questions, index) for index in range(7)}
     assert len(set(answers.values())) > 3
 
 
 def test_the_encoder_runs_once_for_each_batch_with_images(questions):
     student, runs = make_model(), []
     student.model.vision_tower.register_forward_hook(lambda *_: runs.append(1))
-    ask(student, questions, batch_size=3)
-    # The longest first: five with an image, then two of text alone.
+    answer_all(student, questions, batch_size=3)
+    # The longest first: five with an image, then two without.
     assert len(runs) == 2
 
 
-def test_answers_are_greedy_whatever_the_language_model_came_with(questions):
+def test_answers_are_greedy_despite_the_generation_config(questions):
     student = make_model()
-    expected = ask(student, questions)
+    expected = answer_all(student, questions)
     student.generation_config.do_sample = True
     student.generation_config.temperature = 5.0
     student.generation_config.num_beams = 2
-    assert ask(student, questions) == expected
+    assert answer_all(student, questions) == expected
 
 
 @pytest.mark.parametrize(("num_processes", "num_questions"), [(2, 7), (3, 7), (4, 2)])
-def test_processes_share_all_questions_and_ask_none_twice(tmp_path, num_processes, num_questions):
+def test_every_question_is_answered_by_one_process(tmp_path, num_processes, num_questions):
     questions = make_questions(tmp_path, RECORDS[:num_questions])
     shares = [
         [number for numbers, _ in load_questions(questions, 2, 0, index, num_processes) for number in numbers]
@@ -77,7 +77,7 @@ def test_processes_share_all_questions_and_ask_none_twice(tmp_path, num_processe
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_a_parrot_scores_what_it_was_asked_by_chance(tmp_path):
+def test_a_parrot_gets_the_share_of_questions_with_its_answer(tmp_path):
     answers = ["red", "blue", "Red.", "a shape", "red", "yes"]
     types = ["color", "color", "color", "thing", "thing", "yes/no"]
     records = [
@@ -85,7 +85,7 @@ def test_a_parrot_scores_what_it_was_asked_by_chance(tmp_path):
         for number, (answer, question_type) in enumerate(zip(answers, types))
     ]
     questions = make_questions(tmp_path, records)
-    answers = ask(make_parrot("red"), questions)
+    answers = answer_all(make_parrot("red"), questions)
     assert answers == dict.fromkeys(range(6), "red")
     assert score_answers(answers, questions) == {
         "accuracy": 3 / 6,
@@ -100,18 +100,18 @@ def test_without_types_there_is_one_accuracy(questions):
     assert score_answers(dict.fromkeys(range(7), "yes , there is"), questions) == {"accuracy": 1.0, "num_questions": 7}
 
 
-def test_asking_leaves_the_mode_and_the_random_numbers_as_they_were(questions):
+def test_answering_restores_the_mode_and_the_random_states(questions):
     student = make_model(text={"attention_dropout": 0.5}).train()
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    ask(student, questions)
+    answer_all(student, questions)
     assert all(module.training for module in student.modules())
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
 
 
-def test_the_mode_is_restored_where_asking_fails(questions, tmp_path):
+def test_the_mode_is_restored_after_an_error(questions, tmp_path):
     (tmp_path / "images" / "q0.png").write_bytes(b"no image")
     student = make_model().train()
     with pytest.raises(ValueError, match="record 'q0'"):
-        ask(student, questions)
+        answer_all(student, questions)
     assert student.training

@@ -1,17 +1,16 @@
-"""The log has each entry once, however often a run was broken off; a clock counts what is to be counted."""
+"""The log has each entry once, however often a run was interrupted; the timer counts the seconds of training."""
 
 import json
 from types import SimpleNamespace
 
 import pytest
 
-from hawaii.training import callbacks
 from hawaii.training.callbacks import JsonLinesCallback, TimerCallback
 
 
 @pytest.fixture
 def log(tmp_path):
-    """Writes and reads `log.jsonl` through the callback, at a step."""
+    """Calls the callback at a step, and reads the `log.jsonl` that it writes."""
     args = SimpleNamespace(output_dir=str(tmp_path / "stage"))
 
     def state(step, is_main=True):
@@ -32,12 +31,12 @@ def test_each_entry_is_a_line_with_its_step(log):
     assert log.read() == [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 1.5}]
 
 
-def test_the_main_process_alone_writes(log):
+def test_only_the_main_process_writes(log):
     log.write(1, {"loss": 2.5}, is_main=False)
     assert not log.path.exists()
 
 
-def test_a_resume_writes_again_what_it_repeats(log):
+def test_a_resume_replaces_the_entries_of_steps_that_it_repeats(log):
     for step in (1, 2, 3):
         log.write(step, {"loss": step})
     log.begin(2)
@@ -45,7 +44,7 @@ def test_a_resume_writes_again_what_it_repeats(log):
     assert [entry["loss"] for entry in log.read()] == [1, 2, 30]
 
 
-def test_a_line_that_a_kill_left_half_written_goes(log):
+def test_a_resume_removes_a_truncated_line(log):
     log.write(1, {"loss": 1})
     with log.path.open("a") as file:
         file.write('{"step": 2, "lo')
@@ -54,20 +53,20 @@ def test_a_line_that_a_kill_left_half_written_goes(log):
     assert [entry["step"] for entry in log.read()] == [1, 2]
 
 
-def test_a_run_that_starts_over_starts_its_log_over(log):
+def test_a_run_that_starts_over_clears_the_log(log):
     log.write(0, {"eval_accuracy": 0.5})
     log.write(1, {"loss": 1})
     log.begin(0)
     assert log.read() == []
 
 
-def test_the_other_processes_leave_the_log_alone(log):
+def test_the_other_processes_do_not_change_the_log(log):
     log.write(1, {"loss": 1})
     log.begin(0, is_main=False)
     assert len(log.read()) == 1
 
 
-def test_the_summary_of_a_run_that_was_broken_off_goes(log):
+def test_a_resume_removes_the_summary_of_the_interrupted_run(log):
     log.write(2, {"loss": 1})
     log.write(2, {"train_runtime": 5.0})
     log.begin(2)
@@ -75,15 +74,7 @@ def test_the_summary_of_a_run_that_was_broken_off_goes(log):
     assert log.read() == [{"step": 2, "loss": 1}, {"step": 2, "train_runtime": 7.0}]
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that is set by hand."""
-    clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock.now)
-    return clock
-
-
-def test_a_timer_counts_from_where_training_begins_to_where_it_ends(clock):
+def test_the_timer_counts_from_the_beginning_to_the_end_of_training(clock):
     timer = TimerCallback()
     clock.now += 5
     assert timer.seconds == 0
@@ -95,7 +86,7 @@ def test_a_timer_counts_from_where_training_begins_to_where_it_ends(clock):
     assert timer.seconds == 3
 
 
-def test_a_timer_leaves_out_what_it_is_paused_for(clock):
+def test_a_paused_timer_does_not_count(clock):
     timer = TimerCallback()
     timer.on_train_begin(None, None, None)
     clock.now += 3
@@ -107,7 +98,7 @@ def test_a_timer_leaves_out_what_it_is_paused_for(clock):
     assert timer.seconds == 5
 
 
-def test_a_timer_that_does_not_run_is_not_started_by_a_pause(clock):
+def test_a_pause_does_not_start_a_stopped_timer(clock):
     timer = TimerCallback(seconds=7.0)
     with timer.paused():
         clock.now += 1
@@ -115,7 +106,7 @@ def test_a_timer_that_does_not_run_is_not_started_by_a_pause(clock):
     assert timer.seconds == 7
 
 
-def test_a_resumed_timer_goes_on_from_the_seconds_that_were_saved(clock):
+def test_a_resumed_timer_continues_from_the_saved_seconds(clock):
     timer = TimerCallback()
     timer.on_train_begin(None, None, None)
     clock.now += 3

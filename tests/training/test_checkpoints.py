@@ -1,4 +1,4 @@
-"""A checkpoint is whole or absent, holds the student by its own names, and is refused where it would resume wrong."""
+"""A checkpoint is never incomplete, has the student's own names, and is refused if it would not resume exactly."""
 
 import errno
 import json
@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
+from hawaii.files.user_error import UserError
 from hawaii.tests.folders import contents
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_arguments, make_dataset, make_module, make_record, save_data
@@ -29,7 +30,7 @@ FILES = ["optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth", 
 
 @pytest.fixture
 def make_trainer(tmp_path, teachers):
-    """Makes a trainer that saves after each of its steps, three if not told otherwise."""
+    """Makes a trainer that saves after each step, three steps by default."""
 
     def make_trainer(module, **kwargs):
         processor = make_processor()
@@ -60,7 +61,7 @@ def folders(run):
     return sorted(path.name for path in run.iterdir() if path.is_dir())
 
 
-# The last is of those that transformers would save by other names than it trains them by.
+# transformers would save the last one with other names than those of its parameters.
 LANGUAGE_MODELS = [
     {"tie_word_embeddings": False},
     {"tie_word_embeddings": True},
@@ -69,7 +70,7 @@ LANGUAGE_MODELS = [
 
 
 @pytest.mark.parametrize("text", LANGUAGE_MODELS, ids=["untied", "tied", "mixtral"])
-def test_the_file_bears_the_students_own_names(make_trainer, run, text):
+def test_the_file_has_the_students_own_names(make_trainer, run, text):
     module = make_module(text=text)
     make_trainer(module, max_steps=1).train()
     tied = {"lm_head.weight"} if text.get("tie_word_embeddings") else set()
@@ -78,7 +79,7 @@ def test_the_file_bears_the_students_own_names(make_trainer, run, text):
 
 
 @pytest.mark.parametrize("text", LANGUAGE_MODELS, ids=["untied", "tied", "mixtral"])
-def test_loading_gives_back_every_weight(make_trainer, run, text):
+def test_loading_restores_every_weight(make_trainer, run, text):
     module = make_module(text=text)
     make_trainer(module, max_steps=1).train()
     other = make_module(text=text)
@@ -87,7 +88,7 @@ def test_loading_gives_back_every_weight(make_trainer, run, text):
     assert all(torch.equal(tensor, saved[name]) for name, tensor in other.state_dict().items())
 
 
-def test_no_file_of_a_checkpoint_holds_a_teacher(make_trainer, run, teachers):
+def test_no_file_of_a_checkpoint_contains_a_teacher(make_trainer, run, teachers):
     module = make_module()
     make_trainer(module, max_steps=1).train()
     checkpoint = run / "checkpoint-1"
@@ -96,13 +97,13 @@ def test_no_file_of_a_checkpoint_holds_a_teacher(make_trainer, run, teachers):
     assert sorted(tuple(tensor.shape) for file in tensors for tensor in file.values()) == sorted(shapes)
     optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)
     assert len(optimizer["state"]) == len(shapes)
-    of_teachers = [p for teacher in teachers for p in teacher.model.parameters() if p.numel() > 16]
+    teacher_parameters = [p for teacher in teachers for p in teacher.model.parameters() if p.numel() > 16]
     for file in tensors:
         for tensor in file.values():
-            assert not any(tensor.shape == p.shape and torch.equal(tensor, p) for p in of_teachers)
+            assert not any(tensor.shape == p.shape and torch.equal(tensor, p) for p in teacher_parameters)
 
 
-def test_the_newest_whole_checkpoint_is_found(tmp_path):
+def test_the_newest_complete_checkpoint_is_found(tmp_path):
     assert find_checkpoint(str(tmp_path / "nowhere")) is None
     assert find_checkpoint(str(tmp_path)) is None
     for name in ("checkpoint-9", "checkpoint-10", "incomplete/checkpoint-11", "checkpoint-12.incomplete.old", "model"):
@@ -111,11 +112,11 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_an_error_and_not_a_wrong_resume(make_trainer, run, name):
+def test_a_missing_file_is_an_error(make_trainer, run, name):
     module = make_module()
     make_trainer(module, max_steps=1).train()
     (run / "checkpoint-1" / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"checkpoint-1 lacks {name}: it cannot be resumed. Remove it"):
+    with pytest.raises(UserError, match=f"checkpoint-1 lacks {name}: it cannot be resumed. Remove it"):
         make_trainer(module).train(resume_from_checkpoint=find_checkpoint(str(run)))
 
 
@@ -125,17 +126,16 @@ def test_a_resume_with_another_number_of_processes_is_an_error(tmp_path, written
     for name in names:
         (tmp_path / name).touch()
     check_random_states(tmp_path, written)
-    with pytest.raises(
-        ValueError, match=f"was written by a run of {written} processes and this one has {here}.* Start {written}, or"
-    ):
+    problem = f"was written by {written} processes and this run has {here}.* Start {written}, or"
+    with pytest.raises(UserError, match=problem):
         check_random_states(tmp_path, here)
 
 
-def test_a_trainer_resumes_no_checkpoint_of_several_processes(make_trainer, run):
+def test_one_process_does_not_resume_a_checkpoint_of_several(make_trainer, run):
     make_trainer(make_module(), max_steps=1).train()
     (run / "checkpoint-1" / "rng_state.pth").rename(run / "checkpoint-1" / "rng_state_0.pth")
     (run / "checkpoint-1" / "rng_state_1.pth").touch()
-    with pytest.raises(ValueError, match="checkpoint-1 was written by a run of 2 processes and this one has 1"):
+    with pytest.raises(UserError, match="checkpoint-1 was written by 2 processes and this run has 1"):
         make_trainer(make_module()).train(resume_from_checkpoint=find_checkpoint(str(run)))
 
 
@@ -156,23 +156,31 @@ def test_weights_of_another_model_are_an_error_that_names_one(make_trainer, run,
     if change == "reshapes":
         tensors[name] = torch.cat([tensor, tensor])
     save_file(tensors, path, {"format": "pt"})
-    with pytest.raises(
-        ValueError, match=f"checkpoint-1.* does not fit this recipe: .* {name} is .*another output_dir"
-    ):
+    with pytest.raises(UserError, match=f"checkpoint-1.* does not fit this recipe: .* {name} is .*another output_dir"):
         load_checkpoint(module, run / "checkpoint-1")
 
 
-def test_nothing_bears_the_final_name_while_it_is_written(make_trainer, run, monkeypatch):
-    seen = []
+@pytest.mark.parametrize("file", ["model", "objective"])
+def test_the_error_about_a_truncated_file_names_it(make_trainer, run, file):
+    module = make_module()
+    make_trainer(module, max_steps=1).train()
+    path = run / "checkpoint-1" / f"{file}.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(UserError, match=rf"checkpoint-1/{file}\.safetensors cannot be read: "):
+        load_checkpoint(module, run / "checkpoint-1")
+
+
+def test_a_checkpoint_has_a_temporary_name_while_it_is_written(make_trainer, run, monkeypatch):
+    states = []
     original = HawaiiTrainer._save_rng_state
 
-    def look(self, output_dir):
-        seen.append((folders(run), Path(output_dir).name))
+    def record(self, output_dir):
+        states.append((folders(run), Path(output_dir).name))
         original(self, output_dir)
 
-    monkeypatch.setattr(HawaiiTrainer, "_save_rng_state", look)
+    monkeypatch.setattr(HawaiiTrainer, "_save_rng_state", record)
     make_trainer(make_module(), max_steps=2).train()
-    assert seen == [(["incomplete"], "checkpoint-1"), (["checkpoint-1", "incomplete"], "checkpoint-2")]
+    assert states == [(["incomplete"], "checkpoint-1"), (["checkpoint-1", "incomplete"], "checkpoint-2")]
     assert folders(run) == ["checkpoint-1", "checkpoint-2"]
 
 
@@ -188,7 +196,7 @@ def test_nothing_bears_the_final_name_while_it_is_written(make_trainer, run, mon
     ],
     ids=["model", "objective", "processor", "optimizer", "flush", "rename"],
 )
-def test_a_full_disk_leaves_the_checkpoint_before_it_whole(make_trainer, run, monkeypatch, owner, name):
+def test_a_full_disk_does_not_damage_the_previous_checkpoint(make_trainer, run, monkeypatch, owner, name):
     original, before = getattr(owner, name), {}
 
     def fail_after_the_first(*args, **kwargs):
@@ -207,21 +215,21 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_whole(make_trainer, run, mo
     load_checkpoint(make_module(), run / "checkpoint-1")
 
 
-def test_old_checkpoints_go_when_a_new_one_is_whole(make_trainer, run):
+def test_old_checkpoints_are_removed_after_a_new_one_is_complete(make_trainer, run):
     make_trainer(make_module(), save_total_limit=2, max_steps=3).train()
     assert folders(run) == ["checkpoint-2", "checkpoint-3"]
 
 
-def test_a_kill_while_an_old_checkpoint_is_removed_leaves_none_broken(make_trainer, run, monkeypatch):
+def test_a_kill_while_an_old_checkpoint_is_removed_damages_none(make_trainer, run, monkeypatch):
     remove = shutil.rmtree
 
-    def die(path, **kwargs):
+    def interrupt(path, **kwargs):
         if Path(path).name.startswith("checkpoint-") and Path(path).is_dir():
             next(Path(path).iterdir()).unlink()
             raise KeyboardInterrupt
         remove(path, **kwargs)
 
-    monkeypatch.setattr(shutil, "rmtree", die)
+    monkeypatch.setattr(shutil, "rmtree", interrupt)
     trainer = make_trainer(make_module(), save_total_limit=1)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
@@ -229,11 +237,11 @@ def test_a_kill_while_an_old_checkpoint_is_removed_leaves_none_broken(make_train
     assert folders(run) == ["checkpoint-1.incomplete.old", "checkpoint-2"]
     assert find_checkpoint(str(run)) == str(run / "checkpoint-2")
     load_checkpoint(make_module(), run / "checkpoint-2")
-    trainer.save_whole(run / "model", {})  # as where no checkpoint was left to write
+    trainer.save_whole(run / "model", {})  # like a resume that has no checkpoint left to write
     assert folders(run) == ["checkpoint-2", "model"]
 
 
-def test_without_a_limit_leftovers_alone_are_removed(tmp_path):
+def test_without_a_limit_only_leftovers_are_removed(tmp_path):
     for name in ("checkpoint-1", "checkpoint-2", "checkpoint-3.incomplete.old"):
         (tmp_path / name).mkdir()
     remove_old_checkpoints(str(tmp_path), None)
@@ -242,8 +250,8 @@ def test_without_a_limit_leftovers_alone_are_removed(tmp_path):
     assert folders(tmp_path) == ["checkpoint-2"]
 
 
-def test_what_is_finished_bears_the_names_of_the_language_models_own_checkpoints(make_trainer, run, tmp_path):
-    # transformers 5 holds the experts of all of a layer in one tensor, which its files and 4.57 do not.
+def test_a_finished_model_has_the_names_of_the_language_models_published_checkpoints(make_trainer, run, tmp_path):
+    # transformers 5 keeps all experts of a layer in one tensor; its files and 4.57 do not.
     module = make_module(text={"model_type": "mixtral", "num_local_experts": 2})
     make_trainer(module).save_whole(run / "model", {})
     module.student.save_pretrained(tmp_path / "own")
@@ -252,7 +260,7 @@ def test_what_is_finished_bears_the_names_of_the_language_models_own_checkpoints
     assert any("experts.1." in name for name in names)
 
 
-def test_a_resumed_trainer_goes_on_to_the_last_bit(make_trainer, run):
+def test_a_resumed_training_ends_with_equal_weights(make_trainer, run):
     torch.manual_seed(0)
     straight = make_module()
     make_trainer(straight).train()
@@ -267,7 +275,7 @@ def test_a_resumed_trainer_goes_on_to_the_last_bit(make_trainer, run):
 
 LOAD_ELSEWHERE = """
 import sys
-sys.modules["hawaii"] = None  # where the package is installed, importing it fails as where it is not
+sys.modules["hawaii"] = None  # importing the package fails even if it is installed
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -284,7 +292,7 @@ save_file(output, sys.argv[2])
 
 
 @pytest.mark.slow
-def test_a_checkpoint_and_a_stages_model_load_where_the_package_is_not(make_trainer, run, tmp_path):
+def test_a_checkpoint_and_a_stages_model_load_without_the_package(make_trainer, run, tmp_path):
     module = make_module()
     trainer = make_trainer(module, max_steps=1)
     trainer.train()
@@ -305,7 +313,7 @@ def test_a_checkpoint_and_a_stages_model_load_where_the_package_is_not(make_trai
         torch.testing.assert_close(outputs[folder], expected)
 
 
-def test_a_finished_stage_holds_model_objective_and_report_and_no_state(make_trainer, run):
+def test_a_finished_stage_has_model_objective_and_report_but_no_training_state(make_trainer, run):
     module = make_module()
     trainer = make_trainer(module, max_steps=1)
     trainer.train()

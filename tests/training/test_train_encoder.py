@@ -107,9 +107,7 @@ def test_only_what_is_to_learn_does(recipe, tmp_path):
 
 
 def test_a_student_of_which_nothing_learns_is_one_sentence(recipe, tmp_path):
-    problem = (
-        r"trainable is \['projector', 'projections'\], of which the student has nothing: .* adapters, routers, vi"
-    )
+    problem = r"trainable is \['projector', 'projections'\], but the student .* none of these.* adapters, routers, vi"
     with pytest.raises(ValueError, match=problem):
         train(str(recipe), [f"output_dir={tmp_path / 'run'}", "trainable=[projector, projections]"])
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""The trainer moves what learns and nothing else, and a step is the same however it is cut into batches."""
+"""The trainer changes trainable parameters only, and a step does not depend on its split into micro-batches."""
 
 import logging
 
@@ -10,18 +10,18 @@ from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import CHECKPOINTING, make_arguments, make_dataset, make_module, make_record, save_data
 from hawaii.training.data.llava import Collator
 from hawaii.training.recipes.arguments import TRAINABLE_PARTS
-from hawaii.training.students.students import set_trainable
+from hawaii.training.students.trainable import set_trainable
 from hawaii.training.trainer import HawaiiTrainer
 
 
-# Ragged, and with two of text alone.
+# Different lengths, and two without an image.
 RECORDS = [make_record(number, questions=1 + number % 3, image=number not in (1, 4)) for number in range(6)]
 STAGE_1 = ["adapters", "routers", "projector"]
 STAGE_2 = ["vision_tower", "adapters", "routers", "projector", "language_model"]
 
 
-class KeepGradients(TrainerCallback):
-    """Keeps each step's gradients by name."""
+class RecordGradients(TrainerCallback):
+    """Records each step's gradients by parameter name."""
 
     def __init__(self):
         self.steps = []
@@ -32,7 +32,7 @@ class KeepGradients(TrainerCallback):
 
 @pytest.fixture
 def make_trainer(tmp_path, teachers_of):
-    """Makes a trainer over a tiny data set."""
+    """Makes a trainer with a tiny data set."""
 
     def make_trainer(module, records=RECORDS, chat_template="vicuna_v1", callbacks=(), **kwargs):
         processor = make_processor(chat_template=chat_template)
@@ -51,7 +51,7 @@ def make_trainer(tmp_path, teachers_of):
 
 
 def reset_adapters(module):
-    """As fresh ones: B is zero, so A has no gradient in the first step."""
+    """Sets the adapters to their initial state: B is zero, so A has no gradient in the first step."""
     for name, parameter in module.named_parameters():
         if "lora_B" in name:
             torch.nn.init.zeros_(parameter)
@@ -62,31 +62,31 @@ def values(module):
     return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
 
 
-def moved(before, after):
+def changed(before, after):
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
 @pytest.mark.parametrize("trainable", [STAGE_1, STAGE_2, ["projector"], ["adapters"], ["language_model", "routers"]])
-def test_what_learns_moves_and_nothing_else(make_trainer, trainable):
+def test_all_trainable_parameters_change_and_no_others(make_trainer, trainable):
     module = reset_adapters(make_module())
     set_trainable(module.student, trainable)
     before = values(module)
     make_trainer(module, max_steps=3, per_device_train_batch_size=3).train()
     after = values(module)
-    assert moved(before, after) == {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert changed(before, after) == {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     if "adapters" in trainable:
         for name in before:
-            if "lora_" in name:  # each teacher has its pass
+            if "lora_" in name:  # every teacher has a pass
                 assert (before[name] != after[name])[:2].flatten(1).any(dim=1).all(), name
 
 
-def test_the_plain_template_teaches_all_but_the_instructions_projection(make_trainer):
+def test_the_plain_template_trains_all_but_the_projection_of_instructions(make_trainer):
     module = reset_adapters(make_module())
     set_trainable(module.student, STAGE_1)
     before = values(module)
     make_trainer(module, chat_template="plain", max_steps=3, per_device_train_batch_size=3).train()
-    learns = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    assert moved(before, values(module)) == {name for name in learns if "text_projection" not in name}
+    trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert changed(before, values(module)) == {name for name in trainable if "text_projection" not in name}
 
 
 def test_teachers_do_not_change_and_are_in_neither_model_nor_optimizer(make_trainer, teachers):
@@ -95,21 +95,21 @@ def test_teachers_do_not_change_and_are_in_neither_model_nor_optimizer(make_trai
     trainer = make_trainer(module, max_steps=2, per_device_train_batch_size=3)
     trainer.train()
     for teacher, state in zip(teachers, before):
-        assert moved(state, values(teacher.model)) == set()
-    of_teachers = {id(parameter) for teacher in teachers for parameter in teacher.model.parameters()}
-    held = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
-    assert not of_teachers & {id(parameter) for parameter in [*held, *trainer.model.parameters()]}
-    assert len(held) == sum(parameter.requires_grad for parameter in module.parameters())
+        assert changed(state, values(teacher.model)) == set()
+    teacher_parameters = {id(parameter) for teacher in teachers for parameter in teacher.model.parameters()}
+    optimized = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
+    assert not teacher_parameters & {id(parameter) for parameter in [*optimized, *trainer.model.parameters()]}
+    assert len(optimized) == sum(parameter.requires_grad for parameter in module.parameters())
     assert all(name.startswith(("student.", "objective.")) for name in trainer.model.state_dict())
 
 
 def gradients_of_a_step(make_trainer, batch_size, num_micro_batches, **kwargs):
-    """The gradients and the log of one step over all six records."""
+    """Returns the gradients and the log entry of one step over all six records."""
     torch.manual_seed(0)
-    keep = KeepGradients()
+    recorder = RecordGradients()
     trainer = make_trainer(
         make_module(**kwargs),
-        callbacks=[keep],
+        callbacks=[recorder],
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=num_micro_batches,
         max_steps=1,
@@ -117,10 +117,10 @@ def gradients_of_a_step(make_trainer, batch_size, num_micro_batches, **kwargs):
         optim="sgd",
     )
     trainer.train()
-    return keep.steps[0], trainer.state.log_history[0]
+    return recorder.steps[0], trainer.state.log_history[0]
 
 
-# HAWAII's balance loss is of each micro-batch by nature, so it is left out.
+# HAWAII's balance loss is computed within each micro-batch, so it is left out.
 @pytest.mark.parametrize(
     "kwargs",
     [
@@ -144,7 +144,7 @@ def test_accumulated_micro_batches_give_the_gradient_of_one_large_batch(make_tra
         for name, gradient in whole.items():
             scale = gradient.abs().max().item()
             torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-5 * scale + 1e-9, msg=name)
-        # Variances are of each micro-batch, too.
+        # Variances are computed within each micro-batch, too.
         left_out = ("variance/", "grad_norm", "learning_rate", *(["balance"] if "lambda_2" in kwargs else []))
         names = [name for name in whole_log if not name.startswith(left_out)]
         assert {"loss", "text"} <= set(names) <= set(log)
@@ -160,8 +160,8 @@ def test_the_balance_loss_of_a_step_is_the_mean_over_images_of_its_micro_batches
     assert log["balance"] == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_micro_batch_of_text_alone_changes_nothing_but_the_text(make_trainer):
-    # Batches of one: two of the six are text alone.
+def test_a_micro_batch_without_images_changes_only_the_text_loss(make_trainer):
+    # Batches of one: two of the six have no image.
     _, log = gradients_of_a_step(make_trainer, 1, 6)
     images = [record for record in RECORDS if "image" in record]
     torch.manual_seed(0)
@@ -209,16 +209,16 @@ def test_gradient_checkpointing_trains_to_the_same_weights(make_trainer, name):
         torch.testing.assert_close(results[1][key], value, msg=key)
 
 
-def test_where_projections_do_not_learn_targets_stay_and_all_else_moves(make_trainer):
+def test_frozen_projections_leave_their_targets_unchanged_and_all_else_changes(make_trainer):
     parts = [part for part in TRAINABLE_PARTS if part != "projections"]
     module = make_module(trainable=parts)
     before = values(module)
     make_trainer(module, max_steps=2, per_device_train_batch_size=3, trainable=parts).train()
     targets = ("objective.fine_projections", "objective.coarse_projection")
-    assert moved(before, values(module)) == {name for name in before if not name.startswith(targets)}
+    assert changed(before, values(module)) == {name for name in before if not name.startswith(targets)}
 
 
-def test_a_collapsed_target_is_warned_of_once(make_trainer, caplog):
+def test_a_collapsed_target_causes_one_warning(make_trainer, caplog):
     module = make_module()
     for parameter in module.objective.fine_projections["1_convnext"].parameters():
         parameter.data.zero_()
@@ -227,4 +227,4 @@ def test_a_collapsed_target_is_warned_of_once(make_trainer, caplog):
         make_trainer(module, max_steps=3, per_device_train_batch_size=3).train()
     warnings = [record.message for record in caplog.records if "convnext has collapsed" in record.message]
     assert len(warnings) == 1
-    assert warnings[0].startswith("The target convnext has collapsed: its variance is 0 beside the student's")
+    assert warnings[0].startswith("The target convnext has collapsed: its variance is 0, the student's is")

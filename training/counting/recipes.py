@@ -17,7 +17,9 @@ from ..recipes.arguments import HawaiiTrainingArguments, ModelArguments
 from ..recipes.objectives import OBJECTIVES
 from ..recipes.recipe import parse_stage, read_recipe
 from ..students.encoders import continue_config
-from ..students.students import load_tokenizer, part_of, set_trainable, vision_fields
+from ..students.student import vision_fields
+from ..students.tokenizer import load_tokenizer
+from ..students.trainable import part_of, set_trainable
 from ..teachers.presets import expand_teachers
 from ..teachers.teacher import Teacher
 from .architectures import ARCHITECTURES, read_architecture

@@ -1,4 +1,4 @@
-"""Folders to start from: other checkpoints as a HAWAII, with the processor and the code that they need."""
+"""Converts other models' checkpoints to HAWAII folders, with their processor and the code that they need."""
 
 import re
 from collections import Counter
@@ -21,11 +21,12 @@ from ...modeling_hawaii.conversion.tensor_targets import Conversion
 from ...modeling_hawaii.conversion.vocabulary import grow_vocabulary
 from ...processing.chat_templates import adapt_chat_template, load_chat_template
 from ..teachers.config import DTYPES
-from .students import own_chat_template, read_tokenizer, square_image_processor
+from .processor import square_image_processor
+from .tokenizer import default_chat_template, read_tokenizer
 
 
 UNUSED_FILE = "unused_tensors.txt"
-# Older safetensors copy a file's tensors before they write them; this bounds what that takes.
+# Bounds the memory of older versions of safetensors, which copy a file's tensors before writing them.
 LARGEST_FILE = 5 * 10**9
 
 
@@ -38,40 +39,40 @@ def _dtype(name: str | None) -> torch.dtype | None:
 
 
 def _new_folder(folder: str) -> Path:
-    """The whole path of a folder, or a `ValueError` if there is something under that name, which would be replaced."""
+    """Returns the absolute path of a folder; raises `UserError` if it has files, which would be replaced."""
     path = Path(folder).resolve()
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise UserError(f"There is something in {folder} already: name a new folder.")
+        raise UserError(f"{folder} already has files: name a new folder.")
     return path
 
 
 def _read_image_processor(checkpoint: str):
     try:
         return AutoImageProcessor.from_pretrained(checkpoint)
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise UserError(f"The image processor of {checkpoint} cannot be read: {error}") from error
 
 
 def build_llava_processor(source: LlavaCheckpoint) -> HawaiiProcessor:
     """
-    The processor for a LLaVA that is converted: its tokenizer, with a token for images, its scale of colours, its
-    chat template or else Vicuna's, and its way to a square. transformers' form does not say how images became
-    squares: they are padded, as in LLaVA-1.5.
+    Creates the processor for a converted LLaVA: its tokenizer with a token for images, its normalisation, its chat
+    template (Vicuna's if it has none), and its way to a square image. transformers' format does not record how images
+    became squares: they are padded, as in LLaVA-1.5.
 
     Args:
         source (`LlavaCheckpoint`):
-            Where the tokenizer lies, and the encoder's image processor.
+            Names the folders of the tokenizer and of the encoder's image processor.
 
     Raises:
-        ValueError: one of them is missing or damaged, or no tokenizer that a student can have.
+        UserError: one of them is missing or damaged, or a student cannot use the tokenizer.
     """
     original = _read_image_processor(source.vision_tower or source.checkpoint)
     tokenizer = read_tokenizer(source.checkpoint)
-    template, image_aspect_ratio = own_chat_template(tokenizer), "pad"
+    template, image_aspect_ratio = default_chat_template(tokenizer), "pad"
     if source.vision_tower is None:
         template = AutoProcessor.from_pretrained(source.checkpoint).chat_template or template
     elif source.values.get("image_aspect_ratio") != "pad":
-        image_aspect_ratio = "crop"  # what LLaVA calls square
+        image_aspect_ratio = "crop"  # LLaVA's "square"
     if template is None:
         template = load_chat_template("vicuna_v1")
     return HawaiiProcessor(
@@ -84,7 +85,7 @@ def build_llava_processor(source: LlavaCheckpoint) -> HawaiiProcessor:
 
 
 def group_names(names: list[str]) -> dict[str, int]:
-    """How many tensors there are of each kind: of all layers of a stack together, else of each module."""
+    """Counts tensors by module; all layers of a stack are counted together."""
     groups = Counter()
     for name in names:
         stack = re.match(r"(.*?\.)\d+\.", name)
@@ -93,7 +94,7 @@ def group_names(names: list[str]) -> dict[str, int]:
 
 
 def _save(checkpoint: str, folder: Path, conversion: Conversion, processor) -> None:
-    """Writes a folder that appears whole, and says what is in it and what is not."""
+    """Writes the folder, which appears only when it is complete, and prints a summary."""
     model, unused = conversion
     largest_file = min(LARGEST_FILE, CheckpointTensors(checkpoint).largest_file)
     with atomic_folder(folder) as incomplete:
@@ -103,7 +104,7 @@ def _save(checkpoint: str, folder: Path, conversion: Conversion, processor) -> N
             (incomplete / UNUSED_FILE).write_text("\n".join(unused) + "\n", encoding="utf-8")
     print(f"{model.num_parameters():,} parameters, {str(model.dtype).removeprefix('torch.')}: {folder}")
     if unused:
-        print(f"{len(unused)} tensors of {checkpoint} have no place in it, all named in {UNUSED_FILE}:")
+        print(f"{len(unused)} tensors of {checkpoint} have no place in it, all listed in {UNUSED_FILE}:")
         for name, count in group_names(unused).items():
             print(f"  {count:5}  {name}")
 
@@ -116,14 +117,14 @@ def save_clip(checkpoint: str, folder: str, vision_feature_layer: int = -2, dtyp
         checkpoint (`str`):
             As for [`convert_clip`].
         folder (`str`):
-            A new one.
+            New folder to write.
         vision_feature_layer (`int`, *optional*, defaults to -2):
-            Which of its `hidden_states` the encoder ends at.
+            Index of the `hidden_states` that the encoder outputs; later layers are dropped.
         dtype (`str`, *optional*):
             `float32`, `bfloat16` or `float16`; the checkpoint's if not given.
 
     Raises:
-        ValueError: there is something in the folder, or the checkpoint cannot be converted.
+        UserError: the folder has files already, or the checkpoint cannot be converted.
     """
     path, weights_dtype = _new_folder(folder), _dtype(dtype)
     config = load_vision_config(checkpoint)
@@ -131,13 +132,13 @@ def save_clip(checkpoint: str, folder: str, vision_feature_layer: int = -2, dtyp
     conversion = convert_clip(
         checkpoint, vision_feature_layer, weights_dtype, num_teacher_adapters=0, num_general_adapters=0
     )
-    if config.model_type in NAFLEX_TYPES:  # its own cuts images of any aspect ratio up
+    if config.model_type in NAFLEX_TYPES:  # the original splits images of any aspect ratio into patches
         image_processor = square_image_processor(image_processor, conversion.model.config)
     _save(checkpoint, path, conversion, image_processor)
 
 
 def _save_with_processor(converter: Callable[..., Conversion], checkpoint, folder, vision_tower, dtype) -> None:
-    # What can be told without the weights comes first: they take minutes.
+    # Checks that need no weights come first: weights take minutes.
     path, weights_dtype = _new_folder(folder), _dtype(dtype)
     processor = build_llava_processor(read_llava(checkpoint, vision_tower))
     conversion = converter(checkpoint, vision_tower, weights_dtype)
@@ -148,25 +149,25 @@ def _save_with_processor(converter: Callable[..., Conversion], checkpoint, folde
 
 def save_llava(checkpoint: str, folder: str, vision_tower: str | None = None, dtype: str | None = None) -> None:
     """
-    Writes a LLaVA as a HAWAII without adapters, with its processor: a folder that answers as the LLaVA does.
+    Writes a LLaVA as a HAWAII without adapters, with its processor; it gives the LLaVA's answers.
 
     Args:
         checkpoint, vision_tower:
             As for [`convert_llava`].
         folder (`str`):
-            A new one.
+            New folder to write.
         dtype (`str`, *optional*):
             `float32`, `bfloat16` or `float16`; the checkpoint's if not given.
 
     Raises:
-        ValueError: there is something in the folder, or the checkpoint cannot be converted.
+        UserError: the folder has files already, or the checkpoint cannot be converted.
     """
     _save_with_processor(convert_llava, checkpoint, folder, vision_tower, dtype)
 
 
 def save_move_kd(checkpoint: str, folder: str, vision_tower: str | None = None, dtype: str | None = None) -> None:
     """
-    Writes MoVE-KD's released weights as a HAWAII whose general adapters are MoVE-KD's, with its processor. Arguments
-    and errors as for [`save_llava`].
+    Writes MoVE-KD's released weights as a HAWAII whose general adapters are MoVE-KD's, with its processor.
+    Arguments and errors as for [`save_llava`].
     """
     _save_with_processor(convert_move_kd, checkpoint, folder, vision_tower, dtype)

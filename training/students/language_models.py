@@ -1,72 +1,66 @@
-"""The student's language model, loaded or from scratch, with a row for each token."""
+"""The student's language model, pretrained or with random weights, with an embedding for each token."""
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...files.sources import check_source
-from ...files.user_error import UserError
+from ...files.user_error import UserError, explain_errors
 from ...modeling_hawaii.conversion.vocabulary import grow_vocabulary
 from ..recipes.arguments import ModelArguments
 
 
 @torch.no_grad()
 def _check_head(language_model: PreTrainedModel) -> None:
-    """Refuses a head with a scale or a cap: the student's is a matrix and a bias, and would lose it in silence."""
+    """Refuses a head that scales or caps its scores: the student's head, a matrix and a bias, would drop that."""
     language_model.eval()
     input_ids = torch.tensor([[0, 1]])
     hidden_states = language_model.base_model(input_ids, use_cache=False).last_hidden_state
     expected = language_model(input_ids, use_cache=False).logits
     head = language_model.get_output_embeddings()
     scores = nn.functional.linear(hidden_states, head.weight, head.bias)
-    # A fresh model's scores are so far below a cap that it cannot be seen: it is asked for by name.
+    # Random weights give scores far below a cap, so the comparison would not show it.
     is_capped = getattr(language_model.config, "final_logit_softcapping", None)
     if is_capped or not torch.allclose(scores.float(), expected.float(), rtol=1e-3, atol=1e-3):
         raise UserError(
             f"The head of {type(language_model).__name__} does more than multiply by one matrix and add a bias (it "
-            "scales or caps its scores), which a HAWAII's does not; take another language model."
+            "scales or caps its scores), which a HAWAII's does not; use another language model."
         )
-
-
-def _load(checkpoint: str, dtype: torch.dtype) -> PreTrainedModel:
-    check_source("language_model", checkpoint)
-    config = AutoConfig.from_pretrained(checkpoint)
-    if config.get_text_config() is not config:
-        raise UserError(
-            f"{checkpoint} is a {config.model_type}, a language model that sees or hears already; name one that reads "
-            "text alone."
-        )
-    ends = getattr(config, "eos_token_id", None)
-    if getattr(config, "pad_token_id", None) in (ends if isinstance(ends, list) else [ends]):
-        config.pad_token_id = None  # a padding token's embedding does not learn, and where the end pads, it must
-    # The type is given at the start: `to` would round the buffers of rotary embeddings, which loading does not.
-    return AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=dtype, use_safetensors=True)
-
-
-def _build(text_config: dict, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> PreTrainedModel:
-    fields = {**text_config, "vocab_size": len(tokenizer)}
-    fields |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    # A padding token's embedding does not learn; where the end token pads, it must.
-    has_own_padding = tokenizer.pad_token_id != tokenizer.eos_token_id
-    fields["pad_token_id"] = tokenizer.pad_token_id if has_own_padding else None
-    model_type = fields.pop("model_type", "llama")
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields), dtype=dtype)
 
 
 def build_language_model(
     model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
 ) -> PreTrainedModel:
     """
-    The language model that a recipe names, with a row for each token of the tokenizer.
+    Builds the language model that a recipe names, with an embedding for each token of the tokenizer.
 
     Raises:
-        ValueError: it names none, one that sees images already, or one whose head is more than a matrix and a bias.
+        UserError: the recipe names none, or one that takes images already or whose head is more than a matrix and a
+            bias.
     """
-    if model_args.language_model is not None:
-        model = _load(model_args.language_model, dtype)
+    checkpoint = model_args.language_model
+    # A padding token's embedding gets no gradient, but an end token's must: it is no padding token of the model.
+    if checkpoint is not None:
+        check_source("language_model", checkpoint)
+        config = AutoConfig.from_pretrained(checkpoint)
+        if config.get_text_config() is not config:
+            raise UserError(
+                f"{checkpoint} is a {config.model_type}, a model that takes images or sound already; name a language "
+                "model for text alone."
+            )
+        ends = getattr(config, "eos_token_id", None)
+        if getattr(config, "pad_token_id", None) in (ends if isinstance(ends, list) else [ends]):
+            config.pad_token_id = None
+        # The precision is set when loading: `to` would also round the buffers of rotary embeddings.
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=dtype, use_safetensors=True)
         grow_vocabulary(model, len(tokenizer))
     elif model_args.text_config is not None:
-        model = _build(model_args.text_config, tokenizer, dtype)
+        fields = {**model_args.text_config, "vocab_size": len(tokenizer)}
+        fields |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        fields["pad_token_id"] = tokenizer.pad_token_id if tokenizer.pad_token_id != tokenizer.eos_token_id else None
+        model_type = fields.pop("model_type", "llama")
+        with explain_errors("A language model cannot be built from text_config"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields), dtype=dtype)
     else:
         raise UserError("The recipe names neither a language_model nor a text_config.")
     _check_head(model)

@@ -13,7 +13,8 @@ from hawaii.tests.tiny.training import write_recipe
 from hawaii.training.counting.recipes import describe_recipe
 from hawaii.training.recipes.objectives import OBJECTIVES
 from hawaii.training.recipes.recipe import parse_stage, read_recipe
-from hawaii.training.students.students import build_student, part_of
+from hawaii.training.students.student import build_student
+from hawaii.training.students.trainable import part_of
 from hawaii.training.teachers.loading import load_teachers
 from hawaii.training.teachers.presets import expand_teachers
 
@@ -115,7 +116,7 @@ def test_an_encoder_alone_has_no_parts_of_a_language_model(recipe, tmp_path):
     assert [rows[part][1] for part in ("vision_tower", "adapters", "routers")] == ["learns", "", ""]
     for override, problem in (
         ("objective=llava", "The objective llava learns answers alone"),
-        ("stages.distill.trainable=[projector]", r"trainable is \['projector'\], of which the student has nothing"),
+        ("stages.distill.trainable=[projector]", r"trainable is \['projector'\], but the student is an encoder"),
     ):
         with pytest.raises(ValueError, match=problem):
             describe_recipe(recipe, [override])

@@ -12,7 +12,7 @@ from hawaii.tests.tiny.language_models import FAMILIES, save_language_model
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_dataset, make_image
 from hawaii.training.data.questions import PromptCollator, QuestionDataset
-from hawaii.training.students.students import read_tokenizer
+from hawaii.training.students.tokenizer import read_tokenizer
 
 
 RECORDS = [make_question(0, "red"), make_question(1, "yes , there is", image=False), make_question(2, "a shape")]

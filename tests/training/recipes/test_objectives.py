@@ -17,7 +17,7 @@ from hawaii.tests.tiny.training import (
 )
 from hawaii.training.recipes.arguments import ModelArguments
 from hawaii.training.recipes.objectives import OBJECTIVES
-from hawaii.training.students.students import vision_fields
+from hawaii.training.students.student import vision_fields
 
 
 def count_calls(module):

@@ -1,9 +1,9 @@
 """
-Prints by how many bytes a conversion made the memory of its process grow at most; run by `test_conversion_memory.py`.
+Prints how much memory a conversion needs at its peak, in bytes; run by `test_conversion_memory.py`.
 
-    python measure_conversion.py KIND CHECKPOINT [FOLDER]
+    python measure_conversion.py MODEL CHECKPOINT [FOLDER]
 
-With a folder it is the command that is measured, saving included. What a file's pages take is counted too.
+With a folder it measures the command, which also saves. Pages of mapped files count as memory.
 """
 
 import re
@@ -14,21 +14,21 @@ import torch
 
 
 def memory(field: str) -> int:
-    # Not ru_maxrss, which a process inherits from the one that started it.
+    # Not ru_maxrss, which a process inherits from its parent.
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(re.search(rf"^{field}:\s+(\d+) kB", status, flags=re.MULTILINE)[1]) * 1024
 
 
-def main(kind: str, checkpoint: str, folder: str | None = None) -> None:
+def main(model: str, checkpoint: str, folder: str | None = None) -> None:
     from hawaii import __main__ as command
     from hawaii.training.students import convert
 
     torch.set_num_threads(1)
     before = memory("VmRSS")
     if folder is None:
-        kept = getattr(convert, f"convert_{kind}")(checkpoint)  # alive while the peak is read
+        kept = getattr(convert, f"convert_{model}")(checkpoint)  # in memory while the peak is read
     else:
-        assert command.main(["convert", kind, checkpoint, folder]) == 0
+        assert command.main(["convert", model, checkpoint, folder]) == 0
         kept = None
     print(memory("VmHWM") - before)
     del kept

@@ -1,4 +1,4 @@
-"""A converted checkpoint is a folder that loads, answers, and says what it left out."""
+"""A converted checkpoint loads, gives the original's answers, and lists the tensors that were left out."""
 
 import subprocess
 import sys
@@ -42,7 +42,7 @@ OWN_TEMPLATE = "{% for message in messages %}{% for item in message['content'] %
 
 
 def make_tokenizer(with_image_token: bool, **kwargs) -> PreTrainedTokenizerFast:
-    """As many words as the tiny LLaVA has embeddings; the last may stand for an image."""
+    """Makes a tokenizer with a word for each embedding of the tiny LLaVA; the last may be the image token."""
     special = ["<pad>", "<s>", "</s>", "<unk>"]
     words = dict.fromkeys(special + WORDS + [f"word{number}" for number in range(40)])
     words = [*words][: IMAGE_TOKEN if with_image_token else IMAGE_TOKEN + 1]
@@ -69,7 +69,7 @@ def make_image_processor(**kwargs):
 
 @pytest.fixture
 def llava_folder(tmp_path):
-    """A LLaVA of transformers' form with its processor."""
+    """A LLaVA in transformers' format with its processor."""
     folder = tmp_path / "llava"
     make_llava().save_pretrained(folder, max_shard_size="200KB")
     LlavaProcessor(
@@ -94,26 +94,26 @@ def convert(*words) -> int:
     return command.main(["convert", *map(str, words)])
 
 
-# What a user of the folder does, in a process that cannot import the package.
+# Loads the folder in a process that cannot import the package.
 LOAD = """
 import sys
 sys.modules["hawaii"] = None
 import torch
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
-kind, folder = sys.argv[1:]
-auto_class = AutoModel if kind == "clip" else AutoModelForImageTextToText
+model, folder = sys.argv[1:]
+auto_class = AutoModel if model == "clip" else AutoModelForImageTextToText
 model = auto_class.from_pretrained(folder, trust_remote_code=True)
 print(type(model).__name__, type(AutoProcessor.from_pretrained(folder, trust_remote_code=True)).__name__)
 """
 
 
-def load_elsewhere(kind, folder, python=sys.executable):
-    finished = subprocess.run([python, "-c", LOAD, kind, folder], capture_output=True, text=True, timeout=300)
+def load_elsewhere(model, folder, python=sys.executable):
+    finished = subprocess.run([python, "-c", LOAD, model, folder], capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr[-3000:]
     return finished.stdout.split()[-2:]
 
 
-def test_a_llava_becomes_a_folder_that_answers_as_it_does(tmp_path, llava_folder, capsys):
+def test_a_converted_llava_gives_equal_answers(tmp_path, llava_folder, capsys):
     assert convert("llava", llava_folder, tmp_path / "new" / "student") == 0
     student = HawaiiForConditionalGeneration.from_pretrained(tmp_path / "new" / "student").eval()
     processor = HawaiiProcessor.from_pretrained(tmp_path / "new" / "student")
@@ -125,12 +125,12 @@ def test_a_llava_becomes_a_folder_that_answers_as_it_does(tmp_path, llava_folder
     assert processor.apply_chat_template([{"role": "user", "content": content}]) == prompt
     inputs, expected = (each(images=image, text=prompt, return_tensors="pt") for each in (processor, original))
     assert torch.equal(inputs["input_ids"], expected["input_ids"])
-    # A square looks the same to both; what is no square is padded, as in LLaVA-1.5, and not cut.
+    # Square images are prepared equally; others are padded, as in LLaVA-1.5, instead of cropped.
     torch.testing.assert_close(inputs["pixel_values"], expected["pixel_values"])
     with torch.no_grad():
         torch.testing.assert_close(student(**inputs).logits, llava(**expected).logits, rtol=1e-5, atol=1e-5)
     assert processor.image_aspect_ratio == "pad"
-    # 18 tensors: a layer's sixteen, and the last norm's two.
+    # 18 tensors: 16 of the last layer and 2 of the last norm.
     unused = (tmp_path / "new" / "student" / UNUSED_FILE).read_text().splitlines()
     assert len(unused) == 18
     printed = capsys.readouterr().out
@@ -138,7 +138,7 @@ def test_a_llava_becomes_a_folder_that_answers_as_it_does(tmp_path, llava_folder
     assert f"18 tensors of {llava_folder} have no place in it" in printed
 
 
-def test_the_folder_is_whole_to_one_who_has_not_this_package_and_to_chat(tmp_path, llava_folder, capsys):
+def test_the_folder_works_without_the_package_and_with_chat(tmp_path, llava_folder, capsys):
     student = tmp_path / "student"
     convert("llava", llava_folder, student)
     for python in (sys.executable, TRANSFORMERS_4):
@@ -151,7 +151,7 @@ def test_the_folder_is_whole_to_one_who_has_not_this_package_and_to_chat(tmp_pat
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [(None, "BF16"), ("float16", "F16")])
-def test_weights_have_the_checkpoints_type_or_the_one_asked_for(tmp_path, llava_folder, dtype, expected):
+def test_weights_have_the_checkpoints_precision_or_the_given_one(tmp_path, llava_folder, dtype, expected):
     llava = LlavaForConditionalGeneration.from_pretrained(llava_folder, dtype=torch.bfloat16)
     for path in llava_folder.glob("model*"):
         path.unlink()
@@ -161,35 +161,35 @@ def test_weights_have_the_checkpoints_type_or_the_one_asked_for(tmp_path, llava_
         assert {file.get_slice(name).get_dtype() for name in file.keys()} == {expected}
 
 
-def test_no_file_of_the_folder_is_larger_than_the_checkpoints_largest(tmp_path, llava_folder):
+def test_no_file_is_larger_than_the_checkpoints_largest(tmp_path, llava_folder):
     convert("llava", llava_folder, tmp_path / "student")
     sizes = [path.stat().st_size for path in llava_folder.glob("model*.safetensors")]
-    own = [path.stat().st_size for path in (tmp_path / "student").glob("model*.safetensors")]
+    new = [path.stat().st_size for path in (tmp_path / "student").glob("model*.safetensors")]
     header = 5000
-    assert len(sizes) > 1 and max(own) <= max(sizes) + header
+    assert len(sizes) > 1 and max(new) <= max(sizes) + header
 
 
-@pytest.mark.parametrize("kind", ["llava", "move_kd"])
-def test_llavas_own_form_gets_a_processor_with_a_token_for_images(tmp_path, clip_folder, kind):
-    if kind == "llava":
+@pytest.mark.parametrize("model", ["llava", "move_kd"])
+def test_llavas_original_format_gets_a_processor_with_a_token_for_images(tmp_path, clip_folder, model):
+    if model == "llava":
         folder = save_original(make_llava(), tmp_path / "llava", "/there/is/none")
     else:
         folder = save_move_kd(make_llava(), make_adapters(), tmp_path / "llava", "/there/is/none")
     make_tokenizer(with_image_token=False).save_pretrained(folder)
-    assert convert(kind, folder, tmp_path / "student", "--vision_tower", clip_folder) == 0
-    assert load_elsewhere(kind, tmp_path / "student") == ["HawaiiForConditionalGeneration", "HawaiiProcessor"]
+    assert convert(model, folder, tmp_path / "student", "--vision_tower", clip_folder) == 0
+    assert load_elsewhere(model, tmp_path / "student") == ["HawaiiForConditionalGeneration", "HawaiiProcessor"]
     student = HawaiiForConditionalGeneration.from_pretrained(tmp_path / "student").eval()
     processor = HawaiiProcessor.from_pretrained(tmp_path / "student")
     assert processor.image_token_id == student.config.image_token_index == 40
     assert processor.chat_template == load_chat_template("vicuna_v1")
     assert list(processor.image_processor.image_mean) == MEAN
     assert list(processor.image_processor.image_std) == STD
-    assert student.config.vision_config.num_general_adapters == (3 if kind == "move_kd" else 0)
+    assert student.config.vision_config.num_general_adapters == (3 if model == "move_kd" else 0)
     inputs = processor(images=Image.new("RGB", (20, 30)), text="<image> what color ?", return_tensors="pt")
     assert student.generate(**inputs, max_new_tokens=3, do_sample=False).shape[0] == 1
 
 
-def test_a_tokenizer_that_leaves_rows_free_decides_which_stands_for_an_image(tmp_path, clip_folder):
+def test_the_image_token_uses_the_first_embedding_after_the_tokenizers(tmp_path, clip_folder):
     llava = make_llava(text={"vocab_size": 48})
     folder = save_original(llava, tmp_path / "llava", clip_folder)
     make_tokenizer(with_image_token=False).save_pretrained(folder)
@@ -204,7 +204,7 @@ TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 @pytest.mark.parametrize(
     ("text_type", "template"), [("llama", TEMPLATE), ("llama", None), ("qwen2", TEMPLATE), ("qwen2", None)]
 )
-def test_a_tokenizers_template_is_kept_and_where_it_has_none_vicunas_taken(tmp_path, clip_folder, text_type, template):
+def test_the_tokenizers_template_is_kept_and_vicunas_is_the_default(tmp_path, clip_folder, text_type, template):
     llava = make_llava(text={"model_type": text_type})
     model_type = {"llama": "llava_llama", "qwen2": "llava_qwen"}[text_type]
     folder = save_original(llava, tmp_path / "llava", clip_folder, model_type=model_type)
@@ -237,7 +237,7 @@ def test_a_clip_becomes_an_encoder_with_its_image_processor(tmp_path, capsys):
     assert "     32  vision_model.encoder.layers.*" in printed
 
 
-def test_a_siglip_of_any_aspect_ratio_gets_an_image_processor_of_squares(tmp_path):
+def test_a_siglip_for_any_aspect_ratio_gets_an_image_processor_for_squares(tmp_path):
     fields = {name: CLIP[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads", "patch_size")}
     siglip = Siglip2VisionModel(Siglip2VisionConfig(**fields, num_hidden_layers=2, num_patches=16))
     siglip.save_pretrained(tmp_path / "siglip")
@@ -250,16 +250,16 @@ def test_a_siglip_of_any_aspect_ratio_gets_an_image_processor_of_squares(tmp_pat
     assert HawaiiVisionModel.from_pretrained(tmp_path / "encoder")(pixel_values).last_hidden_state.isfinite().all()
 
 
-def test_a_folder_with_something_in_it_is_not_replaced(tmp_path, llava_folder, capsys):
+def test_a_folder_with_files_is_not_replaced(tmp_path, llava_folder, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
     assert convert("llava", llava_folder, tmp_path / "mine") == 2
-    assert "There is something in" in capsys.readouterr().err
+    assert "mine already has files: name a new folder." in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize("words", [[], ["clip"], ["llava"], ["move_kd"]])
-def test_the_command_and_each_kind_explain_themselves(words, capsys):
+def test_the_command_and_each_model_have_help_texts(words, capsys):
     with pytest.raises(SystemExit) as stopped:
         convert(*words, "--help")
     assert stopped.value.code == 0
@@ -289,14 +289,14 @@ def test_every_option_is_a_parameter_of_the_function(monkeypatch, function, word
         (["clip", "/there/is/none", "--dtype", "int4"], "dtype is 'int4'; it must be one of float32"),
     ],
 )
-def test_what_a_user_can_mend_is_one_sentence(tmp_path, words, message, capsys):
+def test_an_error_of_a_user_is_one_sentence(tmp_path, words, message, capsys):
     assert convert(words[0], words[1], tmp_path / "student", *words[2:]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "student").exists()
 
 
 @pytest.mark.parametrize("broken", ["tokenizer_config.json", "processor_config.json"])
-def test_what_the_processor_lacks_shows_before_the_weights_are_read(
+def test_an_error_of_the_processor_is_found_before_the_weights_are_read(
     tmp_path, llava_folder, monkeypatch, capsys, broken
 ):
     (llava_folder / broken).write_text("{")
@@ -307,7 +307,7 @@ def test_what_the_processor_lacks_shows_before_the_weights_are_read(
     convert_module.convert_llava.assert_not_called()
 
 
-def test_every_token_of_the_tokenizer_has_a_row(tmp_path, clip_folder):
+def test_every_token_has_an_embedding(tmp_path, clip_folder):
     folder = save_original(make_llava(), tmp_path / "llava", clip_folder)
     tokenizer = make_tokenizer(with_image_token=False)
     tokenizer.add_tokens([f"more{number}" for number in range(30)])
@@ -317,15 +317,15 @@ def test_every_token_of_the_tokenizer_has_a_row(tmp_path, clip_folder):
     assert (student.config.image_token_index, student.get_input_embeddings().num_embeddings) == (70, 128)
 
 
-@pytest.mark.parametrize(("own", "expected"), [("pad", "pad"), ("square", "crop"), (None, "crop")])
-def test_images_become_squares_as_llava_made_them(tmp_path, clip_folder, own, expected):
-    folder = save_original(make_llava(), tmp_path / "llava", clip_folder, image_aspect_ratio=own)
+@pytest.mark.parametrize(("original", "expected"), [("pad", "pad"), ("square", "crop"), (None, "crop")])
+def test_images_become_squares_as_for_the_llava(tmp_path, clip_folder, original, expected):
+    folder = save_original(make_llava(), tmp_path / "llava", clip_folder, image_aspect_ratio=original)
     make_tokenizer(with_image_token=False).save_pretrained(folder)
     assert convert("llava", folder, tmp_path / "student") == 0
     assert HawaiiProcessor.from_pretrained(tmp_path / "student").image_aspect_ratio == expected
 
 
-def test_the_folder_may_be_where_one_stands_or_a_link(tmp_path, llava_folder, monkeypatch):
+def test_the_folder_may_be_the_working_directory_or_a_link(tmp_path, llava_folder, monkeypatch):
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     assert convert("llava", llava_folder, tmp_path / "link") == 0
@@ -336,7 +336,7 @@ def test_the_folder_may_be_where_one_stands_or_a_link(tmp_path, llava_folder, mo
     assert (tmp_path / "here" / "config.json").is_file()
 
 
-# No file may grow beyond a few kilobytes: to who writes it, the disk is full.
+# Limits the size of files, which looks like a full disk.
 FULL_DISK = """
 import resource, signal, sys
 from hawaii.__main__ import main
@@ -346,7 +346,7 @@ sys.exit(main(["convert", "llava", *sys.argv[1:]]))
 """
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, llava_folder):
+def test_a_full_disk_is_one_sentence_and_leaves_no_files(tmp_path, llava_folder):
     (tmp_path / "new").mkdir()
     finished = subprocess.run(
         [sys.executable, "-c", FULL_DISK, llava_folder, tmp_path / "new" / "student"],

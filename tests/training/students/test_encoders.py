@@ -1,4 +1,4 @@
-"""An encoder that was trained here is a start, which stays what it was, and a teacher by name."""
+"""A HAWAII encoder is a starting point that keeps its weights, and a teacher."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from hawaii.training.counting.recipes import describe_recipe
 from hawaii.training.recipes.arguments import ModelArguments
 from hawaii.training.recipes.objectives import OBJECTIVES
 from hawaii.training.students.encoders import warn_of_other_teachers
-from hawaii.training.students.students import build_student
+from hawaii.training.students.student import build_student
 from hawaii.training.teachers.config import TeacherConfig
 from hawaii.training.teachers.loading import load_teacher
 from hawaii.training.train import train
@@ -25,7 +25,7 @@ from hawaii.training.train import train
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A published encoder with adapters of two teachers, all its values random."""
+    """A published encoder with adapters for two teachers and random values."""
     folder = tmp_path_factory.mktemp("encoders") / "hub"
     save_encoder_folder(folder)
     return folder
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain_folder(tmp_path_factory):
-    """The same without adapters, as RADIO leaves one."""
+    """The same without adapters, as after training with RADIO."""
     folder = tmp_path_factory.mktemp("encoders") / "plain"
     save_encoder_folder(folder, num_teacher_adapters=0, num_general_adapters=0)
     return folder
@@ -68,7 +68,7 @@ def assert_equal(actual, expected):
 
 
 @pytest.mark.parametrize("objective", ["hawaii", "llava", "radio"])
-def test_a_whole_student_has_its_weights_adapters_and_routers_whatever_it_learns(folder, tokenizer, objective):
+def test_a_complete_student_has_its_weights_adapters_and_routers_with_every_objective(folder, tokenizer, objective):
     student, _ = build(folder, tokenizer, objective, num_teachers=0 if objective == "llava" else 2)
     assert_equal(dict(student.model.vision_tower.state_dict()), weights_of(folder))
     vision = student.config.vision_config
@@ -77,25 +77,25 @@ def test_a_whole_student_has_its_weights_adapters_and_routers_whatever_it_learns
         assert not parameter.is_meta and parameter.isfinite().all(), name
 
 
-def test_its_image_processor_prepares_the_squares(folder, tokenizer):
+def test_its_image_processor_is_used(folder, tokenizer):
     _, processor = build(folder, tokenizer)
     assert tuple(processor.image_processor.image_mean) == (0.1, 0.2, 0.3)
     assert tuple(processor.image_processor.image_std) == (0.4, 0.5, 0.6)
     assert processor.image_processor.size == {"height": 16, "width": 16} and processor.patch_size == 4
 
 
-def test_it_takes_the_precision_of_the_recipe(folder, tokenizer):
+def test_it_gets_the_precision_of_the_recipe(folder, tokenizer):
     student, _ = build(folder, tokenizer, dtype="bfloat16")
     assert {parameter.dtype for parameter in student.parameters()} == {torch.bfloat16}
 
 
-def test_it_may_learn_on_without_a_language_model(folder):
+def test_it_can_be_trained_without_a_language_model(folder):
     student, processor = build(folder, tokenizer=None, text_config=None)
     assert_equal(dict(student.state_dict()), weights_of(folder))
     assert tuple(processor.image_processor.image_mean) == (0.1, 0.2, 0.3)
 
 
-def test_one_without_adapters_gets_fresh_ones_that_add_nothing(plain_folder, tokenizer):
+def test_an_encoder_without_adapters_gets_new_ones_that_add_nothing(plain_folder, tokenizer):
     student, _ = build(plain_folder, tokenizer, vision_config={"num_general_adapters": 1, "lora_rank": 2})
     tower = student.model.vision_tower
     assert tower.layers[0].feed_forward.adapters.lora_A.shape == (3, 2, 32)
@@ -108,7 +108,7 @@ def test_one_without_adapters_gets_fresh_ones_that_add_nothing(plain_folder, tok
     ].config.vision_config.num_general_adapters
 
 
-def test_fields_that_agree_with_it_may_be_said(folder, tokenizer):
+def test_fields_that_equal_the_encoders_are_accepted(folder, tokenizer):
     student, _ = build(folder, tokenizer, vision_config={**VISION, "num_general_adapters": 3})
     assert student.config.vision_config.lora_rank == VISION["lora_rank"]
 
@@ -126,12 +126,12 @@ def test_fields_that_agree_with_it_may_be_said(folder, tokenizer):
         ({"router_hidden_size": None}, "router_hidden_size is None in the recipe's vision_config and 8 in"),
     ],
 )
-def test_fields_that_contradict_it_are_one_sentence(folder, tokenizer, fields, problem):
+def test_fields_that_differ_from_the_encoders_are_an_error(folder, tokenizer, fields, problem):
     with pytest.raises(ValueError, match=problem):
         build(folder, tokenizer, vision_config=fields)
 
 
-def test_one_that_is_damaged_is_one_sentence(folder, tokenizer, tmp_path):
+def test_a_damaged_encoder_is_an_error(folder, tokenizer, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     weights = load_file(copy / "model.safetensors")
     lost = weights.pop("layers.1.feed_forward.fc1.bias")
@@ -147,11 +147,11 @@ def test_one_that_is_damaged_is_one_sentence(folder, tokenizer, tmp_path):
 
 @pytest.fixture
 def recipe(folder, tmp_path, teacher_folders):
-    """A recipe of a whole model that starts from the encoder."""
+    """A recipe of a complete model that starts from the encoder."""
     return str(write_recipe(tmp_path, teacher_folders, vision_tower=str(folder), vision_config=None, max_steps=1))
 
 
-def test_a_run_of_a_whole_model_starts_from_it(recipe, folder, tmp_path):
+def test_a_run_of_a_complete_model_starts_from_it(recipe, folder, tmp_path):
     train(recipe, ["learning_rate=0"])
     hub = tmp_path / "run" / "hub"
     assert_equal(weights_of(hub, "model.vision_tower."), weights_of(folder))
@@ -161,7 +161,7 @@ def test_a_run_of_a_whole_model_starts_from_it(recipe, folder, tmp_path):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_dry_run_counts_what_is_built(recipe, folder, objective):
+def test_a_dry_run_counts_the_parameters_of_the_student(recipe, folder, objective):
     if objective == "move_kd":
         with pytest.raises(
             ValueError, match="has 2 teacher-specific adapters, and the objective move_kd balances one"
@@ -169,12 +169,13 @@ def test_a_dry_run_counts_what_is_built(recipe, folder, objective):
             describe_recipe(recipe, ["objective=move_kd"])
         return
     adapters = [tensor.numel() for name, tensor in weights_of(folder).items() if ".lora_" in name]
-    assert f"| adapters | {sum(adapters):,} |" in describe_recipe(recipe, [f"objective={objective}"])
+    description = describe_recipe(recipe, [f"objective={objective}"])
+    assert f"| adapters | {sum(adapters):,} |" in " ".join(description.split())
     with pytest.raises(ValueError, match="lora_rank is 8 in the recipe's vision_config and 4"):
         describe_recipe(recipe, [f"objective={objective}", "vision_config.lora_rank=8"])
 
 
-def test_another_number_of_teachers_than_it_has_adapters_for_is_one_sentence(recipe, teacher_folders):
+def test_another_number_of_teachers_than_of_adapters_is_an_error(recipe, teacher_folders):
     overrides = [f"teachers=[{teacher_folders['vit']}]"]
     for begin in (describe_recipe, train):
         with pytest.raises(
@@ -183,35 +184,35 @@ def test_another_number_of_teachers_than_it_has_adapters_for_is_one_sentence(rec
             begin(recipe, overrides)
 
 
-def test_other_teachers_or_another_order_are_told(folder, plain_folder, tmp_path, caplog):
+def test_other_teachers_or_another_order_cause_a_warning(folder, plain_folder, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         warn_of_other_teachers(str(folder), ["vit", "convnext"])
         warn_of_other_teachers(None, ["vit"])
         warn_of_other_teachers(str(plain_folder), ["sam"])
         assert not caplog.text
         warn_of_other_teachers(str(folder), ["convnext", "vit"])
-    assert "hub were taught by vit, convnext, in this order, and go on with convnext, vit." in caplog.text
-    # The folder of a stage tells it elsewhere.
+    assert "hub learned from vit, convnext, in this order, and continue with convnext, vit." in caplog.text
+    # The folder of a stage has the names in another file.
     shutil.copyfile(folder / "config.json", tmp_path / "config.json")
     (tmp_path / "stage.json").write_text(json.dumps({"teachers": {"vit": {}, "convnext": {}}}))
     with caplog.at_level(logging.WARNING):
         warn_of_other_teachers(str(tmp_path), ["vit", "sam"])
-    assert "were taught by vit, convnext, in this order, and go on with vit, sam." in caplog.text
+    assert "learned from vit, convnext, in this order, and continue with vit, sam." in caplog.text
 
 
-@pytest.mark.parametrize(("objective", "is_told"), [("hawaii", True), ("radio", False)])
-def test_another_order_is_told_where_teachers_have_adapters(
-    folder, tmp_path, teacher_folders, caplog, objective, is_told
+@pytest.mark.parametrize(("objective", "is_warned"), [("hawaii", True), ("radio", False)])
+def test_another_order_causes_a_warning_if_teachers_have_adapters(
+    folder, tmp_path, teacher_folders, caplog, objective, is_warned
 ):
     teachers = dict(reversed(teacher_folders.items()))
     recipe = write_recipe(tmp_path, teachers, vision_tower=str(folder), vision_config=None, max_steps=1)
     with caplog.at_level(logging.WARNING):
         train(str(recipe), [f"objective={objective}"])
-    assert ("were taught by vit, convnext, in this order" in caplog.text) == is_told
+    assert ("learned from vit, convnext, in this order" in caplog.text) == is_warned
 
 
 @pytest.mark.parametrize("layer", [None, 1, -2])
-def test_it_teaches_what_it_sees_with_its_routers_at_work(folder, layer):
+def test_a_teacher_gives_the_encoders_features_with_active_routers(folder, layer):
     teacher = load_teacher(TeacherConfig.parse({"checkpoint": str(folder), "layer": layer}))
     assert (teacher.image_size, teacher.grid) == (16, (4, 4, 32))
     images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
@@ -223,15 +224,15 @@ def test_it_teaches_what_it_sees_with_its_routers_at_work(folder, layer):
     torch.testing.assert_close(teacher(images), expected)
 
 
-def test_the_encoder_of_a_whole_model_teaches_too(hub_folder):
+def test_the_encoder_of_a_complete_model_is_a_teacher_too(hub_folder):
     teacher = load_teacher(TeacherConfig.parse(str(hub_folder)))
     assert teacher.grid == (4, 4, 32) and isinstance(teacher.model, HawaiiVisionModel)
 
 
-def test_an_encoder_learns_from_one_that_learned_before(folder, teacher_folders, tmp_path):
+def test_an_encoder_learns_from_a_trained_encoder(folder, teacher_folders, tmp_path):
     teachers = {"first": teacher_folders["vit"], "second": folder}
     recipe = str(write_encoder_recipe(tmp_path, teachers, max_steps=1))
-    assert "| hub | 22,970 | 16 x 16 | 4 x 4 | 32 |" in describe_recipe(recipe)
+    assert "| hub | 22,970 | 16 x 16 | 4 x 4 | 32 |" in " ".join(describe_recipe(recipe).split())
     train(recipe)
     results = json.loads((tmp_path / "run" / "train_results.json").read_text())
     assert list(results["stages"]["first"]["teachers"]) == ["vit", "hub"]

@@ -1,4 +1,4 @@
-"""A student speaks through any language model: what the model was it stays, and what is published works alone."""
+"""A student works with any language model, keeps its scores, and is published without dependencies."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from hawaii.tests.tiny.training import RAGGED, TEACHER_GRIDS, gradients, make_ar
 from hawaii.training.data.conversations import read_messages, tokenize_conversation
 from hawaii.training.recipes.arguments import DataArguments, ModelArguments
 from hawaii.training.recipes.objectives import HawaiiObjective, StudentWithObjective
-from hawaii.training.students.students import build_student
+from hawaii.training.students.student import build_student
 
 
 CASES = [(name, is_tied) for name, family in FAMILIES.items() for is_tied in family.can_be_tied]
@@ -70,8 +70,8 @@ def save(built, folder):
     return folder
 
 
-def ask(processor, *questions):
-    """Inputs of a batch of one question each, about images of one colour."""
+def make_inputs(processor, *questions):
+    """Makes a batch of one question about an image of one colour each."""
     images = [Image.new("RGB", (16, 20), color) for color in ("red", "blue")[: len(questions)]]
     messages = [[{"role": "user", "content": [{"type": "image"}, *question]}] for question in questions]
     text = [processor.apply_chat_template(message, add_generation_prompt=True) for message in messages]
@@ -88,14 +88,14 @@ def assert_tied(student, is_tied):
 
 
 @torch.no_grad()
-def test_its_scores_of_text_stay_what_they_were(built):
+def test_scores_of_text_equal_the_language_models(built):
     language_model = AutoModelForCausalLM.from_pretrained(built.folder).eval()
     ids = torch.tensor([make_tokenizer(built.family)("what color is it ?")["input_ids"]])
     expected = language_model(ids).logits
     torch.testing.assert_close(built.student(ids).logits[..., : expected.shape[-1]], expected)
 
 
-def test_new_rows_are_the_mean_of_the_old_and_their_number_is_a_round_one(built):
+def test_new_embeddings_are_the_mean_of_the_old_and_their_number_is_rounded_up(built):
     student, old = built.student, len(make_tokenizer(built.family))
     assert built.processor.image_token_id == old
     rows = student.config.text_config.vocab_size
@@ -113,7 +113,7 @@ def test_a_tied_head_stays_tied(built, tmp_path):
     assert_tied(HawaiiForConditionalGeneration.from_pretrained(tmp_path), built.is_tied)
 
 
-def test_every_parameter_learns_in_a_step_of_training(built, tmp_path, teachers):
+def test_every_parameter_gets_a_gradient(built, tmp_path, teachers):
     student = built.student
     objective = HawaiiObjective(make_arguments(), student, TEACHER_GRIDS)
     module = StudentWithObjective(student.train(), objective)
@@ -121,25 +121,25 @@ def test_every_parameter_learns_in_a_step_of_training(built, tmp_path, teachers)
     features = [teacher(batch["teacher_images"]) for teacher in teachers]
     loss, _ = module(features, batch)
     found = gradients(module, loss)
-    # Fresh adapters add nothing, so what leads into them has nothing to learn yet.
-    silent = {name for name, gradient in found.items() if gradient is None or not gradient.any()}
-    assert {name for name in silent if ".lora_A" not in name} == set()
+    # New adapters add nothing because B is zero, so A has no gradient yet.
+    without = {name for name, gradient in found.items() if gradient is None or not gradient.any()}
+    assert {name for name in without if ".lora_A" not in name} == set()
     assert all(gradient.isfinite().all() for gradient in found.values() if gradient is not None)
     student.zero_grad(set_to_none=True)
     student.eval()
 
 
-def test_a_cache_changes_no_answer(built):
-    inputs = ask(built.processor, LONG)
+def test_a_cache_does_not_change_answers(built):
+    inputs = make_inputs(built.processor, LONG)
     answers = [built.student.generate(**inputs, use_cache=use_cache, **GREEDY) for use_cache in (True, False)]
     assert answers[0].tolist() == answers[1].tolist()
 
 
-def test_a_batch_that_is_padded_gets_the_answers_of_each_alone(built):
-    inputs = ask(built.processor, LONG, SHORT)
+def test_a_padded_batch_gets_the_answers_of_each_question_alone(built):
+    inputs = make_inputs(built.processor, LONG, SHORT)
     assert not inputs["attention_mask"].all()
     together = built.student.generate(**inputs, **GREEDY)[:, -8:]
-    alone = built.student.generate(**ask(built.processor, LONG), **GREEDY)[:, -8:]
+    alone = built.student.generate(**make_inputs(built.processor, LONG), **GREEDY)[:, -8:]
     assert together[0].tolist() == alone[0].tolist()
     short = {
         name: inputs[name][1:, inputs["attention_mask"][1].argmax() :] for name in ("input_ids", "attention_mask")
@@ -152,7 +152,7 @@ def test_generation_stops_where_an_answer_ends(built):
     end = built.processor.tokenizer.convert_tokens_to_ids(built.family.end)
     ids = built.student.generation_config.eos_token_id
     assert end in (ids if isinstance(ids, list) else [ids])
-    inputs = ask(built.processor, LONG)
+    inputs = make_inputs(built.processor, LONG)
     answer = built.student.generate(**inputs, do_sample=False, max_new_tokens=8, sequence_bias=[[[end], 1e4]])
     assert answer.shape[1] == inputs["input_ids"].shape[1] + 1
 
@@ -162,19 +162,19 @@ def test_a_published_folder_gives_the_same_scores_and_tokens(built, tmp_path):
     save(built, tmp_path)
     student = HawaiiForConditionalGeneration.from_pretrained(tmp_path).eval()
     processor = HawaiiProcessor.from_pretrained(tmp_path)
-    inputs = ask(processor, LONG)
+    inputs = make_inputs(processor, LONG)
     torch.testing.assert_close(student(**inputs).logits, built.student(**inputs).logits)
     assert student.generation_config.eos_token_id == built.student.generation_config.eos_token_id
     messages = read_messages(TURNS, num_images=1)
     learned = tokenize_conversation(messages, built.processor).input_ids
     messages[0]["content"][0] = {"type": "image", "image": Image.new("RGB", (16, 16))}
     assert processor.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"] == [learned]
-    prompt = ask(processor, QUESTION[1:])["input_ids"][0].tolist()
+    prompt = make_inputs(processor, QUESTION[1:])["input_ids"][0].tolist()
     assert prompt == learned[: len(prompt)]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_language_model_from_scratch_is_one_of_its_family(name, tmp_path):
+def test_a_language_model_with_random_weights_is_saved_and_loaded(name, tmp_path):
     family = FAMILIES[name]
     make_tokenizer(family).save_pretrained(tmp_path / "tokenizer")
     student, processor = build(text_config=text_config(family), tokenizer=str(tmp_path / "tokenizer"))
@@ -182,12 +182,12 @@ def test_a_language_model_from_scratch_is_one_of_its_family(name, tmp_path):
     assert student.config.text_config.vocab_size == len(processor.tokenizer)
     student.save_pretrained(tmp_path / "student")
     loaded = HawaiiForConditionalGeneration.from_pretrained(tmp_path / "student").eval()
-    inputs = ask(processor, LONG)
+    inputs = make_inputs(processor, LONG)
     with torch.no_grad():
         torch.testing.assert_close(loaded(**inputs).logits, student.eval()(**inputs).logits)
 
 
-def test_rows_to_spare_are_used_before_new_ones_are_made(tmp_path):
+def test_unused_embeddings_are_used_before_new_ones_are_added(tmp_path):
     family = FAMILIES["qwen2"]
     num_tokens = len(make_tokenizer(family))
     save_language_model(tmp_path, family)
@@ -201,7 +201,7 @@ def test_rows_to_spare_are_used_before_new_ones_are_made(tmp_path):
 
 
 @pytest.mark.parametrize("is_tied", [False, True])
-def test_the_end_token_learns_although_the_language_model_pads_with_it(tmp_path, is_tied):
+def test_the_end_token_gets_a_gradient_even_if_it_is_the_padding_token(tmp_path, is_tied):
     family = replace(FAMILIES["qwen2"], pad_token="<|endoftext|>")
     end = make_tokenizer(family).eos_token_id
     save_language_model(tmp_path / "text", family, tie_word_embeddings=is_tied)
@@ -213,22 +213,22 @@ def test_the_end_token_learns_although_the_language_model_pads_with_it(tmp_path,
         assert embeddings.weight.grad[end].all()
 
 
-def test_the_language_models_own_special_tokens_stay_special(tmp_path):
+def test_the_language_models_special_tokens_stay_special(tmp_path):
     _, processor = build(save_language_model(tmp_path, FAMILIES["qwen2"]))
     tokenizer = processor.tokenizer
     assert {"<|im_start|>", "<|im_end|>", "<image>"} <= set(tokenizer.all_special_tokens)
     assert tokenizer.decode(tokenizer("red<|im_end|>")["input_ids"], skip_special_tokens=True) == "red"
 
 
-def test_a_model_that_sees_already_is_refused(tmp_path):
+def test_a_model_that_takes_images_is_refused(tmp_path):
     config = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}, "vision_config": {}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     make_tokenizer(FAMILIES["gemma3"]).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is a gemma3, a language model that sees or hears already"):
+    with pytest.raises(ValueError, match="is a gemma3, a model that takes images or sound already"):
         build(tmp_path)
 
 
-# For each folder: the largest difference from the logits that lie in it, and whether greedy answers and prompts agree.
+# For each folder: the largest difference from its reference logits, and whether greedy answers and prompts agree.
 COMPARE = """
 import json, sys
 sys.modules["hawaii"] = None
@@ -265,7 +265,7 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_published_folders_work_in_transformers_4_too(tmp_path):
-    """4.57 knows all of these families. A message may hold a string, which its own processors do not take."""
+    """4.57 has all of these families. Messages may be strings, which transformers' own processors do not accept."""
     folders, ends = tmp_path / "folders", {}
     Image.new("RGB", (16, 20), "red").save(tmp_path / "red.png")
     images = [{"type": "image", "path": str(tmp_path / "red.png")}] * 2

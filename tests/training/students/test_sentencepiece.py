@@ -1,4 +1,4 @@
-"""Vicuna's tokenizer, like LLaVA's, is a file of sentencepiece's own form; it is read and published as any other."""
+"""Vicuna's and LLaVA's tokenizers are in sentencepiece's format; they are read and published like any other."""
 
 import json
 import subprocess
@@ -12,7 +12,8 @@ from hawaii.tests.tiny.models import VISION, WORDS
 from hawaii.tests.tiny.students import data_args
 from hawaii.training.data.conversations import read_messages, tokenize_conversation
 from hawaii.training.recipes.arguments import ModelArguments
-from hawaii.training.students.students import build_student, load_tokenizer
+from hawaii.training.students.student import build_student
+from hawaii.training.students.tokenizer import load_tokenizer
 
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -40,13 +41,13 @@ def vicuna_folder(tmp_path_factory):
     return folder
 
 
-def test_an_image_is_one_token_behind_the_vocabulary(vicuna_folder):
+def test_the_image_token_is_the_first_after_the_vocabulary(vicuna_folder):
     num_tokens = sentencepiece.SentencePieceProcessor(str(vicuna_folder / "tokenizer.model")).vocab_size()
     tokenizer = load_tokenizer(ModelArguments(language_model=str(vicuna_folder)))
     assert tokenizer.convert_tokens_to_ids("<image>") == num_tokens
 
 
-def test_what_is_learned_is_the_answer_and_its_end(vicuna_folder):
+def test_the_answer_and_its_end_token_are_learned(vicuna_folder):
     args = ModelArguments(language_model=str(vicuna_folder), vision_config=VISION)
     _, processor = build_student(args, data_args(chat_template="vicuna_v1"), 2)
     turns = [{"from": "human", "value": "<image>\nwhat color is the shape?"}, {"from": "gpt", "value": "red"}]
@@ -55,8 +56,8 @@ def test_what_is_learned_is_the_answer_and_its_end(vicuna_folder):
     assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
     learned = [token for token, is_answer in zip(ids, conversation.is_answer) if is_answer]
     assert tokenizer.decode(learned).strip() == "red</s>"
-    asked = [token for token, is_prompt in zip(ids, conversation.is_prompt) if is_prompt]
-    assert tokenizer.decode(asked).strip() == "what color is the shape?"
+    prompt = [token for token, is_prompt in zip(ids, conversation.is_prompt) if is_prompt]
+    assert tokenizer.decode(prompt).strip() == "what color is the shape?"
 
 
 READ = """
@@ -68,7 +69,7 @@ print(processor.tokenizer("what color is the shape?")["input_ids"])
 """
 
 
-def test_what_is_published_needs_no_sentencepiece(vicuna_folder, tmp_path):
+def test_a_published_folder_needs_no_sentencepiece(vicuna_folder, tmp_path):
     args = ModelArguments(language_model=str(vicuna_folder), vision_config=VISION)
     _, processor = build_student(args, data_args(chat_template="vicuna_v1"), 2)
     processor.save_pretrained(tmp_path)

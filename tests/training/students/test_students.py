@@ -1,4 +1,4 @@
-"""A student is put together from parts that stay what they were, and learns in the parts that are named."""
+"""A student is built from parts that keep their weights, and the named parts of it train."""
 
 import pytest
 import torch
@@ -14,7 +14,8 @@ from transformers import (
 )
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
-from hawaii.tests.tiny.models import fill, make_tokenizer
+from hawaii.files.user_error import UserError
+from hawaii.tests.tiny.models import VISION, fill, make_tokenizer
 from hawaii.tests.tiny.students import (
     build_from_scratch,
     data_args,
@@ -30,7 +31,8 @@ from hawaii.tests.tiny.training import (
     write_recipe,
 )
 from hawaii.training.recipes.arguments import ModelArguments
-from hawaii.training.students.students import build_student, set_trainable
+from hawaii.training.students.student import build_student
+from hawaii.training.students.trainable import set_trainable
 from hawaii.training.train import train
 
 
@@ -55,7 +57,7 @@ def clip_folder(tmp_path_factory):
 
 
 def save_language_model(folder, tokenizer, tie_word_embeddings=False, dtype=torch.float32):
-    """A language model that knows nothing of images, with its tokenizer and a way of generating."""
+    """Saves a language model for text alone, with its tokenizer and a generation config."""
     text = {name: value for name, value in TEXT.items() if name != "model_type"}
     config = LlamaConfig(**text, vocab_size=len(tokenizer), tie_word_embeddings=tie_word_embeddings)
     model = fill(LlamaForCausalLM(config)).to(dtype)
@@ -65,7 +67,9 @@ def save_language_model(folder, tokenizer, tie_word_embeddings=False, dtype=torc
     return str(folder)
 
 
-def test_a_student_from_scratch_has_an_adapter_for_each_teacher_and_a_row_for_each_word(tokenizer_folder):
+def test_a_new_student_has_an_adapter_for_each_teacher_and_an_embedding_for_each_token(
+    tokenizer_folder,
+):
     student, processor = build_from_scratch(tokenizer_folder)
     vision, text = student.config.vision_config, student.config.text_config
     assert (vision.num_teacher_adapters, vision.num_general_adapters) == (2, 3)
@@ -74,20 +78,20 @@ def test_a_student_from_scratch_has_an_adapter_for_each_teacher_and_a_row_for_ea
     assert text.eos_token_id == processor.tokenizer.eos_token_id
 
 
-def test_nothing_is_left_empty(tokenizer_folder):
+def test_every_tensor_is_initialised(tokenizer_folder):
     student, _ = build_from_scratch(tokenizer_folder)
     for name, tensor in [*student.named_parameters(), *student.named_buffers()]:
         assert tensor.device.type == "cpu" and tensor.isfinite().all(), name
 
 
-def test_the_projector_starts_as_linear_layers_do(tokenizer_folder):
+def test_the_projector_is_initialised_like_linear_layers(tokenizer_folder):
     projector = build_from_scratch(tokenizer_folder)[0].model.multi_modal_projector
     for layer in (projector.linear_1, projector.linear_2):
         bound = layer.in_features**-0.5
         assert bound / 2 < layer.weight.abs().max() <= bound
 
 
-def test_the_parts_are_the_checkpoints(clip_folder, tmp_path):
+def test_the_parts_have_the_checkpoints_weights(clip_folder, tmp_path):
     folder = save_language_model(tmp_path, text_tokenizer())
     student, _ = build_student(ModelArguments(vision_tower=clip_folder, language_model=folder), data_args(), 2)
     clip = CLIPVisionModel.from_pretrained(clip_folder).eval()
@@ -97,18 +101,18 @@ def test_the_parts_are_the_checkpoints(clip_folder, tmp_path):
         features = student.model.vision_tower(pixel_values).last_hidden_state
         torch.testing.assert_close(features, clip(pixel_values, output_hidden_states=True).hidden_states[-2])
         language_model = AutoModelForCausalLM.from_pretrained(folder)
-        # The image token's row is new.
+        # The image token's embedding is new.
         logits = student.eval()(ids).logits[..., : language_model.config.vocab_size]
         torch.testing.assert_close(logits, language_model.eval()(ids).logits)
     assert student.generation_config.max_new_tokens == 7
 
 
-def test_a_language_model_gets_a_token_for_images(clip_folder, tmp_path):
+def test_a_language_model_gets_an_image_token(clip_folder, tmp_path):
     tokenizer = text_tokenizer()
     folder = save_language_model(tmp_path, tokenizer)
     student, processor = build_student(ModelArguments(vision_tower=clip_folder, language_model=folder), data_args(), 2)
     assert processor.image_token_id == len(tokenizer)
-    assert len(tokenizer) + 1 < 64  # the next round number of rows
+    assert len(tokenizer) + 1 < 64  # the next multiple of 64
     assert student.get_input_embeddings().num_embeddings == student.lm_head.out_features == 64
     assert student.config.text_config.vocab_size == 64
 
@@ -126,7 +130,7 @@ SCALED = GraniteConfig(**SIZES, logits_scaling=2.0)
 
 
 @pytest.mark.parametrize("config", [CAPPED, SCALED, CohereConfig(**SIZES)], ids=lambda config: config.model_type)
-def test_a_head_that_scales_or_caps_its_scores_is_refused(config, clip_folder, tmp_path):
+def test_a_head_that_scales_or_caps_scores_is_refused(config, clip_folder, tmp_path):
     fill(AutoModelForCausalLM.from_config(config)).save_pretrained(tmp_path)
     text_tokenizer().save_pretrained(tmp_path)
     problem = r"The head of (Gemma2|Granite|Cohere)ForCausalLM does more than multiply by one matrix and add a bias"
@@ -134,7 +138,7 @@ def test_a_head_that_scales_or_caps_its_scores_is_refused(config, clip_folder, t
         build_student(ModelArguments(vision_tower=clip_folder, language_model=str(tmp_path)), data_args(), 2)
 
 
-def test_a_fresh_head_is_refused_although_it_does_no_more_yet(tokenizer_folder):
+def test_a_head_with_a_cap_is_refused_even_with_random_weights(tokenizer_folder):
     fields = {**{name: value for name, value in SIZES.items() if name != "vocab_size"}, "model_type": "gemma2"}
     with pytest.raises(ValueError, match="does more than multiply by one matrix"):
         build_from_scratch(tokenizer_folder, text_config={**fields, "head_dim": 8})
@@ -142,7 +146,7 @@ def test_a_fresh_head_is_refused_although_it_does_no_more_yet(tokenizer_folder):
 
 @pytest.mark.parametrize("tie_word_embeddings", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_fresh_student_is_saved_and_loaded_whole(clip_folder, tmp_path, tie_word_embeddings, dtype):
+def test_a_new_student_is_saved_and_loaded_completely(clip_folder, tmp_path, tie_word_embeddings, dtype):
     folder = save_language_model(tmp_path / "text", text_tokenizer(), tie_word_embeddings, dtype)
     student, processor = build_student(ModelArguments(vision_tower=clip_folder, language_model=folder), data_args(), 2)
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
@@ -158,7 +162,7 @@ def test_a_fresh_student_is_saved_and_loaded_whole(clip_folder, tmp_path, tie_wo
         torch.testing.assert_close(loaded(ids, pixel_values).logits, student(ids, pixel_values).logits)
 
 
-def test_the_student_has_the_precision_that_is_named(tokenizer_folder):
+def test_the_student_has_the_given_precision(tokenizer_folder):
     student, _ = build_from_scratch(tokenizer_folder, dtype="bfloat16")
     assert {parameter.dtype for parameter in student.parameters()} == {torch.bfloat16}
     assert student.config.dtype == torch.bfloat16
@@ -169,17 +173,30 @@ def test_the_student_has_the_precision_that_is_named(tokenizer_folder):
     [
         ("vision_config", "names neither a vision_tower nor a vision_config"),
         ("text_config", "names neither a language_model nor a text_config"),
-        ("tokenizer", "names no tokenizer and no language_model that would bring one"),
+        ("tokenizer", "names no tokenizer and no language_model that has one"),
     ],
 )
-def test_a_part_that_is_not_named_is_an_error(tokenizer_folder, missing, problem):
+def test_a_missing_part_is_an_error(tokenizer_folder, missing, problem):
     with pytest.raises(ValueError, match=problem):
         build_from_scratch(tokenizer_folder, **{missing: None})
 
 
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"text_config": {"model_type": "lama"}}, "A language model cannot be built from text_config: .*lama"),
+        ({"text_config": {**TEXT, "num_attention_heads": 5}}, "A language model cannot be built from text_config: "),
+        ({"vision_config": {**VISION, "adapter_placement": "mlp"}}, "vision_config: adapter_placement is 'mlp'"),
+    ],
+)
+def test_a_wrong_configuration_is_an_error_of_the_user(tokenizer_folder, fields, problem):
+    with pytest.raises(UserError, match=problem):
+        build_from_scratch(tokenizer_folder, **fields)
+
+
 @pytest.mark.parametrize("is_original", [False, True])
 @torch.no_grad()
-def test_a_student_of_a_llava_begins_with_its_answers(tmp_path, is_original):
+def test_a_student_from_a_llava_has_its_scores(tmp_path, is_original):
     llava, folder = save_llava(tmp_path / "from", is_original)
     args = ModelArguments(llava=folder, vision_config={"lora_rank": 2})
     student, processor = build_student(args, data_args(chat_template="vicuna_v1"), 2)
@@ -187,16 +204,16 @@ def test_a_student_of_a_llava_begins_with_its_answers(tmp_path, is_original):
     assert (vision.num_teacher_adapters, vision.num_general_adapters, vision.lora_rank) == (2, 3, 2)
     assert list(processor.image_processor.image_mean) == [0.1, 0.2, 0.3]
     inputs = processor(images=make_image(0), text="what color is <image> ?", return_tensors="pt")
-    # LLaVA's own form has no token for images: any word may stand for them in its place.
+    # LLaVA's original format has no token for images: any word can replace it.
     llava.config.image_token_index = 7 if is_original else processor.image_token_id
-    theirs = inputs["input_ids"].masked_fill(
+    llava_ids = inputs["input_ids"].masked_fill(
         inputs["input_ids"] == processor.image_token_id, llava.config.image_token_index
     )
-    expected = llava(input_ids=theirs, pixel_values=inputs["pixel_values"]).logits
+    expected = llava(input_ids=llava_ids, pixel_values=inputs["pixel_values"]).logits
     torch.testing.assert_close(student(**inputs).logits[..., : expected.shape[-1]], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_llava_grows_where_the_tokenizer_has_more_tokens_than_it_has_rows(tmp_path):
+def test_a_llava_gets_more_embeddings_if_the_tokenizer_has_more_tokens(tmp_path):
     llava, folder = save_llava(tmp_path / "from")
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["more"])
@@ -209,7 +226,7 @@ def test_a_llava_grows_where_the_tokenizer_has_more_tokens_than_it_has_rows(tmp_
 
 
 @torch.no_grad()
-def test_a_recipe_that_starts_from_a_llava_and_learns_nothing_publishes_its_answers(tmp_path, teacher_folders):
+def test_a_recipe_from_a_llava_with_learning_rate_0_publishes_its_scores(tmp_path, teacher_folders):
     llava, folder = save_llava(tmp_path / "from")
     path = write_recipe(tmp_path, teacher_folders, llava=folder, learning_rate=0.0, max_steps=1)
     recipe = yaml.safe_load(path.read_text())
@@ -227,12 +244,12 @@ def test_a_recipe_that_starts_from_a_llava_and_learns_nothing_publishes_its_answ
 
 
 @pytest.mark.parametrize("part", ["vision_tower", "language_model", "text_config"])
-def test_a_llava_and_a_part_that_it_brings_is_an_error(part):
+def test_a_llava_and_one_of_its_parts_is_an_error(part):
     with pytest.raises(ValueError, match=f"names a llava, which brings all parts, and a {part}; leave one out"):
         ModelArguments(llava="x", **{part: {} if part == "text_config" else "y"})
 
 
-PARTS = {
+PARAMETERS = {
     "projector": "model.multi_modal_projector.linear_1.weight",
     "adapters": "model.vision_tower.layers.0.feed_forward.adapters.lora_A",
     "routers": "model.vision_tower.layers.1.feed_forward.routing.general_router.hidden.bias",
@@ -242,26 +259,26 @@ PARTS = {
 
 
 @pytest.mark.parametrize(("placement", "adapters"), [("ffn", "adapters"), ("linear", "fc1_adapters")])
-@pytest.mark.parametrize("part", PARTS)
-def test_the_named_part_alone_learns(part, placement, adapters):
+@pytest.mark.parametrize("part", PARAMETERS)
+def test_only_the_named_part_is_trainable(part, placement, adapters):
     student = make_module(vision={"adapter_placement": placement}).student
     set_trainable(student, [part])
-    learns = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
-    names = {part: name.replace(".adapters.", f".{adapters}.") for part, name in PARTS.items()}
-    assert {name for name in names.values() if name in learns} == {names[part]}
+    trainable = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
+    names = {part: name.replace(".adapters.", f".{adapters}.") for part, name in PARAMETERS.items()}
+    assert {name for name in names.values() if name in trainable} == {names[part]}
 
 
-def test_every_parameter_is_of_one_part():
+def test_every_parameter_belongs_to_one_part():
     student = make_module().student
     counts = {name: 0 for name, _ in student.named_parameters()}
-    for part in PARTS:
+    for part in PARAMETERS:
         set_trainable(student, [part])
         for name, parameter in student.named_parameters():
             counts[name] += parameter.requires_grad
     assert set(counts.values()) == {1}
 
 
-def test_parts_of_the_encoder():
+def test_the_parts_of_the_encoder_have_the_expected_parameters():
     student = make_module().student
     names = {}
     for part in ("adapters", "routers", "vision_tower"):
@@ -273,7 +290,7 @@ def test_parts_of_the_encoder():
     assert all(name.startswith("model.vision_tower.") for name in names["vision_tower"])
 
 
-def test_the_head_learns_with_the_language_model():
+def test_the_head_is_trainable_with_the_language_model():
     student = make_module().student
     set_trainable(student, ["language_model"])
     assert student.lm_head.weight.requires_grad

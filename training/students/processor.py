@@ -1,0 +1,59 @@
+"""The student's processor: tokenizer, chat template and image processor."""
+
+from transformers import CLIPImageProcessorPil, PreTrainedTokenizerBase
+
+from ...configuration.configuration_hawaii import HawaiiVisionConfig
+from ...files.user_error import UserError
+from ...modeling_hawaii.conversion.llava_checkpoint import read_llava
+from ...processing.chat_templates import adapt_chat_template, load_chat_template
+from ...processing.encoder_processor import kernel_and_colors, load_image_processor
+from ...processing.processing_hawaii import HawaiiProcessor
+from ..recipes.arguments import DataArguments, ModelArguments
+from .tokenizer import default_chat_template, load_tokenizer
+
+
+def square_image_processor(original, vision_config: HawaiiVisionConfig) -> CLIPImageProcessorPil:
+    """Creates an image processor for the encoder's size with `original`'s resampling filter and normalisation."""
+    size = {"height": vision_config.image_size, "width": vision_config.image_size}
+    return CLIPImageProcessorPil(size=size, crop_size=size, **kernel_and_colors(original))
+
+
+def adapt_processor(
+    processor: HawaiiProcessor, model_args: ModelArguments, data_args: DataArguments
+) -> HawaiiProcessor:
+    """
+    Sets the chat template and the way to a square image that a stage uses.
+
+    Raises:
+        UserError: there is no such template, or it does not render images and text (see [`adapt_chat_template`]).
+    """
+    processor.image_aspect_ratio = data_args.image_aspect_ratio
+    if data_args.chat_template is not None:
+        template = load_chat_template(data_args.chat_template)
+    else:
+        # The tokenizer of a saved stage has that stage's template; only the recipe's has the original one.
+        template = default_chat_template(load_tokenizer(model_args))
+    if template is None:
+        raise UserError("The tokenizer has no chat template. Name one with chat_template, such as vicuna_v1.")
+    processor.chat_template = adapt_chat_template(template, **processor.tokenizer.special_tokens_map)
+    processor.tokenizer.chat_template = processor.chat_template  # the only one, or others would be saved with it
+    return processor
+
+
+def build_processor(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    vision_config: HawaiiVisionConfig,
+    tokenizer: PreTrainedTokenizerBase,
+) -> HawaiiProcessor:
+    """Creates a new student's processor; images are normalised as for the checkpoint that the encoder starts from."""
+    source = model_args.vision_tower
+    if model_args.llava is not None:
+        # A LLaVA in its original format names the encoder's checkpoint, which has the image processor.
+        source = read_llava(model_args.llava, vision_tower=None).vision_tower or model_args.llava
+    processor = HawaiiProcessor(
+        image_processor=square_image_processor(load_image_processor(source), vision_config),
+        tokenizer=tokenizer,
+        patch_size=vision_config.patch_size,
+    )
+    return adapt_processor(processor, model_args, data_args)

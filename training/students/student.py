@@ -1,0 +1,121 @@
+"""Builds a student from an encoder and a language model, pretrained or with random weights, or from a LLaVA."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ...configuration.configuration_hawaii import HawaiiConfig
+from ...modeling_hawaii.conversion.llava import convert_llava
+from ...modeling_hawaii.conversion.vocabulary import grow_vocabulary
+from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
+from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
+from ...processing.encoder_processor import EncoderProcessor
+from ...processing.processing_hawaii import IMAGE_TOKEN, HawaiiProcessor
+from ..data.conversations import read_messages, tokenize_conversation
+from ..objectives.encoder_passes import Student
+from ..recipes.arguments import DataArguments, ModelArguments
+from ..recipes.objectives import OBJECTIVES
+from .encoders import build_encoder, build_vision_tower, holds_encoder, load_encoder
+from .language_models import build_language_model
+from .processor import adapt_processor, build_processor
+from .tokenizer import load_tokenizer
+
+
+def vision_fields(model_args: ModelArguments, num_teachers: int, objective: str = "hawaii") -> dict:
+    """Returns the encoder's configuration fields from the recipe and from its objective."""
+    objective_class = OBJECTIVES[objective]
+    required = objective_class.vision_fields(num_teachers)
+    given = model_args.vision_config or {}
+    return {**required, **given} if objective_class.has_adapters else {**given, **required}
+
+
+def stop_where_answers_end(student: HawaiiForConditionalGeneration, processor: HawaiiProcessor) -> None:
+    """
+    Adds the tokens with which the chat template ends answers to the generation's end tokens. A language model that was
+    trained on plain text has another end token.
+
+    Raises:
+        UserError: it cannot be found where the template's answers begin and end (see [`tokenize_conversation`]).
+    """
+    # Two turns: some templates end the last answer differently from those before it.
+    turns = [{"from": speaker, "value": "?"} for speaker in ("human", "gpt", "human", "gpt")]
+    end_ids = tokenize_conversation(read_messages(turns, num_images=0), processor).end_ids
+    known = student.generation_config.eos_token_id
+    known = known if isinstance(known, list) else [] if known is None else [known]
+    if not end_ids <= set(known):
+        student.generation_config.eos_token_id = [*known, *sorted(end_ids - set(known))]
+
+
+def join_parts(
+    vision_tower: HawaiiVisionModel, language_model: PreTrainedModel, dtype: torch.dtype
+) -> HawaiiForConditionalGeneration:
+    """Connects an encoder and a language model with a new projector."""
+    head = language_model.get_output_embeddings()
+    config = HawaiiConfig(
+        vision_config=vision_tower.config, text_config=language_model.config, head_bias=head.bias is not None
+    )
+    with torch.device("meta"):
+        student = HawaiiForConditionalGeneration(config)
+    # The parts replace modules without memory, so no weight exists twice.
+    student.model.vision_tower = vision_tower
+    student.model.language_model = language_model.base_model
+    student.set_output_embeddings(head)
+    projector = student.model.multi_modal_projector.to_empty(device="cpu").to(dtype)
+    for module in projector.modules():
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+    student.generation_config = language_model.generation_config
+    return student
+
+
+def build_student(
+    model_args: ModelArguments, data_args: DataArguments, num_teachers: int, objective: str = "hawaii"
+) -> tuple[Student, HawaiiProcessor | EncoderProcessor]:
+    """
+    Builds the student of a recipe's first stage and its processor.
+
+    Args:
+        model_args (`ModelArguments`):
+            Names the encoder and the language model, or a LLaVA, or the encoder alone.
+        data_args (`DataArguments`):
+            Names the chat template and how an image becomes a square.
+        num_teachers (`int`):
+            Number of teachers.
+        objective (`str`, *optional*, defaults to `"hawaii"`):
+            Name of the objective, which sets the adapters that the recipe does not.
+
+    Raises:
+        UserError: the recipe names a part neither by checkpoint nor by configuration, names no tokenizer, names a
+            language model whose head or encoder a student cannot have, or names an unsuitable chat template.
+    """
+    fields = vision_fields(model_args, num_teachers, objective)
+    if model_args.is_encoder_alone:
+        return build_encoder(model_args, data_args, fields)
+    dtype = getattr(torch, model_args.dtype)
+    tokenizer = load_tokenizer(model_args)
+    if model_args.llava is not None:
+        student = convert_llava(model_args.llava, dtype=dtype, **fields).model
+        grow_vocabulary(student, len(tokenizer))
+    else:
+        vision_tower = build_vision_tower(model_args, fields, dtype)
+        student = join_parts(vision_tower, build_language_model(model_args, tokenizer, dtype), dtype)
+    student.config.image_token_index = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    student.config.dtype = dtype
+    processor = build_processor(model_args, data_args, student.config.vision_config, tokenizer)
+    stop_where_answers_end(student, processor)
+    return student, processor
+
+
+def continue_student(
+    folder: Path, model_args: ModelArguments, data_args: DataArguments
+) -> tuple[Student, HawaiiProcessor | EncoderProcessor]:
+    """Loads the student of a finished stage, and its processor with the next stage's chat template and squares."""
+    dtype = getattr(torch, model_args.dtype)
+    if holds_encoder(folder):
+        return load_encoder(folder, dtype, data_args.image_aspect_ratio)
+    student = HawaiiForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    processor = adapt_processor(HawaiiProcessor.from_pretrained(folder), model_args, data_args)
+    stop_where_answers_end(student, processor)
+    return student, processor

@@ -1,0 +1,62 @@
+"""The student's tokenizer: the one that the recipe names, with a token for images."""
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ...files.sources import check_source
+from ...files.user_error import UserError
+from ...processing.processing_hawaii import IMAGE_TOKEN
+from ..recipes.arguments import ModelArguments
+
+
+def read_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """
+    Loads a tokenizer and adds a token for images if it has none.
+
+    Args:
+        source (`str`):
+            Folder or hub id.
+
+    Raises:
+        UserError: the tokenizer cannot be read, or lacks a feature that training needs.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # tokenizers raises plain exceptions for a damaged file
+        raise UserError(f"The tokenizer {source} cannot be read: {error}") from error
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"The tokenizer {source} ({type(tokenizer).__name__}) is written in Python: it does not give the position "
+            "of its tokens in the text, which is needed to find the answers. Name one that has a tokenizer.json."
+        )
+    if tokenizer.pad_token is None and tokenizer.eos_token is None:
+        raise UserError(
+            f"The tokenizer {source} has neither a padding token nor an end token, so batches cannot be padded. Set "
+            "pad_token or eos_token in its tokenizer_config.json."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # batches are also padded when the model is used
+    # Tested on two in a row, like an image's patches: a plain word of the vocabulary would be split or merged.
+    ids = tokenizer(IMAGE_TOKEN * 2, add_special_tokens=False)["input_ids"]
+    if IMAGE_TOKEN not in tokenizer.get_vocab() or ids != [tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)] * 2:
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
+    return tokenizer
+
+
+def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
+    """
+    Loads the recipe's tokenizer, with a token for images.
+
+    Raises:
+        UserError: the recipe names no tokenizer, or one that [`read_tokenizer`] refuses.
+    """
+    source = model_args.tokenizer or model_args.language_model or model_args.llava
+    if source is None:
+        raise UserError("The recipe names no tokenizer and no language_model that has one. Add tokenizer to it.")
+    check_source("tokenizer", source, "tokenizer_config.json")
+    return read_tokenizer(source)
+
+
+def default_chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Returns the tokenizer's chat template, the one named `default` if it has several, or `None`."""
+    template = tokenizer.chat_template
+    return template.get("default") if isinstance(template, dict) else template

@@ -1,0 +1,33 @@
+"""The parts of a student that train; the others are frozen."""
+
+from ...files.user_error import UserError
+from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
+from ..objectives.encoder_passes import Student
+
+
+def part_of(name: str) -> str:
+    """Returns the part that a student's parameter belongs to, one of `TRAINABLE_PARTS`."""
+    if name.startswith("model.multi_modal_projector."):
+        return "projector"
+    if name.startswith(("model.language_model.", "lm_head.")):
+        return "language_model"
+    if ".lora_" in name:
+        return "adapters"
+    return "routers" if ".routing." in name else "vision_tower"
+
+
+def set_trainable(student: Student, trainable: list[str]) -> None:
+    """
+    Unfreezes the named parts of a student (see [`HawaiiTrainingArguments`]) and freezes the others.
+
+    Raises:
+        UserError: the student is an encoder alone, and none of its parts is named.
+    """
+    parts = {name: part_of(name) for name, _ in student.named_parameters()}
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(parts[name] in trainable)
+    if isinstance(student, HawaiiVisionModel) and not set(trainable) & set(parts.values()):
+        raise UserError(
+            f"trainable is {trainable!r}, but the student is an encoder without a language model and has none of "
+            f"these. Name some of its parts: {', '.join(sorted(set(parts.values())))}."
+        )
