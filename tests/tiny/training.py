@@ -13,7 +13,7 @@ from hawaii import HawaiiProcessor
 from hawaii.processing.chat_templates import load_chat_template
 from hawaii.training.baselines.class_token_teacher import ClassTokenGrid
 from hawaii.training.checkpoints import save_objective
-from hawaii.training.data.llava import Collator, LlavaDataset
+from hawaii.training.data.conversation_dataset import Collator, ConversationDataset
 from hawaii.training.finished_stage import save_settings
 from hawaii.training.recipes.arguments import HawaiiTrainingArguments
 from hawaii.training.recipes.objectives import OBJECTIVES, StudentWithObjective
@@ -95,9 +95,9 @@ def save_data(folder: Path, records: list[dict]) -> Path:
     return folder
 
 
-def make_dataset(folder: Path, processor: HawaiiProcessor, **kwargs) -> LlavaDataset:
+def make_dataset(folder: Path, processor: HawaiiProcessor, **kwargs) -> ConversationDataset:
     kwargs = {"teacher_image_size": 32, **kwargs}
-    return LlavaDataset(str(folder / "data.json"), str(folder / "images"), processor, **kwargs)
+    return ConversationDataset(str(folder / "data.json"), str(folder / "images"), processor, **kwargs)
 
 
 def make_batch(folder: Path, records: list[dict], processor: HawaiiProcessor) -> dict[str, torch.Tensor]:

@@ -9,8 +9,8 @@ from PIL import Image
 
 from hawaii.tests.tiny.encoders import make_encoder_processor
 from hawaii.tests.tiny.training import make_image, make_record, save_data
+from hawaii.training.data.conversation_dataset import teacher_image
 from hawaii.training.data.images import ImageDataset, collate_images
-from hawaii.training.data.llava import teacher_image
 from hawaii.training.data.records import choose_share
 
 

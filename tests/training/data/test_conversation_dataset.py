@@ -10,7 +10,7 @@ from PIL import Image
 
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_dataset, make_image, make_record, save_data
-from hawaii.training.data.llava import Collator, LlavaDataset
+from hawaii.training.data.conversation_dataset import Collator, ConversationDataset
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +304,7 @@ def test_a_tokenizer_without_padding_pads_with_its_end(samples):
 def test_a_template_is_checked_when_the_first_sample_is_read(folder):
     processor = make_processor()
     processor.chat_template = "{{ messages }}"
-    dataset = LlavaDataset(str(write(folder, bad_record()) / "data.json"), str(folder / "images"), processor)
+    dataset = ConversationDataset(str(write(folder, bad_record()) / "data.json"), str(folder / "images"), processor)
     problem = r"before an answer in another way once the answer is there.* such as vicuna_v1\. Mend it, or set"
     with pytest.raises(ValueError, match=problem):
         dataset[0]

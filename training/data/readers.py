@@ -1,0 +1,35 @@
+"""The supported data formats, one module each."""
+
+from pathlib import Path
+
+from ...files.user_error import UserError
+from . import llava_json
+from .record import Record
+
+
+# Each module has FORMAT, a description for errors; `matches(path)`; and `read_records(path)`, which yields a `Record`
+# for each record, including those with a problem. The first module that matches reads the file.
+READERS = [llava_json]
+
+
+def read_records(data_path: str) -> list[Record]:
+    """
+    Reads a data file of any supported format.
+
+    Raises:
+        UserError: The file is missing, empty, not UTF-8 or not of a supported format.
+    """
+    path = Path(data_path)
+    if not path.is_file():
+        raise UserError(f"There is no data file {data_path}.")
+    reader = next((reader for reader in READERS if reader.matches(path)), None)
+    if reader is None:
+        formats = "; ".join(reader.FORMAT for reader in READERS)
+        raise UserError(f"{data_path} has no supported data format: {formats}.")
+    try:
+        records = list(reader.read_records(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{data_path} is not UTF-8 text: {error}.") from error
+    if not records:
+        raise UserError(f"{data_path} must hold a list of records, one or more.")
+    return records
