@@ -14,6 +14,8 @@ from hawaii.processing.chat_templates import load_chat_template
 from hawaii.training.baselines.class_token_teacher import ClassTokenGrid
 from hawaii.training.checkpoints import save_objective
 from hawaii.training.data.conversation_dataset import Collator, ConversationDataset
+from hawaii.training.data.readers import read_records
+from hawaii.training.data.record import Message, Record
 from hawaii.training.finished_stage import save_settings
 from hawaii.training.recipes.arguments import HawaiiTrainingArguments
 from hawaii.training.recipes.objectives import OBJECTIVES, StudentWithObjective
@@ -78,6 +80,20 @@ def make_record(number: int, questions: int = 1, image: bool = True) -> dict:
         turns[0]["value"] = f"<image>\n{turns[0]['value']}"
         record["image"] = f"{number}.png"
     return record
+
+
+def make_messages(*texts: str) -> list[Message]:
+    """The messages of a user and an assistant in turn; `<image>` stands for an image of the user."""
+    return [
+        Message(("user", "assistant")[number % 2], text.replace("<image>", "").strip(), text.count("<image>"))
+        for number, text in enumerate(texts)
+    ]
+
+
+def read_data(folder: Path, records: list[dict]) -> list[Record]:
+    """Writes records in LLaVA's form to `data.json` and reads them."""
+    (folder / "data.json").write_text(json.dumps(records), encoding="utf-8")
+    return read_records(str(folder / "data.json"))
 
 
 # Samples of which no two are alike: an image with one question, text alone, an image with two questions.

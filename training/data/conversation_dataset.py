@@ -66,8 +66,9 @@ class ConversationDataset(RecordDataset):
         """
         Returns:
             `dict` with `input_ids`, `labels` (-100 outside of answers) and `prompt_ids`, each
-            one-dimensional; `pixel_values` of shape `(num_images, 3, image_size, image_size)`; and, with a `teacher_image_size`,
-            `teacher_images`, uint8, of shape `(num_images, 3, teacher_image_size, teacher_image_size)`.
+            one-dimensional; `pixel_values` of shape `(num_images, 3, image_size, image_size)`; and, with a
+            `teacher_image_size`, `teacher_images`, uint8, of shape
+            `(num_images, 3, teacher_image_size, teacher_image_size)`.
 
         Raises:
             UserError: An image is broken, or no label is left after truncation.

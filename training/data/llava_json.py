@@ -9,14 +9,8 @@ from ...files.user_error import UserError
 from .record import Message, Record
 
 
-FORMAT = "LLaVA's JSON (.json: a list of records; .jsonl: one record per line)"
 ROLES = {"human": "user", "gpt": "assistant"}
 IMAGE_PLACEHOLDER = "<image>"
-
-
-def matches(path: Path) -> bool:
-    """Returns whether the file has this format."""
-    return path.suffix in (".json", ".jsonl")
 
 
 def _parse_turn(value: dict) -> Message | dict:
@@ -43,7 +37,7 @@ def _read_values(path: Path) -> Iterator[Any]:
         with path.open(encoding="utf-8", newline="\n") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield _parse_json(line, path, number)
+                    yield _parse_json(line.rstrip("\n"), path, number)
         return
     values = _parse_json(path.read_text(encoding="utf-8"), path)
     if not isinstance(values, list):
@@ -53,10 +47,10 @@ def _read_values(path: Path) -> Iterator[Any]:
         yield value
 
 
-def parse_record(value: Any, index: int) -> Record:
+def _parse_record(value: Any, index: int) -> Record:
     """
-    Converts one JSON value, whose turns are messages already. An `<image>` anywhere in a turn of the user is moved to its front; turns of the assistant
-    before the first one of the user are dropped.
+    Converts one JSON value, whose turns are messages already. An `<image>` anywhere in a turn of the user is moved to
+    its front; turns of the assistant before the first one of the user are dropped.
 
     Args:
         value (`Any`):
@@ -80,14 +74,25 @@ def parse_record(value: Any, index: int) -> Record:
     return Record(**fields, messages=tuple(messages[first:]))
 
 
-def read_records(path: Path) -> Iterator[Record]:
-    """
-    Reads the records in order.
+class LlavaJson:
+    """Reads LLaVA's JSON."""
 
-    Raises:
-        UserError: The file is not JSON of this form; names the line.
-    """
-    for index, value in enumerate(_read_values(path)):
-        if index == 0 and not isinstance(value, dict):
-            raise UserError(f"{path} must hold a list of records, each a JSON object with conversations.")
-        yield parse_record(value, index)
+    description = "LLaVA's JSON (.json: a list of records; .jsonl: one record per line)"
+
+    @staticmethod
+    def matches(path: Path) -> bool:
+        """Returns whether the file has this format."""
+        return path.suffix in (".json", ".jsonl")
+
+    @staticmethod
+    def read_records(path: Path) -> Iterator[Record]:
+        """
+        Reads the records in order.
+
+        Raises:
+            UserError: The file is not JSON of this form; names the line.
+        """
+        for index, value in enumerate(_read_values(path)):
+            if index == 0 and not isinstance(value, dict):
+                raise UserError(f"{path} must hold a list of records, each a JSON object with conversations.")
+            yield _parse_record(value, index)

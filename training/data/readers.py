@@ -1,15 +1,15 @@
-"""The supported data formats, one module each."""
+"""The supported data formats, one class and one module each."""
 
 from pathlib import Path
 
 from ...files.user_error import UserError
-from . import llava_json
+from .llava_json import LlavaJson
 from .record import Record
 
 
-# Each module has FORMAT, a description for errors; `matches(path)`; and `read_records(path)`, which yields a `Record`
-# for each record, including those with a problem. The first module that matches reads the file.
-READERS = [llava_json]
+# A reader has a `description` for errors; `matches(path)`; and `read_records(path)`, which yields a `Record` for each
+# record of the file, including those with a problem. The first reader that matches reads the file.
+READERS = [LlavaJson]
 
 
 def read_records(data_path: str) -> list[Record]:
@@ -24,7 +24,7 @@ def read_records(data_path: str) -> list[Record]:
         raise UserError(f"There is no data file {data_path}.")
     reader = next((reader for reader in READERS if reader.matches(path)), None)
     if reader is None:
-        formats = "; ".join(reader.FORMAT for reader in READERS)
+        formats = "; ".join(reader.description for reader in READERS)
         raise UserError(f"{data_path} has no supported data format: {formats}.")
     try:
         records = list(reader.read_records(path))
