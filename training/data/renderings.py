@@ -10,8 +10,8 @@ from ...files.user_error import UserError
 from ...processing.processing_hawaii import HawaiiProcessor
 
 
-# Private-use characters, which are removed from the data, mark the user's text and the end of the assistant's text in a
-# rendering.
+# Private-use characters, which are removed from the data, mark the user's text and the end of the assistant's text in
+# a rendering.
 BEGIN, END, SAID = "\ue000", "\ue001", "\ue002"
 MARK = re.compile(f"[{BEGIN}{END}{SAID}]")
 GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
@@ -93,9 +93,9 @@ def _check_shown(rendered: str, messages: list[dict], processor: HawaiiProcessor
     num_images = sum(item["type"] == "image" for message in messages for item in message["content"])
     if rendered.count(processor.image_token) != num_images or rendered.count(BEGIN) != rendered.count(END):
         raise UserError(
-            "The chat template truncates the user's text or shows another number of images; it must accept a message's "
-            f"content as a list of items of type image or text, and render {processor.image_token} for an image and the "
-            "complete text for a text."
+            "The chat template truncates the user's text or shows another number of images; it must accept a "
+            "message's content as a list of items of type image or text, and render "
+            f"{processor.image_token} for an image and the complete text for a text."
         )
 
 

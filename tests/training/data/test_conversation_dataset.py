@@ -304,6 +304,6 @@ def test_a_template_is_checked_when_the_first_sample_is_read(folder):
     processor = make_processor()
     processor.chat_template = "{{ messages }}"
     dataset = ConversationDataset(str(write(folder, bad_record()) / "data.json"), str(folder / "images"), processor)
-    problem = r"before an answer in another way once the answer is there.* such as vicuna_v1\. Fix it, or set"
+    problem = r"before an answer differently without the answer.* such as vicuna_v1\. Fix it, or set"
     with pytest.raises(ValueError, match=problem):
         dataset[0]

@@ -259,7 +259,9 @@ def test_a_template_that_loses_what_the_user_gives_is_an_error(text):
     processor = make_processor()
     condition = "{% if message['role'] == 'user' %}" + text + "{% else %}" + GENERATION + "{% endif %}"
     processor.chat_template = "{% for message in messages %}" + condition + "{% endfor %}"
-    with pytest.raises(ValueError, match="cuts what the user says or shows another number of images; it must take"):
+    with pytest.raises(
+        ValueError, match="truncates the user's text or shows another number of images; it must accept"
+    ):
         tokenize(processor, "<image>\nwhat ?", "red")
 
 

@@ -215,7 +215,7 @@ def loop(turn, prompt=PROMPT):
             TURNS,
             "differently without the answer",
         ),
-        ("{{ messages | length }}" + CHATML, TURNS, "differently without the answer .*such as vicuna_v1"),
+        ("{{ messages | length }}" + CHATML, TURNS, "differently without the answer.* such as vicuna_v1"),
         (loop("{{ turn['role'] + ': ' + turn['content'] + '\n' }}", "{{ '' }}"), TURNS[:2], "no special token"),
         (loop(ENDS_ONCE, "{{ '' }}"), TURNS, "differently without the answer"),
         (loop(ENDS_ONCE.replace("loop.last", "loop.index0 == 3"), ""), TURNS, "no special token"),

@@ -139,7 +139,7 @@ def test_a_template_that_shows_no_end_of_answers_is_an_error_before_training(tmp
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{% for turn in messages %}{{ turn['content'] }}{% endfor %}"
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="puts no special token of the tokenizer behind an answer"):
+    with pytest.raises(ValueError, match="puts no special token of the tokenizer after an answer"):
         build_from_scratch(str(tmp_path))
 
 
