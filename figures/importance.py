@@ -14,8 +14,9 @@ from ..evaluation.picture import open_picture
 from ..files.user_error import UserError
 from ..processing.encoder_processor import EncoderProcessor
 from ..processing.processing_hawaii import HawaiiProcessor
-from ..training.data.conversations import read_messages, tokenize_conversation
-from ..training.data.llava import teacher_image
+from ..training.data.conversation_dataset import teacher_image
+from ..training.data.conversations import tokenize_conversation
+from ..training.data.record import Message
 from ..training.finished_stage import FinishedStage, find_stage, load_stage, read_settings
 from ..training.objectives.hawaii import HawaiiObjective
 from ..training.students.encoders import holds_encoder
@@ -38,9 +39,8 @@ def instruction_ids(processor: HawaiiProcessor | EncoderProcessor, question: str
     if not question:
         return torch.empty(0, dtype=torch.long)
     assert isinstance(processor, HawaiiProcessor)  # an encoder without a language model has no question
-    # The conversation needs an answer, which is not part of the instruction.
-    turns = [{"from": "human", "value": f"{processor.image_token}\n{question}"}, {"from": "gpt", "value": "?"}]
-    conversation = tokenize_conversation(read_messages(turns, num_images=1), processor)
+    # A conversation needs an answer, which is not part of the instruction.
+    conversation = tokenize_conversation([Message("user", question, 1), Message("assistant", "?")], processor)
     ids = torch.tensor(conversation.input_ids)[torch.tensor(conversation.is_prompt)]
     if not len(ids):
         raise UserError(

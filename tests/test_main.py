@@ -12,8 +12,7 @@ import torch
 
 from hawaii import __main__ as command
 from hawaii.files.user_error import UserError
-from hawaii.training.data.conversations import read_messages
-from hawaii.training.data.records import read_records
+from hawaii.training.data.readers import read_records
 
 
 def run(program: str) -> subprocess.CompletedProcess:
@@ -230,12 +229,12 @@ def load_in_a_worker(function) -> None:
 
 
 def test_an_error_in_a_worker_is_one_sentence_too(monkeypatch, capsys):
-    fail_with(monkeypatch, lambda: load_in_a_worker(lambda: read_records("/there/is/no/data.json")))
-    # The error of a missing file may be an OSError: the worker must not change its type.
+    fail_with(monkeypatch, lambda: load_in_a_worker(lambda: open("/there/is/no/data.json")))
+    # A missing file is no ValueError: the worker must not change the class of the error.
     assert command.main(["train", "recipe.yaml"]) == 2
-    fail_with(monkeypatch, lambda: load_in_a_worker(lambda: read_messages([], 0)))
+    fail_with(monkeypatch, lambda: load_in_a_worker(lambda: read_records("data.tsv")))
     assert command.main(["train", "recipe.yaml"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == "hawaii train: it has no answer to learn"
+    assert capsys.readouterr().err.splitlines()[-1] == "hawaii train: There is no data file data.tsv."
 
 
 def test_a_bug_in_a_worker_keeps_its_traceback(monkeypatch):

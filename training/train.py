@@ -17,8 +17,8 @@ from ..processing.encoder_processor import EncoderProcessor
 from ..processing.processing_hawaii import HawaiiProcessor
 from .callbacks import JsonLinesCallback
 from .checkpoints import find_checkpoint, load_objective
+from .data.conversation_dataset import Collator, ConversationDataset
 from .data.images import ImageDataset, collate_images
-from .data.llava import Collator, LlavaDataset
 from .data.questions import QuestionDataset
 from .recipes.arguments import DataArguments, names_encoder_alone
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
@@ -41,7 +41,7 @@ def say(line: str) -> None:
 
 def read_data(
     data_args: DataArguments, processor: HawaiiProcessor | EncoderProcessor, teachers: list
-) -> tuple[LlavaDataset | ImageDataset, Callable[[list[dict]], dict]]:
+) -> tuple[ConversationDataset | ImageDataset, Callable[[list[dict]], dict]]:
     """What a stage learns from, and what makes batches of it."""
     paths = (data_args.data_path, data_args.image_folder)
     size = max((teacher.image_size for teacher in teachers), default=None)
@@ -50,10 +50,10 @@ def read_data(
         assert size is not None  # without a language model there are teachers
         return ImageDataset(*paths, processor, teacher_image_size=size, **options), collate_images
     options["max_length"] = data_args.max_length
-    return LlavaDataset(*paths, processor, teacher_image_size=size, **options), Collator(processor, size)
+    return ConversationDataset(*paths, processor, teacher_image_size=size, **options), Collator(processor, size)
 
 
-def see_some(dataset: LlavaDataset | ImageDataset, teachers: list, device: torch.device) -> list:
+def see_some(dataset: ConversationDataset | ImageDataset, teachers: list, device: torch.device) -> list:
     """What each teacher sees in some images from all over the data, the same on every process: features on the CPU."""
     step = max(1, len(dataset) // NUM_SEEN)
     samples = [dataset[index] for index in range(0, len(dataset), step)[:NUM_SEEN]]

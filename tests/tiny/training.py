@@ -13,7 +13,9 @@ from hawaii import HawaiiProcessor
 from hawaii.processing.chat_templates import load_chat_template
 from hawaii.training.baselines.class_token_teacher import ClassTokenGrid
 from hawaii.training.checkpoints import save_objective
-from hawaii.training.data.llava import Collator, LlavaDataset
+from hawaii.training.data.conversation_dataset import Collator, ConversationDataset
+from hawaii.training.data.readers import read_records
+from hawaii.training.data.record import Message, Record
 from hawaii.training.finished_stage import save_settings
 from hawaii.training.recipes.arguments import HawaiiTrainingArguments
 from hawaii.training.recipes.objectives import OBJECTIVES, StudentWithObjective
@@ -80,6 +82,20 @@ def make_record(number: int, questions: int = 1, image: bool = True) -> dict:
     return record
 
 
+def make_messages(*texts: str) -> list[Message]:
+    """The messages of a user and an assistant in turn; `<image>` stands for an image of the user."""
+    return [
+        Message(("user", "assistant")[number % 2], text.replace("<image>", "").strip(), text.count("<image>"))
+        for number, text in enumerate(texts)
+    ]
+
+
+def read_data(folder: Path, records: list[dict]) -> list[Record]:
+    """Writes records in LLaVA's form to `data.json` and reads them."""
+    (folder / "data.json").write_text(json.dumps(records), encoding="utf-8")
+    return read_records(str(folder / "data.json"))
+
+
 # Samples of which no two are alike: an image with one question, text alone, an image with two questions.
 RAGGED = [make_record(0), make_record(1, image=False), make_record(2, questions=2)]
 
@@ -95,9 +111,9 @@ def save_data(folder: Path, records: list[dict]) -> Path:
     return folder
 
 
-def make_dataset(folder: Path, processor: HawaiiProcessor, **kwargs) -> LlavaDataset:
+def make_dataset(folder: Path, processor: HawaiiProcessor, **kwargs) -> ConversationDataset:
     kwargs = {"teacher_image_size": 32, **kwargs}
-    return LlavaDataset(str(folder / "data.json"), str(folder / "images"), processor, **kwargs)
+    return ConversationDataset(str(folder / "data.json"), str(folder / "images"), processor, **kwargs)
 
 
 def make_batch(folder: Path, records: list[dict], processor: HawaiiProcessor) -> dict[str, torch.Tensor]:

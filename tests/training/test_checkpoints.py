@@ -20,7 +20,7 @@ from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_arguments, make_dataset, make_module, make_record, save_data
 from hawaii.training import checkpoints
 from hawaii.training.checkpoints import check_random_states, find_checkpoint, load_checkpoint, remove_old_checkpoints
-from hawaii.training.data.llava import Collator
+from hawaii.training.data.conversation_dataset import Collator
 from hawaii.training.trainer import HawaiiTrainer
 
 

@@ -24,7 +24,7 @@ from hawaii.tests.tiny.training import (
 )
 from hawaii.training import trainer as trainer_module
 from hawaii.training.checkpoints import save_objective
-from hawaii.training.data.llava import Collator
+from hawaii.training.data.conversation_dataset import Collator
 from hawaii.training.train import train
 from hawaii.training.trainer import HawaiiTrainer
 

@@ -69,8 +69,8 @@ def test_without_teachers_none_is_loaded_and_no_image_is_made_for_them(recipe, t
         sizes.append(kwargs["teacher_image_size"])
         original(self, *args, **kwargs)
 
-    original = train_module.LlavaDataset.__init__
-    monkeypatch.setattr(train_module.LlavaDataset, "__init__", look)
+    original = train_module.ConversationDataset.__init__
+    monkeypatch.setattr(train_module.ConversationDataset, "__init__", look)
     train(str(recipe), [f"output_dir={tmp_path}", "objective=llava", "max_steps=1", "teachers=[nowhere]"])
     assert sizes == [None, None]
 

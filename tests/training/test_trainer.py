@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import CHECKPOINTING, make_arguments, make_dataset, make_module, make_record, save_data
-from hawaii.training.data.llava import Collator
+from hawaii.training.data.conversation_dataset import Collator
 from hawaii.training.recipes.arguments import TRAINABLE_PARTS
 from hawaii.training.students.trainable import set_trainable
 from hawaii.training.trainer import HawaiiTrainer

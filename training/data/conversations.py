@@ -1,6 +1,7 @@
-"""A conversation as tokens that know what they are: answers to learn, instructions to score by, images, the rest."""
+"""Tokenizes conversations and labels the tokens of answers and of instructions."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -8,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ...files.user_error import UserError
 from ...processing.processing_hawaii import HawaiiProcessor
+from .record import Message
 from .renderings import MARK, render_conversation, render_prompt
 
 
@@ -16,13 +18,13 @@ class TokenizedConversation:
     """
     Args:
         input_ids (`list[int]`):
-            Tokens, each image token expanded to one for each of its patches.
+            Tokens, each image token repeated once per patch.
         is_answer (`list[bool]`):
-            Which of them the model learns to say: the assistant's turns and what ends them.
+            Whether the model learns the token: the assistant's turns and the tokens that end them.
         is_prompt (`list[bool]`):
-            Which of them are an instruction: what the user says, without the template's words.
+            Whether the token is part of an instruction: the user's text, without that of the template.
         end_ids (`set[int]`):
-            The special tokens among them that end answers; none where the template ends them with text alone.
+            Special tokens that end answers; empty if the template ends them with text alone.
     """
 
     input_ids: list[int]
@@ -31,60 +33,35 @@ class TokenizedConversation:
     end_ids: set[int]
 
 
-def read_messages(turns: list[dict], num_images: int) -> list[dict]:
-    """
-    LLaVA's turns as a chat template's messages.
+def clean_text(text: str) -> str:
+    """Returns the text without private-use characters, which mark positions in a rendering, and outer white space."""
+    return MARK.sub("", text).strip()
 
-    A first turn that is not the user's is dropped, an `<image>` anywhere in a turn is moved to its front.
 
-    Args:
-        turns (`list[dict]`):
-            `{"from": "human" or "gpt", "value": text}` each.
-        num_images (`int`):
-            Images of the sample.
-
-    Raises:
-        ValueError: no turns, a speaker of another name, half a character, no answer, or another number of `<image>`
-            than of images.
-    """
-    messages = []
-    for turn in turns:
-        is_turn = (
-            isinstance(turn, dict) and turn.get("from") in ("human", "gpt") and isinstance(turn.get("value"), str)
-        )
-        if not is_turn:
-            raise UserError(f'a turn is {turn!r}; it must be {{"from": "human" or "gpt", "value": text}}')
-        try:
-            turn["value"].encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"a turn is {turn!r}, which no tokenizer takes ({error.reason})") from error
-        if turn["from"] == "gpt" and not messages:
-            continue
-        text = MARK.sub("", turn["value"])
-        content = [{"type": "image"}] * text.count("<image>") if turn["from"] == "human" else []
-        text = text.replace("<image>", "").strip()
-        content = content + ([{"type": "text", "text": text}] if text else [])
-        messages.append({"role": "user" if turn["from"] == "human" else "assistant", "content": content})
-    if not any(message["role"] == "assistant" and message["content"] for message in messages):
-        raise UserError("it has no answer to learn")
-    num_tokens = sum(item["type"] == "image" for message in messages for item in message["content"])
-    if num_tokens != num_images:
-        raise UserError(f"its conversation has {num_tokens} <image> but it has {num_images} images")
-    return messages
+def chat_messages(messages: Sequence[Message]) -> list[dict]:
+    """Returns a chat template's messages: a role, and a content of image items and then a text item."""
+    result = []
+    for message in messages:
+        text = clean_text(message.text)
+        content = [{"type": "image"}] * message.num_images + ([{"type": "text", "text": text}] if text else [])
+        result.append({"role": message.role, "content": content})
+    return result
 
 
 @lru_cache(maxsize=8)
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens that a tokenizer never makes of parts; blank ones, which some have for indented code, end nothing."""
+    """Returns the added tokens, except blank ones, which some tokenizers have for indented code."""
     return frozenset(index for index, token in tokenizer.added_tokens_decoder.items() if token.content.strip())
 
 
-def _tokenize(text: str, messages: list[dict], processor: HawaiiProcessor) -> tuple[list[int], list[tuple[int, int]]]:
-    """The tokens of a rendered conversation and where in its text each begins and ends."""
+def _tokenize(
+    text: str, messages: Sequence[Message], processor: HawaiiProcessor
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Returns the tokens of a rendered conversation and the span of text of each."""
     tokenizer = processor.tokenizer
     has_own_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     encoding = tokenizer(text, add_special_tokens=not has_own_bos, return_offsets_mapping=True)
-    num_images = sum(item["type"] == "image" for message in messages for item in message["content"])
+    num_images = sum(message.num_images for message in messages)
     num_tokens = encoding["input_ids"].count(processor.image_token_id)
     if num_tokens != num_images:
         raise UserError(
@@ -93,14 +70,14 @@ def _tokenize(text: str, messages: list[dict], processor: HawaiiProcessor) -> tu
         )
     offsets, before = [], 0
     for start, end in encoding["offset_mapping"]:
-        # Some tokenizers cut spaces off, and leave nothing of a token that is all spaces.
+        # Some tokenizers trim spaces from offsets, which leaves an empty span for a token of spaces alone.
         offsets.append((min(before, start) if start == end else start, end))
         before = end
     return encoding["input_ids"], offsets
 
 
 def _num_repeats(token: int, processor: HawaiiProcessor) -> int:
-    """How often a token of the text stands in the model's input: an image's once for each patch."""
+    """Returns the number of copies in the model's input: one per patch for an image token."""
     return processor.num_image_tokens if token == processor.image_token_id else 1
 
 
@@ -112,8 +89,8 @@ def _find_ends(
     processor: HawaiiProcessor,
 ) -> list[int | None]:
     """
-    The place of the token that ends each answer: the first special one after its words, unless the user's words or
-    images come before it.
+    Returns the index of the token that ends each answer: the first special token after the answer's text, or `None`
+    if user text or an image comes first.
     """
     special, ends, place = _special_tokens(processor.tokenizer), [], 0
     for position in said:
@@ -128,13 +105,13 @@ def _find_ends(
 def _close(
     answers: list[tuple[int, int | None]], ends: list[int | None], offsets: list[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-    """Lets each answer go up to where the token that ends it does."""
+    """Extends each answer to the end of its last token."""
     closed = []
     for (start, _), place in zip(answers, ends):
         if place is None:
             raise UserError(
-                "The chat template puts no special token of the tokenizer behind an answer, so the model would not "
-                "learn to stop; put {% generation %} and {% endgeneration %} around what the assistant says, or name "
+                "The chat template puts no special token of the tokenizer after an answer, so the model would not "
+                "learn to stop; put {% generation %} and {% endgeneration %} around the assistant's text, or name "
                 "another template, such as vicuna_v1."
             )
         closed.append((start, offsets[place][1]))
@@ -142,43 +119,43 @@ def _close(
 
 
 def _cover(text: str, spans: list[tuple[int, int]]) -> bytearray:
-    """One for each character that lies in a span, else zero."""
+    """Returns one for each character inside a span, else zero."""
     cover = bytearray(len(text))
     for start, end in spans:
         cover[start:end] = b"\x01" * (end - start)
     return cover
 
 
-def tokenize_prompt(messages: list[dict], processor: HawaiiProcessor) -> list[int]:
+def tokenize_prompt(messages: Sequence[Message], processor: HawaiiProcessor) -> list[int]:
     """
-    The tokens after which an answer begins, each image token expanded, as when the model is used.
+    Tokenizes the prompt for an answer as in inference, each image token repeated once per patch.
 
     Args:
-        messages (`list[dict]`):
-            As [`read_messages`] gives them, up to the question.
+        messages (`Sequence[Message]`):
+            Up to the question.
         processor (`HawaiiProcessor`):
             Has the chat template.
 
     Raises:
-        ValueError: the template does not fit, or the tokenizer does not take `<image>` for one token.
+        UserError: The template does not fit, or the image token is not one token of the tokenizer.
     """
-    input_ids, _ = _tokenize(render_prompt(messages, processor), messages, processor)
+    input_ids, _ = _tokenize(render_prompt(chat_messages(messages), processor), messages, processor)
     return [token for token in input_ids for _ in range(_num_repeats(token, processor))]
 
 
-def tokenize_conversation(messages: list[dict], processor: HawaiiProcessor) -> TokenizedConversation:
+def tokenize_conversation(messages: Sequence[Message], processor: HawaiiProcessor) -> TokenizedConversation:
     """
     Renders and tokenizes a conversation with the processor's chat template.
 
-    Which tokens are answers comes from the template (see [`render_conversation`]), through the tokenizer's offsets:
-    nothing is searched for in the text. Where the template has no generation markers, an answer goes up to the first
-    special token after the assistant's words.
+    The template defines the answers (see [`render_conversation`]) and the tokenizer's offsets map them to tokens:
+    the text is never searched. If the template has no generation markers, an answer ends with the first special token
+    after the assistant's text.
 
     Raises:
-        ValueError: the template does not fit, or puts no special token behind an answer; or the tokenizer does not
-            take `<image>` for one token.
+        UserError: The template does not fit or puts no special token after an answer, or the image token is not one
+            token of the tokenizer.
     """
-    rendering = render_conversation(messages, processor)
+    rendering = render_conversation(chat_messages(messages), processor)
     text = rendering.text
     input_ids, offsets = _tokenize(text, messages, processor)
     begun = [start for start, _ in rendering.instructions]

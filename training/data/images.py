@@ -1,4 +1,4 @@
-"""What an encoder learns from without a language model: images alone."""
+"""Images without text, the data of an encoder that is trained without a language model."""
 
 from pathlib import Path
 
@@ -7,8 +7,9 @@ import torch
 from ...files.atomic import visible_files
 from ...files.user_error import UserError
 from ...processing.encoder_processor import EncoderProcessor
-from .llava import teacher_image
-from .records import RecordDataset, choose_share, image_paths, read_records
+from .conversation_dataset import teacher_image
+from .record import Record
+from .records import RecordDataset, choose_share
 
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -16,8 +17,8 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 
 def find_images(folder: Path) -> list[str]:
     """
-    The images under a folder, as paths relative to it, sorted: the same on every machine. What is hidden is left out,
-    and folders that are links are not followed.
+    Lists the images under a folder as relative paths, sorted so that the order is the same on every machine. Skips
+    hidden files and does not follow links to folders.
     """
     found = (path for path in visible_files(folder) if path.name.lower().endswith(IMAGE_SUFFIXES))
     return sorted(path.relative_to(folder).as_posix() for path in found)
@@ -25,26 +26,25 @@ def find_images(folder: Path) -> list[str]:
 
 class ImageDataset(RecordDataset):
     """
-    Images, each once, however many records name it.
+    Images, each once even if several records name it.
 
     Args:
         data_path (`str`, *optional*):
-            LLaVA's JSON, of which nothing but the images is read; all images under `image_folder` if not given.
+            Data file, of which only the images are read; all images under `image_folder` if not given.
         image_folder, processor, bad_records:
             As for [`RecordDataset`].
         teacher_image_size (`int`):
             Side of the uint8 image that all teachers share.
         image_share (`float`, *optional*, defaults to 1.0):
-            Share of the images that are learned from, see [`choose_share`].
+            Share of the images to train on, see [`choose_share`].
 
     Raises:
-        FileNotFoundError: the data file or the folder is missing.
-        ValueError: there are no images, some cannot be used and are not to be skipped, or none is within the share.
+        UserError: As for [`RecordDataset`], or there is no image, or none within the share.
     """
 
     processor: EncoderProcessor
-    way_out = "set bad_records: skip"
-    question = ""  # that is learned to be answered
+    hint = "set bad_records: skip"
+    question = ""
 
     def __init__(
         self,
@@ -60,27 +60,25 @@ class ImageDataset(RecordDataset):
         self.teacher_image_size = teacher_image_size
         first = {}
         for record in self.records:
-            for path in image_paths(record):
-                first.setdefault(path, {"id": record["id"], "image": path})
+            for path in record.images:
+                first.setdefault(path, Record(record.id, (path,)))
         if not first:
             raise UserError(f"None of the {len(self.records)} records of {data_path} has an image to learn from.")
         self.records = choose_share(list(first.values()), image_share, self.data_path)
 
-    def _read_records(self) -> list[dict]:
+    def _read_records(self) -> list[Record]:
         if self.names_images:
-            return read_records(self.data_path)
+            return super()._read_records()
         paths = find_images(self.image_folder)
         if not paths:
             raise UserError(
-                f"There is no image in the folder {self.data_path}, nor in the folders in it: it holds no file that "
+                f"There is no image in the folder {self.data_path}, nor in its subfolders: no file name "
                 f"ends in {', '.join(IMAGE_SUFFIXES)}."
             )
-        return [{"id": path, "image": path} for path in paths]
+        return [Record(path, (path,)) for path in paths]
 
-    def _problem(self, record) -> str | None:
-        if not isinstance(record, dict):
-            return f"it is {record!r}, not a JSON object"
-        return self._path_problem(image_paths(record))
+    def _problem(self, record: Record) -> str | None:
+        return self._path_problem(record.images) if record.is_readable else record.problem
 
     def _read(self, index: int) -> dict:
         """
@@ -89,9 +87,9 @@ class ImageDataset(RecordDataset):
             `(1, 3, teacher_image_size, teacher_image_size)`.
 
         Raises:
-            ValueError: the image is broken.
+            UserError: The image is broken.
         """
-        squares = self._read_squares(image_paths(self.records[index]))
+        squares = self._read_squares(self.records[index].images)
         teacher_images = torch.stack([teacher_image(square, self.teacher_image_size) for square in squares])
         return {"pixel_values": self._pixel_values(squares), "teacher_images": teacher_images}
 
@@ -101,7 +99,7 @@ def collate_images(samples: list[dict]) -> dict[str, torch.Tensor]:
     Joins samples to a batch.
 
     Returns:
-        `dict` with `pixel_values` and `teacher_images`, whose first dimension are all images of the batch; and
+        `dict` with `pixel_values` and `teacher_images`, whose first dimension is all images of the batch; and
         `image_index` of shape `(num_images,)`, the sample of each image.
     """
     batch = {name: torch.cat([sample[name] for sample in samples]) for name in ("pixel_values", "teacher_images")}

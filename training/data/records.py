@@ -1,9 +1,9 @@
-"""The records of LLaVA's JSON, checked before anything is learned from them, and their images."""
+"""Data sets of records, checked before training, and their images."""
 
 import hashlib
-import json
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +13,9 @@ from torch.utils.data import Dataset
 from ...files.user_error import UserError
 from ...processing.encoder_processor import EncoderProcessor
 from ...processing.processing_hawaii import HawaiiProcessor
-from .conversations import read_messages
+from .conversations import clean_text
+from .readers import read_records
+from .record import Record
 
 
 logger = logging.getLogger(__name__)
@@ -21,78 +23,36 @@ logger = logging.getLogger(__name__)
 NUM_HASH_BITS = 64
 
 
-def _parse(text: str, data_path: str, first_line: int = 1):
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{data_path}, line {first_line + error.lineno - 1}: {error.msg}.") from error
-
-
-def read_records(data_path: str) -> list[dict]:
-    """
-    Reads a `.json` file that holds a list of records, or a `.jsonl` file of one record a line.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not JSON of that form; the line is named.
-    """
-    path = Path(data_path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no data file {data_path}.")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{data_path} is not UTF-8 text: {error}.") from error
-    if path.suffix == ".jsonl":
-        lines = enumerate(text.split("\n"), start=1)
-        records = [_parse(line, data_path, number) for number, line in lines if line.strip()]
-    else:
-        records = _parse(text, data_path)
-    if not isinstance(records, list) or not records or not isinstance(records[0], dict):
-        raise UserError(
-            f"{data_path} must hold a list of records, one or more; each a JSON object with conversations."
-        )
-    return records
-
-
-def image_paths(record: dict) -> list[str]:
-    """What a record names as its image or images."""
-    image = record.get("image")
-    if image is None:
-        return []
-    return image if isinstance(image, list) else [image]
-
-
 def _is_within(name: str, share: float) -> bool:
-    """Whether a hash of `name`, the same on every machine, falls into this share of all hashes."""
+    """Returns whether a hash of `name`, equal on every machine, falls into this share of all hashes."""
     digest = hashlib.blake2b(name.encode(errors="backslashreplace"), digest_size=NUM_HASH_BITS // 8).digest()
     return int.from_bytes(digest, "big") < share * 2**NUM_HASH_BITS
 
 
-def choose_share(records: list[dict], share: float, data_path: str) -> list[dict]:
+def choose_share(records: list[Record], share: float, data_path: str) -> list[Record]:
     """
-    The records about a share of the images, chosen by a hash of each image's path: whoever asks for the same share of
-    the same images gets the same ones, and a smaller share lies within a larger one. A record of several images is
-    among them where all of its images are; one of text alone is chosen by its id.
+    Chooses the records of a share of the images by a hash of each image's path: the choice is the same on every
+    machine, and a smaller share is a subset of a larger one. A record with several images is chosen if all of its
+    images are; a record without images is chosen by its id.
 
     Args:
-        records (`list[dict]`):
-            Checked ones.
+        records (`list[Record]`):
+            Checked records.
         share (`float`):
-            Above 0 and at most 1, which is all of them.
+            Above 0 and at most 1, which chooses all.
         data_path (`str`):
-            Where they are from, for the error.
+            Source of the records, for the error.
 
     Raises:
-        ValueError: no record about an image is left, or none at all.
+        UserError: The share has no record, or none with an image although there are some.
     """
     chosen = []
     for record in records:
-        names = image_paths(record) or [str(record["id"])]
+        names = record.images or [str(record.id)]
         if all(_is_within(name, share) for name in names):
             chosen.append(record)
-    images = {path for record in records for path in image_paths(record)}
-    if not chosen or (images and not any(image_paths(record) for record in chosen)):
+    images = {path for record in records for path in record.images}
+    if not chosen or (images and not any(record.images for record in chosen)):
         raise UserError(
             f"image_share {share} leaves nothing to learn from of the {len(images)} images in the {len(records)} "
             f"records of {data_path}; make it larger."
@@ -102,26 +62,26 @@ def choose_share(records: list[dict], share: float, data_path: str) -> list[dict
 
 class RecordDataset(Dataset, ABC):
     """
-    Samples of a LLaVA JSON file; `_read` of a subclass says what a sample is. What can be told without decoding is
-    checked when it is made; a broken image shows when it is read.
+    Base of the data sets; `_read` of a subclass makes a sample. All checks that need no decoding run in `__init__`;
+    a broken image raises when its sample is read.
 
     Args:
         data_path (`str`):
-            The JSON file: records `{"id", "image", "conversations"}`, where `image` may be missing or a list.
+            Data file of a format in [`READERS`].
         image_folder (`str`):
-            What `image` is relative to; no image may lie outside.
+            Folder of the images, which must all be inside it.
         processor (`HawaiiProcessor` or `EncoderProcessor`):
-            Squares and normalises images; tokenizes conversations, where these are read.
+            Squares and normalises images; tokenizes conversations.
         bad_records (`str`, *optional*, defaults to `"error"`):
-            `"error"` stops at records that cannot be used, `"skip"` leaves them out and says how many.
+            `"error"` raises for records that cannot be used; `"skip"` drops them with a warning.
 
     Raises:
-        FileNotFoundError: the data file or the folder is missing.
-        ValueError: records cannot be used, and are not to be skipped; the first are named with what is wrong.
+        UserError: The data file or the folder is missing, or records cannot be used and `bad_records` is `"error"`;
+            names the first ones and the problem of each.
     """
 
-    # What else can be done about a bad record than mending it.
-    way_out = "take it out of the file"
+    # The alternative to fixing a bad record.
+    hint = "remove it from the file"
 
     def __init__(
         self,
@@ -132,7 +92,7 @@ class RecordDataset(Dataset, ABC):
     ):
         self.image_folder = Path(image_folder).resolve()
         if not self.image_folder.is_dir():
-            raise FileNotFoundError(f"There is no image folder {image_folder}.")
+            raise UserError(f"There is no image folder {image_folder}.")
         self.processor = processor
         self.bad_records = bad_records
         self.data_path = data_path
@@ -143,10 +103,10 @@ class RecordDataset(Dataset, ABC):
 
     def __getitem__(self, index: int) -> dict:
         """
-        The sample of a record; where bad ones are skipped, that of the next record that can be read.
+        Returns the sample of a record; if bad records are skipped, that of the next readable record.
 
         Raises:
-            ValueError: it cannot be read, and bad records are not to be skipped.
+            UserError: The record cannot be read, and `bad_records` is `"error"`.
         """
         for number in [*range(index, len(self)), *range(index)]:
             try:
@@ -157,20 +117,20 @@ class RecordDataset(Dataset, ABC):
                 logger.warning("%s. The next one takes its place.", self._complaint(number, error))
         raise UserError(f"No record of {self.data_path} can be read: see the warnings above.")
 
-    def _read_records(self) -> list[dict]:
+    def _read_records(self) -> list[Record]:
         return read_records(self.data_path)
 
     @abstractmethod
     def _read(self, index: int) -> dict:
-        """The sample of a record; raises a `ValueError` where it cannot be read."""
+        """Returns the sample of a record; raises a `ValueError` if it cannot be read."""
 
     def _complaint(self, index: int, error: ValueError) -> str:
-        return f"{self.data_path}, record {self.records[index]['id']!r}: {str(error).removesuffix('.')}"
+        return f"{self.data_path}, record {self.records[index].id!r}: {str(error).removesuffix('.')}"
 
     def _error(self, index: int, error: ValueError) -> ValueError:
-        return UserError(f"{self._complaint(index, error)}. Mend it, or {self.way_out}.")
+        return UserError(f"{self._complaint(index, error)}. Fix it, or {self.hint}.")
 
-    def _read_squares(self, paths: list[str]) -> list[Image.Image]:
+    def _read_squares(self, paths: Sequence[str]) -> list[Image.Image]:
         squares = []
         for path in paths:
             try:
@@ -181,50 +141,54 @@ class RecordDataset(Dataset, ABC):
         return squares
 
     def _pixel_values(self, squares: list[Image.Image]) -> torch.Tensor:
-        """What the student sees of them, `(num_images, 3, image_size, image_size)`."""
+        """Returns the student's input, `(num_images, 3, image_size, image_size)`."""
         return self.processor.image_processor(squares, return_tensors="pt")["pixel_values"]
 
-    def _check(self, records: list[dict]) -> list[dict]:
+    def _check(self, records: list[Record]) -> list[Record]:
         good, problems = [], []
-        for index, record in enumerate(records):
+        for record in records:
             problem = self._problem(record)
             if problem is None:
-                # One without an id goes by its place in the file, whatever is left out before it.
-                good.append({"id": index, **record})
+                good.append(record)
             else:
-                name = record.get("id", index) if isinstance(record, dict) else index
-                problems.append(f"record {name!r}: {problem}")
+                problems.append(f"record {record.id!r}: {problem}")
         if not problems:
             return good
         summary = f"{len(problems)} of {len(records)} records of {self.data_path} cannot be used: " + "; ".join(
             problems[:5]
         )
         if self.bad_records == "error" or not good:
-            raise UserError(f"{summary}. Mend them, or {self.way_out.replace(' it ', ' them ')}.")
-        logger.warning("%s. They are left out.", summary)
+            raise UserError(f"{summary}. Fix them, or {self.hint.replace(' it ', ' them ')}.")
+        logger.warning("%s. They are skipped.", summary)
         return good
 
-    def _problem(self, record) -> str | None:
-        if not isinstance(record, dict) or not isinstance(record.get("conversations"), list):
-            return "it has no list of conversations"
-        paths = image_paths(record)
-        try:
-            read_messages(record["conversations"], len(paths))
-        except ValueError as error:
-            return str(error)
-        return self._path_problem(paths)
+    def _problem(self, record: Record) -> str | None:
+        """Returns why the record cannot be used; data sets of images alone check less."""
+        if record.problem is not None:
+            return record.problem
+        for message in record.messages:
+            try:
+                message.text.encode()
+            except UnicodeEncodeError as error:
+                return f"its text {message.text!r} cannot be tokenized ({error.reason})"
+        if not any(message.role == "assistant" and clean_text(message.text) for message in record.messages):
+            return "it has no answer to learn"
+        num_images = sum(message.num_images for message in record.messages)
+        if num_images != len(record.images):
+            return f"its conversation shows {num_images} images but it has {len(record.images)} images"
+        return self._path_problem(record.images)
 
-    def _path_problem(self, paths: list) -> str | None:
+    def _path_problem(self, paths: Sequence) -> str | None:
         for path in paths:
             if not isinstance(path, str) or "\0" in path:
                 return f"its image is {path!r}, not a path"
             try:
                 full = (self.image_folder / path).resolve()
                 if not full.is_relative_to(self.image_folder):
-                    return f"its image {path} lies outside {self.image_folder}"
+                    return f"its image {path} is outside {self.image_folder}"
                 if not full.is_file():
                     return f"its image {full} is missing"
             except (OSError, ValueError, RuntimeError) as error:
-                # A name that is too long, one that the disk cannot spell, links that go round in a circle.
+                # A name that is too long or that the file system cannot encode, or a cycle of links.
                 return f"its image {path!r} cannot be looked up ({error})"
         return None

@@ -1,4 +1,4 @@
-"""A conversation as its chat template shows it, and where in it lies what the user says and what is to be learned."""
+"""Renders conversations with a chat template and locates the instructions and the answers in the text."""
 
 import re
 from bisect import bisect_left
@@ -10,8 +10,8 @@ from ...files.user_error import UserError
 from ...processing.processing_hawaii import HawaiiProcessor
 
 
-# Private-use characters, which no text of a data set holds, mark through the rendering what the user says and where
-# what the assistant says ends.
+# Private-use characters, which are removed from the data, mark the user's text and the end of the assistant's text in
+# a rendering.
 BEGIN, END, SAID = "\ue000", "\ue001", "\ue002"
 MARK = re.compile(f"[{BEGIN}{END}{SAID}]")
 GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
@@ -20,17 +20,17 @@ GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
 @dataclass
 class Rendering:
     """
-    Positions are those of characters of `text`.
+    A rendered conversation; positions are characters of `text`.
 
     Args:
         text (`str`):
-            The conversation, an image token for each image.
+            The conversation, with one image token per image.
         instructions (`list[tuple[int, int]]`):
-            Where what the user says begins and ends.
+            Spans of the user's text.
         answers (`list[tuple[int, int | None]]`):
-            Where what is to be learned begins and ends; the end is `None` where the template does not tell.
+            Spans to learn; the end is `None` if the template has no generation markers.
         said (`list[int]`):
-            Where the assistant's own words end, in each of its turns.
+            End of the assistant's text in each of its turns.
     """
 
     text: str
@@ -42,7 +42,7 @@ class Rendering:
 def _mark(message: dict) -> dict:
     content = message["content"]
     if message["role"] == "assistant":
-        # No mark in front: a template may look whether an answer begins with a thought.
+        # No mark at the start: a template may check whether an answer begins with a thought.
         text = content[-1]["text"] if content else ""
         return {**message, "content": [*content[:-1], {"type": "text", "text": text + SAID}]}
     marked = [{**item, "text": f"{BEGIN}{item['text']}{END}"} if item["type"] == "text" else item for item in content]
@@ -56,35 +56,35 @@ def _template_of(processor: HawaiiProcessor) -> str:
 
 
 def _render(messages: list[dict], processor: HawaiiProcessor, **kwargs) -> tuple[str, list[tuple[int, int]]]:
-    """The text of a conversation, and the spans between the template's generation markers where they are asked for."""
+    """Returns the text of a conversation and, if requested, the spans between the template's generation markers."""
     template = _template_of(processor)
     try:
         texts, spans = render_jinja_template(
             [messages], chat_template=template, **kwargs, **processor.tokenizer.special_tokens_map
         )
-    except Exception as error:  # templates are programs and fail as those do
-        raise UserError(f"the chat template does not take its conversation ({error})") from error
+    except Exception as error:  # a template is a program and can raise anything
+        raise UserError(f"the chat template rejects its conversation ({error})") from error
     return texts[0], spans[0] if spans else []
 
 
 def _render_without_markers(messages: list[dict], processor: HawaiiProcessor) -> tuple[str, list[tuple[int, None]]]:
-    """The text of a conversation; answers begin where the template ends when it prompts for them."""
+    """Returns the text of a conversation; an answer begins at the end of the prompt for it."""
     turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
-    for _ in range(2):  # a template may tell the date, and midnight may fall between two renderings
+    for _ in range(2):  # a template may print the date, which may change between two renderings
         text, _ = _render(messages, processor)
         prompts = [_render(messages[:turn], processor, add_generation_prompt=True)[0] for turn in turns]
         if all(text.startswith(prompt) for prompt in prompts):
             break
     else:
         raise UserError(
-            "The chat template shows what comes before an answer in another way once the answer is there, so where "
-            "the answer begins cannot be told; put {% generation %} and {% endgeneration %} around what the assistant "
-            "says, or name another template, such as vicuna_v1."
+            "The chat template renders the text before an answer differently without the answer, so the start of the "
+            "answer is unknown; put {% generation %} and {% endgeneration %} around the assistant's text, or name "
+            "another template, such as vicuna_v1."
         )
     if text.count(SAID) != len(turns):
         raise UserError(
-            f"The chat template shows {text.count(SAID)} of {len(turns)} answers to their end; name another one, such "
-            "as vicuna_v1."
+            f"The chat template shows the ends of {text.count(SAID)} answers but there are {len(turns)}; name another "
+            "one, such as vicuna_v1."
         )
     return text, [(len(prompt), None) for prompt in prompts]
 
@@ -93,24 +93,24 @@ def _check_shown(rendered: str, messages: list[dict], processor: HawaiiProcessor
     num_images = sum(item["type"] == "image" for message in messages for item in message["content"])
     if rendered.count(processor.image_token) != num_images or rendered.count(BEGIN) != rendered.count(END):
         raise UserError(
-            "The chat template cuts what the user says or shows another number of images; it must take a message's "
-            "content as a list of items of type image or text, and put <image> for the one and the whole text for the "
-            "other."
+            "The chat template truncates the user's text or shows another number of images; it must accept a "
+            "message's content as a list of items of type image or text, and render "
+            f"{processor.image_token} for an image and the complete text for a text."
         )
 
 
 def render_prompt(messages: list[dict], processor: HawaiiProcessor) -> str:
     """
-    The text after which an answer begins, as when the model is used.
+    Renders the prompt for an answer, as in inference.
 
     Args:
         messages (`list[dict]`):
-            As [`read_messages`] gives them, up to the question.
+            As [`chat_messages`] returns them, up to the question.
         processor (`HawaiiProcessor`):
             Has the chat template.
 
     Raises:
-        ValueError: there is no template, or it refuses the conversation or shows another number of images.
+        UserError: There is no template, or it rejects the conversation or shows another number of images.
     """
     text, _ = _render(messages, processor, add_generation_prompt=True)
     _check_shown(text, messages, processor)
@@ -121,18 +121,18 @@ def render_conversation(messages: list[dict], processor: HawaiiProcessor) -> Ren
     """
     Renders a conversation with the processor's chat template.
 
-    What is to be learned stands between the template's generation markers. Where it has none, an answer begins where
-    the template ends when it prompts for that answer, as it will when the model is used.
+    The answers are the text between the template's generation markers. If it has none, an answer begins at the end of
+    the template's prompt for it, as in inference.
 
     Args:
         messages (`list[dict]`):
-            As [`read_messages`] gives them.
+            As [`chat_messages`] returns them.
         processor (`HawaiiProcessor`):
             Has the chat template.
 
     Raises:
-        ValueError: there is no template, or it refuses the conversation, shows another number of images, cuts what
-            the user says, or shows what precedes an answer in another way than it prompts for it.
+        UserError: There is no template, or it rejects the conversation, shows another number of images, truncates the
+            user's text, or renders the prompt for an answer differently from the conversation.
     """
     marked = [_mark(message) for message in messages]
     if GENERATION.search(_template_of(processor)):

@@ -13,7 +13,8 @@ from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ...processing.encoder_processor import EncoderProcessor
 from ...processing.processing_hawaii import IMAGE_TOKEN, HawaiiProcessor
-from ..data.conversations import read_messages, tokenize_conversation
+from ..data.conversations import tokenize_conversation
+from ..data.record import Message
 from ..objectives.encoder_passes import Student
 from ..recipes.arguments import DataArguments, ModelArguments
 from ..recipes.objectives import OBJECTIVES
@@ -40,8 +41,8 @@ def stop_where_answers_end(student: HawaiiForConditionalGeneration, processor: H
         UserError: it cannot be found where the template's answers begin and end (see [`tokenize_conversation`]).
     """
     # Two turns: some templates end the last answer differently from those before it.
-    turns = [{"from": speaker, "value": "?"} for speaker in ("human", "gpt", "human", "gpt")]
-    end_ids = tokenize_conversation(read_messages(turns, num_images=0), processor).end_ids
+    messages = [Message(role, "?") for role in ("user", "assistant", "user", "assistant")]
+    end_ids = tokenize_conversation(messages, processor).end_ids
     known = student.generation_config.eos_token_id
     known = known if isinstance(known, list) else [] if known is None else [known]
     if not end_ids <= set(known):

@@ -10,7 +10,8 @@ from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
 from hawaii import HawaiiProcessor
 from hawaii.processing.chat_templates import load_chat_template
 from hawaii.tests.tiny.models import make_processor
-from hawaii.training.data.conversations import read_messages, tokenize_conversation
+from hawaii.tests.tiny.training import make_messages
+from hawaii.training.data.conversations import chat_messages, tokenize_conversation
 
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<image>"]
@@ -112,11 +113,6 @@ def plain(processor):
     return make_text_processor(processor.tokenizer.backend_tokenizer, "plain")
 
 
-def turns(*texts):
-    """LLaVA's turns, the user's first."""
-    return [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(texts)]
-
-
 def runs(conversation):
     """The stretches of tokens that are answers."""
     stretches, inside = [], False
@@ -139,8 +135,8 @@ def prompt_ids(conversation):
     ]
 
 
-def tokenize(processor, *texts, num_images=0):
-    return tokenize_conversation(read_messages(turns(*texts), num_images), processor)
+def tokenize(processor, *texts):
+    return tokenize_conversation(make_messages(*texts), processor)
 
 
 @pytest.mark.parametrize("answer", ODD_TEXTS)
@@ -152,7 +148,7 @@ def test_labels_are_the_assistants_text_and_its_end_alone(processor, question, a
 
 @pytest.mark.parametrize("question", ODD_TEXTS)
 def test_instruction_tokens_are_the_users_words_alone(processor, question):
-    conversation = tokenize(processor, f"<image>\n{question}", "it is red", num_images=1)
+    conversation = tokenize(processor, f"<image>\n{question}", "it is red")
     assert say(processor, prompt_ids(conversation)).strip(" ") == question
 
 
@@ -166,13 +162,13 @@ def test_an_answer_that_repeats_the_question_is_still_the_answer_alone(processor
 
 
 def test_every_turn_of_a_conversation_is_marked(processor):
-    conversation = tokenize(processor, "<image>\nwhat is it ?", "a circle", "and its color ?", "red", num_images=1)
+    conversation = tokenize(processor, "<image>\nwhat is it ?", "a circle", "and its color ?", "red")
     assert [say(processor, run).strip(" ") for run in runs(conversation)] == ["a circle</s>", "red</s>"]
     assert "".join(say(processor, prompt_ids(conversation)).split()) == "whatisit?anditscolor?"
 
 
 def test_image_tokens_are_one_for_each_patch_and_neither_answer_nor_instruction(processor):
-    conversation = tokenize(processor, "<image>\nwhat is it ?", "a circle", num_images=1)
+    conversation = tokenize(processor, "<image>\nwhat is it ?", "a circle")
     image = processor.image_token_id
     assert conversation.input_ids.count(image) == processor.num_image_tokens == 4
     assert not any(flag for token, flag in zip(conversation.input_ids, conversation.is_answer) if token == image)
@@ -180,7 +176,7 @@ def test_image_tokens_are_one_for_each_patch_and_neither_answer_nor_instruction(
 
 
 def test_plain_learns_the_caption_and_a_newline_and_has_no_instruction(plain):
-    conversation = tokenize(plain, "<image>\nGive a brief description.", "a red circle", num_images=1)
+    conversation = tokenize(plain, "<image>\nGive a brief description.", "a red circle")
     assert [say(plain, run).strip(" ") for run in runs(conversation)] == ["a red circle\n"]
     assert prompt_ids(conversation) == []
     image = conversation.input_ids.index(plain.image_token_id)
@@ -196,8 +192,8 @@ def test_plain_learns_the_caption_and_a_newline_and_has_no_instruction(plain):
 def test_tokens_are_those_of_the_processors_own_chat_template(processor, chat_template, texts):
     processor = make_text_processor(processor.tokenizer.backend_tokenizer, chat_template)
     has_image = "<image>" in texts[0]
-    conversation = tokenize(processor, *texts, num_images=int(has_image))
-    messages = read_messages(turns(*texts), int(has_image))
+    conversation = tokenize(processor, *texts)
+    messages = chat_messages(make_messages(*texts))
     if has_image:
         messages[0]["content"][0] = {"type": "image", "image": Image.new("RGB", (16, 16))}
     own = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
@@ -205,8 +201,8 @@ def test_tokens_are_those_of_the_processors_own_chat_template(processor, chat_te
 
 
 def test_tokens_of_several_images_are_those_of_the_processors_own_chat_template(processor):
-    conversation = tokenize(processor, "<image><image>\nwhich ?", "one", "<image>\nnow ?", "two", num_images=3)
-    messages = read_messages(turns("<image><image>\nwhich ?", "one", "<image>\nnow ?", "two"), 3)
+    conversation = tokenize(processor, "<image><image>\nwhich ?", "one", "<image>\nnow ?", "two")
+    messages = chat_messages(make_messages("<image><image>\nwhich ?", "one", "<image>\nnow ?", "two"))
     for message in messages:
         for item in message["content"]:
             if item["type"] == "image":
@@ -263,8 +259,10 @@ def test_a_template_that_loses_what_the_user_gives_is_an_error(text):
     processor = make_processor()
     condition = "{% if message['role'] == 'user' %}" + text + "{% else %}" + GENERATION + "{% endif %}"
     processor.chat_template = "{% for message in messages %}" + condition + "{% endfor %}"
-    with pytest.raises(ValueError, match="cuts what the user says or shows another number of images; it must take"):
-        tokenize(processor, "<image>\nwhat ?", "red", num_images=1)
+    with pytest.raises(
+        ValueError, match="truncates the user's text or shows another number of images; it must accept"
+    ):
+        tokenize(processor, "<image>\nwhat ?", "red")
 
 
 def test_a_tokenizer_that_splits_the_image_token_is_an_error():
@@ -274,55 +272,10 @@ def test_a_tokenizer_that_splits_the_image_token_is_an_error():
     backend = Tokenizer.from_str(json.dumps(backend))
     processor.tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
     with pytest.raises(ValueError, match="makes 0 image tokens of 1 images; make <image> one of its special tokens"):
-        tokenize(processor, "<image>\nwhat color ?", "red", num_images=1)
+        tokenize(processor, "<image>\nwhat color ?", "red")
 
 
 def test_a_template_may_leave_spaces_out():
     processor = make_processor()
     processor.chat_template = processor.chat_template.replace("else item['text']", "else item['text'] | trim")
     assert tokenize(processor, "what ?", "red") == tokenize(make_processor(), "what ?", "red")
-
-
-@pytest.mark.parametrize("value", ["<image>\nwhat ?", "what ?\n<image>", "wh<image>at ?", "  <image>  what ?  "])
-def test_an_image_anywhere_in_a_turn_comes_first(value):
-    message = read_messages(turns(value, "red"), 1)[0]
-    assert message == {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what ?"}]}
-
-
-def test_an_image_without_a_word_is_a_turn():
-    assert read_messages(turns("<image>", "red"), 1)[0]["content"] == [{"type": "image"}]
-
-
-def test_a_first_turn_that_is_not_the_users_is_dropped():
-    messages = read_messages([{"from": "gpt", "value": "hello"}, *turns("what ?", "red")], 0)
-    assert [message["role"] for message in messages] == ["user", "assistant"]
-
-
-def test_an_image_token_that_the_assistant_says_is_no_image():
-    messages = read_messages(turns("what ?", "an <image> of red"), 0)
-    assert messages[1]["content"] == [{"type": "text", "text": "an  of red"}]
-
-
-@pytest.mark.parametrize(
-    ("conversation", "num_images", "problem"),
-    [
-        ([], 0, "it has no answer to learn"),
-        (turns("what ?"), 0, "it has no answer to learn"),
-        (turns("what ?", "  "), 0, "it has no answer to learn"),
-        ([{"from": "gpt", "value": "hello"}], 0, "it has no answer to learn"),
-        (turns("<image><image>", "red"), 1, "has 2 <image> but it has 1 images"),
-        (turns("what ?", "red"), 1, "has 0 <image> but it has 1 images"),
-        ([{"from": "system", "value": "be kind"}, *turns("what ?", "red")], 0, "a turn is {'from': 'system'"),
-        ([{"from": "human"}], 0, "a turn is {'from': 'human'}; it must be"),
-        ([{"from": "human", "value": 3}], 0, "it must be"),
-        (["what ?"], 0, "a turn is 'what \\?'; it must be"),
-        (
-            turns("half an emoji \ud83d ?", "red"),
-            0,
-            r"\\ud83d \?'}, which no tokenizer takes \(surrogates not allowed\)",
-        ),
-    ],
-)
-def test_a_conversation_that_teaches_nothing_is_an_error(conversation, num_images, problem):
-    with pytest.raises(ValueError, match=problem):
-        read_messages(conversation, num_images)

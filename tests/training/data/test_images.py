@@ -7,10 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.encoders import make_encoder_processor
 from hawaii.tests.tiny.training import make_image, make_record, save_data
+from hawaii.training.data.conversation_dataset import teacher_image
 from hawaii.training.data.images import ImageDataset, collate_images
-from hawaii.training.data.llava import teacher_image
+from hawaii.training.data.record import Record
 from hawaii.training.data.records import choose_share
 
 
@@ -20,7 +22,7 @@ def make_dataset(folder, data_path="data.json", **kwargs):
 
 
 def paths(dataset):
-    return [record["image"] for record in dataset.records]
+    return [record.images[0] for record in dataset.records]
 
 
 def write(folder, *records):
@@ -80,15 +82,15 @@ def test_a_folder_and_records_that_name_no_image_are_errors(tmp_path):
     write(tmp_path, make_record(1, image=False))
     with pytest.raises(ValueError, match=r"None of the 1 records of .*data\.json has an image to learn from"):
         make_dataset(tmp_path)
-    with pytest.raises(FileNotFoundError, match="There is no image folder .*nowhere"):
+    with pytest.raises(UserError, match="There is no image folder .*nowhere"):
         make_dataset(tmp_path / "nowhere", data_path=None)
-    with pytest.raises(FileNotFoundError, match=r"There is no data file .*other\.json"):
+    with pytest.raises(UserError, match=r"There is no data file .*other\.json"):
         make_dataset(tmp_path, data_path="other.json")
 
 
 BAD_RECORDS = {
     "missing": ({"id": "7", "image": "gone.png"}, "record '7': its image .*gone.png is missing"),
-    "above": ({"id": "7", "image": "../out.png"}, r"record '7': its image \.\./out\.png lies outside"),
+    "above": ({"id": "7", "image": "../out.png"}, r"record '7': its image \.\./out\.png is outside"),
     "number": ({"image": 5}, "record 1: its image is 5, not a path"),
     "no_record": ("text", "record 1: it is 'text', not a JSON object"),
 }
@@ -111,7 +113,7 @@ def test_a_link_out_of_the_folder_is_outside_of_it(tmp_path):
     write(tmp_path)
     make_image(0).save(tmp_path / "outside.png")
     (tmp_path / "images" / "link.png").symlink_to(tmp_path / "outside.png")
-    with pytest.raises(ValueError, match=r"of .*images cannot be used: record 'link\.png': its image .* lies outside"):
+    with pytest.raises(ValueError, match=r"of .*images cannot be used: record 'link\.png': its image .* is outside"):
         make_dataset(tmp_path, data_path=None)
 
 
@@ -125,9 +127,9 @@ def test_a_broken_image_is_named_when_it_is_read_or_another_takes_its_place(tmp_
 
 
 def test_a_share_is_that_of_the_same_images_elsewhere(tmp_path):
-    records = [make_record(number) for number in range(30)]
-    save_data(tmp_path, records)
-    expected = [record["image"] for record in choose_share(records, 0.2, "")]
+    save_data(tmp_path, [make_record(number) for number in range(30)])
+    records = [Record(number, (f"{number}.png",)) for number in range(30)]
+    expected = [record.images[0] for record in choose_share(records, 0.2, "")]
     assert paths(make_dataset(tmp_path, image_share=0.2)) == expected
     assert sorted(paths(make_dataset(tmp_path, data_path=None, image_share=0.2))) == sorted(expected)
     with pytest.raises(ValueError, match="image_share 1e-06 leaves nothing to learn from of the 30 images"):

@@ -81,9 +81,7 @@ def test_types_are_those_of_the_records(tmp_path):
 @pytest.mark.parametrize("value", [None, 3, ["color"]])
 def test_a_type_that_only_some_have_is_an_error(tmp_path, value):
     records = [make_question(0, "red", question_type="color"), make_question(1, "yes", question_type=value)]
-    with pytest.raises(
-        ValueError, match=r"questions.json, record 'q1': its question_type is .*, where others have one"
-    ):
+    with pytest.raises(ValueError, match=r"questions.json, record 'q1': its question_type is .*, but others have one"):
         make_questions(tmp_path, records)
 
 
@@ -92,7 +90,7 @@ def test_a_record_of_several_questions_is_an_error(tmp_path):
     record["conversations"] = [*record["conversations"], *make_question(1, "yes", image=False)["conversations"]]
     with pytest.raises(
         ValueError,
-        match="record 'q0': it has 4 turns, .*record of each. Mend them, or take them out of the file",
+        match="record 'q0': it has 4 turns, .*one record per question. Fix them, or remove them from the file",
     ):
         make_questions(tmp_path, [record])
 
@@ -110,7 +108,7 @@ def test_a_broken_image_is_named_with_its_record_and_file(tmp_path, questions):
     questions[0]
     with pytest.raises(
         ValueError,
-        match=r"questions.json, record 'q2': its image .*q2.png cannot be read .*Mend it, or take it out",
+        match=r"questions.json, record 'q2': its image .*q2.png cannot be read .*Fix it, or remove it from",
     ):
         questions[2]
 

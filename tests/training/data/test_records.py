@@ -1,46 +1,19 @@
-"""Files of records are read whole or named; a share of the images is the same for whoever asks for it."""
-
-import json
+"""A share of the images is the same on every machine."""
 
 import pytest
 
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_dataset, make_record, save_data
-from hawaii.training.data.records import choose_share, read_records
+from hawaii.training.data.record import Record
+from hawaii.training.data.records import choose_share
 
 
-def test_json_lines_are_read_too(tmp_path):
-    path = tmp_path / "data.jsonl"
-    records = [make_record(0), {**make_record(1), "note": "one\u2028line"}]
-    path.write_text("\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n\n", encoding="utf-8")
-    assert read_records(str(path)) == records
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "problem"),
-    [
-        ("a.json", '[{"id": 1},\n{"id": 2}\n{"id": 3}]', "a.json, line 3: Expecting ',' delimiter"),
-        ("a.jsonl", '{"id": 1}\n\n{"id": 2\n', "a.jsonl, line 3: Expecting ',' delimiter"),
-        ("a.json", '{"id": 1}', "a.json must hold a list of records"),
-        ("a.json", "[]", "a.json must hold a list of records, one or more"),
-        ("a.json", "[1]", "each a JSON object"),
-        ("a.json", "", "a.json, line 1: Expecting value"),
-    ],
-)
-def test_a_file_that_is_no_list_of_records_is_named_with_its_line(tmp_path, name, text, problem):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=problem):
-        read_records(str(tmp_path / name))
-
-
-def test_a_file_of_other_bytes_is_named(tmp_path):
-    (tmp_path / "data.json").write_bytes(b"\xff\xfe[")
-    with pytest.raises(ValueError, match=r"data\.json is not UTF-8 text"):
-        read_records(str(tmp_path / "data.json"))
+def parse(records):
+    return [Record(record["id"], (record["image"],) if "image" in record else ()) for record in records]
 
 
 def chosen(share, records):
-    return [record["id"] for record in choose_share(records, share, "data.json")]
+    return [record.id for record in choose_share(parse(records), share, "data.json")]
 
 
 RECORDS = [make_record(number) for number in range(200)]
@@ -65,11 +38,10 @@ def test_all_records_of_an_image_are_chosen_or_none():
 
 
 def test_a_record_of_several_images_is_chosen_where_all_of_them_are():
-    names = [record["image"] for record in choose_share(RECORDS, 0.5, "")]
+    names = [record.images[0] for record in choose_share(parse(RECORDS), 0.5, "")]
     others = [record["image"] for record in RECORDS if record["image"] not in names]
-    both = {"id": "both", "image": names[:2]}
-    one = {"id": "one", "image": [names[0], others[0]]}
-    assert chosen(0.5, [both, one]) == ["both"]
+    both, one = Record("both", tuple(names[:2])), Record("one", (names[0], others[0]))
+    assert choose_share([both, one], 0.5, "data.json") == [both]
 
 
 def test_records_of_text_alone_are_chosen_by_their_id():
@@ -80,14 +52,14 @@ def test_records_of_text_alone_are_chosen_by_their_id():
 
 def test_a_share_without_an_image_is_an_error():
     with pytest.raises(ValueError, match="image_share 1e-06 leaves nothing .* of the 200 images in the 200"):
-        choose_share(RECORDS, 1e-6, "data.json")
+        choose_share(parse(RECORDS), 1e-6, "data.json")
     texts = [make_record(number, image=False) for number in range(200)]
     with pytest.raises(ValueError, match="the 1 images in the 201 records of data.json; make it larger"):
-        choose_share([*texts, RECORDS[0]], 0.2, "data.json")
+        choose_share(parse([*texts, RECORDS[0]]), 0.2, "data.json")
 
 
 def test_a_data_set_is_as_long_as_its_share(tmp_path):
     processor, folder = make_processor(), save_data(tmp_path, RECORDS[:30])
     dataset = make_dataset(folder, processor, image_share=0.2)
-    assert len(dataset) == 3 and [record["id"] for record in dataset.records] == chosen(0.2, RECORDS[:30])
+    assert len(dataset) == 3 and [record.id for record in dataset.records] == chosen(0.2, RECORDS[:30])
     assert len(make_dataset(folder, processor)) == 30

@@ -11,8 +11,10 @@ from hawaii import HawaiiProcessor
 from hawaii.processing.chat_templates import adapt_chat_template, load_chat_template
 from hawaii.tests.tiny.language_models import CHATML, FAMILIES, PROMPT, make_tokenizer
 from hawaii.tests.tiny.models import make_processor
+from hawaii.tests.tiny.training import make_messages
 from hawaii.training.data import renderings
-from hawaii.training.data.conversations import read_messages, tokenize_conversation
+from hawaii.training.data.conversations import chat_messages, tokenize_conversation
+from hawaii.training.data.record import Message
 
 
 TURNS = ["<image>\nwhat is it ?", "a circle", "and its color ?", "red\n\nor  blue"]
@@ -35,13 +37,8 @@ def qwen(chat_template=CHATML):
     return make_family_processor(FAMILIES["qwen2"], chat_template)
 
 
-def messages_of(*texts):
-    turns = [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(texts)]
-    return read_messages(turns, num_images=sum(text.count("<image>") for text in texts[::2]))
-
-
 def tokenize(processor, *texts):
-    return tokenize_conversation(messages_of(*texts), processor)
+    return tokenize_conversation(make_messages(*texts), processor)
 
 
 def chosen(processor, conversation, is_chosen):
@@ -93,7 +90,7 @@ def test_before_an_answer_stands_what_generation_is_given(name):
         for place, is_answer in enumerate(conversation.is_answer)
         if is_answer and not conversation.is_answer[place - 1]
     ]
-    messages = messages_of(*TURNS)
+    messages = chat_messages(make_messages(*TURNS))
     messages[0]["content"][0] = {"type": "image", "image": "unused"}
     for turn, begin in zip((1, 3), begins, strict=True):
         prompt = processor.apply_chat_template(messages[:turn], add_generation_prompt=True)
@@ -213,13 +210,17 @@ def loop(turn, prompt=PROMPT):
 @pytest.mark.parametrize(
     ("template", "texts", "problem"),
     [
-        (CHATML.replace("'<|im_start|>assistant\n' }}", "'<|im_start|>bot\n' }}"), TURNS, "in another way once"),
-        ("{{ messages | length }}" + CHATML, TURNS, "in another way once .*such as vicuna_v1"),
+        (
+            CHATML.replace("'<|im_start|>assistant\n' }}", "'<|im_start|>bot\n' }}"),
+            TURNS,
+            "differently without the answer",
+        ),
+        ("{{ messages | length }}" + CHATML, TURNS, "differently without the answer.* such as vicuna_v1"),
         (loop("{{ turn['role'] + ': ' + turn['content'] + '\n' }}", "{{ '' }}"), TURNS[:2], "no special token"),
-        (loop(ENDS_ONCE, "{{ '' }}"), TURNS, "in another way once"),
+        (loop(ENDS_ONCE, "{{ '' }}"), TURNS, "differently without the answer"),
         (loop(ENDS_ONCE.replace("loop.last", "loop.index0 == 3"), ""), TURNS, "no special token"),
-        (loop(NO_ANSWERS, ""), TURNS, "shows 0 of 2 answers to their end"),
-        (loop(SAID_TWICE), TURNS, "shows 4 of 2 answers to their end"),
+        (loop(NO_ANSWERS, ""), TURNS, "shows the ends of 0 answers but there are 2"),
+        (loop(SAID_TWICE), TURNS, "shows the ends of 4 answers but there are 2"),
     ],
 )
 def test_a_template_that_does_not_show_where_answers_are_is_an_error(template, texts, problem):
@@ -233,21 +234,21 @@ def test_a_template_that_does_not_show_where_answers_are_is_an_error(template, t
 def test_an_end_behind_the_next_question_is_not_the_answers(question):
     turn = "{{ turn['content'] + ('<|im_end|>' if turn['role'] == 'user' or loop.last else '\n') }}"
     processor = qwen(loop(turn, ""))
-    with pytest.raises(ValueError, match="puts no special token of the tokenizer behind an answer"):
+    with pytest.raises(ValueError, match="puts no special token of the tokenizer after an answer"):
         tokenize(processor, "what ?", "a circle", question, "red")
 
 
 def test_a_conversation_that_the_template_refuses_is_an_error():
-    turns = [{"from": speaker, "value": "a"} for speaker in ("human", "human", "gpt")]
-    with pytest.raises(ValueError, match=r"does not take its conversation \(the roles must alternate\)"):
-        tokenize_conversation(read_messages(turns, 0), make_family_processor(FAMILIES["gemma3"]))
+    messages = [Message(role, "a") for role in ("user", "user", "assistant")]
+    with pytest.raises(ValueError, match=r"rejects its conversation \(the roles must alternate\)"):
+        tokenize_conversation(messages, make_family_processor(FAMILIES["gemma3"]))
 
 
 @pytest.mark.parametrize("failing", ["{{ 1 // 0 }}", "{{ '{name}'.format() }}", "{{ messages + 1 }}"])
 def test_a_template_that_fails_as_programs_do_is_an_error_too(failing):
     processor = qwen()
     processor.chat_template = failing
-    with pytest.raises(ValueError, match=r"the chat template does not take its conversation \(.+\)"):
+    with pytest.raises(ValueError, match=r"the chat template rejects its conversation \(.+\)"):
         tokenize(processor, *TURNS)
 
 

@@ -17,8 +17,8 @@ from hawaii.modeling_hawaii.conversion.vocabulary import VOCABULARY_MULTIPLE
 from hawaii.tests.hub_cards.test_loading import TRANSFORMERS_4
 from hawaii.tests.tiny.language_models import FAMILIES, Family, make_tokenizer, save_language_model, text_config
 from hawaii.tests.tiny.models import VISION
-from hawaii.tests.tiny.training import RAGGED, TEACHER_GRIDS, gradients, make_arguments, make_batch
-from hawaii.training.data.conversations import read_messages, tokenize_conversation
+from hawaii.tests.tiny.training import RAGGED, TEACHER_GRIDS, gradients, make_arguments, make_batch, make_messages
+from hawaii.training.data.conversations import chat_messages, tokenize_conversation
 from hawaii.training.recipes.arguments import DataArguments, ModelArguments
 from hawaii.training.recipes.objectives import HawaiiObjective, StudentWithObjective
 from hawaii.training.students.student import build_student
@@ -26,12 +26,7 @@ from hawaii.training.students.student import build_student
 
 CASES = [(name, is_tied) for name, family in FAMILIES.items() for is_tied in family.can_be_tied]
 QUESTION = [{"type": "image"}, {"type": "text", "text": "what color is the shape ?"}]
-TURNS = [
-    {"from": "human", "value": "<image>\nwhat color is the shape ?"},
-    {"from": "gpt", "value": "it is red"},
-    {"from": "human", "value": "is there a circle ?"},
-    {"from": "gpt", "value": "yes , there is"},
-]
+TURNS = make_messages("<image>\nwhat color is the shape ?", "it is red", "is there a circle ?", "yes , there is")
 GREEDY = {"do_sample": False, "max_new_tokens": 8, "min_new_tokens": 8}
 
 
@@ -165,8 +160,8 @@ def test_a_published_folder_gives_the_same_scores_and_tokens(built, tmp_path):
     inputs = make_inputs(processor, LONG)
     torch.testing.assert_close(student(**inputs).logits, built.student(**inputs).logits)
     assert student.generation_config.eos_token_id == built.student.generation_config.eos_token_id
-    messages = read_messages(TURNS, num_images=1)
-    learned = tokenize_conversation(messages, built.processor).input_ids
+    learned = tokenize_conversation(TURNS, built.processor).input_ids
+    messages = chat_messages(TURNS)
     messages[0]["content"][0] = {"type": "image", "image": Image.new("RGB", (16, 16))}
     assert processor.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"] == [learned]
     prompt = make_inputs(processor, QUESTION[1:])["input_ids"][0].tolist()

@@ -140,7 +140,7 @@ def test_a_template_without_an_end_token_is_an_error_before_training(tmp_path):
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{% for turn in messages %}{{ turn['content'] }}{% endfor %}"
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="puts no special token of the tokenizer behind an answer"):
+    with pytest.raises(ValueError, match="puts no special token of the tokenizer after an answer"):
         build_from_scratch(str(tmp_path))
 
 

@@ -10,7 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hawaii.tests.tiny.models import VISION, WORDS
 from hawaii.tests.tiny.students import data_args
-from hawaii.training.data.conversations import read_messages, tokenize_conversation
+from hawaii.tests.tiny.training import make_messages
+from hawaii.training.data.conversations import tokenize_conversation
 from hawaii.training.recipes.arguments import ModelArguments
 from hawaii.training.students.student import build_student
 from hawaii.training.students.tokenizer import load_tokenizer
@@ -50,8 +51,7 @@ def test_the_image_token_is_the_first_after_the_vocabulary(vicuna_folder):
 def test_the_answer_and_its_end_token_are_learned(vicuna_folder):
     args = ModelArguments(language_model=str(vicuna_folder), vision_config=VISION)
     _, processor = build_student(args, data_args(chat_template="vicuna_v1"), 2)
-    turns = [{"from": "human", "value": "<image>\nwhat color is the shape?"}, {"from": "gpt", "value": "red"}]
-    conversation = tokenize_conversation(read_messages(turns, num_images=1), processor)
+    conversation = tokenize_conversation(make_messages("<image>\nwhat color is the shape?", "red"), processor)
     ids, tokenizer = conversation.input_ids, processor.tokenizer
     assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
     learned = [token for token, is_answer in zip(ids, conversation.is_answer) if is_answer]

@@ -1,4 +1,4 @@
-"""LLaVA's JSON to samples, and samples to batches."""
+"""Samples of conversations about images, and their batches."""
 
 import torch
 from PIL import Image
@@ -6,41 +6,40 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...files.user_error import UserError
 from ...processing.processing_hawaii import HawaiiProcessor
-from .conversations import read_messages, tokenize_conversation
-from .records import RecordDataset, choose_share, image_paths
+from .conversations import chat_messages, tokenize_conversation
+from .records import RecordDataset, choose_share
 
 
 IGNORE_INDEX = -100
 
 
 def teacher_image(square: Image.Image, size: int) -> torch.Tensor:
-    """What all teachers share of a student's square: `(3, size, size)`, uint8."""
+    """Resizes the student's square image for the teachers: `(3, size, size)`, uint8."""
     image = square.resize((size, size), Image.Resampling.BICUBIC)
     flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return flat.view(size, size, 3).permute(2, 0, 1)
 
 
-class LlavaDataset(RecordDataset):
+class ConversationDataset(RecordDataset):
     """
-    What a stage learns from. A sample that is too long shows when it is read.
+    Conversations to learn from. A sample that is too long raises when it is read.
 
     Args:
         data_path, image_folder, processor, bad_records:
             As for [`RecordDataset`].
         teacher_image_size (`int`, *optional*):
-            Side of the uint8 image that all teachers share; none is made if not given.
+            Side of the uint8 image that all teachers share; no image is made if not given.
         max_length (`int`, *optional*, defaults to 2048):
-            Longer samples are cut at the end.
+            Longer samples are truncated.
         image_share (`float`, *optional*, defaults to 1.0):
-            Share of the images that are learned from, see [`choose_share`].
+            Share of the images to train on, see [`choose_share`].
 
     Raises:
-        FileNotFoundError: the data file or the folder is missing.
-        ValueError: records cannot be used, and are not to be skipped; or no image is within the share.
+        UserError: As for [`RecordDataset`], or no image is within the share.
     """
 
     processor: HawaiiProcessor
-    way_out = "set bad_records: skip"
+    hint = "set bad_records: skip"
 
     def __init__(
         self,
@@ -59,31 +58,31 @@ class LlavaDataset(RecordDataset):
 
     @property
     def question(self) -> str:
-        """What the first record's user asks; nothing where there are captions alone."""
-        record = self.records[0]
-        content = read_messages(record["conversations"], len(image_paths(record)))[0]["content"]
+        """The first question of the first record; empty for captions alone."""
+        content = chat_messages(self.records[0].messages[:1])[0]["content"]
         return "".join(item["text"] for item in content if item["type"] == "text")
 
     def _read(self, index: int) -> dict:
         """
         Returns:
-            `dict` with `input_ids`, `labels` (-100 where nothing is to be learned) and `prompt_ids`, each
-            one-dimensional; `pixel_values` of shape `(num_images, 3, image_size, image_size)`; and, if asked for,
-            `teacher_images`, uint8, of shape `(num_images, 3, teacher_image_size, teacher_image_size)`.
+            `dict` with `input_ids`, `labels` (-100 outside of answers) and `prompt_ids`, each
+            one-dimensional; `pixel_values` of shape `(num_images, 3, image_size, image_size)`; and, with a
+            `teacher_image_size`, `teacher_images`, uint8, of shape
+            `(num_images, 3, teacher_image_size, teacher_image_size)`.
 
         Raises:
-            ValueError: an image is broken or no label is left after cutting.
+            UserError: An image is broken, or no label is left after truncation.
         """
         record = self.records[index]
-        paths = image_paths(record)
-        messages = read_messages(record["conversations"], len(paths))
-        conversation = tokenize_conversation(messages, self.processor)
+        conversation = tokenize_conversation(record.messages, self.processor)
         input_ids = torch.tensor(conversation.input_ids[: self.max_length])
         is_answer = torch.tensor(conversation.is_answer[: self.max_length])
         labels = input_ids.where(is_answer, IGNORE_INDEX)
-        labels[0] = IGNORE_INDEX  # nothing comes before it that could tell it, and what is counted must be learned
+        labels[0] = IGNORE_INDEX  # has no context, so the model has no prediction for it and must not count it
         if self.processor.image_token_id in conversation.input_ids[self.max_length :]:
-            raise UserError(f"its {len(paths)} images and its text do not fit into max_length {self.max_length}")
+            raise UserError(
+                f"its {len(record.images)} images and its text do not fit into max_length {self.max_length}"
+            )
         if (labels == IGNORE_INDEX).all():
             raise UserError(f"no answer is left of it within max_length {self.max_length}")
         sample = {
@@ -91,7 +90,7 @@ class LlavaDataset(RecordDataset):
             "labels": labels,
             "prompt_ids": input_ids[torch.tensor(conversation.is_prompt[: self.max_length])],
         }
-        squares = self._read_squares(paths)
+        squares = self._read_squares(record.images)
         if squares:
             sample["pixel_values"] = self._pixel_values(squares)
             if self.teacher_image_size is not None:
@@ -104,14 +103,14 @@ class Collator:
     """
     Pads samples to a batch, on the right.
 
-    A batch of text alone carries one blank image that no token asks for: under a sharded run every rank must run the
-    encoder, or the others wait for it for ever.
+    A batch of text alone gets one blank image without tokens: in a sharded run every rank must run the encoder, or the
+    others wait forever.
 
     Args:
         processor (`HawaiiProcessor`):
-            Gives the padding token and the image size.
+            Has the padding token and the image size.
         teacher_image_size (`int`, *optional*):
-            As in [`LlavaDataset`].
+            As in [`ConversationDataset`].
     """
 
     def __init__(self, processor: HawaiiProcessor, teacher_image_size: int | None = None):
@@ -128,8 +127,8 @@ class Collator:
         Returns:
             `dict` with `input_ids`, `attention_mask` and `labels` of shape `(batch_size, sequence_length)`;
             `prompt_ids` and `prompt_mask` of shape `(batch_size, num_prompt_tokens)`; `pixel_values` and
-            `teacher_images`, whose first dimension are all images of the batch; and `image_index` of shape
-            `(num_images,)`, the sample of each image, -1 for one that only fills.
+            `teacher_images`, whose first dimension is all images of the batch; and `image_index` of shape
+            `(num_images,)`, the sample of each image, -1 for a blank one.
         """
         lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
         prompt_lengths = torch.tensor([len(sample["prompt_ids"]) for sample in samples])

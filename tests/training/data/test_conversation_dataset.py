@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_dataset, make_image, make_record, save_data
-from hawaii.training.data.llava import Collator, LlavaDataset
+from hawaii.training.data.conversation_dataset import Collator, ConversationDataset
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +95,10 @@ def test_the_first_token_is_no_label_since_nothing_tells_it(tmp_path):
 
 
 def test_a_missing_file_or_folder_is_named(tmp_path, processor):
-    with pytest.raises(FileNotFoundError, match="There is no image folder .*images"):
+    with pytest.raises(UserError, match="There is no image folder .*images"):
         make_dataset(tmp_path, processor)
     (tmp_path / "images").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"There is no data file .*data\.json"):
+    with pytest.raises(UserError, match=r"There is no data file .*data\.json"):
         make_dataset(tmp_path, processor)
 
 
@@ -109,15 +110,15 @@ TURNS = make_record(7)["conversations"]
 BAD_RECORDS = {
     "more_image_tokens": (
         bad_record(conversations=[{"from": "human", "value": "<image><image>"}, TURNS[1]]),
-        "has 2 <image> but it has 1 images",
+        "shows 2 images but it has 1 images",
     ),
-    "fewer_image_tokens": (bad_record(image=["good.png", "good.png"]), "has 1 <image> but it has 2 images"),
-    "no_image": ({"id": "7", "conversations": TURNS}, "has 1 <image> but it has 0 images"),
+    "fewer_image_tokens": (bad_record(image=["good.png", "good.png"]), "shows 1 images but it has 2 images"),
+    "no_image": ({"id": "7", "conversations": TURNS}, "shows 1 images but it has 0 images"),
     "missing": (bad_record(image="gone.png"), "its image .*images/gone.png is missing"),
     "a_folder": (bad_record(image="."), "its image .* is missing"),
-    "above": (bad_record(image="../outside.png"), r"its image \.\./outside.png lies outside"),
-    "absolute": (bad_record(image="/etc/hostname"), "its image /etc/hostname lies outside"),
-    "link": (bad_record(image="link.png"), "its image link.png lies outside"),
+    "above": (bad_record(image="../outside.png"), r"its image \.\./outside.png is outside"),
+    "absolute": (bad_record(image="/etc/hostname"), "its image /etc/hostname is outside"),
+    "link": (bad_record(image="link.png"), "its image link.png is outside"),
     "no_path": (bad_record(image={"bytes": "00"}), r"its image is \{'bytes': '00'\}, not a path"),
     "null_byte": (bad_record(image="a\0b.png"), "its image is .*, not a path"),
     "half_a_character_in_a_path": (bad_record(image="\ud83d.png"), r"its image '\\ud83d.png' cannot be looked up"),
@@ -125,7 +126,7 @@ BAD_RECORDS = {
     "links_in_a_circle": (bad_record(image="circle.png"), "its image .* (is missing|cannot be looked up)"),
     "half_a_character": (
         bad_record(conversations=[TURNS[0], {"from": "gpt", "value": "red \ud83d"}]),
-        r"a turn is .*\\ud83d'}, which no tokenizer takes",
+        r"its text 'red \\ud83d' cannot be tokenized \(surrogates not allowed\)",
     ),
     "no_conversation": ({"id": "7"}, "it has no list of conversations"),
     "conversation_of_another_kind": ({"id": "7", "conversations": "hello"}, "it has no list of conversations"),
@@ -136,7 +137,7 @@ BAD_RECORDS = {
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with a good image, one that lies outside, a link to it, and one to itself."""
+    """A folder with a good image, one that is outside, a link to it, and one to itself."""
     (tmp_path / "images").mkdir()
     make_image(0).save(tmp_path / "images" / "good.png")
     make_image(0).save(tmp_path / "outside.png")
@@ -149,7 +150,7 @@ def folder(tmp_path):
 def test_a_bad_record_is_named_when_the_data_set_is_made(folder, processor, record, problem):
     write(folder, bad_record(id="good"), record)
     message = (
-        f"1 of 2 records of .*data.json cannot be used: record '7': .*{problem}.*Mend them, or .*bad_records: skip"
+        f"1 of 2 records of .*data.json cannot be used: record '7': .*{problem}.*Fix them, or .*bad_records: skip"
     )
     with pytest.raises(ValueError, match=message):
         make_dataset(folder, processor)
@@ -160,15 +161,15 @@ def test_a_bad_record_can_be_left_out_with_a_warning(folder, processor, caplog, 
     write(folder, bad_record(id="good"), record)
     with caplog.at_level(logging.WARNING):
         dataset = make_dataset(folder, processor, bad_records="skip")
-    assert [record["id"] for record in dataset.records] == ["good"]
-    assert re.search(f"1 of 2 records of .*record '7': .*{problem}.*They are left out", caplog.text)
+    assert [record.id for record in dataset.records] == ["good"]
+    assert re.search(f"1 of 2 records of .*record '7': .*{problem}.*They are skipped", caplog.text)
 
 
 def test_a_record_without_an_id_goes_by_its_place_in_the_file(folder, processor):
     nameless = [{name: value for name, value in bad_record().items() if name != "id"} for _ in range(3)]
     nameless[0]["image"] = "gone.png"
     dataset = make_dataset(write(folder, *nameless), processor, bad_records="skip")
-    assert [record["id"] for record in dataset.records] == [1, 2]
+    assert [record.id for record in dataset.records] == [1, 2]
 
 
 def test_of_many_bad_records_five_are_named(folder, processor):
@@ -209,9 +210,7 @@ def broken(request, folder):
 def test_a_broken_image_is_named_with_its_record(broken, processor):
     dataset = make_dataset(broken, processor)
     dataset[0]
-    with pytest.raises(
-        ValueError, match=r"json, record 'b': its image .*broken\.png cannot be read .*Mend it, or set"
-    ):
+    with pytest.raises(ValueError, match=r"json, record 'b': its image .*broken\.png cannot be read .*Fix it, or set"):
         dataset[1]
 
 
@@ -304,7 +303,7 @@ def test_a_tokenizer_without_padding_pads_with_its_end(samples):
 def test_a_template_is_checked_when_the_first_sample_is_read(folder):
     processor = make_processor()
     processor.chat_template = "{{ messages }}"
-    dataset = LlavaDataset(str(write(folder, bad_record()) / "data.json"), str(folder / "images"), processor)
-    problem = r"before an answer in another way once the answer is there.* such as vicuna_v1\. Mend it, or set"
+    dataset = ConversationDataset(str(write(folder, bad_record()) / "data.json"), str(folder / "images"), processor)
+    problem = r"before an answer differently without the answer.* such as vicuna_v1\. Fix it, or set"
     with pytest.raises(ValueError, match=problem):
         dataset[0]

@@ -1,0 +1,112 @@
+"""Files of every supported format become records, and a file that does not is named with its line."""
+
+import json
+
+import pytest
+
+from hawaii.tests.tiny.training import make_messages, make_record, read_data
+from hawaii.training.data import readers
+from hawaii.training.data.llava_json import LlavaJson
+from hawaii.training.data.readers import read_records
+from hawaii.training.data.record import Message, Record
+
+
+def test_a_record_has_an_id_images_and_messages(tmp_path):
+    turns = [{"from": "human", "value": "<image>\nwhat ?"}, {"from": "gpt", "value": "red"}]
+    value = {"id": "a", "image": "0.png", "conversations": turns, "question_type": "color"}
+    messages = (Message("user", "what ?", 1), Message("assistant", "red"))
+    assert read_data(tmp_path, [value]) == [Record("a", ("0.png",), messages, "color")]
+
+
+def test_json_lines_are_read_too(tmp_path):
+    path = tmp_path / "data.jsonl"
+    values = [make_record(0), {**make_record(1), "note": "one\u2028line"}]
+    path.write_text("\n".join(json.dumps(value, ensure_ascii=False) for value in values) + "\n\n", encoding="utf-8")
+    assert read_records(str(path)) == read_data(tmp_path, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("a.json", '[{"id": 1},\n{"id": 2}\n{"id": 3}]', "a.json, line 3: Expecting ',' delimiter"),
+        ("a.jsonl", '{"id": 1}\n\n{"id": 2\n', "a.jsonl, line 3: Expecting ',' delimiter"),
+        ("a.json", '{"id": 1}', "a.json must hold a list of records"),
+        ("a.json", "[]", "a.json must hold a list of records, one or more"),
+        ("a.jsonl", "\n", "a.jsonl must hold a list of records, one or more"),
+        ("a.json", "[1]", "each a JSON object"),
+        ("a.json", '[{"from": "human", "value": "what ?"}]', "each a JSON object"),
+        ("a.json", "", "a.json, line 1: Expecting value"),
+        ("a.txt", "[]", r"a.txt has no supported data format: LLaVA's JSON \(\.json: a list of records; \.jsonl"),
+    ],
+)
+def test_a_file_that_is_no_list_of_records_is_named_with_its_line(tmp_path, name, text, problem):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=problem):
+        read_records(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["data.json", "data.jsonl"])
+def test_a_file_of_other_bytes_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\xff\xfe[")
+    with pytest.raises(ValueError, match=rf"{name} is not UTF-8 text"):
+        read_records(str(tmp_path / name))
+
+
+def read_turns(folder, *turns):
+    return read_data(folder, [{"image": "0.png", "conversations": list(turns)}])[0]
+
+
+@pytest.mark.parametrize("value", ["<image>\nwhat ?", "what ?\n<image>", "wh<image>at ?", "  <image>  what ?  "])
+def test_an_image_anywhere_in_a_turn_comes_first(tmp_path, value):
+    assert read_turns(tmp_path, {"from": "human", "value": value}).messages == (Message("user", "what ?", 1),)
+
+
+def test_an_image_without_a_word_is_a_turn(tmp_path):
+    assert read_turns(tmp_path, {"from": "human", "value": "<image>"}).messages == (Message("user", "", 1),)
+
+
+def test_first_turns_of_the_assistant_are_dropped(tmp_path):
+    hello, *turns = [{"from": "gpt", "value": "hello"}, *make_record(0)["conversations"]]
+    assert read_turns(tmp_path, hello, hello, *turns) == read_turns(tmp_path, *turns)
+    assert read_turns(tmp_path, hello).messages == ()
+
+
+def test_an_image_token_of_the_assistant_is_no_image(tmp_path):
+    turns = [{"from": "human", "value": "what ?"}, {"from": "gpt", "value": "an <image> of red"}]
+    assert list(read_turns(tmp_path, *turns).messages) == make_messages("what ?", "an  of red")
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [{"from": "system", "value": "be kind"}, {"from": "human"}, {"from": "human", "value": 3}, {"from": []}, "what ?"],
+)
+def test_a_turn_of_another_form_is_a_problem_of_its_record_alone(tmp_path, turn):
+    record = read_turns(tmp_path, turn, *make_record(0)["conversations"])
+    assert record.problem == f'a turn is {turn!r}; it must be {{"from": "human" or "gpt", "value": text}}'
+    assert record.images == ("0.png",) and record.is_readable
+
+
+class TsvReader:
+    """A format of one image, question and answer per line, separated by tabs."""
+
+    description = "a table (.tsv)"
+
+    @staticmethod
+    def matches(path):
+        return path.suffix == ".tsv"
+
+    @staticmethod
+    def read_records(path):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+            image, question, answer = line.split("\t")
+            yield Record(number, (image,), (Message("user", question, 1), Message("assistant", answer)))
+
+
+def test_a_new_format_needs_a_reader_and_its_entry(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "READERS", [LlavaJson, TsvReader])
+    (tmp_path / "data.tsv").write_text("0.png\twhat ?\tred\n1.png\twho ?\tme\n")
+    records = read_records(str(tmp_path / "data.tsv"))
+    assert records[1] == Record(1, ("1.png",), tuple(make_messages("<image>\nwho ?", "me")))
+    with pytest.raises(ValueError, match=r"has no supported data format: LLaVA's JSON .*; a table \(\.tsv\)"):
+        (tmp_path / "data.csv").touch()
+        read_records(str(tmp_path / "data.csv"))

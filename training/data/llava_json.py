@@ -1,0 +1,98 @@
+"""LLaVA's JSON: `{"id", "image", "conversations": [{"from": "human" or "gpt", "value": text}]}` for each record."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...files.user_error import UserError
+from .record import Message, Record
+
+
+ROLES = {"human": "user", "gpt": "assistant"}
+IMAGE_PLACEHOLDER = "<image>"
+
+
+def _parse_turn(value: dict) -> Message | dict:
+    """
+    Converts the turns of a conversation; returns any other object unchanged. Called by the JSON parser, since the
+    dictionaries of all turns would need twice the memory.
+    """
+    speaker, text = value.get("from"), value.get("value")
+    if not (isinstance(text, str) and isinstance(speaker, str) and speaker in ROLES):
+        return value
+    num_images = text.count(IMAGE_PLACEHOLDER) if speaker == "human" else 0
+    return Message(ROLES[speaker], text.replace(IMAGE_PLACEHOLDER, "").strip(), num_images)
+
+
+def _parse_json(text: str, path: Path, first_line: int = 1) -> Any:
+    try:
+        return json.loads(text, object_hook=_parse_turn)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {first_line + error.lineno - 1}: {error.msg}.") from error
+
+
+def _read_values(path: Path) -> Iterator[Any]:
+    if path.suffix == ".jsonl":
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _parse_json(line.rstrip("\n"), path, number)
+        return
+    values = _parse_json(path.read_text(encoding="utf-8"), path)
+    if not isinstance(values, list):
+        raise UserError(f"{path} must hold a list of records, each a JSON object with conversations.")
+    for index, value in enumerate(values):
+        values[index] = None  # frees each value once it is converted
+        yield value
+
+
+def _parse_record(value: Any, index: int) -> Record:
+    """
+    Converts one JSON value, whose turns are messages already. An `<image>` anywhere in a turn of the user is moved to
+    its front; turns of the assistant before the first one of the user are dropped.
+
+    Args:
+        value (`Any`):
+            The parsed JSON.
+        index (`int`):
+            Position in the file: the id of a record without one.
+    """
+    if not isinstance(value, dict):
+        return Record(index, (), problem=f"it is {value!r}, not a JSON object", is_readable=False)
+    image = value.get("image")
+    images = () if image is None else tuple(image) if isinstance(image, list) else (image,)
+    fields = {"id": value.get("id", index), "images": images, "question_type": value.get("question_type")}
+    if not isinstance(value.get("conversations"), list):
+        return Record(**fields, problem="it has no list of conversations")
+    messages = value["conversations"]
+    for turn in messages:
+        if not isinstance(turn, Message):
+            problem = f'a turn is {turn!r}; it must be {{"from": "human" or "gpt", "value": text}}'
+            return Record(**fields, problem=problem)
+    first = next((place for place, message in enumerate(messages) if message.role == "user"), len(messages))
+    return Record(**fields, messages=tuple(messages[first:]))
+
+
+class LlavaJson:
+    """Reads LLaVA's JSON."""
+
+    description = "LLaVA's JSON (.json: a list of records; .jsonl: one record per line)"
+
+    @staticmethod
+    def matches(path: Path) -> bool:
+        """Returns whether the file has this format."""
+        return path.suffix in (".json", ".jsonl")
+
+    @staticmethod
+    def read_records(path: Path) -> Iterator[Record]:
+        """
+        Reads the records in order.
+
+        Raises:
+            UserError: The file is not JSON of this form; names the line.
+        """
+        for index, value in enumerate(_read_values(path)):
+            if index == 0 and not isinstance(value, dict):
+                raise UserError(f"{path} must hold a list of records, each a JSON object with conversations.")
+            yield _parse_record(value, index)

@@ -1,0 +1,48 @@
+"""One record of training data, independent of the file format it was read from."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Message(NamedTuple):
+    """
+    One turn of a conversation. Tuples, since half a million records must fit into memory.
+
+    Args:
+        role (`str`):
+            `"user"` or `"assistant"`.
+        text (`str`):
+            The words, without placeholders for images.
+        num_images (`int`, *optional*, defaults to 0):
+            Number of the record's images that precede the text.
+    """
+
+    role: str
+    text: str
+    num_images: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """
+    Args:
+        id (`Any`):
+            Identifies the record in errors; its index in the file if the file has no ids.
+        images (`tuple[str, ...]`):
+            Paths relative to the image folder, in the order of the messages. Checked by [`RecordDataset`].
+        messages (`tuple[Message, ...]`, *optional*):
+            The conversation; empty if the record has images alone.
+        question_type (`Any`, *optional*):
+            Category of the question; a string if the record is valid.
+        problem (`str`, *optional*):
+            Why the conversation cannot be used. Encoders learn from the images nevertheless.
+        is_readable (`bool`, *optional*, defaults to `True`):
+            Whether the images could be read from the record.
+    """
+
+    id: Any
+    images: tuple[str, ...]
+    messages: tuple[Message, ...] = ()
+    question_type: Any = None
+    problem: str | None = None
+    is_readable: bool = True
