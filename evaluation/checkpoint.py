@@ -5,7 +5,7 @@ from math import prod
 from pathlib import Path
 
 from ..files.run_contents import HUB_FOLDER
-from ..files.user_error import UserError, explain_errors
+from ..files.user_error import UserError
 from ..hub_cards.card import read_config
 
 
@@ -61,9 +61,8 @@ def checkpoint_folder(name: str | Path, or_encoder: bool = False) -> Path:
         raise UserError(f"{name} is not a checkpoint: it has no config.json. {_hint(folder)}")
     if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
         raise UserError(f"{name} is not a checkpoint: it has no {WEIGHTS}. {_hint(folder)}")
-    with explain_errors(f"{folder / 'config.json'} could not be read"):
-        config = read_config(folder)
-        model_type = config.get("model_type")
+    config = read_config(folder)
+    model_type = config.get("model_type")
     if or_encoder and model_type == ENCODER_TYPE:
         return folder
 

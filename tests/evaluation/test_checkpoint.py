@@ -82,7 +82,7 @@ def test_the_parameters_of_all_shards_are_counted(tmp_path):
 def test_the_error_names_a_damaged_configuration(hub_folder, tmp_path, content):
     folder = shutil.copytree(hub_folder, tmp_path / "hub")
     (folder / "config.json").write_text(content)
-    with pytest.raises(UserError, match=r"hub/config\.json could not be read: "):
+    with pytest.raises(UserError, match=r"hub/config\.json is damaged: it is not "):
         checkpoint_folder(folder)
 
 
