@@ -5,6 +5,7 @@ import configparser
 import re
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -14,49 +15,24 @@ from hawaii.configuration.hub_hawaii import CODE_FOLDERS, CODE_SUFFIX
 
 ROOT = Path(__file__).parents[1]
 
-# What each folder may import beside itself and `files`, which imports nothing. A folder comes after those
-# that it imports, so there is no cycle.
-MODEL = ["configuration", "processing", "processing/chat_templates", "modeling_hawaii", "modeling_hawaii/conversion"]
-SHARED = [*MODEL, "metrics", "metrics/answer_accuracy", "metrics/paired_bootstrap", "hub_cards"]
-TRAINING = [
-    "training/teachers",
-    "training/objectives",
-    "training/baselines",
-    "training/recipes",
-    "training/data",
-    "training/students",
-    "training/counting",
-    "training",
-]
-EVALUATION = ["evaluation/lmms", "evaluation/paper", "evaluation"]
-ARROWS = {
-    "files": [],
-    "configuration": [],
-    "processing": ["configuration"],
-    "processing/chat_templates": ["configuration", "processing"],
-    "modeling_hawaii": ["configuration"],
-    "modeling_hawaii/conversion": ["configuration", "modeling_hawaii"],
-    "metrics": [],
-    "metrics/answer_accuracy": [],
-    "metrics/paired_bootstrap": [],
-    "hub_cards": ["configuration"],
-    "example_data": ["processing"],
-    "example_data/easy_vqa": ["processing", "example_data"],
-    "example_data/emoji_vqa": ["processing", "example_data"],
-    "training/teachers": SHARED,
-    "training/objectives": [*SHARED, "training/teachers"],
-    "training/baselines": [*SHARED, *TRAINING[:2]],
-    "training/recipes": [*SHARED, *TRAINING[:3]],
-    "training/data": ["configuration", "processing"],
-    "training/students": [*SHARED, *TRAINING[:5]],
-    "training/counting": [*SHARED, *TRAINING[:6]],
-    "training": [*SHARED, *TRAINING[:7]],
-    "evaluation/lmms": SHARED,
-    "evaluation/paper": [*SHARED, "evaluation/lmms"],
-    "evaluation": [*SHARED, *EVALUATION[:2]],
-    "figures": [*SHARED, *TRAINING, *EVALUATION],
-    "ablation": [*SHARED, *TRAINING, *EVALUATION, "figures"],
-}
+
+def read_arrows(document: str) -> dict[str, list[str]]:
+    """The folders that each folder may import, from the table of docs/architecture.md; `NAME*` matches several."""
+    rows = [
+        line.strip("| ").split(" | ") for line in document.splitlines() if re.match(r"\| [a-z_/]+ \| .* \| ", line)
+    ]
+    folders = [row[0] for row in rows if row[0] != "folder"]
+    arrows = {}
+    for folder, _, allowed in rows:
+        if folder in folders:
+            patterns = [] if allowed == "-" else allowed.split(", ")
+            found = [name for name in folders if any(fnmatchcase(name, pattern) for pattern in patterns)]
+            assert all(any(fnmatchcase(name, pattern) for name in folders) for pattern in patterns), patterns
+            arrows[folder] = found
+    return arrows
+
+
+ARROWS = read_arrows((ROOT / "docs/architecture.md").read_text(encoding="utf-8"))
 TOP_FOLDERS = {folder.partition("/")[0] for folder in ARROWS}
 LARGEST_FOLDER = 12
 HUB_LIBRARIES = {"torch", "transformers", "PIL"}
