@@ -114,7 +114,7 @@ def ablate(
 
     Args:
         recipe (`str`):
-            The YAML file. Its own `output_dir` is where `{output_dir}` in it leads: to data, not to the runs.
+            The YAML file. Its own `output_dir` is where `${output_dir}` in it leads: to data, not to the runs.
         tasks (`str`, *optional*):
             Names of lmms-eval's tasks or of this package's, with commas between them; the recipe's `eval_tasks` if not
             given.

@@ -1,21 +1,19 @@
-"""A finished stage, taken up again with the teachers and the objective that it learned from."""
+"""A finished stage, loaded with the teachers and the objective that it was trained with."""
 
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
-from torch import nn
-from transformers import TrainingArguments
 
 from .. import HawaiiForConditionalGeneration, HawaiiProcessor  # from the root, which registers the Auto classes
 from ..files.atomic import write_json
-from ..files.run_contents import MODEL_FOLDER, OBJECTIVE_FILE, OBJECTIVE_SETTINGS_FILE
-from ..files.user_error import UserError
+from ..files.run_contents import MODEL_FOLDER, OBJECTIVE_FILE, OBJECTIVE_SETTINGS_FILE, RESULTS_FILE
+from ..files.user_error import UserError, explain_errors
 from ..processing.encoder_processor import EncoderProcessor
 from .checkpoints import load_objective
 from .objectives.encoder_passes import Student
+from .objectives.objective import Objective, ObjectiveOptions
 from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import OBJECTIVES
 from .students.encoders import holds_encoder, load_encoder
@@ -26,55 +24,72 @@ from .teachers.teacher import Teacher
 
 
 @dataclass
+class ObjectiveSettings:
+    """
+    Content of a finished stage's `objective.json`.
+
+    Args:
+        objective (`str`):
+            Name of the objective.
+        options (`ObjectiveOptions`):
+            Its options.
+        teachers (`list[TeacherConfig]`):
+            The teachers, with every field of a preset.
+    """
+
+    objective: str
+    options: ObjectiveOptions
+    teachers: list[TeacherConfig]
+
+
+@dataclass
 class FinishedStage:
     """
     Args:
         folder (`Path`):
-            Where it was saved.
+            Folder that it was saved in.
         student (`HawaiiForConditionalGeneration` or `HawaiiVisionModel`):
-            What it taught, on the CPU.
+            The trained model, on the CPU.
         processor (`HawaiiProcessor` or `EncoderProcessor`):
             The student's.
         teachers (`list[Teacher]`):
-            In the order of the objective's.
-        objective (`nn.Module`):
-            With the projections as they were at the end.
+            In the order that the objective expects.
+        objective (`Objective`):
+            With its final projections.
     """
 
     folder: Path
     student: Student
     processor: HawaiiProcessor | EncoderProcessor
     teachers: list[Teacher]
-    objective: nn.Module
+    objective: Objective
 
 
-def save_settings(args: HawaiiTrainingArguments, folder: Path) -> None:
-    """Writes what the objective was made with: its own arguments, the teachers' with every field of a preset."""
-    general = {field.name for field in fields(TrainingArguments)}
-    settings = {field.name: getattr(args, field.name) for field in fields(args) if field.name not in general}
-    used = args.teachers if OBJECTIVES[args.objective].uses_teachers else []
-    settings["teachers"] = [asdict(config) for config in expand_teachers(used)]
+def save_settings(args: HawaiiTrainingArguments, options: ObjectiveOptions, folder: Path) -> None:
+    """Writes an objective's options by field, and its teachers with every field of a preset."""
+    teachers = expand_teachers(args.teachers if OBJECTIVES[args.objective].uses_teachers else [])
+    settings = {"objective": args.objective, **asdict(options), "teachers": [asdict(config) for config in teachers]}
     for config in settings["teachers"]:
         if Path(config["checkpoint"]).is_dir():
-            config["checkpoint"] = str(Path(config["checkpoint"]).resolve())  # from wherever it is taken up
+            config["checkpoint"] = str(Path(config["checkpoint"]).resolve())  # valid from any working directory
     write_json(folder / OBJECTIVE_SETTINGS_FILE, settings)
 
 
 def find_stage(run: str | Path) -> Path:
     """
-    The folder of a run's last stage.
+    The model folder of a run's last stage.
 
     Args:
         run (`str` or `Path`):
-            What a recipe names `output_dir`, the folder of one of its stages, or the `model` in that.
+            The `output_dir` of a recipe, the folder of one of its stages, or the `model` folder of a stage.
 
     Raises:
-        ValueError: it holds no finished stage with an objective.
+        UserError: it holds no finished stage with an objective.
     """
     run = Path(run)
     if not run.is_dir():
-        raise UserError(f"{run} is no run of `hawaii train`: there is no such folder.")
-    results = run / "train_results.json"
+        raise UserError(f"{run} is not a run of `hawaii train`: there is no such folder.")
+    results = run / RESULTS_FILE
     folders = [run, run / MODEL_FOLDER]
     if results.is_file():
         last = list(json.loads(results.read_text(encoding="utf-8"))["stages"])[-1]
@@ -84,48 +99,57 @@ def find_stage(run: str | Path) -> Path:
         raise UserError(
             f"{run} holds no finished stage with its objective ({OBJECTIVE_FILE} and {OBJECTIVE_SETTINGS_FILE}): "
             "name the output_dir of a finished `hawaii train`, or the folder of one of its stages. A published folder "
-            "has none."
+            "has no objective."
         )
     return folder
 
 
-def read_settings(folder: Path) -> SimpleNamespace:
-    """What [`save_settings`] wrote, under the names of the training arguments; `teachers` are [`TeacherConfig`]s."""
-    settings = SimpleNamespace(**json.loads((folder / OBJECTIVE_SETTINGS_FILE).read_text(encoding="utf-8")))
-    settings.teachers = [TeacherConfig(**config) for config in settings.teachers]
-    return settings
+def read_settings(folder: Path) -> ObjectiveSettings:
+    """
+    Reads the file that [`save_settings`] wrote.
+
+    Raises:
+        UserError: it was changed into something else.
+    """
+    path = folder / OBJECTIVE_SETTINGS_FILE
+    with explain_errors(f"{path} does not describe an objective", (KeyError, TypeError, ValueError)):
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        options_class = OBJECTIVES[settings["objective"]].options_class
+        options = options_class(**{field.name: settings[field.name] for field in fields(options_class)})
+        teachers = [TeacherConfig(**config) for config in settings["teachers"]]
+    return ObjectiveSettings(settings["objective"], options, teachers)
 
 
 def load_stage(folder: Path, device: torch.device | str = "cpu") -> FinishedStage:
     """
-    Takes a finished stage up again.
+    Loads a finished stage.
 
     Args:
         folder (`Path`):
-            As [`find_stage`] gives it.
+            A folder from [`find_stage`].
         device (`torch.device` or `str`, *optional*, defaults to `"cpu"`):
-            Where the teachers and the objective go.
+            Device of the teachers and the objective.
 
     Raises:
-        ValueError: a teacher is no longer where it was, or no longer the same.
+        UserError: the folder of a teacher was moved, or a teacher has changed.
     """
     settings = read_settings(folder)
     for config in settings.teachers:
         if Path(config.checkpoint).is_absolute() and not Path(config.checkpoint).is_dir():
             raise UserError(
-                f"The teacher {config.name} of {folder} is gone: there is no folder {config.checkpoint}. Bring it "
-                f"back, or write into {folder / OBJECTIVE_SETTINGS_FILE} where it is now."
+                f"The teacher {config.name} of {folder} is missing: there is no folder {config.checkpoint}. Restore "
+                f"it, or write its new place into {folder / OBJECTIVE_SETTINGS_FILE}."
             )
     if holds_encoder(folder):
         student, processor = load_encoder(folder, dtype="auto")
     else:
         student = HawaiiForConditionalGeneration.from_pretrained(folder, dtype="auto")
         processor = HawaiiProcessor.from_pretrained(folder)
-    kind = OBJECTIVES[settings.objective]
-    teachers = kind.prepare_teachers(load_teachers(settings.teachers, device))
-    objective = kind(settings, student, {teacher.name: teacher.grid for teacher in teachers})
+    objective_class = OBJECTIVES[settings.objective]
+    teachers = objective_class.prepare_teachers(load_teachers(settings.teachers, device))
+    objective = objective_class(settings.options, student, {teacher.name: teacher.grid for teacher in teachers})
     try:
         load_objective(objective, folder)
-    except ValueError as error:
-        raise UserError(f"The teachers of {folder} are not those that it learned from: {error}") from error
+    except UserError as error:
+        raise UserError(f"The teachers of {folder} are not those that it was trained with: {error}") from error
     return FinishedStage(folder, student.eval(), processor, teachers, objective.to(device).eval())

@@ -1,7 +1,7 @@
 """Runs a recipe: each stage from where it stopped, then the folder to publish."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,9 +20,9 @@ from .checkpoints import find_checkpoint, load_objective
 from .data.conversation_dataset import Collator, ConversationDataset
 from .data.images import ImageDataset, collate_images
 from .data.questions import QuestionDataset
-from .recipes.arguments import DataArguments, names_encoder_alone
+from .recipes.arguments import DataArguments
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
-from .recipes.recipe import parse_stage, read_recipe
+from .recipes.recipe import Stage, read_recipe
 from .students.encoders import warn_of_other_teachers
 from .students.student import build_student, continue_student
 from .students.trainable import set_trainable
@@ -31,7 +31,7 @@ from .teachers.presets import expand_teachers
 from .trainer import HawaiiTrainer
 
 
-NUM_SEEN = 64  # images whose features set the scale of the targets
+NUM_SAMPLES = 64  # images whose features set the scale of the targets
 
 
 def say(line: str) -> None:
@@ -42,7 +42,7 @@ def say(line: str) -> None:
 def read_data(
     data_args: DataArguments, processor: HawaiiProcessor | EncoderProcessor, teachers: list
 ) -> tuple[ConversationDataset | ImageDataset, Callable[[list[dict]], dict]]:
-    """What a stage learns from, and what makes batches of it."""
+    """The training data of a stage and its collator."""
     paths = (data_args.data_path, data_args.image_folder)
     size = max((teacher.image_size for teacher in teachers), default=None)
     options = {"bad_records": data_args.bad_records, "image_share": data_args.image_share}
@@ -53,48 +53,49 @@ def read_data(
     return ConversationDataset(*paths, processor, teacher_image_size=size, **options), Collator(processor, size)
 
 
-def see_some(dataset: ConversationDataset | ImageDataset, teachers: list, device: torch.device) -> list:
-    """What each teacher sees in some images from all over the data, the same on every process: features on the CPU."""
-    step = max(1, len(dataset) // NUM_SEEN)
-    samples = [dataset[index] for index in range(0, len(dataset), step)[:NUM_SEEN]]
+def sample_teacher_features(dataset: ConversationDataset | ImageDataset, teachers: list, device: torch.device) -> list:
+    """The features of each teacher, on the CPU, for images spread over the data, the same on every process."""
+    step = max(1, len(dataset) // NUM_SAMPLES)
+    samples = [dataset[index] for index in range(0, len(dataset), step)[:NUM_SAMPLES]]
     images = [sample["teacher_images"] for sample in samples if "teacher_images" in sample]
     if not images:
         raise UserError(
-            f"{dataset.data_path}: none of the {len(samples)} records looked at has an image, but teachers need "
-            "images to begin with; name a data_path with images for the first stage."
+            f"{dataset.data_path}: none of the {len(samples)} sampled records has an image, but the targets are "
+            "scaled with images; name a data_path with images for the first stage."
         )
     return [send_to_device(teacher(torch.cat(images).to(device)), "cpu") for teacher in teachers]
 
 
-def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Path) -> None:
-    """Trains one stage from the stage before it, or from what the recipe names, and saves it whole."""
-    model_args, data_args, args = parse_stage(options, stage)
+def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
+    """Trains one stage from the previous one, or from the recipe's starting point, and saves the finished model."""
+    model_args, data_args, args = stage.model, stage.data, stage.training
     set_seed(args.seed)
-    kind = OBJECTIVES[args.objective]
-    loaded = load_teachers(expand_teachers(args.teachers), args.device) if kind.uses_teachers else []
-    teachers = kind.prepare_teachers(loaded)
+    objective_class = OBJECTIVES[args.objective]
+    loaded = load_teachers(expand_teachers(args.teachers), args.device) if objective_class.uses_teachers else []
+    teachers = objective_class.prepare_teachers(loaded)
     if previous is None:
         student, processor = build_student(model_args, data_args, len(teachers), args.objective)
     else:
         student, processor = continue_student(previous, model_args, data_args)
     set_trainable(student, args.trainable)
-    objective = kind(args, student, {teacher.name: teacher.grid for teacher in teachers})
+    objective = objective_class(stage.options, student, {teacher.name: teacher.grid for teacher in teachers})
+    objective.set_trainable(args.trainable)
     if previous is not None:
         load_objective(objective, previous)
 
     dataset, collator = read_data(data_args, processor, teachers)
     questions = None
     if data_args.eval_data_path is not None:
-        assert isinstance(processor, HawaiiProcessor)  # recipes of an encoder alone name no questions
+        assert isinstance(processor, HawaiiProcessor)  # a recipe of an encoder alone has no questions
         questions = QuestionDataset(data_args.eval_data_path, data_args.image_folder, processor)
     checkpoint = find_checkpoint(args.output_dir)
     if checkpoint is not None:
-        say(f"Going on from {checkpoint}.")
-        args.eval_on_start = False  # what it starts from has been measured
+        say(f"Resuming from {checkpoint}.")
+        args.eval_on_start = False  # the checkpoint has been evaluated
     elif previous is None and teachers:
-        if kind.has_adapters:
+        if objective_class.has_adapters:
             warn_of_other_teachers(model_args.vision_tower, [teacher.name for teacher in teachers])
-        objective.standardize(see_some(dataset, teachers, args.device))
+        objective.standardize(sample_teacher_features(dataset, teachers, args.device))
     trainer = HawaiiTrainer(
         model=StudentWithObjective(student, objective),
         teachers=teachers,
@@ -106,7 +107,7 @@ def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Pa
         callbacks=[JsonLinesCallback()],
     )
     output = trainer.train(resume_from_checkpoint=checkpoint)
-    taught = teachers if args.lambda_1 else []  # without weight a distillation loss teaches nothing
+    used = teachers if stage.options.lambda_1 else []  # without weight a distillation loss has no effect
     report = {
         "steps": output.global_step,
         "samples": len(dataset),
@@ -115,7 +116,7 @@ def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Pa
         "batch_size": trainer.get_total_train_batch_size(args),
         "epochs": round(trainer.state.epoch, 2),
         "objective": args.objective,
-        "teachers": {teacher.name: {"image_size": teacher.image_size, "grid": teacher.grid} for teacher in taught},
+        "teachers": {teacher.name: {"image_size": teacher.image_size, "grid": teacher.grid} for teacher in used},
         "num_parameters": student.num_parameters(),
         "question": dataset.question,
         "log": next((entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {}),
@@ -124,7 +125,7 @@ def run_stage(options: dict, stage: str, previous: Path | None, model_folder: Pa
 
 
 def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> None:
-    """Exports the last stage's model and writes what training cost."""
+    """Exports the last stage's model and writes the report of the run."""
     if not PartialState().is_main_process:
         return
     results = {
@@ -135,36 +136,33 @@ def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> Non
     }
     write_json(run_folder / RESULTS_FILE, results)
     export(model_folder, run_folder / HUB_FOLDER, results)
-    say(f"The folder to publish: {run_folder / 'hub'}")
+    say(f"The folder to publish: {run_folder / HUB_FOLDER}")
 
 
-def train(recipe: str, overrides: list[str] | None = None) -> None:
+def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
     """
-    Runs a recipe's stages and exports the result. What is finished is skipped, what was interrupted goes on from its
-    last checkpoint.
-
-    Leaves, under the recipe's `output_dir`: for each stage a folder with its `model` and `log.jsonl`; the folder
-    `hub`, to be published; and `train_results.json`.
+    Runs a recipe's stages and exports the result. Finished stages are skipped; an interrupted stage resumes from its
+    last checkpoint. [`run_contents`] lists the files written to the recipe's `output_dir`.
 
     Args:
         recipe (`str`):
-            The YAML file.
-        overrides (`list[str]`, *optional*):
+            A YAML file, or the name of a built-in recipe.
+        overrides (`Sequence[str]`, *optional*):
             `key=value` or `stages.NAME.key=value`.
     """
-    # Under FSDP, transformers would read weights on one process and leave those of the others empty, for FSDP to fill;
-    # but teachers are none of what FSDP fills.
+    # Under FSDP, transformers would load weights on one process only and let FSDP fill the others; but FSDP does not
+    # wrap the teachers.
     disable_fsdp_ram_efficient_loading()
-    stages = read_recipe(recipe, overrides)
-    run_folder = Path(next(iter(stages.values()))["output_dir"])
-    if names_encoder_alone(next(iter(stages.values()))):
-        say("The recipe names no language model: its encoder learns alone, from images.")
+    plan = read_recipe(recipe, overrides)
+    if plan.is_encoder_alone:
+        say("The recipe names no language model: the encoder is trained alone, on images.")
     previous, results = None, {}
-    for number, (stage, options) in enumerate(stages.items(), start=1):
-        model_folder = run_folder / stage / MODEL_FOLDER
-        say(f"Stage {number} of {len(stages)}, {stage}: " + ("already done." if model_folder.is_dir() else "begins."))
+    for number, name in enumerate(plan.stages, start=1):
+        model_folder = plan.output_dir / name / MODEL_FOLDER
+        state = "already done." if model_folder.is_dir() else "started."
+        say(f"Stage {number} of {len(plan.stages)}, {name}: {state}")
         if not model_folder.is_dir():
-            run_stage(options, stage, previous, model_folder)
-        results[stage] = json.loads((model_folder / STAGE_FILE).read_text(encoding="utf-8"))
+            run_stage(plan.build_stage(name), previous, model_folder)
+        results[name] = json.loads((model_folder / STAGE_FILE).read_text(encoding="utf-8"))
         previous = model_folder
-    finish(run_folder, previous, results)
+    finish(plan.output_dir, previous, results)

@@ -213,7 +213,8 @@ class HawaiiTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             write_json(incomplete / STAGE_FILE, report)
-            save_settings(self.args, incomplete)
+            objective = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).objective
+            save_settings(self.args, objective.options, incomplete)
             replace_folder(incomplete, final)
             # A run that was killed after its last checkpoint saves no other.
             remove_old_checkpoints(self.args.output_dir, self.args.save_total_limit)

@@ -13,15 +13,15 @@ import yaml
 STAND_IN = Path(__file__).with_name("stand_in_hawaii.py")
 RECIPE = {
     "teachers": ["owner/resnet", "owner/vit"],
-    "tokenizer": "{output_dir}/tokenizer",
+    "tokenizer": "${output_dir}/tokenizer",
     "text_config": {"model_type": "llama"},
-    "data_path": "{output_dir}/data.json",
-    "image_folder": "{output_dir}/images",
+    "data_path": "${output_dir}/data.json",
+    "image_folder": "${output_dir}/images",
     "max_steps": 6,
     "report_to": "none",
     "stages": {
         "pretrain": {"chat_template": "plain"},
-        "finetune": {"eval_data_path": "{output_dir}/validation.json", "eval_strategy": "steps"},
+        "finetune": {"eval_data_path": "${output_dir}/validation.json", "eval_strategy": "steps"},
     },
 }
 

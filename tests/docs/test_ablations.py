@@ -29,16 +29,17 @@ OF_THE_EVIDENCE = commands_of(read("docs/evidence.md"))
 @pytest.mark.parametrize("words", [*OF_THE_EVIDENCE, *COMMANDS], ids=lambda words: " ".join(words[2:]))
 def test_each_command_names_a_recipe_and_rows_that_there_are(words):
     arguments = parse(words[1:])
-    stages = read_recipe(str(ROOT / arguments.recipe), getattr(arguments, "overrides", None))
-    assert set(getattr(arguments, "rows", DEFAULT_ROWS)) <= set(rows_of(next(iter(stages.values()))["teachers"]))
-    assert all(options["eval_tasks"] for options in stages.values())
+    recipe = read_recipe(str(ROOT / arguments.recipe), getattr(arguments, "overrides", None), use_cpu=True)
+    teachers = next(iter(recipe.stages.values())).training.teachers
+    assert set(getattr(arguments, "rows", DEFAULT_ROWS)) <= set(rows_of(teachers))
+    assert recipe.eval_tasks
 
 
 def test_the_ten_benchmarks_are_those_of_the_paper():
     from hawaii.evaluation.paper.benchmarks import SUITES
 
-    stages = read_recipe(str(ROOT / parse(COMMANDS[-1][1:]).recipe))
-    assert {options["eval_tasks"] for options in stages.values()} == {",".join(SUITES["paper"])}
+    recipe = read_recipe(str(ROOT / parse(COMMANDS[-1][1:]).recipe), use_cpu=True)
+    assert recipe.eval_tasks == list(SUITES["paper"])
 
 
 def test_every_row_is_there_under_its_label():
@@ -52,15 +53,14 @@ def test_every_row_is_there_under_its_label():
 
 def test_the_keys_that_a_comparison_with_move_kd_shares_are_as_told():
     for name in ("easy_vqa", "emoji_vqa"):
-        stages = read_recipe(str(ROOT / f"training/recipes/{name}.yaml"))
-        for row in rows_of(stages["pretrain"]["teachers"]).values():
-            recipe = make_recipe(stages, row, 0, Path("run"))
-            for stage, options in stages.items():
-                own = {**recipe, **recipe["stages"][stage]}
-                assert (own["lambda_1"], own["trainable"]) == (10, options["trainable"])
-                assert "projections" not in own["trainable"]
-    stages = read_recipe(str(ROOT / "training/recipes/hawaii_vicuna_7b.yaml"))
-    assert all("projections" in options.get("trainable", ["projections"]) for options in stages.values())
+        recipe = read_recipe(name, use_cpu=True)
+        for row in rows_of(recipe.stages["pretrain"].training.teachers).values():
+            for stage in make_recipe(recipe, row, 0, Path("run")).stages.values():
+                assert stage.options.lambda_1 == 10
+                assert stage.training.trainable == recipe.stages[stage.name].training.trainable
+                assert "projections" not in stage.training.trainable
+    stages = read_recipe("hawaii_vicuna_7b", use_cpu=True).stages
+    assert all("projections" in stage.training.trainable for stage in stages.values())
     assert "`lambda_1`, the weight of what the teachers teach, is 10 for all" in ABLATIONS
 
 

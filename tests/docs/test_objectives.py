@@ -10,13 +10,12 @@ from hawaii.__main__ import build_parser
 from hawaii.configuration.configuration_hawaii import HawaiiVisionConfig
 from hawaii.tests.documents import ROOT, blocks, read
 from hawaii.tests.tiny.language_models import FAMILIES, save_language_model
-from hawaii.tests.tiny.training import make_arguments
+from hawaii.tests.tiny.training import make_options
 from hawaii.training.baselines.move_kd import MoveKdObjective
 from hawaii.training.counting.recipes import describe_recipe
 from hawaii.training.data.images import IMAGE_SUFFIXES
-from hawaii.training.recipes.arguments import names_encoder_alone
 from hawaii.training.recipes.objectives import OBJECTIVES
-from hawaii.training.recipes.recipe import parse_stage, read_recipe
+from hawaii.training.recipes.recipe import read_recipe
 from hawaii.training.students.student import vision_fields
 
 
@@ -48,8 +47,8 @@ def test_every_command_can_be_trained(command, language_model, teacher_folders):
     teachers = ", ".join(str(teacher_folders[name]) for name in names)
     overrides += [f"teachers=[{teachers}]", f"language_model={language_model}"]
     text = describe_recipe(RECIPE, overrides)
-    assert "| the student |" in text
-    assert [name for name in names if f"| {name} |" in text] == ([] if "objective=llava" in overrides else names)
+    assert "| the student " in text
+    assert [name for name in names if f"| {name} " in text] == ([] if "objective=llava" in overrides else names)
 
 
 @pytest.mark.parametrize("command", OF_ENCODERS)
@@ -67,17 +66,20 @@ def test_every_command_of_an_encoder_can_be_run(command, tmp_path, language_mode
         HawaiiVisionModel(HawaiiVisionConfig(**fields, num_teacher_adapters=2)).save_pretrained(tmp_path / "hub")
         overrides += [f"vision_tower={tmp_path / 'hub'}", f"language_model={language_model}"]
     text = describe_recipe(str(ROOT / options["recipe"]), overrides)
-    assert ("| language_model |" not in text) == is_alone
-    assert all(f"| {name} |" in text for name in teacher_folders)
+    assert ("| language_model " not in text) == is_alone
+    assert all(f"| {name} " in text for name in teacher_folders)
 
 
 def test_the_encoders_recipe_is_what_the_document_says():
-    (stage,) = read_recipe(str(ROOT / "training/recipes/easy_vqa_encoder.yaml")).values()
-    assert names_encoder_alone(stage)
-    whole = read_recipe(RECIPE)["pretrain"]
-    # A whole model of the other recipe starts from it, so nothing may contradict, the order of teachers neither.
-    assert stage["vision_config"] == whole["vision_config"] and stage["teachers"] == whole["teachers"]
-    assert (stage["data_path"], stage["image_folder"]) == (whole["data_path"], whole["image_folder"])
+    recipe = read_recipe("easy_vqa_encoder", use_cpu=True)
+    assert recipe.is_encoder_alone
+    (stage,) = recipe.stages.values()
+    complete = read_recipe(RECIPE, use_cpu=True).stages["pretrain"]
+    # A complete model of the other recipe starts from it, so all settings must agree, the order of teachers too.
+    assert stage.model.vision_config == complete.model.vision_config
+    assert stage.training.teachers == complete.training.teachers
+    paths = [(each.data.data_path, each.data.image_folder) for each in (stage, complete)]
+    assert paths[0] == paths[1]
     assert all(suffix in DOCUMENT for suffix in IMAGE_SUFFIXES)
 
 
@@ -89,20 +91,20 @@ def test_every_objective_is_in_the_table_and_has_its_commands():
 
 def test_the_weights_are_those_that_are_told():
     assert "`lambda_1` is 0.5; `lambda_2` is 0.05 for `hawaii` and 0.01 for `move_kd`" in DOCUMENT
-    own = {name: make_arguments(objective=name) for name in OBJECTIVES}
+    own = {name: make_options(name) for name in OBJECTIVES}
     assert {args.lambda_1 for args in own.values()} == {0.5}
     assert "say `lambda_1: 10`" in DOCUMENT
     for recipe in (RECIPE, RECIPE.replace("easy", "emoji")):
-        assert {stage["lambda_1"] for stage in read_recipe(recipe).values()} == {10}
+        stages = read_recipe(recipe, use_cpu=True).stages.values()
+        assert {stage.options.lambda_1 for stage in stages} == {10}
     assert (own["hawaii"].lambda_2, own["move_kd"].lambda_2) == (0.05, 0.01)
 
 
 def test_the_last_command_of_move_kd_makes_its_own_student():
     command = [command for command in COMMANDS if "lora_rank=32" in command][0]
     own = MoveKdObjective.vision_fields(3)
-    for stage, options in read_recipe(RECIPE, overrides_of(command)).items():
-        model_args, _, args = parse_stage({**options, "use_cpu": True}, stage)
-        vision = HawaiiVisionConfig(**vision_fields(model_args, 3, args.objective))
+    for stage in read_recipe(RECIPE, overrides_of(command), use_cpu=True).stages.values():
+        vision = HawaiiVisionConfig(**vision_fields(stage.model, 3, stage.training.objective))
         assert {name: getattr(vision, name) for name in own} == own
-        assert "projections" in args.trainable and args.lambda_1 == 0.5
-        assert not (args.single_softmax or args.detached_teacher_weights)
+        assert "projections" in stage.training.trainable and stage.options.lambda_1 == 0.5
+        assert not (stage.options.single_softmax or stage.options.detached_teacher_weights)

@@ -11,7 +11,7 @@ from hawaii.__main__ import main
 from hawaii.figures.importance import describe_importance, draw_importance, importance_figure
 from hawaii.tests.tiny.encoders import write_encoder_recipe
 from hawaii.tests.tiny.models import make_model, make_processor
-from hawaii.tests.tiny.training import TEACHER_GRIDS, make_arguments, make_batch, make_image, make_record, save_stage
+from hawaii.tests.tiny.training import TEACHER_GRIDS, make_batch, make_image, make_options, make_record, save_stage
 from hawaii.training.finished_stage import FinishedStage, load_stage
 from hawaii.training.objectives import hawaii as hawaii_objective
 from hawaii.training.train import train
@@ -98,7 +98,7 @@ class BrightTeacher:
 def bright_stage():
     """A stage whose projections scale bright cells by four and map every word to the same direction."""
     student = make_model(vision={"num_teacher_adapters": 1})
-    objective = hawaii_objective.HawaiiObjective(make_arguments(), student, {"bright": BrightTeacher.grid})
+    objective = hawaii_objective.HawaiiObjective(make_options(), student, {"bright": BrightTeacher.grid})
     weight = (4 * BrightTeacher.bright + BrightTeacher.dark) / 32
     projection = torch.nn.Linear(32, 32, bias=False)
     projection.weight = torch.nn.Parameter(weight.expand(32, 32).clone())

@@ -1,5 +1,6 @@
 """Tiny teachers, data and recipes: all that a training run reads, made from scratch in a folder."""
 
+import dataclasses
 import inspect
 import json
 from pathlib import Path
@@ -17,7 +18,8 @@ from hawaii.training.data.conversation_dataset import Collator, ConversationData
 from hawaii.training.data.readers import read_records
 from hawaii.training.data.record import Message, Record
 from hawaii.training.finished_stage import save_settings
-from hawaii.training.recipes.arguments import HawaiiTrainingArguments
+from hawaii.training.objectives.objective import ObjectiveOptions
+from hawaii.training.recipes.arguments import TRAINABLE_PARTS, HawaiiTrainingArguments
 from hawaii.training.recipes.objectives import OBJECTIVES, StudentWithObjective
 
 from .models import VISION, fill, make_model, make_processor, make_tokenizer
@@ -149,17 +151,27 @@ def make_arguments(output_dir="unused", **kwargs) -> HawaiiTrainingArguments:
     return HawaiiTrainingArguments(output_dir=str(output_dir), **kwargs)
 
 
+def make_options(objective="hawaii", **kwargs) -> ObjectiveOptions:
+    """The options of an objective; as in a recipe, those of other objectives and `None` are left out."""
+    options_class = OBJECTIVES[objective].options_class
+    known = {field.name for field in dataclasses.fields(options_class)}
+    return options_class(**{name: value for name, value in kwargs.items() if name in known and value is not None})
+
+
 def make_module(vision: dict | None = None, text: dict | None = None, **kwargs) -> StudentWithObjective:
-    """All that trains, with random values; arguments as for [`make_config`] and [`make_arguments`]."""
-    args = make_arguments(**kwargs)
-    kind = OBJECTIVES[args.objective]
+    """All that trains, with random values; arguments as for [`make_config`] and [`make_options`]."""
+    objective, trainable = kwargs.pop("objective", "hawaii"), kwargs.pop("trainable", None)
+    kind = OBJECTIVES[objective]
+    module_options = make_options(objective, **kwargs)
     # The ranks of adapters are those of the tests, whatever is the objective's own.
     fields = {**kind.vision_fields(len(TEACHER_GRIDS)), "lora_rank": 4, "lora_alpha": 4, **(vision or {})}
     student = make_model(vision=fields, text=text)
     grids = dict(TEACHER_GRIDS)
-    if args.objective == "move_kd":
+    if objective == "move_kd":
         grids["vit"] = ClassTokenGrid(*grids["vit"])
-    return StudentWithObjective(student, kind(args, student, grids))
+    module = StudentWithObjective(student, kind(module_options, student, grids))
+    module.objective.set_trainable(TRAINABLE_PARTS if trainable is None else trainable)
+    return module
 
 
 def gradients(module, loss):
@@ -240,9 +252,12 @@ def save_stage(folder: Path, teachers: dict[str, Path], chat_template: str = "vi
     same for every call. Arguments as for [`make_module`].
     """
     torch.manual_seed(0)
-    module = make_module(teachers=[str(path) for path in teachers.values()], **kwargs)
+    module = make_module(**kwargs)
     module.student.save_pretrained(folder)
     make_processor(chat_template=chat_template).save_pretrained(folder)
     save_objective(module.objective, folder)
-    save_settings(module.objective.args, folder)
+    args = make_arguments(
+        objective=kwargs.get("objective", "hawaii"), teachers=[str(path) for path in teachers.values()]
+    )
+    save_settings(args, module.objective.options, folder)
     return module

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from hawaii.files.run_contents import OBJECTIVE_FILE, OBJECTIVE_SETTINGS_FILE
-from hawaii.tests.tiny.training import TEACHER_GRIDS, make_arguments, save_stage
+from hawaii.files.user_error import UserError
+from hawaii.tests.tiny.training import TEACHER_GRIDS, make_arguments, make_options, save_stage
 from hawaii.training.finished_stage import find_stage, load_stage, read_settings, save_settings
 
 
@@ -31,7 +32,7 @@ def test_the_objective_comes_back_with_its_teachers_and_its_weights(saved):
     module, run = saved
     stage = load_stage(find_stage(run))
     assert [teacher.name for teacher in stage.teachers] == list(TEACHER_GRIDS)
-    assert (stage.objective.args.grid_matching, stage.objective.args.lambda_1) == ("learned", 0.25)
+    assert (stage.objective.options.grid_matching, stage.objective.options.lambda_1) == ("learned", 0.25)
     for ours, theirs in ((stage.objective, module.objective), (stage.student, module.student)):
         expected = theirs.state_dict()
         assert ours.state_dict().keys() == expected.keys()
@@ -46,9 +47,9 @@ def test_a_run_its_last_stage_and_the_model_in_that_are_the_same(saved):
 
 
 def test_what_holds_no_finished_stage_is_named(saved, copy, hub_folder, tmp_path):
-    with pytest.raises(ValueError, match="nowhere is no run of `hawaii train`: there is no such folder"):
+    with pytest.raises(ValueError, match="nowhere is not a run of `hawaii train`: there is no such folder"):
         find_stage(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"holds no finished stage with its objective .*A published folder has none"):
+    with pytest.raises(ValueError, match=r"holds no finished stage with.*A published folder has no objective"):
         find_stage(hub_folder)
     (copy / OBJECTIVE_FILE).unlink()
     with pytest.raises(ValueError, match="holds no finished stage with its objective"):
@@ -57,26 +58,34 @@ def test_what_holds_no_finished_stage_is_named(saved, copy, hub_folder, tmp_path
 
 def test_every_field_of_a_preset_and_of_its_changes_is_kept(tmp_path):
     teachers = ["clip", {"preset": "sam", "image_size": 512, "dtype": "float32"}]
-    save_settings(make_arguments(teachers=teachers), tmp_path)
+    save_settings(make_arguments(teachers=teachers), make_options(), tmp_path)
     clip, sam = read_settings(tmp_path).teachers
     assert (clip.name, clip.checkpoint, clip.layer) == ("clip", "openai/clip-vit-large-patch14-336", -2)
     assert (sam.name, sam.image_size, sam.dtype, sam.resample) == ("sam", 512, "float32", "bilinear")
 
 
 def test_the_settings_are_the_objectives_own(tmp_path):
-    save_settings(make_arguments(learning_rate=0.5, token_scoring=False), tmp_path)
+    save_settings(make_arguments(learning_rate=0.5), make_options(token_scoring=False), tmp_path)
     settings = json.loads((tmp_path / OBJECTIVE_SETTINGS_FILE).read_text())
     assert (settings["token_scoring"], settings["teachers"]) == (False, [])
+    assert read_settings(tmp_path).options == make_options(token_scoring=False)
     assert "learning_rate" not in settings and "output_dir" not in settings
 
 
 def test_a_teacher_is_found_from_any_folder(teacher_folders, tmp_path, monkeypatch):
     name, folder = next(iter(teacher_folders.items()))
     monkeypatch.chdir(folder.parent)
-    save_settings(make_arguments(teachers=[f"./{name}"]), tmp_path)
+    save_settings(make_arguments(teachers=[f"./{name}"]), make_options(), tmp_path)
     monkeypatch.chdir(tmp_path)
     (config,) = read_settings(tmp_path).teachers
     assert (config.name, config.checkpoint) == (name, os.path.realpath(folder))
+
+
+def test_a_file_that_does_not_describe_an_objective_is_named(tmp_path):
+    for text in ("{", "[]", '{"objective": "hawai"}', '{"objective": "llava", "teachers": []}'):
+        (tmp_path / OBJECTIVE_SETTINGS_FILE).write_text(text)
+        with pytest.raises(UserError, match=f"{OBJECTIVE_SETTINGS_FILE} does not describe an objective"):
+            read_settings(tmp_path)
 
 
 def change_teacher(folder, **fields):
@@ -87,11 +96,11 @@ def change_teacher(folder, **fields):
 
 def test_a_teacher_that_is_gone_is_named_with_the_way_out(copy):
     change_teacher(copy, checkpoint="/gone/convnext")
-    with pytest.raises(ValueError, match=r"The teacher convnext of .* is gone: there is no folder /gone/convnext"):
+    with pytest.raises(ValueError, match=r"The teacher convnext of .* is missing: there is no folder /gone/convnext"):
         load_stage(copy)
 
 
 def test_other_teachers_than_those_of_the_run_are_not_taken(copy):
     change_teacher(copy, image_size=16)  # 4 x 4 cells in place of 8 x 8
-    with pytest.raises(ValueError, match=r"The teachers of .*/model are not those that it learned from: .* differ"):
+    with pytest.raises(ValueError, match=r"teachers of .*/model are not those that it was trained with: .* differ"):
         load_stage(copy)

@@ -200,7 +200,9 @@ def test_two_processes_learn_what_one_does(recipe, tmp_path, objective):
 
 def test_it_is_said_that_the_encoder_learns_alone(recipe, tmp_path, capsys):
     train(str(recipe), [f"output_dir={tmp_path}", "max_steps=1"])
-    assert capsys.readouterr().out.startswith("The recipe names no language model: its encoder learns alone, from im")
+    assert capsys.readouterr().out.startswith(
+        "The recipe names no language model: the encoder is trained alone, on im"
+    )
 
 
 def test_a_run_that_is_broken_off_goes_on_to_the_last_bit(finished, recipe, tmp_path):
@@ -237,17 +239,17 @@ def test_a_finished_stage_is_taken_up_again(finished):
 
 
 REFUSED = {
-    "objective=llava": "The objective llava learns answers alone, and the recipe names no language model",
-    "distillation=[fine]": r"distillation is \['fine'\], which teaches each adapter alone.*distillation name coarse",
+    "objective=llava": "The objective llava trains on answers only, but the recipe names no language model",
+    "distillation=[fine]": r"distillation is \['fine'\], which trains each adapter alone.*add coarse to distillation",
     "teachers=[]": "names no teachers",
-    "lambda_1=0": "stage first: lambda_1 is 0, but an encoder without a language model learns from teachers alone",
+    "lambda_1=0": "stage first: lambda_1 is 0, but without a language model the teachers are all that the",
     "lambda_1=0.0": "lambda_1 is 0",
     "chat_template=vicuna_v1": "stage first: chat_template is 'vicuna_v1', but the recipe's first stage names no",
-    "stages.second.chat_template=plain": "stage second: chat_template is 'plain', but .*learns alone",
-    "stages.second.tokenizer=words": "stage second: tokenizer is 'words', but .* so the encoder learns alone",
+    "stages.second.chat_template=plain": "stage second: chat_template is 'plain', but .*is trained alone",
+    "stages.second.tokenizer=words": "stage second: tokenizer is 'words', but .* so the encoder is trained alone",
     "tokenizer=words": "The tokenizer words cannot be read",
     "vision_config=": "names no tokenizer and no language_model",
-    "image_folder=''": "The recipe names no image_folder",
+    "image_folder=''": "there is no image_folder",
 }
 
 

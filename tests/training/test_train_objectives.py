@@ -77,7 +77,7 @@ def test_without_teachers_none_is_loaded_and_no_image_is_made_for_them(recipe, t
 
 def test_stages_of_different_objectives_are_one_sentence_before_anything_runs(recipe, tmp_path):
     problem = (
-        r"stage finetune: its objective is 'llava' and that of stage pretrain is 'hawaii', but a later stage goes on"
+        r"stage finetune: its objective is 'llava' and that of stage pretrain is 'hawaii', but a later stage continues"
     )
     with pytest.raises(ValueError, match=problem):
         train(str(recipe), [f"output_dir={tmp_path / 'run'}", "stages.finetune.objective=llava"])

@@ -1,33 +1,41 @@
-"""LLaVA's objective: the answers alone. No teachers, no adapters."""
+"""LLaVA's objective: the loss of the answers, without teachers or adapters."""
+
+from dataclasses import dataclass
 
 import torch
 
 from ...files.user_error import UserError
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ..objectives.encoder_passes import routed_pass
-from ..objectives.objective import Objective
+from ..objectives.objective import Objective, ObjectiveOptions
 from ..objectives.text_loss import text_loss
+
+
+@dataclass
+class LlavaOptions(ObjectiveOptions):
+    """No options besides those of every objective."""
 
 
 class LlavaObjective(Objective):
     """
-    `L = L_gen` (eq. 1): the baseline, with nothing that training alone needs. The student has no adapters, unless it
-    starts from an encoder that has some.
+    `L = L_gen` (eq. 1): the baseline, without projections. The student has no adapters, unless it starts from an
+    encoder with adapters.
 
     Raises:
-        ValueError: the student is an encoder without a language model.
+        UserError: the student is an encoder without a language model.
     """
 
+    options_class = LlavaOptions
     uses_teachers = False
     has_adapters = False
     note = "The objective has no projections and no teachers."
 
-    def __init__(self, args, student, teacher_grids):
-        super().__init__()
+    def __init__(self, options: LlavaOptions, student, teacher_grids):
+        super().__init__(options, student, teacher_grids)
         if isinstance(student, HawaiiVisionModel):
             raise UserError(
-                "The objective llava learns answers alone, and the recipe names no language model to give any: name a "
-                "language_model or a text_config, or another objective."
+                "The objective llava trains on answers only, but the recipe names no language model: name a "
+                "language_model or a text_config, or choose another objective."
             )
 
     @staticmethod

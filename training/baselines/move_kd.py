@@ -1,12 +1,14 @@
 """MoVE-KD's objective, the baseline that HAWAII is measured against, and the adapters that only training needs."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ...files.user_error import UserError
 from ..objectives.encoder_passes import Student, encoder_of, routed_pass
-from ..objectives.objective import Objective, check_has_teachers, finish_terms, weigh_images
+from ..objectives.objective import Objective, ObjectiveOptions, check_has_teachers, make_logged_terms, weigh_images
 from ..objectives.projections import keep_places, module_keys, standardize_layer
 from ..objectives.text_loss import text_terms
 from ..teachers.errors import TeacherError
@@ -57,10 +59,29 @@ class EncoderAdapter(nn.Module):
         self.token_layer.bias.sub_(mean).div_(std)
 
 
+@dataclass
+class MoveKdOptions(ObjectiveOptions):
+    """
+    Options of [`MoveKdObjective`].
+
+    Args:
+        lambda_2 (`float`, *optional*, defaults to 0.01):
+            Weight of the load balance loss.
+        single_softmax (`bool`, *optional*, defaults to `False`):
+            Weights tokens by the anchor's attention itself, not by a softmax of it.
+        detached_teacher_weights (`bool`, *optional*, defaults to `False`):
+            Stops the gradient through the teachers' weights.
+    """
+
+    lambda_2: float = 0.01
+    single_softmax: bool = False
+    detached_teacher_weights: bool = False
+
+
 class MoveKdObjective(Objective):
     """
     `L = L_text + lambda_1 sum_t W_t L_t + lambda_2 L_bal`, faithful to MoVE-KD unless `single_softmax` or
-    `detached_teacher_weights` mends a quirk; see move_kd_losses.py. An encoder that learns without a language model
+    `detached_teacher_weights` repairs a flaw; see move_kd_losses.py. An encoder that learns without a language model
     has no L_text.
 
     The anchor, MoVE-KD's CLIP, is the first teacher whose class token and its attention can be had: they weigh the
@@ -72,21 +93,22 @@ class MoveKdObjective(Objective):
     nothing here).
 
     Args:
-        args (`HawaiiTrainingArguments`):
-            `trainable`, `lambda_1`, `lambda_2`, `single_softmax`, `detached_teacher_weights`.
+        options (`MoveKdOptions`):
+            Its options.
         student (`HawaiiForConditionalGeneration` or `HawaiiVisionModel`):
             Gives the sizes; it is not kept.
         teacher_grids (`dict[str, tuple[int, int, int]]`):
             Height, width and channels of each teacher's features, by name; the anchor's is a [`ClassTokenGrid`].
 
     Raises:
-        ValueError: there are no teachers, no anchor is among them, or the student has two banks of adapters.
+        UserError: there are no teachers, no anchor is among them, or the student has two banks of adapters.
     """
 
-    own_lambda_2 = 0.01
+    options_class = MoveKdOptions
+    options: MoveKdOptions
 
-    def __init__(self, args, student: Student, teacher_grids: dict[str, tuple[int, int, int]]):
-        super().__init__()
+    def __init__(self, options: MoveKdOptions, student: Student, teacher_grids: dict[str, tuple[int, int, int]]):
+        super().__init__(options, student, teacher_grids)
         check_has_teachers(teacher_grids, "move_kd")
         anchors = [index for index, grid in enumerate(teacher_grids.values()) if isinstance(grid, ClassTokenGrid)]
         if not anchors:
@@ -101,7 +123,6 @@ class MoveKdObjective(Objective):
                 f"The student has {vision.num_teacher_adapters} teacher-specific adapters, and the objective move_kd "
                 "balances one bank of adapters, general ones: let it start from another vision_tower."
             )
-        self.args = args
         self.names = list(teacher_grids)
         self.anchor = anchors[0]
         self.grid_size = vision.image_size // vision.patch_size
@@ -113,7 +134,7 @@ class MoveKdObjective(Objective):
                 for index, (key, grid) in enumerate(zip(self.keys, teacher_grids.values()))
                 if index != self.anchor or tuple(grid) != own
             }
-        ).requires_grad_("projections" in args.trainable)
+        )
 
     @staticmethod
     def vision_fields(num_teachers: int) -> dict:
@@ -148,21 +169,21 @@ class MoveKdObjective(Objective):
         assert isinstance(anchor, ClassTokenFeatures)
         projected = self._project(teacher_features)
         shares = weigh_teachers(self._class_token(anchor), projected, self.anchor)
-        shares = shares.detach() if self.args.detached_teacher_weights else shares  # (I, N)
+        shares = shares.detach() if self.options.detached_teacher_weights else shares  # (I, N)
         losses = move_kd_loss(routed, projected, self._weigh_tokens(anchor))  # (I, N)
 
         terms = text_terms(student, routed, batch)
         terms["distillation"] = ((shares * losses).sum(dim=1) * weight).sum()
-        loss = terms.get("text", 0) + self.args.lambda_1 * terms["distillation"]
+        loss = terms.get("text", 0) + self.options.lambda_1 * terms["distillation"]
         if probabilities is not None:
             terms["balance"] = (pooled_balance_loss(probabilities) * weight).sum()
-            loss = loss + self.args.lambda_2 * terms["balance"]
+            loss = loss + self.options.lambda_2 * terms["balance"]
 
-        followed = {"student": routed, **{name: projected[:, index] for index, name in enumerate(self.names)}}
+        monitored = {"student": routed, **{name: projected[:, index] for index, name in enumerate(self.names)}}
         for index, name in enumerate(self.names):
             terms[f"distillation/{name}"] = (losses[:, index] * weight).sum()
             terms[f"weight/{name}"] = (shares[:, index] * weight).sum()
-        return loss, finish_terms(terms, followed, weight)
+        return loss, make_logged_terms(terms, monitored, weight)
 
     @torch.no_grad()
     def standardize(self, teacher_features: list[torch.Tensor | ClassTokenFeatures]) -> None:
@@ -200,4 +221,4 @@ class MoveKdObjective(Objective):
             cells = attention.unflatten(1, anchor.grid.shape[1:3]).unsqueeze(-1)  # (I, h, w, 1)
             resampled = resize_grid(cells, self.grid_size).flatten(1)
             attention = resampled * (attention.sum(dim=1) / resampled.sum(dim=1))[:, None]
-        return renormalized_attention(attention) if self.args.single_softmax else softmax_of_attention(attention)
+        return renormalized_attention(attention) if self.options.single_softmax else softmax_of_attention(attention)

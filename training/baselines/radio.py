@@ -1,56 +1,81 @@
-"""An objective after AM-RADIO: the student's own tokens tell, through a head for each teacher, what that one sees."""
+"""An objective after AM-RADIO: a head per teacher predicts the teacher's features from the student's tokens."""
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
 
+from ...configuration.configuration_hawaii import check_choice
 from ..objectives.encoder_passes import Student, encoder_of, routed_pass
-from ..objectives.objective import Objective, check_has_teachers, finish_terms, weigh_images
+from ..objectives.objective import Objective, ObjectiveOptions, check_has_teachers, make_logged_terms, weigh_images
 from ..objectives.projections import Projection, make_token_projections, match_teachers, module_keys
 from ..objectives.text_loss import text_terms
-from ..teachers.grids import matched_shape
+from ..teachers.grids import GRID_MATCHINGS, matched_shape
 from .radio_losses import radio_loss
+
+
+@dataclass
+class RadioOptions(ObjectiveOptions):
+    """
+    Options of [`RadioObjective`].
+
+    Args:
+        grid_matching (`str`, *optional*, defaults to `"unshuffle"`):
+            `unshuffle`, `interpolate` or `learned`, see [`match_grid`].
+    """
+
+    grid_matching: str = "unshuffle"
+
+    module_options: ClassVar = ("grid_matching",)
+
+    def __post_init__(self):
+        check_choice("grid_matching", self.grid_matching, GRID_MATCHINGS)
 
 
 class RadioObjective(Objective):
     """
-    `L = L_gen + lambda_1 mean_t L_t`, with `L_t` of [`radio_loss`], and without L_gen where an encoder learns without
-    a language model. The student has no adapters, unless it starts from an encoder that has some.
+    `L = L_gen + lambda_1 mean_t L_t`, with `L_t` of [`radio_loss`], and without L_gen if an encoder is trained without
+    a language model. The student has no adapters, unless it starts from an encoder with adapters.
 
-    The targets are the teachers' features as they are, on the student's grid and normalised over their channels. The
-    heads stand on the student's side, where nothing can be made easy by them: they learn whatever `trainable` says.
+    The targets are the teachers' features on the student's grid, normalised over their channels. The heads transform
+    the student's features and cannot make the targets easier, so they always learn, whatever `trainable` is.
 
     Args:
-        args (`HawaiiTrainingArguments`):
-            `trainable`, for the layers of `grid_matching: learned`; `lambda_1`, `grid_matching`.
+        options (`RadioOptions`):
+            Its options.
         student (`HawaiiForConditionalGeneration` or `HawaiiVisionModel`):
             Gives the sizes; it is not kept.
         teacher_grids (`dict[str, tuple[int, int, int]]`):
             Height, width and channels of each teacher's features, by name.
 
     Raises:
-        ValueError: there are no teachers.
+        UserError: there are no teachers.
     """
 
+    options_class = RadioOptions
+    options: RadioOptions
     has_adapters = False
     note = "The projections are the student's heads for its teachers: they always learn, and vanish with the teachers."
 
-    def __init__(self, args, student: Student, teacher_grids: dict[str, tuple[int, int, int]]):
-        super().__init__()
+    def __init__(self, options: RadioOptions, student: Student, teacher_grids: dict[str, tuple[int, int, int]]):
+        super().__init__(options, student, teacher_grids)
         check_has_teachers(teacher_grids, "radio")
         vision = encoder_of(student).config
-        self.args = args
         self.names = list(teacher_grids)
         self.grid_size = vision.image_size // vision.patch_size
-        shapes = [matched_shape(*grid, self.grid_size, args.grid_matching) for grid in teacher_grids.values()]
+        shapes = [matched_shape(*grid, self.grid_size, options.grid_matching) for grid in teacher_grids.values()]
         keys = module_keys(self.names)
         self.heads = nn.ModuleDict(
             {key: Projection(vision.hidden_size, channels) for key, (_, channels) in zip(keys, shapes)}
         )
         self.token_projections = nn.ModuleDict()
-        if args.grid_matching == "learned":
-            # These stand on the targets' side.
+        if options.grid_matching == "learned":
             self.token_projections.update(make_token_projections(keys, teacher_grids.values(), vision.num_patches))
-            self.token_projections.requires_grad_("projections" in args.trainable)
+
+    def set_trainable(self, trainable: list[str]) -> None:
+        # The heads always learn; only these layers transform the targets.
+        self.token_projections.requires_grad_("projections" in trainable)
 
     @staticmethod
     def projections_learn(trainable: list[str]) -> bool:
@@ -59,27 +84,27 @@ class RadioObjective(Objective):
     def forward(
         self, student, teacher_features: list[torch.Tensor], batch: dict
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """As for [`Objective`]; of an encoder alone, `batch` has no text."""
+        """As for [`Objective`]; without a language model, `batch` has no text."""
         _, weight = weigh_images(batch)
         routed, _ = routed_pass(student, batch["pixel_values"])
         terms = text_terms(student, routed, batch)
         matched = self._match(teacher_features)
-        tokens = routed.to(matched[0].dtype)  # the heads' own
+        tokens = routed.to(matched[0].dtype)  # the dtype of the heads
         # One head for each teacher, because their channels differ.
         losses = [
             (radio_loss(head(tokens), features) * weight).sum() for head, features in zip(self.heads.values(), matched)
         ]
         distillation = torch.stack(losses).mean()
         terms["distillation"] = distillation
-        loss = terms.get("text", 0) + self.args.lambda_1 * distillation
+        loss = terms.get("text", 0) + self.options.lambda_1 * distillation
 
         terms |= {f"distillation/{name}": value for name, value in zip(self.names, losses)}
-        followed = {"student": routed}
-        if self.token_projections:  # no target moves but those that a layer matches
-            followed |= dict(zip(self.names, matched))
-        return loss, finish_terms(terms, followed, weight)
+        monitored = {"student": routed}
+        if self.token_projections:  # only targets that a layer transforms can collapse
+            monitored |= dict(zip(self.names, matched))
+        return loss, make_logged_terms(terms, monitored, weight)
 
     def _match(self, teacher_features: list[torch.Tensor]) -> list[torch.Tensor]:
         dtype = next(self.heads.parameters()).dtype
         tokens = self.token_projections.values()
-        return match_teachers(teacher_features, self.grid_size, self.args.grid_matching, tokens, dtype)
+        return match_teachers(teacher_features, self.grid_size, self.options.grid_matching, tokens, dtype)

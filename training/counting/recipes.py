@@ -1,6 +1,7 @@
-"""What a recipe would train, counted on the meta device: no weight is read and nothing is trained."""
+"""Parameter counts of a recipe on the meta device: no weights are loaded and nothing is trained."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
@@ -13,9 +14,9 @@ from ...modeling_hawaii.conversion.vocabulary import VOCABULARY_MULTIPLE
 from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ..objectives.encoder_passes import Student
-from ..recipes.arguments import HawaiiTrainingArguments, ModelArguments
+from ..recipes.arguments import ModelArguments
 from ..recipes.objectives import OBJECTIVES
-from ..recipes.recipe import parse_stage, read_recipe
+from ..recipes.recipe import Stage, read_recipe
 from ..students.encoders import continue_config
 from ..students.student import vision_fields
 from ..students.tokenizer import load_tokenizer
@@ -39,7 +40,7 @@ def _outline_vision(model_args: ModelArguments, fields: dict) -> HawaiiVisionCon
     encoder = read_architecture(model_args.vision_tower)
     if isinstance(encoder, HawaiiVisionConfig):
         return continue_config(encoder, model_args.vision_tower, model_args.vision_config or {}, fields)
-    return make_vision_config(getattr(encoder, "vision_config", encoder), -2, fields)  # where `convert_clip` ends
+    return make_vision_config(getattr(encoder, "vision_config", encoder), -2, fields)  # the layer of `convert_clip`
 
 
 def _outline_text(model_args: ModelArguments) -> PretrainedConfig:
@@ -50,7 +51,7 @@ def _outline_text(model_args: ModelArguments) -> PretrainedConfig:
         config = read_llava(model_args.llava, vision_tower=None).text_config
     else:
         config = read_architecture(model_args.language_model)
-    # Of what is known here, tokens fill the vocabulary, and the image's is one more.
+    # In a known architecture tokens fill the vocabulary, so the image token is one more.
     is_known = model_args.language_model in ARCHITECTURES
     num_tokens = config.vocab_size + 1 if is_known else len(load_tokenizer(model_args))
     if num_tokens > config.vocab_size:
@@ -60,16 +61,16 @@ def _outline_text(model_args: ModelArguments) -> PretrainedConfig:
 
 def outline_student(model_args: ModelArguments, num_teachers: int, objective: str = "hawaii") -> Student:
     """
-    The student of a recipe on the meta device: all but its weights.
+    The student of a recipe on the meta device, without weights.
 
     Args:
         model_args (`ModelArguments`):
-            Names the encoder and the language model, or the encoder alone. Of those that this package knows nothing is
-            downloaded, of others their configuration and the tokenizer.
+            Names the encoder and the language model, or the encoder alone. Nothing is downloaded for models in
+            [`ARCHITECTURES`]; for others, the configuration and the tokenizer are.
         num_teachers (`int`):
-            How many there are.
+            Number of teachers.
         objective (`str`, *optional*, defaults to `"hawaii"`):
-            Decides which adapters there are, where the recipe does not.
+            Decides which adapters there are, unless the recipe does.
     """
     vision_config = _outline_vision(model_args, vision_fields(model_args, num_teachers, objective))
     with torch.device("meta"):
@@ -84,14 +85,15 @@ def outline_student(model_args: ModelArguments, num_teachers: int, objective: st
         return HawaiiForConditionalGeneration(config)
 
 
-def _students_table(counts: Counter, num_projections: int, stages: dict[str, HawaiiTrainingArguments]) -> str:
-    def learns(part: str, args: HawaiiTrainingArguments) -> bool:
+def _students_table(counts: Counter, num_projections: int, stages: dict[str, Stage]) -> str:
+    def is_trained(part: str, stage: Stage) -> bool:
+        trainable = stage.training.trainable
         if part == "projections":
-            return OBJECTIVES[args.objective].projections_learn(args.trainable)
-        return part in args.trainable
+            return OBJECTIVES[stage.training.objective].projections_learn(trainable)
+        return part in trainable
 
     def row(part: str, count: int) -> list[str]:
-        return [part, f"{count:,}", *("learns" if learns(part, args) else "" for args in stages.values())]
+        return [part, f"{count:,}", *("learns" if is_trained(part, stage) else "" for stage in stages.values())]
 
     parts = [*ENCODER_PARTS, *(part for part in LANGUAGE_MODEL_PARTS if counts[part])]
     rows = [row(part, counts[part]) for part in parts]
@@ -112,37 +114,33 @@ def _teachers_table(teachers: list[Teacher]) -> str:
     )
 
 
-def describe_recipe(recipe: str, overrides: list[str] | None = None) -> str:
+def describe_recipe(recipe: str, overrides: Sequence[str] | None = None) -> str:
     """
-    Counts the parameters of a recipe: the student's, part by part, and in which stage each learns; those of the
-    projections that only training needs; and each teacher's.
+    Counts the parameters of a recipe: those of each part of the student, with the stages that train it; those of the
+    objective's projections; and those of each teacher.
 
     Args:
         recipe (`str`):
-            The YAML file.
-        overrides (`list[str]`, *optional*):
+            A YAML file, or the name of a built-in recipe.
+        overrides (`Sequence[str]`, *optional*):
             `key=value` or `stages.NAME.key=value`.
 
     Returns:
-        `str`: two Markdown tables; one, where the objective has no teachers.
+        `str`: two Markdown tables, or one if the objective has no teachers.
     """
-    # Whatever accelerators this machine has: none is used.
-    stages = {
-        name: parse_stage({**options, "use_cpu": True}, name)
-        for name, options in read_recipe(recipe, overrides).items()
-    }
-    model_args, _, args = next(iter(stages.values()))
-    kind = OBJECTIVES[args.objective]
-    configs = expand_teachers(args.teachers) if kind.uses_teachers else []
-    teachers = kind.prepare_teachers([outline(config) for config in configs])
-    student = outline_student(model_args, len(teachers), args.objective)
+    stages = read_recipe(recipe, overrides, use_cpu=True).stages
+    first = next(iter(stages.values()))
+    name = first.training.objective
+    objective_class = OBJECTIVES[name]
+    configs = expand_teachers(first.training.teachers) if objective_class.uses_teachers else []
+    teachers = objective_class.prepare_teachers([outline(config) for config in configs])
+    student = outline_student(first.model, len(teachers), name)
     with torch.device("meta"):
-        objective = kind(args, student, {teacher.name: teacher.grid for teacher in teachers})
+        objective = objective_class(first.options, student, {teacher.name: teacher.grid for teacher in teachers})
     counts = Counter()
     for name, parameter in student.named_parameters():
         counts[part_of(name)] += parameter.numel()
-    for _, _, training in stages.values():
-        set_trainable(student, training.trainable)
-    arguments = {name: training for name, (_, _, training) in stages.items()}
-    students = _students_table(counts, count_parameters(objective), arguments)
-    return "\n\n".join([students, kind.note, *([_teachers_table(teachers)] if teachers else [])])
+    for stage in stages.values():
+        set_trainable(student, stage.training.trainable)
+    students = _students_table(counts, count_parameters(objective), stages)
+    return "\n\n".join([students, objective_class.note, *([_teachers_table(teachers)] if teachers else [])])

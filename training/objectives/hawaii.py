@@ -1,12 +1,15 @@
-"""HAWAII's objective (eq. 7) and the projections that only training needs."""
+"""HAWAII's objective (eq. 7), its options, and the projections that only training needs."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from ...configuration.configuration_hawaii import HawaiiVisionConfig
+from ...configuration.configuration_hawaii import HawaiiVisionConfig, check_choice
 from ...files.user_error import UserError
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
-from ..teachers.grids import matched_shape
+from ..teachers.grids import GRID_MATCHINGS, matched_shape
 from .encoder_passes import Student, encoder_of, routed_and_forced_passes, routed_pass
 from .hawaii_losses import (
     coarse_grained_loss,
@@ -15,7 +18,7 @@ from .hawaii_losses import (
     similarity_scores,
     token_importance,
 )
-from .objective import Objective, check_has_teachers, finish_terms, weigh_images
+from .objective import Objective, ObjectiveOptions, check_has_teachers, make_logged_terms, weigh_images
 from .projections import Projection, make_token_projections, match_teachers, module_keys
 from .text_loss import text_terms
 
@@ -24,48 +27,94 @@ from .text_loss import text_terms
 # class token, if there is one.
 
 
+DISTILLATIONS = ("fine", "coarse")
+SCORE_GRADIENTS = ("text", "full", "none")
+
+
+@dataclass
+class HawaiiOptions(ObjectiveOptions):
+    """
+    Options of [`HawaiiObjective`], with the paper's values as defaults.
+
+    Args:
+        lambda_2 (`float`, *optional*, defaults to 0.05):
+            Weight of the load balance loss (eq. 7).
+        distillation (`list[str]`, *optional*, defaults to `["fine", "coarse"]`):
+            Which of the two distillation losses are used; without `fine`, the encoder runs once.
+        grid_matching (`str`, *optional*, defaults to `"unshuffle"`):
+            `unshuffle`, `interpolate` or `learned`, see [`match_grid`].
+        token_scoring (`bool`, *optional*, defaults to `True`):
+            Whether fine-grained distillation weights tokens by importance (eq. 5).
+        score_gradient (`str`, *optional*, defaults to `"text"`):
+            Which projections learn from the importance: the instruction's (`text`), the teachers' as well (`full`), or
+            `none`.
+        sequential_passes (`bool`, *optional*, defaults to `False`):
+            Runs the encoder once per teacher and once routed, instead of all in one batch: the same numbers, less
+            memory, more time.
+    """
+
+    lambda_2: float = 0.05
+    distillation: list[str] = field(default_factory=lambda: list(DISTILLATIONS))
+    grid_matching: str = "unshuffle"
+    token_scoring: bool = True
+    score_gradient: str = "text"
+    sequential_passes: bool = False
+
+    module_options: ClassVar = ("distillation", "grid_matching")
+
+    def __post_init__(self):
+        check_choice("grid_matching", self.grid_matching, GRID_MATCHINGS)
+        check_choice("score_gradient", self.score_gradient, SCORE_GRADIENTS)
+        for name in self.distillation:
+            check_choice("distillation", name, DISTILLATIONS)
+        if not self.distillation or len(set(self.distillation)) < len(self.distillation):
+            raise UserError(
+                f"distillation is {self.distillation!r}; it must name fine, coarse or both, each once. To train "
+                "without distillation, set objective: llava."
+            )
+
+
 class HawaiiObjective(Objective):
     """
     `L = L_gen + lambda_1 (L_fg + L_cg) + lambda_2 L_mb` (eq. 7), over one batched pass of the student's encoder. Terms
-    that there is nothing to make of are left out: those that `distillation` does not name, the balance of routers that
-    do not exist, and L_gen of an encoder that learns without a language model.
+    without inputs are left out: losses that `distillation` does not name, the balance loss of a student without
+    routers, and L_gen of an encoder trained without a language model.
 
-    The paper does not say how teachers of different scales are made comparable; here each one's features are
-    normalised over their channels (no parameters), before any projection.
+    The paper does not specify how teachers of different scales are made comparable; here each teacher's features are
+    normalised over their channels (no parameters) before any projection.
 
     Args:
-        args (`HawaiiTrainingArguments`):
-            `trainable`, `lambda_1`, `lambda_2`, `distillation`, `grid_matching`, `token_scoring`, `score_gradient`,
-            `sequential_passes`.
+        options (`HawaiiOptions`):
+            Its options.
         student (`HawaiiForConditionalGeneration` or `HawaiiVisionModel`):
             Gives the sizes; it is not kept.
         teacher_grids (`dict[str, tuple[int, int, int]]`):
             Height, width and channels of each teacher's features, by name, in the order of the adapters.
 
     Raises:
-        ValueError: there are no teachers; the student has another number of teacher-specific adapters (none is allowed
-            where coarse-grained distillation is all); or an encoder that learns alone would not be taught with its
-            routers at work, which is how it is used.
+        UserError: there are no teachers; the student has another number of teacher-specific adapters (0 is allowed
+            with coarse-grained distillation alone); or an encoder without a language model would never be trained with
+            its routers active, as it is used.
     """
 
-    own_lambda_2 = 0.05
+    options_class = HawaiiOptions
+    options: HawaiiOptions
 
-    def __init__(self, args, student: Student, teacher_grids: dict[str, tuple[int, int, int]]):
-        super().__init__()
+    def __init__(self, options: HawaiiOptions, student: Student, teacher_grids: dict[str, tuple[int, int, int]]):
+        super().__init__(options, student, teacher_grids)
         check_has_teachers(teacher_grids, "hawaii")
         vision = encoder_of(student).config
-        self.is_fine = "fine" in args.distillation
+        self.is_fine = "fine" in options.distillation
         self._check_adapters(vision, list(teacher_grids))
-        if isinstance(student, HawaiiVisionModel) and "coarse" not in args.distillation:
+        if isinstance(student, HawaiiVisionModel) and "coarse" not in options.distillation:
             raise UserError(
-                "distillation is ['fine'], which teaches each adapter alone: without a language model, nothing would "
-                "teach the encoder with its routers at work, as it is used; let distillation name coarse."
+                "distillation is ['fine'], which trains each adapter alone: without a language model, nothing would "
+                "train the encoder with its routers active, as it is used; add coarse to distillation."
             )
-        self.args = args
         self.names = list(teacher_grids)
         self.grid_size = vision.image_size // vision.patch_size
         width = vision.hidden_size
-        shapes = [matched_shape(*grid, self.grid_size, args.grid_matching) for grid in teacher_grids.values()]
+        shapes = [matched_shape(*grid, self.grid_size, options.grid_matching) for grid in teacher_grids.values()]
         keys = module_keys(self.names)
         self.fine_projections = nn.ModuleDict()
         if self.is_fine:
@@ -73,46 +122,48 @@ class HawaiiObjective(Objective):
                 {key: Projection(channels, width) for key, (_, channels) in zip(keys, shapes)}
             )
         self.token_projections = nn.ModuleDict()
-        if args.grid_matching == "learned":
+        if options.grid_matching == "learned":
             self.token_projections.update(make_token_projections(keys, teacher_grids.values(), vision.num_patches))
         self.coarse_projection = None
-        if "coarse" in args.distillation:
+        if "coarse" in options.distillation:
             self.coarse_projection = Projection(sum(channels for _, channels in shapes), width)
-        self.requires_grad_("projections" in args.trainable)
-        # The instruction's, which only weighs the targets: where the score has no gradient, nothing could teach it.
         self.text_projection = None
         if self.is_fine and not isinstance(student, HawaiiVisionModel):
-            self.text_projection = Projection(student.config.text_config.hidden_size, width).requires_grad_(
-                args.token_scoring and args.score_gradient != "none"
-            )
+            self.text_projection = Projection(student.config.text_config.hidden_size, width)
+
+    def set_trainable(self, trainable: list[str]) -> None:
+        super().set_trainable(trainable)
+        if self.text_projection is not None:
+            # It only weights the targets, so it learns in every stage; without a score gradient it cannot.
+            self.text_projection.requires_grad_(self.options.token_scoring and self.options.score_gradient != "none")
 
     @staticmethod
     def vision_fields(num_teachers: int) -> dict:
-        # A LLaVA has no adapters, but what starts from one has the usual number.
+        # A LLaVA has no adapters; a student that starts from one gets the default number.
         general = HawaiiVisionConfig().num_general_adapters
         return {"num_teacher_adapters": num_teachers, "num_general_adapters": general}
 
     def _check_adapters(self, vision: HawaiiVisionConfig, names: list[str]) -> None:
         if self.is_fine and not vision.num_teacher_adapters:
             raise UserError(
-                "The student has no teacher-specific adapters, and fine-grained distillation teaches each of them "
-                "alone: say distillation: [coarse], or leave out num_teacher_adapters."
+                "The student has no teacher-specific adapters, but fine-grained distillation trains each of them "
+                "alone: set distillation: [coarse], or leave out num_teacher_adapters."
             )
         if vision.num_teacher_adapters not in (0, len(names)):
             raise UserError(
                 f"The student has {vision.num_teacher_adapters} teacher-specific adapters but the recipe names "
                 f"{len(names)} teachers ({', '.join(names)}); each teacher needs its own adapter: name as many "
-                "teachers, or let the student start from another vision_tower."
+                "teachers, or start the student from another vision_tower."
             )
 
     def forward(
         self, student: Student, teacher_features: list[torch.Tensor], batch: dict
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """As for [`Objective`]; of an encoder alone, `batch` has no text."""
+        """As for [`Objective`]; without a language model, `batch` has no text."""
         is_counted, weight = weigh_images(batch)
         routed, forced, probabilities = self._encode(student, batch["pixel_values"])
         matched = self._match(teacher_features)
-        terms, followed = text_terms(student, routed, batch), {"student": routed}
+        terms, monitored = text_terms(student, routed, batch), {"student": routed}
 
         if forced is not None:
             projected = self._project(matched)
@@ -120,24 +171,24 @@ class HawaiiObjective(Objective):
             fine = (fine_grained_loss(forced, projected, importance) * weight[:, None]).sum(dim=0)  # (N,)
             terms["fine"] = fine.mean()
             terms |= {f"fine/{name}": value for name, value in zip(self.names, fine)}
-            followed |= {name: projected[:, index] for index, name in enumerate(self.names)}
+            monitored |= {name: projected[:, index] for index, name in enumerate(self.names)}
         if self.coarse_projection is not None:
             summary = self.coarse_projection(torch.cat(matched, dim=-1))  # (I, m, D), eq. 3
             terms["coarse"] = (coarse_grained_loss(routed, summary) * weight).sum()
-            followed["coarse"] = summary
+            monitored["coarse"] = summary
         if probabilities is not None:
             terms["balance"] = self._balance(encoder_of(student).config, probabilities, is_counted) * weight.sum()
 
         loss = (  # eq. 7
             terms.get("text", 0)
-            + self.args.lambda_1 * (terms.get("fine", 0) + terms.get("coarse", 0))
-            + self.args.lambda_2 * terms.get("balance", 0)
+            + self.options.lambda_1 * (terms.get("fine", 0) + terms.get("coarse", 0))
+            + self.options.lambda_2 * terms.get("balance", 0)
         )
-        return loss, finish_terms(terms, followed, weight)
+        return loss, make_logged_terms(terms, monitored, weight)
 
     @torch.no_grad()
     def standardize(self, teacher_features: list[torch.Tensor]) -> None:
-        """Lets every target begin with mean zero and variance one; `teacher_features` are those of some images."""
+        """Rescales the projections so that targets start with mean 0 and variance 1 on these images."""
         matched = self._match(teacher_features)
         for projection, features in zip(self.fine_projections.values(), matched):
             assert isinstance(projection, Projection)
@@ -149,14 +200,14 @@ class HawaiiObjective(Objective):
     def similarity_scores(
         self, student: Student, teacher_features: list[torch.Tensor], batch: dict
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The two parts of the scores by which fine-grained distillation weighs tokens (see [`similarity_scores`])."""
+        """The two parts of the scores that weight tokens in fine-grained distillation (see [`similarity_scores`])."""
         projected = self._project(self._match(teacher_features))
         return similarity_scores(projected, *self._project_prompts(student, projected, batch))
 
     def _encode(self, student: Student, pixel_values: torch.Tensor):
         """The routed features `(I, m, D)`, the forced `(I, N, m, D)` if any, the routers' probabilities."""
         if self.is_fine:
-            return routed_and_forced_passes(student, pixel_values, self.args.sequential_passes)
+            return routed_and_forced_passes(student, pixel_values, self.options.sequential_passes)
         routed, probabilities = routed_pass(student, pixel_values)
         return routed, None, probabilities
 
@@ -164,36 +215,36 @@ class HawaiiObjective(Objective):
         """Each teacher's features as the student's tokens, `(I, m, C)`, normalised."""
         dtype = next(self.parameters()).dtype
         tokens = self.token_projections.values()
-        return match_teachers(teacher_features, self.grid_size, self.args.grid_matching, tokens, dtype)
+        return match_teachers(teacher_features, self.grid_size, self.options.grid_matching, tokens, dtype)
 
     def _project(self, matched: list[torch.Tensor]) -> torch.Tensor:
-        """Each teacher at the student's width, `(I, N, m, D)` (eq. 5); one by one, because their channels differ."""
+        """Each teacher's features at the student's width, `(I, N, m, D)` (eq. 5); their channels differ."""
         projected = [projection(features) for projection, features in zip(self.fine_projections.values(), matched)]
         return torch.stack(projected, dim=1)
 
     def _project_prompts(
         self, student: Student, projected: torch.Tensor, batch: dict
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each image's instruction at the student's width, `(I, t, D)`, and its mask; t = 0 where nobody asks."""
+        """Each image's instruction at the student's width, `(I, t, D)`, its mask; t = 0 without a language model."""
         if self.text_projection is None or isinstance(student, HawaiiVisionModel):
-            nothing = projected[:, 0, :0]
-            return nothing, torch.ones_like(nothing[..., 0], dtype=torch.bool)
+            empty = projected[:, 0, :0]
+            return empty, torch.ones_like(empty[..., 0], dtype=torch.bool)
         sample = batch["image_index"].clamp(min=0)
         embeddings = student.get_input_embeddings()(batch["prompt_ids"]).detach()  # (B, t, D_text)
         return self.text_projection(embeddings.to(projected.dtype))[sample], batch["prompt_mask"][sample]
 
     def _importance(self, student: Student, projected: torch.Tensor, batch: dict) -> torch.Tensor:
         """Weights of the teachers' tokens, `(I, N, m)`: eq. 5, or even ones without token scoring."""
-        if not self.args.token_scoring:
+        if not self.options.token_scoring:
             return torch.full_like(projected[..., 0], 1 / projected.shape[2], dtype=torch.float32)
         prompt, prompt_mask = self._project_prompts(student, projected, batch)
-        keys = projected if self.args.score_gradient == "full" else projected.detach()
+        keys = projected if self.options.score_gradient == "full" else projected.detach()
         return token_importance(keys, prompt, prompt_mask)
 
     @staticmethod
     def _balance(
         vision: HawaiiVisionConfig, probabilities: torch.Tensor, is_counted: torch.Tensor
     ) -> torch.Tensor | int:
-        """L_mb: mean over layers, sum of the banks that there are."""
+        """L_mb: mean over layers, summed over the existing banks."""
         banks = probabilities.split([vision.num_teacher_adapters, vision.num_general_adapters], dim=-1)
         return sum(load_balance_loss(bank, is_counted) for bank in banks if bank.shape[-1])

@@ -1,8 +1,9 @@
-"""What an objective is: a module that makes a loss of a student, what the teachers see, and a batch."""
+"""Base of the objectives: a module that computes a loss from a student, the teachers' features and a batch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from .encoder_passes import Student
 
 def weigh_images(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    What each image of a batch counts in a mean over all images of the step.
+    The weight of each image of a batch in the mean over all images of the step.
 
     Returns:
         Two tensors of shape `(num_images,)`: whether an image counts or only fills the batch, and its weight.
@@ -29,70 +30,101 @@ def weigh_images(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Te
 @torch.no_grad()
 def mean_variances(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
-    Variance over images and tokens, mean over channels, of features `(num_images, num_tokens, channels)` by name: it
-    tells of what says the same everywhere, as targets that a projection makes can come to do.
+    Variance over images and tokens, mean over channels, of named features `(num_images, num_tokens, channels)`. Near
+    zero means that the features have collapsed to a constant.
     """
     return {
         f"variance/{name}": values.float().var(dim=(0, 1), correction=0).mean() for name, values in features.items()
     }
 
 
-def finish_terms(
-    terms: dict[str, torch.Tensor], followed: dict[str, torch.Tensor], weight: torch.Tensor
+def make_logged_terms(
+    terms: dict[str, torch.Tensor], monitored: dict[str, torch.Tensor], weight: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """
-    The terms of a loss as they are logged.
+    The logged terms of a loss, without gradient.
 
     Args:
         terms (`dict[str, torch.Tensor]`):
             Each a share of the step's value.
-        followed (`dict[str, torch.FloatTensor]`):
-            Features whose [`mean_variances`] are told as well.
+        monitored (`dict[str, torch.FloatTensor]`):
+            Features whose [`mean_variances`] are logged as well.
         weight (`torch.FloatTensor` of shape `(num_images,)`):
-            What each image counts in the step's mean, see [`weigh_images`]; their sum is the part of the step.
+            Weight of each image in the step's mean, see [`weigh_images`]; the sum is the batch's share of the step.
     """
-    variances = {name: value * weight.sum() for name, value in mean_variances(followed).items()}
+    variances = {name: value * weight.sum() for name, value in mean_variances(monitored).items()}
     return {name: value.detach() for name, value in (terms | variances).items()}
+
+
+@dataclass
+class ObjectiveOptions:
+    """
+    Base of an objective's options: its fields are keys of a recipe.
+
+    Args:
+        lambda_1 (`float`, *optional*, defaults to 0.5):
+            Weight of the distillation losses (eq. 7); unused by an objective without teachers.
+    """
+
+    lambda_1: float = 0.5
+
+    # Options that decide which modules are built: they must be equal in all stages.
+    module_options: ClassVar[tuple[str, ...]] = ()
 
 
 class Objective(nn.Module, ABC):
     """
-    Base of the objectives. Each is made with the training arguments, the student, of which it reads the sizes, and the
-    grids of the teachers by name; its modules are what training alone needs.
+    Base of the objectives. Its modules are needed in training only.
+
+    Args:
+        options (`ObjectiveOptions`):
+            An instance of the objective's `options_class`.
+        student (`HawaiiForConditionalGeneration` or `HawaiiVisionModel`):
+            Gives the sizes; the objective keeps no reference to it.
+        teacher_grids (`dict[str, tuple[int, int, int]]`):
+            Height, width and channels of each teacher's features, by name.
 
     Attributes:
+        options_class (`type[ObjectiveOptions]`):
+            Dataclass of its options.
         uses_teachers (`bool`):
-            Whether it learns from teachers. Where not, those of the recipe are not loaded.
+            Whether it learns from teachers. If not, the recipe's teachers are not loaded.
         has_adapters (`bool`):
             Whether its student may have adapters.
-        own_lambda_2 (`float`):
-            `lambda_2` where the recipe says nothing.
         note (`str`):
-            What its modules are, said beside their number by a dry run.
+            Describes its modules in a dry run.
     """
 
+    options_class: type[ObjectiveOptions] = ObjectiveOptions
     uses_teachers = True
     has_adapters = True
-    own_lambda_2 = 0.0
     note = "The projections are the objective's: they learn in training, and vanish with the teachers."
+
+    def __init__(self, options: ObjectiveOptions, student: Student, teacher_grids: dict[str, tuple[int, int, int]]):
+        super().__init__()
+        self.options = options
 
     @staticmethod
     def vision_fields(num_teachers: int) -> dict[str, Any]:
-        """What it decides of the student's [`HawaiiVisionConfig`] where the recipe says nothing else."""
+        """Defaults of the student's [`HawaiiVisionConfig`] under this objective."""
         return {"num_teacher_adapters": 0, "num_general_adapters": 0}
 
     @staticmethod
     def prepare_teachers(teachers: Sequence[Teacher]) -> list:
-        """The teachers as it asks them; each gives its features as a grid unless it says otherwise."""
+        """Wraps the teachers if the objective needs more than their feature grids."""
         return list(teachers)
 
     @staticmethod
     def projections_learn(trainable: list[str]) -> bool:
-        """Whether its modules learn in a stage in which the parts `trainable` do."""
+        """Whether its modules learn in a stage that trains the parts `trainable`."""
         return "projections" in trainable
 
     def standardize(self, teacher_features: list) -> None:
-        """Adapts what begins with random weights to what the teachers see in some images."""
+        """Rescales fresh projections so that targets start with mean 0 and variance 1."""
+
+    def set_trainable(self, trainable: list[str]) -> None:
+        """Trains or freezes the projections of the teachers' features, the part `projections`."""
+        self.requires_grad_("projections" in trainable)
 
     @abstractmethod
     def forward(
@@ -114,7 +146,7 @@ class Objective(nn.Module, ABC):
 
 
 def check_has_teachers(teacher_grids: dict, objective: str) -> None:
-    """Raises a `ValueError` where there is nobody to learn from."""
+    """Raises a `UserError` if no teachers are configured."""
     if not teacher_grids:
         raise UserError(
             f"The recipe names no teachers, and the objective {objective} has nothing else to distill: name some "

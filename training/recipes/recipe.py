@@ -1,324 +1,349 @@
-"""Recipes: YAML to the arguments of each stage."""
+"""A recipe: YAML to the typed options of each stage."""
 
-import datetime
-import difflib
-import inspect
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Union, get_args, get_origin
+from typing import Any
 
 import yaml
-from transformers import CONFIG_MAPPING, AutoConfig, HfArgumentParser
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from ...configuration.configuration_hawaii import HawaiiVisionConfig
-from ...files.user_error import UserError
-from .arguments import (
-    DISTILLATIONS,
-    LANGUAGE_PARTS,
-    DataArguments,
-    HawaiiTrainingArguments,
-    ModelArguments,
-    names_encoder_alone,
-)
+from ...files.atomic import write_text
+from ...files.user_error import UserError, explain_errors
+from ..objectives.objective import ObjectiveOptions
+from .arguments import LANGUAGE_OPTIONS, DataArguments, HawaiiTrainingArguments, ModelArguments
+from .built_in import find_recipe
+from .model_configs import check_text_config, check_vision_config
+from .objectives import OBJECTIVES
+from .options import OPTIONS, check_names, convert_options
 
 
-ARGUMENTS = (ModelArguments, DataArguments, HawaiiTrainingArguments)
-TYPES = {field.name: field.type for arguments in ARGUMENTS for field in fields(arguments) if field.init}
-KINDS = {
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    bool: "true or false",
-    list: "a list",
-    dict: "a mapping",
+# Options that the first stage builds the student from; a later stage continues with the result.
+STUDENT_OPTIONS = ("vision_tower", "vision_config", "language_model", "text_config", "llava")
+# Options that need a language model.
+TEXT_OPTIONS = ("chat_template", "eval_data_path")
+CONFIG_CHECKS: dict[str, Callable[[str, dict], None]] = {
+    "vision_config": check_vision_config,
+    "text_config": check_text_config,
 }
-# What the first stage builds; a later one has no use for them.
-PARTS = ("vision_tower", "vision_config", "language_model", "text_config", "llava")
-# What decides which modules the first stage makes and a later one goes on with; and its defaults.
-KEPT = {
-    "objective": HawaiiTrainingArguments.objective,
-    "distillation": list(DISTILLATIONS),
-    "grid_matching": HawaiiTrainingArguments.grid_matching,
-}
-# What is said and asked, which needs a language model.
-TEXT_OPTIONS = ("chat_template", "eval_data_path", "eval_tasks")
-# In a mapping, what is no number even where it looks like one: a teacher may be called 2024.
-TEXT_FIELDS = ("checkpoint", "name")
-# transformers takes these in place of rope_parameters.
-OLD_ROPE_FIELDS = ("rope_theta", "rope_scaling", "partial_rotary_factor")
+NOT_GIVEN = object()
 
 
-def _as_number(value: str) -> int | float | None:
-    try:
-        number = float(value)
-    except ValueError:
+@dataclass(frozen=True)
+class Stage:
+    """
+    Args:
+        name (`str`):
+            Name of the stage and of its folder.
+        model (`ModelArguments`), data (`DataArguments`), training (`HawaiiTrainingArguments`):
+            Its arguments. `training.output_dir` is the folder of the stage.
+        options (`ObjectiveOptions`):
+            Options of the chosen objective, `training.objective`.
+        given (`dict`):
+            What the recipe gives, by option: stages are equal if it is.
+    """
+
+    name: str
+    model: ModelArguments = field(compare=False)
+    data: DataArguments = field(compare=False)
+    training: HawaiiTrainingArguments = field(compare=False)
+    options: ObjectiveOptions = field(compare=False)
+    given: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    Args:
+        path (`Path`):
+            The YAML file.
+        name (`str`):
+            Its name without suffix.
+        output_dir (`Path`):
+            Folder of the run.
+        stages (`dict[str, Stage]`):
+            The stages, in order.
+        eval_tasks (`list[str]`):
+            Tasks to evaluate the finished model on; `hawaii ablate` uses them.
+        use_cpu (`bool`):
+            Whether training arguments ignore the accelerators of this process.
+    """
+
+    path: Path = field(compare=False)
+    name: str = field(compare=False)
+    output_dir: Path
+    stages: dict[str, Stage]
+    eval_tasks: list[str]
+    use_cpu: bool = field(default=False, compare=False)
+
+    @property
+    def is_encoder_alone(self) -> bool:
+        """Whether the student is an encoder without a language model."""
+        return next(iter(self.stages.values())).model.is_encoder_alone
+
+    def build_stage(self, name: str) -> Stage:
+        """
+        A stage, built again from what the recipe gives. Training arguments set the process's DeepSpeed configuration
+        when they are built, so a stage is built again directly before it runs.
+        """
+        return _build_stage(self.path, name, self.stages[name].given, self.output_dir, self.use_cpu)
+
+    def with_options(self, options: Mapping[str, Any], output_dir: str | Path | None = None) -> "Recipe":
+        """
+        The same recipe with options that hold in every stage, validated.
+
+        Args:
+            options (`Mapping[str, Any]`):
+                Values by option; `vision_config.NAME` is one field.
+            output_dir (`str` or `Path`, *optional*):
+                Another folder of the run; paths into the old one remain as they are.
+        """
+        stages = {}
+        for name, stage in self.stages.items():
+            stages[name] = given = dict(stage.given)
+            for key, value in options.items():
+                option, dot, config_field = key.partition(".")
+                given[option] = {**(given.get(option) or {}), config_field: value} if dot else value
+        output_dir = self.output_dir if output_dir is None else Path(output_dir)
+        return _build_recipe(self.path, output_dir, stages, self.eval_tasks, self.use_cpu)
+
+    def save(self, path: Path) -> None:
+        """Writes a YAML file that [`read_recipe`] reads as an equal recipe: shared options first, then the stages'."""
+        given = {name: stage.given for name, stage in self.stages.items()}
+        first = next(iter(given.values()))
+        shared = {
+            key: value
+            for key, value in first.items()
+            if all(key in options and options[key] == value for options in given.values())
+        }
+        stages = {
+            name: {key: value for key, value in options.items() if key not in shared}
+            for name, options in given.items()
+        }
+        tasks = {"eval_tasks": self.eval_tasks} if self.eval_tasks else {}
+        content = {"output_dir": str(self.output_dir), **tasks, **shared, "stages": stages}
+        # A literal ${ must not be read as an interpolation.
+        write_text(path, OmegaConf.to_yaml(OmegaConf.create(_escape(content))))
+
+
+def _escape(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _escape(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escape(item) for item in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
+
+
+def _first_difference(there: Any, here: Any, place: str) -> str | None:
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for key in [*here, *(key for key in there if key not in here)]:
+            values = (there.get(key, NOT_GIVEN), here.get(key, NOT_GIVEN))
+            if difference := _first_difference(*values, f"{place}.{key}"):
+                return difference
         return None
-    return int(number) if number.is_integer() else number
+    if there == here:
+        return None
+    old, new = ("not given" if value is NOT_GIVEN else repr(value) for value in (there, here))
+    return f"{place} is {old} there and {new} here"
 
 
-def _with_numbers(value):
-    """YAML 1.1 takes 1e-3, without a point, for a string."""
-    if isinstance(value, dict):
-        return {key: item if key in TEXT_FIELDS else _with_numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_numbers(item) for item in value]
-    number = _as_number(value) if isinstance(value, str) else None
-    return value if number is None else number
-
-
-def _typed(key: str, value):
+def first_difference(there: Recipe, here: Recipe) -> str | None:
     """
-    A value as its option's type. YAML 1.1 takes 1e-3, without a point, for a string, a folder named 2024 for a number
-    and the word no for false.
-
-    Raises:
-        ValueError: the option takes no such value.
+    The first option of a stage that differs, as `stages.pretrain.lambda_1 is 0.5 there and 5 here`; `None` if none
+    does. Folders of the runs and `eval_tasks` may differ: they change nothing in training.
     """
-    types = get_args(TYPES[key]) if get_origin(TYPES[key]) in (Union, UnionType) else (TYPES[key],)
-    kinds = [get_origin(kind) or kind for kind in types]
-    if isinstance(value, str) and str not in kinds and (int in kinds or float in kinds):
-        value = _with_numbers(value)
-    if isinstance(value, float) and value.is_integer() and float not in kinds and int in kinds:
-        value = int(value)
-    if str in kinds and type(value) not in kinds:
-        if isinstance(value, bool):
-            value = "yes" if value else "no"
-        elif isinstance(value, int | float | datetime.date):
-            value = str(value)
-    if isinstance(value, dict):
-        value = _with_numbers(value)
-    if isinstance(value, list):
-        # The items themselves stay as they are: they are names.
-        value = [_with_numbers(item) if isinstance(item, dict) else item for item in value]
-    if type(value) in kinds or (type(value) is int and float in kinds):
-        return value
-    if value is None:
-        raise UserError(f"{key} is empty; give it a value, or leave the key out.")
-    allowed = " or ".join(KINDS.get(kind, str(kind)) for kind in kinds if kind is not NoneType)
-    raise UserError(f"{key} is {value!r}; it must be {allowed}.")
+    options = ({name: stage.given for name, stage in recipe.stages.items()} for recipe in (there, here))
+    return _first_difference(*options, "stages")
 
 
-def _fill_in(value, output_dir: str):
-    if isinstance(value, dict):
-        return {key: _fill_in(item, output_dir) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_fill_in(item, output_dir) for item in value]
-    return value.replace("{output_dir}", output_dir) if isinstance(value, str) else value
-
-
-def _is_mapping(key: str) -> bool:
-    return dict in (get_args(TYPES.get(key)) or (TYPES.get(key),))
-
-
-def _check_is_not_hidden(recipe: dict, key: str, override: str) -> None:
-    """Raises an error where a stage has the mapping for itself, so that a shared one would do nothing there."""
-    stages = recipe["stages"] if isinstance(recipe["stages"], dict) else {}
-    for name, options in stages.items():
-        if isinstance(options, dict) and key in options:
-            raise UserError(
-                f"The override {override!r} goes into {key!r}, which stage {name} has for itself: write "
-                f"stages.{name}.{override}."
-            )
-
-
-def _apply(recipe: dict, override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals:
-        raise UserError(f"{override!r} is no override; write key=value, or stages.NAME.key=value.")
-    target = recipe
-    *parents, last = key.split(".")
-    if len(parents) == 1 and _is_mapping(parents[0]) and recipe.get(parents[0]) is None:
-        _check_is_not_hidden(recipe, parents[0], override)
-        recipe[parents[0]] = {}
-    for parent in parents:
-        if not isinstance(target.get(parent), dict):
-            raise UserError(f"The override {override!r} goes into {parent!r}, which the recipe does not have.")
-        target = target[parent]
-    try:
-        target[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"The value of the override {override!r} is not valid YAML: {error}") from error
-
-
-def _check_names(place: str, kind: str, names: Iterable, known: Iterable[str]) -> None:
-    known = list(known)
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise UserError(f"{place}: there is no {kind} {name!r}.{hint}")
-
-
-def _check_vision_config(place: str, given: dict) -> None:
-    if given.get("num_teacher_adapters", 0) != 0:
+def _check_evaluation(place: str, data: DataArguments, training: HawaiiTrainingArguments) -> None:
+    values = {"eval_strategy": training.eval_strategy.value, "eval_on_start": training.eval_on_start}
+    evaluating = [name for name, value in values.items() if value not in ("no", False)]
+    if data.eval_data_path is None and evaluating:
         raise UserError(
-            f"{place}: num_teacher_adapters is the number of teachers; leave it out, or set it to 0 for none."
+            f"{place}: {evaluating[0]} is {values[evaluating[0]]} but no eval_data_path names the questions; add it, "
+            "or leave both out."
         )
-    parameters = inspect.signature(HawaiiVisionConfig.__init__).parameters
-    _check_names(place, "field", given, [name for name in parameters if name not in ("self", "kwargs")])
-
-
-def _check_text_config(place: str, given: dict) -> None:
-    model_type = given.get("model_type", "llama")
-    _check_names(place, "model_type", [model_type], CONFIG_MAPPING)
-    config = AutoConfig.for_model(model_type)
-    known = ["model_type", *config.attribute_map, *(name for name in vars(config) if not name.startswith("_"))]
-    _check_names(place, "field", given, known + [*(OLD_ROPE_FIELDS if hasattr(config, "rope_parameters") else ())])
-
-
-CHECKS = {"vision_config": _check_vision_config, "text_config": _check_text_config}
-
-
-def _check_stages(path: str, recipe) -> None:
-    if not isinstance(recipe, dict) or not isinstance(recipe.get("stages"), dict) or not recipe["stages"]:
-        raise UserError(f"{path} is no recipe: it needs `stages`, a mapping of names to options.")
-
-
-def _read_yaml(path: str):
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no recipe {path}.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}.") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
-
-
-def _load(path: str, extended_by: tuple[str, ...] = ()) -> dict:
-    """What a recipe says, over what the recipe says that it extends."""
-    recipe = _read_yaml(path)
-    if not isinstance(recipe, dict) or "extends" not in recipe:
-        _check_stages(path, recipe)
-        return {**recipe, "stages": {str(name): options or {} for name, options in recipe["stages"].items()}}
-    if not isinstance(recipe["extends"], str):
-        raise UserError(f"{path}: extends is {recipe['extends']!r}; it must be the file of another recipe.")
-    extended = os.path.normpath(Path(path).parent / recipe.pop("extends"))
-    if extended in (os.path.normpath(path), *extended_by):
-        raise UserError(f"{path} extends {extended}, which is itself or extends it in turn.")
-    beneath = _load(extended, (*extended_by, os.path.normpath(path)))
-    stages = dict(beneath["stages"])
-    if "stages" in recipe:
-        _check_stages(path, recipe)
-    for name, options in recipe.get("stages", {}).items():
-        is_changed = isinstance(options, dict) and isinstance(stages.get(str(name)), dict)
-        stages[str(name)] = {**stages[str(name)], **options} if is_changed else options or {}
-    return {**beneath, **recipe, "stages": stages}
-
-
-def _check_evaluation(place: str, options: dict) -> None:
-    path = options.get("eval_data_path")
-    # YAML 1.1 takes the word no for false.
-    asking = [key for key in ("eval_strategy", "eval_on_start") if options.get(key) not in (None, "no", False)]
-    if path is None and asking:
+    if data.eval_data_path is not None and "eval_strategy" not in evaluating:
         raise UserError(
-            f"{place}: {asking[0]} is {options[asking[0]]} but no eval_data_path names the questions; add it, or "
-            "leave both out."
-        )
-    if path is not None and "eval_strategy" not in asking:
-        raise UserError(
-            f"{place}: nothing would be asked of eval_data_path {path}; say when with eval_strategy: steps and "
+            f"{place}: eval_data_path {data.eval_data_path} would not be used; add eval_strategy: steps and "
             "eval_steps, or leave it out."
         )
 
 
-def _check_stage(place: str, name: str, options: dict, shared: dict, is_first: bool) -> None:
+def _build_stage(path: Path, name: str, given: Mapping[str, Any], output_dir: Path, use_cpu: bool) -> Stage:
+    place = f"{path}, stage {name}"
+    options = convert_options(place, dict(given))
+    for key, check in CONFIG_CHECKS.items():
+        if options.get(key) is not None:
+            check(f"{place}, {key}", options[key])
+    options |= {"output_dir": str(output_dir / name), "use_cpu": use_cpu or options.get("use_cpu", False)}
+
+    def build(arguments):
+        names = [each.name for each in fields(arguments) if each.init and each.name in options]
+        return arguments(**{name: options[name] for name in names})
+
+    try:
+        model, data, training = build(ModelArguments), build(DataArguments), build(HawaiiTrainingArguments)
+        objective_options = build(OBJECTIVES[training.objective].options_class)
+    except (ValueError, ImportError) as error:  # a value that transformers refuses, or a missing optional library
+        raise UserError(f"{place}: {error}") from error
+    _check_evaluation(place, data, training)
+    return Stage(name, model, data, training, objective_options, given)
+
+
+def _check_continuation(path: Path, first: Stage, stage: Stage) -> None:
+    """Checks the options that decide which modules exist: a later stage continues with those of the first."""
+    values = {"objective": (first.training.objective, stage.training.objective)}
+    if first.training.objective == stage.training.objective:
+        for name in first.options.module_options:
+            values[name] = (getattr(first.options, name), getattr(stage.options, name))
+    for name, (built, wanted) in values.items():
+        if built != wanted:
+            raise UserError(
+                f"{path}, stage {stage.name}: its {name} is {wanted!r} and that of stage {first.name} is {built!r}, "
+                "but a later stage continues with the modules of the first; use the same value in both."
+            )
+
+
+def _check_encoder(path: Path, recipe: Recipe) -> None:
+    """Checks what an encoder without a language model must not be given, and what any other student needs."""
+    for name, stage in recipe.stages.items():
+        if not recipe.is_encoder_alone and not stage.data.data_path:
+            raise UserError(f"{path}, stage {name}: there is no data_path; name LLaVA's JSON.")
+        given = {**stage.given, **({"eval_tasks": ",".join(recipe.eval_tasks)} if recipe.eval_tasks else {})}
+        text = [key for key in (*TEXT_OPTIONS, "eval_tasks", *LANGUAGE_OPTIONS) if given.get(key) is not None]
+        if recipe.is_encoder_alone and text:
+            raise UserError(
+                f"{path}, stage {name}: {text[0]} is {given[text[0]]!r}, but the recipe's first stage names no "
+                f"language model, so the encoder is trained alone, on images; leave {text[0]} out, or name a "
+                "language_model, a text_config or a llava."
+            )
+        if recipe.is_encoder_alone and stage.options.lambda_1 == 0:
+            raise UserError(
+                f"{path}, stage {name}: lambda_1 is 0, but without a language model the teachers are all that the "
+                "encoder learns from; give it a weight."
+            )
+
+
+def _build_recipe(
+    path: Path, output_dir: Path, given: dict[str, dict[str, Any]], eval_tasks: list[str], use_cpu: bool
+) -> Recipe:
+    first = next(iter(given.values()))
+    student = {key: first[key] for key in STUDENT_OPTIONS if key in first}
+    stages = {
+        name: _build_stage(path, name, {**options, **student}, output_dir, use_cpu) for name, options in given.items()
+    }
+    recipe = Recipe(path, path.stem, output_dir, stages, eval_tasks, use_cpu)
+    for stage in stages.values():
+        _check_continuation(path, stages[next(iter(stages))], stage)
+    _check_encoder(path, recipe)
+    return recipe
+
+
+def _check_stages(path: Path, recipe: Any) -> None:
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("stages"), dict) or not recipe["stages"]:
+        raise UserError(f"{path} is not a recipe: it needs `stages`, a mapping of names to options.")
+
+
+def _read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict:
+    """The content of a recipe merged into the one it extends, before interpolation."""
+    try:
+        recipe = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}.") from error
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(recipe, dict) or "extends" not in recipe or "stages" in recipe:
+        _check_stages(path, recipe)
+        recipe["stages"] = {str(name): options or {} for name, options in recipe["stages"].items()}
+    if "extends" not in recipe:
+        return recipe
+    if not isinstance(recipe["extends"], str):
+        raise UserError(f"{path}: extends is {recipe['extends']!r}; it must be the file of another recipe.")
+    extended = Path(os.path.normpath(find_recipe(recipe.pop("extends"), path.parent)))
+    if extended in (path, *extended_by):
+        raise UserError(f"{path} extends {extended}, which is the same file or extends it in turn.")
+    merged = OmegaConf.merge(_read_yaml(extended, (*extended_by, path)), recipe)
+    return OmegaConf.to_container(merged)
+
+
+def _apply_override(recipe: Any, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"{override!r} is not an override; write key=value, or stages.NAME.key=value.")
+    parent, *rest = key.split(".")
+    if parent == "stages" and rest and rest[0] not in recipe.stages:
+        raise UserError(f"The override {override!r} changes stage {rest[0]!r}, which the recipe does not have.")
+    hiding = [name for name, options in recipe.stages.items() if rest and parent in (options or {})]
+    if hiding:
+        raise UserError(
+            f"The override {override!r} changes {parent!r}, which stage {hiding[0]} replaces: write "
+            f"stages.{hiding[0]}.{override}."
+        )
+    try:
+        (value,) = OmegaConf.to_container(OmegaConf.create(f"- {text}"))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"The value of the override {override!r} is not valid YAML: {error}") from error
+    OmegaConf.update(recipe, key, value, merge=False)
+
+
+def _check_given(place: str, name: str, options: Any, is_first: bool) -> None:
     if not isinstance(options, dict):
         raise UserError(f"{place}: its options are {options!r}; they must be a mapping.")
     if name == "hub" or not re.fullmatch(r"[\w-]+", name):
         raise UserError(
-            f"{place}: a stage is a folder of the run beside `hub`; give it another name, of letters, digits, _ and -."
+            f"{place}: a stage is a folder of the run next to `hub`; give it another name, of letters, digits, _ "
+            "and -."
         )
-    if "output_dir" in options:
-        raise UserError(f"{place}: output_dir is the whole run's; each stage has a folder of its name in it.")
-    _check_names(place, "option", [*shared, *options], TYPES)
-    parts = [part for part in PARTS if part in options]
-    if parts and not is_first:
+    for key in ("output_dir", "eval_tasks"):
+        if key in options:
+            raise UserError(f"{place}: {key} belongs to the complete run; move it to the shared keys.")
+    student_options = [key for key in STUDENT_OPTIONS if key in options]
+    if student_options and not is_first:
         raise UserError(
-            f"{place}: {parts[0]} would do nothing, because a later stage starts from the stage before it; move it to "
-            "the shared keys or to the first stage."
+            f"{place}: {student_options[0]} has no effect, because a later stage starts from the stage before it; "
+            "move it to the shared keys or to the first stage."
         )
-    for key, check in CHECKS.items():
-        given = {**shared, **options}.get(key)
-        if isinstance(given, dict):
-            check(f"{place}, {key}", given)
-    _check_evaluation(place, {**shared, **options})
+    check_names(place, "option", options, OPTIONS)
 
 
-def _check_kept(path: str, stages: dict[str, dict]) -> None:
-    first = next(iter(stages))
-    for name, options in stages.items():
-        for key, default in KEPT.items():
-            made, given = stages[first].get(key, default), options.get(key, default)
-            if made != given:
-                raise UserError(
-                    f"{path}, stage {name}: its {key} is {given!r} and that of stage {first} is {made!r}, but a later "
-                    "stage goes on with what the first one made; give both the same."
-                )
-
-
-def _check_encoder(path: str, stages: dict[str, dict]) -> None:
-    """What holds for a student that is an encoder alone, or where it is more."""
-    is_alone = names_encoder_alone(next(iter(stages.values())))
-    for name, options in stages.items():
-        if not is_alone and not options.get("data_path"):
-            raise UserError(f"{path}, stage {name}: there is no data_path; name LLaVA's JSON.")
-        named = [key for key in (*TEXT_OPTIONS, *LANGUAGE_PARTS) if options.get(key) is not None]
-        if is_alone and named:
-            raise UserError(
-                f"{path}, stage {name}: {named[0]} is {options[named[0]]!r}, but the recipe's first stage names no "
-                f"language model, so the encoder learns alone, from images; leave {named[0]} out, or name a "
-                "language_model, a text_config or a llava."
-            )
-        if is_alone and _typed("lambda_1", options.get("lambda_1", 1)) == 0:
-            raise UserError(
-                f"{path}, stage {name}: lambda_1 is 0, but an encoder without a language model learns from teachers "
-                "alone; give it a weight."
-            )
-
-
-def read_recipe(path: str, overrides: list[str] | None = None) -> dict[str, dict]:
+def read_recipe(recipe: str | Path, overrides: Sequence[str] | None = (), use_cpu: bool = False) -> Recipe:
     """
-    Reads a recipe: keys that all stages share, and under `stages` each stage's own. `{output_dir}` in a value stands
-    for the recipe's `output_dir`. With `extends: FILE`, relative to the recipe's own folder, it only says what differs
-    from that recipe; a stage of the same name keeps its other options.
+    Reads a recipe: keys shared by all stages and, under `stages`, the keys of each stage. `${output_dir}` in a value
+    is the recipe's `output_dir`. With `extends: FILE`, relative to the recipe's folder, mappings and stages are merged
+    key by key into those of the other recipe, and other values replace them.
 
     Args:
-        path (`str`):
-            The YAML file.
-        overrides (`list[str]`, *optional*):
-            `key=value` replaces a shared key, `stages.NAME.key=value` one of a stage; values are YAML.
-
-    Returns:
-        `dict[str, dict]`: the flat options of each stage, in order.
+        recipe (`str` or `Path`):
+            A YAML file, or the name of a built-in recipe, such as `hawaii_vicuna_7b`.
+        overrides (`Sequence[str]`, *optional*):
+            `key=value` replaces a shared key, `stages.NAME.key=value` a key of a stage; values are YAML.
+        use_cpu (`bool`, *optional*, defaults to `False`):
+            Ignores the accelerators of this process, where nothing is trained.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a recipe, or a key is unknown; the closest known one is named.
+        UserError: the file is missing or not a recipe, or a key or value of any stage is invalid.
     """
-    recipe = _load(path)
-    for override in overrides or []:
-        _apply(recipe, override)
-    _check_stages(path, recipe)  # an override may have replaced them
-    shared = {key: value for key, value in recipe.items() if key != "stages"}
-    if not shared.get("output_dir"):
+    path = Path(os.path.normpath(find_recipe(recipe)))
+    config = OmegaConf.create(_read_yaml(path))
+    for override in overrides or ():
+        _check_stages(path, OmegaConf.to_container(config))
+        _apply_override(config, override)
+    with explain_errors(f"{path} has a value that cannot be resolved", OmegaConfBaseException):
+        content = OmegaConf.to_container(config, resolve=True)
+    _check_stages(path, content)
+    stages = content.pop("stages")
+    output_dir, tasks = content.pop("output_dir", None), content.pop("eval_tasks", None)
+    if output_dir in (None, ""):
         raise UserError(f"{path} names no output_dir.")
-    shared["output_dir"] = str(shared["output_dir"])
-    for number, (name, options) in enumerate(recipe["stages"].items()):
-        _check_stage(f"{path}, stage {name}", name, options, shared, is_first=number == 0)
-    stages = {name: {**shared, **options} for name, options in recipe["stages"].items()}
-    _check_kept(path, stages)
-    _check_encoder(path, stages)
-    return {name: _fill_in(options, shared["output_dir"]) for name, options in stages.items()}
-
-
-def parse_stage(options: dict, stage: str) -> tuple[ModelArguments, DataArguments, HawaiiTrainingArguments]:
-    """The arguments of a stage, which writes into a folder of its own under the recipe's `output_dir`."""
-    options = {key: _typed(key, value) for key, value in options.items()}
-    options["output_dir"] = str(Path(options["output_dir"]) / stage)
-    model, data, training = HfArgumentParser(ARGUMENTS).parse_dict(options)
-    return model, data, training
+    for number, (name, options) in enumerate(stages.items()):
+        place = f"{path}, stage {name}"
+        _check_given(place, name, options, is_first=number == 0)
+        check_names(place, "option", content, OPTIONS)
+    tasks = [] if tasks is None else tasks if isinstance(tasks, list) else str(tasks).split(",")
+    tasks = [str(task).strip() for task in tasks]
+    return _build_recipe(path, Path(str(output_dir)), {n: {**content, **o} for n, o in stages.items()}, tasks, use_cpu)

@@ -18,7 +18,6 @@ from hawaii.example_data.emoji_vqa.packages import TEST_VENDOR, TRAIN_VENDORS, V
 from hawaii.example_data.emoji_vqa.prepare import MAX_LETTERS, prepare_emoji_vqa, written_words
 from hawaii.tests.folders import changed_files
 from hawaii.tests.tiny.emoji import TEST_COLOR, replace_packages
-from hawaii.training.recipes import recipe
 from hawaii.training.recipes.recipe import read_recipe
 
 
@@ -169,14 +168,13 @@ def test_the_card_names_every_vendor_and_every_licence(prepared):
 
 
 def test_the_recipe_names_what_the_command_leaves(prepared):
-    path = Path(recipe.__file__).parent / "emoji_vqa.yaml"
-    stages = read_recipe(str(path), [f"output_dir={prepared}"])
-    named = [options["data_path"] for options in stages.values()] + [stages["finetune"]["eval_data_path"]]
+    stages = read_recipe("emoji_vqa", [f"output_dir={prepared}"], use_cpu=True).stages
+    named = [stage.data.data_path for stage in stages.values()] + [stages["finetune"].data.eval_data_path]
     first = stages["pretrain"]
-    named += [*first["teachers"], first["language_model"], first["image_folder"]]
+    named += [*first.training.teachers, first.model.language_model, first.data.image_folder]
     assert len(named) == 8
     assert all(Path(name).exists() for name in named)
     (vit,) = (expert.config for expert in emoji_vqa.EXPERTS if expert.name == "vit")
     # It can be MoVE-KD's anchor, whose features are compared with the student's as they are.
-    shapes = [(one["image_size"] // one["patch_size"], one["hidden_size"]) for one in (vit, first["vision_config"])]
+    shapes = [(one["image_size"] // one["patch_size"], one["hidden_size"]) for one in (vit, first.model.vision_config)]
     assert shapes[0] == shapes[1]

@@ -7,7 +7,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from hawaii.tests.naive import naive_mean, naive_softmax
 from hawaii.tests.tiny.models import VISION, draw_weights, make_model
-from hawaii.tests.tiny.training import TEACHER_GRIDS, gradients, make_arguments, make_module, reached, without_labels
+from hawaii.tests.tiny.training import TEACHER_GRIDS, gradients, make_module, make_options, reached, without_labels
 from hawaii.training.baselines.class_token_teacher import ClassTokenFeatures, ClassTokenGrid, ClassTokenTeacher
 from hawaii.training.baselines.move_kd import EncoderAdapter, MoveKdObjective
 from hawaii.training.objectives.encoder_passes import routed_pass
@@ -61,7 +61,7 @@ def test_the_loss_is_the_formula_and_each_term_its_own(batch, features, make, re
     # With two beside the anchor, so that they share.
     names = ("vit", "convnext", "sam")
     grids = dict(zip(names, (ClassTokenGrid(4, 4, 16), (8, 8, 16), (2, 2, 8))))
-    module.objective = MoveKdObjective(module.objective.args, module.student, grids)
+    module.objective = MoveKdObjective(module.objective.options, module.student, grids)
     features = [*features, torch.randn(2, 2, 2, 8)]
     adapters = module.objective.adapters.values()
     with torch.no_grad():
@@ -127,7 +127,7 @@ def clip():
 def test_an_anchor_of_the_students_grid_and_width_has_no_adapter(batch, clip, recorded_losses):
     student = make_model(vision=MoveKdObjective.vision_fields(2))
     grids = {"convnext": TEACHER_GRIDS["convnext"], "clip": clip.grid}
-    objective = MoveKdObjective(make_arguments(objective="move_kd"), student, grids)
+    objective = MoveKdObjective(make_options("move_kd"), student, grids)
     assert list(objective.adapters) == ["0_convnext"]
     features = [torch.randn(2, 8, 8, 16), clip(batch["teacher_images"])]
     objective(student, features, batch)
@@ -158,7 +158,7 @@ def recorded_losses(monkeypatch):
 
 def test_a_student_that_sees_as_its_anchor_alone_has_nothing_to_learn_of_it(batch, clip):
     student = make_model(vision=MoveKdObjective.vision_fields(1))
-    objective = MoveKdObjective(make_arguments(objective="move_kd"), student, {"clip": clip.grid})
+    objective = MoveKdObjective(make_options("move_kd"), student, {"clip": clip.grid})
     assert not list(objective.parameters()) and not objective.state_dict()
     features = clip(batch["teacher_images"])
     routed, _ = routed_pass(student, batch["pixel_values"])
@@ -169,7 +169,7 @@ def test_a_student_that_sees_as_its_anchor_alone_has_nothing_to_learn_of_it(batc
 
 def test_an_anchor_of_another_grid_has_its_attention_resampled_and_its_sum_kept(batch, recorded_losses):
     student = make_model(vision=MoveKdObjective.vision_fields(1))
-    objective = MoveKdObjective(make_arguments(objective="move_kd"), student, {"vit": ClassTokenGrid(6, 6, WIDTH)})
+    objective = MoveKdObjective(make_options("move_kd"), student, {"vit": ClassTokenGrid(6, 6, WIDTH)})
     assert list(objective.adapters) == ["0_vit"]
     attention = torch.randn(2, 37).softmax(dim=-1)[:, 1:]
     objective(student, [ClassTokenFeatures(torch.randn(2, 6, 6, WIDTH), torch.randn(2, WIDTH), attention)], batch)
@@ -197,12 +197,12 @@ def test_no_anchor_is_one_sentence():
     student = make_model(vision=MoveKdObjective.vision_fields(2))
     problem = r"None of the teachers \(vit, convnext\) is a vision transformer with a class token .*: add one, such as"
     with pytest.raises(ValueError, match=problem):
-        MoveKdObjective(make_arguments(objective="move_kd"), student, TEACHER_GRIDS)
+        MoveKdObjective(make_options("move_kd"), student, TEACHER_GRIDS)
 
 
 def test_no_teachers_is_an_error():
     with pytest.raises(ValueError, match="names no teachers, and the objective move_kd has nothing else to distill"):
-        MoveKdObjective(make_arguments(objective="move_kd"), make_model(), {})
+        MoveKdObjective(make_options("move_kd"), make_model(), {})
 
 
 def test_the_student_is_move_kds():
@@ -228,7 +228,7 @@ def test_the_weights_of_teachers_teach_adapters_unless_they_are_detached(batch, 
     module = make(detached_teacher_weights=is_detached, lambda_2=0.0)
     student = module.student
     grids = {"vit": ClassTokenGrid(4, 4, 16), "convnext": (8, 8, 16), "sam": (2, 2, 8)}
-    objective = MoveKdObjective(module.objective.args, student, grids)
+    objective = MoveKdObjective(module.objective.options, student, grids)
     constants = torch.arange(6.0).view(2, 3)
     monkeypatch.setattr(move_kd_objective, "move_kd_loss", lambda *args: constants + 0 * args[1].sum())
     anchor = ClassTokenFeatures(torch.randn(2, 4, 4, 16), torch.randn(2, 16), torch.rand(2, 16))

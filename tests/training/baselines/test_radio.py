@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import layer_norm
 
 from hawaii.tests.tiny.models import make_model
-from hawaii.tests.tiny.training import TEACHER_GRIDS, gradients, make_arguments, make_module, reached, without_labels
+from hawaii.tests.tiny.training import TEACHER_GRIDS, gradients, make_module, make_options, reached, without_labels
 from hawaii.training.baselines.radio import RadioObjective
 from hawaii.training.baselines.radio_losses import radio_loss
 from hawaii.training.objectives.encoder_passes import routed_pass
@@ -71,4 +71,4 @@ def test_a_teachers_own_head_alone_follows_it(batch, teachers):
 
 def test_no_teachers_is_an_error():
     with pytest.raises(ValueError, match="names no teachers, and the objective radio has nothing else to distill"):
-        RadioObjective(make_arguments(objective="radio"), make_model(), {})
+        RadioObjective(make_options("radio"), make_model(), {})

@@ -7,7 +7,7 @@ import torch
 
 from hawaii.tests.naive import naive_importance, naive_mean
 from hawaii.tests.tiny.models import make_model
-from hawaii.tests.tiny.training import TEACHER_GRIDS, make_arguments, make_module, select
+from hawaii.tests.tiny.training import TEACHER_GRIDS, make_module, make_options, select
 from hawaii.training.objectives.hawaii import HawaiiObjective
 from hawaii.training.objectives.hawaii_losses import load_balance_loss, token_importance
 
@@ -215,10 +215,10 @@ def test_another_number_of_teachers_than_adapters_is_an_error():
     student = make_model(vision={"num_teacher_adapters": 3})
     problem = r"has 3 teacher-specific adapters but the recipe names 2 teachers \(vit, convnext\)"
     with pytest.raises(ValueError, match=problem):
-        HawaiiObjective(make_arguments(), student, TEACHER_GRIDS)
+        HawaiiObjective(make_options(), student, TEACHER_GRIDS)
 
 
 def test_no_teachers_is_an_error():
     student = make_model(vision={"num_teacher_adapters": 0})
     with pytest.raises(ValueError, match="names no teachers"):
-        HawaiiObjective(make_arguments(), student, {})
+        HawaiiObjective(make_options(), student, {})

@@ -6,8 +6,8 @@ import torch
 from hawaii.tests.tiny.training import (
     CHECKPOINTING,
     gradients,
-    make_arguments,
     make_module,
+    make_options,
     reached,
     select,
 )
@@ -17,7 +17,7 @@ def test_sequential_passes_are_the_batched_ones(batch, run):
     module = make_module()
     batched, batched_terms = run(module, batch)
     expected = gradients(module, batched)
-    module.objective.args = make_arguments(sequential_passes=True)
+    module.objective.options = make_options(sequential_passes=True)
     sequential, sequential_terms = run(module, batch)
     torch.testing.assert_close(sequential, batched)
     for name in batched_terms:

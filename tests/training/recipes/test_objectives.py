@@ -8,9 +8,9 @@ from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import (
     RAGGED,
     gradients,
-    make_arguments,
     make_batch,
     make_module,
+    make_options,
     make_record,
     reached,
     select,
@@ -192,7 +192,7 @@ def test_with_one_bank_of_adapters_the_balance_is_of_that_one_alone(batch, run, 
 def test_fine_distillation_without_teacher_specific_adapters_is_one_sentence():
     for distillation in (["fine"], ["fine", "coarse"]):
         with pytest.raises(
-            ValueError, match=r"has no teacher-specific adapters, .*: say distillation: \[coarse\], or"
+            ValueError, match=r"has no teacher-specific adapters, .*: set distillation: \[coarse\], or"
         ):
             make_module(vision={"num_teacher_adapters": 0}, distillation=distillation)
 
@@ -200,7 +200,7 @@ def test_fine_distillation_without_teacher_specific_adapters_is_one_sentence():
 def test_an_encoder_learns_without_a_language_model(batch, teachers):
     module = make_module()
     student: HawaiiVisionModel = module.student.model.vision_tower
-    objective = OBJECTIVES["hawaii"](make_arguments(), student, {teacher.name: teacher.grid for teacher in teachers})
+    objective = OBJECTIVES["hawaii"](make_options(), student, {teacher.name: teacher.grid for teacher in teachers})
     assert objective.text_projection is None
     # Where nobody asks, the scores are those of a whole model whose batch has no instruction.
     module.objective.load_state_dict(objective.state_dict(), strict=False)
@@ -239,10 +239,11 @@ def test_what_a_recipe_says_of_the_encoder_wins_where_there_may_be_adapters(obje
     assert {name: fields[name] for name in expected} == expected
 
 
-def test_the_weight_of_the_balance_is_the_objectives_own_unless_it_is_given():
-    own = {name: make_arguments(objective=name).lambda_2 for name in OBJECTIVES}
-    assert own == {"hawaii": 0.05, "llava": 0.0, "move_kd": 0.01, "radio": 0.0}
-    assert make_arguments(objective="move_kd", lambda_2=0.3).lambda_2 == 0.3
+def test_the_weight_of_the_balance_loss_has_a_default_per_objective():
+    defaults = {name: make_options(name).lambda_2 for name in ("hawaii", "move_kd")}
+    assert defaults == {"hawaii": 0.05, "move_kd": 0.01}
+    assert not any(hasattr(make_options(name), "lambda_2") for name in ("llava", "radio"))
+    assert make_options("move_kd", lambda_2=0.3).lambda_2 == 0.3
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)

@@ -1,15 +1,16 @@
-"""Recipes are read as they are meant, and what they cannot mean is named with the way out."""
+"""Recipes become typed stages, and an error names the option, the value and the correction."""
 
 import pytest
 import yaml
 
+from hawaii.files.user_error import UserError
 from hawaii.training.recipes.arguments import TRAINABLE_PARTS
-from hawaii.training.recipes.recipe import parse_stage, read_recipe
+from hawaii.training.recipes.recipe import first_difference, read_recipe
 
 
 RECIPE = {
     "output_dir": "runs/tiny",
-    "data_path": "{output_dir}/data.json",
+    "data_path": "${output_dir}/data.json",
     "image_folder": "images",
     "tokenizer": "tokenizer",
     "learning_rate": 0.5,
@@ -21,7 +22,7 @@ RECIPE = {
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a recipe with other shared keys, or a text, and tells its path."""
+    """Writes a recipe with other shared keys, or a text, and returns its path."""
 
     def write(text=None, **changes):
         path = tmp_path / "recipe.yaml"
@@ -31,20 +32,27 @@ def write(tmp_path):
     return write
 
 
+def read_options(path, overrides=()):
+    """The typed options of each stage, by name."""
+    return {
+        name: {**vars(stage.model), **vars(stage.data), **vars(stage.training), **vars(stage.options)}
+        for name, stage in read_recipe(path, overrides).stages.items()
+    }
+
+
 def parse(path, *overrides, stage="finetune"):
-    """All options of a stage, by name."""
-    groups = parse_stage(read_recipe(path, list(overrides))[stage], stage)
-    return {name: value for group in groups for name, value in vars(group).items()}
+    """The typed options of one stage."""
+    return read_options(path, overrides)[stage]
 
 
 def test_stages_keep_their_order(write):
-    assert list(read_recipe(write())) == ["pretrain", "align", "finetune"]
+    assert list(read_recipe(write()).stages) == ["pretrain", "align", "finetune"]
 
 
 def test_a_stage_has_the_shared_options_and_its_own_which_win(write):
-    stages = read_recipe(write())
+    stages = read_options(write())
     assert [stage["learning_rate"] for stage in stages.values()] == [0.5, 0.25, 0.5]
-    assert [stage.get("chat_template") for stage in stages.values()] == ["plain", None, None]
+    assert [stage["chat_template"] for stage in stages.values()] == ["plain", None, None]
 
 
 def test_each_stage_writes_into_a_folder_of_its_own(write):
@@ -52,9 +60,9 @@ def test_each_stage_writes_into_a_folder_of_its_own(write):
 
 
 def test_output_dir_is_filled_in_wherever_it_stands(write):
-    teachers = ["{output_dir}/a", {"checkpoint": "{output_dir}/b"}]
-    path = write(teachers=teachers, stages={"one": {"tokenizer": "{output_dir}"}})
-    options = read_recipe(path, ["output_dir=elsewhere"])["one"]
+    teachers = ["${output_dir}/a", {"checkpoint": "${output_dir}/b"}]
+    path = write(teachers=teachers, stages={"one": {"tokenizer": "${output_dir}"}})
+    options = read_options(path, ["output_dir=elsewhere"])["one"]
     assert options["data_path"] == "elsewhere/data.json"
     assert options["teachers"] == ["elsewhere/a", {"checkpoint": "elsewhere/b"}]
     assert options["tokenizer"] == "elsewhere"
@@ -63,27 +71,28 @@ def test_output_dir_is_filled_in_wherever_it_stands(write):
 def test_overrides_replace_shared_keys_stage_keys_and_fields(write):
     path = write(vision_config={"hidden_size": 8, "image_size": 16})
     overrides = ["max_steps=3", "stages.align.learning_rate=0.125", "stages.finetune.seed=7"]
-    stages = read_recipe(path, [*overrides, "vision_config.hidden_size=32"])
+    stages = read_options(path, [*overrides, "vision_config.hidden_size=32"])
     assert [stage["max_steps"] for stage in stages.values()] == [3, 3, 3]
     assert [stage["learning_rate"] for stage in stages.values()] == [0.5, 0.125, 0.5]
-    assert [stage.get("seed") for stage in stages.values()] == [None, None, 7]
+    assert [stage["seed"] for stage in stages.values()] == [42, 42, 7]
     assert stages["align"]["vision_config"] == {"hidden_size": 32, "image_size": 16}
 
 
 def test_an_override_may_begin_a_mapping_that_the_recipe_lacks(write):
     overrides = ["vision_config.num_teacher_adapters=0", "vision_config.lora_rank=4", "text_config.hidden_size=8"]
-    options = read_recipe(write(), overrides)["pretrain"]
+    options = read_options(write(), overrides)["pretrain"]
     assert options["vision_config"] == {"num_teacher_adapters": 0, "lora_rank": 4}
     assert options["text_config"] == {"hidden_size": 8}
 
 
 def test_an_override_that_a_stages_own_mapping_would_hide_is_named(write):
     path = write(stages={"a": {"vision_config": {"lora_rank": 2}}, "b": {}})
-    problem = "'vision_config', which stage a has for itself: write stages.a.vision_config.lora_rank=4"
+    problem = "'vision_config', which stage a replaces: write stages.a.vision_config.lora_rank=4"
     with pytest.raises(ValueError, match=problem):
         read_recipe(path, ["vision_config.lora_rank=4"])
-    own = read_recipe(path, ["stages.a.vision_config.lora_rank=4"])
-    assert own["a"]["vision_config"] == {"lora_rank": 4} and "vision_config" not in own["b"]
+    stages = read_options(path, ["stages.a.vision_config.lora_rank=4"])
+    # A later stage continues with the encoder of the first.
+    assert stages["a"]["vision_config"] == stages["b"]["vision_config"] == {"lora_rank": 4}
 
 
 @pytest.mark.parametrize(
@@ -96,21 +105,20 @@ def test_an_override_that_a_stages_own_mapping_would_hide_is_named(write):
 )
 def test_what_a_later_stage_goes_on_with_is_the_same_in_every_stage(write, key, values):
     default, other = values
-    assert read_recipe(write(stages={"a": {}, "b": {key: default}}))["b"][key] == default
-    assert read_recipe(write(**{key: other}))["finetune"][key] == other
-    with pytest.raises(ValueError, match=f"stage b: its {key} is .* and that of stage a is .*; give both the same"):
+    assert read_options(write(stages={"a": {}, "b": {key: default}}))["b"][key] == default
+    assert read_options(write(**{key: other}))["finetune"][key] == other
+    with pytest.raises(ValueError, match=f"stage b: its {key} is .* and that of stage a is .*; use the same value"):
         read_recipe(write(stages={"a": {}, "b": {key: other}}))
 
 
 def test_no_teacher_specific_adapters_may_be_asked_for(write):
-    assert read_recipe(write(vision_config={"num_teacher_adapters": 0}))["align"]["vision_config"] == {
-        "num_teacher_adapters": 0
-    }
+    options = read_options(write(vision_config={"num_teacher_adapters": 0}))["align"]
+    assert options["vision_config"] == {"num_teacher_adapters": 0}
 
 
 def test_an_override_is_yaml_and_may_hold_an_equals_sign(write):
-    assert read_recipe(write(), ["trainable=[projector, adapters]"])["align"]["trainable"] == ["projector", "adapters"]
-    assert read_recipe(write(), ["run_name=a=b"])["align"]["run_name"] == "a=b"
+    assert parse(write(), "trainable=[projector, adapters]")["trainable"] == ["projector", "adapters"]
+    assert parse(write(), "run_name=a=b")["run_name"] == "a=b"
 
 
 @pytest.mark.parametrize("written", ["1e-3", "'1e-3'", "0.001", "1.0e-3"])
@@ -136,8 +144,9 @@ def test_a_whole_number_is_whole(write):
 
 
 def test_a_number_inside_a_list_inside_a_configuration_is_a_number(write):
-    teacher = {"checkpoint": "1e3", "name": "2024", "image_mean": ["1e-1", "2e-1", 0.5]}
-    assert parse(write(teachers=[teacher]))["teachers"] == [{**teacher, "image_mean": [0.1, 0.2, 0.5]}]
+    teacher = "{checkpoint: '1e3', name: '2024', image_mean: [1e-1, 2e-1, 0.5]}"
+    expected = [{"checkpoint": "1e3", "name": "2024", "image_mean": [0.1, 0.2, 0.5]}]
+    assert parse(write(), f"teachers=[{teacher}]")["teachers"] == expected
     text_config = "text_config={model_type: qwen3, layer_types: [full_attention], rope_parameters: {factors: [1e1]}}"
     assert parse(write(), text_config)["text_config"] == {
         "model_type": "qwen3",
@@ -146,10 +155,16 @@ def test_a_number_inside_a_list_inside_a_configuration_is_a_number(write):
     }
 
 
-@pytest.mark.parametrize("name", ["2024", "1e3", "1e-3", "'1e3'", "0.5", "'007'", "inf", "nan"])
+@pytest.mark.parametrize("name", ["2024", "'1e3'", "'1e-3'", "'0.5'", "'007'", "inf", "nan"])
 @pytest.mark.parametrize("key", ["data_path", "vision_tower", "tokenizer", "run_name"])
 def test_a_name_that_looks_like_a_number_stays_a_name(write, key, name):
     assert parse(write(), f"{key}={name}")[key] == name.strip("'")
+
+
+@pytest.mark.parametrize("name", ["1e3", "1e-3", "0.50", ".inf"])
+def test_a_name_that_yaml_would_change_must_be_quoted(write, name):
+    with pytest.raises(UserError, match="data_path is the number .*; it must be text: put it in quotes"):
+        read_recipe(write(), [f"data_path={name}"])
 
 
 def test_a_name_that_looks_like_a_date_stays_a_name(write):
@@ -167,21 +182,20 @@ def test_the_word_no_is_a_word(write):
 
 
 def test_a_stage_may_be_measured_and_another_not(write):
-    asked = {"eval_data_path": "{output_dir}/questions.json", "eval_strategy": "steps", "eval_steps": 5}
-    stages = read_recipe(write(eval_strategy=False, stages={"a": {}, "b": asked}))
-    assert "eval_data_path" not in stages["a"] and stages["b"]["eval_data_path"].endswith("/questions.json")
+    asked = {"eval_data_path": "${output_dir}/questions.json", "eval_strategy": "steps", "eval_steps": 5}
+    stages = read_options(write(eval_strategy=False, stages={"a": {}, "b": asked}))
+    assert stages["a"]["eval_data_path"] is None and stages["b"]["eval_data_path"].endswith("/questions.json")
 
 
-@pytest.mark.parametrize("stage", ["1e3", "2", "nan"])
+@pytest.mark.parametrize("stage", ["2", "007", "nan"])
 def test_a_stage_whose_name_looks_like_a_number_keeps_it(write, stage):
-    stages = read_recipe(write(output_dir=".", stages={stage: {}}))
-    assert parse_stage(stages[stage], stage)[2].output_dir == stage
+    assert read_options(write(output_dir=".", stages={stage: {}}))[stage]["output_dir"] == stage
 
 
 def test_a_stage_or_run_that_yaml_takes_for_a_number_keeps_its_name(write):
-    stages = read_recipe(write(output_dir=2024, stages={1: {}, 2: {}}))
+    stages = read_options(write(output_dir=2024, stages={1: {}, 2: {}}))
     assert list(stages) == ["1", "2"]
-    assert parse_stage(stages["1"], "1")[2].output_dir == "2024/1"
+    assert stages["1"]["output_dir"] == "2024/1"
     assert stages["1"]["data_path"] == "2024/data.json"
 
 
@@ -191,8 +205,23 @@ def test_the_defaults_are_the_papers(write):
     assert options["grid_matching"] == "unshuffle"
     assert (options["token_scoring"], options["score_gradient"]) == (True, "text")
     assert options["distillation"] == ["fine", "coarse"]
-    assert (options["single_softmax"], options["detached_teacher_weights"]) == (False, False)
     assert options["trainable"] == list(TRAINABLE_PARTS)
+    options = parse(write(), "objective=move_kd")
+    assert (options["lambda_2"], options["single_softmax"], options["detached_teacher_weights"]) == (
+        0.01,
+        False,
+        False,
+    )
+
+
+def test_an_empty_option_of_the_objective_is_its_default(write):
+    assert parse(write(), "lambda_2=")["lambda_2"] == 0.05
+    assert parse(write(), "lambda_2=null", "objective=move_kd")["lambda_2"] == 0.01
+
+
+def test_the_options_of_another_objective_are_known_and_left_out(write):
+    options = parse(write(token_scoring=False, sequential_passes=True), "objective=llava")
+    assert "token_scoring" not in options and options["lambda_1"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -202,11 +231,12 @@ def test_the_defaults_are_the_papers(write):
         ({"stages": {"b": {"lamda_1": 1}}}, "yaml, stage b: there is no option 'lamda_1'. Did you mean lambda_1?"),
         ({"xyzzy": 1}, "there is no option 'xyzzy'.$"),
         ({"output_dir": None}, "recipe.yaml names no output_dir"),
-        ({"stages": {}}, "is no recipe: it needs `stages`"),
-        ({"stages": ["pretrain"]}, "is no recipe: it needs `stages`"),
+        ({"stages": {}}, "is not a recipe: it needs `stages`"),
+        ({"stages": ["pretrain"]}, "is not a recipe: it needs `stages`"),
         ({"stages": {"a": "plain"}}, "stage a: its options are 'plain'; they must be a mapping"),
-        ({"stages": {"a": {"output_dir": "b"}}}, "stage a: output_dir is the whole run's"),
-        ({"stages": {"hub": {}}}, "stage hub: a stage is a folder of the run beside `hub`; give it another name"),
+        ({"stages": {"a": {"output_dir": "b"}}}, "stage a: output_dir belongs to the complete run"),
+        ({"stages": {"a": {"eval_tasks": "b"}}}, "stage a: eval_tasks belongs to the complete run"),
+        ({"stages": {"hub": {}}}, "stage hub: a stage is a folder of the run next to `hub`; give it another name"),
         ({"stages": {"../a": {}}}, "stage ../a: a stage is a folder of the run"),
         ({"stages": {"..": {}}}, "stage ..: .* give it another name, of letters, digits, _ and -"),
         ({"stages": {"hub.incomplete": {}}}, "stage hub.incomplete: .* give it another name"),
@@ -235,9 +265,9 @@ def test_the_defaults_are_the_papers(write):
         ({"eval_on_start": True}, "stage pretrain: eval_on_start is True but no eval_data_path names"),
         (
             {"stages": {"a": {"eval_data_path": "b.json"}}},
-            "stage a: nothing would be asked of eval_data_path b.json; say when with eval_strategy: steps and",
+            "stage a: eval_data_path b.json would not be used; add eval_strategy: steps and",
         ),
-        ({"eval_data_path": "b.json", "eval_strategy": False}, "nothing would be asked of eval_data_path b.json"),
+        ({"eval_data_path": "b.json", "eval_strategy": False}, "eval_data_path b.json would not be used"),
     ],
 )
 def test_what_is_no_recipe_is_named(write, changes, problem):
@@ -254,21 +284,21 @@ def test_what_is_no_recipe_is_named(write, changes, problem):
     ],
 )
 def test_a_language_models_own_fields_are_known(write, text_config):
-    assert read_recipe(write(text_config=text_config))["align"]["text_config"] == text_config
+    assert read_options(write(text_config=text_config))["align"]["text_config"] == text_config
 
 
 @pytest.mark.parametrize("key", ["vision_tower", "vision_config", "language_model", "text_config"])
 def test_what_a_later_stage_would_not_build_is_named(write, key):
     value = {"hidden_size": 8} if key.endswith("config") else "x"
-    assert read_recipe(write(stages={"a": {key: value}, "b": {}}))["a"][key] == value
-    problem = f"stage b: {key} would do nothing, because a later stage starts from the stage before it; move it to"
+    assert read_options(write(stages={"a": {key: value}, "b": {}}))["a"][key] == value
+    problem = f"stage b: {key} has no effect, because a later stage starts from the stage before it; move it to"
     with pytest.raises(ValueError, match=problem):
         read_recipe(write(stages={"a": {}, "b": {key: value}}))
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "just text", "stages: 3"])
 def test_a_file_of_another_kind_is_no_recipe(write, text):
-    with pytest.raises(ValueError, match="is no recipe: it needs `stages`"):
+    with pytest.raises(ValueError, match="is not a recipe: it needs `stages`"):
         read_recipe(write(text))
 
 
@@ -284,15 +314,15 @@ def test_a_recipe_of_other_bytes_is_named(write, tmp_path):
 
 
 def test_a_recipe_that_is_not_there_is_named():
-    with pytest.raises(FileNotFoundError, match="There is no recipe nowhere.yaml"):
+    with pytest.raises(UserError, match="There is no recipe nowhere.yaml: name a YAML file or one of easy_vqa, "):
         read_recipe("nowhere.yaml")
 
 
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        ("max_steps", "'max_steps' is no override; write key=value"),
-        ("stages.tune.seed=1", "goes into 'tune', which the recipe does not have"),
+        ("max_steps", "'max_steps' is not an override; write key=value"),
+        ("stages.tune.seed=1", "changes stage 'tune', which the recipe does not have"),
         ("max_stepz=1", "there is no option 'max_stepz'. Did you mean max_steps?"),
         ("seed=[1", r"value of the override 'seed=\[1' is not valid YAML"),
     ],
@@ -332,9 +362,9 @@ def test_an_override_that_cannot_be_meant_is_named(write, override, problem):
         ("image_share=.nan", "image_share is nan; it must be above 0 and at most 1"),
         ("image_share=half", "image_share is 'half'; it must be a number"),
         ("data_path=''", "stage pretrain: there is no data_path"),
-        ("image_folder=''", "The recipe names no image_folder"),
-        ("push_to_hub=true", "push_to_hub and load_best_model_at_end are not for training here"),
-        ("label_smoothing_factor=0.1", "label_smoothing_factor is no part of the objective"),
+        ("image_folder=''", "there is no image_folder; name the folder"),
+        ("push_to_hub=true", "push_to_hub and load_best_model_at_end are not supported"),
+        ("label_smoothing_factor=0.1", "label_smoothing_factor is not part of the objective"),
         ("dtype=half", "dtype is 'half'; it must be one of float32, bfloat16, float16"),
         ("image_aspect_ratio=stretch", "image_aspect_ratio is 'stretch'; it must be one of pad, crop"),
     ],
@@ -358,16 +388,15 @@ def extend(tmp_path, name, **content):
 def test_a_recipe_that_extends_another_says_only_what_differs(write, tmp_path):
     write()
     path = extend(tmp_path, "other.yaml", extends="recipe.yaml", output_dir="runs/other", learning_rate=2.0)
-    stages = read_recipe(path)
+    stages = read_options(path)
     assert [stage["learning_rate"] for stage in stages.values()] == [2.0, 0.25, 2.0]
     assert {stage["data_path"] for stage in stages.values()} == {"runs/other/data.json"}
-    assert not any("extends" in stage for stage in stages.values())
 
 
 def test_a_stage_of_the_same_name_keeps_its_other_options(write, tmp_path):
     write()
     changes = {"pretrain": {"learning_rate": 3.0}, "finetune": None, "last": {"seed": 1}}
-    stages = read_recipe(extend(tmp_path, "other.yaml", extends="recipe.yaml", stages=changes))
+    stages = read_options(extend(tmp_path, "other.yaml", extends="recipe.yaml", stages=changes))
     assert list(stages) == ["pretrain", "align", "finetune", "last"]
     assert (stages["pretrain"]["chat_template"], stages["pretrain"]["learning_rate"]) == ("plain", 3.0)
     assert stages["last"]["seed"] == 1
@@ -378,15 +407,20 @@ def test_recipes_extend_over_several_steps_and_from_other_folders(write, tmp_pat
     (tmp_path / "deeper").mkdir()
     extend(tmp_path, "middle.yaml", extends="recipe.yaml", learning_rate=2.0)
     path = extend(tmp_path / "deeper", "last.yaml", extends="../middle.yaml", seed=4)
-    assert (read_recipe(path)["finetune"]["learning_rate"], read_recipe(path)["finetune"]["seed"]) == (2.0, 4)
+    options = parse(path)
+    assert (options["learning_rate"], options["seed"]) == (2.0, 4)
 
 
 @pytest.mark.parametrize(
     ("extends", "message"),
-    [("recipe.yaml", "itself"), (3, "must be the file"), ("missing.yaml", "There is no recipe .*missing.yaml")],
+    [
+        ("recipe.yaml", "is the same file"),
+        (3, "must be the file"),
+        ("missing.yaml", "There is no recipe .*missing.yaml"),
+    ],
 )
 def test_a_recipe_that_extends_what_it_cannot_is_refused(tmp_path, extends, message):
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    with pytest.raises(UserError, match=message):
         read_recipe(extend(tmp_path, "recipe.yaml", extends=extends))
 
 
@@ -394,3 +428,89 @@ def test_recipes_that_extend_each_other_are_refused(tmp_path):
     extend(tmp_path, "one.yaml", extends="two.yaml")
     with pytest.raises(ValueError, match="one.yaml extends .*two.yaml"):
         read_recipe(extend(tmp_path, "two.yaml", extends="one.yaml"))
+
+
+def test_the_mappings_of_an_extended_recipe_are_merged_and_its_lists_replaced(write, tmp_path):
+    write(vision_config={"hidden_size": 8, "lora_rank": 2}, teachers=["a", "b"])
+    path = extend(tmp_path, "other.yaml", extends="recipe.yaml", vision_config={"lora_rank": 4}, teachers=["c"])
+    options = parse(path)
+    assert options["vision_config"] == {"hidden_size": 8, "lora_rank": 4} and options["teachers"] == ["c"]
+
+
+def test_an_override_replaces_a_mapping(write):
+    path = write(text_config={"model_type": "gpt2", "n_embd": 8})
+    assert parse(path, "text_config={model_type: llama}")["text_config"] == {"model_type": "llama"}
+
+
+def test_a_recipe_may_extend_a_built_in_one_by_name(tmp_path):
+    path = extend(tmp_path, "mine.yaml", extends="easy_vqa", output_dir="mine")
+    assert read_recipe(path).stages["pretrain"].data.data_path == "mine/data/pretrain.json"
+
+
+@pytest.mark.parametrize("value", ["${output_dirr}", "${run_name}", "${unknown:x}"])
+def test_a_value_that_cannot_be_interpolated_is_named(write, value):
+    with pytest.raises(UserError, match="recipe.yaml has a value that cannot be resolved: .*run_name"):
+        read_recipe(write(run_name=value))
+
+
+def test_aliases_that_expand_without_bound_are_refused(write):
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi")]
+    with pytest.raises(UserError, match="recipe.yaml is not valid YAML: .*expansion exceeds"):
+        read_recipe(write("\n".join(lines)))
+
+
+def test_the_error_of_a_later_stage_is_found_when_the_recipe_is_read(write):
+    with pytest.raises(UserError, match="recipe.yaml, stage finetune: .*grid_matching is 'nearest'"):
+        read_recipe(write(), ["stages.finetune.grid_matching=nearest"])
+
+
+def test_eval_tasks_are_a_list_however_they_are_written(write):
+    assert read_recipe(write(eval_tasks="gqa, pope")).eval_tasks == ["gqa", "pope"]
+    assert read_recipe(write(eval_tasks=["gqa", "pope"])).eval_tasks == ["gqa", "pope"]
+    assert read_recipe(write()).eval_tasks == []
+
+
+def test_a_saved_recipe_is_read_as_an_equal_one(write, tmp_path):
+    changes = {"vision_config": {"lora_rank": 2}, "teachers": ["1e3"], "run_name": "\\${literal}", "eval_tasks": "gqa"}
+    recipe = read_recipe(write(**changes), ["stages.align.lambda_2=", "output_dir=2024"])
+    assert recipe.stages["align"].training.run_name == "${literal}"
+    recipe.save(tmp_path / "saved.yaml")
+    saved = read_recipe(tmp_path / "saved.yaml")
+    assert saved == recipe and first_difference(saved, recipe) is None
+    assert [stage.options for stage in saved.stages.values()] == [stage.options for stage in recipe.stages.values()]
+    content = yaml.safe_load((tmp_path / "saved.yaml").read_text())
+    assert content["tokenizer"] == "tokenizer" and "tokenizer" not in content["stages"]["align"]
+
+
+def test_options_may_be_changed_in_every_stage(write):
+    recipe = read_recipe(write(vision_config={"lora_rank": 2}))
+    changed = recipe.with_options({"vision_config.hidden_size": 8, "learning_rate": 2.0, "objective": "llava"}, "new")
+    assert [stage.training.output_dir for stage in changed.stages.values()] == [
+        "new/pretrain",
+        "new/align",
+        "new/finetune",
+    ]
+    for stage in changed.stages.values():
+        assert stage.model.vision_config == {"lora_rank": 2, "hidden_size": 8}
+        assert (stage.training.learning_rate, stage.training.objective) == (2.0, "llava")
+        assert stage.data.data_path == "runs/tiny/data.json"
+    assert recipe.stages["align"].model.vision_config == {"lora_rank": 2}
+    with pytest.raises(UserError, match="max_steps is 'many'"):
+        recipe.with_options({"max_steps": "many"})
+
+
+def test_the_first_difference_names_the_option(write):
+    there = read_recipe(write(vision_config={"lora_rank": 2}))
+    assert first_difference(there, read_recipe(write(vision_config={"lora_rank": 2}, output_dir="runs/tiny"))) is None
+    here = read_recipe(write(vision_config={"lora_rank": 4}))
+    assert first_difference(there, here) == "stages.pretrain.vision_config.lora_rank is 2 there and 4 here"
+    here = there.with_options({"lambda_1": 5})
+    assert first_difference(there, here) == "stages.pretrain.lambda_1 is not given there and 5 here"
+    assert first_difference(here, there) == "stages.pretrain.lambda_1 is 5 there and not given here"
+
+
+def test_the_first_difference_ignores_folders_and_tasks(write):
+    there = read_recipe(write(data_path="data.json"))
+    here = read_recipe(write(data_path="data.json", eval_tasks="gqa"), ["output_dir=elsewhere"])
+    assert first_difference(there, here) is None

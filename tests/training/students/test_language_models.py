@@ -17,7 +17,7 @@ from hawaii.modeling_hawaii.conversion.vocabulary import VOCABULARY_MULTIPLE
 from hawaii.tests.hub_cards.test_loading import TRANSFORMERS_4
 from hawaii.tests.tiny.language_models import FAMILIES, Family, make_tokenizer, save_language_model, text_config
 from hawaii.tests.tiny.models import VISION
-from hawaii.tests.tiny.training import RAGGED, TEACHER_GRIDS, gradients, make_arguments, make_batch, make_messages
+from hawaii.tests.tiny.training import RAGGED, TEACHER_GRIDS, gradients, make_batch, make_messages, make_options
 from hawaii.training.data.conversations import chat_messages, tokenize_conversation
 from hawaii.training.recipes.arguments import DataArguments, ModelArguments
 from hawaii.training.recipes.objectives import HawaiiObjective, StudentWithObjective
@@ -110,7 +110,7 @@ def test_a_tied_head_stays_tied(built, tmp_path):
 
 def test_every_parameter_gets_a_gradient(built, tmp_path, teachers):
     student = built.student
-    objective = HawaiiObjective(make_arguments(), student, TEACHER_GRIDS)
+    objective = HawaiiObjective(make_options(), student, TEACHER_GRIDS)
     module = StudentWithObjective(student.train(), objective)
     batch = make_batch(tmp_path, RAGGED, built.processor)
     features = [teacher(batch["teacher_images"]) for teacher in teachers]

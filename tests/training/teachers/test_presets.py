@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 
 import pytest
 
-from hawaii.training.recipes.recipe import parse_stage, read_recipe
+from hawaii.training.recipes.recipe import read_recipe
 from hawaii.training.teachers.config import TeacherConfig
 from hawaii.training.teachers.presets import PRESETS, TEACHER_SETS, expand_teachers
 
@@ -125,9 +125,7 @@ def test_what_is_neither_is_an_error_that_names_the_closest(value, problem):
 def test_a_recipe_names_its_teachers(tmp_path, line, override, expected):
     path = tmp_path / "recipe.yaml"
     path.write_text(f"output_dir: x\ndata_path: y\nimage_folder: z\nuse_cpu: true\n{line}\nstages: {{one: {{}}}}\n")
-    options = read_recipe(str(path), override)["one"]
-    *_, arguments = parse_stage(options, "one")
-    assert names(arguments.teachers) == expected
+    assert names(read_recipe(path, override).stages["one"].training.teachers) == expected
 
 
 def test_the_tags_of_timms_checkpoints_are_named():

@@ -1,0 +1,80 @@
+"""The options of a stage: which keys exist, and their values as the types of the dataclasses."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import fields
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+from ...files.user_error import UserError
+from .arguments import DataArguments, HawaiiTrainingArguments, ModelArguments
+from .objectives import OBJECTIVES
+
+
+STAGE_ARGUMENTS = (ModelArguments, DataArguments, HawaiiTrainingArguments)
+TYPES = {field.name: field.type for arguments in STAGE_ARGUMENTS for field in fields(arguments) if field.init}
+OBJECTIVE_TYPES = {
+    name: {field.name: field.type for field in fields(objective.options_class)}
+    for name, objective in OBJECTIVES.items()
+}
+# An option of any objective may stand in a recipe, whichever objective is chosen.
+OPTIONS = [*TYPES, *dict.fromkeys(name for types in OBJECTIVE_TYPES.values() for name in types)]
+TYPE_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    list: "a list",
+    dict: "a mapping",
+}
+
+
+def check_names(place: str, role: str, names: Iterable, known: Iterable[str]) -> None:
+    """Raises a `UserError` with the closest known name if one is unknown; `role` is what a name stands for."""
+    known = list(known)
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise UserError(f"{place}: there is no {role} {name!r}.{hint}")
+
+
+def convert_option(place: str, name: str, value: Any, annotation: Any) -> Any:
+    """
+    Converts a value to the type of its option. YAML reads a folder named 2024 as a number and the word no as false.
+
+    Raises:
+        UserError: the option cannot have this value.
+    """
+    union = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    types = [get_origin(member) or member for member in union]
+    if str in types and type(value) not in types:
+        if isinstance(value, bool):
+            value = "yes" if value else "no"
+        elif isinstance(value, int):
+            value = str(value)
+        elif isinstance(value, float):
+            raise UserError(f"{place}: {name} is the number {value!r}; it must be text: put it in quotes.")
+    elif isinstance(value, str) and str not in types and float in types:
+        try:
+            value = float(value)
+        except ValueError:
+            pass  # the error below names the type
+    if isinstance(value, float) and value.is_integer() and float not in types and int in types:
+        value = int(value)
+    if type(value) in types or (type(value) is int and float in types):
+        return value
+    if value is None:
+        raise UserError(f"{place}: {name} is empty; give it a value, or leave the key out.")
+    allowed = " or ".join(TYPE_NAMES.get(member, str(member)) for member in types if member is not NoneType)
+    raise UserError(f"{place}: {name} is {value!r}; it must be {allowed}.")
+
+
+def convert_options(place: str, given: dict[str, Any]) -> dict[str, Any]:
+    """
+    Converts the options of a stage; those of other objectives than the chosen one are left out. An empty option of the
+    objective has the objective's default.
+    """
+    chosen = OBJECTIVE_TYPES.get(given.get("objective", HawaiiTrainingArguments.objective), {})
+    given = {name: value for name, value in given.items() if name in TYPES or (name in chosen and value is not None)}
+    return {name: convert_option(place, name, value, {**TYPES, **chosen}[name]) for name, value in given.items()}
