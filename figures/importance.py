@@ -18,7 +18,7 @@ from ..training.data.conversation_dataset import teacher_image
 from ..training.data.conversations import tokenize_conversation
 from ..training.data.record import Message
 from ..training.finished_stage import FinishedStage, find_stage, load_stage, read_settings
-from ..training.objectives.hawaii import HawaiiObjective
+from ..training.objectives.hawaii import HawaiiObjective, HawaiiOptions
 from ..training.students.encoders import holds_encoder
 from .drawing import PAGE_WIDTH, SETTINGS, matplotlib_or_error, save_figure
 
@@ -198,7 +198,8 @@ def importance_figure(
         )
     folder = find_stage(run)
     settings = read_settings(folder)
-    if settings.objective != "hawaii" or "fine" not in settings.distillation or not settings.token_scoring:
+    options = settings.options
+    if not isinstance(options, HawaiiOptions) or "fine" not in options.distillation or not options.token_scoring:
         raise UserError(
             f"{folder} was trained without token scoring (objective {settings.objective}), so its tokens have no "
             "importance; choose a run with objective hawaii, fine-grained distillation and token_scoring."

@@ -289,7 +289,7 @@ def test_the_command_needs_the_recipe_alone(recipe, finished):
 
 def test_teachers_without_an_image_to_look_at_are_an_error(recipe, tmp_path):
     (tmp_path / "text.json").write_text(json.dumps([make_record(1, image=False)]))
-    with pytest.raises(ValueError, match=r"text\.json: none of the 1 records looked at has an image"):
+    with pytest.raises(ValueError, match=r"text\.json: none of the 1 sampled records has an image"):
         train(str(recipe), [f"output_dir={tmp_path / 'run'}", f"data_path={tmp_path / 'text.json'}"])
 
 
