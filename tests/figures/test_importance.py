@@ -239,4 +239,4 @@ def test_missing_images_and_runs_are_one_sentence(stage_folder, image, tmp_path,
     assert main([*words, str(stage_folder), "--image", "nowhere.png"]) == 2
     assert capsys.readouterr().err == "hawaii figures: There is no image nowhere.png.\n"
     assert main([*words, str(tmp_path / "run"), "--image", image]) == 2
-    assert capsys.readouterr().err.endswith("is no run of `hawaii train`: there is no such folder.\n")
+    assert capsys.readouterr().err.endswith("is not a run of `hawaii train`: there is no such folder.\n")

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from transformers import IntervalStrategy
 
 from ...files.atomic import write_text
 from ...files.user_error import UserError, explain_errors
@@ -140,8 +141,8 @@ def _escape(value: Any) -> Any:
 def _first_difference(there: Any, here: Any, place: str) -> str | None:
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         for key in [*here, *(key for key in there if key not in here)]:
-            values = (there.get(key, NOT_GIVEN), here.get(key, NOT_GIVEN))
-            if difference := _first_difference(*values, f"{place}.{key}"):
+            old, new = (settings.get(key, NOT_GIVEN) for settings in (there, here))
+            if difference := _first_difference(old, new, f"{place}.{key}"):
                 return difference
         return None
     if there == here:
@@ -155,12 +156,12 @@ def first_difference(there: Recipe, here: Recipe) -> str | None:
     The first option of a stage that differs, as `stages.pretrain.lambda_1 is 0.5 there and 5 here`; `None` if none
     does. Folders of the runs and `eval_tasks` may differ: they change nothing in training.
     """
-    options = ({name: stage.given for name, stage in recipe.stages.items()} for recipe in (there, here))
-    return _first_difference(*options, "stages")
+    old, new = ({name: stage.given for name, stage in recipe.stages.items()} for recipe in (there, here))
+    return _first_difference(old, new, "stages")
 
 
 def _check_evaluation(place: str, data: DataArguments, training: HawaiiTrainingArguments) -> None:
-    values = {"eval_strategy": training.eval_strategy.value, "eval_on_start": training.eval_on_start}
+    values = {"eval_strategy": IntervalStrategy(training.eval_strategy).value, "eval_on_start": training.eval_on_start}
     evaluating = [name for name, value in values.items() if value not in ("no", False)]
     if data.eval_data_path is None and evaluating:
         raise UserError(
@@ -252,7 +253,7 @@ def _check_stages(path: Path, recipe: Any) -> None:
 def _read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict:
     """The content of a recipe merged into the one it extends, before interpolation."""
     try:
-        recipe = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")))
+        recipe: Any = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}.") from error
     except (yaml.YAMLError, OmegaConfBaseException) as error:
@@ -267,7 +268,7 @@ def _read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict:
     extended = Path(os.path.normpath(find_recipe(recipe.pop("extends"), path.parent)))
     if extended in (path, *extended_by):
         raise UserError(f"{path} extends {extended}, which is the same file or extends it in turn.")
-    merged = OmegaConf.merge(_read_yaml(extended, (*extended_by, path)), recipe)
+    merged: Any = OmegaConf.merge(_read_yaml(extended, (*extended_by, path)), recipe)
     return OmegaConf.to_container(merged)
 
 
@@ -334,7 +335,7 @@ def read_recipe(recipe: str | Path, overrides: Sequence[str] | None = (), use_cp
         _check_stages(path, OmegaConf.to_container(config))
         _apply_override(config, override)
     with explain_errors(f"{path} has a value that cannot be resolved", OmegaConfBaseException):
-        content = OmegaConf.to_container(config, resolve=True)
+        content: Any = OmegaConf.to_container(config, resolve=True)
     _check_stages(path, content)
     stages = content.pop("stages")
     output_dir, tasks = content.pop("output_dir", None), content.pop("eval_tasks", None)
