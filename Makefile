@@ -85,7 +85,7 @@ clean:
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install "pip>=22"
-	$(BIN)/python -m pip install -c constraints.txt -e ".[demo,dev]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[demo,cluster,dev]"
 	$(BIN)/python -m pip install -c constraints.txt --no-deps lmms-eval
 	mkdir -p .venv/typings && ln -sfn ../.. .venv/typings/hawaii
 	@touch $@

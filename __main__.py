@@ -191,7 +191,7 @@ def ablate(commands) -> None:
         "ablation.ablate:ablate",
         "train a recipe with and without each of its parts, and compare",
         "Writes DIR/ablation.md, a table of each row's scores with intervals. Finished runs are skipped, interrupted "
-        "runs continue, and any number of these commands may share DIR.",
+        "runs continue.",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file or built-in recipe; its output_dir has the data")
     # Added to the overrides that ValuesBeforeOverrides found.
@@ -206,6 +206,8 @@ def ablate(commands) -> None:
     parser.add_argument(
         "--launcher", metavar="COMMAND", help="starts each training, as in 'accelerate launch --num_processes 8'"
     )
+    parser.add_argument("--cluster", metavar="ADDRESS", help="Ray cluster that executes the runs; auto and local")
+    parser.add_argument("--devices_per_run", type=int, metavar="N", help="GPUs of each run on a cluster (default: 1)")
     parser.add_argument("--limit", type=int, metavar="N", help="use only the first N questions of each task")
     parser.add_argument("--batch_size", type=int, metavar="N", help="questions per batch")
     add_questions(parser, "the recipe's")

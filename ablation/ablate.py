@@ -1,7 +1,6 @@
-"""`hawaii ablate`: does each part help, on this data? Every row trained from every seed, evaluated, and compared."""
+"""`hawaii ablate`: trains every row of a table from every seed, evaluates the runs and compares the rows."""
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,82 +10,102 @@ from ..evaluation.paper.task_files import DATA_FILES, check_data_folder, find_da
 from ..figures.drawing import matplotlib_or_error
 from ..figures.learning_curves import draw_curves
 from ..files.user_error import UserError
-from ..training.recipes.arguments import names_encoder_alone
-from ..training.recipes.recipe import read_recipe
-from .claim import Claim
-from .folder import CLAIM_FILE, AblationFolder
-from .places import count_cores, leave_group, make_places, visible_devices
-from .rows import DEFAULT_ROWS, Row, make_recipe, rows_of, write_recipe
-from .run import Run
-from .schedule import Schedule
+from ..training.recipes.recipe import Recipe, read_recipe
+from .cluster import run_on_cluster
+from .folder import AblationFolder
+from .local import run_locally
+from .rows import DEFAULT_ROWS, Row, make_recipe, rows_of
+from .run import RECIPE_FILE, Run
 from .table import make_table
 
 
-def _check_rows(names: Sequence[str], known: Mapping[str, Row], stages: dict[str, dict]) -> None:
-    """Reads each row's recipe as training will, before anything is written."""
-    if names_encoder_alone(next(iter(stages.values()))):
+def _check_rows(names: Sequence[str], known: Mapping[str, Row], recipe: Recipe) -> None:
+    """Validates the recipe of each row before anything is written."""
+    if recipe.is_encoder_alone:
         raise UserError(
-            "The recipe names no language model, so nothing that it trains could be asked: name a language_model, a "
+            "The recipe names no language model, so its models cannot answer questions: name a language_model, a "
             "text_config or a llava."
         )
     for name in ("num_teacher_adapters", "num_general_adapters"):
-        if any((options.get("vision_config") or {}).get(name) == 0 for options in stages.values()):
-            raise UserError(
-                f"The recipe has vision_config.{name} of 0, but that is for the rows to say: leave it out."
-            )
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            if name not in known:
-                raise UserError(f"There is no row {name!r}: with this recipe's teachers there are {', '.join(known)}.")
-            write_recipe(Path(folder) / "recipe.yaml", make_recipe(stages, known[name], 0, Path(folder) / "run"))
+        if any((stage.model.vision_config or {}).get(name) == 0 for stage in recipe.stages.values()):
+            raise UserError(f"The recipe has vision_config.{name} of 0, but the rows decide this: leave it out.")
+    for name in names:
+        if name not in known:
+            raise UserError(f"There is no row {name!r}: with this recipe's teachers there are {', '.join(known)}.")
+        make_recipe(recipe, known[name], 0, recipe.output_dir)
 
 
-def _check_numbers(seeds: Sequence[int], jobs: int) -> None:
+def _check_numbers(seeds: Sequence[int], jobs: int, devices_per_run: int) -> None:
     if twice := [seed for number, seed in enumerate(seeds) if seed in seeds[:number]]:
         raise UserError(f"--seeds names {twice[0]} twice.")
     if not seeds:
-        raise UserError("--seeds names none; one is the least.")
-    if jobs < 1:
-        raise UserError(f"--jobs is {jobs}, but one run at once is the least.")
-
-
-def _take_tasks(tasks: str | None, recipe: str, stages: Mapping[str, dict]) -> list[str]:
-    """What the finished models are asked. It is taken out of the recipe, for it changes nothing in their training."""
-    own = {options.pop("eval_tasks", None) for options in stages.values()}
-    if tasks is None and len(own) > 1:
-        raise UserError(f"{recipe} has eval_tasks for some stages: it is of the finished model, so give it to all.")
-    tasks = own.pop() if tasks is None else tasks
-    if tasks is None:
-        raise UserError(f"{recipe} names no eval_tasks for the finished models: add it, or give --tasks.")
-    return split_tasks(str(tasks))
+        raise UserError("--seeds names no seed; give at least one.")
+    for option, value in (("jobs", jobs), ("devices_per_run", devices_per_run)):
+        if value < 1:
+            raise UserError(f"--{option} is {value}; it must be at least 1.")
 
 
 def _find_data(
-    names: Sequence[str], recipe_folder: Path, data_file: str | None, data_folder: str | None
+    tasks: Sequence[str], run_folder: Path, data_file: str | None, data_folder: str | None
 ) -> dict[str, str]:
-    """Finds tasks and data that are not there before hours are spent on what they should be asked of."""
+    """Checks that tasks and data exist before hours of training."""
     if data_folder is not None:
-        check_data_folder(names, Path(data_folder))
-    files = find_data_files(names, recipe_folder, data_file)
-    if strange := [name for name in names if name not in BENCHMARKS and name not in DATA_FILES]:
+        check_data_folder(tasks, Path(data_folder))
+    files = find_data_files(tasks, run_folder, data_file)
+    if others := [name for name in tasks if name not in BENCHMARKS and name not in DATA_FILES]:
         from ..evaluation.lmms.worker import TaskManager, check_task
 
         manager = TaskManager()
-        for name in strange:
+        for name in others:
             check_task(name, manager)
     paths = {"data_file": next(iter(files.values()), None), "data_folder": data_folder}
     return {name: str(Path(path).resolve()) for name, path in paths.items() if path is not None}
 
 
-def _tell(ablation: dict, folder: Path) -> None:
+class Progress:
+    """
+    Reports each run that ended, and writes an early table when all rows of a seed are finished.
+
+    Args:
+        folder (`AblationFolder`):
+            The folder.
+        runs (`Sequence[Run]`):
+            All requested runs.
+        baseline (`str`):
+            Baseline of the table.
+    """
+
+    def __init__(self, folder: AblationFolder, runs: Sequence[Run], baseline: str):
+        self.folder, self.runs, self.baseline = folder, runs, baseline
+        self.failures: dict[str, str] = {}
+
+    def __call__(self, run: Run, error: BaseException | None) -> None:
+        if error is not None and not run.is_done():
+            self.failures[str(run)] = str(error) if isinstance(error, ValueError | OSError) else repr(error)
+            self._print(run, f"failed. {self.failures[str(run)]}")
+            return
+        try:
+            if error is not None:
+                raise error
+            self._print(run, run.summary())
+            if all(other.is_done() for other in self.runs if other.seed == run.seed):
+                self.folder.write_table(self.runs, self.baseline)
+        except Exception as problem:  # the run is finished: a full disk must not stop the others
+            self._print(run, f"finished, but afterwards: {problem}")
+
+    def _print(self, run: Run, text: str) -> None:
+        num_ended = sum(run.is_done() for run in self.runs) + len(self.failures)
+        print(f"{run}: {text} ({num_ended} of {len(self.runs)})", flush=True)
+
+
+def _show(ablation: dict, folder: Path) -> None:
     """Prints the table and draws the curves."""
-    print(f"\n{make_table(ablation)}\n\nThe table: {folder / 'ablation.md'}\nAll numbers: {folder / 'ablation.json'}")
+    print(f"\n{make_table(ablation)}\n\nTable: {folder / 'ablation.md'}\nNumbers: {folder / 'ablation.json'}")
     curves = {row["label"]: row["curve"] for row in ablation["rows"] if row["curve"]}
     if curves:
-        with Claim(folder / CLAIM_FILE):  # several commands may end at the same time
-            draw_curves(curves, folder)
+        draw_curves(curves, folder)
     else:
-        print("No learning curves: the recipe asks no questions while it trains (eval_data_path and eval_strategy).")
+        print("No learning curves: the recipe does not evaluate during training (eval_data_path, eval_strategy).")
 
 
 def ablate(
@@ -98,6 +117,8 @@ def ablate(
     baseline: str = "llava",
     jobs: int = 1,
     launcher: str | None = None,
+    cluster: str | None = None,
+    devices_per_run: int = 1,
     limit: int | None = None,
     batch_size: int | None = None,
     data_file: str | None = None,
@@ -105,82 +126,103 @@ def ablate(
     overrides: list[str] | None = None,
 ) -> None:
     """
-    Trains a recipe once for each row and seed, evaluates each, and writes what they come to. What is done is skipped,
-    what was interrupted goes on. Any number of processes may work in one folder at once.
+    Trains a recipe once for each row and seed, evaluates the runs and compares the rows. Finished runs are skipped and
+    interrupted runs continue.
 
-    Leaves, under `output_dir`: `ablation.md`, the table, and `ablation.json`, all numbers, as soon as all rows are
-    done from one seed; learning curves, if the recipe asks questions while it trains; and `runs/ROW/seed-N` for each
-    run.
+    Writes to `output_dir`: the table `ablation.md` and all numbers `ablation.json`, as soon as all rows of one seed
+    are finished; learning curves, if the recipe evaluates during training; and a folder `runs/ROW/seed-N` per run.
 
     Args:
         recipe (`str`):
-            The YAML file. Its own `output_dir` is where `${output_dir}` in it leads: to data, not to the runs.
+            A YAML file or the name of a built-in recipe. Its own `output_dir` contains the data.
         tasks (`str`, *optional*):
-            Names of lmms-eval's tasks or of this package's, with commas between them; the recipe's `eval_tasks` if not
-            given.
+            Tasks of lmms-eval or of this package, separated by commas; the recipe's `eval_tasks` if not given.
         output_dir (`str` or `Path`, *optional*):
-            Of the ablation; `ablation` in the recipe's own if not given.
+            Folder of the ablation; `ablation` in the recipe's own if not given.
         seeds (`Sequence[int]`, *optional*, defaults to `(0, 1, 2)`):
-            Each row is trained from each; every row from the first before any from the second.
+            Seeds of each row. All rows are trained from the first seed before any from the second.
         rows (`Sequence[str]`, *optional*, defaults to `DEFAULT_ROWS`):
-            What is compared; see `ROWS`, and `only_TEACHER` for each teacher of the recipe.
+            Rows of the table; see `ROWS`, and `only_TEACHER` for each teacher of the recipe.
         baseline (`str`, *optional*, defaults to `"llava"`):
-            The row that others are compared with.
+            Row that others are compared with.
         jobs (`int`, *optional*, defaults to 1):
-            Runs at once, each with its share of the cores and CUDA devices.
+            Number of runs at once, which share the cores and CUDA devices.
         launcher (`str`, *optional*):
             Command that starts training on several devices, such as `accelerate launch --num_processes 8`.
+        cluster (`str`, *optional*):
+            Address of a Ray cluster that executes the runs, see [`run_on_cluster`]; this machine if not given.
+        devices_per_run (`int`, *optional*, defaults to 1):
+            GPUs of each run on a cluster.
         limit, batch_size, data_file, data_folder (*optional*):
             As for [`evaluate`]; `data_file` defaults to the one in the recipe's own `output_dir`.
         overrides (`list[str]`, *optional*):
-            `key=value` or `stages.NAME.key=value`, for all rows; what makes a row is the row's to say.
+            `key=value` or `stages.NAME.key=value`, for all rows; the options of a row take precedence.
 
     Raises:
-        ValueError: something does not exist or does not fit, before anything is run; or, when all is over, that runs
-            failed, and which.
+        UserError: an argument is invalid, before anything is executed; or runs failed, after all have ended.
     """
-    rank = leave_group(os.environ)
-    stages = read_recipe(recipe, overrides)
-    first = next(iter(stages.values()))
-    known = rows_of(first.get("teachers"))
-    _check_rows(rows, known, stages)
-    names = _take_tasks(tasks, recipe, stages)
-    _check_numbers(seeds, jobs)
+    if "LOCAL_RANK" in os.environ:
+        raise UserError(
+            "`hawaii ablate` was started by a launcher, which starts several processes: start it alone, with "
+            "--launcher for its trainings."
+        )
+    read = read_recipe(recipe, overrides, use_cpu=True)
+    known = rows_of(next(iter(read.stages.values())).training.teachers)
+    _check_rows(rows, known, read)
+    names = read.eval_tasks if tasks is None else split_tasks(tasks)
+    if not names:
+        raise UserError(f"{recipe} names no eval_tasks for the finished models: add them, or give --tasks.")
+    _check_numbers(seeds, jobs, devices_per_run)
     check_call(names, limit, batch_size)
-    data = _find_data(names, Path(first["output_dir"]), data_file, data_folder)
-    if any(options.get("eval_data_path") for options in stages.values()):
+    data = _find_data(names, read.output_dir, data_file, data_folder)
+    if any(stage.data.eval_data_path for stage in read.stages.values()):
         matplotlib_or_error()
 
     evaluation = {"tasks": names, **({} if limit is None else {"limit": limit}), **data}
-    path = Path(first["output_dir"], "ablation") if output_dir is None else Path(output_dir)
-    folder = AblationFolder(path, Path(recipe), stages, known, evaluation, batch_size, launcher)
-    # All rows from one seed before any from the next, so that an early table is fair.
+    path = Path(read.output_dir / "ablation" if output_dir is None else output_dir).resolve()
+    folder = AblationFolder(path, read, known, evaluation, batch_size, launcher)
+    # All rows of one seed before the next seed, so that an early table is fair.
     runs = [folder.make_run(name, seed) for seed in seeds for name in known if name in rows]
-    if baseline not in {run.row for run in folder.with_those_done(runs)}:
-        raise UserError(f"The baseline {baseline!r} is none of the rows: name another, or add it to --rows.")
-    folder.claim_settings(runs)
+    if baseline not in {run.row for run in folder.with_finished_runs(runs)}:
+        raise UserError(f"The baseline {baseline!r} is not one of the rows: name another, or add it to --rows.")
+    with folder.locked():
+        folder.prepare(runs)
+        _execute(folder, runs, baseline, jobs, cluster, devices_per_run)
 
-    def write_early_table(run: Run) -> None:
-        if all(other.is_done() for other in runs if other.seed == run.seed):
-            folder.write_table(runs, baseline)
 
-    places = make_places(os.environ, visible_devices(os.environ), count_cores(), rank, jobs, launcher is not None)
-    failures = Schedule(runs, places, write_early_table).run()
-    # Of several that one launcher started, the first tells; it would be ended with another that fails before it.
-    if rank.everywhere > 0:
-        return
+def _execute(
+    folder: AblationFolder, runs: list[Run], baseline: str, jobs: int, cluster: str | None, devices_per_run: int
+) -> None:
+    progress = Progress(folder, runs, baseline)
+    waiting = []
+    for run in runs:
+        try:
+            if run.is_done():
+                run.remove_large_files()  # if it was killed after its last file
+            else:
+                run.folder.mkdir(parents=True, exist_ok=True)
+                folder.make_recipe(run).save(run.folder / RECIPE_FILE)  # again, since the folder may have been moved
+                waiting.append(run)
+        except OSError as error:
+            progress(run, error)
+    if waiting and cluster is not None:
+        run_on_cluster(waiting, cluster, jobs, devices_per_run, progress)
+    elif waiting:
+        run_locally(waiting, jobs, progress)
     problems, cause = [], None
-    if failures:
-        said = "; ".join(f"{run}: {reason}" for run, reason in failures.items())
-        problems.append(f"{len(failures)} of {len(runs)} runs failed, and the same command tries them again. {said}")
+    if progress.failures:
+        reasons = "; ".join(f"{run}: {reason}" for run, reason in progress.failures.items())
+        problems.append(
+            f"{len(progress.failures)} of {len(runs)} runs failed, and the same command tries them again. {reasons}"
+        )
     try:
         ablation = folder.write_table(runs, baseline)
         if ablation is not None:
-            _tell(ablation, folder.path)
+            _show(ablation, folder.path)
     except (OSError, ValueError) as error:
-        if not failures and isinstance(error, ValueError):
+        if not problems and isinstance(error, ValueError):
             raise
         cause = error
-        problems.append(f"Not all of the table and the curves could be written: {error}")
+        problems.append(f"The table and the curves could not all be written: {error}")
     if problems:
         raise UserError(" ".join(problems)) from cause

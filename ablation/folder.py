@@ -1,24 +1,28 @@
-"""The folder of an ablation: its runs, all of one recipe and one evaluation, and the table of those that are done."""
+"""The folder of an ablation: its settings, its runs, and the table of the finished ones."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
+from filelock import lock_descriptor
 
-from ..files.atomic import write_json, write_text
+from ..files.atomic import read_json, write_json, write_text
 from ..files.user_error import UserError
-from .claim import Claim
-from .files import fingerprints
+from ..training.recipes.recipe import Recipe, first_difference, read_recipe
+from .fingerprints import fingerprints
 from .rows import Row, make_recipe
-from .run import Run, first_difference
+from .run import RECIPE_FILE, Run
 from .statistics import summarize
 from .table import make_table
 
 
-SETTINGS_FILE = "settings.yaml"
-CLAIM_FILE = "ablation.lock"
+RECIPE_COPY = "recipe.yaml"
+SETTINGS_FILE = "settings.json"
+LOCK_FILE = "ablation.lock"
+HINT = "Give another --output_dir, or remove this folder to start over."
 
 
 @dataclass(frozen=True)
@@ -26,32 +30,28 @@ class AblationFolder:
     """
     Args:
         path (`Path`):
-            Where it is, or will be.
-        recipe (`Path`):
-            What is ablated.
-        stages (`dict[str, dict]`):
-            What [`read_recipe`] gives of it.
+            Absolute path of the folder.
+        recipe (`Recipe`):
+            The recipe of the ablation.
         rows (`Mapping[str, Row]`):
-            All that there are for its teachers.
+            All rows for the recipe's teachers.
         evaluation (`dict`):
-            `tasks`, and `limit`, `data_file` and `data_folder` as for [`evaluate`], as far as they are given.
+            `tasks`, and `limit`, `data_file` and `data_folder` as for [`evaluate`], if given.
         batch_size (`int`, *optional*):
-            Of the evaluation; it changes no score.
+            Batch size of the evaluation; it changes no score.
         launcher (`str`, *optional*):
             As for [`Run`].
     """
 
     path: Path
-    recipe: Path
-    stages: dict[str, dict]
+    recipe: Recipe
     rows: Mapping[str, Row]
     evaluation: dict
     batch_size: int | None = None
     launcher: str | None = None
 
     def make_run(self, name: str, seed: int) -> Run:
-        """The run of a row from a seed, done or not."""
-        folder = self.path / "runs" / name / f"seed-{seed}"
+        """The run of a row from a seed, finished or not."""
         options = {key: value for key, value in self.evaluation.items() if key != "tasks"}
         if self.batch_size is not None:
             options["batch_size"] = self.batch_size
@@ -59,54 +59,92 @@ class AblationFolder:
             row=name,
             label=self.rows[name].label,
             seed=seed,
-            folder=folder,
-            recipe=make_recipe(self.stages, self.rows[name], seed, folder),
+            folder=self.path / "runs" / name / f"seed-{seed}",
+            stages=tuple(self.recipe.stages),
             tasks=self.evaluation["tasks"],
             options=options,
             launcher=self.launcher,
         )
 
-    def with_those_done(self, runs: Sequence[Run]) -> list[Run]:
-        """These runs, and those that were done here for other rows and from other seeds."""
+    def with_finished_runs(self, runs: Sequence[Run]) -> list[Run]:
+        """These runs, and the finished runs of other rows and seeds in this folder."""
         found = [
             self.make_run(name, int(path.name.removeprefix("seed-")))
             for name in self.rows
             for path in sorted((self.path / "runs" / name).glob("seed-*"))
-            if re.fullmatch(r"seed-\d+", path.name)  # no copy that somebody keeps beside them
+            if re.fullmatch(r"seed-\d+", path.name)  # not a copy that somebody keeps here
         ]
-        asked = {(run.row, run.seed) for run in runs}
-        return [*runs, *(run for run in found if run.is_done() and (run.row, run.seed) not in asked)]
+        requested = {(run.row, run.seed) for run in runs}
+        return [*runs, *(run for run in found if run.is_done() and (run.row, run.seed) not in requested)]
 
-    def claim_settings(self, runs: Sequence[Run]) -> None:
+    @contextmanager
+    def locked(self):
         """
-        Makes sure that all that is here is of this recipe, this evaluation and the same files, and will be.
-
-        Where all that is asked for is done already, files may have changed since: only the table is made anew.
+        Holds the folder, so that one `hawaii ablate` at a time works in it.
 
         Raises:
-            ValueError: it was begun with others.
+            UserError: another one does.
         """
-        path = self.path / SETTINGS_FILE
-        stages = {name: {**options, "seed": None} for name, options in self.stages.items()}
-        settings = {"evaluation": self.evaluation, "stages": stages}
-        way_out = "Give another --output_dir, or remove this folder to start over."
-        with Claim(self.path / CLAIM_FILE):
-            found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            files = found.pop("files", {})
-            difference = first_difference(found or settings, settings)
-            if difference is not None:
-                raise UserError(f"{self.path} was begun with other settings: {difference}. {way_out}")
-            for run in self.with_those_done(runs):
-                run.check()
-            if all(run.is_done() for run in runs):
-                return
-            settings["files"] = fingerprints(self.stages, self.evaluation.get("data_file"))
-            changed = [name for name, value in files.items() if settings["files"].get(name) != value]
-            if changed and any((self.path / "runs").glob("*/seed-*")):
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT)
+        try:
+            if not lock_descriptor(lock, blocking=False):
                 raise UserError(
-                    f"{self.path} was begun with other files: {', '.join(changed)} changed since. {way_out}"
+                    f"Another `hawaii ablate` is working in {self.path}: wait until it ends. --jobs and --cluster "
+                    "execute several runs at once."
                 )
-            write_text(path, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+            yield
+        finally:
+            os.close(lock)
+
+    def prepare(self, runs: Sequence[Run]) -> None:
+        """
+        Checks that everything in the folder was made with this recipe, evaluation and data, and records them.
+
+        If all runs are finished, data may have changed since: only the table is written again.
+
+        Raises:
+            UserError: the folder was started with others; the first difference is named.
+        """
+        recipe_path, settings_path = self.path / RECIPE_COPY, self.path / SETTINGS_FILE
+        recipe = self.recipe.with_options({"seed": 0})
+        difference = None
+        settings = read_json(settings_path) if settings_path.is_file() else {}
+        if recipe_path.is_file():
+            difference = first_difference(read_recipe(recipe_path, use_cpu=True), recipe)
+        for key in sorted({*settings.get("evaluation", {}), *self.evaluation}) if settings else ():
+            there, here = (
+                repr(values[key]) if key in values else "not given"
+                for values in (settings["evaluation"], self.evaluation)
+            )
+            if there != here:
+                difference = difference or f"evaluation.{key} is {there} there and {here} here"
+        if difference is not None:
+            raise UserError(f"{self.path} was started with other settings: {difference}. {HINT}")
+        for run in self.with_finished_runs(runs):
+            self._check_recipe(run)
+        if all(run.is_done() for run in runs):
+            return
+        files = fingerprints(self.recipe, self.evaluation.get("data_file"))
+        changed = [name for name, value in settings.get("files", {}).items() if files.get(name) != value]
+        if changed and any((self.path / "runs").glob("*/seed-*")):
+            raise UserError(f"{self.path} was started with other files: {', '.join(changed)} changed since. {HINT}")
+        recipe.save(recipe_path)
+        write_json(settings_path, {"evaluation": self.evaluation, "files": files})
+
+    def _check_recipe(self, run: Run) -> None:
+        path = run.folder / RECIPE_FILE
+        if path.is_file():
+            difference = first_difference(read_recipe(path, use_cpu=True), self.make_recipe(run))
+            if difference is not None:
+                raise UserError(
+                    f"{run.folder} was started with another recipe: {difference}. Give another --output_dir, or "
+                    "remove this folder to train it again."
+                )
+
+    def make_recipe(self, run: Run) -> Recipe:
+        """The recipe of a run, validated."""
+        return make_recipe(self.recipe, self.rows[run.row], run.seed, run.folder)
 
     def write_table(self, runs: Sequence[Run], baseline: str) -> dict | None:
         """
@@ -114,23 +152,22 @@ class AblationFolder:
 
         Args:
             runs (`Sequence[Run]`):
-                That there should be; others that are done join them.
+                Runs that the table should have; other finished ones are added.
             baseline (`str`):
-                The row that others are compared with.
+                Row that others are compared with.
 
         Returns:
-            `dict`: what `ablation.json` holds; `None` where no run is done.
+            `dict`: the content of `ablation.json`; `None` if no run is finished.
         """
-        with Claim(self.path / CLAIM_FILE):
-            together = self.with_those_done(runs)
-            seeds = sorted({run.seed for run in together})
-            kept = {name: [run for run in together if run.row == name] for name in self.rows}
-            labels = {name: self.rows[name].label for name, row in kept.items() if row}
-            done = {name: {run.seed: run.read() for run in kept[name] if run.is_done()} for name in labels}
-            if not any(done.values()):
-                return None
-            ablation = {"recipe": str(self.recipe), "limit": None, **self.evaluation}
-            ablation |= summarize(done, labels, seeds, baseline)
-            write_json(self.path / "ablation.json", ablation)
-            write_text(self.path / "ablation.md", f"# Ablation of {self.recipe.stem}\n\n{make_table(ablation)}\n")
+        together = self.with_finished_runs(runs)
+        seeds = sorted({run.seed for run in together})
+        by_row = {name: [run for run in together if run.row == name] for name in self.rows}
+        labels = {name: self.rows[name].label for name, row in by_row.items() if row}
+        done = {name: {run.seed: run.read() for run in by_row[name] if run.is_done()} for name in labels}
+        if not any(done.values()):
+            return None
+        ablation = {"recipe": str(self.recipe.path), "limit": None, **self.evaluation}
+        ablation |= summarize(done, labels, seeds, baseline)
+        write_json(self.path / "ablation.json", ablation)
+        write_text(self.path / "ablation.md", f"# Ablation of {self.recipe.name}\n\n{make_table(ablation)}\n")
         return ablation

@@ -1,68 +1,48 @@
-"""One run of an ablation: a row's recipe trained from one seed, evaluated, and what is kept of it."""
+"""One run of an ablation: a row's recipe trained from one seed and evaluated, in processes of its own."""
 
 import json
+import os
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
+from filelock import lock_descriptor
 
 from ..evaluation.lmms.process import shown_lines
 from ..files.atomic import remove_folder, write_json, write_text
 from ..files.run_contents import HUB_FOLDER, LOG_FILE, RESULTS_FILE
 from ..files.user_error import UserError
-from .rows import write_recipe
 from .scores import read_scores
 
 
 RECIPE_FILE = "recipe.yaml"
 RUN_FILE = "run.json"
 QUESTIONS_FILE = "questions.json"
-LOG = "run.log"
-PROMPT = "$ "  # before each command in it
-FAILURE_FILE = "failure.json"
-
-
-NOT_GIVEN = object()
-# What a run starts.
+RUN_LOG = "run.log"
+PROMPT = "$ "  # precedes each command in the log
+LOCK_FILE = "run.lock"
 HAWAII = (sys.executable, "-m", "hawaii")
-
-
-class RunFailed(ValueError):
-    """A process of a run ended before its work was done."""
-
-
-def first_difference(found, wanted, place: str = "") -> str | None:
-    """Where two settings differ first, as `place is 1 there and 2 here`."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = [*wanted, *(key for key in found if key not in wanted)]
-        differences = (
-            first_difference(
-                found.get(key, NOT_GIVEN), wanted.get(key, NOT_GIVEN), f"{place}.{key}" if place else str(key)
-            )
-            for key in keys
-        )
-        return next((difference for difference in differences if difference is not None), None)
-    if found == wanted:
-        return None
-    there, here = ("not given" if value is NOT_GIVEN else repr(value) for value in (found, wanted))
-    return f"{place} is {there} there and {here} here"
+# Processes get this long to end after SIGTERM; torch's launcher passes it on to its workers.
+GRACE_SECONDS = 30.0
+POLL_SECONDS = 0.1
 
 
 def read_curve(folder: Path, stages: Mapping[str, dict]) -> list[dict]:
     """
-    What training measured of itself, over all stages.
+    The evaluations during training, over all stages.
 
     Args:
         folder (`Path`):
-            Of the run.
+            Folder of the run.
         stages (`Mapping[str, dict]`):
-            `steps` and `seconds` of each.
+            `steps` and `seconds` of each stage.
 
     Returns:
         `list[dict]`: `step`, `seconds` and `accuracy` of each evaluation, counted from the start of the first stage.
@@ -79,157 +59,160 @@ def read_curve(folder: Path, stages: Mapping[str, dict]) -> list[dict]:
     return curve
 
 
-def last_words(log: Path) -> str:
-    """What the last command in a log says in the end: the sentence of `hawaii` rather than what its launcher adds."""
-    _, _, said = log.read_bytes().decode(errors="replace").rpartition(f"\n{PROMPT}")[2].partition("\n")
-    lines = shown_lines(said)
+def last_line(log: Path) -> str:
+    """The error of the last command in a log: the sentence of `hawaii` if there is one, else the last line."""
+    output = log.read_bytes().decode(errors="replace").rpartition(f"\n{PROMPT}")[2].partition("\n")[2]
+    lines = shown_lines(output)
     return next((line for line in reversed(lines) if line.startswith("hawaii ")), lines[-1] if lines else "nothing")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Run:
     """
+    A run, which can be sent to another process.
+
     Args:
         row (`str`), label (`str`), seed (`int`):
-            What it is a run of.
+            Row of the table and seed.
         folder (`Path`):
-            Its own.
-        recipe (`dict`):
-            As [`make_recipe`] gives it.
+            Its folder, with the recipe in it, as an absolute path.
+        stages (`tuple[str, ...]`):
+            Names of the recipe's stages.
         tasks (`list[str]`):
-            What it is evaluated on.
+            Tasks of the evaluation.
         options (`dict`):
-            `limit`, `batch_size`, `data_file` and `data_folder` of [`evaluate`], as far as they are given.
+            `limit`, `batch_size`, `data_file` and `data_folder` of [`evaluate`], if given.
         launcher (`str`, *optional*):
             Command that starts training on several devices, such as `accelerate launch --num_processes 8`.
+        working_folder (`Path`):
+            Folder that relative paths of the recipe start from.
+        program (`tuple[str, ...]`):
+            The command `hawaii`.
     """
 
     row: str
     label: str
     seed: int
     folder: Path
-    recipe: dict
+    stages: tuple[str, ...]
     tasks: list[str]
     options: dict
     launcher: str | None = None
+    working_folder: Path = field(default_factory=Path.cwd)
+    program: tuple[str, ...] = field(default_factory=lambda: HAWAII)
 
     def __str__(self):
         return f"{self.row}, seed {self.seed}"
 
     @property
     def log(self) -> Path:
-        return self.folder / LOG
+        return self.folder / RUN_LOG
 
     def is_done(self) -> bool:
         return (self.folder / RUN_FILE).is_file()
 
     def read(self) -> dict:
-        """What is kept of it once it is done, the scores of its questions among it."""
-        kept = json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))
-        return {**kept, "questions": json.loads((self.folder / QUESTIONS_FILE).read_text(encoding="utf-8"))}
+        """The results of a finished run, with the scores of its questions."""
+        results = json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))
+        return {**results, "questions": json.loads((self.folder / QUESTIONS_FILE).read_text(encoding="utf-8"))}
 
     def summary(self) -> str:
-        """Its scores, in a few words."""
-        kept = json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))
-        scores = ", ".join(f"{task} {scores['score']:.1f}" for task, scores in kept["scores"].items())
-        return f"{scores}, {kept['train_seconds']:.0f} s of training"
-
-    def check(self) -> None:
-        """
-        Makes sure that what is in the folder, if anything, was begun with the same recipe.
-
-        Raises:
-            ValueError: it was not.
-        """
-        path = self.folder / RECIPE_FILE
-        if path.is_file():
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-            # The folder itself may have been moved.
-            difference = first_difference({**found, "output_dir": None}, {**self.recipe, "output_dir": None})
-            if difference is not None:
-                raise UserError(
-                    f"{self.folder} was begun with another recipe: {difference}. Give another --output_dir, or remove "
-                    "this folder to train it again."
-                )
-
-    def failed_since(self, start: float) -> str | None:
-        """Why it failed, if it did after this time, in whichever process."""
-        path = self.folder / FAILURE_FILE
-        failure = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"time": 0.0}
-        return failure["reason"] if failure["time"] >= start else None
-
-    def note_failure(self, reason: str) -> None:
-        write_json(self.folder / FAILURE_FILE, {"time": time.time(), "reason": reason})
-
-    def _start(self, command: list[str], environment: Mapping[str, str], descriptor: int) -> subprocess.Popen:
-        with open(self.log, "ab") as log:
-            log.write(f"\n{PROMPT}{shlex.join(command)}\n".encode())
-            log.flush()
-            # In a session of its own, so that all that it starts can be ended with it.
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-                pass_fds=(descriptor,),
-            )
-
-    def _check_process(self, process: subprocess.Popen, what: str) -> None:
-        if process.returncode != 0:
-            raise RunFailed(
-                f"{what} ended with exit code {process.returncode}; {self.log} says at last: {last_words(self.log)}"
-            )
+        """Scores and training time of a finished run, in one line."""
+        results = json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))
+        scores = ", ".join(f"{task} {scores['score']:.1f}" for task, scores in results["scores"].items())
+        return f"{scores}, {results['train_seconds']:.0f} s of training"
 
     def training_command(self) -> list[str]:
-        program = [*shlex.split(self.launcher), *HAWAII[1:]] if self.launcher else HAWAII
+        program = [*shlex.split(self.launcher), *self.program[1:]] if self.launcher else self.program
         return [*program, "train", str(self.folder / RECIPE_FILE)]
 
     def evaluation_command(self, num_processes: int) -> list[str]:
-        command = [*HAWAII, "evaluate", str(self.folder / HUB_FOLDER)]
+        command = [*self.program, "evaluate", str(self.folder / HUB_FOLDER)]
         command += ["--tasks", ",".join(self.tasks), "--output_dir", str(self.folder)]
         for name, value in self.options.items():
             command += [f"--{name}", str(value)]
         return command + (["--num_processes", str(num_processes)] if num_processes > 1 else [])
 
-    def steps(
-        self,
-        training_environment: Mapping[str, str],
-        evaluation_environment: Mapping[str, str],
-        num_processes: int,
-        descriptor: int,
-    ) -> Iterator[tuple[str, subprocess.Popen]]:
+    def execute(self, environment: Mapping[str, str], num_threads: int | None = None, num_processes: int = 1) -> None:
         """
-        Starts one process after another; go on when it has ended.
+        Trains and evaluates, continuing from whatever an earlier attempt left.
 
         Args:
-            training_environment, evaluation_environment (`Mapping[str, str]`):
-                Of the processes.
-            num_processes (`int`):
-                That answer questions.
-            descriptor (`int`):
-                Of the claim, which they hold as well.
-
-        Yields:
-            What the process does, and the process.
+            environment (`Mapping[str, str]`):
+                Environment of both processes.
+            num_threads (`int`, *optional*):
+                CPU threads of a process that no launcher starts, unless the environment sets `OMP_NUM_THREADS`.
+            num_processes (`int`, *optional*, defaults to 1):
+                Processes that evaluate, each on one device.
 
         Raises:
-            RunFailed: it ended with an error.
+            UserError: a process failed; the error has the last line of the log.
         """
-        (self.folder / FAILURE_FILE).unlink(missing_ok=True)
-        write_recipe(self.folder / RECIPE_FILE, self.recipe)  # also where there is one: the folder may have been moved
-        if not (self.folder / HUB_FOLDER).is_dir():  # training makes it last, and whole
-            process = self._start(self.training_command(), training_environment, descriptor)
-            yield "training", process
-            self._check_process(process, "Training")
-        process = self._start(self.evaluation_command(num_processes), evaluation_environment, descriptor)
-        yield "evaluating", process
-        self._check_process(process, "Evaluation")
-        self._finish()
+        threads = {} if num_threads is None else {"OMP_NUM_THREADS": str(num_threads)}
+        alone = {**threads, **environment}
+        lock = self._lock()
+        try:
+            if not (self.folder / HUB_FOLDER).is_dir():  # training writes it last
+                self._start(self.training_command(), environment if self.launcher else alone, lock, "Training")
+            self._start(self.evaluation_command(num_processes), alone, lock, "Evaluation")
+            self._write_results()
+        finally:
+            os.close(lock)
 
-    def _finish(self) -> None:
-        """Writes what the tables need, then removes what only a resume would."""
+    def stop(self) -> None:
+        """Asks the processes of the run on this machine, if there are any, to end."""
+        self._signal(signal.SIGTERM)
+
+    def _lock(self) -> int:
+        """
+        Locks the folder, and returns the descriptor of the lock. A process of an earlier attempt, whose parent was
+        killed, still has the lock: it is ended first, or waited for if it is on another machine.
+        """
+        lock = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
+        number, end = signal.SIGTERM, time.monotonic() + GRACE_SECONDS
+        while not lock_descriptor(lock, blocking=False):
+            self._signal(number)
+            number = signal.SIGKILL if time.monotonic() > end else 0
+            time.sleep(POLL_SECONDS)
+        return lock
+
+    def _signal(self, number: int) -> None:
+        path = self.folder / LOCK_FILE
+        machine, _, group = (path.read_text() if path.is_file() else "").partition(" ")
+        if group and machine == socket.gethostname():
+            try:
+                os.killpg(int(group), number)
+            except ProcessLookupError:
+                pass  # it has ended
+
+    def _start(self, command: list[str], environment: Mapping[str, str], lock: int, purpose: str) -> None:
+        with open(self.log, "ab") as log:
+            log.write(f"\n{PROMPT}{shlex.join(command)}\n".encode())
+            log.flush()
+            # A session of its own, so that all its processes get a signal; the lock, so that it is held until the last
+            # of them ends, even after this process was killed.
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=self.working_folder,
+                start_new_session=True,
+                pass_fds=(lock,),
+            )
+        os.truncate(lock, 0)
+        os.pwrite(lock, f"{socket.gethostname()} {process.pid}".encode(), 0)
+        status = process.wait()
+        self._signal(signal.SIGTERM)  # to what a failed launcher left behind
+        os.truncate(lock, 0)
+        if status != 0:
+            raise UserError(
+                f"{purpose} ended with exit code {status}; the last line of {self.log}: {last_line(self.log)}"
+            )
+
+    def _write_results(self) -> None:
+        """Writes what the table needs, then removes what only a resume would need."""
         training = json.loads((self.folder / RESULTS_FILE).read_text(encoding="utf-8"))
         steps = sum(stage["steps"] for stage in training["stages"].values())
         scores, questions = read_scores(self.folder)
@@ -248,16 +231,13 @@ class Run:
                 "curve": read_curve(self.folder, training["stages"]),
             },
         )
-        self.remove_what_is_large()
+        self.remove_large_files()
 
-    def remove_what_is_large(self) -> None:
-        """
-        Of a finished run: the checkpoints and models of its stages, and what an evaluation that was killed left. The
-        published folder and all logs stay.
-        """
+    def remove_large_files(self) -> None:
+        """Removes checkpoints and models of the stages and leftovers of evaluations; keeps logs and `hub`."""
         for folder in self.folder.glob("evaluate-*"):
             shutil.rmtree(folder, ignore_errors=True)
-        for stage in self.recipe["stages"]:
+        for stage in self.stages:
             for folder in [*(self.folder / stage).glob("checkpoint-*"), *(self.folder / stage).glob("model*")]:
                 if folder.name.endswith(".old"):
                     shutil.rmtree(folder, ignore_errors=True)

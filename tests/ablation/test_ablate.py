@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +11,7 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 
 from hawaii.__main__ import main
-from hawaii.ablation.claim import Claim
-from hawaii.ablation.folder import CLAIM_FILE, AblationFolder
+from hawaii.ablation.folder import AblationFolder
 from hawaii.ablation.run import Run
 from hawaii.tests.tiny.training import make_image, make_record, write_recipe
 
@@ -29,12 +27,14 @@ def test_the_recipe_says_what_is_asked_and_where_it_goes_unless_the_command_does
     recipe = str(world.folder / "recipe.yaml")
     monkeypatch.setenv("STAND_IN", json.dumps(world.settings))
     assert main(["ablate", recipe, "--seeds", "0", "--rows", "llava"]) == 2
-    assert f"{recipe} names no eval_tasks for the finished models: add it, or give --tasks" in capsys.readouterr().err
+    assert (
+        f"{recipe} names no eval_tasks for the finished models: add them, or give --tasks" in capsys.readouterr().err
+    )
     world.write_recipe(eval_tasks="easy_vqa")
     assert main(["ablate", recipe, "--seeds", "0", "--rows", "llava"]) == 0
     ablation = json.loads((world.folder / "data" / "ablation" / "ablation.json").read_text())
     assert ablation["tasks"] == ["easy_vqa"]
-    # It is no setting of training: a folder that was begun goes on whatever the recipe asks.
+    # The tasks are not a setting of training: a started folder continues with any.
     world.write_recipe(eval_tasks="gqa")
     assert run("--seeds 0 --rows llava") == 0
     world.write_recipe(eval_tasks="pope")
@@ -43,7 +43,7 @@ def test_the_recipe_says_what_is_asked_and_where_it_goes_unless_the_command_does
     assert "eval_tasks" not in (world.output / "runs/llava/seed-0/recipe.yaml").read_text()
     world.write_recipe(stages={"pretrain": {"eval_tasks": "easy_vqa"}, "finetune": {}})
     assert main(["ablate", recipe, "--seeds", "0"]) == 2
-    assert f"{recipe} has eval_tasks for some stages" in capsys.readouterr().err
+    assert "eval_tasks belongs to the complete run" in capsys.readouterr().err
 
 
 def test_the_table_says_what_the_runs_come_to(world, run, capsys):
@@ -73,18 +73,10 @@ def test_curves_count_from_the_start_of_the_first_stage(world, run, capsys):
         assert (world.output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_of_commands_that_end_together_one_draws_at_a_time(world, run, monkeypatch):
-    held = []
-    claim = Claim(world.output / CLAIM_FILE)
-    monkeypatch.setattr("hawaii.ablation.ablate.draw_curves", lambda *_: held.append(not claim.take()))
-    assert run("--seeds 0 --rows llava") == 0
-    assert held == [True]
-
-
 def test_a_recipe_that_asks_nothing_while_it_trains_has_no_curves(world, run, capsys):
     world.write_recipe(stages={"pretrain": {}, "finetune": {}})
     assert run("--seeds 0 --rows llava") == 0
-    assert "No learning curves: the recipe asks no questions while it trains" in capsys.readouterr().out
+    assert "No learning curves: the recipe does not evaluate during training" in capsys.readouterr().out
     assert not list(world.output.glob("*.png"))
 
 
@@ -141,7 +133,7 @@ def test_a_failing_run_stops_no_other_and_is_named_at_the_end(world, run, capsys
     assert len(world.trained()) == 6
     said = capsys.readouterr().err
     assert "hawaii ablate: 3 of 6 runs failed, and the same command tries them again. hawaii, seed 0: Training" in said
-    assert "run.log says at last: hawaii train: the dog ate it.;" in said
+    assert "run.log: hawaii train: the dog ate it.;" in said
     rows = {row["name"]: row for row in world.read()["rows"]}
     assert rows["hawaii"]["missing_seeds"] == [0] and rows["radio"]["missing_seeds"] == [0, 1]
     lines = (world.output / "ablation.md").read_text().splitlines()
@@ -151,18 +143,6 @@ def test_a_failing_run_stops_no_other_and_is_named_at_the_end(world, run, capsys
     assert run("--seeds 0 1 --rows llava hawaii radio") == 0
     assert world.trained()[6:] == ["hawaii/seed-0", "radio/seed-0", "radio/seed-1"]
     assert all(not row["missing_seeds"] for row in world.read()["rows"])
-
-
-def test_what_another_process_failed_at_meanwhile_is_not_tried_again(world, run, capsys):
-    folder = world.output / "runs/llava/seed-0"
-    folder.mkdir(parents=True)
-    failure = {"time": time.time() + 3600, "reason": "Training ended with exit code 1"}
-    (folder / "failure.json").write_text(json.dumps(failure))
-    assert run("--seeds 0 --rows llava") == 2
-    assert world.calls() == []
-    assert (
-        "1 of 1 runs failed, and the same command tries them again. llava, seed 0: Training" in capsys.readouterr().err
-    )
 
 
 def test_a_table_that_cannot_be_written_yet_stops_no_run(world, run, monkeypatch, capsys):
@@ -176,7 +156,7 @@ def test_a_table_that_cannot_be_written_yet_stops_no_run(world, run, monkeypatch
     monkeypatch.setattr(AblationFolder, "write_table", write_or_fail)
     assert run("--seeds 0 1 --rows llava hawaii") == 0
     said = capsys.readouterr().out
-    assert "hawaii, seed 0: is done, but an error came after it: [Errno 28] No space left on device" in said
+    assert "hawaii, seed 0: finished, but afterwards: [Errno 28] No space left on device" in said
     assert all(not row["missing_seeds"] for row in world.read()["rows"])
 
 
@@ -187,7 +167,7 @@ def test_a_table_that_can_never_be_written_is_told_at_the_end(world, run, monkey
     monkeypatch.setattr(AblationFolder, "write_table", fail)
     assert run("--seeds 0 1 --rows llava hawaii") == 2
     assert len(world.trained()) == 4
-    full = "Not all of the table and the curves could be written: [Errno 28] No space left on device: 'ablation.json'"
+    full = "The table and the curves could not all be written: [Errno 28] No space left on device: 'ablation.json'"
     assert capsys.readouterr().err == f"hawaii ablate: {full}\n"
     world.settings["fail"] = ["radio/seed-0"]
     assert run("--seeds 0 --rows llava radio") == 2
@@ -220,16 +200,15 @@ def test_a_finished_run_that_cannot_be_tidied_or_told_stops_no_other(world, run,
     def fail(*args):
         raise PermissionError(13, "Permission denied", "checkpoint-4")
 
-    monkeypatch.setattr(Run, "note_failure", fail)
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "remove_what_is_large", lambda run: fail() if run.row == "llava" else None)
+        patch.setattr(Run, "remove_large_files", lambda run: fail() if run.row == "llava" else None)
         assert run("--seeds 0 --rows llava radio") == 0
     monkeypatch.setattr(Run, "summary", fail)
     assert run("--seeds 0 --rows llava hawaii fine") == 0
     assert world.trained() == ["llava/seed-0", "radio/seed-0", "fine/seed-0", "hawaii/seed-0"]
     said = capsys.readouterr().out
     for name in ("llava", "hawaii", "fine"):
-        assert f"{name}, seed 0: is done, but an error came after it: [Errno 13] Permission denied" in said
+        assert f"{name}, seed 0: finished, but afterwards: [Errno 13] Permission denied" in said
     assert said.count("| + CGKD (HAWAII) ") == 1  # in the last table
 
 
@@ -251,22 +230,22 @@ def test_a_run_that_was_trained_is_only_evaluated(world, run):
     [
         ("--rows llava hawai", "There is no row 'hawai': with this recipe's teachers there are llava, fine, "),
         ("--rows llava only_sam", "There is no row 'only_sam'"),
-        ("--rows hawaii", "The baseline 'llava' is none of the rows"),
-        ("--rows llava --baseline lava", "The baseline 'lava' is none of the rows"),
+        ("--rows hawaii", "The baseline 'llava' is not one of the rows"),
+        ("--rows llava --baseline lava", "The baseline 'lava' is not one of the rows"),
         ("--seeds 0 1 0", "--seeds names 0 twice"),
-        ("--seeds max_steps=3", "--seeds names none"),
+        ("--seeds max_steps=3", "--seeds names no seed"),
         ("--jobs 0", "--jobs is 0"),
         ("--tasks gqa,gqa", "The tasks list gqa twice"),
         ("--tasks easy_vqa,mme --limit 5", "--limit 5 splits a pair"),
         ("--batch_size 0", "--batch_size is 0"),
         (
             "vision_config.num_general_adapters=0",
-            "The recipe has vision_config.num_general_adapters of 0, but that is for",
+            "The recipe has vision_config.num_general_adapters of 0, but the rows decide this",
         ),
         (
             "vision_config.lora_rank=8 text_config= tokenizer= stages.pretrain.chat_template= "
             "stages.finetune.eval_data_path= stages.finetune.eval_strategy=no",
-            "The recipe names no language model, so nothing that it trains could be asked",
+            "The recipe names no language model, so its models cannot answer questions",
         ),
         ("--data_file typo.parquet", "there is no typo.parquet"),
         ("max_steps=many", "max_steps is 'many'"),
@@ -291,7 +270,7 @@ def test_a_task_that_lmms_eval_does_not_have_is_refused_before_anything_is_writt
 
 def test_several_runs_at_once_share_the_cores(world, run, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("hawaii.ablation.ablate.count_cores", lambda: 6)
+    monkeypatch.setattr("hawaii.ablation.local.count_cores", lambda: 6)
     assert run("--seeds 0 --rows llava hawaii --jobs 2") == 0
     assert {environment["OMP_NUM_THREADS"] for *_, environment in world.calls()} == {"3"}
     first, second, *_ = world.calls()
@@ -299,7 +278,7 @@ def test_several_runs_at_once_share_the_cores(world, run, monkeypatch):
 
 
 def test_the_devices_are_handed_out_in_turn(world, run, monkeypatch):
-    monkeypatch.setattr("hawaii.ablation.ablate.visible_devices", lambda environment: ["3", "5"])
+    monkeypatch.setattr("hawaii.ablation.local.visible_devices", lambda environment: ["3", "5"])
     world.settings["hold"] = str(world.folder / "hold")
     assert run("--seeds 0 --rows llava hawaii --jobs 2") == 0
     devices = {name: environment["CUDA_VISIBLE_DEVICES"] for _, name, _, environment in world.calls()}
@@ -314,18 +293,6 @@ def test_training_is_started_by_the_launcher_and_evaluation_is_not(world, run):
 def test_a_launcher_that_does_not_exist_fails_its_runs(world, run, capsys):
     assert run("--seeds 0 --rows llava", "--launcher", "/no/such/program") == 2
     assert "1 of 1 runs failed" in capsys.readouterr().err
-
-
-def test_one_of_several_processes_of_a_launcher_hides_that_from_its_runs(world, run, monkeypatch, capsys):
-    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("hawaii.ablation.ablate.visible_devices", lambda environment: ["0", "1"])
-    world.settings["fail"] = ["radio/seed-0"]
-    assert run("--seeds 0 --rows llava radio") == 0
-    environments = [environment for *_, environment in world.calls()]
-    assert all(found["RANK"] is None and found["CUDA_VISIBLE_DEVICES"] == "1" for found in environments)
-    # The first process tells what all did, and which failed: a launcher would end it if another failed before.
-    assert "Methods" not in capsys.readouterr().out and not (world.output / "ablation.md").exists()
 
 
 QUESTIONS = [("what color is the shape ?", "red", "color"), ("is there a circle in the image ?", "yes", "shape")]

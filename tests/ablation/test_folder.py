@@ -16,7 +16,7 @@ def test_another_recipe_or_evaluation_in_the_same_place_is_refused(world, run, c
     assert run("--seeds 0 --rows llava") == 0
     assert run(f"--seeds 0 1 --rows llava {words}") == 2
     said = capsys.readouterr().err
-    assert f"was begun with other settings: {difference}. Give another --output_dir, or remove this folder" in said
+    assert f"was started with other settings: {difference}. Give another --output_dir, or remove this folder" in said
     assert world.trained() == ["llava/seed-0"]
 
 
@@ -26,7 +26,7 @@ def test_files_that_changed_under_an_ablation_are_refused_until_only_its_table_i
     questions.write_bytes(b"others")
     assert run("--seeds 0 1 --rows llava") == 2
     assert (
-        f"{world.output} was begun with other files: {questions} changed since. Give another --output_dir, or remove"
+        f"{world.output} was started with other files: {questions} changed since. Give another --output_dir, or remove"
         in capsys.readouterr().err
     )
     assert run("--seeds 0 --rows llava") == 0
@@ -47,7 +47,10 @@ def test_a_run_that_was_begun_with_another_recipe_is_refused(world, run, capsys)
     path = world.output / "runs/llava/seed-0/recipe.yaml"
     path.write_text(path.read_text().replace("objective: llava", "objective: radio"))
     assert run("--seeds 0 --rows llava") == 2
-    assert "begun with another recipe: objective is 'radio' there and 'llava' here" in capsys.readouterr().err
+    assert (
+        "started with another recipe: stages.pretrain.objective is 'radio' there and 'llava' here"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_folder_may_be_moved(world, run):

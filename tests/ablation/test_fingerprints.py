@@ -3,8 +3,10 @@
 import os
 
 import pytest
+import yaml
 
-from hawaii.ablation.files import MAX_BYTES_READ, fingerprint, fingerprints
+from hawaii.ablation.fingerprints import MAX_BYTES_READ, fingerprint, fingerprints
+from hawaii.training.recipes.recipe import read_recipe
 
 
 @pytest.fixture
@@ -61,21 +63,22 @@ def test_a_file_of_data_is_read_to_its_end(tmp_path):
     assert fingerprint(path) != before
 
 
-def test_all_that_a_recipe_names_here_has_one(expert, tmp_path):
-    data, questions, model = tmp_path / "data.json", tmp_path / "test.parquet", tmp_path / "llm"
-    data.write_text("[]")
-    questions.write_bytes(b"rows")
-    model.mkdir()
-    stages = {
-        "pretrain": {"data_path": str(data), "language_model": str(model), "teachers": [str(expert)]},
-        "finetune": {"data_path": str(tmp_path / "missing.json"), "eval_data_path": None, "vision_tower": "on/hub"}
-        | {"chat_template": "{% for message in messages %}" * 200},
+def test_every_local_file_of_a_recipe_has_a_fingerprint(expert, tmp_path):
+    for name in ("data.json", "test.parquet"):
+        (tmp_path / name).write_text("[]")
+    (tmp_path / "llm").mkdir()
+    recipe = {
+        "output_dir": str(tmp_path / "run"),
+        "vision_tower": "on/hub",
+        "language_model": str(tmp_path / "llm"),
+        "teachers": [str(expert), "owner/resnet"],
+        "image_folder": str(tmp_path),
+        "chat_template": "{% for message in messages %}" * 200,
+        "stages": {
+            "pretrain": {"data_path": str(tmp_path / "data.json")},
+            "finetune": {"data_path": str(tmp_path / "missing.json")},
+        },
     }
-    assert fingerprints(stages, str(questions)).keys() == {str(data), str(expert), str(model), str(questions)}
-    assert fingerprints({}, None) == {}
-
-
-def test_a_folder_may_be_named_by_a_number(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "2024").mkdir()
-    assert fingerprints({"pretrain": {"language_model": 2024, "data_path": "data.json"}}, None).keys() == {"2024"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    found = fingerprints(read_recipe(tmp_path / "recipe.yaml", use_cpu=True), str(tmp_path / "test.parquet"))
+    assert found.keys() == {str(tmp_path / name) for name in ("data.json", "test.parquet", "llm", "vit")}
