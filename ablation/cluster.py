@@ -51,6 +51,7 @@ def run_on_cluster(
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would report its use to its makers
     try:
         import ray
+        from ray.exceptions import RayError
     except ModuleNotFoundError:
         raise UserError("--cluster needs Ray, which is not installed: pip install 'hawaii-vlm[cluster]'.") from None
     local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
@@ -74,7 +75,7 @@ def run_on_cluster(
             try:
                 reason = ray.get(reference)
                 error = None if reason is None else UserError(reason)
-            except ray.exceptions.RayError as failure:
+            except RayError as failure:
                 error = failure
             report(run, error)
     finally:
