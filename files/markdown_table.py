@@ -1,14 +1,14 @@
-"""Markdown tables whose columns are also aligned as plain text."""
+"""Markdown tables that are aligned as plain text, too."""
 
 from collections.abc import Sequence
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Formats a table: the first column is left-aligned, the others, usually numbers, are right-aligned."""
-    widths = [max(map(len, column)) for column in zip(header, *rows)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [
-        [f"{line[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(line[1:], widths[1:]))]
-        for line in (header, rule, *rows)
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], num_text_columns: int = 1) -> str:
+    """A table whose first columns are aligned to the left and whose other columns, numbers, to the right."""
+    columns = []
+    for index, (title, *cells) in enumerate(zip(header, *rows)):
+        is_text = index < num_text_columns
+        width = max(1 if is_text else 2, *map(len, (title, *cells)))
+        rule = "-" * width if is_text else "-" * (width - 1) + ":"
+        columns.append([cell.ljust(width) if is_text else cell.rjust(width) for cell in (title, rule, *cells)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns))
