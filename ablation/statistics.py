@@ -1,4 +1,4 @@
-"""What the runs of an ablation come to: each row's mean over seeds, and its difference to the baseline."""
+"""Statistics of an ablation: the mean of each row over seeds, and its difference from the baseline."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ AVERAGE = "Avg."
 
 @dataclass(frozen=True)
 class Part:
-    """A task, or its questions of one type."""
+    """A task, or the questions of one type in it."""
 
     task: str
     question_type: str | None = None
@@ -25,7 +25,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Column:
-    """One part, or the average of several."""
+    """A column of the table: one part, or the average of several."""
 
     label: str
     parts: tuple[Part, ...]
@@ -33,11 +33,11 @@ class Column:
 
 def make_columns(scores: Mapping[str, dict]) -> list[Column]:
     """
-    The columns of a table: the tasks, or the types of a single task's questions, and the average.
+    Returns the columns of a table: the tasks, or the question types of a single task, and the average.
 
     Args:
         scores (`Mapping[str, dict]`):
-            Of one run, by task; see [`read_scores`].
+            Scores of one run by task; see [`read_scores`].
     """
     tasks = [Part(task) for task in scores]
     if len(tasks) > 1:
@@ -56,26 +56,26 @@ def _score(run: Mapping, part: Part) -> float:
 
 
 def value_of(run: Mapping, column: Column) -> float:
-    """A run's number in a column. MME is points where it stands alone, percent of them in an average."""
+    """The value of a run in a column. MME is in points in its own column and in percent in an average."""
     if len(column.parts) == 1:
         return _score(run, column.parts[0])
     return float(np.mean([in_percent(part.task, _score(run, part)) for part in column.parts]))
 
 
-def _questions(runs: Sequence[Mapping], part: Part) -> dict[str, list] | None:
+def _question_scores(runs: Sequence[Mapping], part: Part) -> dict[str, list] | None:
     """
-    The scores of a part's questions, `(questions, seeds)`, and their groups; `None` where its number is no mean of
-    them.
+    The scores of the questions of a part, `(questions, runs)`, and their groups; `None` if the score of the task is
+    not the mean over its questions.
     """
-    found = [run["questions"][part.task] for run in runs if part.task in run["questions"]]
-    if len(found) < len(runs):
+    by_run = [run["questions"][part.task] for run in runs if part.task in run["questions"]]
+    if len(by_run) < len(runs):
         return None
-    first = found[0]
-    if any(questions[key] != first[key] for questions in found for key in ("groups", "types")):
+    first = by_run[0]
+    if any(questions[key] != first[key] for questions in by_run for key in ("groups", "types")):
         names = " and ".join(f"{run['row']}, seed {run['seed']}" for run in (runs[0], runs[-1]))
         raise UserError(
-            f"{part.task} did not ask the same questions in all runs ({names} are among them), so they cannot be "
-            "compared: its data has changed in between. Remove the runs and start again."
+            f"The runs were evaluated on different questions of {part.task} ({names} are among them), so they cannot "
+            "be compared: its data changed between them. Remove the runs and start again."
         )
     types = first["types"] or []
     chosen = [
@@ -84,42 +84,46 @@ def _questions(runs: Sequence[Mapping], part: Part) -> dict[str, list] | None:
         if part.question_type is None or types[index] == part.question_type
     ]
     return {
-        "scores": [[questions["scores"][index] for questions in found] for index in chosen],
+        "scores": [[questions["scores"][index] for questions in by_run] for index in chosen],
         "groups": [first["groups"][index] for index in chosen],
     }
 
 
 def compare(row: Mapping[int, Mapping], baseline: Mapping[int, Mapping], column: Column) -> dict | None:
     """
-    The difference of a row to the baseline, over the seeds that both have.
+    Compares a row with the baseline, using the seeds that both have.
 
     Args:
         row, baseline (`Mapping[int, Mapping]`):
             Runs by seed.
         column (`Column`):
-            What is compared.
+            The column to compare.
 
     Returns:
-        `dict` with `difference`, `low`, `high` and `resampled`, what of `seeds` and `images` the interval is over: not
-        images, where a task's number is no mean over its questions. `None` where they have no seed in common.
+        `dict`, *optional*: `difference`, its interval from `low` to `high`, and `resampled`, a list of `"images"` and
+        `"seeds"`. Images are resampled only if the score of every task is the mean over its questions. `None` if the
+        rows have no seed in common.
+
+    Raises:
+        UserError: the runs were evaluated on different questions.
     """
     seeds = sorted(set(row) & set(baseline))
     if not seeds:
         return None
     runs = [[setting[seed] for seed in seeds] for setting in (row, baseline)]
-    parts = [_questions([*runs[0], *runs[1]], part) for part in column.parts]
+    parts = [_question_scores([*runs[0], *runs[1]], part) for part in column.parts]
     parts = [part for part in parts if part is not None]
     if len(parts) == len(column.parts):
         scores = np.concatenate([np.array(part["scores"], float) for part in parts])  # (questions, 2 * seeds)
         groups = [group for part in parts for group in part["groups"]]
         tasks = [number for number, part in enumerate(parts) for _ in part["groups"]]
-        found = paired_bootstrap(scores[:, : len(seeds)], scores[:, len(seeds) :], groups, tasks)
-        resampled = ["images"] if found["num_groups"] > len(parts) else []
+        result = paired_bootstrap(scores[:, : len(seeds)], scores[:, len(seeds) :], groups, tasks)
+        resampled = ["images"] if result["num_groups"] > len(parts) else []
     else:
         values = [[[value_of(run, column) for run in setting]] for setting in runs]
-        found, resampled = paired_bootstrap(*values, groups=["all"]), []
+        result, resampled = paired_bootstrap(*values, groups=["all"]), []
     resampled += ["seeds"] if len(seeds) > 1 else []
-    return {**{key: found[key] for key in ("difference", "low", "high")}, "resampled": resampled}
+    return {**{key: result[key] for key in ("difference", "low", "high")}, "resampled": resampled}
 
 
 def _mean_and_deviation(values: Sequence[float]) -> dict:
@@ -131,17 +135,19 @@ def summarize_row(
     runs: Mapping[int, Mapping], baseline: Mapping[int, Mapping] | None, columns: Sequence[Column]
 ) -> dict:
     """
+    Summarizes one row.
+
     Args:
         runs (`Mapping[int, Mapping]`):
-            Those of the row that are done, by seed.
+            Finished runs of the row by seed.
         baseline (`Mapping[int, Mapping]`, *optional*):
-            Those to compare with; `None` for the baseline itself.
+            Finished runs of the baseline; `None` for the baseline itself.
         columns (`Sequence[Column]`):
-            Of the table.
+            Columns of the table.
 
     Returns:
-        `dict`: `columns`, each with the mean over seeds, the standard deviation, the value of each seed and what
-        [`compare`] says; and what training took.
+        `dict`: `columns`, each with the mean over seeds, the standard deviation, the value of each seed and the result
+        of [`compare`]; and the cost of training.
     """
     summary = {"columns": {}}
     if not runs:
@@ -162,18 +168,20 @@ def summarize(
     done: Mapping[str, Mapping[int, Mapping]], labels: Mapping[str, str], seeds: Sequence[int], baseline: str
 ) -> dict:
     """
+    Summarizes all rows.
+
     Args:
         done (`Mapping[str, Mapping[int, Mapping]]`):
-            Of each row its runs that are done, by seed; one at least.
+            Finished runs of each row by seed, at least one in all.
         labels (`Mapping[str, str]`):
-            What the rows are called.
+            Labels of the rows.
         seeds (`Sequence[int]`):
-            Those that each row should have.
+            Seeds that each row should have.
         baseline (`str`):
-            The row that others are compared with.
+            Row that others are compared with.
 
     Returns:
-        `dict`: what `ablation.json` holds of them.
+        `dict`: `seeds`, `baseline`, `columns` and `rows` of `ablation.json`.
     """
     columns = make_columns(next(run for runs in done.values() for run in runs.values())["scores"])
     rows = [
@@ -187,5 +195,5 @@ def summarize(
         }
         for name, runs in done.items()
     ]
-    shown = [{"label": column.label, "tasks": [part.task for part in column.parts]} for column in columns]
-    return {"seeds": list(seeds), "baseline": baseline, "columns": shown, "rows": rows}
+    described = [{"label": column.label, "tasks": [part.task for part in column.parts]} for column in columns]
+    return {"seeds": list(seeds), "baseline": baseline, "columns": described, "rows": rows}

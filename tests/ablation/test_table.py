@@ -1,4 +1,4 @@
-"""The table reads as the paper's Table 2, and says what its numbers are and which are missing."""
+"""The table has the form of the paper's Table 2, and notes that explain its numbers and name missing runs."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def make_run(name, seed, scores, speed=1.234):
 
 
 def make_ablation(done, seeds, **changes):
-    """What `ablation.json` holds of runs by row and seed."""
+    """Content of `ablation.json` for runs by row and seed."""
     columns = make_columns(next(run for runs in done.values() for run in runs.values())["scores"])
     rows = [
         {
@@ -41,14 +41,14 @@ def make_ablation(done, seeds, **changes):
 
 
 def cells(table):
-    """Header and rows of the table, the notes below it."""
+    """Returns the header and rows of the table, and the notes below it."""
     lines = [line for line in table.splitlines() if line]
     rows = [line for line in lines if line.startswith("|")]
     read = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     return [read[0], *read[2:]], [line for line in lines if not line.startswith("|")]
 
 
-def test_the_papers_own_numbers_give_the_papers_own_table():
+def test_the_numbers_of_the_paper_give_its_table():
     done = {name: {0: make_run(name, 0, dict(zip(TASKS, scores)))} for name, scores in TABLE_2.items()}
     (header, *rows), notes = cells(make_table(make_ablation(done, [0])))
     names = "VQA-Text VizWiz GQA SQA POPE MME MMBench MMMU AI2D SeedBench-I".split()
@@ -57,17 +57,20 @@ def test_the_papers_own_numbers_give_the_papers_own_table():
     assert [row[11].strip("*") for row in rows] == ["61.9", "63.2", "63.5", "63.7"]
     assert [row[6] for row in rows] == ["1510.7", "1532.1", "**1541.7**", "1540.2"]
     assert rows[3][1:11] == "58.7 **53.9** 62.8 **70.5** 87.3 1540.2 66.9 36.6 **56.2** **67.5**".split()
-    assert "in percent (MME: points, and in the average percent of them)" in notes[0]
+    assert "in percent (MME in points, but in percent in the average)" in notes[0]
 
 
-def test_no_interval_is_made_up_for_one_seed_of_what_is_no_mean():
+def test_one_seed_without_question_scores_has_no_interval():
     done = {name: {0: make_run(name, 0, dict(zip(TASKS, scores)))} for name, scores in TABLE_2.items()}
     (_, *rows), notes = cells(make_table(make_ablation(done, [0])))
     assert [row[12] for row in rows] == ["-", "+1.3 [n/a]", "+1.6 [n/a]", "+1.8 [n/a]"]
-    assert "interval missing: there is one seed, and a task's score is no mean over its questions" in notes[2]
+    assert (
+        "without an interval: there is only one seed, and the score of a task is not the mean over its questions"
+        in notes[2]
+    )
 
 
-def test_several_seeds_have_deviations_and_an_interval():
+def test_several_seeds_have_a_deviation_and_an_interval():
     done = {
         name: {seed: make_run(name, seed, {"pope": score + seed}) for seed in range(3)}
         for name, score in (("llava", 80.0), ("hawaii", 85.0))
@@ -77,25 +80,25 @@ def test_several_seeds_have_deviations_and_an_interval():
     assert llava == ["LLaVA", "81.0 ± 1.0", "-", "1.23", "3"]
     assert hawaii == ["+ CGKD (HAWAII)", "**86.0** ± 1.0", "+5.0 [+5.0, +5.0]", "1.23", "3"]
     assert notes[1] == (
-        "vs. LLaVA: the difference, with the 95 % interval of a paired bootstrap over seeds alone: "
-        "a task's score is no mean over its questions."
+        "vs. LLaVA: the difference, with the 95 % interval of a paired bootstrap over seeds only: "
+        "the score of a task is not the mean over its questions."
     )
 
 
-def test_where_nothing_is_compared_no_interval_is_explained():
+def test_the_interval_is_not_explained_if_no_row_is_compared():
     done = {"llava": {0: make_run("llava", 0, {"pope": 80.0})}, "radio": {1: make_run("radio", 1, {"pope": 81.0})}}
-    for rows in (done, {"llava": done["llava"]}):
-        (_, *shown), notes = cells(make_table(make_ablation(rows, [0, 1])))
-        assert all(row[2] == "-" for row in shown)
+    for shown in (done, {"llava": done["llava"]}):
+        (_, *rows), notes = cells(make_table(make_ablation(shown, [0, 1])))
+        assert all(row[2] == "-" for row in rows)
         assert not any("vs. LLaVA" in note or "interval" in note for note in notes)
 
 
-def test_equal_scores_have_no_best():
+def test_equal_scores_are_not_bold():
     done = {name: {0: make_run(name, 0, {"pope": 80.0})} for name in ("llava", "radio")}
     assert "**" not in make_table(make_ablation(done, [0]))
 
 
-def test_what_is_missing_is_said():
+def test_missing_runs_and_a_limit_are_named():
     done = {
         "llava": {seed: make_run("llava", seed, {"gqa": 60.0}) for seed in range(2)},
         "fine": {1: make_run("fine", 1, {"gqa": 62.0})},
@@ -105,22 +108,22 @@ def test_what_is_missing_is_said():
     assert rows[1] == ["+ FGKD (w/o token scoring)", "**62.0**", "+2.0 [n/a]", "1.23", "1 of 2"]
     assert rows[2] == ["RADIO", "-", "-", "-", "0 of 2"]
     assert notes[-2:] == [
-        "**Of each task only the first 8 questions were asked.**",
-        "**Not all runs are done. Missing: + FGKD (w/o token scoring) with seed 0; RADIO with seed 0, 1.**",
+        "**Only the first 8 questions of each task were used.**",
+        "**Not all runs are finished. Missing: + FGKD (w/o token scoring) with seed 0; RADIO with seed 0, 1.**",
     ]
 
 
 @pytest.mark.parametrize(
-    ("resampled", "words"),
+    ("resampled", "note"),
     [
         ([["images", "seeds"]], "over images and seeds."),
-        ([["images"]], "over images alone; one seed says nothing of another."),
-        ([["images", "seeds"], ["images"]], "over images and seeds, as far as a row has several of both."),
+        ([["images"]], "over images; it does not cover other seeds."),
+        ([["images", "seeds"], ["images"]], "over images and seeds, for rows that have several of both."),
     ],
 )
-def test_what_the_interval_is_over_is_said(resampled, words):
+def test_the_note_names_what_is_resampled(resampled, note):
     done = {name: {0: make_run(name, 0, {"gqa": 60.0})} for name in ("llava", "fine", "radio")[: len(resampled) + 1]}
     ablation = make_ablation(done, [0])
-    for row, kind in zip(ablation["rows"][1:], resampled):
-        row["columns"]["GQA"]["against_baseline"] = {"difference": 1.0, "low": 0.5, "high": 1.5, "resampled": kind}
-    assert make_table(ablation).endswith(words)
+    for row, names in zip(ablation["rows"][1:], resampled):
+        row["columns"]["GQA"]["against_baseline"] = {"difference": 1.0, "low": 0.5, "high": 1.5, "resampled": names}
+    assert make_table(ablation).endswith(note)
