@@ -1,4 +1,4 @@
-"""What docs/ablations.md shows is what the command does: its commands are understood, its rows and files are there."""
+"""docs/ablations.md is correct: its commands parse, and its rows, numbers and code are those of the package."""
 
 import contextlib
 import io
@@ -23,11 +23,11 @@ def commands_of(document):
 
 
 COMMANDS = commands_of(ABLATIONS)
-OF_THE_EVIDENCE = commands_of(read("docs/evidence.md"))
+EVIDENCE_COMMANDS = commands_of(read("docs/evidence.md"))
 
 
-@pytest.mark.parametrize("words", [*OF_THE_EVIDENCE, *COMMANDS], ids=lambda words: " ".join(words[2:]))
-def test_each_command_names_a_recipe_and_rows_that_there_are(words):
+@pytest.mark.parametrize("words", [*EVIDENCE_COMMANDS, *COMMANDS], ids=lambda words: " ".join(words[2:]))
+def test_each_command_names_an_existing_recipe_and_existing_rows(words):
     arguments = parse(words[1:])
     recipe = read_recipe(str(ROOT / arguments.recipe), getattr(arguments, "overrides", None), use_cpu=True)
     teachers = next(iter(recipe.stages.values())).training.teachers
@@ -35,23 +35,24 @@ def test_each_command_names_a_recipe_and_rows_that_there_are(words):
     assert recipe.eval_tasks
 
 
-def test_the_ten_benchmarks_are_those_of_the_paper():
+def test_the_command_of_table_2_evaluates_the_ten_benchmarks_of_the_paper():
     from hawaii.evaluation.paper.benchmarks import SUITES
 
-    recipe = read_recipe(str(ROOT / parse(COMMANDS[-1][1:]).recipe), use_cpu=True)
+    (words,) = (words for words in COMMANDS if "runs/table_2" in words)
+    recipe = read_recipe(str(ROOT / parse(words[1:]).recipe), use_cpu=True)
     assert recipe.eval_tasks == list(SUITES["paper"])
 
 
-def test_every_row_is_there_under_its_label():
+def test_every_row_is_listed_with_its_label():
     shown = re.findall(r"^\| (\w+) \| (.+?) \|", ABLATIONS.split("## Rows")[1].split("## ")[0], flags=re.MULTILINE)
     rows = [(name, row.label) for name, row in ROWS.items()]
     alone = rows_of(["owner/TEACHER"])["only_TEACHER"].label
     assert shown[1:] == [*rows, ("only_TEACHER", alone)]
     assert list(DEFAULT_ROWS) == [name for name, _ in rows[:7]]
-    assert "the first seven are run" in ABLATIONS
+    assert "The first seven are the default of `--rows`." in ABLATIONS
 
 
-def test_the_keys_that_a_comparison_with_move_kd_shares_are_as_told():
+def test_all_rows_share_lambda_1_and_trainable():
     for name in ("easy_vqa", "emoji_vqa"):
         recipe = read_recipe(name, use_cpu=True)
         for row in rows_of(recipe.stages["pretrain"].training.teachers).values():
@@ -61,24 +62,25 @@ def test_the_keys_that_a_comparison_with_move_kd_shares_are_as_told():
                 assert "projections" not in stage.training.trainable
     stages = read_recipe("hawaii_vicuna_7b", use_cpu=True).stages
     assert all("projections" in stage.training.trainable for stage in stages.values())
-    assert "`lambda_1`, the weight of what the teachers teach, is 10 for all" in ABLATIONS
+    assert "`lambda_1`, the weight of the distillation, is 10 for all rows" in ABLATIONS
 
 
-def test_the_stretch_is_the_one_that_is_told():
+def test_the_stretch_of_the_seeds_is_the_documented_one():
     import numpy as np
 
     from hawaii.metrics.paired_bootstrap.paired_bootstrap import _draws_of_seeds
 
-    for num_seeds, told in ((3, 2.7), (5, 1.6)):
+    for num_seeds, stretch in ((3, 2.7), (5, 1.6)):
+        assert f"{stretch} " in ABLATIONS
         differences = np.eye(num_seeds)[0]
         drawn = _draws_of_seeds(differences, 20_000, 0.95, np.random.default_rng(0))
-        plain = np.sqrt(differences.var() / num_seeds)  # of a draw with replacement
-        assert drawn.std() / plain == pytest.approx(told, abs=0.06)
+        plain = np.sqrt(differences.var() / num_seeds)  # deviation of the mean of a draw with replacement
+        assert drawn.std() / plain == pytest.approx(stretch, abs=0.06)
 
 
-def test_the_code_that_compares_runs(monkeypatch):
+def test_the_example_of_the_paired_bootstrap_prints_the_difference(monkeypatch):
     monkeypatch.chdir(ROOT)
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
         exec(blocks(ABLATIONS, "python")[0], {})
-    assert said.getvalue() == "0.5\n"
+    assert output.getvalue() == "0.5\n"
