@@ -1,7 +1,7 @@
 """Executes runs on the machines of a Ray cluster."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..files.user_error import UserError, explain_errors
@@ -10,6 +10,11 @@ from .run import Run
 
 # Attempts after the first one, if a worker or its machine is lost.
 MAX_RETRIES = 3
+
+
+def cores_per_run(machines: Sequence[Mapping[str, float]], jobs: int) -> int:
+    """Cores of each of `jobs` simultaneous runs on the largest machine: Ray never splits a run between machines."""
+    return max(1, int(max(machine.get("CPU", 0) for machine in machines)) // jobs)
 
 
 def execute_on_worker(run: Run, num_devices: int) -> str | None:
@@ -39,7 +44,7 @@ def run_on_cluster(
             Address of a cluster, `auto` for the one that this machine belongs to, or `local` for a new one on this
             machine.
         jobs (`int`):
-            Number of runs at once on a cluster without GPUs; they share its cores.
+            Number of runs at once on each machine of a cluster without GPUs; they share its cores.
         devices_per_run (`int`):
             GPUs of each run on a cluster that has some.
         report (`Callable`):
@@ -48,7 +53,7 @@ def run_on_cluster(
     Raises:
         UserError: Ray is not installed, there is no such cluster, or none of its machines has enough GPUs.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would report its use to its makers
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would send usage statistics
     try:
         import ray
         from ray.exceptions import RayError
@@ -63,8 +68,8 @@ def run_on_cluster(
         if 0 < gpus < devices_per_run:
             raise UserError(f"No machine of the Ray cluster {address} has {devices_per_run} GPUs for one run.")
         num_gpus = devices_per_run if gpus else 0
-        # Ray gives a worker as many threads as cores.
-        num_cpus = 1 if gpus else max(1, int(ray.cluster_resources()["CPU"]) // jobs)
+        # Ray sets OMP_NUM_THREADS of a worker to its number of cores.
+        num_cpus = 1 if gpus else cores_per_run(machines, jobs)
         task = ray.remote(num_gpus=num_gpus, num_cpus=num_cpus, max_retries=MAX_RETRIES, max_calls=1)(
             execute_on_worker
         )

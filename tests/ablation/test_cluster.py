@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hawaii.ablation.cluster import cores_per_run
 from hawaii.tests.ablation.world import World
 
 
@@ -15,6 +16,13 @@ WORDS = "--seeds 0 --rows llava hawaii"
 
 def parent(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()[1])
+
+
+@pytest.mark.parametrize(
+    ("cores", "jobs", "expected"), [([2, 2], 1, 2), ([2, 2], 2, 1), ([0, 8], 2, 4), ([2, 2], 8, 1)]
+)
+def test_a_run_fits_on_one_machine_of_the_cluster(cores, jobs, expected):
+    assert cores_per_run([{"CPU": number} if number else {} for number in cores], jobs) == expected
 
 
 @pytest.mark.slow
