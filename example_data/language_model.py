@@ -4,9 +4,9 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
+import torch.nn.functional as F
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -14,14 +14,13 @@ from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Trainer,
-    TrainingArguments,
     set_seed,
 )
 
 from ..files.atomic import atomic_folder, write_json
 from ..files.digest import digest
 from .reports import read_report
+from .training import train
 from .word_tokenizer import save_tokenizer
 
 
@@ -104,18 +103,9 @@ class ConversationDataset(torch.utils.data.Dataset):
         return {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"], "labels": labels}
 
 
-@torch.no_grad()
-def measure_accuracy(model: PreTrainedModel, dataset: ConversationDataset, collator, batch_size: int) -> float:
-    """The share of the answers' tokens that the model would say in their place."""
-    num_right = num_tokens = 0
-    for start in range(0, len(dataset), batch_size):
-        samples = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
-        batch = collator(samples).to(model.device)
-        labels = batch["labels"][:, 1:]
-        is_right = model(**batch).logits[:, :-1].argmax(dim=-1) == labels
-        num_right += int(is_right[labels >= 0].sum())
-        num_tokens += int((labels >= 0).sum())
-    return num_right / num_tokens
+def predict_next_tokens(logits, labels):
+    """Returns the most likely token at each position, which the logits of the position before it predict."""
+    return F.pad(logits.argmax(dim=-1)[:, :-1], (1, 0), value=-1)
 
 
 def train_language_model(
@@ -138,28 +128,17 @@ def train_language_model(
     set_seed(SETTINGS["seed"])
     order = torch.randperm(len(conversations)).tolist()
     num_checked = min(NUM_CHECKED, len(order) // 10)
-    parts = (order[num_checked:], order[:num_checked])
-    learned, checked = (ConversationDataset([conversations[i] for i in part], tokenizer) for part in parts)
+    learned, checked = (
+        ConversationDataset([conversations[i] for i in part], tokenizer)
+        for part in (order[num_checked:], order[:num_checked])
+    )
     config = dict(CONFIG)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     config = AutoConfig.for_model(config.pop("model_type"), vocab_size=len(tokenizer), **ids, **config)
     model = AutoModelForCausalLM.from_config(config)
     collator = DataCollatorForSeq2Seq(tokenizer)
-    with TemporaryDirectory() as scratch:
-        args = TrainingArguments(
-            output_dir=scratch,
-            max_steps=num_steps,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            dataloader_pin_memory=False,
-            **SETTINGS,
-        )
-        trainer = Trainer(model=model, args=args, train_dataset=learned, data_collator=collator)
-        trainer.train()
-    model = model.eval()
-    accuracy = measure_accuracy(model, checked, collator, batch_size=64) if num_checked else 0.0
-    return model.cpu(), accuracy
+    accuracy = train(model, learned, checked, num_steps, SETTINGS, predict_next_tokens, collator)
+    return model, accuracy
 
 
 def _sentence(report: dict) -> str:

@@ -18,7 +18,8 @@ from ..language_model import prepare_language_model
 from ..llava_rows import make_question_row, make_row, make_rows, write_rows
 from ..question_table import write_questions
 from ..word_tokenizer import build_tokenizer
-from .questions import COLORS, SHAPES, Description, Question, describe
+from .experts import EXPERTS, labellings
+from .questions import Description, Question, describe
 
 
 # The form of the training data.
@@ -58,24 +59,6 @@ def by_image(questions: Iterable[Question]) -> dict[int, list[Question]]:
 def read_images(paths: Sequence[str]) -> torch.Tensor:
     """Decodes images of one size: a `torch.ByteTensor` of shape `(num_images, height, width, 3)`."""
     return torch.from_numpy(np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths]))
-
-
-def labellings(descriptions: Sequence[Description]) -> dict[str, torch.Tensor]:
-    """
-    What the experts learn to tell.
-
-    Args:
-        descriptions (`Sequence[Description]`):
-            Of each image.
-
-    Returns:
-        The labels `"color"`, `"shape"` and `"color and shape"`, a `torch.LongTensor` of shape `(num_images,)` each,
-        -1 where the label of an image is not known.
-    """
-    color = torch.tensor([-1 if item.color is None else COLORS.index(item.color) for item in descriptions])
-    shape = torch.tensor([-1 if item.shape is None else SHAPES.index(item.shape) for item in descriptions])
-    both = torch.where((color >= 0) & (shape >= 0), color * len(SHAPES) + shape, -1)
-    return {"color": color, "shape": shape, "color and shape": both}
 
 
 def image_names(image_id: int) -> tuple[str, str]:
@@ -206,6 +189,7 @@ def prepare_easy_vqa(output_dir, expert_steps: int | None = None) -> None:
     )
 
     tokenizer = build_tokenizer(text for question in questions for text in (question.text, question.answer))
-    prepare_experts(images, labellings([descriptions[i] for i in image_ids]), output_dir / "experts", expert_steps)
+    labels = labellings([descriptions[image_id] for image_id in image_ids])
+    prepare_experts(EXPERTS, images, labels, output_dir / "experts", expert_steps)
     steps = READING_STEPS if expert_steps is None else expert_steps
     prepare_language_model(finetune, pretrain, tokenizer, output_dir / "language_model", steps)

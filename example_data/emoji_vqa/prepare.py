@@ -179,6 +179,6 @@ def prepare_emoji_vqa(output_dir, expert_steps: int | None = None) -> None:
     canvases = list(lay_out_split("experts", TRAIN_VENDORS, concepts).values())
     images = torch.from_numpy(np.stack([np.asarray(painter.paint(canvas)) for canvas in canvases]))
     labels = labellings(canvases, concepts)
-    prepare_experts(images, labels, output_dir / "experts", expert_steps, EXPERTS)
+    prepare_experts(EXPERTS, images, labels, output_dir / "experts", expert_steps)
     steps = READING_STEPS if expert_steps is None else expert_steps
     prepare_language_model(finetune, pretrain, tokenizer, output_dir / "language_model", steps)

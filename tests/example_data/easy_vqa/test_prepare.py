@@ -12,13 +12,13 @@ import pytest
 from PIL import Image, ImageDraw
 from transformers import AutoTokenizer
 
+from hawaii.example_data.easy_vqa.experts import labellings
 from hawaii.example_data.easy_vqa.prepare import (
     by_image,
     caption_rows,
     conversation_rows,
     import_easy_vqa,
     is_about_own_color,
-    labellings,
     prepare_easy_vqa,
     read_questions,
 )

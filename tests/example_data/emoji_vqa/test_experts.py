@@ -61,7 +61,7 @@ def test_who_reads_tells_letters_and_that_there_are_drawings(labels):
 def test_an_experts_map_has_the_patches_that_are_labelled(expert, labels, tmp_path):
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     labels = {name: label.clamp(max=2) for name, label in labels.items()}
-    prepare_experts(images, labels, tmp_path, num_steps=1, experts=[replace(expert, batch_size=1)])
+    prepare_experts([replace(expert, batch_size=1)], images, labels, tmp_path, num_steps=1)
     model = AutoModel.from_pretrained(tmp_path / expert.name)
     features = model(torch.zeros(1, 3, 64, 64)).last_hidden_state
     grid = GRIDS[expert.labelling]
