@@ -19,23 +19,7 @@ from .training import train
 
 @dataclass(frozen=True)
 class Expert:
-    """
-    One expert.
-
-    Args:
-        name (`str`):
-            Name of its folder.
-        labelling (`str`):
-            Name of the labels that it learns.
-        config (`dict`):
-            `model_type` and options of a configuration of transformers.
-        num_steps (`int`):
-            Number of training steps.
-        learning_rate (`float`, *optional*, defaults to 2e-3):
-            Highest learning rate.
-        batch_size (`int`, *optional*, defaults to 64):
-            Images per step.
-    """
+    """An expert, with the `model_type` and options of its configuration of transformers and the labels it learns."""
 
     name: str
     labelling: str
@@ -50,6 +34,26 @@ SETTINGS = {"lr_scheduler_type": "cosine", "warmup_steps": 0.08, "weight_decay":
 HELD_OUT_SHARE = 0.1
 MAX_SHIFT = 8  # pixels
 MEAN, STANDARD_DEVIATION = 0.5, 0.5
+
+
+def augment(images):
+    """
+    Shifts each image of shape `(height, width, 3)` in a batch by up to `MAX_SHIFT` pixels, repeating its border, and
+    mirrors it with a probability of one half.
+    """
+    height, width = images.shape[1:3]
+    down, across = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (2, len(images), 1), device=images.device)
+    is_mirrored = torch.rand(len(images), 1, device=images.device) < 0.5
+    rows = (torch.arange(height, device=images.device) + down).clamp(0, height - 1)  # (B, H)
+    columns = (torch.arange(width, device=images.device) + across).clamp(0, width - 1)  # (B, W)
+    columns = torch.where(is_mirrored, columns.flip(1), columns)
+    batch = torch.arange(len(images), device=images.device)
+    return images[batch[:, None, None], rows[:, :, None], columns[:, None, :]]  # (B, H, W, 3)
+
+
+def normalize(images):
+    """Converts bytes of shape `(batch_size, height, width, 3)` to the experts' input in `(-1, 1)`, channels first."""
+    return images.permute(0, 3, 1, 2).float().div(255).sub(MEAN).div(STANDARD_DEVIATION)
 
 
 class ExpertClassifier(nn.Module):
@@ -72,48 +76,24 @@ class ExpertClassifier(nn.Module):
         self.head = nn.LazyLinear(num_labels)
         self.register_buffer("label_weights", label_weights)
 
-    def forward(self, pixel_values, labels):
+    def forward(self, images, labels):
         """
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`):
-                Normalized images.
+            images (`torch.ByteTensor` of shape `(batch_size, height, width, 3)`):
+                Images. They are augmented in training, unless their patches are labelled and would no longer match.
             labels (`torch.LongTensor` of shape `(batch_size,)` or `(batch_size, num_patches)`):
                 Class of each image or of each patch, -1 if unknown.
 
         Returns:
             `dict`: the `loss`, and `logits` in the shape of `labels` with a last dimension of size `num_labels`.
         """
-        features = self.expert(pixel_values).last_hidden_state
+        if self.training and labels.ndim == 1:
+            images = augment(images)
+        features = self.expert(normalize(images)).last_hidden_state
         patches = features.flatten(2).transpose(1, 2) if features.ndim == 4 else features[:, 1:]  # (B, P, C)
         logits = self.head(patches.mean(dim=1) if labels.ndim == 1 else patches)
         loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), self.label_weights, ignore_index=-1)
         return {"loss": loss, "logits": logits}
-
-
-class LabelledImages(torch.utils.data.Dataset):
-    """
-    Images with labels of one labelling.
-
-    Args:
-        images (`torch.ByteTensor` of shape `(num_images, height, width, 3)`):
-            Images.
-        labels (`torch.LongTensor` of shape `(num_images,)` or `(num_images, num_patches)`):
-            Their labels.
-        is_augmented (`bool`, *optional*, defaults to `False`):
-            Whether images are shifted and mirrored at random.
-    """
-
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor, is_augmented: bool = False):
-        self.images = images
-        self.labels = labels
-        self.is_augmented = is_augmented
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        image = augment(self.images[index]) if self.is_augmented else self.images[index]
-        return {"pixel_values": normalize(image), "labels": self.labels[index]}
 
 
 def patch_weights(labels) -> torch.Tensor:
@@ -125,23 +105,6 @@ def held_out(num_images: int) -> torch.Tensor:
     """Returns a mask of shape `(num_images,)` that is true for the last images, which no expert is trained on."""
     num_held_out = max(1, round(HELD_OUT_SHARE * num_images))
     return torch.arange(num_images) >= num_images - num_held_out
-
-
-def augment(image):
-    """
-    Shifts an image of shape `(height, width, 3)` by up to `MAX_SHIFT` pixels, repeating its border, and mirrors it
-    with a probability of one half.
-    """
-    height, width = image.shape[:2]
-    down, across = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (2, 1))
-    rows = (torch.arange(height) + down).clamp(0, height - 1)
-    columns = (torch.arange(width) + across).clamp(0, width - 1)
-    return image[rows[:, None], columns.flip(0) if torch.rand(()) < 0.5 else columns]
-
-
-def normalize(image):
-    """Converts bytes of shape `(..., height, width, 3)` to the experts' input, `(..., 3, height, width)`."""
-    return image.movedim(-1, -3).float().div(255).sub(MEAN).div(STANDARD_DEVIATION)
 
 
 def train_expert(expert: Expert, images, labels, num_steps: int) -> tuple[PreTrainedModel, float]:
@@ -162,18 +125,17 @@ def train_expert(expert: Expert, images, labels, num_steps: int) -> tuple[PreTra
         The base model without its head, in eval mode on the CPU, and its accuracy on the held-out images.
     """
     is_known, is_held_out = (labels >= 0).view(len(labels), -1).any(dim=1), held_out(len(images))
-    is_learned, is_checked = is_known & ~is_held_out, is_known & is_held_out
-    has_patch_labels = labels.ndim == 2
-    # Shifted images would no longer match the labels of their patches.
-    learned = LabelledImages(images[is_learned], labels[is_learned], is_augmented=not has_patch_labels)
-    checked = LabelledImages(images[is_checked], labels[is_checked])
+    learned, checked = (
+        [{"images": images[index], "labels": labels[index]} for index in mask.nonzero().flatten()]
+        for mask in (is_known & ~is_held_out, is_known & is_held_out)
+    )
     with torch.random.fork_rng(devices=[]):
         set_seed(SETTINGS["seed"])
         config = dict(expert.config)
         base = AutoModel.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
-        weights = patch_weights(labels) if has_patch_labels else None
+        weights = patch_weights(labels) if labels.ndim == 2 else None
         model = ExpertClassifier(base, int(labels.max()) + 1, weights)
-        model.eval()(normalize(images[:1]), labels[:1])  # The lazy head takes its width from the first features.
+        model.eval()(images[:1], labels[:1])  # The lazy head takes its width from the first features.
         print(f"Training expert {expert.name} on {expert.labelling}", flush=True)
         settings = {
             "per_device_train_batch_size": expert.batch_size,

@@ -50,16 +50,8 @@ NUM_HELD_OUT = 500  # conversations for the accuracy that is printed
 
 def caption_conversations(rows: Sequence[dict], caption_rows: Sequence[dict]) -> list[list[dict]]:
     """
-    Replaces the image in conversations by its caption.
-
-    Args:
-        rows (`Sequence[dict]`):
-            Rows of LLaVA's JSON about one image each. Rows about an image without a caption are omitted.
-        caption_rows (`Sequence[dict]`):
-            Rows of LLaVA's JSON with one caption each.
-
-    Returns:
-        `list[list[dict]]`: the messages of each row for a chat template.
+    Converts rows of LLaVA's JSON to messages in which the captions of `caption_rows` replace the images. Rows about an
+    image without a caption are omitted.
     """
     captions = {row["image"]: row["conversations"][-1]["value"] for row in caption_rows}
     roles = {"human": "user", "gpt": "assistant"}
@@ -74,15 +66,7 @@ def caption_conversations(rows: Sequence[dict], caption_rows: Sequence[dict]) ->
 
 
 class ConversationDataset(torch.utils.data.Dataset):
-    """
-    Tokens of conversations, with the answers as labels.
-
-    Args:
-        conversations (`Sequence[list[dict]]`):
-            Messages.
-        tokenizer (`PreTrainedTokenizerFast`):
-            Tokenizer whose chat template marks the answers.
-    """
+    """Tokens of conversations, with the answers as labels, which the tokenizer's chat template marks."""
 
     def __init__(self, conversations: Sequence[list[dict]], tokenizer: PreTrainedTokenizerFast):
         self.conversations = conversations
@@ -112,18 +96,8 @@ def train_language_model(
     conversations: Sequence[list[dict]], tokenizer: PreTrainedTokenizerFast, num_steps: int
 ) -> tuple[PreTrainedModel, float]:
     """
-    Trains a language model from random weights, on a GPU if there is one.
-
-    Args:
-        conversations (`Sequence[list[dict]]`):
-            Messages. Some are held out.
-        tokenizer (`PreTrainedTokenizerFast`):
-            Tokenizer of the model.
-        num_steps (`int`):
-            Number of steps.
-
-    Returns:
-        The model in eval mode on the CPU, and its accuracy for the tokens of the held-out answers.
+    Trains a language model from random weights. Returns it in eval mode on the CPU, with its accuracy for the tokens
+    of the answers in held-out conversations.
     """
     set_seed(SETTINGS["seed"])
     order = torch.randperm(len(conversations)).tolist()

@@ -59,11 +59,7 @@ EXPERTS = (
 
 def labellings(descriptions: Sequence[Description]) -> dict[str, torch.Tensor]:
     """
-    Labels the images for the experts.
-
-    Args:
-        descriptions (`Sequence[Description]`):
-            Description of each image.
+    Labels images by their descriptions.
 
     Returns:
         The labels `"color"`, `"shape"` and `"color and shape"`, a `torch.LongTensor` of shape `(num_images,)` each,

@@ -118,18 +118,8 @@ def _one_per_quarter(random: Random, names: Sequence[str]) -> list[Placement]:
 
 def lay_out(random: Random, vendor: str, names: Sequence[str], words: Sequence[str]) -> Canvas:
     """
-    Lays out a random canvas. One to four drawings are equally likely, and so are one to all of them with the same
-    concept.
-
-    Args:
-        random (`Random`):
-            Random numbers. The same state gives the same canvas.
-        vendor (`str`):
-            Vendor of the drawings.
-        names (`Sequence[str]`):
-            Names of concepts to draw.
-        words (`Sequence[str]`):
-            Words to write. A written word is not drawn on the same canvas.
+    Lays out a random canvas with drawings of concepts from `names` and perhaps one of the `words`, which is then not
+    drawn. One to four drawings are equally likely, and so are one to all of them with the same concept.
     """
     num_drawings = random.randint(1, MAX_DRAWINGS)
     num_copies = random.randint(1, num_drawings)
@@ -155,13 +145,7 @@ def lay_out(random: Random, vendor: str, names: Sequence[str], words: Sequence[s
 
 
 class Painter:
-    """
-    Paints canvases. Each drawing is rasterized once per size.
-
-    Args:
-        drawings (`dict[str, dict[str, Drawing]]`):
-            Drawings by vendor and name of the concept.
-    """
+    """Paints canvases with `drawings`, by vendor and name of the concept. Each is rasterized once per size."""
 
     def __init__(self, drawings: dict[str, dict[str, Drawing]]):
         self.drawings = drawings

@@ -23,19 +23,8 @@ def write_data_card(
     test: Sequence[Question],
 ) -> None:
     """
-    Writes `README.md`.
-
-    Args:
-        output_dir (`Path`):
-            Folder of the data set.
-        archives (`dict[str, Path]`):
-            Each vendor's package, which names the author and the license.
-        filtered (`dict[str, list[Concept]]`):
-            Concepts after each rule, from [`filter_concepts`].
-        concepts (`Sequence[Concept]`):
-            Concepts of the data set.
-        test (`Sequence[Question]`):
-            Questions of the test split.
+    Writes `README.md`: `archives` are the vendors' packages, which name authors and licenses, `filtered` comes from
+    [`filter_concepts`], and `concepts` and `test` are the concepts and test questions of the data set.
     """
     vendors = [
         {

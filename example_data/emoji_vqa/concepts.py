@@ -25,15 +25,8 @@ class Concept:
 
 def read_concepts(archive: Path) -> list[Concept]:
     """
-    Reads the emoji that have a group from the package emojibase-data.
-
-    Args:
-        archive (`Path`):
-            The package.
-
-    Returns:
-        `list[Concept]`: concepts in the order of Unicode. Groups in `GROUPS` have the first word of emojibase's name,
-        such as `"animals"`. The code point of a sequence has hyphens.
+    Reads the emoji that have a group from the package emojibase-data, in the order of Unicode. Groups in `GROUPS` get
+    the first word of emojibase's name, such as `"animals"`. The code point of a sequence has hyphens.
     """
     emoji, meta = read_members(archive, "en/data.json", "meta/groups.json")
     concepts = []
@@ -70,16 +63,8 @@ def _without_shared_words(concepts: Sequence[Concept]) -> Iterator[Concept]:
 
 def filter_concepts(concepts: Sequence[Concept], drawn: Sequence[Collection[str]]) -> dict[str, list[Concept]]:
     """
-    Filters concepts by one rule after the other.
-
-    Args:
-        concepts (`Sequence[Concept]`):
-            Concepts in the order of Unicode.
-        drawn (`Sequence[Collection[str]]`):
-            Code points that each vendor has drawn.
-
-    Returns:
-        `dict[str, list[Concept]]`: the concepts after each rule, by the rule. The last are the result.
+    Filters concepts by one rule after the other, given the code points that each vendor has drawn. Returns the
+    concepts after each rule, by the rule; the last ones are the result.
     """
     groups = {group.partition("-")[0] for group in GROUPS}
     rules = {

@@ -47,15 +47,7 @@ def read_code_points(archive: Path) -> dict[str, str]:
 
 
 def read_drawings(archive: Path, concepts: Sequence[Concept]) -> list[Drawing]:
-    """
-    Reads a vendor's drawings of `concepts`.
-
-    Args:
-        archive (`Path`):
-            The vendor's Iconify package.
-        concepts (`Sequence[Concept]`):
-            Concepts that the vendor has drawn.
-    """
+    """Reads the drawings of `concepts` from a vendor's Iconify package, which must contain them all."""
     table, names = read_members(archive, "icons.json", "chars.json")
     drawings = []
     for concept in concepts:
@@ -113,15 +105,9 @@ def _mean_colors(drawings: Sequence[Drawing]) -> np.ndarray:
 
 def disagreement(drawings: Sequence[Sequence[Drawing]]) -> np.ndarray:
     """
-    Measures how differently vendors draw each concept.
-
-    Args:
-        drawings (`Sequence[Sequence[Drawing]]`):
-            Drawings of the same concepts by each vendor.
-
-    Returns:
-        `np.ndarray` of shape `(num_concepts,)`: how many drawings of another vendor are nearer to a concept's drawing,
-        by color and outline, than that vendor's drawing of the same concept; the mean over pairs of vendors.
+    Measures how differently vendors draw each concept: how many drawings of another vendor are nearer to a concept's
+    drawing, by color and outline, than that vendor's drawing of the same concept; the mean over pairs of vendors.
+    `drawings` has those of each vendor, in the order of the returned array of shape `(num_concepts,)`.
     """
     num_nearer = []
     for one, other in permutations([_mean_colors(vendor) for vendor in drawings], 2):

@@ -60,13 +60,7 @@ GRIDS = {"subgroup": 4, "concept": 8, "letter": 8}
 
 def labellings(canvases: Sequence[Canvas], concepts: Sequence[Concept]) -> dict[str, torch.Tensor]:
     """
-    Labels each patch of the experts' feature maps by what is at its center.
-
-    Args:
-        canvases (`Sequence[Canvas]`):
-            Canvases.
-        concepts (`Sequence[Concept]`):
-            All concepts of the data set.
+    Labels each patch of the experts' feature maps by what is at its center; `concepts` are all of the data set.
 
     Returns:
         The labels `"subgroup"`, `"concept"` and `"letter"`, a `torch.LongTensor` of shape

@@ -79,13 +79,7 @@ def place_name(placement: Placement) -> str:
 
 
 class Questioner:
-    """
-    Asks about canvases.
-
-    Args:
-        concepts (`Sequence[Concept]`):
-            All concepts of the data set.
-    """
+    """Asks about canvases; `concepts` are all concepts of the data set."""
 
     def __init__(self, concepts: Sequence[Concept]):
         self.concepts = {concept.name: concept for concept in concepts}
@@ -192,16 +186,7 @@ class Questioner:
 def balance_answers(questions: Sequence[tuple[str, Question]], random: Random) -> list[tuple[str, Question]]:
     """
     Removes random questions until all answers to each form of the types with few answers are equally frequent, so that
-    knowing the answers does not help without the image.
-
-    Args:
-        questions (`Sequence[tuple[str, Question]]`):
-            Questions, each with the name of its canvas.
-        random (`Random`):
-            Random numbers.
-
-    Returns:
-        `list[tuple[str, Question]]`: the remaining questions in their order.
+    knowing the answers does not help without the image. Each question comes with the name of its canvas.
     """
     indices: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, (_, question) in enumerate(questions):
