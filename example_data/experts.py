@@ -1,26 +1,25 @@
-"""Small experts of different kinds: each learns another labelling of the same images, then serves as a teacher."""
+"""Small vision models with different architectures, each trained on its own labels, that serve as teachers."""
 
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel, set_seed
 
 from ..files.atomic import atomic_folder, write_json
 from ..files.digest import digest
 from ..files.user_error import UserError
 from .reports import read_report
+from .training import train
 
 
 @dataclass(frozen=True)
 class Expert:
-    """One expert: an architecture of transformers, what it learns to tell, and for how long."""
+    """An expert, with the `model_type` and options of its configuration of transformers and the labels it learns."""
 
     name: str
     labelling: str
@@ -30,223 +29,130 @@ class Expert:
     batch_size: int = 64
 
 
-EXPERTS = (
-    Expert(
-        name="resnet",
-        labelling="shape",
-        config={
-            "model_type": "resnet",
-            "embedding_size": 24,
-            "hidden_sizes": [48, 96],
-            "depths": [1, 2],
-            "layer_type": "basic",
-        },
-        num_steps=210,
-    ),
-    Expert(
-        name="vit",
-        labelling="color",
-        config={
-            "model_type": "vit",
-            "image_size": 64,
-            "patch_size": 8,
-            "hidden_size": 96,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "intermediate_size": 192,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
-        },
-        num_steps=240,
-    ),
-    Expert(
-        name="poolformer",
-        labelling="color and shape",
-        config={
-            "model_type": "poolformer",
-            "num_encoder_blocks": 2,
-            "hidden_sizes": [32, 96],
-            "depths": [1, 2],
-            "patch_sizes": [7, 3],
-            "strides": [4, 2],
-            "padding": [3, 1],
-            "mlp_ratio": 3.0,
-            "drop_path_rate": 0.0,
-            "layer_scale_init_value": 1.0,
-        },
-        num_steps=420,
-    ),
-)
-
 REPORT_FILE = "expert.json"
-SEED = 0
+SETTINGS = {"lr_scheduler_type": "cosine", "warmup_steps": 0.08, "weight_decay": 0.02, "seed": 0}
 HELD_OUT_SHARE = 0.1
-WARMUP_SHARE = 0.08
-WEIGHT_DECAY = 0.02
-MAX_GRADIENT_NORM = 1.0
 MAX_SHIFT = 8  # pixels
 MEAN, STANDARD_DEVIATION = 0.5, 0.5
-NUM_STEPS_BETWEEN_REPORTS = 10
+
+
+def augment(images):
+    """
+    Shifts each image of shape `(height, width, 3)` in a batch by up to `MAX_SHIFT` pixels, repeating its border, and
+    mirrors it with a probability of one half.
+    """
+    height, width = images.shape[1:3]
+    down, across = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (2, len(images), 1), device=images.device)
+    is_mirrored = torch.rand(len(images), 1, device=images.device) < 0.5
+    rows = (torch.arange(height, device=images.device) + down).clamp(0, height - 1)  # (B, H)
+    columns = (torch.arange(width, device=images.device) + across).clamp(0, width - 1)  # (B, W)
+    columns = torch.where(is_mirrored, columns.flip(1), columns)
+    batch = torch.arange(len(images), device=images.device)
+    return images[batch[:, None, None], rows[:, :, None], columns[:, None, :]]  # (B, H, W, 3)
+
+
+def normalize(images):
+    """Converts bytes of shape `(batch_size, height, width, 3)` to the experts' input in `(-1, 1)`, channels first."""
+    return images.permute(0, 3, 1, 2).float().div(255).sub(MEAN).div(STANDARD_DEVIATION)
 
 
 class ExpertClassifier(nn.Module):
     """
-    An expert with the head that it learns through: a linear layer on the mean of its feature map.
+    An expert with the linear layer that it is trained through. The layer reads patches and never the class token,
+    because students learn from the patches.
 
     Args:
         expert (`PreTrainedModel`):
-            Its `last_hidden_state` is a map, or a class token and the patches.
+            Its `last_hidden_state` is a feature map, or a class token and the patches.
         num_labels (`int`):
-            Classes to tell apart.
+            Number of classes.
+        label_weights (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
+            Weight of each class in the loss.
     """
 
-    def __init__(self, expert: PreTrainedModel, num_labels: int):
+    def __init__(self, expert: PreTrainedModel, num_labels: int, label_weights: torch.Tensor | None = None):
         super().__init__()
         self.expert = expert
         self.head = nn.LazyLinear(num_labels)
+        self.register_buffer("label_weights", label_weights)
 
-    def forward(self, pixel_values):
-        """Takes `(batch_size, 3, height, width)`, returns logits of shape `(batch_size, num_labels)`."""
-        features = self.expert(pixel_values).last_hidden_state
-        if features.ndim == 4:
-            return self.head(features.flatten(2).mean(dim=2))
-        # Patches, not the class token: what teaches the student later is the patches.
-        return self.head(features[:, 1:].mean(dim=1))
+    def forward(self, images, labels):
+        """
+        Args:
+            images (`torch.ByteTensor` of shape `(batch_size, height, width, 3)`):
+                Images. They are augmented in training, unless their patches are labelled and would no longer match.
+            labels (`torch.LongTensor` of shape `(batch_size,)` or `(batch_size, num_patches)`):
+                Class of each image or of each patch, -1 if unknown.
 
-
-class PatchClassifier(ExpertClassifier):
-    """An expert with a head on each of its patches: what it learns to tell of a patch is then at that patch."""
-
-    def forward(self, pixel_values):
-        """Takes `(batch_size, 3, height, width)`, returns logits of shape `(batch_size, num_labels, num_patches)`."""
-        features = self.expert(pixel_values).last_hidden_state
+        Returns:
+            `dict`: the `loss`, and `logits` in the shape of `labels` with a last dimension of size `num_labels`.
+        """
+        if self.training and labels.ndim == 1:
+            images = augment(images)
+        features = self.expert(normalize(images)).last_hidden_state
         patches = features.flatten(2).transpose(1, 2) if features.ndim == 4 else features[:, 1:]  # (B, P, C)
-        return self.head(patches).transpose(1, 2)
+        logits = self.head(patches.mean(dim=1) if labels.ndim == 1 else patches)
+        loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), self.label_weights, ignore_index=-1)
+        return {"loss": loss, "logits": logits}
 
 
 def patch_weights(labels) -> torch.Tensor:
-    """How much a patch of each label counts: the less, by the root of their number, the more there are."""
+    """Returns the weight of each label in the loss: the inverse square root of its number of patches."""
     return labels[labels >= 0].bincount().clamp(min=1).rsqrt()
 
 
 def held_out(num_images: int) -> torch.Tensor:
-    """True for the images, the last ones, that no expert learns from: a tensor of shape `(num_images,)`."""
+    """Returns a mask of shape `(num_images,)` that is true for the last images, which no expert is trained on."""
     num_held_out = max(1, round(HELD_OUT_SHARE * num_images))
     return torch.arange(num_images) >= num_images - num_held_out
 
 
-def batches(indices, batch_size: int, num_steps: int) -> Iterator[torch.Tensor]:
-    """Draws `num_steps` batches of indices; every index comes once before any comes again."""
-    num_epochs = math.ceil(num_steps * batch_size / len(indices))
-    order = torch.cat([indices[torch.randperm(len(indices))] for _ in range(num_epochs)])
-    return iter(order[: num_steps * batch_size].view(num_steps, batch_size))
-
-
-def augment(images, chosen):
-    """
-    Picks images, half of them mirrored, and shifts each by up to `MAX_SHIFT` pixels; the border repeats where nothing
-    is left to show.
-
-    Args:
-        images (`torch.ByteTensor` of shape `(num_images, height, width, 3)`):
-            All images.
-        chosen (`torch.LongTensor` of shape `(batch_size,)`):
-            Which to pick.
-
-    Returns:
-        `torch.ByteTensor` of shape `(batch_size, height, width, 3)`
-    """
-    height, width = images.shape[1:3]
-    shifts = torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (2, len(chosen), 1))
-    is_mirrored = torch.rand(len(chosen), 1) < 0.5
-    rows = (torch.arange(height) + shifts[0]).clamp(0, height - 1)  # (B, H)
-    columns = (torch.arange(width) + shifts[1]).clamp(0, width - 1)  # (B, W)
-    columns = torch.where(is_mirrored, width - 1 - columns, columns)
-    chosen, rows, columns = (index.to(images.device) for index in (chosen, rows, columns))
-    return images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]  # (B, H, W, 3)
-
-
-def normalize(images):
-    """Bytes of shape `(batch_size, height, width, 3)` to what the experts take: `(batch_size, 3, height, width)`."""
-    pixel_values = images.permute(0, 3, 1, 2).float().div(255)
-    return pixel_values.sub(MEAN).div(STANDARD_DEVIATION)
-
-
-def learning_rate_factor(step: int, num_steps: int) -> float:
-    """A linear warm-up, then a cosine to zero."""
-    warmup = min(1.0, (step + 1) / max(1.0, WARMUP_SHARE * num_steps))
-    return warmup * 0.5 * (1 + math.cos(math.pi * step / num_steps))
-
-
-@torch.no_grad()
-def measure_accuracy(model: nn.Module, images, labels, batch_size: int) -> float:
-    """The share of the known `labels`, of `images` or of their patches, that `model` tells; 0 where there are none."""
-    num_right = 0
-    for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
-        num_right += int((model(normalize(images[part])).argmax(dim=1) == labels[part]).sum())
-    return num_right / max(1, int((labels >= 0).sum()))
-
-
 def train_expert(expert: Expert, images, labels, num_steps: int) -> tuple[PreTrainedModel, float]:
     """
-    Trains one expert, on a GPU if there is one. On one machine's CPU the same call gives the same weights.
+    Trains one expert.
 
     Args:
         expert (`Expert`):
-            What to train.
+            The expert.
         images (`torch.ByteTensor` of shape `(num_images, height, width, 3)`):
-            The images.
+            All images.
         labels (`torch.LongTensor` of shape `(num_images,)` or `(num_images, num_patches)`):
-            Of each image, or of each patch of its map, row by row; -1 where not known.
+            Label of each image, or of each patch of its feature map, row by row; -1 if unknown.
         num_steps (`int`):
             Number of steps.
 
     Returns:
-        The base model without its head, in eval mode on the CPU, and the accuracy of both on the held-out images.
+        The base model without its head, in eval mode on the CPU, and its accuracy on the held-out images.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     is_known, is_held_out = (labels >= 0).view(len(labels), -1).any(dim=1), held_out(len(images))
-    learned, checked = (is_known & ~is_held_out).nonzero().flatten(), (is_known & is_held_out).nonzero().flatten()
-    num_labels = int(labels.max()) + 1
-    images, labels = images.to(device), labels.to(device)
-
-    with torch.random.fork_rng(devices=[]):  # Every random number is drawn on the CPU.
-        torch.manual_seed(SEED)
+    learned, checked = (
+        [{"images": images[index], "labels": labels[index]} for index in mask.nonzero().flatten()]
+        for mask in (is_known & ~is_held_out, is_known & is_held_out)
+    )
+    with torch.random.fork_rng(devices=[]):
+        set_seed(SETTINGS["seed"])
         config = dict(expert.config)
         base = AutoModel.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
-        # The labels of patches would no longer fit a shifted image.
-        kind, view = (ExpertClassifier, augment) if labels.ndim == 1 else (PatchClassifier, torch.Tensor.__getitem__)
-        weights = None if labels.ndim == 1 else patch_weights(labels)
-        model = kind(base, num_labels).to(device)
-        model.eval()(normalize(images[:1]))  # The lazy head takes its width from the first features that it sees.
-        model.train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=expert.learning_rate, weight_decay=WEIGHT_DECAY)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, num_steps))
-        progress = tqdm(total=num_steps, desc=f"Expert {expert.name} learns {expert.labelling}", unit="step")
-        for step, chosen in enumerate(batches(learned, expert.batch_size, num_steps), start=1):
-            logits, target = model(normalize(view(images, chosen))), labels[chosen]
-            loss = F.cross_entropy(logits, target, weight=weights, ignore_index=-1)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
-            optimizer.step()
-            schedule.step()
-            if step % NUM_STEPS_BETWEEN_REPORTS == 0 or step == num_steps:
-                accuracy = (logits.argmax(dim=1) == target)[target >= 0].float().mean()
-                progress.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{accuracy.item():.3f}", refresh=False)
-            progress.update()
-        progress.close()
-    model.eval()
-    accuracy = measure_accuracy(model, images[checked], labels[checked], expert.batch_size)
-    return model.expert.cpu(), accuracy
+        weights = patch_weights(labels) if labels.ndim == 2 else None
+        model = ExpertClassifier(base, int(labels.max()) + 1, weights)
+        model.eval()(images[:1], labels[:1])  # The lazy head takes its width from the first features.
+        print(f"Training expert {expert.name} on {expert.labelling}", flush=True)
+        settings = {
+            "per_device_train_batch_size": expert.batch_size,
+            "learning_rate": expert.learning_rate,
+            **SETTINGS,
+        }
+        accuracy = train(
+            model, learned, checked, num_steps, settings, predict=lambda logits, labels: logits.argmax(dim=-1)
+        )
+    return base, accuracy
 
 
 def save_expert(model: PreTrainedModel, image_size, report: dict, folder: Path) -> None:
-    """Saves the model, the image processor that makes its pixels, and the report."""
+    """Saves the model, an image processor that resizes and normalizes for it, and the report."""
     height, width = image_size
     model.save_pretrained(folder)
-    # As ViTImageProcessor saves itself; making one warns where torchvision, which it would not use, is missing.
+    # The file that ViTImageProcessor saves; creating one warns if torchvision, which is not needed, is missing.
     image_processor = {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
@@ -262,54 +168,60 @@ def save_expert(model: PreTrainedModel, image_size, report: dict, folder: Path) 
     write_json(folder / REPORT_FILE, report)
 
 
-def _sentence(report: dict, labels) -> str:
+def _summary(report: dict, labels) -> str:
     return (
-        f"{report['architecture']} tells the {report['labelling']} in {report['validation_accuracy']:.1%} "
-        f"of {'held-out images' if labels.ndim == 1 else 'the patches of held-out images'} "
+        f"{report['architecture']} predicts the {report['labelling']} of {report['validation_accuracy']:.1%} "
+        f"of {'the held-out images' if labels.ndim == 1 else 'the patches of held-out images'} "
         f"after {report['num_steps']} steps"
     )
 
 
 def check_steps(num_steps: int | None) -> None:
-    """Refuses a number of steps in which nothing would be learned, before hours go into what comes first."""
+    """Refuses fewer than one step before the data set is made, which can take hours."""
     if num_steps is not None and num_steps < 1:
-        raise UserError(f"--expert_steps is {num_steps}, but one step is the least.")
+        raise UserError(f"--expert_steps is {num_steps}, but must be at least 1.")
 
 
-def prepare_experts(images, labels, output_dir, num_steps=None, experts=EXPERTS) -> None:
+def prepare_experts(
+    experts: Sequence[Expert],
+    images: torch.Tensor,
+    labels: dict[str, torch.Tensor],
+    output_dir: str | Path,
+    num_steps: int | None = None,
+) -> None:
     """
-    Trains the experts that are not in `output_dir` yet and saves each there, in a folder of its name.
+    Trains the experts that `output_dir` does not contain yet and saves each in a folder of its name.
 
     Args:
+        experts (`Sequence[Expert]`):
+            The experts.
         images (`torch.ByteTensor` of shape `(num_images, height, width, 3)`):
-            The images to learn from; the last tenth is held out for the accuracy that is printed.
+            Images. The last tenth is held out for the accuracy that is printed.
         labels (`dict[str, torch.LongTensor]` of shape `(num_images,)` or `(num_images, num_patches)` each):
-            The labellings by name, of images or of the patches of an expert's map; -1 where a label is not known.
+            Labels of images, or of the patches of an expert's feature map, by labelling; -1 if unknown.
         output_dir (`str` or `Path`):
             Folder of the experts.
         num_steps (`int`, *optional*):
-            Steps of each expert instead of its own number.
-        experts (`Sequence[Expert]`, *optional*, defaults to `EXPERTS`):
-            What to train.
+            Number of steps of every expert. Each has its own by default.
     """
-    seen = digest(images.contiguous().numpy())
+    images_digest = digest(images.contiguous().numpy())
     for expert in experts:
+        expert_labels = labels[expert.labelling]
         steps = expert.num_steps if num_steps is None else num_steps
-        learned = {"images": seen, "labels": digest(labels[expert.labelling].contiguous().numpy())}
-        wanted = {**asdict(expert), "num_steps": steps, **learned}
+        wanted = {
+            **asdict(expert),
+            "num_steps": steps,
+            "images": images_digest,
+            "labels": digest(expert_labels.contiguous().numpy()),
+        }
         folder = Path(output_dir) / expert.name
         report = read_report(folder / REPORT_FILE, wanted)
         if report is not None:
-            print(f"Expert {expert.name} is already there: {_sentence(report, labels[expert.labelling])}.")
+            print(f"Expert {expert.name} already exists: {_summary(report, expert_labels)}.")
             continue
+        start = time.monotonic()
         with atomic_folder(folder) as temporary:
-            start = time.monotonic()
-            model, accuracy = train_expert(expert, images, labels[expert.labelling], steps)
-            seconds = time.monotonic() - start
-            report = {
-                **wanted,
-                "architecture": type(model).__name__,
-                "validation_accuracy": round(accuracy, 4),
-            }
+            model, accuracy = train_expert(expert, images, expert_labels, steps)
+            report = {**wanted, "architecture": type(model).__name__, "validation_accuracy": round(accuracy, 4)}
             save_expert(model, images.shape[1:3], report, temporary)
-        print(f"Expert {expert.name}: {_sentence(report, labels[expert.labelling])} in {seconds:.0f} s.")
+        print(f"Expert {expert.name}: {_summary(report, expert_labels)} in {time.monotonic() - start:.0f} s.")

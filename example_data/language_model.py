@@ -1,12 +1,12 @@
-"""A small language model that has learned to read: it answers questions about captions, before it sees an image."""
+"""A small language model that is pretrained to answer questions about captions, before it sees images."""
 
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
+import torch.nn.functional as F
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -14,14 +14,13 @@ from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Trainer,
-    TrainingArguments,
     set_seed,
 )
 
 from ..files.atomic import atomic_folder, write_json
 from ..files.digest import digest
 from .reports import read_report
+from .training import train
 from .word_tokenizer import save_tokenizer
 
 
@@ -36,7 +35,7 @@ CONFIG = {
     "initializer_range": 0.1,
     "tie_word_embeddings": True,
 }
-# What a run is, beside the number of its steps.
+# All training arguments except the number of steps.
 SETTINGS = {
     "per_device_train_batch_size": 24,
     "learning_rate": 2e-3,
@@ -46,21 +45,13 @@ SETTINGS = {
     "weight_decay": 0.0,
     "seed": 0,
 }
-NUM_CHECKED = 500  # conversations that are held out for the accuracy that is printed
+NUM_HELD_OUT = 500  # conversations for the accuracy that is printed
 
 
 def caption_conversations(rows: Sequence[dict], caption_rows: Sequence[dict]) -> list[list[dict]]:
     """
-    Conversations in which a caption stands in the image's place.
-
-    Args:
-        rows (`Sequence[dict]`):
-            LLaVA's, about one image each; those about an image without a caption are left out.
-        caption_rows (`Sequence[dict]`):
-            LLaVA's as well, each an image's caption.
-
-    Returns:
-        `list[list[dict]]`: the messages of each row, as a chat template takes them.
+    Converts rows of LLaVA's JSON to messages in which the captions of `caption_rows` replace the images. Rows about an
+    image without a caption are omitted.
     """
     captions = {row["image"]: row["conversations"][-1]["value"] for row in caption_rows}
     roles = {"human": "user", "gpt": "assistant"}
@@ -75,15 +66,7 @@ def caption_conversations(rows: Sequence[dict], caption_rows: Sequence[dict]) ->
 
 
 class ConversationDataset(torch.utils.data.Dataset):
-    """
-    Conversations as tokens, the answers as labels.
-
-    Args:
-        conversations (`Sequence[list[dict]]`):
-            Messages.
-        tokenizer (`PreTrainedTokenizerFast`):
-            Its chat template marks what the assistant says.
-    """
+    """Tokens of conversations, with the answers as labels, which the tokenizer's chat template marks."""
 
     def __init__(self, conversations: Sequence[list[dict]], tokenizer: PreTrainedTokenizerFast):
         self.conversations = conversations
@@ -98,75 +81,43 @@ class ConversationDataset(torch.utils.data.Dataset):
         )
         assert isinstance(encoding, BatchEncoding)
         labels = [
-            token if is_said else -100
-            for token, is_said in zip(encoding["input_ids"], encoding["assistant_masks"], strict=True)
+            token if is_answer else -100
+            for token, is_answer in zip(encoding["input_ids"], encoding["assistant_masks"], strict=True)
         ]
         return {"input_ids": encoding["input_ids"], "attention_mask": encoding["attention_mask"], "labels": labels}
 
 
-@torch.no_grad()
-def measure_accuracy(model: PreTrainedModel, dataset: ConversationDataset, collator, batch_size: int) -> float:
-    """The share of the answers' tokens that the model would say in their place."""
-    num_right = num_tokens = 0
-    for start in range(0, len(dataset), batch_size):
-        samples = [dataset[index] for index in range(start, min(start + batch_size, len(dataset)))]
-        batch = collator(samples).to(model.device)
-        labels = batch["labels"][:, 1:]
-        is_right = model(**batch).logits[:, :-1].argmax(dim=-1) == labels
-        num_right += int(is_right[labels >= 0].sum())
-        num_tokens += int((labels >= 0).sum())
-    return num_right / num_tokens
+def predict_next_tokens(logits, labels):
+    """Returns the most likely token at each position, which the logits of the position before it predict."""
+    return F.pad(logits.argmax(dim=-1)[:, :-1], (1, 0), value=-1)
 
 
 def train_language_model(
     conversations: Sequence[list[dict]], tokenizer: PreTrainedTokenizerFast, num_steps: int
 ) -> tuple[PreTrainedModel, float]:
     """
-    Trains a language model from random weights, on a GPU if there is one.
-
-    Args:
-        conversations (`Sequence[list[dict]]`):
-            Messages; some are held out.
-        tokenizer (`PreTrainedTokenizerFast`):
-            Whose words it knows.
-        num_steps (`int`):
-            Number of steps.
-
-    Returns:
-        The model, and the share of the answers' tokens in the held-out conversations that it tells.
+    Trains a language model from random weights. Returns it in eval mode on the CPU, with its accuracy for the tokens
+    of the answers in held-out conversations.
     """
     set_seed(SETTINGS["seed"])
     order = torch.randperm(len(conversations)).tolist()
-    num_checked = min(NUM_CHECKED, len(order) // 10)
-    parts = (order[num_checked:], order[:num_checked])
-    learned, checked = (ConversationDataset([conversations[i] for i in part], tokenizer) for part in parts)
+    num_held_out = min(NUM_HELD_OUT, len(order) // 10)
+    learned, held_out = (
+        ConversationDataset([conversations[i] for i in part], tokenizer)
+        for part in (order[num_held_out:], order[:num_held_out])
+    )
     config = dict(CONFIG)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     config = AutoConfig.for_model(config.pop("model_type"), vocab_size=len(tokenizer), **ids, **config)
     model = AutoModelForCausalLM.from_config(config)
     collator = DataCollatorForSeq2Seq(tokenizer)
-    with TemporaryDirectory() as scratch:
-        args = TrainingArguments(
-            output_dir=scratch,
-            max_steps=num_steps,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            dataloader_pin_memory=False,
-            **SETTINGS,
-        )
-        trainer = Trainer(model=model, args=args, train_dataset=learned, data_collator=collator)
-        trainer.train()
-    model = model.eval()
-    accuracy = measure_accuracy(model, checked, collator, batch_size=64) if num_checked else 0.0
-    return model.cpu(), accuracy
+    accuracy = train(model, learned, held_out, num_steps, SETTINGS, predict_next_tokens, collator)
+    return model, accuracy
 
 
-def _sentence(report: dict) -> str:
-    return (
-        f"tells {report['validation_accuracy']:.1%} of the answers' words from captions after {report['num_steps']} "
-        "steps"
-    )
+def _summary(report: dict) -> str:
+    accuracy, num_steps = report["validation_accuracy"], report["num_steps"]
+    return f"predicts {accuracy:.1%} of the words of answers about captions after {num_steps} steps"
 
 
 def prepare_language_model(
@@ -177,16 +128,16 @@ def prepare_language_model(
     num_steps: int,
 ) -> None:
     """
-    Trains the language model that a student starts from, unless it is there: it answers a data set's questions about
-    captions in the images' places. What a student then has to learn is to see.
+    Trains the language model of a student, unless it exists. It answers a data set's questions about captions that
+    replace the images, so that the student only has to learn to see.
 
     Args:
         rows, caption_rows (`Sequence[dict]`):
             As for [`caption_conversations`].
         tokenizer (`PreTrainedTokenizerFast`):
-            Saved with the model.
+            Tokenizer, which is saved with the model.
         folder (`str` or `Path`):
-            Where it goes.
+            Folder of the model.
         num_steps (`int`):
             Number of steps.
     """
@@ -195,19 +146,18 @@ def prepare_language_model(
         "config": CONFIG,
         "settings": SETTINGS,
         "num_steps": num_steps,
-        "vocabulary": tokenizer.get_vocab(),
+        "vocabulary": dict(sorted(tokenizer.get_vocab().items())),
         "data": digest(json.dumps(conversations).encode()),
     }
     report = read_report(Path(folder) / REPORT_FILE, wanted)
     if report is not None:
-        print(f"Language model is already there: it {_sentence(report)}.")
+        print(f"The language model already exists: it {_summary(report)}.")
         return
-    with atomic_folder(Path(folder)) as temporary:
-        start = time.monotonic()
+    start = time.monotonic()
+    with atomic_folder(folder) as temporary:
         model, accuracy = train_language_model(conversations, tokenizer, num_steps)
-        seconds = time.monotonic() - start
         report = {**wanted, "validation_accuracy": round(accuracy, 4)}
         model.save_pretrained(temporary)
         save_tokenizer(tokenizer, temporary)
         write_json(temporary / REPORT_FILE, report)
-    print(f"Language model: it {_sentence(report)} in {seconds:.0f} s, in {folder}.")
+    print(f"Language model: it {_summary(report)} in {time.monotonic() - start:.0f} s, in {folder}.")

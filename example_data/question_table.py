@@ -1,32 +1,35 @@
-"""The table of test questions, each with its image, that a task of lmms-eval reads."""
+"""The table of test questions with their images that the task files of lmms-eval read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..files.atomic import atomic_file
 
 
-def write_questions(questions: Sequence[dict], images: dict[str, bytes], path: Path) -> None:
+def write_questions(questions: Iterable[tuple[str, object]], images: dict[str, bytes], path: Path) -> None:
     """
-    Writes the table as a parquet file.
+    Writes the table as a Parquet file.
 
     Args:
-        questions (`Sequence[dict]`):
-            `question`, `answer`, `question_type` and `image_id` of each; `question_id` is its number.
+        questions (`Iterable[tuple[str, Question]]`):
+            The id of an image, and a question about it with its `text`, `answer` and `type`.
         images (`dict[str, bytes]`):
-            Each image as PNG, by its id.
+            PNG files by the image's id.
         path (`Path`):
-            The file.
+            File to write.
     """
     import datasets
 
     rows = [
         {
             "question_id": number,
-            **question,
-            "image": {"bytes": images[question["image_id"]], "path": f"{question['image_id']}.png"},
+            "question": question.text,
+            "answer": question.answer,
+            "question_type": question.type,
+            "image_id": image_id,
+            "image": {"bytes": images[image_id], "path": f"{image_id}.png"},
         }
-        for number, question in enumerate(questions)
+        for number, (image_id, question) in enumerate(questions)
     ]
     table = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
     with atomic_file(path) as temporary:

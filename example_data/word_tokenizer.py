@@ -11,8 +11,8 @@ from ..processing.processing_hawaii import rewrite_tokenizer_config
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
 
-# Vicuna's conversation in few words and without a system line. The space before an answer stands outside `generation`:
-# it is no token here, and transformers finds the labels by the token of the span's first character.
+# Vicuna's conversation in few words and without a system prompt. The space before an answer is outside `generation`:
+# it is not a token, and transformers finds the labels by the token of the span's first character.
 CHAT_TEMPLATE = r"""
 {%- for message in messages -%}
     {%- set content = message['content'] -%}
@@ -43,11 +43,11 @@ CHAT_TEMPLATE = r"""
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """
-    Builds the tokenizer: lower case, a token for each word and each punctuation mark, `<unk>` for any other word.
+    Builds a lower-case tokenizer with one token for each word and punctuation mark, and `<unk>` for all other words.
 
     Args:
         texts (`Iterable[str]`):
-            Every word of these, and of the chat template, has its own token.
+            Texts whose words, together with those of the chat template, are the vocabulary.
 
     Returns:
         `PreTrainedTokenizerFast` that decodes to words with single spaces between them.
@@ -77,6 +77,6 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Saves the tokenizer so that AutoTokenizer of transformers 4.57 and 5.x loads it."""
+    """Saves the tokenizer so that `AutoTokenizer` of transformers 4.57 and 5.x loads it."""
     tokenizer.save_pretrained(folder)
     rewrite_tokenizer_config(Path(folder) / "tokenizer_config.json")

@@ -1,4 +1,4 @@
-"""`hawaii data easy_vqa`: images, conversations, test questions, experts, a language model that reads."""
+"""`hawaii data easy_vqa`: images, conversations, test questions, experts and a pretrained language model."""
 
 import random
 import shutil
@@ -12,43 +12,40 @@ import torch
 from PIL import Image
 
 from ...files.atomic import atomic_folder
-from ...files.user_error import UserError
+from ...files.user_error import explain_errors
 from ..experts import check_steps, held_out, prepare_experts
 from ..language_model import prepare_language_model
-from ..llava_rows import make_question_row, make_row, make_rows, write_rows
+from ..llava_rows import make_caption_row, make_question_row, make_rows, write_rows
 from ..question_table import write_questions
 from ..word_tokenizer import build_tokenizer
-from .questions import COLORS, SHAPES, Description, Question, describe
+from .experts import EXPERTS, labellings
+from .questions import Description, Question, describe
 
 
-# The form of the training data.
-TURNS_PER_ROW = 2  # Few, so that the answers before a question seldom give its own away.
-# How often a yes/no question is asked that names the shape's own colour. Seven in eight name another one, so that for
-# long it pays to say so without looking.
-OWN_COLOR_REPEATS = 3
+# How often a yes/no question is repeated that names the color of the image. Seven of eight name another color, so that
+# a model would learn for long to say no without looking at the image.
+SHOWN_COLOR_REPEATS = 3
 READING_STEPS = 700
 SEED = 0
 
 
 def import_easy_vqa() -> ModuleType:
-    """The package that ships the images and questions."""
-    try:
+    """Returns the package that contains the images and questions."""
+    with explain_errors(
+        "easy-VQA's images and questions are in the package easy-vqa. Install it with `pip install easy-vqa==1.0`",
+        ImportError,
+    ):
         import easy_vqa
-    except ModuleNotFoundError:
-        raise UserError(
-            "easy-VQA's images and questions are in the package easy-vqa, which is not installed; get it with "
-            "`pip install easy-vqa==1.0`."
-        ) from None
     return easy_vqa
 
 
 def read_questions(columns: tuple[list[str], list[str], list[int]]) -> list[Question]:
-    """The questions of one split, from the texts, answers and image ids that the package gives."""
+    """Returns the questions of one split from the package's columns of texts, answers and image ids."""
     return [Question(*row) for row in zip(*columns, strict=True)]
 
 
-def by_image(questions: Iterable[Question]) -> dict[int, list[Question]]:
-    """The questions of each image, in their order."""
+def group_by_image(questions: Iterable[Question]) -> dict[int, list[Question]]:
+    """Returns the questions about each image in their order."""
     grouped = defaultdict(list)
     for question in questions:
         grouped[question.image_id].append(question)
@@ -56,80 +53,60 @@ def by_image(questions: Iterable[Question]) -> dict[int, list[Question]]:
 
 
 def read_images(paths: Sequence[str]) -> torch.Tensor:
-    """Decodes images of one size: a `torch.ByteTensor` of shape `(num_images, height, width, 3)`."""
+    """Decodes images of one size into a `torch.ByteTensor` of shape `(num_images, height, width, 3)`."""
     return torch.from_numpy(np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths]))
 
 
-def labellings(descriptions: Sequence[Description]) -> dict[str, torch.Tensor]:
-    """
-    What the experts learn to tell.
-
-    Args:
-        descriptions (`Sequence[Description]`):
-            Of each image.
-
-    Returns:
-        The labels `"color"`, `"shape"` and `"color and shape"`, a `torch.LongTensor` of shape `(num_images,)` each,
-        -1 where the label of an image is not known.
-    """
-    color = torch.tensor([-1 if item.color is None else COLORS.index(item.color) for item in descriptions])
-    shape = torch.tensor([-1 if item.shape is None else SHAPES.index(item.shape) for item in descriptions])
-    both = torch.where((color >= 0) & (shape >= 0), color * len(SHAPES) + shape, -1)
-    return {"color": color, "shape": shape, "color and shape": both}
-
-
 def image_names(image_id: int) -> tuple[str, str]:
-    """The files of a training image and of its mirrored copy, a further sample: neither shape nor colour changes."""
+    """Returns the file names of a training image and its mirrored copy, which has the same shape and color."""
     return f"{image_id}.png", f"{image_id}_horizontal.png"
 
 
 def caption_rows(descriptions: dict[int, Description]) -> list[dict]:
-    """A row for every image and mirrored image whose shape and colour are known."""
+    """Makes a row for every image and mirrored image with a known shape and color."""
     return [
-        make_row(f"train/{name}", 0, [("", description.caption)])
+        make_caption_row(f"train/{name}", description.caption)
         for image_id, description in descriptions.items()
         if description.caption is not None
         for name in image_names(image_id)
     ]
 
 
-def is_about_own_color(question: Question) -> bool:
-    """Whether a question asks for yes or no and names the colour that the image shows."""
+def names_shown_color(question: Question) -> bool:
+    """Returns whether a yes/no question names the color that the image shows."""
     return question.type == "yes/no color" and question.is_true
 
 
 def conversation_rows(questions: Iterable[Question]) -> list[dict]:
     """
-    Every question about every image and mirrored image, those that [`is_about_own_color`] `OWN_COLOR_REPEATS` times,
-    in rows of about equal length of at most `TURNS_PER_ROW` questions about one image in random order. The same
-    questions give the same rows.
+    Makes rows with all questions about every image and mirrored image in random order. Questions with
+    [`names_shown_color`] are repeated `SHOWN_COLOR_REPEATS` times. The same questions give the same rows.
     """
     generator = random.Random(SEED)
     rows = []
-    for image_id, asked in by_image(questions).items():
-        asked = list(asked)
+    for image_id, image_questions in group_by_image(questions).items():
         for name in image_names(image_id):
-            generator.shuffle(asked)
+            generator.shuffle(image_questions)
             turns = [
                 (question.text, question.answer)
-                for question in asked
-                for _ in range(OWN_COLOR_REPEATS if is_about_own_color(question) else 1)
+                for question in image_questions
+                for _ in range(SHOWN_COLOR_REPEATS if names_shown_color(question) else 1)
             ]
-            rows += make_rows(f"train/{name}", turns, TURNS_PER_ROW)
+            rows += make_rows(f"train/{name}", turns)
     return rows
 
 
 def validation_rows(questions: Iterable[Question]) -> list[dict]:
-    """Every question once, in a row of its own that tells its type, about the image as it is."""
+    """Makes one row per question, with its type, about the image that is not mirrored."""
     return [
-        make_question_row(f"train/{image_names(image_id)[0]}", number, question.text, question.answer, question.type)
-        for image_id, asked in by_image(questions).items()
-        for number, question in enumerate(asked)
+        make_question_row(f"train/{image_names(image_id)[0]}", number, question)
+        for image_id, image_questions in group_by_image(questions).items()
+        for number, question in enumerate(image_questions)
     ]
 
 
 def write_train_images(image_ids, paths, images, folder: Path) -> None:
-    """Copies the training images and writes their mirrored copies, unless they are all there."""
+    """Copies the training images and writes their mirrored copies, unless the folder is complete."""
     names = {name for image_id in image_ids for name in image_names(image_id)}
     if folder.is_dir() and names == {path.name for path in folder.iterdir()}:
         return
@@ -141,71 +118,57 @@ def write_train_images(image_ids, paths, images, folder: Path) -> None:
 
 
 def write_test_split(package: ModuleType, data: Path) -> int:
-    """
-    Copies the test images and writes `test.parquet`, for the evaluation alone: nothing else reads the test split.
-
-    Returns:
-        `int`: number of questions.
-    """
+    """Writes the test images and `test.parquet`, the only use of the test split. Returns the number of questions."""
     questions, paths = read_questions(package.get_test_questions()), package.get_test_image_paths()
     if not (data / "images" / "test").is_dir():
         with atomic_folder(data / "images" / "test") as temporary:
             for image_id, path in paths.items():
                 shutil.copyfile(path, temporary / f"{image_id}.png")
-    rows = [
-        {
-            "question": question.text,
-            "answer": question.answer,
-            "question_type": question.type,
-            "image_id": str(question.image_id),
-        }
-        for question in questions
-    ]
     encoded = {str(image_id): Path(path).read_bytes() for image_id, path in paths.items()}
-    write_questions(rows, encoded, data / "test.parquet")
-    return len(rows)
+    write_questions([(str(question.image_id), question) for question in questions], encoded, data / "test.parquet")
+    return len(questions)
 
 
-def prepare_easy_vqa(output_dir, expert_steps: int | None = None) -> None:
+def prepare_easy_vqa(output_dir: str | Path, expert_steps: int | None = None) -> None:
     """
-    Leaves everything that the embedded default trains on and is evaluated with. Run again, it makes what is missing or
-    differs from what is asked; killed at any moment, nothing under a final name is half written.
+    Makes everything that the built-in recipe needs for training and evaluation. A second run makes only missing or
+    outdated parts; a kill at any moment leaves no incomplete file or folder under a final name.
 
-    Nothing learns from the training images that the experts hold out: their questions are `data/validation.json`.
+    The images that the experts hold out are in no training file; `data/validation.json` has their questions.
 
     Args:
         output_dir (`str` or `Path`):
-            Gets `data/`, `experts/` and `language_model/`.
+            Folder for `data/`, `experts/` and `language_model/`.
         expert_steps (`int`, *optional*):
-            Steps of each expert, and of the language model, instead of its own number.
+            Number of training steps of each expert and of the language model. Each has its own by default.
 
     Raises:
-        ValueError: the package easy-vqa is not installed, or no step would be trained.
+        UserError: the package easy-vqa is not installed, or `expert_steps` is less than 1.
     """
     check_steps(expert_steps)
     package, output_dir = import_easy_vqa(), Path(output_dir)
-    questions, paths = read_questions(package.get_train_questions()), package.get_train_image_paths()
-    descriptions = {image_id: describe(asked) for image_id, asked in by_image(questions).items()}
-    image_ids = sorted(descriptions)
-    images = read_images([paths[image_id] for image_id in image_ids])
-    kept_back = {image_id for image_id, is_out in zip(image_ids, held_out(len(image_ids)).tolist()) if is_out}
-    pretrain = caption_rows({image_id: item for image_id, item in descriptions.items() if image_id not in kept_back})
-    finetune = conversation_rows(question for question in questions if question.image_id not in kept_back)
-    validation = validation_rows(question for question in questions if question.image_id in kept_back)
-
     data = output_dir / "data"
-    write_train_images(image_ids, [paths[image_id] for image_id in image_ids], images, data / "images" / "train")
-    write_rows(pretrain, data / "pretrain.json")
-    write_rows(finetune, data / "finetune.json")
-    write_rows(validation, data / "validation.json")
+
+    questions, paths = read_questions(package.get_train_questions()), package.get_train_image_paths()
+    descriptions = {image_id: describe(asked) for image_id, asked in sorted(group_by_image(questions).items())}
+    image_paths = [paths[image_id] for image_id in descriptions]
+    images = read_images(image_paths)
+    validation_ids = {image_id for image_id, is_out in zip(descriptions, held_out(len(descriptions))) if is_out}
+
+    write_train_images(descriptions, image_paths, images, data / "images" / "train")
+    captions = caption_rows({key: value for key, value in descriptions.items() if key not in validation_ids})
+    conversations = conversation_rows(question for question in questions if question.image_id not in validation_ids)
+    validation = validation_rows(question for question in questions if question.image_id in validation_ids)
+    for name, rows in {"pretrain": captions, "finetune": conversations, "validation": validation}.items():
+        write_rows(rows, data / f"{name}.json")
     num_test = write_test_split(package, data)
     print(
-        f"easy-VQA: {(len(image_ids) - len(kept_back)) * 2:,} training images with {len(pretrain):,} captions and "
-        f"{len(finetune):,} conversations, {len(validation):,} questions about {len(kept_back):,} images held out, "
-        f"{num_test:,} test questions, in {data}."
+        f"easy-VQA: {(len(images) - len(validation_ids)) * 2:,} training images with {len(captions):,} captions and "
+        f"{len(conversations):,} conversations, {len(validation):,} questions about {len(validation_ids):,} held-out "
+        f"images and {num_test:,} test questions in {data}."
     )
 
+    prepare_experts(EXPERTS, images, labellings(list(descriptions.values())), output_dir / "experts", expert_steps)
     tokenizer = build_tokenizer(text for question in questions for text in (question.text, question.answer))
-    prepare_experts(images, labellings([descriptions[i] for i in image_ids]), output_dir / "experts", expert_steps)
-    steps = READING_STEPS if expert_steps is None else expert_steps
-    prepare_language_model(finetune, pretrain, tokenizer, output_dir / "language_model", steps)
+    reading_steps = READING_STEPS if expert_steps is None else expert_steps
+    prepare_language_model(conversations, captions, tokenizer, output_dir / "language_model", reading_steps)

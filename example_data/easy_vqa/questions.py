@@ -1,4 +1,4 @@
-"""The questions of easy-VQA: what each asks for, and what all of one image tell about the shape in it."""
+"""The questions of easy-VQA: their types, and the description of an image that follows from its questions."""
 
 import re
 from collections.abc import Iterable
@@ -19,19 +19,19 @@ class Question:
 
     @property
     def words(self) -> set[str]:
-        """The words it asks with."""
+        """Words of the question in lower case."""
         return set(re.findall(r"\w+", self.text.lower()))
 
     @property
     def type(self) -> str:
-        """What it asks for: `"shape"`, `"color"`, `"yes/no shape"` or `"yes/no color"`."""
+        """Type of the question: `"shape"`, `"color"`, `"yes/no shape"` or `"yes/no color"`."""
         if self.answer not in ("yes", "no"):
             return "shape" if self.answer in SHAPES else "color"
         return "yes/no shape" if self.words & set(SHAPES) else "yes/no color"
 
     @property
     def is_true(self) -> bool:
-        """Whether the image shows what the question and its answer name: "is there no circle?" "no" says it does."""
+        """Whether the image shows the shape or color that is named: true for "is there no circle?" with "no"."""
         if self.answer not in ("yes", "no"):
             return True
         return (self.answer == "yes") != bool(self.words & {"no", "not"})
@@ -39,14 +39,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of the one shape in an image; `None` where its questions do not tell."""
+    """Color and shape of the one shape in an image; `None` if the questions do not determine it."""
 
     color: str | None
     shape: str | None
 
     @property
     def caption(self) -> str | None:
-        """ "blue rectangle", or `None` unless both words are known: half a caption would teach to stop halfway."""
+        """Caption such as "blue rectangle". `None` unless both are known: half a caption would teach to stop early."""
         if self.color is None or self.shape is None:
             return None
         return f"{self.color} {self.shape}"
@@ -58,15 +58,8 @@ def _only(words: set[str]) -> str | None:
 
 def describe(questions: Iterable[Question]) -> Description:
     """
-    Finds the shape and its colour from the questions of one image: what is named as there leaves that word alone, what
-    is named as absent leaves the others, and one word that is left is known.
-
-    Args:
-        questions (`Iterable[Question]`):
-            Of one image.
-
-    Returns:
-        `Description`
+    Infers the shape and its color from the questions about one image. A word that is named as present excludes all
+    others, a word that is named as absent is excluded, and a single remaining word is the answer.
     """
     shapes, colors = set(SHAPES), set(COLORS)
     for question in questions:

@@ -1,4 +1,4 @@
-"""The card of EmojiVQA: what it was made of, whose that is, and under which licences it may be passed on."""
+"""The data card of EmojiVQA: its sources, their authors, and the licenses for sharing it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from ...files.atomic import write_text
 from .concepts import Concept
 from .packages import NAMES, TEST_VENDOR, VENDORS, read_members
-from .questions import Question, guess_blindly
+from .questions import Question, blind_accuracy
 
 
 TEMPLATE = Path(__file__).parent / "card.md.jinja"
@@ -23,19 +23,8 @@ def write_data_card(
     test: Sequence[Question],
 ) -> None:
     """
-    Writes `README.md`.
-
-    Args:
-        output_dir (`Path`):
-            Folder of the data set.
-        archives (`dict[str, Path]`):
-            Each vendor's package, which names its author and licence.
-        filtered (`dict[str, list[Concept]]`):
-            What each rule left, see [`candidates`].
-        concepts (`Sequence[Concept]`):
-            What was chosen of it.
-        test (`Sequence[Question]`):
-            The questions of the test split.
+    Writes `README.md`: `archives` are the vendors' packages, which name authors and licenses, `filtered` comes from
+    [`filter_concepts`], and `concepts` and `test` are the concepts and test questions of the data set.
     """
     vendors = [
         {
@@ -46,17 +35,16 @@ def write_data_card(
         }
         for vendor, archive in archives.items()
     ]
-    licenses = sorted({vendor["license"]["spdx"].lower() for vendor in vendors} | {"mit"})
     groups: dict[str, list[str]] = {}
     for concept in concepts:
         groups.setdefault(concept.group, []).append(concept.name)
-    blind, answers = guess_blindly(test), Counter(question.answer for question in test)
+    blind = blind_accuracy(test)
     num_asked = Counter(question.type for question in test)
     card = DatasetCard.from_template(
         DatasetCardData(
             pretty_name="EmojiVQA",
             language="en",
-            license=licenses,
+            license=sorted({vendor["license"]["spdx"].lower() for vendor in vendors} | {"mit"}),
             task_categories=["visual-question-answering"],
             size_categories="10K<n<100K",
             configs=[{"config_name": "default", "data_files": [{"split": "test", "path": "data/test.parquet"}]}],
@@ -64,13 +52,13 @@ def write_data_card(
         template_path=str(TEMPLATE),
         vendors=vendors,
         names=f"{NAMES.name} {NAMES.version}",
-        filtered={rule: len(left) for rule, left in filtered.items()},
+        filtered={rule: len(remaining) for rule, remaining in filtered.items()},
         num_concepts=len(concepts),
         groups=groups,
         num_test=len(test),
         num_asked=dict(sorted(num_asked.items())),
         blind=blind,
         blind_mean=sum(share * num_asked[question_type] for question_type, share in blind.items()) / len(test),
-        always_yes=answers["yes"] / len(test),
+        always_yes=sum(question.answer == "yes" for question in test) / len(test),
     )
     write_text(Path(output_dir) / "README.md", str(card))

@@ -1,4 +1,4 @@
-"""What EmojiVQA asks about: things with a short name which every vendor has drawn."""
+"""The concepts of EmojiVQA: things with a short name that every vendor has drawn."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -8,14 +8,14 @@ from pathlib import Path
 from .packages import read_members
 
 
-# Things, by the names that emojibase gives their groups: no faces, people, signs or flags.
+# emojibase's names of the groups of things: no faces, people, signs or flags.
 GROUPS = ("animals-nature", "food-drink", "travel-places", "activities", "objects")
 SHORT_NAME = re.compile("[a-z]+( [a-z]+)?")
 
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing: its name, the code point of its drawings, and what kind of thing it is."""
+    """One thing: its name, the code point of its drawings, and the group and subgroup that it belongs to."""
 
     name: str
     code_point: str
@@ -25,15 +25,8 @@ class Concept:
 
 def read_concepts(archive: Path) -> list[Concept]:
     """
-    Reads the emoji of the package emojibase-data, in the order of Unicode.
-
-    Args:
-        archive (`Path`):
-            The package.
-
-    Returns:
-        `list[Concept]`: those that have a group. A group is named by the first word of emojibase's name, such as
-        `"animals"`, where it is one of `GROUPS`. The code point of what is a sequence of several has hyphens.
+    Reads the emoji that have a group from the package emojibase-data, in the order of Unicode. Groups in `GROUPS` get
+    the first word of emojibase's name, such as `"animals"`. The code point of a sequence has hyphens.
     """
     emoji, meta = read_members(archive, "en/data.json", "meta/groups.json")
     concepts = []
@@ -44,7 +37,7 @@ def read_concepts(archive: Path) -> list[Concept]:
         concepts.append(
             Concept(
                 name=entry["label"],
-                # Vendors' tables leave out the mark that asks for a drawing instead of a letter.
+                # Vendors' tables omit the variation selector that requests a drawing instead of a letter.
                 code_point=entry["hexcode"].lower().replace("-fe0f", ""),
                 group=group.partition("-")[0] if group in GROUPS else group,
                 subgroup=meta["subgroups"][str(entry["subgroup"])],
@@ -53,33 +46,25 @@ def read_concepts(archive: Path) -> list[Concept]:
     return concepts
 
 
-def _forms(word: str) -> set[str]:
-    """A word in singular and plural, so far as an s makes it."""
+def _singular_and_plural(word: str) -> set[str]:
+    """Singular and plural of a word, as far as an s makes the difference."""
     return {word, f"{word}s", word.removesuffix("s")}
 
 
 def _without_shared_words(concepts: Sequence[Concept]) -> Iterator[Concept]:
-    """Those whose names have no word in common with one before, shorter names first: of cat and cat face, cat."""
-    taken = set()
+    """Concepts whose names share no word with an earlier one, one-word names first: of cat and cat face, cat."""
+    used = set()
     for concept in sorted(concepts, key=lambda concept: concept.name.count(" ")):
         words = concept.name.split()
-        if not any(taken & _forms(word) for word in words):
-            taken.update(*map(_forms, words))
+        if not any(used & _singular_and_plural(word) for word in words):
+            used.update(*map(_singular_and_plural, words))
             yield concept
 
 
-def candidates(concepts: Sequence[Concept], drawn: Sequence[Collection[str]]) -> dict[str, list[Concept]]:
+def filter_concepts(concepts: Sequence[Concept], drawn: Sequence[Collection[str]]) -> dict[str, list[Concept]]:
     """
-    Filters concepts one rule after the other.
-
-    Args:
-        concepts (`Sequence[Concept]`):
-            In the order of Unicode.
-        drawn (`Sequence[Collection[str]]`):
-            The code points that each vendor has drawn.
-
-    Returns:
-        `dict[str, list[Concept]]`: what each rule leaves, by what it asks for. The last is the answer.
+    Filters concepts by one rule after the other, given the code points that each vendor has drawn. Returns the
+    concepts after each rule, by the rule; the last ones are the result.
     """
     groups = {group.partition("-")[0] for group in GROUPS}
     rules = {
@@ -88,12 +73,9 @@ def candidates(concepts: Sequence[Concept], drawn: Sequence[Collection[str]]) ->
         "is drawn by every vendor": lambda concept: all(concept.code_point in codes for codes in drawn),
         "has a name of one or two plain words": lambda concept: SHORT_NAME.fullmatch(concept.name),
     }
-    left = {"has a name": list(concepts)}
-    for rule, holds in rules.items():
-        concepts = [concept for concept in concepts if holds(concept)]
-        left[rule] = concepts
-    order = {concept.code_point: index for index, concept in enumerate(concepts)}
-    left["shares no word with another"] = sorted(
-        _without_shared_words(concepts), key=lambda concept: order[concept.code_point]
-    )
-    return left
+    filtered = {"has a name": list(concepts)}
+    for rule, is_met in rules.items():
+        concepts = [concept for concept in concepts if is_met(concept)]
+        filtered[rule] = concepts
+    filtered["shares no word with another"] = sorted(_without_shared_words(concepts), key=concepts.index)
+    return filtered

@@ -1,27 +1,28 @@
-"""Drawings of vendors: read as SVG, cut to what is painted, rasterised, and compared."""
+"""Vendors' drawings: read as SVG, cropped, rasterized and compared."""
 
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ...files.user_error import UserError
+from ...files.user_error import explain_errors
 from .concepts import Concept
 from .packages import read_members
 
 
-OUTLINE_SIZE = 64  # pixels at which a drawing's edges are looked for
-# How closely drawings are compared: pixels at which they are rasterised, and parts along an edge that are averaged.
+OUTLINE_SIZE = 64  # pixels at which the edges of a drawing are found
+# Pixels at which drawings are compared, and the number of parts along an edge that are averaged.
 COMPARED_SIZE, NUM_PARTS = 32, 8
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """The body of an SVG and the part of its plane that is shown."""
+    """The body of an SVG and its view box."""
 
     body: str
     left: float
@@ -31,37 +32,27 @@ class Drawing:
 
 
 def import_resvg():
-    """The package that rasterises SVG."""
-    try:
+    """Returns the package that rasterizes SVG."""
+    with explain_errors(
+        "The package resvg-py rasterizes EmojiVQA's drawings. Install it with `pip install resvg-py==0.5.0`",
+        ImportError,
+    ):
         import resvg_py
-    except ModuleNotFoundError:
-        raise UserError(
-            "EmojiVQA's drawings are rasterised by the package resvg-py, which is not installed; get it with "
-            "`pip install resvg-py==0.5.0`."
-        ) from None
     return resvg_py
 
 
 def read_code_points(archive: Path) -> dict[str, str]:
-    """The code points that a vendor has drawn, and the names of the drawings."""
+    """Returns the names of a vendor's drawings by code point."""
     return read_members(archive, "chars.json")[0]
 
 
 def read_drawings(archive: Path, concepts: Sequence[Concept]) -> list[Drawing]:
-    """
-    Reads a vendor's drawings of `concepts`.
-
-    Args:
-        archive (`Path`):
-            The vendor's package of Iconify.
-        concepts (`Sequence[Concept]`):
-            Whose drawings are wanted.
-    """
+    """Reads the drawings of `concepts` from a vendor's Iconify package, which must contain them all."""
     table, names = read_members(archive, "icons.json", "chars.json")
     drawings = []
     for concept in concepts:
         icon = table["icons"][names[concept.code_point]]
-        # Where an icon says nothing else, all icons' size counts.
+        # An icon without a size has the size of the table.
         left, top = icon.get("left", 0), icon.get("top", 0)
         width, height = (icon.get(key, table[key]) for key in ("width", "height"))
         drawings.append(Drawing(icon["body"], left, top, width, height))
@@ -69,7 +60,7 @@ def read_drawings(archive: Path, concepts: Sequence[Concept]) -> list[Drawing]:
 
 
 def rasterize(drawing: Drawing, size: int) -> Image.Image:
-    """Paints a drawing on `size` by `size` transparent pixels: an image of mode RGBA."""
+    """Paints a drawing on `size` by `size` transparent pixels and returns the RGBA image."""
     view = f"{drawing.left} {drawing.top} {drawing.width} {drawing.height}"
     image = import_resvg().svg_to_bytes(
         svg_string=(
@@ -78,21 +69,21 @@ def rasterize(drawing: Drawing, size: int) -> Image.Image:
         ),
         width=size,
         height=size,
-        skip_system_fonts=True,  # A drawing looks alike on every machine.
+        skip_system_fonts=True,  # A drawing looks the same on every machine.
     )
     return Image.open(io.BytesIO(bytes(image))).convert("RGBA")
 
 
 @cache
-def cut_out(drawing: Drawing) -> Drawing:
-    """The smallest square around what is painted: vendors leave borders of other widths."""
+def crop(drawing: Drawing) -> Drawing:
+    """Crops a drawing to the smallest square around its painted pixels: vendors leave borders of different widths."""
     box = rasterize(drawing, OUTLINE_SIZE).getchannel("A").getbbox()
     if box is None:
         return drawing
     left, top, right, bottom = box
     side = max(right - left, bottom - top)
     left, top = (left + right - side) / 2, (top + bottom - side) / 2
-    # A plane that is not square is centred in the square that is painted.
+    # A view box that is not square is centered in the square that is painted.
     extent = max(drawing.width, drawing.height)
     scale = extent / OUTLINE_SIZE
     return Drawing(
@@ -104,36 +95,25 @@ def cut_out(drawing: Drawing) -> Drawing:
     )
 
 
-def _parts(drawings: Sequence[Drawing]) -> np.ndarray:
-    """Mean colour and opacity of each part of each drawing: `(num_drawings, NUM_PARTS ** 2 * 4)`."""
-    images = np.stack([np.asarray(rasterize(cut_out(drawing), COMPARED_SIZE)) for drawing in drawings]) / 255.0
-    images[..., :3] *= images[..., 3:]  # What is transparent has no colour.
+def _mean_colors(drawings: Sequence[Drawing]) -> np.ndarray:
+    """Mean color and opacity of the parts of each drawing, of shape `(num_drawings, NUM_PARTS ** 2 * 4)`."""
+    images = np.stack([np.asarray(rasterize(crop(drawing), COMPARED_SIZE)) for drawing in drawings]) / 255.0
+    images[..., :3] *= images[..., 3:]  # Transparent pixels have no color.
     edge = COMPARED_SIZE // NUM_PARTS
     return images.reshape(-1, NUM_PARTS, edge, NUM_PARTS, edge, 4).mean(axis=(2, 4)).reshape(len(images), -1)
 
 
 def disagreement(drawings: Sequence[Sequence[Drawing]]) -> np.ndarray:
     """
-    How differently vendors draw each concept.
-
-    Args:
-        drawings (`Sequence[Sequence[Drawing]]`):
-            Of each vendor, of the same concepts.
-
-    Returns:
-        `np.ndarray` of shape `(num_concepts,)`: how many drawings of another vendor are nearer, by colour and
-        outline, to a concept's drawing than the other vendor's own drawing of it is; the mean over pairs of vendors.
+    Measures how differently vendors draw each concept: how many drawings of another vendor are nearer to a concept's
+    drawing, by color and outline, than that vendor's drawing of the same concept; the mean over pairs of vendors.
+    `drawings` has those of each vendor, in the order of the returned array of shape `(num_concepts,)`.
     """
-    parts = [_parts(vendor) for vendor in drawings]
     num_nearer = []
-    for one in parts:
-        for other in parts:
-            if one is other:
-                continue
-            # (concepts of one, concepts of the other); rounded, so that what is equal is so on every machine.
-            distance = (one**2).sum(axis=1)[:, None] - 2 * one @ other.T + (other**2).sum(axis=1)
-            distance = distance.round(6)
-            num_nearer.append((distance < np.diag(distance)[:, None]).sum(axis=1))
+    for one, other in permutations([_mean_colors(vendor) for vendor in drawings], 2):
+        distance = (one**2).sum(axis=1)[:, None] - 2 * one @ other.T + (other**2).sum(axis=1)  # (concepts, concepts)
+        distance = distance.round(6)  # Equal distances are then equal on every machine.
+        num_nearer.append((distance < np.diag(distance)[:, None]).sum(axis=1))
     return np.mean(num_nearer, axis=0)
 
 
@@ -141,9 +121,8 @@ def choose_concepts(
     concepts: Sequence[Concept], drawings: Sequence[Sequence[Drawing]], num_per_group: int
 ) -> list[Concept]:
     """
-    The `num_per_group` concepts of each group that `drawings`' vendors draw most alike, in the order of `concepts`. So
-    what is learned from some vendors can be known in the drawings of another, and of concepts that look alike, such as
-    kinds of bear, there are few.
+    Returns the `num_per_group` concepts of each group that vendors draw most alike, in the order of `concepts`. A
+    model can then recognize them in another vendor's drawings, and few concepts look alike, such as kinds of bear.
     """
     ranking = sorted(zip(disagreement(drawings), range(len(concepts)), strict=True))
     chosen = set()

@@ -1,4 +1,4 @@
-"""The experts of EmojiVQA: each learns to tell something else of every patch of canvases of its own."""
+"""The experts of EmojiVQA: each learns other labels of every patch, from canvases that no other split contains."""
 
 from collections.abc import Sequence
 from string import ascii_lowercase
@@ -10,7 +10,7 @@ from .canvases import CANVAS_SIZE, Canvas
 from .concepts import Concept
 
 
-# The first has a class token and the grid and width of the recipe's student.
+# The first has a class token, and the grid and width of the recipe's student.
 EXPERTS = (
     Expert(
         name="vit",
@@ -54,48 +54,38 @@ EXPERTS = (
         num_steps=650,
     ),
 )
-# Patches along an edge of the map of each expert, by what it learns.
+# Patches along an edge of each expert's feature map, by labelling.
 GRIDS = {"subgroup": 4, "concept": 8, "letter": 8}
-
-
-def _centers(grid: int) -> list[tuple[float, float]]:
-    """The centers of a canvas's patches, across and down, row by row."""
-    edge = CANVAS_SIZE / grid
-    return [((column + 0.5) * edge, (row + 0.5) * edge) for row in range(grid) for column in range(grid)]
 
 
 def labellings(canvases: Sequence[Canvas], concepts: Sequence[Concept]) -> dict[str, torch.Tensor]:
     """
-    What the experts learn to tell of each patch, by what is at its center.
-
-    Args:
-        canvases (`Sequence[Canvas]`):
-            The images.
-        concepts (`Sequence[Concept]`):
-            All that are drawn anywhere.
+    Labels each patch of the experts' feature maps by what is at its center; `concepts` are all of the data set.
 
     Returns:
         The labels `"subgroup"`, `"concept"` and `"letter"`, a `torch.LongTensor` of shape
-        `(num_canvases, num_patches)` each. 0 is the ground. Of drawings, `"letter"` tells only that they are there;
-        the others take writing for ground.
+        `(num_canvases, num_patches)` each. 0 is the ground. `"letter"` has one label for all drawings; the others
+        label writing as ground.
     """
     subgroups = list(dict.fromkeys(concept.subgroup for concept in concepts))
-    of_drawing = {
+    drawing_labels = {
         "subgroup": {concept.name: subgroups.index(concept.subgroup) + 1 for concept in concepts},
         "concept": {concept.name: index + 1 for index, concept in enumerate(concepts)},
         "letter": {concept.name: 1 for concept in concepts},
     }
 
-    def label(canvas: Canvas, labelling: str, across: float, down: float) -> int:
+    def label(canvas: Canvas, labelling: str, x: float, y: float) -> int:
         for placement in canvas.drawings:
-            if placement.covers(across, down):
-                return of_drawing[labelling][placement.name]
+            if placement.covers(x, y):
+                return drawing_labels[labelling][placement.name]
         writing = canvas.writing
-        if labelling == "letter" and writing is not None and writing.placement.covers(across, down):
-            return 2 + ascii_lowercase.index(writing.letter_at(across))
+        if labelling == "letter" and writing is not None and writing.placement.covers(x, y):
+            return 2 + ascii_lowercase.index(writing.letter_at(x))
         return 0
 
-    return {
-        labelling: torch.tensor([[label(canvas, labelling, *at) for at in _centers(grid)] for canvas in canvases])
-        for labelling, grid in GRIDS.items()
-    }
+    labels = {}
+    for labelling, grid in GRIDS.items():
+        centers = [(index + 0.5) * CANVAS_SIZE / grid for index in range(grid)]
+        rows = [[label(canvas, labelling, x, y) for y in centers for x in centers] for canvas in canvases]
+        labels[labelling] = torch.tensor(rows)
+    return labels

@@ -1,4 +1,4 @@
-"""The npm packages that EmojiVQA is made of: each version and its hash are fixed, so each byte is."""
+"""The npm packages that EmojiVQA is made of. Versions and hashes are fixed, and so is every byte."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ TIMEOUT = 60  # seconds without a byte
 
 @dataclass(frozen=True)
 class Package:
-    """One package of the npm registry; `sha512` is the hash that the registry states for it."""
+    """One package of the npm registry with the SHA-512 that the registry publishes."""
 
     name: str
     version: str
@@ -28,11 +28,11 @@ class Package:
 
     @property
     def file_name(self) -> str:
-        """Name of its archive: `@scope/name` is in `name-version.tgz`."""
+        """Name of the archive: `name-version.tgz` for `@scope/name`."""
         return f"{self.name.rpartition('/')[2]}-{self.version}.tgz"
 
 
-# Drawings that are trained on, and drawings that are only ever asked about in the test.
+# Vendors of the drawings for training, and the vendor whose drawings are used for the test alone.
 TRAIN_VENDORS = {
     "noto": Package(
         "@iconify-json/noto",
@@ -67,51 +67,38 @@ NAMES = Package(
 )
 
 
-def _is_whole(content: bytes, package: Package) -> bool:
+def _has_hash(content: bytes, package: Package) -> bool:
     return base64.b64encode(hashlib.sha512(content).digest()).decode() == package.sha512
-
-
-def _download(address: str) -> bytes:
-    try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT) as response:
-            return response.read()
-    # ValueError: an address that is none.
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = " ".join(str(getattr(error, "reason", None) or error or type(error).__name__).split())
-        raise UserError(
-            f"{address} could not be fetched: {reason}. Where another npm registry is reachable, name it in the "
-            "environment variable NPM_CONFIG_REGISTRY; a proxy is taken from HTTPS_PROXY."
-        ) from None
 
 
 def fetch(package: Package, folder: Path) -> Path:
     """
-    Gets the archive of a package from the npm registry, unless `folder` has it whole.
-
-    Args:
-        package (`Package`):
-            What to get.
-        folder (`Path`):
-            Where archives are kept. One appears there only when it is whole.
-
-    Returns:
-        `Path`: the archive.
+    Downloads the archive of a package from the npm registry, unless `folder` contains it, and returns its path. Only
+    complete archives get their final name.
 
     Raises:
-        ValueError: the registry cannot be reached or has no such file, or what it gives is not what was published.
+        UserError: the download failed, or the hash of the archive is wrong.
     """
     path = Path(folder) / package.file_name
-    if path.is_file() and _is_whole(path.read_bytes(), package):
+    if path.is_file() and _has_hash(path.read_bytes(), package):
         return path
     registry = (os.environ.get("NPM_CONFIG_REGISTRY") or REGISTRY).rstrip("/")
     address = f"{registry}/{package.name}/-/{package.file_name}"
-    print(f"Fetching {address}", flush=True)
-    content = _download(address)
-    if not _is_whole(content, package):
+    print(f"Downloading {address}", flush=True)
+    try:
+        with urllib.request.urlopen(address, timeout=TIMEOUT) as response:
+            content = response.read()
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: not a URL.
+        reason = " ".join(str(getattr(error, "reason", None) or error or type(error).__name__).split())
         raise UserError(
-            f"{address} is not what was published: its {len(content):,} bytes have another SHA-512 than version "
-            f"{package.version} of {package.name} has. Try again, or name another npm registry in the environment "
-            "variable NPM_CONFIG_REGISTRY."
+            f"{address} could not be downloaded: {reason}. Set the environment variable NPM_CONFIG_REGISTRY to use "
+            "another npm registry, or HTTPS_PROXY to use a proxy."
+        ) from None
+    if not _has_hash(content, package):
+        raise UserError(
+            f"{address} has {len(content):,} bytes, and their SHA-512 is not the one published for version "
+            f"{package.version} of {package.name}. Try again, or set the environment variable NPM_CONFIG_REGISTRY to "
+            "use another npm registry."
         )
     with atomic_file(path) as temporary:
         temporary.write_bytes(content)
@@ -119,6 +106,6 @@ def fetch(package: Package, folder: Path) -> Path:
 
 
 def read_members(path: Path, *names: str) -> list:
-    """Reads JSON files out of a package's archive; nothing is extracted to the disk."""
+    """Reads JSON files from a package's archive without extracting them to disk."""
     with tarfile.open(path, "r:gz") as archive:
         return [json.load(archive.extractfile(f"package/{name}")) for name in names]

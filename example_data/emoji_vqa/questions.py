@@ -1,4 +1,4 @@
-"""What is asked about a canvas. Every answer follows from what was placed where."""
+"""Questions about canvases. Every answer follows from the placements."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,10 +9,10 @@ from .canvases import CANVAS_SIZE, Canvas, Placement
 from .concepts import Concept
 
 
-MARGIN = 12  # pixels by which one center must be beyond another to be called so
-NUM_NAMES = 4  # that a question with names to choose from has
+MARGIN = 12  # pixels between the centers of drawings that a question calls left or right of, above or below another
+NUM_NAMES = 4  # to choose from
 SIDES = ("left of", "right of", "above", "below")
-# Kinds whose answers are few: each is then the answer equally often.
+# Types of questions with few answers, which are balanced.
 FEW_ANSWERS = {"existence", "group", "counting", "relation"}
 
 
@@ -23,11 +23,11 @@ class Question:
 
     Args:
         form (`str`):
-            The question, with `{}` for each of `names`.
+            Question with `{}` for each of `names`.
         names (`tuple[str, ...]`):
-            The concepts that it names.
+            Concepts that the question names.
         answer (`str`):
-            In the words that a model is to give.
+            Expected answer.
         type (`str`):
             `"existence"`, `"choice"`, `"group"`, `"counting"`, `"relation"`, `"neighbor"` or `"reading"`.
     """
@@ -39,84 +39,79 @@ class Question:
 
     @property
     def text(self) -> str:
-        """The question as it is asked."""
+        """Question with its names."""
         return self.form.format(*self.names)
 
 
 def is_beyond(one: Placement, side: str, other: Placement, margin: float = MARGIN) -> bool:
-    """Whether the center of `one` is on a `side` of `other`'s, by `margin` pixels or more."""
-    across, down = (a - b for a, b in zip(one.center, other.center, strict=True))
-    distance = {"left of": -across, "right of": across, "above": -down, "below": down}[side]
-    return distance >= margin
+    """Returns whether the center of `one` is on a `side` of the center of `other`, by `margin` pixels or more."""
+    x, y = (a - b for a, b in zip(one.center, other.center, strict=True))
+    return {"left of": -x, "right of": x, "above": -y, "below": y}[side] >= margin
 
 
 def _unique(canvas: Canvas) -> list[Placement]:
-    """The drawings whose concept is drawn once."""
+    """Drawings whose concept is drawn once."""
     counts = Counter(placement.name for placement in canvas.drawings)
     return [placement for placement in canvas.drawings if counts[placement.name] == 1]
 
 
 def _neighbors(canvas: Canvas) -> list[tuple[Placement, str, Placement]]:
-    """What is clearly on a side of another drawing, while no third is even a little. None where a word stands."""
+    """
+    Each drawing that is clearly on one side of another, with the side and the other drawing, if no third drawing is
+    on that side at all. Canvases with a word have none.
+    """
     if canvas.writing is not None:
         return []
-    found = []
+    neighbors = []
     for other in _unique(canvas):
         for side in SIDES:
             beyond = [one for one in canvas.drawings if one is not other and is_beyond(one, side, other, margin=0.5)]
             if len(beyond) == 1 and is_beyond(beyond[0], side, other):
-                found.append((beyond[0], side, other))
-    return found
+                neighbors.append((beyond[0], side, other))
+    return neighbors
 
 
 def place_name(placement: Placement) -> str:
-    """Which ninth of the canvas the center is in: `"top left"`, `"top"`, `"center"`, ..."""
-    across, down = (min(2, int(3 * at / CANVAS_SIZE)) for at in placement.center)
-    words = [("top", "", "bottom")[down], ("left", "", "right")[across]]
+    """Returns the ninth of the canvas that contains the center: `"top left"`, `"top"`, `"center"`, ..."""
+    column, row = (min(2, int(3 * coordinate / CANVAS_SIZE)) for coordinate in placement.center)
+    words = [("top", "", "bottom")[row], ("left", "", "right")[column]]
     return " ".join(word for word in words if word) or "center"
 
 
 class Questioner:
-    """
-    Asks about canvases.
-
-    Args:
-        concepts (`Sequence[Concept]`):
-            All that are drawn anywhere.
-    """
+    """Asks about canvases; `concepts` are all concepts of the data set."""
 
     def __init__(self, concepts: Sequence[Concept]):
         self.concepts = {concept.name: concept for concept in concepts}
         self.groups = sorted({concept.group for concept in concepts})
 
-    def _absent(self, random: Random, canvas: Canvas, group: str | None = None, besides: Iterable[str] = ()) -> str:
-        """A concept that is not on the canvas; of a group, if given."""
-        there = {placement.name for placement in canvas.drawings}.union(besides)
+    def _absent(self, random: Random, canvas: Canvas, group: str | None, excluded: Iterable[str] = ()) -> str:
+        """A random concept that is not on the canvas, from a group if given."""
+        excluded = {*excluded, *(placement.name for placement in canvas.drawings)}
         if canvas.writing is not None:
-            there.add(canvas.writing.placement.name)
-        return random.choice(
-            [name for name, concept in self.concepts.items() if name not in there and group in (None, concept.group)]
-        )
+            excluded.add(canvas.writing.placement.name)
+        concepts = [concept for concept in self.concepts.values() if group in (None, concept.group)]
+        return random.choice([concept.name for concept in concepts if concept.name not in excluded])
 
     def _existence(self, random: Random, canvas: Canvas) -> Question:
-        """As POPE asks: of what is absent, half is anything and half of the group of something present."""
+        """As in POPE: half of the absent concepts are from the group of a drawing, which is harder, half from any."""
         present = random.choice(canvas.drawings).name
         form = "does the image show the {}?"
         if random.random() < 0.5:
             return Question(form, (present,), "yes", "existence")
-        group = self.concepts[present].group if random.random() < 0.5 else None  # which is harder to tell
+        group = self.concepts[present].group if random.random() < 0.5 else None
         return Question(form, (self._absent(random, canvas, group),), "no", "existence")
 
     def _choice(self, random: Random, canvas: Canvas) -> Question:
         """
-        As MMBench asks: one of four names is right. Two are of its group and two of another: if three were of one
-        group, a guess among these three would be right more often than one among four.
+        As in MMBench: one of four names is correct. Two are from its group and two from another: if three were from
+        one group, a guess among these three would be correct more often than one among four.
         """
         answer = random.choice(canvas.drawings).name
-        own = self.concepts[answer].group
-        other = random.choice([group for group in self.groups if group != own])
+        answer_group = self.concepts[answer].group
+        other = random.choice([group for group in self.groups if group != answer_group])
         names = [answer]
-        for group in (own, other, other):
+        for group in (answer_group, other, other):
             names.append(self._absent(random, canvas, group, names))
         random.shuffle(names)
         form = "which does the image show: " + ", ".join(["{}"] * (NUM_NAMES - 1)) + " or {}?"
@@ -126,8 +121,8 @@ class Questioner:
         if len(canvas.drawings) == 1:
             answer = self.concepts[canvas.drawings[0].name].group
             return Question("what group is the drawing from?", (), answer, "group")
-        if found := _neighbors(canvas):
-            one, side, other = random.choice(found)
+        if neighbors := _neighbors(canvas):
+            one, side, other = random.choice(neighbors)
             answer = self.concepts[one.name].group
             return Question(f"what group is the drawing {side} the {{}} from?", (other.name,), answer, "group")
         return None
@@ -151,11 +146,11 @@ class Questioner:
         return Question(f"is the {{}} {pair} the {{}}?", (one.name, other.name), side.split()[0], "relation")
 
     def _neighbor(self, random: Random, canvas: Canvas) -> Question | None:
-        """As GQA asks."""
-        found = _neighbors(canvas)
-        if not found:
+        """As in GQA."""
+        neighbors = _neighbors(canvas)
+        if not neighbors:
             return None
-        one, side, other = random.choice(found)
+        one, side, other = random.choice(neighbors)
         return Question(f"what is {side} the {{}}?", (other.name,), one.name, "neighbor")
 
     def _reading(self, random: Random, canvas: Canvas) -> Question | None:
@@ -164,8 +159,8 @@ class Questioner:
         return Question("what word is written?", (), canvas.writing.placement.name, "reading")
 
     def ask(self, random: Random, canvas: Canvas) -> Iterator[Question]:
-        """At most one question of each type about a canvas; `random` decides which."""
-        kinds = (
+        """Yields at most one random question of each type about a canvas."""
+        types = (
             self._existence,
             self._choice,
             self._group,
@@ -174,57 +169,48 @@ class Questioner:
             self._neighbor,
             self._reading,
         )
-        for kind in kinds:
-            question = kind(random, canvas)
+        for make_question in types:
+            question = make_question(random, canvas)
             if question is not None:
                 yield question
 
     def caption(self, canvas: Canvas) -> str:
-        """Everything on a canvas and where, from the top down: `"red apple top left, word sun bottom"`."""
-        things = [(placement, placement.name) for placement in canvas.drawings]
+        """Returns everything on a canvas and its place from top to bottom: `"red apple top left, word sun bottom"`."""
+        contents = [(placement, placement.name) for placement in canvas.drawings]
         if canvas.writing is not None:
-            things.append((canvas.writing.placement, f"word {canvas.writing.placement.name}"))
-        things.sort(key=lambda thing: thing[0].center[::-1])
-        return ", ".join(f"{name} {place_name(placement)}" for placement, name in things)
+            contents.append((canvas.writing.placement, f"word {canvas.writing.placement.name}"))
+        contents.sort(key=lambda content: content[0].center[::-1])
+        return ", ".join(f"{name} {place_name(placement)}" for placement, name in contents)
 
 
-def even_out(asked: Sequence[tuple[str, Question]], random: Random) -> list[tuple[str, Question]]:
+def balance_answers(questions: Sequence[tuple[str, Question]], random: Random) -> list[tuple[str, Question]]:
     """
-    Leaves out questions until, for each form of the kinds with few answers, each answer is right equally often: who
-    does not look at the image gains nothing from knowing the answers.
-
-    Args:
-        asked (`Sequence[tuple[str, Question]]`):
-            Questions, each with the name of its canvas.
-        random (`Random`):
-            Decides which are left out.
-
-    Returns:
-        `list[tuple[str, Question]]`: the others, in their order.
+    Removes random questions until all answers to each form of the types with few answers are equally frequent, so that
+    knowing the answers does not help without the image. Each question comes with the name of its canvas.
     """
     indices: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for index, (_, question) in enumerate(asked):
+    for index, (_, question) in enumerate(questions):
         if question.type in FEW_ANSWERS:
             indices[question.form][question.answer].append(index)
-    left_out = set()
+    removed: set[int] = set()
     for answers in indices.values():
         fewest = min(map(len, answers.values()))
         for same in answers.values():
-            left_out.update(random.sample(same, len(same) - fewest))
-    return [pair for index, pair in enumerate(asked) if index not in left_out]
+            removed.update(random.sample(same, len(same) - fewest))
+    return [pair for index, pair in enumerate(questions) if index not in removed]
 
 
-def guess_blindly(questions: Sequence[Question]) -> dict[str, float]:
+def blind_accuracy(questions: Sequence[Question]) -> dict[str, float]:
     """
-    How often who sees no image is right, by type of question: with the most frequent answer to each form, and of a
-    choice with any of the names.
+    Returns the accuracy without the image by type of question: of the most frequent answer to each form, and of any
+    of the names to choose from.
     """
     answers: dict[tuple[str, str], Counter] = defaultdict(Counter)
     for question in questions:
         answers[question.type, question.form][question.answer] += 1
-    num_right: Counter = Counter()
+    num_correct: Counter = Counter()
     for (question_type, _), counts in answers.items():
-        num_right[question_type] += max(counts.values())
-    num_asked = Counter(question.type for question in questions)
-    num_right["choice"] = num_asked["choice"] / NUM_NAMES
-    return {question_type: num_right[question_type] / number for question_type, number in sorted(num_asked.items())}
+        num_correct[question_type] += max(counts.values())
+    totals = Counter(question.type for question in questions)
+    num_correct["choice"] = totals["choice"] / NUM_NAMES
+    return {question_type: num_correct[question_type] / total for question_type, total in sorted(totals.items())}

@@ -1,4 +1,4 @@
-"""What docs/emoji_vqa.md shows is what the command fetches, draws and trains, and its commands are understood."""
+"""The tables of docs/emoji_vqa.md agree with the code, and its commands can be parsed."""
 
 import re
 import shlex
@@ -18,13 +18,13 @@ LINES = [line for block in blocks(DOCUMENT, "bash") for line in block.splitlines
 
 
 def rows(section: str) -> list[list[str]]:
-    """The cells of the table under a heading, without its head."""
-    found = re.findall(r"^\| (.+) \|$", DOCUMENT.split(f"## {section}")[1].split("\n## ")[0], flags=re.MULTILINE)
-    return [row.split(" | ") for row in found[2:]]
+    """Cells of the table under a heading, without the header."""
+    lines = re.findall(r"^\| (.+) \|$", DOCUMENT.split(f"## {section}")[1].split("\n## ")[0], flags=re.MULTILINE)
+    return [row.split(" | ") for row in lines[2:]]
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_every_command_is_understood_and_its_recipe_is_there(line):
+def test_every_command_can_be_parsed_and_its_recipe_exists(line):
     words = shlex.split(line)
     arguments = parse(words[words.index("hawaii") + 1 :])
     assert arguments.command in ("data", "train", "evaluate")
@@ -32,22 +32,22 @@ def test_every_command_is_understood_and_its_recipe_is_there(line):
         assert {"pretrain", "finetune"} == set(read_recipe(str(ROOT / arguments.recipe), use_cpu=True).stages)
 
 
-def test_make_emoji_is_the_first_of_them():
-    assert "`make emoji` is the first of these" in DOCUMENT
-    said = subprocess.run(["make", "-n", "emoji"], cwd=ROOT, capture_output=True, text=True).stdout
-    assert f"/{LINES[0]} " in said.replace("\n", " ")
+def test_make_emoji_runs_the_first_command():
+    assert "`make emoji` runs the first command" in DOCUMENT
+    printed = subprocess.run(["make", "-n", "emoji"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert f"/{LINES[0]} " in printed.replace("\n", " ")
 
 
-def test_every_package_is_named_and_the_tests_vendor_is_told():
-    shown = {row[0]: row[-1] for row in rows("What is fetched")}
+def test_every_package_is_listed_and_the_tests_vendor_is_marked():
+    shown = {row[0]: row[-1] for row in rows("Downloads")}
     assert shown.keys() == {package.name for package in (*VENDORS.values(), NAMES)}
-    assert [name for name, use in shown.items() if use == "the test alone"] == [VENDORS[TEST_VENDOR].name]
+    assert [name for name, use in shown.items() if use == "the test only"] == [VENDORS[TEST_VENDOR].name]
 
 
-def test_each_expert_is_there():
+def test_every_expert_is_listed():
     assert {row[0].lower() for row in rows("The experts")} == {expert.name for expert in EXPERTS}
 
 
 def test_the_questions_add_up():
-    numbers = [int(row[2].replace(",", "")) for row in rows("What is asked")]
+    numbers = [int(row[2].replace(",", "")) for row in rows("Questions")]
     assert len(numbers) == 7 and f"{sum(numbers):,} questions" in DOCUMENT

@@ -1,14 +1,14 @@
-"""The language model that has learned to read: what it learns from, that it learns, when it is made anew."""
+"""The language model learns to answer from captions, and is trained again if its data or settings change."""
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hawaii.example_data import language_model as reading
+from hawaii.example_data import language_model
 from hawaii.example_data.language_model import (
     ConversationDataset,
     caption_conversations,
-    measure_accuracy,
+    predict_next_tokens,
     prepare_language_model,
     train_language_model,
 )
@@ -32,36 +32,31 @@ def tokenizer():
 @pytest.fixture
 def tiny(monkeypatch):
     """A language model that learns in seconds."""
-    monkeypatch.setattr(reading, "CONFIG", {**reading.CONFIG, "hidden_size": 32, "intermediate_size": 64})
+    monkeypatch.setattr(
+        language_model, "CONFIG", {**language_model.CONFIG, "hidden_size": 32, "intermediate_size": 64}
+    )
 
 
-def test_a_caption_stands_in_the_images_place_and_rows_without_one_are_left_out():
+def test_captions_replace_images_and_rows_without_a_caption_are_omitted():
     rows = [make_row("a.png", 0, [("what is it?", "a cat")]), make_row("b.png", 0, [("what is it?", "a dog")])]
     assert caption_conversations(rows, [make_row("a.png", 0, [("", "cat, sun")])]) == [
         [{"role": "user", "content": "cat, sun\nwhat is it?"}, {"role": "assistant", "content": "a cat"}]
     ]
 
 
-def test_the_labels_are_the_answers_and_their_ends(tokenizer):
+def test_the_labels_are_the_answers_and_their_end_tokens(tokenizer):
     sample = ConversationDataset(caption_conversations(ROWS[:1], CAPTIONS), tokenizer)[0]
     learned = [token for token in sample["labels"] if token != -100]
     assert tokenizer.decode(learned) == "red </s> circle </s>"
     assert tokenizer.decode(sample["input_ids"]).startswith("user : red circle what color is it ?")
 
 
-def test_accuracy_is_the_share_of_the_answers_tokens(tokenizer):
-    model = AutoModelForCausalLM.from_config(
-        reading.AutoConfig.for_model("llama", vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1)
-    )
-    # It says one token everywhere: the end, which is every second of the answers' tokens.
-    model.lm_head = torch.nn.Linear(32, len(tokenizer))
-    torch.nn.init.zeros_(model.lm_head.weight)
-    model.lm_head.bias.data = torch.eye(len(tokenizer))[tokenizer.eos_token_id]
-    dataset = ConversationDataset(caption_conversations(ROWS, CAPTIONS), tokenizer)
-    assert measure_accuracy(model, dataset, DataCollatorForSeq2Seq(tokenizer), batch_size=16) == 0.5
+def test_a_token_is_predicted_by_the_logits_before_it():
+    logits = torch.nn.functional.one_hot(torch.tensor([[3, 1, 2]]))
+    assert predict_next_tokens(logits, None).tolist() == [[-1, 3, 1]]
 
 
-def test_it_learns_to_answer_from_captions_and_the_same_call_gives_the_same_weights(tokenizer, tiny):
+def test_the_model_learns_to_answer_from_captions_and_the_same_call_gives_the_same_weights(tokenizer, tiny):
     conversations = caption_conversations(ROWS, CAPTIONS)
     model, accuracy = train_language_model(conversations, tokenizer, num_steps=60)
     assert accuracy == 1.0
@@ -70,7 +65,7 @@ def test_it_learns_to_answer_from_captions_and_the_same_call_gives_the_same_weig
         assert torch.equal(parameter, again.state_dict()[name]), name
 
 
-def test_what_is_there_is_kept_and_what_was_made_otherwise_is_made_anew(tokenizer, tiny, tmp_path, capsys):
+def test_a_model_is_kept_unless_its_data_or_settings_change(tokenizer, tiny, tmp_path, capsys):
     folder = tmp_path / "language_model"
     prepare_language_model(ROWS, CAPTIONS, tokenizer, folder, num_steps=1)
     loaded = AutoModelForCausalLM.from_pretrained(folder)
@@ -78,12 +73,12 @@ def test_what_is_there_is_kept_and_what_was_made_otherwise_is_made_anew(tokenize
     before = (folder / "model.safetensors").stat().st_mtime_ns
     prepare_language_model(ROWS, CAPTIONS, tokenizer, folder, num_steps=1)
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
-    assert "already there" in capsys.readouterr().out
+    assert "already exists" in capsys.readouterr().out
     prepare_language_model(ROWS, CAPTIONS, tokenizer, folder, num_steps=2)
     assert (folder / "model.safetensors").stat().st_mtime_ns != before
     words = build_tokenizer([*WORDS, "another word"])
     prepare_language_model(ROWS, CAPTIONS, words, folder, num_steps=2)
-    assert "already there" not in capsys.readouterr().out
+    assert "already exists" not in capsys.readouterr().out
     assert len(AutoTokenizer.from_pretrained(folder)) == len(words)
     prepare_language_model(ROWS[1:], CAPTIONS, words, folder, num_steps=2)
-    assert "already there" not in capsys.readouterr().out
+    assert "already exists" not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Stand-ins for the npm packages that EmojiVQA is made of: a few drawings under the real layout."""
+"""Stand-ins for the npm packages of EmojiVQA: a few drawings in the real layout."""
 
 import base64
 import hashlib
@@ -8,21 +8,19 @@ import tarfile
 from itertools import product
 from pathlib import Path
 
-from hawaii.example_data.emoji_vqa import card as emoji_vqa_card
-from hawaii.example_data.emoji_vqa import packages as emoji_vqa_packages
-from hawaii.example_data.emoji_vqa import prepare as emoji_vqa
+from hawaii.example_data.emoji_vqa import card, packages, prepare
 from hawaii.example_data.emoji_vqa.concepts import GROUPS
 from hawaii.example_data.emoji_vqa.packages import TEST_VENDOR, VENDORS, Package
 
 
 NUM_PER_GROUP = 8
-# A color that nothing but the drawings of the test's vendor has.
+# A color that only the drawings of the test's vendor have.
 TEST_COLOR = (255, 0, 255)
 NAMES = ["".join(letters) for letters in product("bdfg", "aeiou", "klmn")][: NUM_PER_GROUP * len(GROUPS)]
 
 
 def make_archive(package: Package, members: dict, root: Path) -> Package:
-    """Writes a package where a registry at `root` has it, and says what its hash is."""
+    """Writes a package into a registry at `root` and returns it with its hash."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
         for name, value in members.items():
@@ -38,7 +36,7 @@ def make_archive(package: Package, members: dict, root: Path) -> Package:
 
 
 def body(vendor: str, number: int) -> str:
-    """A drawing on a plane of 32 by 32: a bar whose place and color tell what it is."""
+    """A drawing in a view box of 32 by 32: a bar whose position and color depend on the concept."""
     color = (
         f"rgb{TEST_COLOR}" if vendor == TEST_VENDOR else f"rgb(0, {6 * number}, {list(VENDORS).index(vendor) * 90})"
     )
@@ -46,8 +44,8 @@ def body(vendor: str, number: int) -> str:
 
 
 def vendor_members(vendor: str) -> dict:
-    """What a vendor's package of Iconify holds."""
-    license = {"title": f"Licence of {vendor}", "spdx": f"L-{vendor}", "url": f"https://example.org/{vendor}"}
+    """Files of a vendor's Iconify package."""
+    license = {"title": f"License of {vendor}", "spdx": f"L-{vendor}", "url": f"https://example.org/{vendor}"}
     return {
         "icons.json": {
             "icons": {name: {"body": body(vendor, number)} for number, name in enumerate(NAMES)},
@@ -60,7 +58,7 @@ def vendor_members(vendor: str) -> dict:
 
 
 def names_members() -> dict:
-    """What emojibase-data holds of the same things."""
+    """Files of emojibase-data about the same concepts."""
     emoji = [
         {"label": name, "hexcode": f"1F{number:03X}", "group": number % len(GROUPS), "subgroup": number % 10}
         for number, name in enumerate(NAMES)
@@ -71,16 +69,16 @@ def names_members() -> dict:
 
 
 def replace_packages(patch, root: Path) -> None:
-    """Makes `root` a registry of stand-ins, and every package that EmojiVQA is made of one of them."""
+    """Makes `root` a registry of stand-ins for all packages of EmojiVQA."""
     for vendor, package in list(VENDORS.items()):
         stand_in = make_archive(package, vendor_members(vendor), root)
-        patch.setitem(emoji_vqa_packages.VENDORS, vendor, stand_in)
-        if vendor in emoji_vqa_packages.TRAIN_VENDORS:
-            patch.setitem(emoji_vqa_packages.TRAIN_VENDORS, vendor, stand_in)
-    names = make_archive(emoji_vqa_packages.NAMES, names_members(), root)
-    for module in (emoji_vqa_packages, emoji_vqa, emoji_vqa_card):
+        patch.setitem(packages.VENDORS, vendor, stand_in)
+        if vendor in packages.TRAIN_VENDORS:
+            patch.setitem(packages.TRAIN_VENDORS, vendor, stand_in)
+    names = make_archive(packages.NAMES, names_members(), root)
+    for module in (packages, prepare, card):
         patch.setattr(module, "NAMES", names)
-    patch.setattr(emoji_vqa, "NUM_CONCEPTS_PER_GROUP", 7)
+    patch.setattr(prepare, "NUM_CONCEPTS_PER_GROUP", 7)
     for split, number in {"train": 60, "validation": 20, "test": 40, "experts": 40}.items():
-        patch.setitem(emoji_vqa.NUM_CANVASES, split, number)
+        patch.setitem(prepare.NUM_CANVASES, split, number)
     patch.setenv("NPM_CONFIG_REGISTRY", root.as_uri())

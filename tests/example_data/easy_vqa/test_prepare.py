@@ -1,4 +1,4 @@
-"""The data that the command leaves holds every shipped question with its answer, and nothing of the test split."""
+"""The prepared data contains every training question with its answer, and nothing of the test split."""
 
 import json
 import shutil
@@ -12,18 +12,19 @@ import pytest
 from PIL import Image, ImageDraw
 from transformers import AutoTokenizer
 
+from hawaii.example_data.easy_vqa.experts import labellings
 from hawaii.example_data.easy_vqa.prepare import (
-    by_image,
     caption_rows,
     conversation_rows,
+    group_by_image,
     import_easy_vqa,
-    is_about_own_color,
-    labellings,
+    names_shown_color,
     prepare_easy_vqa,
     read_questions,
 )
 from hawaii.example_data.easy_vqa.questions import COLORS, SHAPES, Description, Question, describe
 from hawaii.example_data.word_tokenizer import build_tokenizer, save_tokenizer
+from hawaii.files.user_error import UserError
 from hawaii.tests.folders import changed_files, contents
 
 
@@ -40,7 +41,7 @@ CONVERSATION = [
 
 
 def make_package(folder: Path, test_answer: str = "red") -> SimpleNamespace:
-    """What the package easy-vqa offers, with 12 training images of a blue rectangle and 2 test images."""
+    """A stand-in for the package easy-vqa with 12 training images of a blue rectangle and 2 test images."""
 
     def draw(split: str, image_id: int, color: str) -> str:
         path = folder / split / f"{image_id}.png"
@@ -77,7 +78,7 @@ def package(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(package, tmp_path_factory):
-    """The folder that the command leaves. Copy it to change it."""
+    """The folder that the command writes. Tests that change it use a copy."""
     folder = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "easy_vqa", package)
@@ -87,7 +88,7 @@ def prepared(package, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shipped_questions():
-    """The training questions of the real package."""
+    """Training questions of the real package."""
     return read_questions(import_easy_vqa().get_train_questions())
 
 
@@ -106,12 +107,12 @@ def shipped_questions():
         ([("is there a blue shape?", "no"), ("what shape is present?", "circle")], None),
     ],
 )
-def test_the_caption_is_what_the_questions_tell(asked, caption):
+def test_the_caption_follows_from_the_questions(asked, caption):
     assert describe(Question(text, answer, 0) for text, answer in asked).caption == caption
 
 
 @pytest.mark.parametrize(
-    ("text", "answer", "kind"),
+    ("text", "answer", "question_type"),
     [
         ("what is the blue shape?", "circle", "shape"),
         ("what color is the circle?", "blue", "color"),
@@ -119,18 +120,18 @@ def test_the_caption_is_what_the_questions_tell(asked, caption):
         ("is a blue shape present?", "yes", "yes/no color"),
     ],
 )
-def test_a_question_has_the_type_of_what_it_asks_for(text, answer, kind):
-    assert Question(text, answer, 0).type == kind
+def test_the_type_of_a_question_follows_from_its_words_and_answer(text, answer, question_type):
+    assert Question(text, answer, 0).type == question_type
 
 
-def test_labels_are_unknown_where_a_part_is_unknown():
+def test_labels_are_unknown_if_a_part_is_unknown():
     labels = labellings([Description("blue", "circle"), Description(None, "triangle"), Description("red", None)])
     assert labels["color"].tolist() == [1, -1, 5]
     assert labels["shape"].tolist() == [0, 2, -1]
     assert labels["color and shape"].tolist() == [3, -1, -1]
 
 
-def test_rows_hold_two_turns_at_most_in_another_order_for_each_image():
+def test_rows_have_at_most_two_turns_in_another_order_for_each_image():
     questions = [Question(f"question {number}", str(number), 7) for number in range(5)]
     rows = conversation_rows(questions)
     names = ("7", "7_horizontal")
@@ -142,23 +143,23 @@ def test_rows_hold_two_turns_at_most_in_another_order_for_each_image():
     assert rows == conversation_rows(questions)
 
 
-def test_only_yes_no_questions_about_the_shapes_own_color_are_repeated():
-    own = [Question("is there a blue shape?", "yes", 7), Question("is there not a blue shape?", "no", 7)]
+def test_only_yes_no_questions_that_name_the_shown_color_are_repeated():
+    shown = [Question("is there a blue shape?", "yes", 7), Question("is there not a blue shape?", "no", 7)]
     others = [
         Question("is there a red shape?", "no", 7),
         Question("is there a circle?", "yes", 7),
         Question("what is the blue shape?", "circle", 7),
     ]
-    rows = conversation_rows(own + others)
+    rows = conversation_rows(shown + others)
     values = [turn["value"].removeprefix("<image>\n") for row in rows for turn in row["conversations"][::2]]
-    # Of the image and of its mirrored copy.
-    assert Counter(values) == {**{q.text: 2 * 3 for q in own}, **{q.text: 2 for q in others}}
-    for row in rows:  # An answer that stands above could be copied.
+    # Twice each, for the image and its mirrored copy.
+    assert Counter(values) == {**{q.text: 2 * 3 for q in shown}, **{q.text: 2 for q in others}}
+    for row in rows:  # The answer to a repeated question could be copied.
         asked = [turn["value"].removeprefix("<image>\n") for turn in row["conversations"][::2]]
         assert len(asked) == len(set(asked))
 
 
-def test_every_shipped_training_question_is_asked_with_its_own_answer(shipped_questions):
+def test_every_training_question_of_the_package_is_in_the_rows_with_its_answer(shipped_questions):
     rows = conversation_rows(shipped_questions)
     asked = Counter()
     for row in rows:
@@ -169,13 +170,13 @@ def test_every_shipped_training_question_is_asked_with_its_own_answer(shipped_qu
     expected = Counter()
     for question in shipped_questions:
         for name in (f"{question.image_id}", f"{question.image_id}_horizontal"):
-            expected[question.text, question.answer, name] += 3 if is_about_own_color(question) else 1
+            expected[question.text, question.answer, name] += 3 if names_shown_color(question) else 1
     assert asked == expected
     assert max(len(row["conversations"]) for row in rows) == 4
 
 
-def test_shipped_captions_agree_with_every_shipped_answer(shipped_questions):
-    descriptions = {image_id: describe(asked) for image_id, asked in by_image(shipped_questions).items()}
+def test_the_captions_agree_with_every_answer_of_the_package(shipped_questions):
+    descriptions = {image_id: describe(asked) for image_id, asked in group_by_image(shipped_questions).items()}
     for question in shipped_questions:
         known = descriptions[question.image_id]
         if question.answer in SHAPES:
@@ -189,12 +190,12 @@ def test_shipped_captions_agree_with_every_shipped_answer(shipped_questions):
     assert len(caption_rows(descriptions)) > 0.85 * 2 * len(descriptions)
 
 
-def test_the_shipped_answers_are_the_known_words():
+def test_the_answers_of_the_package_are_the_known_words():
     easy_vqa = import_easy_vqa()
     assert set(easy_vqa.get_answers()) == {*SHAPES, *COLORS, "yes", "no"}
 
 
-def test_rows_are_llava_json_with_images_that_are_there(prepared):
+def test_rows_are_llava_json_with_existing_images(prepared):
     pretrain = json.loads((prepared / "data" / "pretrain.json").read_text())
     finetune = json.loads((prepared / "data" / "finetune.json").read_text())
     assert pretrain[0] == {
@@ -211,7 +212,7 @@ def test_rows_are_llava_json_with_images_that_are_there(prepared):
         assert len({row["id"] for row in rows}) == len(rows)
 
 
-def test_the_images_that_experts_hold_out_are_kept_for_validation(prepared):
+def test_the_images_that_experts_hold_out_are_for_validation(prepared):
     data = prepared / "data"
     validation = json.loads((data / "validation.json").read_text())
     assert validation[1] == {
@@ -230,16 +231,16 @@ def test_the_images_that_experts_hold_out_are_kept_for_validation(prepared):
         assert not images & {"train/11.png", "train/11_horizontal.png"}
 
 
-def test_a_folder_from_before_there_was_validation_is_brought_up_to_date(prepared, package, tmp_path, monkeypatch):
+def test_missing_and_outdated_files_are_written_again(prepared, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "easy_vqa", package)
     folder = tmp_path / "run"
     shutil.copytree(prepared, folder)
-    whole = contents(folder)
+    expected = contents(folder)
     (folder / "data" / "validation.json").unlink()
     for name in ("pretrain.json", "finetune.json"):
         (folder / "data" / name).write_text("[]")
     prepare_easy_vqa(folder, expert_steps=1)
-    assert contents(folder) == whole
+    assert contents(folder) == expected
 
 
 def test_mirrored_images_are_mirrored(prepared):
@@ -249,7 +250,7 @@ def test_mirrored_images_are_mirrored(prepared):
         assert mirrored.tobytes() != image.tobytes()
 
 
-def test_the_test_questions_carry_their_images(prepared, package, tmp_path):
+def test_the_test_questions_have_their_images(prepared, package, tmp_path):
     import datasets
 
     file = str(prepared / "data" / "test.parquet")
@@ -266,7 +267,6 @@ def test_nothing_of_the_test_split_reaches_the_training_files(prepared, tmp_path
     monkeypatch.setitem(sys.modules, "easy_vqa", make_package(tmp_path / "package", test_answer="green"))
     prepare_easy_vqa(tmp_path / "other", expert_steps=1)
     changed = changed_files(prepared, tmp_path / "other")
-    changed -= {name for name in changed if name.endswith(("expert.json", "reading.json"))}  # their seconds
     assert changed == {"data/images/test/0.png", "data/images/test/1.png", "data/test.parquet"}
 
 
@@ -284,27 +284,27 @@ def test_a_killed_run_continues(prepared, package, tmp_path, monkeypatch):
 
     kept_time = kept.stat().st_mtime_ns
     prepare_easy_vqa(folder, expert_steps=1)
-    assert changed_files(prepared, folder) <= {"experts/vit/expert.json"}  # its seconds
+    assert not changed_files(prepared, folder)
     assert kept.stat().st_mtime_ns == kept_time
 
 
-def test_the_missing_package_is_named_with_the_way_to_get_it(tmp_path, monkeypatch):
+def test_the_error_without_the_package_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "easy_vqa", None)
-    with pytest.raises(ValueError, match="pip install easy-vqa==1.0"):
+    with pytest.raises(UserError, match="are in the package easy-vqa. Install it with `pip install easy-vqa==1.0`"):
         prepare_easy_vqa(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_tokenizer_knows_the_training_words_and_no_others(prepared):
+def test_the_vocabulary_is_the_words_of_the_training_questions(prepared):
     tokenizer = AutoTokenizer.from_pretrained(prepared / "language_model")
     assert tokenizer.convert_ids_to_tokens(range(5)) == ["<pad>", "<unk>", "<s>", "</s>", "<image>"]
     ids = tokenizer("What  color is the SHAPE?blue", return_attention_mask=False)["input_ids"]
     assert tokenizer.decode(ids) == "what color is the shape ? blue"
-    assert tokenizer("triangle")["input_ids"] == [tokenizer.unk_token_id]  # asked about in the test split alone
+    assert tokenizer("triangle")["input_ids"] == [tokenizer.unk_token_id]  # only in the test split
     assert tokenizer.model_input_names == ["input_ids", "attention_mask"]
 
 
-def test_answers_and_their_ends_are_the_labels(prepared):
+def test_answers_and_their_end_tokens_are_the_labels(prepared):
     tokenizer = AutoTokenizer.from_pretrained(prepared / "language_model")
     text = tokenizer.apply_chat_template(CONVERSATION, tokenize=False)
     assert text == (
@@ -320,7 +320,7 @@ def test_answers_and_their_ends_are_the_labels(prepared):
     ]
 
 
-def test_the_prompt_is_how_the_training_text_begins(prepared):
+def test_the_prompt_is_the_start_of_the_training_text(prepared):
     tokenizer = AutoTokenizer.from_pretrained(prepared / "language_model")
     prompt = tokenizer.apply_chat_template(CONVERSATION[:1], add_generation_prompt=True, return_dict=True)["input_ids"]
     trained = tokenizer.apply_chat_template(CONVERSATION, return_dict=True)["input_ids"]
@@ -328,7 +328,7 @@ def test_the_prompt_is_how_the_training_text_begins(prepared):
     assert tokenizer.convert_ids_to_tokens(trained[len(prompt)]) == "blue"
 
 
-def test_transformers_4_reads_the_tokenizer_alike(tmp_path):
+def test_transformers_4_loads_the_same_tokenizer(tmp_path):
     tokenizer = build_tokenizer(["what color is the shape?", "blue", "is there a circle?", "no"])
     save_tokenizer(tokenizer, tmp_path)
     script = (

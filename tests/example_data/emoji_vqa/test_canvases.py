@@ -1,4 +1,4 @@
-"""Everything on a canvas is on it whole and apart from the rest, and is painted where it is said to be."""
+"""Drawings and words lie within the canvas, do not overlap, and are painted at their placements."""
 
 from collections import Counter
 from itertools import combinations
@@ -30,32 +30,32 @@ def canvases():
     return [lay_out(Random(f"test {number}"), "noto", NAMES, WORDS) for number in range(600)]
 
 
-def things(canvas: Canvas) -> list[Placement]:
+def placements_of(canvas: Canvas) -> list[Placement]:
     return [*canvas.drawings, *([canvas.writing.placement] if canvas.writing else [])]
 
 
 def pixels_of(placement: Placement) -> set[tuple[int, int]]:
     return {
-        (across, down)
-        for across in range(placement.left, placement.left + placement.width)
-        for down in range(placement.top, placement.top + placement.height)
+        (x, y)
+        for x in range(placement.left, placement.left + placement.width)
+        for y in range(placement.top, placement.top + placement.height)
     }
 
 
-def test_the_same_random_numbers_give_the_same_canvas(canvases):
+def test_the_same_random_state_gives_the_same_canvas(canvases):
     assert lay_out(Random("test 7"), "noto", NAMES, WORDS) == canvases[7]
     assert canvases[7] != canvases[8]
 
 
 def test_nothing_overlaps_or_leaves_the_canvas(canvases):
     for canvas in canvases[:200]:
-        for one, other in combinations(things(canvas), 2):
+        for one, other in combinations(placements_of(canvas), 2):
             assert not pixels_of(one) & pixels_of(other)
-        for one in things(canvas):
+        for one in placements_of(canvas):
             assert 0 <= one.left <= CANVAS_SIZE - one.width and 0 <= one.top <= CANVAS_SIZE - one.height
 
 
-def test_one_to_four_drawings_are_as_frequent_and_any_number_may_be_of_one_concept(canvases):
+def test_one_to_four_drawings_are_equally_frequent_and_any_number_can_show_one_concept(canvases):
     numbers = Counter(len(canvas.drawings) for canvas in canvases)
     assert sorted(numbers) == [1, 2, 3, 4] and min(numbers.values()) > 0.8 * 600 / 4
     copies = Counter(max(Counter(one.name for one in canvas.drawings).values()) for canvas in canvases)
@@ -63,7 +63,7 @@ def test_one_to_four_drawings_are_as_frequent_and_any_number_may_be_of_one_conce
     assert {one.width for canvas in canvases for one in canvas.drawings} == set(DRAWING_SIZES)
 
 
-def test_a_word_stands_on_some_canvases_and_is_never_drawn_on_them(canvases):
+def test_some_canvases_have_a_word_that_is_not_drawn_on_them(canvases):
     written = [canvas for canvas in canvases if canvas.writing is not None]
     assert 0.2 < len(written) / len(canvases) < 0.4
     assert {canvas.writing.placement.name for canvas in written} == set(WORDS)
@@ -71,7 +71,7 @@ def test_a_word_stands_on_some_canvases_and_is_never_drawn_on_them(canvases):
 
 
 @pytest.mark.parametrize("is_mirrored", [False, True])
-def test_a_drawing_is_painted_at_its_place_and_nowhere_else(is_mirrored):
+def test_a_drawing_is_painted_only_at_its_placement(is_mirrored):
     painter = Painter({"noto": {"fox": HALVES}})
     canvas = Canvas("noto", (1, 2, 3), (Placement("fox", 10, 30, 24, 24, is_mirrored),), None)
     pixels = np.asarray(painter.paint(canvas)).copy()
@@ -82,7 +82,7 @@ def test_a_drawing_is_painted_at_its_place_and_nowhere_else(is_mirrored):
     assert (pixels == [1, 2, 3]).all()
 
 
-def test_a_word_is_painted_within_its_place_and_with_no_font_of_the_machine(canvases):
+def test_a_word_is_painted_only_at_its_placement(canvases):
     canvas = next(canvas for canvas in canvases if canvas.writing is not None)
     place = canvas.writing.placement
     painter = Painter({"noto": {name: Drawing("<g/>", 0, 0, 10, 10) for name in NAMES}})
@@ -93,12 +93,12 @@ def test_a_word_is_painted_within_its_place_and_with_no_font_of_the_machine(canv
     assert (pixels == canvas.ground).all()
 
 
-def test_letters_are_where_they_are_painted():
+def test_letters_are_found_at_their_coordinates():
     writing = Writing(Placement("dodo", 10, 5, 40, 16), 16, (0, 0, 0))
-    assert [writing.letter_at(across) for across in (0, 11, 24, 33, 42, 60)] == ["d", "d", "o", "d", "o", "o"]
+    assert [writing.letter_at(x) for x in (0, 11, 24, 33, 42, 60)] == ["d", "d", "o", "d", "o", "o"]
 
 
-def test_other_words_and_sizes_look_otherwise():
+def test_words_and_letter_sizes_look_different():
     painter = Painter({"noto": {}})
     looks = {
         painter.paint(
@@ -110,7 +110,7 @@ def test_other_words_and_sizes_look_otherwise():
     assert len(looks) == len(WORDS) * 2
 
 
-def test_a_drawing_is_rasterised_once_for_each_size(monkeypatch):
+def test_a_drawing_is_rasterized_once_per_size(monkeypatch):
     sizes = []
     painter = Painter({"noto": {"fox": HALVES}})
     real = Painter.paint.__globals__["rasterize"]

@@ -1,8 +1,8 @@
-"""Concepts are things that every vendor has drawn, under short names that share no word."""
+"""Concepts are things that every vendor has drawn, with short names that share no word."""
 
 import pytest
 
-from hawaii.example_data.emoji_vqa.concepts import Concept, candidates, read_concepts
+from hawaii.example_data.emoji_vqa.concepts import Concept, filter_concepts, read_concepts
 from hawaii.example_data.emoji_vqa.packages import Package
 from hawaii.tests.tiny.emoji import NAMES, make_archive, names_members
 
@@ -11,8 +11,8 @@ def concept(name: str, code_point: str = "1f408", group: str = "animals") -> Con
     return Concept(name, code_point, group, "animal-mammal")
 
 
-def left(concepts, drawn=({"1f408", "1f409", "1f40a", "1f408-1f409"},)) -> list[str]:
-    *_, last = candidates(concepts, drawn).values()
+def filtered_names(concepts, drawn=({"1f408", "1f409", "1f40a", "1f408-1f409"},)) -> list[str]:
+    *_, last = filter_concepts(concepts, drawn).values()
     return [concept.name for concept in last]
 
 
@@ -47,12 +47,12 @@ def test_groups_are_named_by_their_first_word(tmp_path):
     ],
     ids=lambda wrong: f"{wrong.name}, {wrong.code_point}, {wrong.group}",
 )
-def test_what_is_no_thing_or_not_drawn_or_has_no_short_plain_name_is_left_out(wrong):
-    assert left([concept("dog", "1f409"), wrong]) == ["dog"]
+def test_concepts_that_are_not_things_or_not_drawn_or_lack_a_short_plain_name_are_removed(wrong):
+    assert filtered_names([concept("dog", "1f409"), wrong]) == ["dog"]
 
 
-def test_what_one_vendor_lacks_is_left_out():
-    assert left([concept("cat"), concept("dog", "1f409")], [{"1f408", "1f409"}, {"1f409"}]) == ["dog"]
+def test_concepts_that_one_vendor_lacks_are_removed():
+    assert filtered_names([concept("cat"), concept("dog", "1f409")], [{"1f408", "1f409"}, {"1f409"}]) == ["dog"]
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_what_one_vendor_lacks_is_left_out():
         (["water", "watermelon"], ["water", "watermelon"]),
     ],
 )
-def test_of_names_with_a_word_in_common_the_shortest_and_first_is_left(names, expected):
+def test_the_first_of_the_shortest_names_with_a_shared_word_remains(names, expected):
     codes = ["1f408", "1f409"]
-    assert left([concept(name, code) for name, code in zip(names, codes)]) == expected
+    assert filtered_names([concept(name, code) for name, code in zip(names, codes)]) == expected
 
 
-def test_what_each_rule_leaves_is_told():
-    counts = candidates(
+def test_the_concepts_after_each_rule_are_returned():
+    counts = filter_concepts(
         [concept("cat"), concept("flag", group="flags"), concept("cats", "1f409")], [{"1f408", "1f409"}]
     )
     assert [len(concepts) for concepts in counts.values()] == [3, 2, 2, 2, 2, 1]

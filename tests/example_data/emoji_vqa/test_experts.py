@@ -1,4 +1,4 @@
-"""The experts of EmojiVQA learn what is at each patch of their own map."""
+"""The experts of EmojiVQA learn a label for each patch of their feature map."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ CONCEPTS = [
 
 @pytest.fixture
 def labels():
-    """Of a lion top left and an egg bottom right with the word fox below the lion, and of a fox alone."""
+    """Labels of a lion at the top left, an egg at the bottom right and the word fox below the lion, and of a fox."""
     both = Canvas(
         "noto",
         (0, 0, 0),
@@ -32,24 +32,24 @@ def labels():
     return labellings([both, alone], CONCEPTS)
 
 
-def test_a_patch_is_what_is_at_its_center(labels):
+def test_the_label_of_a_patch_is_the_concept_at_its_center(labels):
     concept = labels["concept"].view(2, 8, 8)
     expected = torch.zeros(8, 8, dtype=torch.long)
     expected[:3, :3], expected[4:, 4:] = 2, 3
     assert torch.equal(concept[0], expected)
-    # Centers at 20 and 28 and 36 are within 20 and 44; so is none at 44.
+    # The centers 20, 28 and 36 are at least 20 and below 44.
     expected = torch.zeros(8, 8, dtype=torch.long)
     expected[2:5, 2:5] = 1
     assert torch.equal(concept[1], expected)
 
 
-def test_subgroups_are_shared_and_of_fewer_patches(labels):
+def test_subgroups_are_shared_and_have_fewer_patches(labels):
     subgroup = labels["subgroup"].view(2, 4, 4)
     assert subgroup[0].tolist() == [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 2, 2], [0, 0, 2, 2]]
     assert subgroup[1].tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
 
 
-def test_who_reads_tells_letters_and_that_there_are_drawings(labels):
+def test_letters_have_different_labels_and_all_drawings_the_same(labels):
     letter = labels["letter"].view(2, 8, 8)
     assert letter[1].unique().tolist() == [0, 1]
     for row in (5, 6):
@@ -58,10 +58,10 @@ def test_who_reads_tells_letters_and_that_there_are_drawings(labels):
 
 
 @pytest.mark.parametrize("expert", EXPERTS, ids=lambda expert: expert.name)
-def test_an_experts_map_has_the_patches_that_are_labelled(expert, labels, tmp_path):
+def test_an_experts_feature_map_has_the_labelled_patches(expert, labels, tmp_path):
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     labels = {name: label.clamp(max=2) for name, label in labels.items()}
-    prepare_experts(images, labels, tmp_path, num_steps=1, experts=[replace(expert, batch_size=1)])
+    prepare_experts([replace(expert, batch_size=1)], images, labels, tmp_path, num_steps=1)
     model = AutoModel.from_pretrained(tmp_path / expert.name)
     features = model(torch.zeros(1, 3, 64, 64)).last_hidden_state
     grid = GRIDS[expert.labelling]
@@ -69,6 +69,6 @@ def test_an_experts_map_has_the_patches_that_are_labelled(expert, labels, tmp_pa
     assert labels[expert.labelling].shape == (2, grid * grid)
 
 
-def test_the_experts_are_of_different_kinds_and_learn_different_things():
+def test_the_experts_have_different_architectures_and_labels():
     assert len({expert.config["model_type"] for expert in EXPERTS}) == 3
     assert {expert.labelling for expert in EXPERTS} == set(GRIDS)

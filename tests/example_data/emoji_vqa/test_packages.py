@@ -1,4 +1,4 @@
-"""Packages are fetched once, whole and as they were published, or one sentence says why not."""
+"""Packages are downloaded once and verified, and an error says why a download failed."""
 
 import base64
 import errno
@@ -18,11 +18,12 @@ from hawaii.example_data.emoji_vqa.packages import (
     fetch,
     read_members,
 )
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.emoji import make_archive
 
 
 class Registry(SimpleHTTPRequestHandler):
-    """Serves files without a word; what ends in `cut.tgz` breaks off."""
+    """Serves files without logging, and only the start of files that end in `cut.tgz`."""
 
     def log_message(self, *arguments):
         pass
@@ -38,7 +39,7 @@ class Registry(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def registry(tmp_path, monkeypatch):
-    """A folder that a server on this machine offers as a registry."""
+    """A folder that a local server offers as a registry."""
     folder = tmp_path / "registry"
     folder.mkdir()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Registry, directory=str(folder)))
@@ -57,7 +58,7 @@ def package(registry):
     return make_archive(Package("@scope/things", "1.2.3", ""), {"a.json": {"a": 1}, "b/c.json": [2]}, registry)
 
 
-def test_a_package_is_fetched_whole_and_only_once(registry, package, tmp_path):
+def test_a_package_is_downloaded_only_once(registry, package, tmp_path):
     path = fetch(package, tmp_path / "packages")
     published = registry / "@scope" / "things" / "-" / "things-1.2.3.tgz"
     assert path.name == "things-1.2.3.tgz" and path.read_bytes() == published.read_bytes()
@@ -71,18 +72,18 @@ def test_members_are_read_without_extracting_them(package, tmp_path):
     assert list((tmp_path / "packages").iterdir()) == [path]
 
 
-def test_what_a_kill_or_a_damage_left_is_fetched_anew(package, tmp_path):
+def test_incomplete_and_damaged_archives_are_downloaded_again(package, tmp_path):
     path = fetch(package, tmp_path / "packages")
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
-    path.with_name(f"{path.name}.incomplete").write_bytes(whole[:7])
-    assert fetch(package, tmp_path / "packages").read_bytes() == whole
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    path.with_name(f"{path.name}.incomplete").write_bytes(content[:7])
+    assert fetch(package, tmp_path / "packages").read_bytes() == content
     assert list((tmp_path / "packages").iterdir()) == [path]
 
 
-def test_what_is_not_what_was_published_is_refused(registry, package, tmp_path):
+def test_an_archive_with_another_hash_is_refused(registry, package, tmp_path):
     (registry / "@scope" / "things" / "-" / "things-1.2.3.tgz").write_bytes(b"something else")
-    with pytest.raises(ValueError, match=r"things-1\.2\.3\.tgz is not what was published: its 14 bytes .*another npm"):
+    with pytest.raises(UserError, match=r"things-1\.2\.3\.tgz has 14 bytes, and their SHA-512 is not .*another npm"):
         fetch(package, tmp_path / "packages")
     assert not (tmp_path / "packages").exists()
 
@@ -90,28 +91,28 @@ def test_what_is_not_what_was_published_is_refused(registry, package, tmp_path):
 @pytest.mark.parametrize(
     ("name", "registry_address", "reason"),
     [
-        ("@scope/absent", None, "could not be fetched: File not found|could not be fetched: Not Found"),
-        ("@scope/things", "http://127.0.0.1:9", "could not be fetched: .*refused"),
-        ("@scope/things", "nowhere", "could not be fetched: unknown url type"),
+        ("@scope/absent", None, "could not be downloaded: File not found|could not be downloaded: Not Found"),
+        ("@scope/things", "http://127.0.0.1:9", "could not be downloaded: .*refused"),
+        ("@scope/things", "nowhere", "could not be downloaded: unknown url type"),
     ],
 )
-def test_a_registry_that_cannot_give_it_is_named_with_the_way_out(
+def test_the_error_of_a_download_names_the_address_and_other_ways_to_reach_a_registry(
     registry, package, tmp_path, monkeypatch, name, registry_address, reason
 ):
     if registry_address is not None:
         monkeypatch.setenv("NPM_CONFIG_REGISTRY", registry_address)
-    with pytest.raises(ValueError, match=f"(?s){reason}.*NPM_CONFIG_REGISTRY.*HTTPS_PROXY"):
+    with pytest.raises(UserError, match=f"(?s){reason}.*NPM_CONFIG_REGISTRY.*HTTPS_PROXY"):
         fetch(Package(name, "1.2.3", package.sha512), tmp_path / "packages")
     assert not (tmp_path / "packages").exists()
 
 
-def test_a_download_that_breaks_off_leaves_nothing(registry, package, tmp_path):
-    with pytest.raises(ValueError, match="could not be fetched: IncompleteRead"):
+def test_an_interrupted_download_leaves_no_file(registry, package, tmp_path):
+    with pytest.raises(UserError, match="could not be downloaded: IncompleteRead"):
         fetch(Package("@scope/things", "cut", package.sha512), tmp_path / "packages")
     assert not (tmp_path / "packages").exists()
 
 
-def test_a_full_disk_leaves_nothing(package, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_file(package, tmp_path, monkeypatch):
     def fill(path, content):
         path.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -122,7 +123,7 @@ def test_a_full_disk_leaves_nothing(package, tmp_path, monkeypatch):
     assert not list((tmp_path / "packages").iterdir())
 
 
-def test_every_package_has_one_version_and_a_sha512_of_its_own():
+def test_every_package_has_its_own_file_and_hash():
     packages = [*VENDORS.values(), NAMES]
     assert {len(base64.b64decode(package.sha512, validate=True)) for package in packages} == {64}
     assert len({package.sha512 for package in packages}) == len({package.file_name for package in packages}) == 5

@@ -1,4 +1,4 @@
-"""Every answer follows from the placements, and knowing how often each answer is right does not help."""
+"""Every answer follows from the placements, and knowing the frequencies of answers does not help."""
 
 import re
 from collections import Counter
@@ -12,8 +12,8 @@ from hawaii.example_data.emoji_vqa.questions import (
     FEW_ANSWERS,
     Question,
     Questioner,
-    even_out,
-    guess_blindly,
+    balance_answers,
+    blind_accuracy,
     is_beyond,
     place_name,
 )
@@ -28,8 +28,8 @@ AXES = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1
 
 
 @pytest.fixture(scope="module")
-def asked():
-    """Canvases with every question about them."""
+def canvas_questions():
+    """Questions, each with its canvas."""
     questioner = Questioner(CONCEPTS)
     canvases = [lay_out(Random(number), "noto", list(GROUP_OF), WORDS) for number in range(1500)]
     return [
@@ -39,8 +39,8 @@ def asked():
     ]
 
 
-def of_type(asked, question_type):
-    found = [(canvas, question) for canvas, question in asked if question.type == question_type]
+def of_type(canvas_questions, question_type):
+    found = [(canvas, question) for canvas, question in canvas_questions if question.type == question_type]
     assert len(found) > 100
     return found
 
@@ -55,28 +55,28 @@ def names_on(canvas: Canvas) -> list[str]:
     return [one.name for one in canvas.drawings]
 
 
-def test_there_are_seven_types_and_at_most_one_question_of_each_about_a_canvas(asked):
-    types = {question.type for _, question in asked}
+def test_there_are_seven_types_and_at_most_one_question_of_each_about_a_canvas(canvas_questions):
+    types = {question.type for _, question in canvas_questions}
     assert types == {"existence", "choice", "group", "counting", "relation", "neighbor", "reading"}
-    counts = Counter((id(canvas), question.type) for canvas, question in asked)
+    counts = Counter((id(canvas), question.type) for canvas, question in canvas_questions)
     assert set(counts.values()) == {1}
 
 
-def test_existence_is_what_is_drawn(asked):
+def test_existence_questions_name_a_drawn_concept_if_the_answer_is_yes(canvas_questions):
     like = []
-    for canvas, question in of_type(asked, "existence"):
+    for canvas, question in of_type(canvas_questions, "existence"):
         (name,) = question.names
         assert question.answer == ("yes" if name in names_on(canvas) else "no")
         assert question.text == f"does the image show the {name}?"
         if question.answer == "no":
             like.append(GROUP_OF[name] in {GROUP_OF[drawn] for drawn in names_on(canvas)})
             assert canvas.writing is None or canvas.writing.placement.name != name
-    assert 0.5 < sum(like) / len(like) < 0.99  # half by intent, and others of these two groups by chance
+    assert 0.5 < sum(like) / len(like) < 0.99  # half by design, and others by chance
 
 
-def test_one_of_four_names_is_right_and_two_each_are_of_one_group(asked):
+def test_one_of_four_names_is_correct_and_two_each_are_from_one_group(canvas_questions):
     places = Counter()
-    for canvas, question in of_type(asked, "choice"):
+    for canvas, question in of_type(canvas_questions, "choice"):
         assert [name for name in question.names if name in names_on(canvas)] == [question.answer]
         assert len(set(question.names)) == 4
         assert sorted(Counter(GROUP_OF[name] for name in question.names).values()) == [2, 2]
@@ -85,8 +85,8 @@ def test_one_of_four_names_is_right_and_two_each_are_of_one_group(asked):
     assert min(places.values()) > 0.2 * sum(places.values())
 
 
-def test_the_group_is_that_of_the_only_drawing_or_of_a_neighbor(asked):
-    for canvas, question in of_type(asked, "group"):
+def test_group_questions_are_about_the_only_drawing_or_a_neighbor(canvas_questions):
+    for canvas, question in of_type(canvas_questions, "group"):
         if not question.names:
             (name,) = names_on(canvas)
         else:
@@ -95,14 +95,14 @@ def test_the_group_is_that_of_the_only_drawing_or_of_a_neighbor(asked):
         assert question.answer == GROUP_OF[name]
 
 
-def test_counts_are_those_of_the_drawings(asked):
-    for canvas, question in of_type(asked, "counting"):
+def test_counts_are_numbers_of_drawings(canvas_questions):
+    for canvas, question in of_type(canvas_questions, "counting"):
         counted = [name for name in names_on(canvas) if name in (question.names or names_on(canvas))]
         assert question.answer == str(len(counted)) and counted
 
 
 def on_side(canvas: Canvas, side: str, name: str) -> list[str]:
-    """What is more than half a pixel on a side of the only drawing of a concept; a neighbor is far more than that."""
+    """Drawings that are at least half a pixel on a side of the only drawing of a concept."""
     axis, sign = AXES[side]
     start = middle(canvas, name)[axis]
     return [one.name for one in canvas.drawings if sign * (middle_of(one)[axis] - start) >= 0.5]
@@ -112,8 +112,8 @@ def middle_of(one: Placement) -> tuple[float, float]:
     return one.left + one.width / 2, one.top + one.height / 2
 
 
-def test_the_relation_is_that_of_the_centers(asked):
-    for canvas, question in of_type(asked, "relation"):
+def test_relations_follow_from_the_centers(canvas_questions):
+    for canvas, question in of_type(canvas_questions, "relation"):
         (across, down), (other_across, other_down) = (middle(canvas, name) for name in question.names)
         is_across = "left or right" in question.form
         gap = across - other_across if is_across else down - other_down
@@ -124,8 +124,8 @@ def test_the_relation_is_that_of_the_centers(asked):
         assert question.names[0] != question.names[1]
 
 
-def test_a_neighbor_is_alone_on_its_side_and_clearly_there(asked):
-    for canvas, question in of_type(asked, "neighbor"):
+def test_a_neighbor_is_alone_on_its_side_and_clearly_there(canvas_questions):
+    for canvas, question in of_type(canvas_questions, "neighbor"):
         side = re.fullmatch("what is (.+) the {}[?]", question.form)[1]
         assert on_side(canvas, side, question.names[0]) == [question.answer]
         axis, sign = AXES[side]
@@ -133,29 +133,31 @@ def test_a_neighbor_is_alone_on_its_side_and_clearly_there(asked):
         assert max(far) >= 12 and canvas.writing is None
 
 
-def test_the_word_is_the_one_that_is_written(asked):
-    for canvas, question in of_type(asked, "reading"):
+def test_the_answer_to_reading_is_the_written_word(canvas_questions):
+    for canvas, question in of_type(canvas_questions, "reading"):
         assert question.answer == canvas.writing.placement.name and question.text == "what word is written?"
-    assert len(of_type(asked, "reading")) == len({id(canvas) for canvas, _ in asked if canvas.writing is not None})
+    assert len(of_type(canvas_questions, "reading")) == len(
+        {id(canvas) for canvas, _ in canvas_questions if canvas.writing is not None}
+    )
 
 
 @pytest.mark.parametrize(
     ("left", "top", "side"), [(0, 20, "left of"), (40, 20, "right of"), (20, 0, "above"), (20, 40, "below")]
 )
-def test_beyond_is_by_the_centers_alone(left, top, side):
+def test_only_centers_decide_which_side_a_drawing_is_on(left, top, side):
     one, other = Placement("fox", left, top, 10, 10), Placement("egg", 15, 15, 20, 20)
     assert [name for name in AXES if is_beyond(one, name, other)] == [side]
     assert not is_beyond(one, side, other, margin=21)
 
 
-def test_nothing_is_left_of_what_stands_beside_a_word_or_between_two():
+def test_neighbors_need_a_canvas_without_a_word_and_a_side_without_a_third_drawing():
     fox, egg, ice = (Placement(name, left, 0, 20, 20) for name, left in (("fox", 0), ("egg", 22), ("ice", 44)))
     written = Writing(Placement("jar", 0, 40, 20, 10), 14, (0, 0, 0))
     questioner = Questioner(CONCEPTS)
 
     def neighbors(canvas):
-        asked = [question for seed in range(50) for question in questioner.ask(Random(seed), canvas)]
-        return {(question.text, question.answer) for question in asked if question.type == "neighbor"}
+        answered = [question for seed in range(50) for question in questioner.ask(Random(seed), canvas)]
+        return {(question.text, question.answer) for question in answered if question.type == "neighbor"}
 
     assert neighbors(Canvas("noto", (0, 0, 0), (fox, egg), None)) == {
         ("what is left of the egg?", "fox"),
@@ -168,7 +170,7 @@ def test_nothing_is_left_of_what_stands_beside_a_word_or_between_two():
     }
 
 
-def test_a_caption_names_everything_from_the_top_down_with_its_place():
+def test_a_caption_names_everything_from_top_to_bottom_with_its_place():
     canvas = Canvas(
         "noto",
         (0, 0, 0),
@@ -180,28 +182,28 @@ def test_a_caption_names_everything_from_the_top_down_with_its_place():
     assert place_name(Placement("fox", 0, 20, 24, 24)) == "left"
 
 
-def test_answers_are_evened_out_within_each_form():
+def test_answers_are_balanced_within_each_form():
     questions = [("a", Question("how many?", (), answer, "counting")) for answer in "1112233333"]
     questions += [("a", Question("is it?", (), "yes", "existence"))]
     questions += [("a", Question("what is it?", (), "fox", "neighbor"))] * 3
-    left = even_out(questions, Random(0))
-    assert Counter(question.answer for _, question in left) == {"1": 2, "2": 2, "3": 2, "yes": 1, "fox": 3}
-    order = [questions.index(pair) for pair in left]
-    assert order == sorted(order) and left == even_out(questions, Random(0))
+    balanced = balance_answers(questions, Random(0))
+    assert Counter(question.answer for _, question in balanced) == {"1": 2, "2": 2, "3": 2, "yes": 1, "fox": 3}
+    order = [questions.index(pair) for pair in balanced]
+    assert order == sorted(order) and balanced == balance_answers(questions, Random(0))
 
 
-def test_knowing_the_answers_of_a_form_does_not_help(asked):
-    left = even_out([(str(id(canvas)), question) for canvas, question in asked], Random(0))
+def test_knowing_the_answers_of_a_form_does_not_help(canvas_questions):
+    balanced = balance_answers([(str(id(canvas)), question) for canvas, question in canvas_questions], Random(0))
     counts: dict[str, Counter] = {}
-    for _, question in left:
+    for _, question in balanced:
         if question.type in FEW_ANSWERS:
             counts.setdefault(question.form, Counter())[question.answer] += 1
     assert all(len(set(answers.values())) == 1 for answers in counts.values())
-    blind = guess_blindly([question for _, question in left])
+    blind = blind_accuracy([question for _, question in balanced])
     assert blind["existence"] == blind["relation"] == 0.5 and blind["counting"] == 0.25 and blind["group"] == 0.5
 
 
-def test_the_blind_guess_is_the_most_frequent_answer_to_each_form():
+def test_blind_accuracy_is_that_of_the_most_frequent_answer_to_each_form():
     questions = [Question("a?", (), answer, "counting") for answer in "112"]
     questions += [Question("b?", (), answer, "counting") for answer in "2"]
-    assert guess_blindly(questions) == {"counting": 0.75}
+    assert blind_accuracy(questions) == {"counting": 0.75}
