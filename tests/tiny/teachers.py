@@ -21,6 +21,7 @@ from hawaii.training.teachers.config import TeacherConfig
 from hawaii.training.teachers.grids import match_grid
 from hawaii.training.teachers.loading import load_teacher
 from hawaii.training.teachers.teacher import Teacher
+from hawaii.training.teachers.transformers_models import TransformersTeacher
 
 from .models import fill
 
@@ -105,6 +106,12 @@ def save_expert(name: str, folder: Path, half: bool = False):
 
 def load_expert(name: str, folder: Path, **changes) -> Teacher:
     return load_teacher(TeacherConfig.parse({"checkpoint": str(folder), **FIELDS[name], **changes}))
+
+
+def make_teacher(model, image_size: int = IMAGE_SIZE, kind: type[Teacher] = TransformersTeacher, **fields) -> Teacher:
+    """A teacher of a model that is in no folder."""
+    defaults = {"checkpoint": "expert", "image_mean": [0.5] * 3, "image_std": [0.25] * 3, "resample": "bicubic"}
+    return kind(TeacherConfig(image_size=image_size, **{**defaults, **fields}), model)
 
 
 def random_images(num_images: int = 2, side: int = IMAGE_SIZE) -> torch.Tensor:

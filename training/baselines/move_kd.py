@@ -11,7 +11,6 @@ from ..objectives.encoder_passes import Student, encoder_of, routed_pass
 from ..objectives.objective import Objective, ObjectiveOptions, check_has_teachers, make_logged_terms, weigh_images
 from ..objectives.projections import keep_places, module_keys, standardize_layer
 from ..objectives.text_loss import text_terms
-from ..teachers.errors import TeacherError
 from ..teachers.grids import resize_grid
 from ..teachers.teacher import Teacher
 from .class_token_teacher import ClassTokenFeatures, ClassTokenGrid, ClassTokenTeacher
@@ -151,12 +150,10 @@ class MoveKdObjective(Objective):
 
     @staticmethod
     def prepare_teachers(teachers) -> list[Teacher | ClassTokenTeacher]:
-        """Asks the first teacher that has one for its class token."""
+        """Makes the first teacher that has a class token return it."""
         for index, teacher in enumerate(teachers):
-            try:
+            if teacher.class_token_attention() is not None:
                 return [*teachers[:index], ClassTokenTeacher(teacher), *teachers[index + 1 :]]
-            except TeacherError:
-                continue
         return list(teachers)
 
     def forward(

@@ -1,13 +1,13 @@
-"""The sizes of the published models that the recipes here name, for what is counted before anything is downloaded."""
+"""Configurations of the published models in the built-in recipes, to count them without downloads."""
 
 from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
 
-from ...files.user_error import UserError
+from ...files.user_error import explain_errors
 
 
-# As their own config.json has them. Of a model of several halves, the half that a recipe uses.
+# From their config.json files: of CLIP, SAM and Pix2Struct the vision part, which recipes use.
 ARCHITECTURES = {
     "openai/clip-vit-large-patch14-336": {
         "model_type": "clip_vision_model",
@@ -57,24 +57,31 @@ ARCHITECTURES = {
 }
 
 
+def known_architecture(checkpoint: str) -> PretrainedConfig | None:
+    """Returns the configuration of a published model that is listed above, unless a folder has its name."""
+    if checkpoint not in ARCHITECTURES or Path(checkpoint).is_dir():
+        return None
+    fields = dict(ARCHITECTURES[checkpoint])
+    return AutoConfig.for_model(fields.pop("model_type"), **fields)
+
+
 def read_architecture(checkpoint: str) -> PretrainedConfig:
     """
-    The configuration of a checkpoint, without its weights: a folder's own, one that is known here, or else the Hub's.
+    Reads the configuration of a checkpoint, without its weights: from a folder, the list above or the Hub.
 
     Args:
         checkpoint (`str`):
             Folder or hub id.
 
     Raises:
-        OSError: the Hub has no such model or cannot be asked.
-        ValueError: it is of a kind that transformers does not know, or that brings code of its own, which is not run.
+        OSError: the Hub has no such model or cannot be reached.
+        UserError: transformers does not know the model type, or it needs code from the checkpoint, which is never run.
     """
-    if checkpoint in ARCHITECTURES and not Path(checkpoint).is_dir():
-        fields = dict(ARCHITECTURES[checkpoint])
-        return AutoConfig.for_model(fields.pop("model_type"), **fields)
+    known = known_architecture(checkpoint)
+    if known is not None:
+        return known
     try:
-        return AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+        with explain_errors(f"transformers does not know the configuration of {checkpoint}", ValueError):
+            return AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except OSError as error:
-        raise OSError(f"The configuration of {checkpoint} is not to be had: {error}") from error
-    except ValueError as error:
-        raise UserError(f"The configuration of {checkpoint} is none that transformers knows: {error}") from error
+        raise OSError(f"The configuration of {checkpoint} could not be read: {error}") from error

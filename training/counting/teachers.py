@@ -1,4 +1,4 @@
-"""What the experts of the presets are and cost at full size, counted on the meta device: no weights are needed."""
+"""Parameters and FLOPs of the presets, counted at full size on the meta device without weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,32 +9,30 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ...configuration.configuration_hawaii import HawaiiVisionConfig
 from ...files.markdown_table import markdown_table
-from ...files.sources import check_source
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ..teachers.config import TeacherConfig
 from ..teachers.loading import outline_teacher
 from ..teachers.presets import PRESETS, TEACHER_SETS, expand_teachers
 from ..teachers.teacher import Teacher
-from ..teachers.timm_models import is_timm
-from .architectures import read_architecture
+from .architectures import known_architecture
 
 
 @dataclass(frozen=True)
 class TeacherCost:
     """
-    What one teacher is and costs.
+    Size and costs of a teacher.
 
     Args:
         name (`str`):
-            Its name.
+            Name.
         num_parameters (`int`):
-            Weights of the part that runs.
+            Parameters of the part that runs.
         image_size (`int`):
-            Side of the image it is shown, in pixels.
+            Side of its input, in pixels.
         grid (`tuple[int, int, int]`):
             Height, width and channels of its features.
         flops (`int`):
-            Floating-point operations for one image, a multiplication and an addition being two.
+            Floating-point operations for one image; a multiplication and an addition count as two.
     """
 
     name: str
@@ -45,26 +43,24 @@ class TeacherCost:
 
 
 def count_flops(function: Callable) -> int:
-    """Floating-point operations of the matrix products, convolutions and attentions of one call."""
+    """Counts the floating-point operations of the matrix products, convolutions and attentions in a call."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         function()
     return counter.get_total_flops()
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Parameters of a module, learning or not; one that is used twice counts once."""
+    """Counts the parameters of a module, trainable or not; shared parameters count once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def outline(config: TeacherConfig) -> Teacher:
-    """The teacher of a recipe at its full size on the meta device: all but its weights."""
-    check_source("teacher", config.checkpoint)
-    architecture = None if is_timm(config.checkpoint) else read_architecture(config.checkpoint)
-    return outline_teacher(config, architecture)
+    """Builds a teacher at full size on the meta device; nothing is downloaded for the presets."""
+    return outline_teacher(config, known_architecture(config.checkpoint))
 
 
 def teacher_cost(config: TeacherConfig) -> TeacherCost:
-    """Counts one teacher, for one image."""
+    """Counts the parameters and operations of a teacher for one image."""
     teacher = outline(config)
     image = torch.zeros(1, 3, teacher.image_size, teacher.image_size, dtype=torch.uint8, device="meta")
     num_parameters, flops = count_parameters(teacher.model), count_flops(lambda: teacher(image))
@@ -72,7 +68,7 @@ def teacher_cost(config: TeacherConfig) -> TeacherCost:
 
 
 def student_flops(num_teachers: int) -> int:
-    """Floating-point operations of the paper's student for one image, its routers at work."""
+    """Counts the operations of the paper's encoder for one image, with routing."""
     with torch.device("meta"):
         config = HawaiiVisionConfig(num_teacher_adapters=num_teachers)
         student = HawaiiVisionModel(config).eval()
@@ -81,9 +77,9 @@ def student_flops(num_teachers: int) -> int:
 
 
 def describe_presets() -> str:
-    """Two Markdown tables: each preset, and each of the paper's sets beside the student's own pass."""
+    """Returns Markdown tables of the presets and of the paper's sets, with costs relative to the student's."""
     costs = {name: teacher_cost(config) for name in PRESETS for config in expand_teachers(name)}
-    own = student_flops(len(TEACHER_SETS["hawaii"]))
+    student = student_flops(len(TEACHER_SETS["hawaii"]))
 
     def row(name: str, cost: TeacherCost) -> list[str]:
         height, width, channels = cost.grid
@@ -94,10 +90,10 @@ def describe_presets() -> str:
             f"{height} x {width}",
             str(channels),
             f"{cost.flops / 1e9:.0f}",
-            f"{cost.flops / own:.2f}",
+            f"{cost.flops / student:.2f}",
         ]
 
-    def sum_up(name: str, members: tuple[str, ...]) -> list[str]:
+    def set_row(name: str, members: tuple[str, ...]) -> list[str]:
         flops = sum(costs[member].flops for member in members)
         return [
             name,
@@ -113,6 +109,6 @@ def describe_presets() -> str:
     )
     sets = markdown_table(
         ["set", "teachers", "parameters", "GFLOPs", "x student"],
-        [sum_up(name, members) for name, members in TEACHER_SETS.items()],
+        [set_row(name, members) for name, members in TEACHER_SETS.items()],
     )
-    return f"{teachers}\n\n{sets}\n\nFor one image; the student's own pass takes {own / 1e9:.0f} GFLOPs."
+    return f"{teachers}\n\n{sets}\n\nFor one image; a pass of the student takes {student / 1e9:.0f} GFLOPs."

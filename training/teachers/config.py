@@ -1,46 +1,44 @@
-"""What a recipe says of one teacher."""
+"""Options of a teacher in a recipe."""
 
 import math
 from dataclasses import dataclass, fields
 
 from ...configuration.configuration_hawaii import check_choice
-from ...files.user_error import UserError
+from ...files.user_error import UserError, explain_errors
 
 
 DTYPES = ("float32", "bfloat16", "float16")
 RESAMPLES = ("bicubic", "bilinear")
-# The variances of the student and of the coarse-grained target are logged by these names.
-TAKEN_NAMES = ("student", "coarse")
+# Log entries have these names: the variances of the student and of the coarse-grained target.
+RESERVED_NAMES = ("student", "coarse")
 
 
 def _is_color(value) -> bool:
-    are_numbers = isinstance(value, list | tuple) and all(type(item) in (int, float) for item in value)
-    return are_numbers and len(value) == 3 and all(math.isfinite(item) for item in value)
+    is_sequence = isinstance(value, list | tuple) and len(value) == 3
+    return is_sequence and all(type(item) in (int, float) and math.isfinite(item) for item in value)
 
 
 @dataclass
 class TeacherConfig:
     """
-    A teacher in a recipe.
+    Options of a teacher. The checkpoint's configuration and image processor define those that are not given.
 
     Args:
         checkpoint (`str`):
-            Folder or hub id of a vision model that transformers or timm loads.
+            Folder or hub id of a vision model of transformers or timm.
         name (`str`, *optional*):
-            What its losses are logged as; the last part of `checkpoint` if not given.
+            Name of its losses in the log; the last part of `checkpoint` if not given.
         image_size (`int`, *optional*):
-            Side of the image it is shown, in pixels; its own configuration's or image processor's if not given.
+            Side of its input, in pixels.
         image_mean, image_std (`list[float]`, *optional*):
-            Its normalisation; its own image processor's if not given. Pix2Struct has its own and takes none.
+            Its normalisation. Pix2Struct accepts none, because it normalises each image by itself.
         resample (`str`, *optional*):
-            How the image that all teachers share is brought to its size: `bicubic` or `bilinear`; its own image
-            processor's if not given.
+            Filter that resizes the image that all teachers share: `bicubic` or `bilinear`.
         layer (`int`, *optional*):
-            Which of its `hidden_states` is taught, where 0 is what goes into the first layer; of a model that timm
-            loads which of its blocks or stages, of a backbone which of its feature maps. The last, after its last norm
-            where it has one, if not given.
+            Index of its `hidden_states` (0 is the input of the first layer), for models of timm of a block or stage,
+            for a backbone of a feature map. The last, after the final norm if there is one, if not given.
         dtype (`str`, *optional*, defaults to `"float32"`):
-            Precision it runs in.
+            Precision of its weights and activations.
     """
 
     checkpoint: str
@@ -59,10 +57,10 @@ class TeacherConfig:
             )
         if self.name is None:
             self.name = self.checkpoint.rstrip("/").rpartition("/")[2]
-        if not isinstance(self.name, str) or not self.name or self.name in TAKEN_NAMES:
+        if not isinstance(self.name, str) or not self.name or self.name in RESERVED_NAMES:
             raise UserError(
-                f"The name of teacher {self.checkpoint} is {self.name!r}; it must be text that the log does not use "
-                f"already ({', '.join(TAKEN_NAMES)}). Give it one (fields checkpoint, name)."
+                f"The name of teacher {self.checkpoint} is {self.name!r}; it must be text and none of the names that "
+                f"the log uses ({', '.join(RESERVED_NAMES)}). Set its name."
             )
         for field in ("image_size", "layer"):
             value = getattr(self, field)
@@ -76,13 +74,14 @@ class TeacherConfig:
                 raise UserError(f"The {field} of teacher {self.name} is {value!r}; it must be a list of 3 numbers.")
         if self.image_std is not None and min(self.image_std) <= 0:
             raise UserError(f"The image_std of teacher {self.name} is {self.image_std}; each must be more than 0.")
-        if self.resample is not None:
-            check_choice(f"The resample of teacher {self.checkpoint}", self.resample, RESAMPLES)
-        check_choice(f"The dtype of teacher {self.checkpoint}", self.dtype, DTYPES)
+        with explain_errors():
+            if self.resample is not None:
+                check_choice(f"The resample of teacher {self.name}", self.resample, RESAMPLES)
+            check_choice(f"The dtype of teacher {self.name}", self.dtype, DTYPES)
 
     @classmethod
     def parse(cls, value: str | dict) -> "TeacherConfig":
-        """A teacher of a recipe: a checkpoint alone, or the fields above."""
+        """Parses an item of a recipe: a checkpoint, or a mapping of the fields above."""
         known = [field.name for field in fields(cls)]
         if not isinstance(value, str | dict):
             raise UserError(f"A teacher is {value!r}; it must be a checkpoint or a mapping of {', '.join(known)}.")

@@ -1,4 +1,4 @@
-"""Bringing a teacher's feature grid to the student's ("unshuffled", eq. 3)."""
+"""Matches the feature grids of teachers to the student's ("unshuffled", eq. 3)."""
 
 import torch
 import torch.nn.functional as F
@@ -9,13 +9,13 @@ GRID_MATCHINGS = ("unshuffle", "interpolate", "learned")
 
 def resize_grid(grid: torch.Tensor, size: int) -> torch.Tensor:
     """
-    Bilinear, antialiased resampling; a grid that already has the size is returned as it is.
+    Resizes a grid, bilinear and antialiased; a grid that already has the size is returned unchanged.
 
     Args:
         grid (`torch.FloatTensor` of shape `(batch_size, height, width, channels)`):
             Features.
         size (`int`):
-            Height and width wanted.
+            New height and width.
     """
     if grid.shape[1:3] == (size, size):
         return grid
@@ -25,17 +25,17 @@ def resize_grid(grid: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def unshuffle_factor(height: int, width: int, size: int) -> int:
-    """How many cells of the teacher, along a side, make one of the student."""
+    """Returns how many of the teacher's cells, along a side, form one of the student's."""
     return max(1, min(height, width) // size)
 
 
 def match_grid(grid: torch.Tensor, size: int, grid_matching: str) -> torch.Tensor:
     """
-    A teacher's grid as the student's tokens.
+    Converts a teacher's grid to tokens for the student.
 
-    `"unshuffle"` resamples to the nearest multiple `k * size` that is not larger (if not already such) and stacks each
-    k x k block of cells into channels; `"interpolate"` resamples to `size`; `"learned"` keeps the teacher's own cells,
-    for a linear layer over the token axis to match.
+    `"unshuffle"` resizes to the largest multiple `k * size` that is not larger than the grid and stacks each k x k
+    block of cells into channels; `"interpolate"` resizes to `size`; `"learned"` keeps the teacher's cells, to be
+    matched by a linear layer over the token axis.
 
     Args:
         grid (`torch.FloatTensor` of shape `(batch_size, height, width, channels)`):
@@ -43,7 +43,7 @@ def match_grid(grid: torch.Tensor, size: int, grid_matching: str) -> torch.Tenso
         size (`int`):
             Side of the student's grid.
         grid_matching (`str`):
-            One of the three above.
+            One of these three.
 
     Returns:
         `torch.FloatTensor` of shape `(batch_size, num_tokens, matched_channels)`, row by row; see
@@ -60,7 +60,7 @@ def match_grid(grid: torch.Tensor, size: int, grid_matching: str) -> torch.Tenso
 
 
 def matched_shape(height: int, width: int, channels: int, size: int, grid_matching: str) -> tuple[int, int]:
-    """`(num_tokens, matched_channels)` that [`match_grid`] gives."""
+    """Returns the `(num_tokens, matched_channels)` of [`match_grid`]'s output."""
     if grid_matching == "learned":
         return height * width, channels
     if grid_matching == "interpolate":

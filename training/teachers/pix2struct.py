@@ -1,20 +1,26 @@
-"""Pix2Struct's vision encoder as a teacher: it is shown flattened patches, each with its row and its column."""
+"""Pix2Struct's vision encoder as a teacher: its input is flattened patches, each with its row and its column."""
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from transformers import PretrainedConfig
 
-from .teacher import Teacher
+from ...files.user_error import UserError
+from .config import TeacherConfig
+from .transformers_models import TransformersTeacher
 
 
+# Maximum number of patches of the official processor.
+MAX_PATCHES = 2048
 # Shapes: I images, S side of the shared image, p side of a patch, h x w grid, P = h * w patches, C channels.
 
 
 def flatten_patches(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
     """
-    Cuts images into patches, row by row; in each, pixels go row by row, and the values of a pixel stay together.
+    Cuts images into patches, row by row. In each patch, pixels are ordered row by row, and the channels of a pixel are
+    adjacent.
 
     Args:
         pixels (`torch.FloatTensor` of shape `(num_images, channels, height, width)`):
@@ -29,42 +35,46 @@ def flatten_patches(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
     return blocks.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
-class Pix2StructTeacher(Teacher):
+class Pix2StructTeacher(TransformersTeacher):
     """
-    The vision encoder of a Pix2Struct, shown the image alone, without a header of text.
+    The vision encoder of a Pix2Struct, which receives the image without a text header. Arguments as for [`Teacher`];
+    the default of `resample` is bilinear.
 
-    Every image is normalised by the mean and the deviation of all its own values, as the official processor does. That
-    comes before the resizing, so it is done at the size of the image that all teachers share. Then the image is
-    resized and cut into patches, before each of which stand its row and its column, counted from one. What the model
-    is shown equals what the official processor makes of the same image, to float rounding, but that no padding is
-    made. (Where torchvision is installed, that processor's deviation is that of a sample: for `n` values it differs by
-    one part in `2 n`.)
-
-    Args:
-        name (`str`):
-            What its losses are logged as.
-        model (`Pix2StructVisionModel`):
-            It is frozen here.
-        image_size (`int`):
-            Side of the square that is cut into patches, in pixels; a multiple of the patch size.
-        layer (`int`, *optional*):
-            Which of its `hidden_states` is taught; the last, after the last norm, if not given.
-        resample (`str`, *optional*, defaults to `"bilinear"`):
-            How images are resized, `"bicubic"` or `"bilinear"`.
+    As in the official processor, each image is normalised by the mean and deviation of all its values, before it is
+    resized: here at the size of the image that all teachers share. The resized image is cut into patches, each with
+    its row and column, counted from one, in front. The input equals that of the official processor up to float
+    rounding, without its padding. (If torchvision is installed, the official processor divides by the sample
+    deviation, which for `n` values differs by one part in `2 n`.)
 
     Raises:
-        ValueError: patches do not cover the square.
+        UserError: patches do not cover the image, or the recipe has a mean or a deviation.
     """
 
-    def __init__(
-        self, name: str, model: nn.Module, image_size: int, layer: int | None = None, resample: str = "bilinear"
-    ):
-        super().__init__(name, model, image_size, [0.0] * 3, [1.0] * 3, layer, resample)
+    @classmethod
+    def matches(cls, architecture: PretrainedConfig) -> bool:
+        return architecture.model_type == "pix2struct_vision_model"
+
+    @property
+    def patch_size(self) -> int:
+        return math.isqrt(self.model.config.patch_embed_hidden_size // 3)
+
+    @property
+    def native_image_size(self) -> int | None:
+        """Side of a square from which the official processor makes as many patches as it may."""
+        return math.isqrt(MAX_PATCHES) * self.patch_size
+
+    def complete(self, config: TeacherConfig) -> TeacherConfig:
+        if config.image_mean is not None or config.image_std is not None:
+            raise UserError(
+                f"The teacher {config.name} is a Pix2Struct, which normalises each image by its own mean and "
+                "deviation: remove image_mean and image_std."
+            )
+        size, resample = config.image_size or self.native_image_size, config.resample or "bilinear"
+        return replace(config, image_size=size, image_mean=[0.0] * 3, image_std=[1.0] * 3, resample=resample)
 
     def prepare(self) -> None:
-        self.patch_size = math.isqrt(self.model.config.patch_embed_hidden_size // 3)
         numbers = torch.arange(1, self.num_patches_a_side(self.patch_size) + 1, device="cpu")
-        # (P, 2): the row and the column of each patch, from which the grid is read: once, and on the CPU.
+        # (P, 2): row and column of each patch. The grid is derived from them, once and on the CPU.
         places = torch.cartesian_prod(numbers, numbers)
         rows, columns = places.amax(dim=0).tolist()
         self.shape = (rows, columns)
@@ -72,8 +82,8 @@ class Pix2StructTeacher(Teacher):
         self.places = places.to(self.device, self.dtype)
 
     def preprocess(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalises, resizes and cuts into patches, on the device: `(I, P, 2 + p * p * 3)`."""
-        pixels = images.float()  # a copy: the other teachers see the bytes
+        """Normalises, resizes and cuts images into patches `(I, P, 2 + p * p * 3)`, on their device."""
+        pixels = images.float()  # a copy, because other teachers use the same bytes
         mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
         deviation = pixels.std(dim=(1, 2, 3), correction=0, keepdim=True)
         pixels.sub_(mean).div_(deviation.clamp(min=pixels[0].numel() ** -0.5))
@@ -83,11 +93,11 @@ class Pix2StructTeacher(Teacher):
         return torch.cat([self.places.expand(len(patches), -1, -1), patches], dim=-1)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Runs the encoder part by part: its own forward would ask the device where there is padding."""
+        """Runs the parts of the encoder; the model's own forward would wait for the device to find padding."""
         hidden_states = self.model.embeddings(pixels)
         outputs = self.model.encoder(hidden_states, output_hidden_states=self.layer is not None)
         if self.layer is None:
             tokens = self.model.layernorm(outputs.last_hidden_state)
         else:
-            tokens = self.choose(outputs.hidden_states, self.layer)
+            tokens = self.select_layer(outputs)
         return tokens[:, self.order].unflatten(1, self.shape)

@@ -1,4 +1,4 @@
-"""The paper's experts by name, and a recipe's `teachers` to what is to be loaded."""
+"""Presets of the paper's experts, and the configurations of the teachers that a recipe names."""
 
 import copy
 import difflib
@@ -11,7 +11,7 @@ from .config import TeacherConfig
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
-# Fields of [`TeacherConfig`]; the name is the key.
+# Fields of [`TeacherConfig`] by name.
 PRESETS = {
     "clip": {
         "checkpoint": "openai/clip-vit-large-patch14-336",
@@ -22,7 +22,7 @@ PRESETS = {
         "layer": -2,
         "dtype": "bfloat16",
     },
-    # The tag is named: timm's default for this architecture is another.
+    # With its tag, because timm's default weights for this architecture are others.
     "convnext": {
         "checkpoint": "timm/convnext_xxlarge.clip_laion2b_soup",
         "image_size": 768,
@@ -39,7 +39,7 @@ PRESETS = {
         "resample": "bicubic",
         "dtype": "bfloat16",
     },
-    # 45 x 45 patches: as many as its own processor makes of a square with 2048 patches at most.
+    # 45 x 45 patches, as its official processor makes of a square with at most 2048 patches.
     "pix2struct": {
         "checkpoint": "google/pix2struct-large",
         "image_size": 720,
@@ -56,7 +56,7 @@ PRESETS = {
     },
 }
 
-# HAWAII, its dagger and its double dagger (section 3.1).
+# HAWAII, HAWAII dagger and HAWAII double dagger (section 3.1).
 TEACHER_SETS = {
     "hawaii": ("clip", "convnext", "eva02"),
     "hawaii_dagger": ("clip", "convnext", "eva02", "pix2struct"),
@@ -74,7 +74,7 @@ def _preset(changes: dict) -> TeacherConfig:
     preset = changes.pop("preset")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise UserError(
-            f"There is no preset {preset!r} of a teacher: the presets are {', '.join(PRESETS)}."
+            f"There is no teacher preset {preset!r}: the presets are {', '.join(PRESETS)}."
             + _closest(preset, list(PRESETS))
         )
     return TeacherConfig.parse({"name": preset, **copy.deepcopy(PRESETS[preset]), **changes})
@@ -92,31 +92,31 @@ def _expand(item) -> list[TeacherConfig]:
     if item and "/" not in item and not Path(item).is_dir():
         known = [*PRESETS, *TEACHER_SETS]
         raise UserError(
-            f"There is no teacher {item!r}: it is neither a preset ({', '.join(PRESETS)}) nor a set of them "
-            f"({', '.join(TEACHER_SETS)}), nor a folder, nor a hub id such as owner/name.{_closest(item, known)}"
+            f"There is no teacher {item!r}: it is not a preset ({', '.join(PRESETS)}), a set of presets "
+            f"({', '.join(TEACHER_SETS)}), a folder or a hub id such as owner/name.{_closest(item, known)}"
         )
     return [TeacherConfig.parse(item)]
 
 
 def expand_teachers(value: str | list | None) -> list[TeacherConfig]:
     """
-    The teachers that a recipe names.
+    Returns the configurations of the teachers that a recipe names.
 
     Args:
         value (`str` or `list`, *optional*):
-            One name, or a list of them and of mappings. A name is that of a set (`hawaii`), of a preset (`clip`), or
-            else a checkpoint: a folder or a hub id. Where a folder bears the name of a preset, the preset is meant;
-            `./clip` is the folder. A mapping has the fields of [`TeacherConfig`], or names a `preset` and the fields
-            in which it differs from it: `{preset: convnext, image_size: 1024}`.
+            A name, or a list of names and mappings. A name is that of a set (`hawaii`), of a preset (`clip`), or a
+            checkpoint: a folder or a hub id. A preset takes precedence over a folder of the same name, which is
+            written `./clip`. A mapping has the fields of [`TeacherConfig`], or a `preset` and the fields that replace
+            its own: `{preset: convnext, image_size: 1024}`.
 
     Raises:
-        ValueError: there is no such preset, the closest is named; a field is wrong; or two teachers bear one name, so
-            that their losses could not be told apart.
+        UserError: there is no such preset or set, a field is invalid, or two teachers have the same name, so that
+            their losses could not be distinguished.
     """
     items = [] if value is None else value if isinstance(value, list) else [value]
     configs = [config for item in items for config in _expand(item)]
     names = [config.name for config in configs]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"Two teachers are called {name}; give each a name of its own (fields checkpoint, name).")
+            raise UserError(f"Two teachers are called {name}; set the name of one of them.")
     return configs

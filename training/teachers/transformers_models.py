@@ -1,186 +1,297 @@
-"""Which class loads a checkpoint as an expert, and what of it is never built: text halves, decoders, last layers."""
+"""Models of transformers as teachers: their vision part is loaded without text encoder, decoder, head and pooling."""
 
 import copy
+import inspect
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import transformers
-from torch import nn
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoImageProcessor, BaseImageProcessor, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING
+from transformers.utils import is_torchvision_available
 
-from ... import HawaiiVisionConfig  # from the root, which registers the Auto classes
-from ...files.user_error import UserError
+from ...files.user_error import UserError, explain_errors
 from .config import TeacherConfig
-from .errors import TeacherError, check_layer, in_one_sentence
-from .grids import resize_grid
+from .teacher import Teacher, check_layer
 
 
-# Where the vision half stands in the files of a whole model, for those of which transformers does not know.
-HALF_KEYS = {
+# Prefixes of the vision part in the files of a complete model, if transformers does not map them itself.
+VISION_KEYS = {
     r"^(model\.)?(vision_tower|vision_model|backbone)\.": "",
-    r"^encoder\.(?=(embeddings|encoder|layernorm)\.)": "",  # Pix2Struct's decoder stands beside its encoder
+    r"^encoder\.(?=(embeddings|encoder|layernorm)\.)": "",  # Pix2Struct's decoder is next to its encoder
 }
-# Encoders whose hidden_states are what comes out of their layers, and whose one norm after these is `post_layernorm`:
-# of these the layers behind the one that teaches are not built.
-PLAIN_ENCODERS = (
-    "clip_vision_model",
-    "siglip_vision_model",
-    "siglip2_vision_model",
-    "metaclip_2_vision_model",
-    "chinese_clip_vision_model",
-    HawaiiVisionConfig.model_type,
-)
-# What models that see call what they are shown.
 IMAGE_INPUTS = ("pixel_values", "flattened_patches")
-# Pooling, by the names of its options and of its weights: it comes after the features.
+# Options of pooling, and prefixes of its weights.
 POOLING_OPTIONS = ("vision_use_head", "use_head")
 POOLING_WEIGHTS = ("pooler.", "head.")
+# Pillow's numbers of the filters that teachers support.
+FILTERS = {2: "bilinear", 3: "bicubic"}
 
 
-def vision_half(config: PretrainedConfig) -> PretrainedConfig:
-    """The part of a model that sees: its vision half, or the backbone under a head; else the whole."""
-    if getattr(config, "vision_config", None) is not None:
-        return config.vision_config
-    # SAM 2's vision model has a backbone too, and is whole only with its neck; a hybrid's backbone is only its stem.
-    is_part = config.model_type.endswith("_vision_model") or getattr(config, "is_hybrid", False)
-    if getattr(config, "backbone_config", None) is not None and not is_part:
-        return config.backbone_config
+def vision_part(architecture: PretrainedConfig) -> PretrainedConfig:
+    """Returns the configuration of a model's vision encoder or of the backbone under a head, else its own."""
+    if getattr(architecture, "vision_config", None) is not None:
+        return architecture.vision_config
+    # SAM 2's vision model is only complete with the neck on its backbone; the backbone of a hybrid is only its stem.
+    is_part = architecture.model_type.endswith("_vision_model") or getattr(architecture, "is_hybrid", False)
+    if getattr(architecture, "backbone_config", None) is not None and not is_part:
+        return architecture.backbone_config
+    return architecture
+
+
+def without_pooling(config: PretrainedConfig) -> PretrainedConfig:
+    """Returns a copy of a configuration whose model has no pooling, which comes after the features."""
+    config = copy.deepcopy(config)
+    for option in POOLING_OPTIONS:  # some versions of transformers read them although no configuration declares them
+        setattr(config, option, False)
     return config
 
 
-def _model_class(checkpoint: str, whole: PretrainedConfig, half: PretrainedConfig) -> type[PreTrainedModel]:
-    """The class of the part that sees. Under a head it is a backbone, which knows its maps."""
+def num_class_tokens(config: PretrainedConfig) -> int:
+    """Returns how many tokens, according to its configuration, a model may put before those of the patches."""
+    if hasattr(config, "num_summary_tokens"):  # RADIO's count includes its registers
+        return config.num_summary_tokens
+    # DeiT also has a token for distillation; Pixio configures the number; not every configuration has registers.
+    num_classes = 2 if config.model_type == "deit" else getattr(config, "n_cls_tokens", 1)
+    return num_classes + getattr(config, "num_register_tokens", 0)
+
+
+def pixels_per_token(config: PretrainedConfig) -> int | None:
+    """Returns the side of the square that each token covers, in pixels, if the configuration defines it."""
+    if config.model_type == "dinov3_convnext":
+        return 2 ** (len(config.hidden_sizes) + 1)  # 4 pixels in the first stage, twice as many in each further one
+    size = getattr(config, "patch_size", None)
+    sides = set(size) if isinstance(size, list | tuple) else {size}  # InternVL's is a list of two
+    return sides.pop() if len(sides) == 1 else None
+
+
+def find_model_class(checkpoint: str, architecture: PretrainedConfig) -> type[PreTrainedModel]:
+    """Returns the class of the vision part. Under a head it is a backbone, because only that returns maps."""
+    part = vision_part(architecture)
     mappings = [MODEL_MAPPING, MODEL_FOR_BACKBONE_MAPPING]
-    if half is getattr(whole, "backbone_config", None):
+    if part is getattr(architecture, "backbone_config", None):
         mappings.reverse()
-    # Pix2Struct's vision half and some others are in no Auto class; Pix2StructVisionConfig's is Pix2StructVisionModel.
-    name = type(half).__name__.removesuffix("Config") + "Model"
-    known: list[Any] = [mapping[type(half)] for mapping in mappings if type(half) in mapping]
-    known += [getattr(transformers, name)] if hasattr(transformers, name) else []
-    # ViTMAE's own class hides patches by chance, and shuffles the others.
-    is_masked = half.model_type == "vit_mae"
-    if not known or known[0].main_input_name not in IMAGE_INPUTS or is_masked:
+    # Some vision parts are in no Auto class, but follow the names: Pix2StructVisionConfig is Pix2StructVisionModel's.
+    name = type(part).__name__.removesuffix("Config") + "Model"
+    classes: list[Any] = [mapping[type(part)] for mapping in mappings if type(part) in mapping]
+    classes += [getattr(transformers, name)] if hasattr(transformers, name) else []
+    is_masked = part.model_type == "vit_mae"  # the model hides random patches and shuffles the others
+    if not classes or classes[0].main_input_name not in IMAGE_INPUTS or is_masked:
         raise UserError(
-            f"The teacher {checkpoint} is a {whole.model_type}, of which transformers {transformers.__version__} has "
-            "no model that takes images and gives features; name another checkpoint."
+            f"The teacher {checkpoint} is a {architecture.model_type}, for which transformers "
+            f"{transformers.__version__} has no model that maps images to features; choose another checkpoint."
         )
-    return known[0]
+    return classes[0]
 
 
-def _leave_out(half: PretrainedConfig, config: TeacherConfig) -> int | None:
-    """Takes out of the configuration what comes after the features; gives the layer that is still to be chosen."""
-    for option in POOLING_OPTIONS:  # some versions read them where no configuration declares them
-        setattr(half, option, False)
-    if config.layer is None or half.model_type not in PLAIN_ENCODERS:
-        return config.layer
-    num_states = half.num_hidden_layers + 1
-    check_layer(config.name, config.layer, num_states)
-    half.num_hidden_layers = config.layer % num_states
-    return None
-
-
-def _finish(model: PreTrainedModel, config: TeacherConfig, layer: int | None) -> PreTrainedModel:
-    if config.layer is not None and layer is None:
-        model.post_layernorm = nn.Identity()  # it stands behind the last layer alone
-    encoder = getattr(model, "vision_encoder", None)  # SAM's, which takes images of one size
-    if config.image_size is not None and getattr(encoder, "pos_embed", None) is not None:
-        patch_size = encoder.config.patch_size
-        if config.image_size % patch_size:
-            raise TeacherError(
-                f"The image_size of teacher {config.name} is {config.image_size}; it must be a multiple of its patch "
-                f"size {patch_size}."
-            )
-        side = config.image_size // patch_size
-        encoder.pos_embed = nn.Parameter(resize_grid(encoder.pos_embed.detach(), side))
-        encoder.patch_embed.image_size = (config.image_size, config.image_size)
-        encoder.config.image_size = config.image_size
-    return model
-
-
-def _check_weights(checkpoint: str, model: PreTrainedModel, report: dict) -> None:
-    """Raises an error where weights that the features need are missing or of other shapes."""
+def check_weights(checkpoint: str, model: PreTrainedModel, report: dict) -> None:
+    """Raises an error if weights that the features depend on are missing or have other shapes."""
     needed = {name for name in model.state_dict() if not name.startswith(POOLING_WEIGHTS)}
     missing = sorted(needed & set(report["missing_keys"]))
     if missing:
         raise UserError(
-            f"{checkpoint} lacks {len(missing)} weights of its {type(model).__name__} ({missing[0]}, ...): as a "
-            "teacher it would teach noise. Save it with `save_pretrained` of that class."
+            f"{checkpoint} lacks {len(missing)} weights of its {type(model).__name__} ({missing[0]}, ...), and random "
+            "weights are no teacher. Save it with `save_pretrained` of that class."
         )
-    misshapen = sorted(entry for entry in report["mismatched_keys"] if entry[0] in needed)
-    if misshapen:
-        name, stored, built = misshapen[0]
+    mismatched = sorted(entry for entry in report["mismatched_keys"] if entry[0] in needed)
+    if mismatched:
+        name, stored, configured = mismatched[0]
         raise UserError(
-            f"{checkpoint} has {len(misshapen)} weights of other shapes than its configuration says ({name}: "
-            f"{list(stored)}, not {list(built)}): one of the two is another model's."
+            f"{checkpoint} has {len(mismatched)} weights whose shapes differ from its configuration ({name}: "
+            f"{list(stored)}, not {list(configured)}): the weights or the configuration belong to another model."
         )
 
 
-@contextmanager
-def _without_reports() -> Iterator[None]:
-    """transformers would warn of every weight of the halves and layers that are left out."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def load_image_processor(checkpoint: str) -> Any:
+    """Loads an image processor, or only its fields if its class needs torchvision and that is not installed."""
+    problem = (
+        f"The image processor of teacher {checkpoint} could not be read (set image_size, image_mean, image_std and "
+        "resample in the recipe if it has none)"
+    )
     try:
-        yield
-    finally:
-        logger.setLevel(level)
+        return AutoImageProcessor.from_pretrained(checkpoint, trust_remote_code=False)
+    except Exception as error:  # libraries raise errors of every type for the files of a checkpoint
+        if not is_torchvision_available() and not isinstance(error, OSError):
+            fields, _ = BaseImageProcessor.get_image_processor_dict(checkpoint)
+            if hasattr(transformers, str(fields.get("image_processor_type")).removesuffix("Fast")):
+                return SimpleNamespace(**fields)
+        raise UserError(f"{problem}: {error}") from error
 
 
-def load_vision_model(config: TeacherConfig) -> tuple[PreTrainedModel, int | None]:
-    """
-    The part of a checkpoint that sees, loaded by transformers from safetensors. Of CLIP, SigLIP and their like the
-    layers behind `config.layer` are not built.
+def read_image_size(processor: Any, checkpoint: str) -> int:
+    """Returns the side of the images that an image processor produces."""
+    is_cropped = getattr(processor, "do_center_crop", False)
+    size = dict(getattr(processor, "crop_size" if is_cropped else "size", None) or {})
+    sides = [size[name] for name in ("height", "shortest_edge", "longest_edge") if size.get(name)]
+    if not sides:
+        raise UserError(f"The image processor of teacher {checkpoint} defines no size: set image_size in the recipe.")
+    return sides[0]
 
-    Args:
-        config ([`TeacherConfig`]):
-            The teacher.
 
-    Returns:
-        `tuple[PreTrainedModel, int | None]`: the model, and the layer of its `hidden_states` that is to be chosen;
-        none where its last hidden state is what teaches.
+def read_normalization(processor: Any, checkpoint: str) -> tuple[list[float], list[float]]:
+    """Returns the mean and standard deviation of an image processor, for values from zero to one."""
+    # Not every image processor has all of these fields.
+    factor = getattr(processor, "rescale_factor", 1 / 255) if getattr(processor, "do_rescale", True) else 1
+    if not math.isclose(factor, 1 / 255, rel_tol=1e-4):
+        problem = f"multiplies pixels by {factor:.6g}, but teachers receive values from zero to one"
+    elif getattr(processor, "do_flip_channel_order", False):
+        problem = "reverses the channels, but teachers receive red, green and blue"
+    elif not getattr(processor, "do_normalize", True):
+        return [0.0] * 3, [1.0] * 3
+    elif None in (getattr(processor, "image_mean", None), getattr(processor, "image_std", None)):
+        problem = "normalises images but defines no mean or deviation"
+    else:
+        return processor.image_mean, processor.image_std
+    raise UserError(f"The image processor of teacher {checkpoint} {problem}: set image_mean and image_std.")
 
-    Raises:
-        OSError: the hub has no such checkpoint, or it has no safetensors.
-        ValueError: transformers has no model for it, weights are missing from it or cannot be read, or it has no such
-            layer.
-    """
-    checkpoint = config.checkpoint
-    with in_one_sentence(
-        f"transformers {transformers.__version__} does not know the configuration of teacher {checkpoint}, and code "
-        "that comes with a checkpoint is never run"
-    ):
-        whole = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
-    half = vision_half(whole)
-    model_class = _model_class(checkpoint, whole, half)
-    layer = _leave_out(half, config)
-    problem = f"transformers {transformers.__version__} cannot load the teacher {checkpoint}"
-    with _without_reports(), in_one_sentence(problem):
-        model, report = model_class.from_pretrained(
-            checkpoint,
-            config=half,
-            dtype=getattr(torch, config.dtype),
-            key_mapping=None if half is whole else HALF_KEYS,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are named below
-            output_loading_info=True,
+
+def check_resample(resample: str | None, original: Any, checkpoint: str) -> str:
+    """Returns a filter that teachers support, or raises an error that quotes the checkpoint's `original` value."""
+    if resample not in FILTERS.values():
+        raise UserError(
+            f"The image processor of teacher {checkpoint} resizes with {original!r}, which teachers do not support: "
+            f"set resample to one of {', '.join(FILTERS.values())}."
         )
-    model = _finish(model, config, layer)
-    _check_weights(checkpoint, model, report)
-    return model, layer
+    return resample
 
 
-def outline_vision_model(config: TeacherConfig, architecture: PretrainedConfig) -> tuple[PreTrainedModel, int | None]:
-    """The same on the meta device, without weights, from the configuration of the checkpoint."""
-    architecture = copy.deepcopy(architecture)  # what is left out is left out of this one
-    half = vision_half(architecture)
-    model_class = _model_class(config.checkpoint, architecture, half)
-    layer = _leave_out(half, config)
-    problem = f"transformers {transformers.__version__} cannot build the teacher {config.checkpoint}"
-    with torch.device("meta"), in_one_sentence(problem):
-        model = model_class(half).to(getattr(torch, config.dtype))
-        return _finish(model, config, layer), layer
+class TransformersTeacher(Teacher):
+    """
+    A vision model of transformers that maps normalised pixels to patch tokens or to a map. Arguments as for
+    [`Teacher`]; `layer` counts the `hidden_states`, for a backbone its feature maps.
+
+    A model with other inputs or outputs needs a subclass that overrides [`Teacher.preprocess`] or
+    [`Teacher.features`].
+    """
+
+    num_prefix_tokens = 0  # class and register tokens that the features are read without
+
+    @classmethod
+    def matches(cls, architecture: PretrainedConfig) -> bool:
+        return True
+
+    @classmethod
+    def trim(cls, config: TeacherConfig, model: PreTrainedModel) -> None:
+        """Removes what the features do not depend on from a model."""
+
+    @classmethod
+    def load_model(cls, config: TeacherConfig, architecture: PretrainedConfig) -> PreTrainedModel:
+        model_class = find_model_class(config.checkpoint, architecture)
+        part = vision_part(architecture)
+        is_complete = part is architecture
+        problem = f"transformers {transformers.__version__} cannot load the teacher {config.checkpoint}"
+        logger = logging.getLogger("transformers")
+        level = logger.level
+        logger.setLevel(logging.ERROR)  # no warning for each weight that the vision part does not have
+        try:
+            with explain_errors(problem):
+                model, report = model_class.from_pretrained(
+                    config.checkpoint,
+                    config=without_pooling(part),
+                    dtype=getattr(torch, config.dtype),
+                    key_mapping=None if is_complete else VISION_KEYS,
+                    use_safetensors=True,
+                    ignore_mismatched_sizes=True,  # `check_weights` names them
+                    output_loading_info=True,
+                )
+        finally:
+            logger.setLevel(level)
+        cls.trim(config, model)
+        check_weights(config.checkpoint, model, report)
+        return model
+
+    @classmethod
+    def outline_model(cls, config: TeacherConfig, architecture: PretrainedConfig) -> PreTrainedModel:
+        model_class = find_model_class(config.checkpoint, architecture)
+        problem = f"transformers {transformers.__version__} cannot build the teacher {config.checkpoint}"
+        with torch.device("meta"), explain_errors(problem):
+            model = model_class(without_pooling(vision_part(architecture))).to(getattr(torch, config.dtype))
+            cls.trim(config, model)
+        return model
+
+    @property
+    def native_image_size(self) -> int | None:
+        size = getattr(self.model.config, "image_size", None)
+        return size[0] if isinstance(size, list | tuple) else size
+
+    def complete(self, config: TeacherConfig) -> TeacherConfig:
+        config = replace(config, image_size=config.image_size or self.native_image_size)
+        if self.device.type == "meta":  # the grid and the costs are the same with any values
+            config = replace(config, image_mean=[0.0] * 3, image_std=[1.0] * 3, resample=config.resample or "bicubic")
+        if None not in (config.image_size, config.image_mean, config.image_std, config.resample):
+            return config
+        checkpoint = config.checkpoint
+        processor = load_image_processor(checkpoint)
+        image_mean, image_std = config.image_mean, config.image_std
+        if image_mean is None or image_std is None:
+            mean, std = read_normalization(processor, checkpoint)
+            image_mean, image_std = image_mean or mean, image_std or std
+        number = getattr(processor, "resample", None)
+        return replace(
+            config,
+            image_size=config.image_size or read_image_size(processor, checkpoint),
+            image_mean=image_mean,
+            image_std=image_std,
+            resample=config.resample or check_resample(FILTERS.get(number), number, checkpoint),
+        )
+
+    def prepare(self) -> None:
+        self.options = {"output_hidden_states": True} if self.layer is not None else {}
+        is_other_size = self.native_image_size not in (None, self.image_size)
+        if is_other_size and "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters:
+            self.options["interpolate_pos_encoding"] = True
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        features = self.select_layer(self.model(pixels, **self.options))
+        if features.ndim != 4:
+            return self._tokens_as_grid(features)
+        height, width, last = features.shape[1:]
+        # Images are square, and so are their maps: the equal sizes show where the channels are. If all three are
+        # equal, channels are first, as transformers defines maps.
+        if width == last:
+            return features.permute(0, 2, 3, 1)
+        if height == width:
+            return features
+        raise self.unknown_grid(f"it returns {height} x {width} x {last}, not a map of channels x side x side")
+
+    def select_layer(self, outputs: Any) -> torch.Tensor:
+        """Returns the tokens or the map of the layer that is distilled, from all outputs of the model."""
+        if "feature_maps" in outputs:
+            return self._choose(outputs.feature_maps, -1 if self.layer is None else self.layer)
+        if self.layer is not None:
+            name = "reshaped_hidden_states" if "reshaped_hidden_states" in outputs else "hidden_states"
+            return self._choose(outputs[name], self.layer)
+        if "fpn_hidden_states" in outputs:
+            return outputs.fpn_hidden_states[-1]  # the input of SAM 2's decoder
+        return outputs.last_hidden_state
+
+    def class_token_attention(self) -> Any:
+        # The class of the modules whose weights transformers itself returns as `attentions`.
+        attention_class = (getattr(self.model, "_can_record_outputs", None) or {}).get("attentions")
+        if not self.num_prefix_tokens or not isinstance(attention_class, type):
+            return None
+        attentions = [module for module in self.model.modules() if isinstance(module, attention_class)]
+        # hidden_states[0] is the input of the first layer, and hidden_states[k] the output of the k-th.
+        last = len(attentions) - 1 if self.layer is None else self.layer % (len(attentions) + 1) - 1
+        return attentions[last] if last >= 0 else None
+
+    def _choose(self, layers: tuple, layer: int) -> torch.Tensor:
+        check_layer(self.name, layer, len(layers))
+        return layers[layer]
+
+    def _tokens_as_grid(self, tokens: torch.Tensor) -> torch.Tensor:
+        patch_size = pixels_per_token(self.model.config)
+        if patch_size is None:
+            raise self.unknown_grid(f"it returns {tokens.shape[1]} tokens, and its configuration has no patch size")
+        side, num_others = self.num_patches_a_side(patch_size), num_class_tokens(self.model.config)
+        self.num_prefix_tokens = tokens.shape[1] - side * side
+        if self.num_prefix_tokens not in (0, num_others):
+            raise self.unknown_grid(
+                f"it returns {tokens.shape[1]} tokens, which is neither {side} x {side} nor that plus {num_others} "
+                "class and register tokens"
+            )
+        return tokens[:, self.num_prefix_tokens :].unflatten(1, (side, side))

@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.integrations import sdpa_attention
 
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import draw_weights
 from hawaii.tests.tiny.teachers import (
     FIELDS,
@@ -26,14 +27,13 @@ from hawaii.tests.tiny.teachers import (
     SIZES,
     forbid_waiting,
     load_expert,
+    make_teacher,
     random_images,
     save_expert,
 )
 from hawaii.tests.tiny.training import make_teacher_models
 from hawaii.training.baselines.class_token_teacher import ClassTokenGrid, ClassTokenTeacher
 from hawaii.training.teachers import teacher as teacher_module
-from hawaii.training.teachers.errors import TeacherError
-from hawaii.training.teachers.teacher import Teacher
 
 
 # Of each the number of tokens before the patches.
@@ -50,7 +50,7 @@ TRANSFORMERS = {
 
 def make(config, layer=None, **kwargs):
     model = draw_weights(AutoModel.from_config(config))
-    return Teacher("expert", model, IMAGE_SIZE, [0.5] * 3, [0.25] * 3, layer, **kwargs)
+    return make_teacher(model, layer=layer, **kwargs)
 
 
 def expected_of(teacher, images, layer, num_prefix):
@@ -134,7 +134,7 @@ def test_it_keeps_nothing_asks_for_no_gradient_and_waits_for_no_device(monkeypat
 def test_it_is_counted_on_the_meta_device():
     with torch.device("meta"):
         model = AutoModel.from_config(ViTConfig(**SIZES))
-    assert ClassTokenTeacher(Teacher("expert", model, IMAGE_SIZE, [0.0] * 3, [1.0] * 3)).grid == (SIDE, SIDE, 16)
+    assert ClassTokenTeacher(make_teacher(model)).grid == (SIDE, SIDE, 16)
 
 
 def count_hooks(teacher):
@@ -154,7 +154,7 @@ def test_others_are_refused_and_stay_as_they_were(name):
     teacher = make(WITHOUT[name], layer)
     images = random_images(2)
     before, hooks = teacher(images), count_hooks(teacher)
-    with pytest.raises(TeacherError, match=r"The class token of teacher expert \(.*\) and its attention are unknown"):
+    with pytest.raises(UserError, match=r"The class token of teacher expert \(.*\) and its attention are unknown"):
         ClassTokenTeacher(teacher)
     assert torch.equal(teacher(images), before)
     assert count_hooks(teacher) == hooks
@@ -162,23 +162,19 @@ def test_others_are_refused_and_stay_as_they_were(name):
 
 @pytest.mark.parametrize("layer", [0, -4])
 def test_what_goes_into_the_first_layer_comes_of_no_attention(layer):
-    with pytest.raises(TeacherError, match="its attention are unknown"):
+    with pytest.raises(UserError, match="its attention are unknown"):
         ClassTokenTeacher(make(ViTConfig(**SIZES), layer))
 
 
 @pytest.mark.parametrize("name", ["pix2struct", "sam"])
 def test_the_papers_other_experts_are_refused(tmp_path, name):
     save_expert(name, tmp_path / name)
-    with pytest.raises(TeacherError, match="its attention are unknown"):
+    with pytest.raises(UserError, match="its attention are unknown"):
         ClassTokenTeacher(load_expert(name, tmp_path / name))
 
 
 def test_the_tiny_experts_of_the_tests_are_of_both_kinds():
     kinds = {}
     for name, model in make_teacher_models().items():
-        teacher = Teacher(name, model, 16, [0.5] * 3, [0.25] * 3)
-        try:
-            kinds[name] = bool(ClassTokenTeacher(teacher))
-        except TeacherError:
-            kinds[name] = False
+        kinds[name] = make_teacher(model, 16).class_token_attention() is not None
     assert kinds == {"vit": True, "convnext": False}

@@ -7,12 +7,12 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from hawaii.tests.naive import naive_mean, naive_softmax
 from hawaii.tests.tiny.models import VISION, draw_weights, make_model
+from hawaii.tests.tiny.teachers import make_teacher
 from hawaii.tests.tiny.training import TEACHER_GRIDS, gradients, make_module, make_options, reached, without_labels
 from hawaii.training.baselines.class_token_teacher import ClassTokenFeatures, ClassTokenGrid, ClassTokenTeacher
 from hawaii.training.baselines.move_kd import EncoderAdapter, MoveKdObjective
 from hawaii.training.objectives.encoder_passes import routed_pass
 from hawaii.training.teachers.grids import resize_grid
-from hawaii.training.teachers.teacher import Teacher
 
 
 REPAIRS = [{}, {"single_softmax": True}, {"detached_teacher_weights": True}]
@@ -121,7 +121,7 @@ def clip():
         image_size=16,
         patch_size=4,
     )
-    return ClassTokenTeacher(Teacher("clip", draw_weights(CLIPVisionModel(config)), 16, [0.5] * 3, [0.25] * 3))
+    return ClassTokenTeacher(make_teacher(draw_weights(CLIPVisionModel(config)), 16, name="clip"))
 
 
 def test_an_anchor_of_the_students_grid_and_width_has_no_adapter(batch, clip, recorded_losses):
@@ -187,7 +187,10 @@ def test_the_first_teacher_with_a_class_token_is_the_anchor(clip):
         model = torch.nn.Linear(1, 1)
         name, image_size, grid = "other", 16, (8, 8, 16)
 
-    second = Teacher("second", clip.model, 16, [0.5] * 3, [0.25] * 3)
+        def class_token_attention(self):
+            return None
+
+    second = make_teacher(clip.model, 16)
     other, first, last = MoveKdObjective.prepare_teachers([Other(), clip.teacher, second])
     assert isinstance(first, ClassTokenTeacher) and first.name == "clip"
     assert isinstance(other, Other) and last is second

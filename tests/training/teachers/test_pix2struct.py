@@ -18,7 +18,7 @@ from hawaii.training.teachers.pix2struct import Pix2StructTeacher, flatten_patch
 
 
 def make_teacher(image_size=24, **kwargs):
-    return Pix2StructTeacher("expert", MAKE["pix2struct"]().encoder, image_size, **kwargs)
+    return Pix2StructTeacher(TeacherConfig("expert", image_size=image_size, **kwargs), MAKE["pix2struct"]().encoder)
 
 
 def test_a_patch_holds_its_pixels_row_by_row():
@@ -110,5 +110,5 @@ def test_a_recipes_normalisation_would_do_nothing(tmp_path, field):
 
 
 def test_rows_and_columns_are_exact_in_half_precision():
-    teacher = Pix2StructTeacher("expert", MAKE["pix2struct"]().encoder.bfloat16(), 180)
+    teacher = Pix2StructTeacher(TeacherConfig("expert", image_size=180), MAKE["pix2struct"]().encoder.bfloat16())
     assert teacher.preprocess(random_images(1))[0, -1, :2].tolist() == [45, 45]

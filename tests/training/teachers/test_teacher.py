@@ -35,10 +35,10 @@ from transformers import (
     ViTModel,
 )
 
+from hawaii.tests.tiny import teachers as tiny
 from hawaii.tests.tiny.models import fill
 from hawaii.tests.tiny.teachers import assert_runs_alone, forbid_waiting, random_images, where_it_changes
 from hawaii.training.teachers import teacher as teacher_module
-from hawaii.training.teachers.teacher import Teacher
 
 
 SIZES = {
@@ -118,7 +118,7 @@ def make_vitdet():
 
 
 def make_teacher(model, image_size=16, **kwargs):
-    return Teacher("expert", model, image_size, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4], **kwargs)
+    return tiny.make_teacher(model, image_size, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4], **kwargs)
 
 
 GRIDS = {

@@ -15,6 +15,7 @@ from hawaii.tests.tiny.teachers import (
     assert_runs_alone,
     load_expert,
     make_processor,
+    make_teacher,
     official_features,
     pictures,
     random_images,
@@ -213,7 +214,7 @@ def test_tokens_of_a_pyramid_are_a_grid_too(architecture, sizes, channels):
     import timm
 
     model = timm.create_model(architecture, num_classes=0, img_size=128, **sizes).eval()
-    teacher = TimmTeacher("expert", model, 128, [0.5] * 3, [0.5] * 3)
+    teacher = make_teacher(model, 128, TimmTeacher)
     assert teacher.grid == (4, 4, channels)
     assert where_it_changes(teacher(squares(4))) == list(range(16))
 
