@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ..files.atomic import atomic_file
 
 
-def write_questions(questions: Iterable[tuple[str, object]], images: dict[str, bytes], path: Path) -> None:
+def write_questions(questions: Iterable[tuple[str, Any]], images: dict[str, bytes], path: Path) -> None:
     """
     Writes the table as a Parquet file.
 

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import Dinov2Config, Dinov2Model
 
 from hawaii.tests.documents import ROOT, blocks, read
-from hawaii.tests.tiny.training import make_image, write_recipe
+from hawaii.tests.tiny.training import make_image, save_image_processor, write_recipe
 
 
 DOCUMENT = read("docs/architecture.md")
@@ -68,6 +69,27 @@ def run(package: Path, *command: str) -> str:
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     return finished.stdout
+
+
+def test_a_kind_of_teacher_is_added_in_one_file_and_one_list(package, tmp_path):
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4, mlp_ratio=2
+    )
+    Dinov2Model(config).save_pretrained(tmp_path / "expert")
+    save_image_processor(tmp_path / "expert", 16)
+    program = """
+import torch
+from hawaii.training.teachers.config import TeacherConfig
+from hawaii.training.teachers.loading import load_teacher
+teacher = load_teacher(TeacherConfig("expert"))
+print(type(teacher).__name__, teacher.grid)
+images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
+hidden_states = teacher.model(teacher.preprocess(images), output_hidden_states=True).hidden_states
+print(teacher.grid[2] == 32 and torch.equal(teacher(images)[..., :16].flatten(1, 2), hidden_states[1][:, 1:]))
+"""
+    assert run(package, "-c", program).splitlines() == ["TransformersTeacher (4, 4, 16)", "False"]
+    follow("Add a kind of teacher", package)
+    assert run(package, "-c", program).splitlines() == ["Dinov2Teacher (4, 4, 32)", "True"]
 
 
 def test_a_data_format_is_added_in_one_file_and_one_list(package, tmp_path):
