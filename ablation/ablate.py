@@ -90,7 +90,7 @@ class Progress:
             self._print(run, run.summary())
             if all(other.is_done() for other in self.runs if other.seed == run.seed):
                 self.folder.write_table(self.runs, self.baseline)
-        except Exception as problem:  # the run is finished: a full disk must not stop the others
+        except Exception as problem:  # the run is finished; a full disk must not stop the others
             self._print(run, f"finished, but afterwards: {problem}")
 
     def _print(self, run: Run, text: str) -> None:
@@ -134,11 +134,11 @@ def ablate(
 
     Args:
         recipe (`str`):
-            A YAML file or the name of a built-in recipe. Its own `output_dir` contains the data.
+            A YAML file or the name of a built-in recipe. Its `output_dir` contains the data.
         tasks (`str`, *optional*):
             Tasks of lmms-eval or of this package, separated by commas; the recipe's `eval_tasks` if not given.
         output_dir (`str` or `Path`, *optional*):
-            Folder of the ablation; `ablation` in the recipe's own if not given.
+            Folder of the ablation; `ablation` in the recipe's `output_dir` if not given.
         seeds (`Sequence[int]`, *optional*, defaults to `(0, 1, 2)`):
             Seeds of each row. All rows are trained from the first seed before any from the second.
         rows (`Sequence[str]`, *optional*, defaults to `DEFAULT_ROWS`):
@@ -154,7 +154,7 @@ def ablate(
         devices_per_run (`int`, *optional*, defaults to 1):
             GPUs of each run on a cluster.
         limit, batch_size, data_file, data_folder (*optional*):
-            As for [`evaluate`]; `data_file` defaults to the one in the recipe's own `output_dir`.
+            As for [`evaluate`]; `data_file` defaults to the one in the recipe's `output_dir`.
         overrides (`list[str]`, *optional*):
             `key=value` or `stages.NAME.key=value`, for all rows; the options of a row take precedence.
 
@@ -198,7 +198,7 @@ def _execute(
     for run in runs:
         try:
             if run.is_done():
-                run.remove_large_files()  # if it was killed after its last file
+                run.remove_large_files()  # if it was killed after writing its results
             else:
                 run.folder.mkdir(parents=True, exist_ok=True)
                 folder.make_recipe(run).save(run.folder / RECIPE_FILE)  # again, since the folder may have been moved

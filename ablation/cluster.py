@@ -18,7 +18,7 @@ def cores_per_run(machines: Sequence[Mapping[str, float]], jobs: int) -> int:
 
 
 def execute_on_worker(run: Run, num_devices: int) -> str | None:
-    """Executes a run in a Ray worker, whose environment names its devices and threads; returns why it failed."""
+    """Executes a run in a Ray worker, whose environment sets devices and threads. Returns the error, if any."""
     try:
         run.execute(dict(os.environ), num_processes=max(1, num_devices))
     except (UserError, OSError) as error:
@@ -34,8 +34,8 @@ def run_on_cluster(
     report: Callable[[Run, BaseException | None], None],
 ) -> None:
     """
-    Executes runs as Ray tasks. Ray places them and repeats those whose worker was lost, which then continue from their
-    last checkpoint.
+    Executes runs as Ray tasks. Ray chooses their machines and repeats a run whose worker was lost. The run then
+    continues from its last checkpoint.
 
     Args:
         runs (`Sequence[Run]`):

@@ -72,7 +72,7 @@ class AblationFolder:
             self.make_run(name, int(path.name.removeprefix("seed-")))
             for name in self.rows
             for path in sorted((self.path / "runs" / name).glob("seed-*"))
-            if re.fullmatch(r"seed-\d+", path.name)  # not a copy that somebody keeps here
+            if re.fullmatch(r"seed-\d+", path.name)  # not a copy such as seed-0.old
         ]
         requested = {(run.row, run.seed) for run in runs}
         return [*runs, *(run for run in found if run.is_done() and (run.row, run.seed) not in requested)]
@@ -80,10 +80,10 @@ class AblationFolder:
     @contextmanager
     def locked(self):
         """
-        Holds the folder, so that one `hawaii ablate` at a time works in it.
+        Locks the folder, so that only one `hawaii ablate` at a time works in it.
 
         Raises:
-            UserError: another one does.
+            UserError: another one works in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT)
@@ -99,9 +99,9 @@ class AblationFolder:
 
     def prepare(self, runs: Sequence[Run]) -> None:
         """
-        Checks that everything in the folder was made with this recipe, evaluation and data, and records them.
+        Checks that the folder was started with this recipe, evaluation and data, and records them.
 
-        If all runs are finished, data may have changed since: only the table is written again.
+        If all runs are finished, changed data is accepted, because only the table is written again.
 
         Raises:
             UserError: the folder was started with others; the first difference is named.
@@ -152,7 +152,7 @@ class AblationFolder:
 
         Args:
             runs (`Sequence[Run]`):
-                Runs that the table should have; other finished ones are added.
+                Requested runs; other finished runs in the folder are added.
             baseline (`str`):
                 Row that others are compared with.
 

@@ -26,7 +26,7 @@ def count_cores() -> int:
 
 
 def share_devices(devices: Sequence[str], jobs: int, has_launcher: bool) -> list[list[str]]:
-    """The devices of each of `jobs` runs at once: one, in turn, or an equal share for a launcher."""
+    """Assigns devices to `jobs` simultaneous runs: one each, in turn, or an equal share each for a launcher."""
     shares = [devices[number::jobs] if has_launcher else [] for number in range(jobs)]
     return [share or [devices[number % len(devices)]] if devices else [] for number, share in enumerate(shares)]
 
@@ -73,7 +73,7 @@ def run_locally(runs: Sequence[Run], jobs: int, report: Callable[[Run, BaseExcep
             for future in as_completed(futures):
                 report(futures[future], future.exception())
         except BaseException:
-            # Ctrl-C or SIGTERM. A thread may start its next process after a stop, hence the loop.
+            # Ctrl-C or SIGTERM. Repeated, because a thread may start another process after the first signal.
             pool.shutdown(wait=False, cancel_futures=True)
             while wait(futures, timeout=0.1).not_done:
                 for run in started:

@@ -28,7 +28,7 @@ class Row:
 # Options that differ between the rows of HAWAII.
 HAWAII = {"objective": "hawaii", "distillation": ["fine", "coarse"], "token_scoring": True}
 FINE = {**HAWAII, "distillation": ["fine"], "vision_config.num_general_adapters": 0}
-# As in its paper, whatever adapters the recipe gives HAWAII.
+# As in the paper of MoVE-KD.
 PUBLISHED = {"single_softmax": False, "detached_teacher_weights": False}
 MOVE_KD = {
     "objective": "move_kd",
@@ -37,12 +37,12 @@ MOVE_KD = {
     **{f"vision_config.{name}": value for name, value in OBJECTIVES["move_kd"].vision_fields(0).items()},
 }
 ROWS = {
-    # Table 2, in its order: each adds one thing.
+    # Table 2, in its order: each row adds one part.
     "llava": Row("LLaVA", {"objective": "llava"}),
     "fine": Row("+ FGKD (w/o token scoring)", {**FINE, "token_scoring": False}),
     "token_scoring": Row("+ token scoring", FINE),
     "hawaii": Row("+ CGKD (HAWAII)", HAWAII),
-    # Other methods to learn from several teachers.
+    # Other methods with several teachers.
     "move_kd": Row("MoVE-KD", MOVE_KD),
     "move_kd_repaired": Row("MoVE-KD, repaired", {**MOVE_KD, **dict.fromkeys(PUBLISHED, True)}),
     "radio": Row("RADIO", {"objective": "radio", "lambda_2": None}),
@@ -60,7 +60,7 @@ SINGLE_TEACHER_PREFIX = "only_"
 
 
 def rows_of(teachers: str | list | None) -> dict[str, Row]:
-    """All rows of a recipe with these teachers, by name, in the order of the table."""
+    """Returns all rows of a recipe with these teachers by name, in the order of the table."""
     single = {}
     for config in expand_teachers(teachers):
         fields = {name: value for name, value in asdict(config).items() if value is not None}
@@ -72,15 +72,15 @@ def rows_of(teachers: str | list | None) -> dict[str, Row]:
 
 def make_recipe(recipe: Recipe, row: Row, seed: int, output_dir: Path) -> Recipe:
     """
-    The recipe of one row with one seed, validated.
+    Makes and validates the recipe of one row with one seed.
 
     Args:
         recipe (`Recipe`):
-            The recipe of the ablation; paths into its `output_dir`, the data and the teachers, remain.
+            The recipe of the ablation. Its data and teachers stay in its `output_dir`.
         row (`Row`):
-            Its options hold in every stage.
+            Row whose options replace those of every stage.
         seed (`int`):
-            Seed of everything random in training.
+            Seed of all random numbers in training.
         output_dir (`Path`):
             Folder of the run.
 
@@ -88,4 +88,4 @@ def make_recipe(recipe: Recipe, row: Row, seed: int, output_dir: Path) -> Recipe
         UserError: an option of the row does not fit this recipe.
     """
     changed = recipe.with_options({**row.options, "seed": seed}, output_dir)
-    return dataclasses.replace(changed, eval_tasks=[])  # the tasks change nothing in training
+    return dataclasses.replace(changed, eval_tasks=[])  # the tasks do not affect training

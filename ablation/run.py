@@ -1,4 +1,4 @@
-"""One run of an ablation: a row's recipe trained from one seed and evaluated, in processes of its own."""
+"""One run of an ablation: a row's recipe trained from one seed and evaluated, in separate processes."""
 
 import json
 import os
@@ -29,14 +29,14 @@ RUN_LOG = "run.log"
 PROMPT = "$ "  # precedes each command in the log
 LOCK_FILE = "run.lock"
 HAWAII = (sys.executable, "-m", "hawaii")
-# Processes get this long to end after SIGTERM; torch's launcher passes it on to its workers.
+# Time to end after SIGTERM, which torch's launcher forwards to its workers, before SIGKILL.
 GRACE_SECONDS = 30.0
 POLL_SECONDS = 0.1
 
 
 def read_curve(folder: Path, stages: Mapping[str, dict]) -> list[dict]:
     """
-    The evaluations during training, over all stages.
+    Reads the evaluations during training of all stages.
 
     Args:
         folder (`Path`):
@@ -60,7 +60,7 @@ def read_curve(folder: Path, stages: Mapping[str, dict]) -> list[dict]:
 
 
 def last_line(log: Path) -> str:
-    """The error of the last command in a log: the sentence of `hawaii` if there is one, else the last line."""
+    """Returns the error of the last command in a log: the message of `hawaii`, or else the last line."""
     output = log.read_bytes().decode(errors="replace").rpartition(f"\n{PROMPT}")[2].partition("\n")[2]
     lines = shown_lines(output)
     return next((line for line in reversed(lines) if line.startswith("hawaii ")), lines[-1] if lines else "nothing")
@@ -69,13 +69,13 @@ def last_line(log: Path) -> str:
 @dataclass(frozen=True)
 class Run:
     """
-    A run, which can be sent to another process.
+    A run. It can be pickled and executed in another process.
 
     Args:
         row (`str`), label (`str`), seed (`int`):
             Row of the table and seed.
         folder (`Path`):
-            Its folder, with the recipe in it, as an absolute path.
+            Absolute path of its folder, which contains its recipe.
         stages (`tuple[str, ...]`):
             Names of the recipe's stages.
         tasks (`list[str]`):
@@ -85,9 +85,9 @@ class Run:
         launcher (`str`, *optional*):
             Command that starts training on several devices, such as `accelerate launch --num_processes 8`.
         working_folder (`Path`):
-            Folder that relative paths of the recipe start from.
+            Folder that relative paths of the recipe refer to.
         program (`tuple[str, ...]`):
-            The command `hawaii`.
+            Command line of `hawaii`.
     """
 
     row: str
@@ -112,12 +112,12 @@ class Run:
         return (self.folder / RUN_FILE).is_file()
 
     def read(self) -> dict:
-        """The results of a finished run, with the scores of its questions."""
+        """Reads the results of a finished run, including the scores of its questions."""
         results = json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))
         return {**results, "questions": json.loads((self.folder / QUESTIONS_FILE).read_text(encoding="utf-8"))}
 
     def summary(self) -> str:
-        """Scores and training time of a finished run, in one line."""
+        """Formats the scores and training time of a finished run in one line."""
         results = json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))
         scores = ", ".join(f"{task} {scores['score']:.1f}" for task, scores in results["scores"].items())
         return f"{scores}, {results['train_seconds']:.0f} s of training"
@@ -135,18 +135,18 @@ class Run:
 
     def execute(self, environment: Mapping[str, str], num_threads: int | None = None, num_processes: int = 1) -> None:
         """
-        Trains and evaluates, continuing from whatever an earlier attempt left.
+        Trains and evaluates. Continues from the files of an earlier attempt.
 
         Args:
             environment (`Mapping[str, str]`):
                 Environment of both processes.
             num_threads (`int`, *optional*):
-                CPU threads of a process that no launcher starts, unless the environment sets `OMP_NUM_THREADS`.
+                CPU threads of a process, unless a launcher starts it or the environment sets `OMP_NUM_THREADS`.
             num_processes (`int`, *optional*, defaults to 1):
                 Processes that evaluate, each on one device.
 
         Raises:
-            UserError: a process failed; the error has the last line of the log.
+            UserError: a process failed; the message includes the error in its log.
         """
         threads = {} if num_threads is None else {"OMP_NUM_THREADS": str(num_threads)}
         alone = {**threads, **environment}
@@ -160,13 +160,13 @@ class Run:
             os.close(lock)
 
     def stop(self) -> None:
-        """Asks the processes of the run on this machine, if there are any, to end."""
+        """Sends SIGTERM to the processes of the run on this machine, if there are any."""
         self._signal(signal.SIGTERM)
 
     def _lock(self) -> int:
         """
-        Locks the folder, and returns the descriptor of the lock. A process of an earlier attempt, whose parent was
-        killed, still has the lock: it is ended first, or waited for if it is on another machine.
+        Locks the folder and returns the descriptor of the lock. If a process of an earlier attempt, whose parent was
+        killed, still has the lock, it is ended first, or waited for if it is on another machine.
         """
         lock = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
         number, end = signal.SIGTERM, time.monotonic() + GRACE_SECONDS
@@ -183,14 +183,14 @@ class Run:
             try:
                 os.killpg(int(group), number)
             except ProcessLookupError:
-                pass  # it has ended
+                pass  # already ended
 
     def _start(self, command: list[str], environment: Mapping[str, str], lock: int, purpose: str) -> None:
         with open(self.log, "ab") as log:
             log.write(f"\n{PROMPT}{shlex.join(command)}\n".encode())
             log.flush()
-            # A session of its own, so that all its processes get a signal; the lock, so that it is held until the last
-            # of them ends, even after this process was killed.
+            # In a new session, one signal reaches all processes of the command. They inherit the lock, which is thus
+            # held until the last of them ends, even if this process is killed.
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -204,7 +204,7 @@ class Run:
         os.truncate(lock, 0)
         os.pwrite(lock, f"{socket.gethostname()} {process.pid}".encode(), 0)
         status = process.wait()
-        self._signal(signal.SIGTERM)  # to what a failed launcher left behind
+        self._signal(signal.SIGTERM)  # to processes left by a failed launcher
         os.truncate(lock, 0)
         if status != 0:
             raise UserError(
@@ -212,7 +212,7 @@ class Run:
             )
 
     def _write_results(self) -> None:
-        """Writes what the table needs, then removes what only a resume would need."""
+        """Writes the results for the table, then removes the files that only a resume needs."""
         training = json.loads((self.folder / RESULTS_FILE).read_text(encoding="utf-8"))
         steps = sum(stage["steps"] for stage in training["stages"].values())
         scores, questions = read_scores(self.folder)
@@ -234,7 +234,7 @@ class Run:
         self.remove_large_files()
 
     def remove_large_files(self) -> None:
-        """Removes checkpoints and models of the stages and leftovers of evaluations; keeps logs and `hub`."""
+        """Removes checkpoints and models of the stages and temporary files of evaluations; keeps logs and `hub`."""
         for folder in self.folder.glob("evaluate-*"):
             shutil.rmtree(folder, ignore_errors=True)
         for stage in self.stages:

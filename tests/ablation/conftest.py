@@ -1,4 +1,4 @@
-"""An ablation whose runs take no time."""
+"""Fixtures for an ablation whose runs take no time."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ def world(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(world, monkeypatch):
-    """The command in this process; gives its exit status."""
+    """A function that runs the command in this process and returns its exit status."""
 
     def run(words: str, *more: str) -> int:
         monkeypatch.setenv("STAND_IN", json.dumps(world.settings))

@@ -1,11 +1,10 @@
 """
-Stands in for `hawaii train` and `hawaii evaluate`: `python stand_in_hawaii.py -m hawaii COMMAND ...` leaves what they
-leave, at once. With the command `ablate` it is the real one, with this file in the place of the other two.
+Replaces `hawaii train` and `hawaii evaluate`: `python stand_in_hawaii.py -m hawaii COMMAND ...` writes their files
+immediately. The command `ablate` is the real one, with this file in place of the other two.
 
 STAND_IN in the environment is a JSON object: `calls`, a file that gets a line for each command; `fail`, runs whose
-training fails, as ROW/seed-N; `hold`, a file: as long as it is there, training does not end; `killed`, runs whose
-training is killed, but for a process that it started: that one appears among the calls as `rest`, and makes the file
-`asked` once it is asked to end.
+training fails, as ROW/seed-N; `hold`, a file: training does not end while it exists; `killed`, runs whose training is
+killed, but leaves a process that it started: the calls list it as `rest`, and it writes the file `asked` on SIGTERM.
 """
 
 import json
@@ -69,7 +68,7 @@ def evaluate(words: list[str]) -> None:
     folder = Path(words[words.index("--output_dir") + 1])
     task = words[words.index("--tasks") + 1]
     row = folder.parent.name
-    # The same questions are hard for all.
+    # The same questions are hard for all runs.
     difficulty, luck = random.Random(0), random.Random(name_of(folder))
     scores = [float(difficulty.random() + 0.1 * luck.random() < ADVANTAGES.get(row, 0.6) + 0.05) for _ in range(40)]
     samples = [
@@ -95,7 +94,7 @@ def main(words: list[str]) -> None:
         from hawaii.ablation import run as ablation_run
 
         ablation_run.HAWAII = (sys.executable, __file__, "-m", "hawaii")
-        # A shell lets what it starts in the background ignore this signal, and so all that comes of that.
+        # Background processes of a shell ignore SIGINT, and their children inherit this.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.exit(hawaii([command, *rest]))
     settings = json.loads(os.environ["STAND_IN"])

@@ -1,4 +1,4 @@
-"""The command: what it runs and what it skips, what it refuses, and what it leaves."""
+"""`hawaii ablate` executes the missing runs, refuses invalid arguments, and writes the table and curves."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ def test_every_row_is_trained_from_one_seed_before_any_from_the_next(world, run)
     assert commands == ["train", "evaluate"] * 4
 
 
-def test_the_recipe_says_what_is_asked_and_where_it_goes_unless_the_command_does(world, run, monkeypatch, capsys):
+def test_tasks_and_folder_default_to_those_of_the_recipe(world, run, monkeypatch, capsys):
     recipe = str(world.folder / "recipe.yaml")
     monkeypatch.setenv("STAND_IN", json.dumps(world.settings))
     assert main(["ablate", recipe, "--seeds", "0", "--rows", "llava"]) == 2
@@ -46,7 +46,7 @@ def test_the_recipe_says_what_is_asked_and_where_it_goes_unless_the_command_does
     assert "eval_tasks belongs to the complete run" in capsys.readouterr().err
 
 
-def test_the_table_says_what_the_runs_come_to(world, run, capsys):
+def test_the_table_has_means_deviations_and_intervals(world, run, capsys):
     assert run("--seeds 0 1 2 --rows llava hawaii") == 0
     header, _, llava, hawaii, *notes = (world.output / "ablation.md").read_text().splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (header, llava, hawaii)]
@@ -73,14 +73,14 @@ def test_curves_count_from_the_start_of_the_first_stage(world, run, capsys):
         assert (world.output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_recipe_that_asks_nothing_while_it_trains_has_no_curves(world, run, capsys):
+def test_without_evaluation_during_training_there_are_no_curves(world, run, capsys):
     world.write_recipe(stages={"pretrain": {}, "finetune": {}})
     assert run("--seeds 0 --rows llava") == 0
     assert "No learning curves: the recipe does not evaluate during training" in capsys.readouterr().out
     assert not list(world.output.glob("*.png"))
 
 
-def test_of_a_finished_run_what_is_large_goes(world, run):
+def test_large_files_of_a_finished_run_are_removed(world, run):
     folder = world.output / "runs" / "llava" / "seed-0"
     (folder / "evaluate-killed").mkdir(parents=True)
     assert run("--seeds 0 --rows llava") == 0
@@ -89,7 +89,7 @@ def test_of_a_finished_run_what_is_large_goes(world, run):
     assert not [name for name in names if any(word in name for word in ("model", "checkpoint", "killed"))]
 
 
-def test_what_is_done_is_skipped_and_the_table_stays_the_same(world, run):
+def test_finished_runs_are_skipped_and_the_table_stays_the_same(world, run):
     assert run("--seeds 0 1 --rows llava hawaii") == 0
     number, numbers = len(world.calls()), world.read()
     assert run("--seeds 0 1 --rows llava hawaii") == 0
@@ -97,7 +97,7 @@ def test_what_is_done_is_skipped_and_the_table_stays_the_same(world, run):
     assert world.read() == numbers
 
 
-def test_the_table_is_there_as_soon_as_all_rows_are_done_from_one_seed(world, run, monkeypatch):
+def test_the_table_is_written_after_each_complete_seed(world, run, monkeypatch):
     written, write = [], AblationFolder.write_table
 
     def write_and_count(*args):
@@ -110,7 +110,7 @@ def test_the_table_is_there_as_soon_as_all_rows_are_done_from_one_seed(world, ru
     assert written == [[1, 1], [2, 2], [2, 2]]
 
 
-def test_rows_and_seeds_may_come_later_and_the_table_has_all(world, run):
+def test_rows_and_seeds_can_be_added_later(world, run):
     assert run("--seeds 0 --rows llava") == 0
     assert run("--seeds 1 --rows radio") == 0
     rows = {row["name"]: row for row in world.read()["rows"]}
@@ -127,13 +127,15 @@ def test_each_teacher_alone_is_a_row(world, run):
     assert [teacher["checkpoint"] for teacher in recipe["teachers"]] == ["owner/vit"]
 
 
-def test_a_failing_run_stops_no_other_and_is_named_at_the_end(world, run, capsys):
+def test_a_failed_run_is_named_and_does_not_stop_the_others(world, run, capsys):
     world.settings["fail"] = ["hawaii/seed-0", "radio/seed-0", "radio/seed-1"]
     assert run("--seeds 0 1 --rows llava hawaii radio") == 2
     assert len(world.trained()) == 6
-    said = capsys.readouterr().err
-    assert "hawaii ablate: 3 of 6 runs failed, and the same command tries them again. hawaii, seed 0: Training" in said
-    assert "run.log: hawaii train: the dog ate it.;" in said
+    error = capsys.readouterr().err
+    assert (
+        "hawaii ablate: 3 of 6 runs failed, and the same command tries them again. hawaii, seed 0: Training" in error
+    )
+    assert "run.log: hawaii train: the dog ate it.;" in error
     rows = {row["name"]: row for row in world.read()["rows"]}
     assert rows["hawaii"]["missing_seeds"] == [0] and rows["radio"]["missing_seeds"] == [0, 1]
     lines = (world.output / "ablation.md").read_text().splitlines()
@@ -145,7 +147,7 @@ def test_a_failing_run_stops_no_other_and_is_named_at_the_end(world, run, capsys
     assert all(not row["missing_seeds"] for row in world.read()["rows"])
 
 
-def test_a_table_that_cannot_be_written_yet_stops_no_run(world, run, monkeypatch, capsys):
+def test_a_failed_early_table_does_not_stop_the_runs(world, run, monkeypatch, capsys):
     errors, write = [OSError(28, "No space left on device", "ablation.json")], AblationFolder.write_table
 
     def write_or_fail(*args):
@@ -155,12 +157,12 @@ def test_a_table_that_cannot_be_written_yet_stops_no_run(world, run, monkeypatch
 
     monkeypatch.setattr(AblationFolder, "write_table", write_or_fail)
     assert run("--seeds 0 1 --rows llava hawaii") == 0
-    said = capsys.readouterr().out
-    assert "hawaii, seed 0: finished, but afterwards: [Errno 28] No space left on device" in said
+    output = capsys.readouterr().out
+    assert "hawaii, seed 0: finished, but afterwards: [Errno 28] No space left on device" in output
     assert all(not row["missing_seeds"] for row in world.read()["rows"])
 
 
-def test_a_table_that_can_never_be_written_is_told_at_the_end(world, run, monkeypatch, capsys):
+def test_a_failed_final_table_is_reported_at_the_end(world, run, monkeypatch, capsys):
     def fail(*args):
         raise OSError(28, "No space left on device", "ablation.json")
 
@@ -171,22 +173,22 @@ def test_a_table_that_can_never_be_written_is_told_at_the_end(world, run, monkey
     assert capsys.readouterr().err == f"hawaii ablate: {full}\n"
     world.settings["fail"] = ["radio/seed-0"]
     assert run("--seeds 0 --rows llava radio") == 2
-    said = capsys.readouterr().err
-    assert said.startswith("hawaii ablate: 1 of 2 runs failed") and said.endswith(f"dog ate it. {full}\n")
+    error = capsys.readouterr().err
+    assert error.startswith("hawaii ablate: 1 of 2 runs failed") and error.endswith(f"dog ate it. {full}\n")
 
 
-def test_a_table_that_does_not_come_about_hides_no_failure(world, run, monkeypatch, capsys):
+def test_an_invalid_table_does_not_hide_a_failed_run(world, run, monkeypatch, capsys):
     def fail(*args):
-        raise ValueError("runs/radio/seed-0/run.json has a score that is no number")
+        raise ValueError("runs/radio/seed-0/run.json has a score that is not a number")
 
     monkeypatch.setattr(AblationFolder, "write_table", fail)
     world.settings["fail"] = ["llava/seed-0"]
     assert run("--seeds 0 --rows llava") == 2
-    said = capsys.readouterr().err
-    assert said.startswith("hawaii ablate: 1 of 1 runs failed") and "a score that is no number" in said
+    error = capsys.readouterr().err
+    assert error.startswith("hawaii ablate: 1 of 1 runs failed") and "a score that is not a number" in error
 
 
-def test_a_run_whose_folder_cannot_be_had_stops_no_other(world, run, capsys):
+def test_a_run_whose_folder_cannot_be_created_does_not_stop_the_others(world, run, capsys):
     (world.output / "runs").mkdir(parents=True)
     (world.output / "runs" / "hawaii").touch()
     assert run("--seeds 0 --rows llava hawaii radio") == 2
@@ -194,7 +196,7 @@ def test_a_run_whose_folder_cannot_be_had_stops_no_other(world, run, capsys):
     assert "1 of 3 runs failed, and the same command tries them again. hawaii, seed 0: [" in capsys.readouterr().err
 
 
-def test_a_finished_run_that_cannot_be_tidied_or_told_stops_no_other(world, run, monkeypatch, capsys):
+def test_a_finished_run_that_cannot_be_cleaned_or_printed_does_not_stop_the_others(world, run, monkeypatch, capsys):
     assert run("--seeds 0 --rows llava") == 0
 
     def fail(*args):
@@ -206,19 +208,19 @@ def test_a_finished_run_that_cannot_be_tidied_or_told_stops_no_other(world, run,
     monkeypatch.setattr(Run, "summary", fail)
     assert run("--seeds 0 --rows llava hawaii fine") == 0
     assert world.trained() == ["llava/seed-0", "radio/seed-0", "fine/seed-0", "hawaii/seed-0"]
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name in ("llava", "hawaii", "fine"):
-        assert f"{name}, seed 0: finished, but afterwards: [Errno 13] Permission denied" in said
-    assert said.count("| + CGKD (HAWAII) ") == 1  # in the last table
+        assert f"{name}, seed 0: finished, but afterwards: [Errno 13] Permission denied" in output
+    assert output.count("| + CGKD (HAWAII) ") == 1  # in the last table
 
 
-def test_where_all_fail_there_is_no_table(world, run):
+def test_without_finished_runs_there_is_no_table(world, run):
     world.settings["fail"] = ["llava/seed-0"]
     assert run("--seeds 0 --rows llava") == 2
     assert not (world.output / "ablation.md").exists()
 
 
-def test_a_run_that_was_trained_is_only_evaluated(world, run):
+def test_a_trained_run_is_only_evaluated(world, run):
     assert run("--seeds 0 --rows llava") == 0
     (world.output / "runs/llava/seed-0/run.json").unlink()
     assert run("--seeds 0 --rows llava") == 0
@@ -253,14 +255,14 @@ def test_a_run_that_was_trained_is_only_evaluated(world, run):
         ("--data_folder nowhere --tasks gqa", "nowhere/gqa has no data"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(world, run, capsys, words, message):
+def test_invalid_arguments_are_refused_before_anything_is_written(world, run, capsys, words, message):
     assert run(words) == 2
     assert message in capsys.readouterr().err
     assert not world.output.exists()
 
 
-def test_a_task_that_lmms_eval_does_not_have_is_refused_before_anything_is_written(world, run, monkeypatch, capsys):
-    # Its own list takes seconds to read.
+def test_an_unknown_task_is_refused_before_anything_is_written(world, run, monkeypatch, capsys):
+    # The list of lmms-eval takes seconds to read.
     known = SimpleNamespace(all_tasks=["gqa", "chartqa"])
     monkeypatch.setattr("hawaii.evaluation.lmms.worker.TaskManager", lambda: known)
     assert run("--tasks easy_vqa,gqqa") == 2
@@ -268,7 +270,7 @@ def test_a_task_that_lmms_eval_does_not_have_is_refused_before_anything_is_writt
     assert not world.output.exists()
 
 
-def test_several_runs_at_once_share_the_cores(world, run, monkeypatch):
+def test_simultaneous_runs_share_the_cores(world, run, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("hawaii.ablation.local.count_cores", lambda: 6)
     assert run("--seeds 0 --rows llava hawaii --jobs 2") == 0
@@ -276,15 +278,16 @@ def test_several_runs_at_once_share_the_cores(world, run, monkeypatch):
     assert sorted(world.trained()) == ["hawaii/seed-0", "llava/seed-0"]
 
 
-def test_the_devices_are_handed_out_in_turn(world, run, monkeypatch):
+def test_simultaneous_runs_use_different_devices(world, run, monkeypatch):
     monkeypatch.setattr("hawaii.ablation.local.visible_devices", lambda environment: ["3", "5"])
-    world.settings["hold"] = str(world.folder / "hold")
     assert run("--seeds 0 --rows llava hawaii --jobs 2") == 0
-    devices = {name: environment["CUDA_VISIBLE_DEVICES"] for _, name, _, environment in world.calls()}
-    assert devices == {"llava/seed-0": "3", "hawaii/seed-0": "5"}
+    # Each run trains and evaluates on one device, whichever thread takes its device first.
+    devices = {(name, environment["CUDA_VISIBLE_DEVICES"]) for _, name, _, environment in world.calls()}
+    assert sorted(name for name, _ in devices) == ["hawaii/seed-0", "llava/seed-0"]
+    assert sorted(device for _, device in devices) == ["3", "5"]
 
 
-def test_training_is_started_by_the_launcher_and_evaluation_is_not(world, run):
+def test_the_launcher_starts_the_training_but_not_the_evaluation(world, run):
     assert run("--seeds 0 --rows llava", "--launcher", f"env LAUNCHED='by hand' {sys.executable}") == 0
     assert [environment["LAUNCHED"] for *_, environment in world.calls()] == ["by hand", None]
 
@@ -298,12 +301,12 @@ QUESTIONS = [("what color is the shape ?", "red", "color"), ("is there a circle 
 
 
 def write_questions(folder: Path) -> None:
-    """A test of easy-VQA with two questions about each of six images, and two to ask while training."""
+    """Writes easy-VQA's test with two questions on each of six images, and two questions for the training."""
     rows = [
-        {"question_id": 2 * image + number, "question": question, "answer": answer, "question_type": kind}
+        {"question_id": 2 * image + number, "question": question, "answer": answer, "question_type": question_type}
         | {"image_id": str(image), "image": make_image(image)}
         for image in range(6)
-        for number, (question, answer, kind) in enumerate(QUESTIONS)
+        for number, (question, answer, question_type) in enumerate(QUESTIONS)
     ]
     (folder / "run" / "data").mkdir(parents=True)
     questions = Dataset.from_list(rows).cast_column("image", ImageFeature())
@@ -312,10 +315,10 @@ def write_questions(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_real_runs_leave_a_table_and_curves(tmp_path, teacher_folders, capsys):
+def test_real_runs_produce_a_table_and_curves(tmp_path, teacher_folders, capsys):
     write_questions(tmp_path)
-    asked = {"eval_data_path": str(tmp_path / "validation.json"), "eval_strategy": "steps", "eval_steps": 2}
-    stages = {"pretrain": {"chat_template": "plain"}, "finetune": asked}
+    evaluated = {"eval_data_path": str(tmp_path / "validation.json"), "eval_strategy": "steps", "eval_steps": 2}
+    stages = {"pretrain": {"chat_template": "plain"}, "finetune": evaluated}
     recipe = write_recipe(tmp_path, teacher_folders, max_steps=4, stages=stages)
     output = tmp_path / "ablation"
     words = ["ablate", str(recipe), "--tasks", "easy_vqa", "--output_dir", str(output), "--jobs", "2", "--seeds", "0"]
@@ -336,6 +339,6 @@ def test_real_runs_leave_a_table_and_curves(tmp_path, teacher_folders, capsys):
     assert difference["low"] <= difference["difference"] <= difference["high"]
     assert (output / "accuracy_against_seconds.png").is_file()
     assert "| LLaVA " in capsys.readouterr().out
-    # The baseline has no adapters, and learned of no teacher.
+    # The baseline has no adapters and no teachers.
     vision = json.loads((output / "runs/llava/seed-0/hub/config.json").read_text())["vision_config"]
     assert vision["num_teacher_adapters"] == vision["num_general_adapters"] == 0

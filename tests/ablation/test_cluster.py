@@ -1,4 +1,4 @@
-"""Runs on a local Ray cluster give the same table as without Ray, also if a worker is killed."""
+"""Runs on a local Ray cluster produce the same table as without Ray, even if a worker is killed."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def test_a_run_fits_on_one_machine_of_the_cluster(cores, jobs, expected):
 
 @pytest.mark.slow
 def test_a_killed_worker_changes_nothing_in_the_table(tmp_path, world, run):
-    # Without Ray, in a folder of its own with the same recipe.
+    # The same recipe without Ray, in another folder.
     assert run(WORDS) == 0
     expected, table = world.read(), (world.output / "ablation.md").read_text()
     assert sorted(world.trained()) == ["hawaii/seed-0", "llava/seed-0"]
@@ -44,7 +44,7 @@ def test_a_killed_worker_changes_nothing_in_the_table(tmp_path, world, run):
     assert len(workers) == 2 and command.pid not in workers
     os.kill(parent(training), signal.SIGKILL)
     calls = world.wait_for_calls(3)
-    assert calls[2][:2] == ["train", name]  # once more, by another worker
+    assert calls[2][:2] == ["train", name]  # repeated by another worker
     assert parent(calls[2][2]) not in workers
     hold.unlink()
     output, _ = command.communicate()

@@ -1,4 +1,4 @@
-"""What an ablation was begun with is known again, and what has changed since is not."""
+"""Fingerprints of the same files are equal, and those of changed files differ."""
 
 import os
 
@@ -18,7 +18,7 @@ def expert(tmp_path):
     return folder
 
 
-def test_the_same_files_have_the_same_fingerprint_wherever_they_are(expert, tmp_path):
+def test_a_moved_folder_has_the_same_fingerprint(expert, tmp_path):
     before = fingerprint(expert)
     assert fingerprint(expert.rename(tmp_path / "moved")) == before
 
@@ -26,15 +26,15 @@ def test_the_same_files_have_the_same_fingerprint_wherever_they_are(expert, tmp_
 @pytest.mark.parametrize(
     "change",
     [
-        lambda folder: (folder / "expert.json").write_text('{"data": "new"}'),  # as long as before
+        lambda folder: (folder / "expert.json").write_text('{"data": "new"}'),  # same size
         lambda folder: (folder / "deep" / "weights").write_bytes(bytes(MAX_BYTES_READ + 2)),
         lambda folder: (folder / "deep" / "weights").unlink(),
         lambda folder: (folder / "another").touch(),
         lambda folder: (folder / "expert.json").rename(folder / "deep" / "expert.json"),
     ],
-    ids=["words", "size", "gone", "new", "moved"],
+    ids=["content", "size", "removed", "added", "moved"],
 )
-def test_changed_files_have_another(expert, change):
+def test_changed_files_have_another_fingerprint(expert, change):
     before = fingerprint(expert)
     change(expert)
     assert fingerprint(expert) != before
@@ -47,15 +47,15 @@ def test_changed_files_have_another(expert, change):
         lambda folder: (folder / ".gitattributes").touch(),
         lambda folder: os.mkfifo(folder / "pipe"),
     ],
-    ids=["hidden folder", "hidden file", "no file"],
+    ids=["hidden folder", "hidden file", "pipe"],
 )
-def test_what_is_no_part_of_a_model_is_passed_over(expert, change):
+def test_files_that_do_not_belong_to_a_model_are_ignored(expert, change):
     before = fingerprint(expert)
     change(expert)
     assert fingerprint(expert) == before
 
 
-def test_a_file_of_data_is_read_to_its_end(tmp_path):
+def test_a_large_data_file_is_read_completely(tmp_path):
     path = tmp_path / "data.json"
     path.write_bytes(bytes(2 * MAX_BYTES_READ))
     before = fingerprint(path)

@@ -1,4 +1,4 @@
-"""What belongs together in one folder, and what is refused there."""
+"""The runs of one folder share a recipe, an evaluation and files; changes are refused."""
 
 import shutil
 
@@ -12,15 +12,15 @@ import pytest
         ("--limit 5", "evaluation.limit is not given there and 5 here"),
     ],
 )
-def test_another_recipe_or_evaluation_in_the_same_place_is_refused(world, run, capsys, words, difference):
+def test_another_recipe_or_evaluation_is_refused(world, run, capsys, words, difference):
     assert run("--seeds 0 --rows llava") == 0
     assert run(f"--seeds 0 1 --rows llava {words}") == 2
-    said = capsys.readouterr().err
-    assert f"was started with other settings: {difference}. Give another --output_dir, or remove this folder" in said
+    error = capsys.readouterr().err
+    assert f"was started with other settings: {difference}. Give another --output_dir, or remove this folder" in error
     assert world.trained() == ["llava/seed-0"]
 
 
-def test_files_that_changed_under_an_ablation_are_refused_until_only_its_table_is_asked_for(world, run, capsys):
+def test_changed_files_are_refused_unless_all_runs_are_finished(world, run, capsys):
     questions = world.folder / "data" / "data" / "test.parquet"
     assert run("--seeds 0 --rows llava") == 0
     questions.write_bytes(b"others")
@@ -30,19 +30,19 @@ def test_files_that_changed_under_an_ablation_are_refused_until_only_its_table_i
         in capsys.readouterr().err
     )
     assert run("--seeds 0 --rows llava") == 0
-    # That told the new files from the old ones still.
+    # The command without new runs did not record the changed file.
     assert run("--seeds 1 --rows llava") == 2
     assert world.trained() == ["llava/seed-0"]
 
 
-def test_files_that_changed_before_anything_was_begun_are_taken(world, run):
+def test_files_that_changed_before_the_first_run_are_accepted(world, run):
     assert run("--seeds 0 --rows llava") == 0
     shutil.rmtree(world.output / "runs")
     (world.folder / "data" / "data" / "test.parquet").write_bytes(b"others")
     assert run("--seeds 0 --rows llava") == 0
 
 
-def test_a_run_that_was_begun_with_another_recipe_is_refused(world, run, capsys):
+def test_a_run_started_with_another_recipe_is_refused(world, run, capsys):
     assert run("--seeds 0 --rows llava") == 0
     path = world.output / "runs/llava/seed-0/recipe.yaml"
     path.write_text(path.read_text().replace("objective: llava", "objective: radio"))
@@ -53,7 +53,7 @@ def test_a_run_that_was_begun_with_another_recipe_is_refused(world, run, capsys)
     )
 
 
-def test_a_folder_may_be_moved(world, run):
+def test_a_folder_can_be_moved(world, run):
     assert run("--seeds 0 --rows llava") == 0
     shutil.move(world.output, world.folder / "elsewhere")
     world.output = world.folder / "elsewhere"
@@ -61,7 +61,7 @@ def test_a_folder_may_be_moved(world, run):
     assert world.trained() == ["llava/seed-0"]
 
 
-def test_an_unfinished_run_goes_on_where_its_folder_was_moved_to(world, run):
+def test_an_unfinished_run_continues_in_the_moved_folder(world, run):
     world.settings["fail"] = ["llava/seed-0"]
     assert run("--seeds 0 --rows llava") == 2
     before, world.output = world.output, world.folder / "elsewhere"
@@ -71,7 +71,7 @@ def test_an_unfinished_run_goes_on_where_its_folder_was_moved_to(world, run):
     assert not before.exists()
 
 
-def test_a_copy_of_a_run_that_is_kept_beside_it_is_passed_over(world, run):
+def test_a_copy_of_a_run_in_the_folder_is_ignored(world, run):
     assert run("--seeds 0 --rows llava") == 0
     folder = world.output / "runs/llava/seed-0"
     shutil.copytree(folder, folder.with_name("seed-0.old"))

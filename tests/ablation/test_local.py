@@ -26,7 +26,7 @@ def test_each_simultaneous_run_has_its_devices(devices, jobs, has_launcher, shar
 
 
 def hold(world):
-    """Lets trainings wait until the file that this returns is removed."""
+    """Makes trainings wait until the returned file is removed."""
     path = world.folder / "hold"
     path.touch()
     world.settings["hold"] = str(path)
@@ -34,7 +34,7 @@ def hold(world):
 
 
 def is_running(process: int) -> bool:
-    """Whether a process exists and is not merely waiting for its parent."""
+    """Whether a process exists and is not a zombie."""
     path = Path(f"/proc/{process}/stat")
     return path.exists() and path.read_text().rpartition(") ")[2][0] != "Z"
 
@@ -107,13 +107,13 @@ def test_a_second_command_in_the_same_folder_is_refused(world, run, capsys):
     assert first.returncode == 0
 
 
-def test_a_launcher_must_not_start_the_command(world, run, monkeypatch, capsys):
+def test_a_launcher_cannot_start_the_command(world, run, monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert run("--seeds 0 --rows llava") == 2
     assert "`hawaii ablate` was started by a launcher" in capsys.readouterr().err
 
 
-def test_processes_that_a_failed_training_leaves_are_ended(world, run):
+def test_processes_left_by_a_failed_training_are_ended(world, run):
     world.settings |= {"killed": ["llava/seed-0"], "asked": str(world.folder / "asked")}
     assert run("--seeds 0 --rows llava") == 2
     rest = next(process for command, _, process, _ in world.calls() if command == "rest")

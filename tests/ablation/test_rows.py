@@ -1,4 +1,4 @@
-"""Each row's recipe is the user's, but for what makes the row, and training reads it."""
+"""The recipe of each row is the recipe of the user except for the options of the row, and training reads it."""
 
 import dataclasses
 from pathlib import Path
@@ -24,7 +24,7 @@ def save_and_read(path, recipe):
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_training_reads_every_row_of_every_recipe_here(tmp_path, name):
+def test_training_reads_every_row_of_every_built_in_recipe(tmp_path, name):
     recipe = read_recipe(name, use_cpu=True)
     if recipe.is_encoder_alone:
         recipe = dataclasses.replace(recipe, eval_tasks=[])
@@ -37,7 +37,7 @@ def test_training_reads_every_row_of_every_recipe_here(tmp_path, name):
             assert stage.training.output_dir == str(tmp_path / row_name / stage.name)
 
 
-def test_data_stays_where_the_recipe_has_it_and_the_run_goes_elsewhere(recipe, tmp_path):
+def test_a_row_has_another_output_dir_but_the_same_data(recipe, tmp_path):
     made = make_recipe(recipe, ROWS["llava"], 0, Path("runs/llava"))
     assert made.output_dir == Path("runs/llava")
     assert made.stages["finetune"].model.language_model == "data_here/language_model"
@@ -72,17 +72,17 @@ NO_GENERAL = {"vision_config.num_general_adapters": 0}
         ("general_adapters", {**HAWAII, "distillation": ["coarse"], "vision_config.num_teacher_adapters": 0}),
     ],
 )
-def test_each_row_differs_in_what_its_name_says(recipe, name, options):
+def test_each_row_changes_only_its_options(recipe, name, options):
     assert options_of(recipe, name) == options
 
 
-def test_each_row_of_table_2_adds_one_thing_to_the_one_before(recipe):
+def test_each_row_of_table_2_adds_one_part_to_the_row_before(recipe):
     fine, token_scoring, hawaii = (options_of(recipe, name) for name in ("fine", "token_scoring", "hawaii"))
     assert {key for key in fine if fine[key] != token_scoring[key]} == {"token_scoring"}
     assert {key for key in token_scoring if token_scoring[key] != hawaii.get(key)} == {"distillation", *NO_GENERAL}
 
 
-def test_move_kd_has_its_own_adapters_whatever_the_recipe_says_of_hawaiis(recipe):
+def test_move_kd_does_not_use_the_adapters_of_the_recipe(recipe):
     assert recipe.stages["pretrain"].model.vision_config["lora_rank"] == 8
     faithful, repaired = options_of(recipe, "move_kd"), options_of(recipe, "move_kd_repaired")
     assert faithful["vision_config.lora_rank"] == 32 and faithful["vision_config.adapter_placement"] == "linear"
@@ -91,7 +91,7 @@ def test_move_kd_has_its_own_adapters_whatever_the_recipe_says_of_hawaiis(recipe
     assert changed == {"single_softmax": True, "detached_teacher_weights": True}
 
 
-def test_a_row_holds_in_every_stage_whatever_a_stage_says(tmp_path):
+def test_the_options_of_a_row_replace_those_of_every_stage(tmp_path):
     overrides = ["stages.finetune.token_scoring=false", "stages.finetune.seed=7", "stages.finetune.lambda_2=3"]
     made = make_recipe(read_recipe("easy_vqa", overrides, use_cpu=True), ROWS["hawaii"], 3, tmp_path)
     stages = save_and_read(tmp_path / "recipe.yaml", made).stages.values()
@@ -108,7 +108,7 @@ def test_an_option_of_one_stage_stays_in_that_stage(tmp_path):
     assert saved["stages"]["pretrain"]["chat_template"] == "plain" and "chat_template" not in saved
 
 
-def test_each_teacher_alone_keeps_all_that_the_recipe_says_of_it(tmp_path):
+def test_a_single_teacher_keeps_its_options_of_the_recipe(tmp_path):
     rows = rows_of(["clip", {"preset": "convnext", "image_size": 512}, "owner/dino.v2"])
     assert list(rows)[-3:] == ["only_clip", "only_convnext", "only_dino.v2"]
     (teacher,) = rows["only_convnext"].options["teachers"]
@@ -116,5 +116,5 @@ def test_each_teacher_alone_keeps_all_that_the_recipe_says_of_it(tmp_path):
     assert rows["only_clip"].label == "HAWAII, clip alone"
 
 
-def test_a_recipe_without_teachers_has_no_row_of_one():
+def test_without_teachers_there_are_no_rows_of_a_single_teacher():
     assert set(rows_of(None)) == set(ROWS) >= set(DEFAULT_ROWS)

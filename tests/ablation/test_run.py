@@ -1,4 +1,4 @@
-"""What a run starts, and what its log says of how it ended."""
+"""Commands that a run starts, and the error that is read from its log."""
 
 import sys
 from pathlib import Path
@@ -13,14 +13,14 @@ def make_run(**changes):
     return Run(**{**fields, "tasks": ["gqa", "pope"], "options": {}, **changes})
 
 
-def test_training_is_the_ordinary_command_or_a_launchers():
+def test_training_is_started_by_hawaii_or_a_launcher():
     words = ["-m", "hawaii", "train", "a b/recipe.yaml"]
     assert make_run().training_command() == [sys.executable, *words]
     launched = make_run(launcher="accelerate launch --num_processes 8").training_command()
     assert launched == ["accelerate", "launch", "--num_processes", "8", *words]
 
 
-def test_evaluation_has_what_was_asked_for_and_as_many_processes_as_devices():
+def test_the_evaluation_has_all_options_and_a_process_per_device():
     run = make_run(options={"limit": 3, "batch_size": 4, "data_folder": "data"})
     words = [sys.executable, "-m", "hawaii", "evaluate", "a b/hub", "--tasks", "gqa,pope", "--output_dir", "a b"]
     words += ["--limit", "3", "--batch_size", "4", "--data_folder", "data"]
@@ -29,7 +29,7 @@ def test_evaluation_has_what_was_asked_for_and_as_many_processes_as_devices():
 
 
 @pytest.mark.parametrize(
-    ("said", "last"),
+    ("output", "last"),
     [
         ("10%\r20%\n", "20%"),
         ("hawaii train: no data.\nTraceback\nCalledProcessError\n", "hawaii train: no data."),
@@ -37,7 +37,7 @@ def test_evaluation_has_what_was_asked_for_and_as_many_processes_as_devices():
         ("", "nothing"),
     ],
 )
-def test_the_last_words_are_those_of_the_last_command(tmp_path, said, last):
+def test_the_error_is_that_of_the_last_command(tmp_path, output, last):
     earlier = "\n$ hawaii train recipe.yaml\nhawaii train: an old error.\n"
-    (tmp_path / "log").write_text(f"{earlier}\n$ hawaii train recipe.yaml\n{said}")
+    (tmp_path / "log").write_text(f"{earlier}\n$ hawaii train recipe.yaml\n{output}")
     assert last_line(tmp_path / "log") == last

@@ -1,4 +1,4 @@
-"""A recipe and its data for `hawaii ablate`, with a stand-in for what it starts."""
+"""A recipe and its data for `hawaii ablate`, whose trainings and evaluations take no time."""
 
 import json
 import os
@@ -27,7 +27,7 @@ RECIPE = {
 
 
 class World:
-    """A recipe and its data, and the stand-in with what it was called for."""
+    """A recipe, its data, and the settings and calls of the stand-in for `hawaii train` and `hawaii evaluate`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -49,7 +49,7 @@ class World:
         return {**os.environ, "STAND_IN": json.dumps(self.settings)}
 
     def start(self, words: str) -> subprocess.Popen:
-        """The command in a process of its own."""
+        """Starts the command in another process."""
         command = [sys.executable, str(STAND_IN), "-m", "hawaii", *self.words(words)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(command, env=self.environment(), **pipes)
