@@ -1,5 +1,6 @@
 """One run of an ablation: a row's recipe trained from one seed and evaluated, in separate processes."""
 
+import ctypes
 import json
 import os
 import shlex
@@ -32,6 +33,8 @@ HAWAII = (sys.executable, "-m", "hawaii")
 # Time to end after SIGTERM, which torch's launcher forwards to its workers, before SIGKILL.
 GRACE_SECONDS = 30.0
 POLL_SECONDS = 0.1
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+LIBC = ctypes.CDLL(None)
 
 
 def read_curve(folder: Path, stages: Mapping[str, dict]) -> list[dict]:
@@ -57,6 +60,15 @@ def read_curve(folder: Path, stages: Mapping[str, dict]) -> list[dict]:
                 curve.append({**point, "accuracy": entry["eval_accuracy"]})
         steps, seconds = steps + report["steps"], seconds + report["seconds"]
     return curve
+
+
+def end_with_parent() -> None:
+    """
+    Lets Linux end this process once its parent is killed. Otherwise the training of a lost Ray worker would keep a GPU
+    that Ray considers free.
+    """
+    if sys.platform == "linux":
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def last_line(log: Path) -> str:
@@ -174,6 +186,7 @@ class Run:
             self._signal(number)
             number = signal.SIGKILL if time.monotonic() > end else 0
             time.sleep(POLL_SECONDS)
+        os.truncate(lock, 0)  # the earlier attempt has ended: its number may soon be another process's
         return lock
 
     def _signal(self, number: int) -> None:
@@ -199,6 +212,7 @@ class Run:
                 env=environment,
                 cwd=self.working_folder,
                 start_new_session=True,
+                preexec_fn=end_with_parent,
                 pass_fds=(lock,),
             )
         os.truncate(lock, 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hawaii.ablation.cluster import cores_per_run
-from hawaii.tests.ablation.world import World
+from hawaii.tests.ablation.world import World, wait_until_gone
 
 
 WORDS = "--seeds 0 --rows llava hawaii"
@@ -52,6 +52,22 @@ def test_a_killed_worker_changes_nothing_in_the_table(tmp_path, world, run):
     assert sorted(world.trained()) == sorted(["hawaii/seed-0", "llava/seed-0", name])
     assert world.read() == expected
     assert (world.output / "ablation.md").read_text() == table
+
+
+@pytest.mark.slow
+def test_the_training_of_a_killed_worker_ends_although_other_runs_are_waiting(world):
+    hold = world.folder / "hold"
+    hold.touch()
+    world.settings["hold"] = str(hold)
+    command = world.start("--seeds 0 1 --rows llava hawaii --cluster local --jobs 2")
+    (_, name, training, _), _ = world.wait_for_calls(2)
+    os.kill(parent(training), signal.SIGKILL)
+    # Ray executes a waiting run before it repeats this one, whose training must not share the device.
+    wait_until_gone(training)
+    hold.unlink()
+    output, _ = command.communicate()
+    assert command.returncode == 0, output
+    assert world.trained().count(name) == 2 and len(world.trained()) == 5
 
 
 @pytest.mark.slow

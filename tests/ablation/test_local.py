@@ -1,13 +1,12 @@
 """Runs on one machine share its devices, end with the command, and continue after it was killed."""
 
-import os
-import select
 import signal
 from pathlib import Path
 
 import pytest
 
 from hawaii.ablation.local import share_devices
+from hawaii.tests.ablation.world import wait_until_gone
 
 
 @pytest.mark.parametrize(
@@ -39,16 +38,6 @@ def is_running(process: int) -> bool:
     return path.exists() and path.read_text().rpartition(") ")[2][0] != "Z"
 
 
-def wait_until_gone(process: int) -> None:
-    """Waits until a process that is not a child of the test has ended."""
-    try:
-        descriptor = os.pidfd_open(process)
-    except ProcessLookupError:
-        return
-    assert select.select([descriptor], [], [], 60)[0], f"process {process} still exists"
-    os.close(descriptor)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_trainings_and_the_same_command_continues(world, number):
@@ -67,32 +56,31 @@ def test_a_signal_ends_the_trainings_and_the_same_command_continues(world, numbe
 
 
 @pytest.mark.slow
-def test_a_training_that_survived_its_command_is_ended_before_the_run_continues(world):
-    path = hold(world)
-    first = world.start("--seeds 0 --rows llava")
-    ((_, _, orphan, _),) = world.wait_for_calls(1)
-    first.kill()
-    first.communicate()
-    path.unlink()  # the orphan polls; whether it was ended or finished, only one process writes at a time
-    second = world.start("--seeds 0 --rows llava")
-    assert "| LLaVA" in second.communicate()[0] and second.returncode == 0
-    assert not is_running(orphan)
+def test_a_training_ends_when_its_command_is_killed(world):
+    hold(world)
+    command = world.start("--seeds 0 --rows llava")
+    ((_, _, training, _),) = world.wait_for_calls(1)
+    command.kill()
+    command.communicate()
+    wait_until_gone(training)
 
 
 @pytest.mark.slow
-def test_an_orphan_that_hangs_is_ended(world):
+def test_a_training_that_survived_its_command_is_ended_before_the_run_continues(world):
     path = hold(world)
-    first = world.start("--seeds 0 --rows llava")
+    words = f"--seeds 0 --rows llava --launcher {world.launcher()}"
+    first = world.start(words)
     ((_, _, orphan, _),) = world.wait_for_calls(1)
     first.kill()
-    first.communicate()
-    second = world.start("--seeds 0 --rows llava")
+    first.wait()
+    assert is_running(orphan)  # its launcher ended without it
+    second = world.start(words)
     calls = world.wait_for_calls(2)  # the second training starts only when the first has ended
     assert [name for _, name, *_ in calls] == ["llava/seed-0"] * 2
     assert not is_running(orphan)
     path.unlink()
-    assert second.wait() == 0 and len(world.trained()) == 2
-    second.communicate()
+    assert "| LLaVA" in second.communicate()[0] and second.returncode == 0
+    assert len(world.trained()) == 2
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -26,6 +27,16 @@ RECIPE = {
 }
 
 
+def wait_until_gone(process: int) -> None:
+    """Waits until a process that is not a child of the test has ended."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return
+    assert select.select([descriptor], [], [], 60)[0], f"process {process} still exists"
+    os.close(descriptor)
+
+
 class World:
     """A recipe, its data, and the settings and calls of the stand-in for `hawaii train` and `hawaii evaluate`."""
 
@@ -44,6 +55,13 @@ class World:
     def words(self, words: str) -> list[str]:
         fixed = ["--tasks", "easy_vqa", "--output_dir", str(self.output)]
         return ["ablate", str(self.folder / "recipe.yaml"), *fixed, *words.split()]
+
+    def launcher(self) -> str:
+        """A launcher that, when it is ended, leaves the training that it started."""
+        path = self.folder / "launcher"
+        path.write_text(f'#!/bin/sh\n"{sys.executable}" "$@" &\nwait $!\n')
+        path.chmod(0o755)
+        return str(path)
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "STAND_IN": json.dumps(self.settings)}
