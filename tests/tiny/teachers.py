@@ -1,4 +1,4 @@
-"""Tiny experts of the kinds that the presets name, their official processors, and what both make of an image."""
+"""Tiny versions of the presets' models, their official processors and their official features."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from hawaii.training.teachers.transformers_models import TransformersTeacher
 from .models import fill
 
 
-# All of these see 6 x 6 patches of 4 pixels.
+# All of these have 6 x 6 patches of 4 pixels.
 SIDE, PATCH, IMAGE_SIZE = 6, 4, 24
 SIZES = {
     "hidden_size": 16,
@@ -43,7 +43,7 @@ TEXT = {
     "intermediate_size": 8,
     "vocab_size": 64,
 }
-# The preset of each, without what is of the published weights alone.
+# Fields of each preset, without those of the published weights.
 FIELDS = {"clip": {"layer": -2}, "sam": {}, "pix2struct": {"image_size": IMAGE_SIZE}}
 
 
@@ -56,7 +56,7 @@ def make_sam() -> SamModel:
     vision["initializer_range"] = 0.1  # by default it is nothing
     model = SamModel(SamConfig(vision_config=vision))
     torch.nn.init.normal_(model.vision_encoder.pos_embed, std=0.1)
-    # A random convolution might look past a cell at its neighbours; trained ones look at the cell first.
+    # In a random convolution a neighbour can outweigh the cell itself, unlike in a trained one.
     with torch.no_grad():
         model.vision_encoder.neck.conv2.weight[..., 1, 1] += torch.eye(12)
     return fill(model)
@@ -75,7 +75,7 @@ MAKE = {"clip": make_clip, "sam": make_sam, "pix2struct": make_pix2struct}
 
 
 def make_processor(name: str):
-    """The official image processor, for images of 24 pixels. Pix2Struct's makes 36 patches and pads them to 40."""
+    """The official image processor, for images of 24 pixels. Pix2Struct's pads 36 patches to 40."""
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     if name == "clip":
         return CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
@@ -85,14 +85,14 @@ def make_processor(name: str):
 
 
 def vision_half(model):
-    """The part that sees of a whole model."""
+    """The vision part of a complete model."""
     if isinstance(model, CLIPModel):
         return model.vision_model
     return model.vision_encoder if isinstance(model, SamModel) else model.encoder
 
 
 def save_expert(name: str, folder: Path, half: bool = False):
-    """A folder as `save_pretrained` leaves it, of the whole model or of its vision half alone; gives the whole."""
+    """Saves the complete model, or only its vision part, and its processor; returns the complete model."""
     model = MAKE[name]()
     if half and name == "sam":
         alone = SamVisionModel(model.config.vision_config)
@@ -124,7 +124,7 @@ def pictures(images: torch.Tensor) -> list[Image.Image]:
 
 @torch.no_grad()
 def official_features(name: str, model, images: torch.Tensor) -> torch.Tensor:
-    """What the library's own model makes of what the official processor makes: `(I, h, w, C)`."""
+    """Features of the official model with its official processor: `(I, h, w, C)`."""
     inputs = make_processor(name)(pictures(images), return_tensors="pt")
     half = vision_half(model)
     if name == "clip":
@@ -143,7 +143,7 @@ def official_features(name: str, model, images: torch.Tensor) -> torch.Tensor:
 
 
 def squares(num_cells: int, side: int = 96) -> torch.Tensor:
-    """A bright square at each of `num_cells` x `num_cells` places of a grey image, row by row."""
+    """Grey images with a bright square, one for each of `num_cells` x `num_cells` positions, row by row."""
     images = torch.full((num_cells * num_cells, 3, side, side), 110, dtype=torch.uint8)
     size = side // num_cells
     for place, image in enumerate(images):
@@ -153,14 +153,14 @@ def squares(num_cells: int, side: int = 96) -> torch.Tensor:
 
 
 def where_it_changes(features: torch.Tensor) -> list[int]:
-    """Of each image the cell, counted row by row, that differs most from what most of the images have there."""
+    """The cell of each image, counted row by row, that differs most from the median over images."""
     cells = features.flatten(1, -2).float()  # (I, P, C)
     usual = cells.median(dim=0).values
     return (cells - usual).square().sum(dim=-1).argmax(dim=1).tolist()
 
 
 def forbid_waiting(monkeypatch) -> None:
-    """Whatever would make a device's queue run empty, or leave torch for Pillow, fails."""
+    """Makes every operation fail that synchronises with the device or uses Pillow."""
 
     def wait(*args, **kwargs):
         raise AssertionError("the teacher waits for the device")
@@ -172,7 +172,7 @@ def forbid_waiting(monkeypatch) -> None:
 
 
 def assert_runs_alone(teacher: Teacher, monkeypatch) -> None:
-    """No gradient, no waiting, its own precision whatever the caller's autocast."""
+    """Checks that features need no gradient, no synchronisation and no autocast."""
     images = random_images(2, 32)
     features = teacher(images)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.enable_grad():
@@ -187,7 +187,7 @@ def assert_runs_alone(teacher: Teacher, monkeypatch) -> None:
 
 
 def assert_places_stay(teacher: Teacher) -> None:
-    """The cell that sees the square is the one that changes most: of the grid, and of what becomes of it."""
+    """Checks that the cell of the square changes most, in the grid and after it is matched to the student's."""
     side = teacher.grid[0]
     assert teacher.grid[:2] == (side, side)
     assert where_it_changes(teacher(squares(side))) == list(range(side * side))

@@ -170,6 +170,6 @@ class TimmTeacher(Teacher):
         side = self.num_patches_a_side(self.patch_size)
         if tokens.shape[1] != side * side:
             raise self.unknown_grid(
-                f"it returns {tokens.shape[1]} tokens without class and register tokens, which is not {side} x {side}"
+                f"it returns {tokens.shape[1]} tokens besides class and register tokens, not {side} x {side}"
             )
         return tokens.unflatten(1, (side, side))

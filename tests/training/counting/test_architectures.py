@@ -1,9 +1,10 @@
-"""The sizes that are known here are those of the published models, and a folder's own come first."""
+"""The listed architectures have the published sizes, and a folder takes precedence over them."""
 
 import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, Pix2StructVisionModel
 
+from hawaii.files.user_error import UserError
 from hawaii.training.counting.architectures import ARCHITECTURES, read_architecture
 
 
@@ -11,12 +12,12 @@ def build(checkpoint):
     config = read_architecture(checkpoint)
     model_class = {"llama": AutoModelForCausalLM}.get(config.model_type, AutoModel)
     with torch.device("meta"):
-        if config.model_type == "pix2struct_vision_model":  # no Auto class knows it
+        if config.model_type == "pix2struct_vision_model":  # it is in no Auto class
             return Pix2StructVisionModel(config)
         return model_class.from_config(config)
 
 
-# CLIP, SAM and Pix2Struct without their other halves.
+# Of CLIP, SAM and Pix2Struct the vision part.
 @pytest.mark.parametrize(
     ("checkpoint", "num_parameters"),
     [
@@ -34,13 +35,13 @@ def test_every_known_architecture_is_checked_above():
     assert len(ARCHITECTURES) == 4
 
 
-def test_a_folder_says_its_own(tmp_path, monkeypatch):
+def test_a_folder_takes_precedence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     LlamaConfig(hidden_size=64).save_pretrained("lmsys/vicuna-7b-v1.5")
     assert read_architecture("lmsys/vicuna-7b-v1.5").hidden_size == 64
 
 
-def test_what_is_known_is_not_changed_by_who_asks():
+def test_changing_a_configuration_leaves_the_list_unchanged():
     read_architecture("lmsys/vicuna-7b-v1.5").vocab_size = 1
     assert read_architecture("lmsys/vicuna-7b-v1.5").vocab_size == 32000
 
@@ -48,12 +49,12 @@ def test_what_is_known_is_not_changed_by_who_asks():
 @pytest.mark.parametrize(
     "values", ["{}", '{"model_type": "unheard_of"}', '{"auto_map": {"AutoConfig": "own.Config"}}']
 )
-def test_a_kind_that_transformers_does_not_know_is_an_error(tmp_path, values):
+def test_an_unknown_configuration_is_an_error(tmp_path, values):
     (tmp_path / "config.json").write_text(values)
-    with pytest.raises(ValueError, match=f"The configuration of {tmp_path} is none that transformers knows"):
+    with pytest.raises(UserError, match=f"transformers does not know the configuration of {tmp_path}: "):
         read_architecture(str(tmp_path))
 
 
-def test_an_unknown_name_is_asked_of_the_hub():
-    with pytest.raises(OSError, match="someone/something"):
+def test_other_names_are_read_from_the_hub():
+    with pytest.raises(OSError, match="The configuration of someone/something could not be read: "):
         read_architecture("someone/something")

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from hawaii import __main__ as command
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.language_models import FAMILIES, save_language_model
 from hawaii.tests.tiny.students import save_clip_folder, save_llava
 from hawaii.tests.tiny.training import write_recipe
@@ -24,7 +25,7 @@ LAYERS, ADAPTERS, WIDTH, RANK, ROUTER = 23, 6, 1024, 16, 64
 
 
 def read_tables(text):
-    """Of each row that has a number, its first cell and the others."""
+    """Maps the first cell of each row with a number to the other cells."""
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
     ]
@@ -49,7 +50,7 @@ def name_parts(recipe, **parts):
 
 
 def sizes_of_parts(recipe, folder):
-    """Nothing to be done."""
+    """Leaves the recipe unchanged."""
 
 
 def checkpoints(recipe, folder):
@@ -60,12 +61,12 @@ def checkpoints(recipe, folder):
 
 
 def llava(recipe, folder):
-    """A LLaVA in its own form, whose vocabulary has no token for images either."""
+    """A LLaVA in its original form, whose vocabulary does not include the image token either."""
     name_parts(recipe, llava=save_llava(folder / "llava", is_original=True)[1])
 
 
 def encoder(recipe, folder):
-    """No language model at all."""
+    """No language model."""
     values = yaml.safe_load(Path(recipe).read_text())
     for key in ("text_config", "tokenizer"):
         del values[key]
@@ -89,7 +90,7 @@ STARTS += [(llava, ["distillation=[coarse]", "vision_config.num_teacher_adapters
 
 
 @pytest.mark.parametrize(("start", "overrides"), STARTS)
-def test_what_is_counted_is_what_training_builds(recipe, tmp_path, start, overrides):
+def test_counts_equal_those_of_the_models_that_training_builds(recipe, tmp_path, start, overrides):
     start(recipe, tmp_path)
     counts = counts_of(describe_recipe(recipe, overrides))
     stage = next(iter(read_recipe(recipe, overrides).stages.values()))
@@ -118,11 +119,11 @@ def test_an_encoder_alone_has_no_parts_of_a_language_model(recipe, tmp_path):
         ("objective=llava", "The objective llava trains on answers only"),
         ("stages.distill.trainable=[projector]", r"trainable is \['projector'\], but the student is an encoder"),
     ):
-        with pytest.raises(ValueError, match=problem):
+        with pytest.raises(UserError, match=problem):
             describe_recipe(recipe, [override])
 
 
-def test_it_says_in_which_stage_a_part_learns(recipe):
+def test_the_table_marks_the_stages_that_train_a_part(recipe):
     rows = read_tables(describe_recipe(recipe))
     assert rows["adapters"][1:] == ["learns", "learns"]
     assert rows["language_model"][1:] == ["", "learns"]
@@ -137,28 +138,28 @@ def test_it_says_in_which_stage_a_part_learns(recipe):
         ("llava", ["", ""]),
     ],
 )
-def test_it_says_where_what_training_alone_needs_learns(recipe, objective, learns):
+def test_the_table_marks_the_stages_that_train_the_projections(recipe, objective, learns):
     text = describe_recipe(recipe, [f"objective={objective}"])
     assert read_tables(text)["projections"][1:] == learns
     assert OBJECTIVES[objective].note in text
     assert ("| teacher " in text) == (objective != "llava")
 
 
-def test_a_dry_run_leaves_nothing_behind(recipe, tmp_path, capsys):
+def test_a_dry_run_writes_no_files(recipe, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
     assert command.main(["train", recipe, "--dry-run"]) == 0
     assert "| vision_tower " in capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_overrides_count(recipe):
+def test_overrides_change_the_counts(recipe):
     plain, ranked = (
         counts_of(describe_recipe(recipe, [f"vision_config.lora_rank={rank}"]))["adapters"] for rank in (4, 8)
     )
     assert ranked == 2 * plain
 
 
-def test_a_teacher_that_is_not_there_is_one_sentence(recipe, capsys):
+def test_a_missing_teacher_is_one_sentence(recipe, capsys):
     assert command.main(["train", recipe, "teachers=./nowhere", "--dry-run"]) == 2
     assert "nowhere" in capsys.readouterr().err
 
@@ -174,14 +175,14 @@ PAPER = {
 }
 
 
-def test_the_papers_student_is_counted_without_its_weights():
-    # Of three teachers that need no timm: the student is the same.
+def test_the_papers_student_has_the_counts_of_the_formulas():
+    # Three teachers without timm: the student is the same.
     counts = counts_of(describe_recipe(f"{RECIPES}hawaii_vicuna_7b.yaml", ["teachers=[clip, pix2struct, sam]"]))
     assert {part: counts[part] for part in PAPER} == PAPER
     assert counts["the student"] == sum(PAPER.values())
 
 
-def test_move_kd_of_the_papers_recipe_has_no_adapter_for_clip_and_its_own_ranks():
+def test_move_kd_has_no_encoder_adapter_for_clip_and_its_own_ranks():
     overrides = ["teachers=[clip, pix2struct, sam]", "objective=move_kd"]
     counts = counts_of(describe_recipe(f"{RECIPES}hawaii_vicuna_7b.yaml", overrides))
     adapters = [(1536 + 1) * WIDTH + (45 * 45 + 1) * 576, (256 + 1) * WIDTH + (64 * 64 + 1) * 576]
@@ -199,7 +200,7 @@ def test_move_kd_of_the_papers_recipe_has_no_adapter_for_clip_and_its_own_ranks(
         ("hawaii_double_dagger", ["clip", "convnext", "eva02", "sam"]),
     ],
 )
-def test_the_papers_recipes_are_counted_from_configurations_alone(name, teachers):
+def test_the_papers_recipes_are_counted_without_weights(name, teachers):
     rows = read_tables(describe_recipe(f"{RECIPES}{name}_vicuna_7b.yaml"))
     assert list(rows)[7:] == teachers
     num_router_outputs = len(teachers) + 3

@@ -1,4 +1,4 @@
-"""What the presets cost, counted at full size."""
+"""Costs of the presets at full size."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from hawaii.training.counting.teachers import describe_presets, student_flops, t
 from hawaii.training.teachers.presets import TEACHER_SETS, expand_teachers
 
 
-# From the papers' table: side of the image, grid, channels.
+# From the paper's table: side of the image, grid, channels.
 SHAPES = {
     "clip": (336, (24, 24, 1024)),
     "convnext": (768, (24, 24, 3072)),
@@ -18,7 +18,7 @@ NEED_TIMM = ("convnext", "eva02")
 
 
 def transformer_flops(num_tokens, width, hidden, num_layers):
-    """Two for each multiplication: four projections, two layers of the feed-forward network, two of attention."""
+    """Two for each multiplication: four projections, two layers of the feed-forward network, attention twice."""
     return num_layers * 2 * num_tokens * (4 * width**2 + 2 * width * hidden + 2 * num_tokens * width)
 
 
@@ -29,37 +29,37 @@ def check_shape(name):
 
 
 @pytest.mark.parametrize("name", [name for name in SHAPES if name not in NEED_TIMM])
-def test_a_preset_has_its_resolution_and_grid(name):
+def test_a_preset_has_the_size_and_grid_of_the_paper(name):
     check_shape(name)
 
 
 @pytest.mark.timm
 @pytest.mark.parametrize("name", NEED_TIMM)
-def test_a_preset_of_timm_has_its_resolution_and_grid(name):
+def test_a_timm_preset_has_the_size_and_grid_of_the_paper(name):
     check_shape(name)
 
 
-def test_clip_costs_what_its_23_layers_cost():
+def test_the_flops_of_clip_are_those_of_23_layers():
     (config,) = expand_teachers("clip")
     patches = 2 * 576 * 3 * 14 * 14 * 1024
     assert teacher_cost(config).flops == patches + transformer_flops(577, 1024, 4096, num_layers=23)
 
 
 @pytest.mark.timm
-def test_the_cost_of_a_convolution_goes_with_the_square_of_the_resolution():
+def test_the_flops_of_a_convolution_grow_with_the_square_of_the_image_size():
     small, large = (expand_teachers([{"preset": "convnext", "image_size": size}])[0] for size in (384, 768))
     assert teacher_cost(large).flops == 4 * teacher_cost(small).flops
 
 
-def test_the_student_costs_little_more_than_clip():
+def test_the_student_needs_2_percent_more_flops_than_clip():
     (config,) = expand_teachers("clip")
     assert 1.02 < student_flops(3) / teacher_cost(config).flops < 1.03
 
 
 @pytest.mark.timm
 def test_the_table_adds_up_the_papers_sets():
-    rows = [line.strip("| ").split(" | ") for line in describe_presets().splitlines() if line.startswith("| ")]
-    rows = {row[0]: row[1:] for row in rows}
+    rows = [line.strip("|").split("|") for line in describe_presets().splitlines() if line.startswith("|")]
+    rows = {name.strip(): [cell.strip() for cell in cells] for name, *cells in rows}
     for name, members in TEACHER_SETS.items():
         gflops = float(rows[name][-2])
         assert gflops == pytest.approx(sum(float(rows[member][4]) for member in members), abs=3)  # each is rounded

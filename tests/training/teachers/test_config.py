@@ -1,11 +1,12 @@
-"""What a recipe says of a teacher, and what no recipe can mean."""
+"""Valid options of a teacher are parsed, invalid ones are errors."""
 
 import pytest
 
+from hawaii.files.user_error import UserError
 from hawaii.training.teachers.config import TeacherConfig
 
 
-def test_a_teacher_is_called_as_its_folder():
+def test_the_default_name_is_the_last_part_of_the_checkpoint():
     assert TeacherConfig.parse("experts/vit/").name == TeacherConfig("experts/vit").name == "vit"
     assert TeacherConfig.parse({"checkpoint": "google/vit-base"}).name == "vit-base"
 
@@ -24,8 +25,11 @@ def test_a_teacher_is_called_as_its_folder():
         ({"checkpoint": ""}, "The checkpoint of a teacher is ''"),
         ({3: 4, "a": 5}, "A teacher has no field 3"),
         ({"checkpoint": "x", "name": 2024}, "The name of teacher x is 2024; it must be text"),
-        ({"checkpoint": "x", "name": ""}, "The name of teacher x is ''; .* Give it one"),
-        ("experts/student", "name of teacher experts/student is 'student'; .* not use already .student, coarse."),
+        ({"checkpoint": "x", "name": ""}, "The name of teacher x is ''; .* Set its name"),
+        (
+            "experts/student",
+            "name of teacher experts/student is 'student'; .* none of the names that the log uses .student, coarse.",
+        ),
         ({"checkpoint": "x", "name": "coarse"}, "The name of teacher x is 'coarse'"),
         ({"checkpoint": "x", "image_size": "16"}, "The image_size of teacher x is '16'; it must be a whole number"),
         ({"checkpoint": "x", "image_size": 0}, "The image_size of teacher x is 0; it must be 1 or more"),
@@ -45,6 +49,6 @@ def test_a_teacher_is_called_as_its_folder():
         ({"checkpoint": "x", "dtype": "half"}, "dtype of teacher x is 'half'; it must be one of float32, bfloat16"),
     ],
 )
-def test_a_teacher_that_no_recipe_can_mean_is_an_error(value, problem):
-    with pytest.raises(ValueError, match=problem):
+def test_an_invalid_option_is_an_error_that_names_it(value, problem):
+    with pytest.raises(UserError, match=problem):
         TeacherConfig.parse(value)

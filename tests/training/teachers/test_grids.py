@@ -1,4 +1,4 @@
-"""A teacher's grid becomes the student's: cells stay where they are, and none is resampled without need."""
+"""A teacher's grid is matched to the student's: cells keep their positions, and are only resized if necessary."""
 
 import pytest
 import torch
@@ -7,11 +7,11 @@ from hawaii.training.teachers.grids import match_grid, matched_shape, resize_gri
 
 
 def numbered_grid(height, width, channels=1):
-    """Every value differs from every other."""
+    """A grid in which all values differ."""
     return torch.arange(height * width * channels, dtype=torch.float32).view(1, height, width, channels)
 
 
-def test_one_to_one_cells_are_the_tokens_row_by_row():
+def test_a_grid_of_the_same_size_is_flattened_row_by_row():
     grid = numbered_grid(4, 4, 3)
     assert torch.equal(match_grid(grid, 4, "unshuffle"), grid.view(1, 16, 3))
 
@@ -34,7 +34,7 @@ def test_an_exact_multiple_is_only_permuted(k):
     assert torch.equal(tokens.flatten().sort().values, grid.flatten())
 
 
-def test_64_becomes_48_becomes_24_with_four_times_the_channels():
+def test_a_grid_of_64_is_resized_to_48_and_unshuffled_to_24():
     grid = torch.randn(2, 64, 64, 3)
     tokens = match_grid(grid, 24, "unshuffle")
     assert tokens.shape == (2, 24 * 24, 4 * 3)
@@ -42,17 +42,17 @@ def test_64_becomes_48_becomes_24_with_four_times_the_channels():
 
 
 @pytest.mark.parametrize("side", [12, 17, 32, 47])
-def test_less_than_two_cells_a_side_are_resampled_to_one(side):
+def test_a_grid_of_less_than_twice_the_size_is_resized(side):
     grid = torch.randn(1, side, side, 3)
     assert torch.equal(match_grid(grid, 24, "unshuffle"), resize_grid(grid, 24).view(1, 576, 3))
 
 
-def test_a_grid_that_is_not_square_goes_by_its_shorter_side():
+def test_the_shorter_side_decides_how_cells_are_stacked():
     assert match_grid(torch.randn(1, 8, 4, 3), 4, "unshuffle").shape == (1, 16, 3)
     assert match_grid(torch.randn(1, 9, 13, 3), 4, "unshuffle").shape == (1, 16, 4 * 3)
 
 
-def test_a_flat_grid_stays_flat():
+def test_a_constant_grid_stays_constant():
     tokens = match_grid(torch.full((1, 8, 8, 2), 3.0), 4, "interpolate")
     torch.testing.assert_close(tokens, torch.full((1, 16, 2), 3.0))
 
@@ -69,7 +69,7 @@ def test_learned_keeps_the_teachers_cells():
 
 @pytest.mark.parametrize("grid_matching", ["unshuffle", "interpolate"])
 @pytest.mark.parametrize("side", [4, 8, 11, 16])
-def test_the_brightest_cell_lights_the_token_at_its_place(side, grid_matching):
+def test_the_largest_token_is_at_the_position_of_the_largest_cell(side, grid_matching):
     size = 4
     for row in range(side):
         for column in range(side):
@@ -83,11 +83,11 @@ def test_the_brightest_cell_lights_the_token_at_its_place(side, grid_matching):
 
 @pytest.mark.parametrize("grid_matching", ["unshuffle", "interpolate", "learned"])
 @pytest.mark.parametrize(("height", "width"), [(3, 3), (4, 4), (5, 9), (8, 8), (15, 12), (16, 16)])
-def test_matched_shape_tells_the_shape(height, width, grid_matching):
+def test_matched_shape_is_the_shape_of_the_output(height, width, grid_matching):
     tokens = match_grid(torch.randn(2, height, width, 3), 4, grid_matching)
     assert matched_shape(height, width, 3, 4, grid_matching) == tuple(tokens.shape[1:])
 
 
-def test_half_precision_is_resampled_in_float32_and_returned_as_it_came():
+def test_half_precision_is_resized_in_float32_and_returned_in_half_precision():
     grid = torch.randn(1, 6, 6, 3).bfloat16()
     assert torch.equal(resize_grid(grid, 4), resize_grid(grid.float(), 4).bfloat16())

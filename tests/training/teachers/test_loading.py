@@ -1,4 +1,4 @@
-"""What a recipe names becomes a teacher, or a sentence; what it does not say, the checkpoint does."""
+"""Teachers are loaded from checkpoints, which define what the recipe omits."""
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from transformers import (
     ViTModel,
 )
 
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import fill
 from hawaii.tests.tiny.teachers import FIELDS, MAKE, load_expert, random_images, save_expert
 from hawaii.tests.tiny.training import save_image_processor
@@ -40,7 +41,7 @@ def num_weights(teacher):
     return sum(parameter.numel() for parameter in teacher.model.parameters())
 
 
-def test_weights_arrive(tmp_path):
+def test_the_weights_of_the_checkpoint_are_loaded(tmp_path):
     config = ConvNextConfig(hidden_sizes=[8, 12], depths=[1, 1], num_stages=2, patch_size=2)
     model = fill(ConvNextModel(config))
     teacher = load_teacher(TeacherConfig(save(model, tmp_path)))
@@ -49,14 +50,14 @@ def test_weights_arrive(tmp_path):
     torch.testing.assert_close(teacher(images), features, rtol=0, atol=0)
 
 
-def test_where_the_configuration_knows_no_size_the_image_processor_does(tmp_path):
+def test_the_image_size_comes_from_the_processor_if_the_configuration_has_none(tmp_path):
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     teacher = load_teacher(TeacherConfig(save(fill(ResNetModel(config)), tmp_path, image_size=32)))
     assert teacher.image_size == 32
     assert teacher.grid == (4, 4, 16)
 
 
-def test_what_the_recipe_says_comes_first(tmp_path):
+def test_the_recipe_takes_precedence_over_the_checkpoint(tmp_path):
     folder = save(make_vit(), tmp_path)
     fields = {"checkpoint": folder, "name": "eye", "image_size": 32, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
     config = TeacherConfig.parse({**fields, "layer": -2, "dtype": "bfloat16", "resample": "bilinear"})
@@ -69,7 +70,7 @@ def test_what_the_recipe_says_comes_first(tmp_path):
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_a_preset_teaches_from_a_folder_of_another_size(tmp_path, name):
+def test_a_preset_can_have_another_image_size_and_dtype(tmp_path, name):
     save_expert(name, tmp_path)
     changes = {"checkpoint": str(tmp_path), "image_size": 32, "dtype": "float16"}
     teacher = load_teacher(expand_teachers([{"preset": name, **changes}])[0])
@@ -78,7 +79,7 @@ def test_a_preset_teaches_from_a_folder_of_another_size(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_a_preset_teaches_from_another_checkpoint(tmp_path, name):
+def test_a_preset_can_have_another_checkpoint(tmp_path, name):
     save_expert(name, tmp_path)
     changes = {"checkpoint": str(tmp_path), "image_size": 24}
     teacher = load_teacher(expand_teachers([{"preset": name, **changes}])[0])
@@ -87,14 +88,14 @@ def test_a_preset_teaches_from_another_checkpoint(tmp_path, name):
     assert teacher(random_images()).dtype == torch.bfloat16
 
 
-def test_a_checkpoint_that_is_not_there_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"There is no teacher .*nowhere: name a folder or a hub id"):
+def test_a_missing_checkpoint_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"There is no teacher .*nowhere: name a folder or a hub id"):
         load_teacher(TeacherConfig(str(tmp_path / "nowhere")))
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["whole", "half"])
 @pytest.mark.parametrize("name", MAKE)
-def test_an_outline_has_the_grid_and_the_size_of_the_teacher(tmp_path, name, half):
+def test_an_outline_has_the_grid_and_the_parameters_of_the_teacher(tmp_path, name, half):
     save_expert(name, tmp_path, half)
     config = TeacherConfig.parse({"checkpoint": str(tmp_path), **FIELDS[name], "dtype": "bfloat16"})
     architecture = AutoConfig.from_pretrained(tmp_path)
@@ -115,7 +116,7 @@ def test_an_outline_has_the_grid_and_the_size_of_the_teacher(tmp_path, name, hal
     ("name", "grid", "millions"),
     [("clip", (24, 24, 1024), 291), ("pix2struct", (45, 45, 1536), 513), ("sam", (64, 64, 256), 308)],
 )
-def test_at_full_size_a_preset_has_the_papers_grid(name, grid, millions):
+def test_a_preset_has_the_grid_of_the_paper(name, grid, millions):
     config = expand_teachers(name)[0]
     teacher = outline_teacher(config, read_architecture(config.checkpoint))
     assert teacher.grid == grid
@@ -123,7 +124,7 @@ def test_at_full_size_a_preset_has_the_papers_grid(name, grid, millions):
     assert round(num_weights(teacher) / 1e6) == millions
 
 
-def test_an_outline_goes_by_its_own_size_where_the_recipe_names_none():
+def test_an_outline_has_the_native_image_size_by_default():
     assert outline_teacher(TeacherConfig("x/y"), CLIPVisionConfig(image_size=64, patch_size=16)).grid == (4, 4, 768)
     sam = SamConfig(vision_config={"image_size": 64, "num_hidden_layers": 1, "global_attn_indexes": [0]})
     assert outline_teacher(TeacherConfig("x/y"), sam).grid == (4, 4, 256)

@@ -1,4 +1,4 @@
-"""Every expert is shown of a square what its official image processor shows it, made on the device from bytes."""
+"""Preprocessing on the device equals the official image processor's for square images."""
 
 import json
 
@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, CLIPImageProcessor, ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import fill, make_processor
 from hawaii.tests.tiny.teachers import MAKE, load_expert, pictures, random_images, save_expert
 from hawaii.tests.tiny.teachers import make_processor as make_image_processor
@@ -33,26 +34,26 @@ def save(folder, image_size=16, **kwargs):
     return str(folder)
 
 
-def by_pillow(images, size, resample):
+def resize_with_pillow(images, size, resample):
     resized = [picture.resize((size, size), FILTERS[resample]) for picture in pictures(images)]
     return torch.stack([torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in resized]).float()
 
 
-def own_pixels(folder, images):
+def official_pixels(folder, images):
     return AutoImageProcessor.from_pretrained(folder)(pictures(images), return_tensors="pt")["pixel_values"]
 
 
 @pytest.mark.parametrize("resample", FILTERS)
 @pytest.mark.parametrize(("side", "size"), [(11, 16), (32, 16), (45, 16), (16, 32), (128, 42), (112, 84), (56, 128)])
-def test_images_are_resized_as_pillow_does(side, size, resample):
+def test_images_are_resized_like_pillow(side, size, resample):
     images = random_images(2, side)
-    difference = (resize_images(images, size, resample) - by_pillow(images, size, resample)).abs()
+    difference = (resize_images(images, size, resample) - resize_with_pillow(images, size, resample)).abs()
     assert difference.max() <= 2
     assert (difference > 0).float().mean() < 0.01
 
 
 @pytest.mark.parametrize("resample", FILTERS)
-def test_resized_values_are_levels_of_an_image(resample):
+def test_resized_values_are_integers_from_0_to_255(resample):
     stripes = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     stripes[..., ::3] = 255
     levels = resize_images(stripes, 13, resample)
@@ -61,21 +62,21 @@ def test_resized_values_are_levels_of_an_image(resample):
 
 
 @pytest.mark.parametrize("resample", FILTERS)
-def test_an_image_of_the_right_size_is_left_alone(resample):
+def test_an_image_of_the_right_size_is_unchanged(resample):
     images = random_images()
     assert torch.equal(resize_images(images, 24, resample), images.float())
 
 
 @pytest.mark.parametrize("image_size", [16, 24])
-def test_preprocessing_is_its_own_processors_for_an_image_of_its_size(tmp_path, image_size):
+def test_preprocessing_equals_the_official_processors_at_its_size(tmp_path, image_size):
     folder = save(tmp_path, image_size, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4])
     teacher = load_teacher(TeacherConfig(folder, image_size=image_size))
     images = random_images(3, image_size)
-    torch.testing.assert_close(teacher.preprocess(images), own_pixels(folder, images), rtol=0, atol=2e-6)
+    torch.testing.assert_close(teacher.preprocess(images), official_pixels(folder, images), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", ["clip", "sam"])
-def test_an_expert_is_shown_what_its_processor_shows_it(tmp_path, name):
+def test_resized_input_differs_by_at_most_two_levels(tmp_path, name):
     save_expert(name, tmp_path)
     teacher = load_expert(name, tmp_path)
     assert teacher.resample == {"clip": "bicubic", "sam": "bilinear"}[name]
@@ -88,19 +89,19 @@ def test_an_expert_is_shown_what_its_processor_shows_it(tmp_path, name):
 
 
 @pytest.mark.parametrize("number", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR])
-def test_an_image_is_resized_as_its_own_processor_does(tmp_path, number):
+def test_the_filter_comes_from_the_processor(tmp_path, number):
     teacher = load_teacher(TeacherConfig(save(tmp_path, resample=number)))
     assert FILTERS[teacher.resample] == number
 
 
-def test_another_way_of_resizing_needs_the_recipes(tmp_path):
+def test_an_unsupported_filter_must_be_replaced_in_the_recipe(tmp_path):
     folder = save(tmp_path, resample=Image.Resampling.LANCZOS)
-    with pytest.raises(ValueError, match="resizes by 1: give it a resample, which is one of bilinear, bicubic"):
+    with pytest.raises(UserError, match="resizes with 1, which .*: set resample to one of bilinear, bicubic"):
         load_teacher(TeacherConfig(folder))
     assert load_teacher(TeacherConfig(folder, resample="bilinear")).resample == "bilinear"
 
 
-def test_the_processors_normalisation_and_the_configurations_size_are_the_defaults(tmp_path):
+def test_normalisation_comes_from_the_processor_and_size_from_the_configuration(tmp_path):
     folder = save(tmp_path, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
     teacher = load_teacher(TeacherConfig(folder))
     np.testing.assert_allclose(teacher.mean.flatten() / 255, [0.1, 0.2, 0.3], rtol=1e-6)
@@ -109,41 +110,41 @@ def test_the_processors_normalisation_and_the_configurations_size_are_the_defaul
 
 
 @pytest.mark.parametrize("do_normalize", [False, True])
-def test_pixels_are_normalised_where_the_own_processor_does(tmp_path, do_normalize):
+def test_pixels_are_only_normalised_if_the_processor_does(tmp_path, do_normalize):
     folder = save(tmp_path, do_normalize=do_normalize)
     images = random_images(2, 16)
-    own = own_pixels(folder, images)
-    assert (own.min() >= 0) == (not do_normalize)
-    torch.testing.assert_close(load_teacher(TeacherConfig(folder)).preprocess(images), own, rtol=0, atol=2e-6)
+    official = official_pixels(folder, images)
+    assert (official.min() >= 0) == (not do_normalize)
+    torch.testing.assert_close(load_teacher(TeacherConfig(folder)).preprocess(images), official, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"rescale_factor": 1 / 127.5}, r"x multiplies pixels by 0.00784314, where .* from zero to one"),
-        ({"do_rescale": False}, "x multiplies pixels by 1, where"),
-        ({"do_flip_channel_order": True}, "x turns the channels round, where teachers are shown red, green and blue"),
+        ({"rescale_factor": 1 / 127.5}, r"x multiplies pixels by 0.00784314, but .* from zero to one"),
+        ({"do_rescale": False}, "x multiplies pixels by 1, but"),
+        ({"do_flip_channel_order": True}, "x reverses the channels, but teachers receive red, green and blue"),
     ],
 )
-def test_a_processor_that_does_something_else_needs_the_recipes_normalisation(tmp_path, options, problem):
+def test_an_unsupported_processor_must_be_replaced_by_the_recipes_normalisation(tmp_path, options, problem):
     folder = save(tmp_path / "x", **options)
-    with pytest.raises(ValueError, match=f"The image processor of teacher .*{problem}.*: give it image_mean and"):
+    with pytest.raises(UserError, match=f"The image processor of teacher .*{problem}.*: set image_mean and"):
         load_teacher(TeacherConfig(folder, image_mean=[0.0] * 3))
     assert load_teacher(TeacherConfig(folder, image_mean=[0.0] * 3, image_std=[1.0] * 3)).grid == (4, 4, 16)
 
 
-def test_without_a_processor_the_recipe_must_say_all(tmp_path):
+def test_without_a_processor_the_recipe_must_define_everything(tmp_path):
     make_vit().save_pretrained(tmp_path)
     shown = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     with pytest.raises(
-        ValueError, match="has no image processor .* give it image_size, image_mean, image_std and res"
+        UserError, match="The image processor of .* could not be read .set image_size, image_mean, image_std and res"
     ):
         load_teacher(TeacherConfig(str(tmp_path), **shown))
     assert load_teacher(TeacherConfig(str(tmp_path), **shown, resample="bicubic")).grid == (4, 4, 16)
 
 
 @pytest.mark.parametrize("kind", ["DINOv3ViTImageProcessor", "DINOv3ViTImageProcessorFast"])
-def test_a_processor_whose_class_needs_torchvision_is_read_without_it(tmp_path, kind):
+def test_a_processor_that_needs_torchvision_is_read_without_it(tmp_path, kind):
     shown = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "resample": 2}
     folder = save(tmp_path)
     fields = {"image_processor_type": kind, "size": {"height": 16, "width": 16}, **shown}
@@ -153,23 +154,25 @@ def test_a_processor_whose_class_needs_torchvision_is_read_without_it(tmp_path, 
     np.testing.assert_allclose(teacher.mean.flatten() / 255, shown["image_mean"], rtol=1e-6)
     np.testing.assert_allclose(teacher.std.flatten() / 255, shown["image_std"], rtol=1e-6)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**fields, "image_mean": None}))
-    with pytest.raises(ValueError, match="does not say by what it normalises: give it image_mean and image_std"):
+    with pytest.raises(
+        UserError, match="normalises images but defines no mean or deviation: set image_mean and image_std"
+    ):
         load_teacher(TeacherConfig(folder))
 
 
 @pytest.mark.parametrize(("is_cropped", "size"), [(True, 32), (False, 64)])
-def test_only_a_processor_that_crops_shows_the_size_of_its_crop(tmp_path, is_cropped, size):
+def test_the_crop_size_only_counts_if_the_processor_crops(tmp_path, is_cropped, size):
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     fill(ResNetModel(config)).save_pretrained(tmp_path)
     whole, crop = ({"height": side, "width": side} for side in (64, 32))
     CLIPImageProcessor(size=whole, crop_size=crop, do_center_crop=is_cropped).save_pretrained(tmp_path)
-    assert own_pixels(tmp_path, random_images(1, 64)).shape[-1] == size
+    assert official_pixels(tmp_path, random_images(1, 64)).shape[-1] == size
     assert load_teacher(TeacherConfig(str(tmp_path))).image_size == size
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_begins_where_the_model_does(tmp_path, dtype):
-    # Half precision counts levels from 0 to 255 rightly, but not what lies between them.
+def test_preprocessing_is_in_float32_whatever_the_models_precision(tmp_path, dtype):
+    # Half precision represents integers from 0 to 255 exactly, but not the values between them.
     folder = save(tmp_path)
     images = random_images(2, 40)
     half = load_teacher(TeacherConfig(folder, dtype=dtype)).preprocess(images)
@@ -185,17 +188,17 @@ def test_each_image_is_decoded_once_for_student_and_teachers(tmp_path, monkeypat
     monkeypatch.setattr(Image, "open", lambda *args: opened.append(args) or open_image(*args))
     monkeypatch.setattr(Image, "_getdecoder", lambda *args: decoded.append(args[1]) or get_decoder(*args))
     assert {"pixel_values", "teacher_images"} <= set(dataset[0])
-    assert (len(opened), decoded.count("zip")) == (1, 1)  # what is packed in a PNG
+    assert (len(opened), decoded.count("zip")) == (1, 1)  # the compressed data of a PNG
     assert "teacher_images" not in dataset[1]
     assert (len(opened), decoded.count("zip")) == (1, 1)
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_teachers_are_shown_one_image_each_at_its_own_size(tmp_path, name):
+def test_preprocessing_leaves_the_shared_images_unchanged(tmp_path, name):
     save_expert(name, tmp_path)
     teacher = load_expert(name, tmp_path)
     assert isinstance(teacher, Teacher)
     images = random_images(2, 40)
     before = images.clone()
     assert len(teacher.preprocess(images)) == 2
-    assert torch.equal(images, before)  # the next teacher sees them too
+    assert torch.equal(images, before)  # the next teacher reads them, too

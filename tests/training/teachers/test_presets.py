@@ -1,10 +1,11 @@
-"""The paper's experts have names, in sets and alone; every field of theirs can be another."""
+"""The paper's experts are presets, alone and in sets; a recipe can replace each of their fields."""
 
 import re
 from dataclasses import asdict, fields
 
 import pytest
 
+from hawaii.files.user_error import UserError
 from hawaii.training.recipes.recipe import read_recipe
 from hawaii.training.teachers.config import TeacherConfig
 from hawaii.training.teachers.presets import PRESETS, TEACHER_SETS, expand_teachers
@@ -30,7 +31,7 @@ def test_the_presets_are_the_papers_experts():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_needs_no_image_processor(name):
+def test_a_preset_defines_its_normalisation(name):
     config = expand_teachers(name)[0]
     assert config.name == name
     assert config.dtype == "bfloat16"
@@ -60,26 +61,26 @@ CHANGES = {
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(("field", "value"), CHANGES.items(), ids=CHANGES)
-def test_a_preset_differs_where_it_is_said_and_only_there(preset, field, value):
+def test_a_recipe_replaces_one_field_of_a_preset_and_no_other(preset, field, value):
     assert set(CHANGES) == {field.name for field in fields(TeacherConfig)}
     plain = asdict(expand_teachers(preset)[0])
     changed = asdict(expand_teachers([{"preset": preset, field: value}])[0])
     assert changed == {**plain, field: value}
 
 
-def test_a_preset_is_not_changed_by_a_recipe():
+def test_a_recipe_does_not_modify_the_presets():
     before = repr(PRESETS)
     expand_teachers([{"preset": "clip", "image_size": 32}])[0].image_mean.append(1.0)
     assert repr(PRESETS) == before
 
 
-def test_a_list_holds_presets_sets_checkpoints_and_mappings():
+def test_a_list_may_contain_presets_sets_checkpoints_and_mappings():
     value = ["pix2struct", "hawaii", "google/vit-base", {"checkpoint": "x/y", "name": "z"}, {"preset": "sam"}]
     assert names(value) == ["pix2struct", "clip", "convnext", "eva02", "vit-base", "z", "sam"]
     assert names(None) == names([]) == []
 
 
-def test_a_folder_that_bears_the_name_of_a_preset_is_meant_by_its_path(tmp_path, monkeypatch):
+def test_a_preset_takes_precedence_over_a_folder_of_the_same_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clip").mkdir()
     (tmp_path / "eva02").mkdir()
@@ -93,22 +94,22 @@ def test_a_folder_that_bears_the_name_of_a_preset_is_meant_by_its_path(tmp_path,
     [
         (
             [{"preset": "smm"}],
-            "There is no preset 'smm' of a teacher: the presets are clip, .*, sam. Did you mean sam?",
+            "There is no teacher preset 'smm': the presets are clip, .*, sam. Did you mean sam?",
         ),
-        ([{"preset": 3}], "There is no preset 3"),
-        ([{"preset": ["clip"]}], r"There is no preset \['clip'\]"),
-        ([{"preset": "hawaii"}], "There is no preset 'hawaii'"),
+        ([{"preset": 3}], "There is no teacher preset 3"),
+        ([{"preset": ["clip"]}], r"There is no teacher preset \['clip'\]"),
+        ([{"preset": "hawaii"}], "There is no teacher preset 'hawaii'"),
         ([{"preset": "clip", "image_sise": 3}], "A teacher has no field 'image_sise'"),
-        ("convnxt", "There is no teacher 'convnxt': it is neither a preset .clip, convnext.*Did you mean convnext?"),
-        (["hawai"], "a set of them .hawaii, hawaii_dagger.* hub id such as owner/name. Did you mean hawaii?"),
+        ("convnxt", "There is no teacher 'convnxt': it is not a preset .clip, convnext.*Did you mean convnext?"),
+        (["hawai"], "a set of presets .hawaii, hawaii_dagger.* hub id such as owner/name. Did you mean hawaii?"),
         ("", "The checkpoint of a teacher is ''"),
         ([3], "A teacher is 3; it must be a checkpoint or a mapping"),
-        (["hawaii", "clip"], "Two teachers are called clip; give each a name of its own"),
-        (["timm/model", "facebook/model"], "Two teachers are called model; give each a name of its own"),
+        (["hawaii", "clip"], "Two teachers are called clip; set the name of one of them"),
+        (["timm/model", "facebook/model"], "Two teachers are called model; set the name of one of them"),
     ],
 )
-def test_what_is_neither_is_an_error_that_names_the_closest(value, problem):
-    with pytest.raises(ValueError, match=problem):
+def test_an_unknown_name_is_an_error_that_suggests_the_closest(value, problem):
+    with pytest.raises(UserError, match=problem):
         expand_teachers(value)
 
 
@@ -128,6 +129,6 @@ def test_a_recipe_names_its_teachers(tmp_path, line, override, expected):
     assert names(read_recipe(path, override).stages["one"].training.teachers) == expected
 
 
-def test_the_tags_of_timms_checkpoints_are_named():
+def test_timm_checkpoints_have_a_tag():
     checkpoints = [fields["checkpoint"] for fields in PRESETS.values()]
     assert all(re.fullmatch(r"timm/\w+\.\w+", name) for name in checkpoints if name.startswith("timm/"))

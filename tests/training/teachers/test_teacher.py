@@ -1,4 +1,4 @@
-"""A teacher is frozen, runs alone, and is read as the grid that it sees: every cell at its place, or an error."""
+"""A teacher is frozen and independent, and its features are a grid with every cell at its position, or an error."""
 
 import pytest
 import torch
@@ -35,6 +35,7 @@ from transformers import (
     ViTModel,
 )
 
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny import teachers as tiny
 from hawaii.tests.tiny.models import fill
 from hawaii.tests.tiny.teachers import assert_runs_alone, forbid_waiting, random_images, where_it_changes
@@ -154,7 +155,7 @@ def test_features_are_a_grid(make, layer, shape):
     [(make_registers, 4), (make_dinov3, 3), (make_radio, 7), (make_pixio, 5), (make_deit, 2), (make_siglip, 0)],
     ids=["registers", "dinov3", "radio", "pixio", "deit", "siglip"],
 )
-def test_class_tokens_and_registers_are_no_cells(make, num_others):
+def test_class_tokens_and_registers_are_removed(make, num_others):
     model = make()
     teacher = make_teacher(model)
     images = random_images(2, 16)
@@ -164,7 +165,7 @@ def test_class_tokens_and_registers_are_no_cells(make, num_others):
     assert torch.equal(teacher(images), tokens[:, num_others:].view(2, 4, 4, 16))
 
 
-def test_of_radio_the_features_that_it_calls_its_own_are_read():
+def test_radios_features_are_those_of_its_own_output():
     model = make_radio()
     teacher = make_teacher(model)
     images = random_images(2, 16)
@@ -173,7 +174,7 @@ def test_of_radio_the_features_that_it_calls_its_own_are_read():
     assert torch.equal(teacher(images).flatten(1, 2), own)
 
 
-def test_a_vision_transformers_cell_is_its_patch():
+def test_each_cell_is_the_token_of_its_patch():
     model = make_vit()
     teacher = make_teacher(model)
     images = random_images(2, 16)
@@ -185,7 +186,7 @@ def test_a_vision_transformers_cell_is_its_patch():
             assert torch.equal(grid[:, row, column], tokens[:, 1 + 4 * row + column])
 
 
-def test_a_layer_is_that_of_the_models_hidden_states():
+def test_layer_selects_from_the_hidden_states():
     model = make_vit()
     teacher = make_teacher(model, layer=-2)
     images = random_images(2, 16)
@@ -204,7 +205,7 @@ def test_maps_are_channels_first(make):
     assert torch.equal(teacher(images)[0, 1, 2], features[0, :, 1, 2])
 
 
-def test_a_map_whose_channels_are_last_is_seen_by_its_shape():
+def test_a_map_with_channels_last_is_recognised_by_its_shape():
     model = make_sam()
     teacher = make_teacher(model, layer=-1)
     images = random_images(2, 16)
@@ -219,7 +220,7 @@ def test_a_map_whose_channels_are_last_is_seen_by_its_shape():
     [(make_vit, None), (make_convnext, None), (make_swin, -1), (make_radio, None), (make_dinov3, None)],
     ids=["vit", "convnext", "swin", "radio", "dinov3"],
 )
-def test_what_changes_at_a_place_changes_most_there(make, layer):
+def test_the_cell_of_a_changed_patch_changes_most(make, layer):
     teacher = make_teacher(make(), layer=layer)
     images = random_images(1, 16).repeat(16, 1, 1, 1)
     for place, image in enumerate(images):
@@ -228,13 +229,13 @@ def test_what_changes_at_a_place_changes_most_there(make, layer):
     assert where_it_changes(teacher(images)) == list(range(16))
 
 
-def test_another_resolution_is_another_grid():
+def test_the_grid_depends_on_the_image_size():
     assert make_teacher(make_vit(), 32).grid == (8, 8, 16)  # position embeddings are interpolated
     assert make_teacher(make_radio(), 32).grid == (8, 8, 16)
     assert make_teacher(make_convnext(), 40).grid == (10, 10, 12)
 
 
-def test_a_large_batch_is_shown_in_parts_and_gives_the_same(monkeypatch):
+def test_a_large_batch_is_processed_in_parts(monkeypatch):
     model = make_vit()
     teacher, images = make_teacher(model), random_images(7, 16)
     whole, shown = teacher(images), []
@@ -251,7 +252,7 @@ def test_a_teacher_is_frozen():
     assert not isinstance(teacher, torch.nn.Module)
 
 
-def test_features_carry_no_gradient_and_keep_nothing_for_one():
+def test_features_are_computed_without_gradient():
     teacher, enabled = make_teacher(make_vit()), []
     teacher.model.register_forward_hook(lambda *args: enabled.append(torch.is_grad_enabled()))
     assert not teacher(random_images(2, 16)).requires_grad
@@ -260,11 +261,11 @@ def test_features_carry_no_gradient_and_keep_nothing_for_one():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("make", "layer"), [entry[:2] for entry in GRIDS.values()], ids=GRIDS)
-def test_a_teacher_runs_alone_in_its_own_precision(make, layer, dtype, monkeypatch):
+def test_a_teacher_is_independent_of_autocast_and_never_waits(make, layer, dtype, monkeypatch):
     assert_runs_alone(make_teacher(make().to(dtype), layer=layer), monkeypatch)
 
 
-def test_waiting_would_be_seen(monkeypatch):
+def test_forbid_waiting_detects_waiting(monkeypatch):
     forbid_waiting(monkeypatch)
     for wait in (
         lambda tensor: tensor.item(),
@@ -288,21 +289,21 @@ def test_the_grid_is_known_without_weights(make, layer, shape):
 @pytest.mark.parametrize(
     ("make", "image_size", "problem"),
     [
-        (make_swin, 16, "gives 16 tokens, which is neither 8 x 8"),
+        (make_swin, 16, "returns 16 tokens, which is neither 8 x 8"),
         (make_siglip, 18, "patches of 4 pixels do not cover 18 pixels"),
-        (make_pvt, 16, "gives 5 tokens, and its configuration names no patch size"),
+        (make_pvt, 16, "returns 5 tokens, and its configuration has no patch size"),
     ],
     ids=["swin", "not_a_multiple", "no_patch_size"],
 )
-def test_an_unknown_grid_is_an_error_that_names_teacher_and_way_out(make, image_size, problem):
+def test_an_unknown_grid_is_an_error_with_a_hint(make, image_size, problem):
     with pytest.raises(
-        ValueError, match=f"The grid of teacher expert .* is unknown: its? {problem}.*Give it an image_size"
+        UserError, match=f"The grid of teacher expert .* is unknown: its? {problem}.*Set its image_size"
     ):
         make_teacher(make(), image_size)
 
 
 @pytest.mark.parametrize("image_size", [18, 16])
-def test_at_its_own_size_patches_need_not_cover_the_image(image_size):
+def test_patches_need_not_cover_an_image_of_the_native_size(image_size):
     # As SigLIP so400m's 27 patches of 14 pixels in 384; 378 pixels are the same grid.
     model = fill(SiglipVisionModel(SiglipVisionConfig(**{**SIZES, "image_size": 18})))
     teacher = make_teacher(model, image_size)
@@ -313,11 +314,9 @@ def test_at_its_own_size_patches_need_not_cover_the_image(image_size):
     assert torch.equal(teacher(images), tokens.view(2, 4, 4, 16))
 
 
-def test_what_a_model_says_of_an_image_that_it_cannot_take_is_one_sentence():
+def test_an_error_of_the_model_is_one_sentence():
     sizes = {"num_frames": 2, "tubelet_size": 2, **SIZES}
-    with pytest.raises(
-        ValueError, match=r"Teacher expert \(VideoMAEModel\) cannot be shown an image of 16 x 16 pixels: not enough"
-    ):
+    with pytest.raises(UserError, match=r"Teacher expert \(VideoMAEModel\) cannot process 16 x 16 pixels: not enough"):
         make_teacher(VideoMAEModel(VideoMAEConfig(**sizes)))
 
 
@@ -326,12 +325,10 @@ def test_a_map_that_is_not_square_is_an_error():
     model.register_forward_hook(
         lambda module, arguments, output: type(output)(last_hidden_state=torch.zeros(1, 5, 4, 3))
     )
-    with pytest.raises(
-        ValueError, match="is unknown: it gives 5 x 4 x 3, where channels x side x side would be a map"
-    ):
+    with pytest.raises(UserError, match="is unknown: it returns 5 x 4 x 3, not a map of channels x side x side"):
         make_teacher(model)
 
 
-def test_a_layer_that_does_not_exist_is_an_error():
-    with pytest.raises(ValueError, match="Teacher expert has no layer 3: its layers go from -3 to 2"):
+def test_a_missing_layer_is_an_error():
+    with pytest.raises(UserError, match="Teacher expert has no layer 3: its layers are numbered from -3 to 2"):
         make_teacher(make_vit(), layer=3)

@@ -1,4 +1,4 @@
-"""Experts that timm loads, where timm is; and where it is not, one sentence."""
+"""Models of timm are teachers if timm is installed; without it, one sentence names the command to install it."""
 
 import builtins
 import json
@@ -9,6 +9,7 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.teachers import (
     MAKE,
     assert_places_stay,
@@ -30,7 +31,7 @@ from hawaii.training.teachers.presets import PRESETS, expand_teachers
 from hawaii.training.teachers.timm_models import TimmTeacher, is_timm
 
 
-# All but the last see 6 x 6 cells.
+# All but the last have 6 x 6 cells.
 ARCHITECTURES = {
     "convnext": ("convnext_atto", {"dims": (8, 12, 16, 24), "depths": (1, 1, 1, 1)}, 192, (6, 6, 24)),
     "eva02": ("eva02_tiny_patch14_224", {"img_size": 84, "embed_dim": 32, "depth": 3, "num_heads": 2}, 84, (6, 6, 32)),
@@ -50,7 +51,7 @@ ARCHITECTURES = {
 
 
 def save_model(architecture, sizes, image_size, folder, **options):
-    """A folder as timm's `save_for_hf` leaves it; gives the model. No crop, as for the presets."""
+    """Saves a model with timm's `save_for_hf`, without crop as for the presets; returns the model."""
     import timm
 
     model = timm.create_model(architecture, num_classes=7, **sizes).eval()
@@ -69,8 +70,8 @@ def load(folder, **fields):
 
 
 @torch.no_grad()
-def own_features(model, folder, images):
-    """What timm's own model makes of what timm's own transform makes."""
+def official_timm_features(model, folder, images):
+    """Features of timm's model with timm's transform."""
     from timm.data import create_transform, resolve_data_config
 
     config = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
@@ -83,18 +84,18 @@ def own_features(model, folder, images):
 
 @pytest.mark.timm
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_features_are_the_models_own_on_what_its_own_transform_makes(tmp_path, name):
+def test_features_equal_timms_with_its_own_transform(tmp_path, name):
     model = save(name, tmp_path)
     teacher = load(tmp_path)
     assert isinstance(teacher, TimmTeacher)
     assert teacher.grid == ARCHITECTURES[name][3]
     images = random_images(2, ARCHITECTURES[name][2])
-    torch.testing.assert_close(teacher(images), own_features(model, tmp_path, images), rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(teacher(images), official_timm_features(model, tmp_path, images), rtol=1e-5, atol=2e-5)
 
 
 @pytest.mark.timm
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_cell_stays_at_its_place(tmp_path, name):
+def test_every_cell_has_its_position(tmp_path, name):
     save(name, tmp_path)
     assert_places_stay(load(tmp_path))
 
@@ -102,14 +103,14 @@ def test_every_cell_stays_at_its_place(tmp_path, name):
 @pytest.mark.timm
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_teacher_runs_alone_in_its_own_precision(tmp_path, monkeypatch, name, dtype):
+def test_a_teacher_is_independent_of_autocast_and_never_waits(tmp_path, monkeypatch, name, dtype):
     save(name, tmp_path)
     assert_runs_alone(load(tmp_path, dtype=dtype), monkeypatch)
 
 
 @pytest.mark.timm
 @pytest.mark.parametrize("side", [192, 211, 100])
-def test_an_image_is_resized_as_timms_own_transform_does(tmp_path, side):
+def test_images_are_resized_like_timms_transform(tmp_path, side):
     from timm.data import create_transform, resolve_data_config
 
     save("convnext", tmp_path)
@@ -127,7 +128,7 @@ def test_an_image_is_resized_as_timms_own_transform_does(tmp_path, side):
 @pytest.mark.parametrize(
     ("name", "image_size", "side"), [("convnext", 256, 8), ("eva02", 112, 8), ("registers", 64, 4)]
 )
-def test_another_resolution_is_another_grid(tmp_path, name, image_size, side):
+def test_the_grid_depends_on_the_image_size(tmp_path, name, image_size, side):
     save(name, tmp_path)
     teacher = load(tmp_path, image_size=image_size)
     assert teacher.grid[:2] == (side, side)
@@ -136,7 +137,7 @@ def test_another_resolution_is_another_grid(tmp_path, name, image_size, side):
 
 @pytest.mark.timm
 @pytest.mark.parametrize(("name", "image_size", "side"), [("convnext", 256, 8), ("eva02", 112, 8)])
-def test_a_preset_teaches_from_a_folder_of_another_size(tmp_path, name, image_size, side):
+def test_a_preset_can_have_another_image_size(tmp_path, name, image_size, side):
     import timm
 
     save(name, tmp_path)
@@ -164,7 +165,7 @@ def test_a_preset_teaches_from_a_folder_of_another_size(tmp_path, name, image_si
         ("swin", 0, (24, 24, 16)),
     ],
 )
-def test_a_layer_is_a_block_or_a_stage(tmp_path, name, layer, shape):
+def test_layer_selects_a_block_or_a_stage(tmp_path, name, layer, shape):
     model = save(name, tmp_path)
     teacher = load(tmp_path, layer=layer)
     assert teacher.grid == shape
@@ -175,9 +176,9 @@ def test_a_layer_is_a_block_or_a_stage(tmp_path, name, layer, shape):
 
 
 @pytest.mark.timm
-def test_a_layer_that_does_not_exist_is_an_error(tmp_path):
+def test_a_missing_layer_is_an_error(tmp_path):
     save("eva02", tmp_path)
-    with pytest.raises(ValueError, match="has no layer 3: its layers go from -3 to 2"):
+    with pytest.raises(UserError, match="has no layer 3: its layers are numbered from -3 to 2"):
         load(tmp_path, layer=3)
 
 
@@ -185,20 +186,20 @@ def test_a_layer_that_does_not_exist_is_an_error(tmp_path):
 def test_a_size_that_patches_do_not_cover_is_an_error(tmp_path):
     save("eva02", tmp_path)
     with pytest.raises(
-        ValueError, match="is unknown: its patches of 14 pixels do not cover 90 pixels. Give it an image"
+        UserError, match="is unknown: its patches of 14 pixels do not cover 90 pixels. Set its image_size"
     ):
         load(tmp_path, image_size=90)
 
 
 @pytest.mark.timm
-def test_at_its_own_size_patches_need_not_cover_the_image(tmp_path):
+def test_patches_need_not_cover_an_image_of_the_native_size(tmp_path):
     # As SigLIP so400m's 27 patches of 14 pixels in 384.
     sizes = {"img_size": 90, "embed_dim": 32, "depth": 2, "num_heads": 2}
     model = save_model("vit_so400m_patch14_siglip_384", sizes, 90, tmp_path)
     teacher = load(tmp_path)
     assert teacher.grid == (6, 6, 32)
     images = random_images(2, 90)
-    torch.testing.assert_close(teacher(images), own_features(model, tmp_path, images), rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(teacher(images), official_timm_features(model, tmp_path, images), rtol=1e-5, atol=2e-5)
     assert not [name for name, _ in teacher.model.named_parameters() if name.startswith("attn_pool")]
 
 
@@ -210,7 +211,7 @@ def test_at_its_own_size_patches_need_not_cover_the_image(tmp_path):
         ("twins_svt_small", {"embed_dims": (8, 8, 16, 16), "depths": (2, 2, 2, 2)}, 16),
     ],
 )
-def test_tokens_of_a_pyramid_are_a_grid_too(architecture, sizes, channels):
+def test_tokens_of_a_pyramid_are_a_grid(architecture, sizes, channels):
     import timm
 
     model = timm.create_model(architecture, num_classes=0, img_size=128, **sizes).eval()
@@ -220,22 +221,22 @@ def test_tokens_of_a_pyramid_are_a_grid_too(architecture, sizes, channels):
 
 
 @pytest.mark.timm
-def test_an_encoder_alone_has_no_classifier_to_leave_out():
+def test_a_model_without_classifier_is_a_teacher():
     assert outline_teacher(TeacherConfig("timm/mobilenetv5_300m_enc")).grid == (16, 16, 2048)
 
 
 @pytest.mark.timm
 @pytest.mark.parametrize(
     ("architecture", "problem"),
-    [("crossvit_9_240", "2 things at once, not one map"), ("levit_128", "16 tokens beside its class")],
+    [("crossvit_9_240", "2 outputs, not one map"), ("levit_128", "16 tokens besides class")],
 )
-def test_features_whose_places_are_not_known_are_an_error(architecture, problem):
-    with pytest.raises(ValueError, match=f"The grid of teacher {architecture} .* is unknown: it gives {problem}"):
+def test_features_of_unknown_positions_are_an_error(architecture, problem):
+    with pytest.raises(UserError, match=f"The grid of teacher {architecture} .* is unknown: it returns {problem}"):
         outline_teacher(TeacherConfig(f"timm/{architecture}"))
 
 
 @pytest.mark.timm
-def test_the_recipe_comes_before_timms_configuration(tmp_path):
+def test_the_recipe_takes_precedence_over_timms_configuration(tmp_path):
     save("convnext", tmp_path, interpolation="bilinear")
     assert load(tmp_path).resample == "bilinear"
     teacher = load(tmp_path, resample="bicubic", image_mean=[0.1] * 3, image_std=[0.2] * 3)
@@ -245,14 +246,14 @@ def test_the_recipe_comes_before_timms_configuration(tmp_path):
 
 
 @pytest.mark.timm
-def test_another_way_of_resizing_needs_the_recipes(tmp_path):
+def test_an_unsupported_filter_must_be_replaced_in_the_recipe(tmp_path):
     save("convnext", tmp_path, interpolation="lanczos")
-    with pytest.raises(ValueError, match="resizes by 'lanczos': give it a resample, which is one of"):
+    with pytest.raises(UserError, match="resizes with 'lanczos', which .*: set resample to one of"):
         load(tmp_path)
 
 
 @pytest.mark.timm
-def test_the_classifier_is_left_out(tmp_path):
+def test_the_classifier_is_removed(tmp_path):
     model = save("convnext", tmp_path)
     weights = sum(parameter.numel() for parameter in model.parameters())
     assert sum(parameter.numel() for parameter in load(tmp_path).model.parameters()) == weights - 7 * 24 - 7
@@ -265,22 +266,22 @@ def test_missing_weights_are_an_error(tmp_path, name):
     weights = load_file(tmp_path / "model.safetensors")
     lost = next(key for key in weights if "mlp" in key)
     save_file({key: value for key, value in weights.items() if key != lost}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=f'timm .* cannot load the teacher .*Missing key.*"{lost}"'):
+    with pytest.raises(UserError, match=f'timm .* cannot load the teacher .*Missing key.*"{lost}"'):
         load(tmp_path)
 
 
 @pytest.mark.timm
-def test_a_file_that_was_cut_short_is_one_sentence(tmp_path):
+def test_a_truncated_file_is_one_sentence(tmp_path):
     save("eva02", tmp_path)
     weights = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(ValueError, match="timm .* cannot load the teacher .*: Error while deserializing header"):
+    with pytest.raises(UserError, match="timm .* cannot load the teacher .*: Error while deserializing header"):
         load(tmp_path)
 
 
 @pytest.mark.timm
-def test_a_name_that_no_hub_id_can_be_is_one_sentence():
-    with pytest.raises(ValueError, match="The teacher timm/a b cannot be found: Repo id must use"):
+def test_an_invalid_hub_id_is_one_sentence():
+    with pytest.raises(UserError, match="The teacher timm/a b cannot be found: Repo id must use"):
         load("timm/a b")
 
 
@@ -296,17 +297,17 @@ def test_pickles_are_not_read(tmp_path):
     assert torch.equal(load(tmp_path)(images), features)
     (tmp_path / "open_clip_model.safetensors").unlink()
     with pytest.raises(
-        ValueError, match="has none of model.safetensors, .*: only safetensors are read, because a pickle"
+        UserError, match="has none of model.safetensors, .*: only safetensors are read, because a pickle"
     ):
         load(tmp_path)
 
 
 @pytest.mark.timm
-def test_from_the_hub_a_configuration_and_one_file_of_weights_are_fetched(tmp_path, monkeypatch):
-    asked = []
+def test_only_the_configuration_and_one_file_of_weights_are_downloaded(tmp_path, monkeypatch):
+    downloaded = []
 
     def download(checkpoint, name):
-        asked.append((checkpoint, name))
+        downloaded.append((checkpoint, name))
         if not (tmp_path / name).is_file():
             raise EntryNotFoundError(name)
         return str(tmp_path / name)
@@ -317,18 +318,18 @@ def test_from_the_hub_a_configuration_and_one_file_of_weights_are_fetched(tmp_pa
     monkeypatch.setattr(timm_models, "hf_hub_download", download)
     teacher = load_teacher(TeacherConfig("timm/eva02_tiny_patch14_224.none"))
     assert torch.equal(teacher(images), features)
-    assert asked == [("timm/eva02_tiny_patch14_224.none", name) for name in ("config.json", "model.safetensors")]
+    assert downloaded == [("timm/eva02_tiny_patch14_224.none", name) for name in ("config.json", "model.safetensors")]
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="timm/eva02_tiny_patch14_224.none has none of model.safetensors"):
+    with pytest.raises(UserError, match="timm/eva02_tiny_patch14_224.none has none of model.safetensors"):
         load_teacher(TeacherConfig("timm/eva02_tiny_patch14_224.none"))
 
 
 @pytest.mark.timm
-def test_an_architecture_that_timm_does_not_know_is_an_error(tmp_path):
+def test_an_unknown_architecture_is_an_error(tmp_path):
     save("convnext", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "architecture": "convnext_vast"}))
-    with pytest.raises(ValueError, match=r"timm [\d.]+ cannot load the teacher .*: Unknown model .convnext_vast"):
+    with pytest.raises(UserError, match=r"timm [\d.]+ cannot load the teacher .*: Unknown model .convnext_vast"):
         load(tmp_path)
 
 
@@ -336,7 +337,7 @@ def test_an_architecture_that_timm_does_not_know_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("name", "grid", "millions"), [("convnext", (24, 24, 3072), 843), ("eva02", (32, 32, 1024), 304)]
 )
-def test_at_full_size_a_preset_has_the_papers_grid(name, grid, millions):
+def test_a_preset_has_the_grid_of_the_paper(name, grid, millions):
     teacher = outline_teacher(expand_teachers(name)[0])
     assert teacher.grid == grid
     assert teacher.dtype == torch.bfloat16
@@ -345,17 +346,17 @@ def test_at_full_size_a_preset_has_the_papers_grid(name, grid, millions):
 
 @pytest.mark.timm
 @pytest.mark.parametrize("name", MAKE)
-def test_experts_of_transformers_are_shown_what_processors_on_torchvision_show_them(tmp_path, name):
+def test_features_equal_the_official_models_with_processors_on_torchvision(tmp_path, name):
     assert "torchvision" in type(make_processor(name)).__mro__[1].__name__.lower()
     model = save_expert(name, tmp_path)
     images = random_images(2)
-    # Pix2Struct's deviation is one of a sample there: of 1,728 values it is larger by one part in 3,456.
+    # Pix2Struct divides by the sample deviation there: with 1,728 values it is larger by one part in 3,456.
     tolerance = 2e-3 if name == "pix2struct" else 2e-5
     features = load_expert(name, tmp_path)(images)
     torch.testing.assert_close(features, official_features(name, model, images), rtol=1e-5, atol=tolerance)
 
 
-def test_what_timm_loads_is_known_by_its_name_or_its_folder(tmp_path):
+def test_timm_checkpoints_are_recognised_by_name_or_folder(tmp_path):
     assert [name for name, fields in PRESETS.items() if is_timm(fields["checkpoint"])] == ["convnext", "eva02"]
     assert not is_timm("google/vit-base") and not is_timm(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": {}}))
@@ -364,17 +365,19 @@ def test_what_timm_loads_is_known_by_its_name_or_its_folder(tmp_path):
     assert not is_timm(str(tmp_path))
 
 
-def test_without_timm_its_experts_are_one_sentence(tmp_path, monkeypatch):
+def test_without_timm_its_models_are_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": {}}))
     for config in [*expand_teachers(["convnext", "eva02"]), TeacherConfig(str(tmp_path))]:
-        with pytest.raises(ValueError, match=rf'{config.checkpoint} is timm\'s.*: `pip install "hawaii-vlm\[timm\]"`'):
+        with pytest.raises(
+            UserError, match=rf'{config.checkpoint} needs timm, .*: `pip install "hawaii-vlm\[timm\]"`'
+        ):
             load_teacher(config)
-        with pytest.raises(ValueError, match=r'`pip install "hawaii-vlm\[timm\]"`'):
+        with pytest.raises(UserError, match=r'`pip install "hawaii-vlm\[timm\]"`'):
             outline_teacher(config)
 
 
-def test_a_torchvision_of_another_torch_is_another_sentence(monkeypatch):
+def test_a_torchvision_for_another_torch_is_one_sentence(monkeypatch):
     import_module = builtins.__import__
 
     def fail(name, *args, **kwargs):
@@ -383,5 +386,5 @@ def test_a_torchvision_of_another_torch_is_another_sentence(monkeypatch):
         return import_module(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(ValueError, match="torchvision that timm needs does not work .*nms.*built for torch 2"):
+    with pytest.raises(UserError, match="torchvision, which timm needs, does not work .*nms.*built for torch 2"):
         load_teacher(expand_teachers("convnext")[0])

@@ -1,4 +1,4 @@
-"""Of every kind of checkpoint the part that sees is loaded, whole, and nothing that comes after the features."""
+"""The vision part of every checkpoint is loaded, completely, without what comes after the features."""
 
 import json
 
@@ -40,6 +40,7 @@ from transformers import (
     ViTModel,
 )
 
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import fill
 from hawaii.tests.tiny.teachers import (
     MAKE,
@@ -59,8 +60,8 @@ from hawaii.training.teachers.loading import load_teacher
 
 
 LLAMA = {"model_type": "llama", **TEXT}
-# Like CLIP's, these come in halves; each has `vision_model`, which the test runs beside the teacher.
-HALVES = {
+# Like CLIP, these models have a `vision_model`, which tests compare with the teacher.
+PAIRS = {
     "siglip": (SiglipModel, SiglipConfig, {}),
     "metaclip_2": (MetaClip2Model, MetaClip2Config, {}),
     "chinese_clip": (ChineseCLIPModel, ChineseCLIPConfig, {}),
@@ -69,8 +70,8 @@ HALVES = {
 }
 
 
-def make_half(name):
-    model_class, config_class, changes = HALVES[name]
+def make_pair(name):
+    model_class, config_class, changes = PAIRS[name]
     return fill(model_class(config_class(vision_config={**SIZES, **changes}, text_config=TEXT)))
 
 
@@ -86,7 +87,7 @@ def num_weights(model):
 
 @pytest.mark.parametrize("half", [False, True], ids=["whole", "half"])
 @pytest.mark.parametrize("name", MAKE)
-def test_features_are_the_models_own_on_what_its_own_processor_makes(tmp_path, name, half):
+def test_features_equal_the_official_models_with_its_official_processor(tmp_path, name, half):
     model = save_expert(name, tmp_path, half)
     teacher = load_expert(name, tmp_path)
     images = random_images(3)
@@ -95,20 +96,20 @@ def test_features_are_the_models_own_on_what_its_own_processor_makes(tmp_path, n
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_every_cell_stays_at_its_place(tmp_path, name):
+def test_every_cell_has_its_position(tmp_path, name):
     save_expert(name, tmp_path)
     assert_places_stay(load_expert(name, tmp_path))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", MAKE)
-def test_a_teacher_runs_alone_in_its_own_precision(tmp_path, monkeypatch, name, dtype):
+def test_a_teacher_is_independent_of_autocast_and_never_waits(tmp_path, monkeypatch, name, dtype):
     save_expert(name, tmp_path)
     assert_runs_alone(load_expert(name, tmp_path, dtype=dtype), monkeypatch)
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_half_precision_is_near_to_full(tmp_path, name):
+def test_half_precision_is_close_to_full(tmp_path, name):
     save_expert(name, tmp_path)
     images = random_images(2)
     full, half = (load_expert(name, tmp_path, dtype=dtype)(images).float() for dtype in ("float32", "bfloat16"))
@@ -116,9 +117,9 @@ def test_half_precision_is_near_to_full(tmp_path, name):
     assert not torch.equal(half, full)
 
 
-@pytest.mark.parametrize("name", HALVES)
-def test_the_image_half_of_a_pair_teaches(tmp_path, name):
-    model = make_half(name)
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_image_encoder_of_a_pair_is_loaded(tmp_path, name):
+    model = make_pair(name)
     teacher = load_teacher(TeacherConfig(save(model, tmp_path)))
     images = random_images()
     with torch.no_grad():
@@ -129,28 +130,28 @@ def test_the_image_half_of_a_pair_teaches(tmp_path, name):
 
 @pytest.mark.parametrize("layer", [-4, -3, -2, -1, 0, 2, 3])
 @pytest.mark.parametrize("name", ["siglip", "metaclip_2", "chinese_clip"])
-def test_a_plain_encoder_is_built_up_to_its_layer(tmp_path, name, layer):
-    model = make_half(name)
+def test_layers_after_the_chosen_one_are_removed(tmp_path, name, layer):
+    model = make_pair(name)
     teacher = load_teacher(TeacherConfig(save(model, tmp_path), layer=layer))
     images = random_images()
     with torch.no_grad():
         states = model.vision_model(teacher.preprocess(images), output_hidden_states=True).hidden_states
     assert torch.equal(teacher(images), states[layer][:, -36:].view(2, 6, 6, 16))
     assert len(teacher.model.encoder.layers) == layer % 4
-    assert teacher.options == {}  # no other layer's states are kept
+    assert teacher.options == {}  # no hidden states are collected
 
 
-def test_clips_last_layer_is_neither_kept_nor_run(tmp_path):
+def test_clips_last_layer_is_removed(tmp_path):
     model = save_expert("clip", tmp_path)
     teacher = load_expert("clip", tmp_path)
     assert len(teacher.model.encoder.layers) == 2
     layer = num_weights(model.vision_model.encoder.layers[0])
-    assert num_weights(teacher.model) == num_weights(model.vision_model) - layer - 2 * 16  # and the norm behind it
-    with pytest.raises(ValueError, match="has no layer -5: its layers go from -4 to 3"):
+    assert num_weights(teacher.model) == num_weights(model.vision_model) - layer - 2 * 16  # and the norm after it
+    with pytest.raises(UserError, match="has no layer -5: its layers are numbered from -4 to 3"):
         load_expert("clip", tmp_path, layer=-5)
 
 
-def test_a_siglip_2_of_any_shape_is_shown_patches(tmp_path):
+def test_siglip_2_naflex_receives_patches(tmp_path):
     vision = {**SIZES, "num_patches": 36}
     model = fill(Siglip2Model(Siglip2Config(vision_config=vision, text_config=TEXT)))
     images = random_images(2, 40)
@@ -163,18 +164,18 @@ def test_a_siglip_2_of_any_shape_is_shown_patches(tmp_path):
             tokens = model.vision_model(patches, pixel_attention_mask=mask, spatial_shapes=shapes).last_hidden_state
         torch.testing.assert_close(teacher(images), tokens.view(2, side, side, 16))
     assert_places_stay(load_teacher(TeacherConfig(str(tmp_path), layer=-2)))
-    with pytest.raises(ValueError, match="its patches of 4 pixels do not cover 30 pixels"):
+    with pytest.raises(UserError, match="its patches of 4 pixels do not cover 30 pixels"):
         load_teacher(TeacherConfig(str(tmp_path), image_size=30))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_siglip_2_of_any_shape_runs_alone(tmp_path, monkeypatch, dtype):
+def test_siglip_2_naflex_is_independent_of_autocast_and_never_waits(tmp_path, monkeypatch, dtype):
     vision = {**SIZES, "num_patches": 36}
     model = fill(Siglip2Model(Siglip2Config(vision_config=vision, text_config=TEXT)))
     assert_runs_alone(load_teacher(TeacherConfig(save(model, tmp_path), dtype=dtype)), monkeypatch)
 
 
-def test_the_encoder_of_a_vision_language_model_teaches(tmp_path):
+def test_the_encoder_of_a_vision_language_model_is_loaded(tmp_path):
     vision = {**SIZES, "model_type": "clip_vision_model"}
     model = fill(LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=LLAMA)))
     teacher = load_teacher(TeacherConfig(save(model, tmp_path), layer=-2))
@@ -184,7 +185,7 @@ def test_the_encoder_of_a_vision_language_model_teaches(tmp_path):
     assert torch.equal(teacher(images), states[-2][:, 1:].view(2, 6, 6, 16))
 
 
-def test_the_encoder_of_depth_anything_teaches(tmp_path):
+def test_the_encoder_of_depth_anything_is_loaded(tmp_path):
     backbone = Dinov2Config(**SIZES, out_indices=[1, 3], reshape_hidden_states=False)
     sizes = {"reassemble_hidden_size": 16, "neck_hidden_sizes": [8, 8], "reassemble_factors": [1, 1]}
     config = DepthAnythingConfig(backbone_config=backbone, patch_size=4, fusion_hidden_size=8, **sizes)
@@ -200,7 +201,7 @@ def test_the_encoder_of_depth_anything_teaches(tmp_path):
     assert torch.equal(first(images), maps[0][:, 1:].view(2, 6, 6, 16))
 
 
-def test_the_backbone_under_a_head_gives_its_last_map(tmp_path):
+def test_the_backbone_under_a_head_returns_its_last_map(tmp_path):
     sizes = {"image_size": 24, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2]}
     swin = SwinConfig(**sizes, window_size=3, out_indices=[1, 2])
     config = UperNetConfig(backbone_config=swin, hidden_size=8, pool_scales=[1], use_auxiliary_head=False)
@@ -212,7 +213,7 @@ def test_the_backbone_under_a_head_gives_its_last_map(tmp_path):
     assert torch.equal(teacher(images), own.permute(0, 2, 3, 1))
 
 
-def test_sam_2_teaches_what_its_neck_gives_its_decoder(tmp_path):
+def test_sam_2_returns_the_input_of_its_decoder(tmp_path):
     hiera = Sam2HieraDetConfig(
         hidden_size=8,
         num_attention_heads=1,
@@ -233,18 +234,18 @@ def test_sam_2_teaches_what_its_neck_gives_its_decoder(tmp_path):
     assert torch.equal(teacher(images), own.permute(0, 2, 3, 1))
 
 
-def test_sam_is_shown_another_resolution_where_a_recipe_says_so(tmp_path):
+def test_sam_can_have_another_image_size(tmp_path):
     save_expert("sam", tmp_path)
     teacher = load_expert("sam", tmp_path, image_size=32)
     assert teacher.grid == (8, 8, 12)
     assert_places_stay(teacher)
     images = random_images()
     assert torch.equal(load_expert("sam", tmp_path, image_size=24)(images), load_expert("sam", tmp_path)(images))
-    with pytest.raises(ValueError, match="image_size of teacher .* is 30; it must be a multiple of its patch size 4"):
+    with pytest.raises(UserError, match="its patches of 4 pixels do not cover 30 pixels"):
         load_expert("sam", tmp_path, image_size=30)
 
 
-def test_the_encoder_under_a_classifier_teaches(tmp_path):
+def test_the_encoder_under_a_classifier_is_loaded(tmp_path):
     model = fill(ViTForImageClassification(ViTConfig(**SIZES)))
     teacher = load_teacher(TeacherConfig(save(model, tmp_path)))
     images = random_images()
@@ -261,12 +262,15 @@ def test_missing_weights_are_an_error(tmp_path):
     save_file(
         {key: weights[key] for key in weights if key not in lost}, tmp_path / "model.safetensors", {"format": "pt"}
     )
-    with pytest.raises(ValueError, match=rf"lacks {len(lost)} weights of its Dinov2Model .*teach noise. Save it with"):
+    with pytest.raises(
+        UserError,
+        match=rf"lacks {len(lost)} weights of its Dinov2Model .*random weights are no teacher. Save it with",
+    ):
         load_teacher(TeacherConfig(folder))
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_missing_weights_of_a_half_are_an_error(tmp_path, name):
+def test_missing_weights_of_a_vision_part_are_an_error(tmp_path, name):
     save_expert(name, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     lost = [key for key in weights if "layer_norm1.weight" in key and "vision" in key] or [
@@ -274,11 +278,11 @@ def test_missing_weights_of_a_half_are_an_error(tmp_path, name):
     ]
     del weights[lost[0]]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"lacks 1 weights of its \w+VisionModel .*teach noise"):
+    with pytest.raises(UserError, match=r"lacks 1 weights of its \w+VisionModel .*random weights are no teacher"):
         load_expert(name, tmp_path)
 
 
-def test_a_pooler_that_was_not_saved_is_none_of_the_features(tmp_path):
+def test_a_missing_pooler_is_no_error(tmp_path):
     model = fill(ViTModel(ViTConfig(**SIZES), add_pooling_layer=False))
     assert load_teacher(TeacherConfig(save(model, tmp_path))).grid == (6, 6, 16)
 
@@ -292,7 +296,7 @@ def test_pickles_are_not_read(tmp_path):
 
 
 def change(folder, **fields):
-    """Of a folder's configuration; what is none is left out."""
+    """Changes fields of a folder's configuration; fields that are None are removed."""
     config = {**json.loads((folder / "config.json").read_text()), **fields}
     written = {name: value for name, value in config.items() if value is not None}
     (folder / "config.json").write_text(json.dumps(written))
@@ -301,26 +305,28 @@ def change(folder, **fields):
 def test_weights_of_another_shape_are_an_error(tmp_path):
     folder = save(fill(Dinov2Model(Dinov2Config(**SIZES))), tmp_path)
     change(tmp_path, mlp_ratio=3)
-    with pytest.raises(ValueError, match=r"has 9 weights of other shapes .*fc1.bias: \[64\], not \[48\].: one of the"):
+    with pytest.raises(
+        UserError, match=r"has 9 weights whose shapes differ .*fc1.bias: \[64\], not \[48\].: the weights or"
+    ):
         load_teacher(TeacherConfig(folder))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_file_that_was_cut_short_is_one_sentence(tmp_path, share):
+def test_a_truncated_file_is_one_sentence(tmp_path, share):
     folder = save(fill(Dinov2Model(Dinov2Config(**SIZES))), tmp_path)
     weights = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(weights[: int(share * len(weights))])
-    with pytest.raises(ValueError, match="cannot load the teacher .*: Error while deserializing header"):
+    with pytest.raises(UserError, match="cannot load the teacher .*: Error while deserializing header"):
         load_teacher(TeacherConfig(folder))
 
 
 @pytest.mark.parametrize(
     ("kind", "problem"), [("dinov9", "model type `dinov9`"), (None, "Should have a `model_type` key")]
 )
-def test_a_configuration_that_transformers_does_not_know_is_one_sentence(tmp_path, kind, problem):
+def test_an_unknown_configuration_is_one_sentence(tmp_path, kind, problem):
     folder = save(fill(Dinov2Model(Dinov2Config(**SIZES))), tmp_path)
     change(tmp_path, model_type=kind)
-    with pytest.raises(ValueError, match=f"does not know the configuration of teacher .*{problem}"):
+    with pytest.raises(UserError, match=f"does not know the configuration of teacher .*{problem}"):
         load_teacher(TeacherConfig(folder))
 
 
@@ -329,28 +335,28 @@ def test_code_that_comes_with_a_checkpoint_is_never_run(tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *args: "y")
     (tmp_path / "theirs.py").write_text("raise SystemExit('it runs')")
     change(tmp_path, model_type="theirs", auto_map={"AutoConfig": "theirs.Config", "AutoModel": "theirs.Model"})
-    with pytest.raises(ValueError, match="that comes with a checkpoint is never run: The repository .* custom co"):
+    with pytest.raises(UserError, match="that comes with a checkpoint is never run: The repository .* custom co"):
         load_teacher(TeacherConfig(folder))
     change(tmp_path, model_type="dinov2", auto_map=None)
     processor = {"image_processor_type": "Theirs", "auto_map": {"AutoImageProcessor": "theirs.Processor"}}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    with pytest.raises(ValueError, match="has no image processor that could be read: .* custom code"):
+    with pytest.raises(UserError, match="The image processor of .* could not be read .*: .* custom code"):
         load_teacher(TeacherConfig(folder))
 
 
-def test_a_model_that_shuffles_its_patches_is_no_teacher(tmp_path):
+def test_a_model_that_shuffles_its_patches_is_an_error(tmp_path):
     folder = save(fill(ViTMAEModel(ViTMAEConfig(**SIZES, mask_ratio=0.0))), tmp_path)
-    with pytest.raises(ValueError, match="is a vit_mae, of which transformers .* has no model that takes images"):
+    with pytest.raises(UserError, match="is a vit_mae, for which transformers .* has no model that maps images"):
         load_teacher(TeacherConfig(folder))
 
 
-def test_a_backbone_of_timms_without_timm_is_one_sentence(tmp_path):
+def test_a_timm_backbone_without_timm_is_one_sentence(tmp_path):
     TimmBackboneConfig(backbone="resnet18", out_indices=[-1]).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="transformers .* cannot load the teacher .*requires the timm library"):
+    with pytest.raises(UserError, match="transformers .* cannot load the teacher .*requires the timm library"):
         load_teacher(TeacherConfig(str(tmp_path)))
 
 
-def test_nothing_is_said_of_what_is_left_out(tmp_path, caplog, capfd):
+def test_no_warning_names_weights_outside_the_vision_part(tmp_path, caplog, capfd):
     save_expert("clip", tmp_path)
     capfd.readouterr()
     load_expert("clip", tmp_path)
@@ -359,9 +365,9 @@ def test_nothing_is_said_of_what_is_left_out(tmp_path, caplog, capfd):
     ]
 
 
-def test_a_checkpoint_that_sees_nothing_is_an_error(tmp_path):
+def test_a_text_model_is_an_error(tmp_path):
     folder = save(CLIPTextModel(CLIPTextConfig(**TEXT)), tmp_path)
     with pytest.raises(
-        ValueError, match="The teacher .* is a clip_text_model, of which .* has no model that takes images"
+        UserError, match="The teacher .* is a clip_text_model, for which .* has no model that maps images"
     ):
         load_teacher(TeacherConfig(folder))
