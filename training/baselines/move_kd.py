@@ -1,4 +1,4 @@
-"""MoVE-KD's objective, the baseline that HAWAII is measured against, and the adapters that only training needs."""
+"""MoVE-KD's objective, a baseline for HAWAII, and its encoder adapters, which are used in training only."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ from .move_kd_losses import (
 
 
 class EncoderAdapter(nn.Module):
-    """One teacher at the student's width and tokens: a layer over channels, a GELU, a layer over tokens."""
+    """Maps a teacher to the student's width and tokens: a layer over channels, a GELU, a layer over tokens."""
 
     def __init__(self, height: int, width: int, channels: int, num_tokens: int, hidden_size: int):
         super().__init__()
@@ -35,18 +35,18 @@ class EncoderAdapter(nn.Module):
         self.token_layer = nn.Linear(height * width, num_tokens)
 
     def widen(self, tokens: torch.Tensor) -> torch.Tensor:
-        """From `(..., channels)` to `(..., hidden_size)`, in the layers' own precision."""
+        """Maps `(..., channels)` to `(..., hidden_size)`, in the precision of the layer."""
         return F.gelu(self.channel_layer(tokens.to(self.channel_layer.weight.dtype)))
 
     def forward(self, grid: torch.Tensor) -> torch.Tensor:
-        """From `(num_images, height, width, channels)` to `(num_images, num_tokens, hidden_size)`."""
+        """Maps `(num_images, height, width, channels)` to `(num_images, num_tokens, hidden_size)`."""
         return self.token_layer(self.widen(grid.flatten(1, 2)).transpose(1, 2)).transpose(1, 2)
 
     @torch.no_grad()
     def standardize(self, grid: torch.Tensor) -> None:
         """
-        Lets its targets begin with mean zero and variance one, as those of the other objectives do (see
-        [`Projection`]), and each at its own place (see [`keep_places`]). MoVE-KD itself does neither.
+        Rescales the layers so that targets start with mean 0 and variance 1, as for the other objectives (see
+        [`Projection`]), and keep their places (see [`keep_places`]). MoVE-KD does neither.
         """
         height, width = grid.shape[1:3]
         tokens = grid.flatten(1, 2).to(self.channel_layer.weight.dtype)
@@ -80,16 +80,15 @@ class MoveKdOptions(ObjectiveOptions):
 class MoveKdObjective(Objective):
     """
     `L = L_text + lambda_1 sum_t W_t L_t + lambda_2 L_bal`, faithful to MoVE-KD unless `single_softmax` or
-    `detached_teacher_weights` repairs a flaw; see move_kd_losses.py. An encoder that learns without a language model
-    has no L_text.
+    `detached_teacher_weights` repairs a flaw; see move_kd_losses.py. Without a language model there is no L_text.
 
-    The anchor, MoVE-KD's CLIP, is the first teacher whose class token and its attention can be had: they weigh the
-    teachers and the tokens. Where its grid and its width are the student's, it has no adapter. MoVE-KD knows no other
-    case; here an anchor of another shape gets an adapter as the others, its class token goes through the channel layer
-    of that and the GELU, and its attention is resampled to the student's grid, where it keeps its sum.
+    The anchor, CLIP in MoVE-KD, is the first teacher with a class token whose attention is available: both weight the
+    teachers and the tokens. It has no adapter if its grid and width are the student's. MoVE-KD defines no other case;
+    here an anchor of another shape gets an adapter like the others, its class token passes through the channel layer
+    and the GELU, and its attention is resampled to the student's grid with the same sum.
 
-    Features are not normalised, and adapters bring each teacher's own cells to the student's (`grid_matching` says
-    nothing here).
+    Features are not normalised, and the adapters map each teacher's cells to the student's, so there is no
+    `grid_matching`.
 
     Args:
         options (`MoveKdOptions`):
@@ -113,14 +112,14 @@ class MoveKdObjective(Objective):
         if not anchors:
             raise UserError(
                 f"None of the teachers ({', '.join(teacher_grids)}) is a vision transformer with a class token that "
-                "transformers loads, and the objective move_kd weighs teachers and tokens by one: add one, such as "
-                "clip."
+                "transformers loads, which the objective move_kd needs to weight teachers and tokens: add one, such "
+                "as clip."
             )
         vision = encoder_of(student).config
         if vision.num_teacher_adapters:
             raise UserError(
                 f"The student has {vision.num_teacher_adapters} teacher-specific adapters, and the objective move_kd "
-                "balances one bank of adapters, general ones: let it start from another vision_tower."
+                "uses general adapters only: start from another vision_tower."
             )
         self.names = list(teacher_grids)
         self.anchor = anchors[0]
@@ -159,7 +158,7 @@ class MoveKdObjective(Objective):
     def forward(
         self, student, teacher_features: list[torch.Tensor | ClassTokenFeatures], batch: dict
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """As for [`Objective`]; the anchor's are [`ClassTokenFeatures`], and of an encoder alone there is no text."""
+        """As for [`Objective`]; the anchor's features are [`ClassTokenFeatures`]."""
         _, weight = weigh_images(batch)
         routed, probabilities = routed_pass(student, batch["pixel_values"])
         anchor = teacher_features[self.anchor]
@@ -184,14 +183,14 @@ class MoveKdObjective(Objective):
 
     @torch.no_grad()
     def standardize(self, teacher_features: list[torch.Tensor | ClassTokenFeatures]) -> None:
-        """Lets every target that an adapter makes begin with mean zero and variance one, at its own place."""
+        """Rescales the adapters so that targets start with mean 0 and variance 1 and keep their places."""
         for key, grid in zip(self.keys, self._grids(teacher_features)):
             if key in self.adapters:
                 self._adapter(key).standardize(grid)
 
     @staticmethod
     def _grids(teacher_features: list[torch.Tensor | ClassTokenFeatures]) -> list[torch.Tensor]:
-        return [seen.grid if isinstance(seen, ClassTokenFeatures) else seen for seen in teacher_features]
+        return [item.grid if isinstance(item, ClassTokenFeatures) else item for item in teacher_features]
 
     def _adapter(self, key: str) -> EncoderAdapter:
         adapter = self.adapters[key]
@@ -199,7 +198,7 @@ class MoveKdObjective(Objective):
         return adapter
 
     def _project(self, teacher_features: list[torch.Tensor | ClassTokenFeatures]) -> torch.Tensor:
-        """Each teacher at the student's width, `(I, N, m, D)`, in float32; one by one, because their shapes differ."""
+        """Maps each teacher to the student's width, `(I, N, m, D)`, in float32; a loop, since shapes differ."""
         projected = [
             self._adapter(key)(grid) if key in self.adapters else grid.flatten(1, 2)
             for key, grid in zip(self.keys, self._grids(teacher_features))
@@ -207,12 +206,12 @@ class MoveKdObjective(Objective):
         return torch.stack([tokens.float() for tokens in projected], dim=1)
 
     def _class_token(self, anchor: ClassTokenFeatures) -> torch.Tensor:
-        """The anchor's class token at the student's width, `(I, D)`."""
+        """Returns the anchor's class token at the student's width, `(I, D)`."""
         key = self.keys[self.anchor]
         return self._adapter(key).widen(anchor.class_token) if key in self.adapters else anchor.class_token
 
     def _weigh_tokens(self, anchor: ClassTokenFeatures) -> torch.Tensor:
-        """Weights of the student's tokens, `(I, m)`."""
+        """Returns the weights of the student's tokens, `(I, m)`."""
         attention = anchor.class_attention.float()
         if anchor.grid.shape[1:3] != (self.grid_size, self.grid_size):
             cells = attention.unflatten(1, anchor.grid.shape[1:3]).unsqueeze(-1)  # (I, h, w, 1)

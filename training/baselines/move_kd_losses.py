@@ -1,20 +1,20 @@
-"""MoVE-KD's losses as functions of tensors, its quirks included, and two repairs. All of them count in float32."""
+"""MoVE-KD's losses as functions of tensors, including its quirks, and two repairs. All are computed in float32."""
 
 import torch
 import torch.nn.functional as F
 
 
-ANCHOR_SHARE = 0.8  # of the teachers' weights, whatever it sees
+ANCHOR_SHARE = 0.8  # of the teachers' weights, for every image
 # Shapes: I images, N teachers, m student tokens, D student width, L layers, P = m and the class token, E adapters.
 
 
 def softmax_of_attention(class_attention: torch.Tensor) -> torch.Tensor:
     """
-    Weights of the tokens as MoVE-KD has them: a softmax over what a softmax gave, hence nearly even.
+    Token weights of MoVE-KD: a softmax over attention weights, hence nearly uniform.
 
     Args:
         class_attention (`torch.FloatTensor` of shape `(num_images, num_tokens)`):
-            What the class token pays each patch, a mean over heads.
+            Attention of the class token to each patch, averaged over heads.
 
     Returns:
         `torch.FloatTensor` of the same shape; the tokens of an image sum to one.
@@ -23,28 +23,28 @@ def softmax_of_attention(class_attention: torch.Tensor) -> torch.Tensor:
 
 
 def renormalized_attention(class_attention: torch.Tensor) -> torch.Tensor:
-    """The first repair: the attention itself, of which the patches' part is made to sum to one. As above otherwise."""
+    """The first repair: the attention to the patches itself, rescaled to sum to one. Shapes as above."""
     class_attention = class_attention.float()
     return class_attention / class_attention.sum(dim=-1, keepdim=True)
 
 
 def weigh_teachers(class_token: torch.Tensor, projected: torch.Tensor, anchor: int) -> torch.Tensor:
     """
-    Weights of the teachers: fixed for the anchor; the others share the rest by a softmax of how well their tokens
-    agree with its class token, `mean_j CLS . z_tj`. The gradient flows to what projects them; the second repair is to
-    detach what comes back.
+    Weights of the teachers: fixed for the anchor; the others share the rest by a softmax of the agreement of their
+    tokens with its class token, `mean_j CLS . z_tj`. The gradient flows into the adapters; the second repair detaches
+    the result.
 
     Args:
         class_token (`torch.FloatTensor` of shape `(num_images, hidden_size)`):
-            The anchor's.
+            Class token of the anchor.
         projected (`torch.FloatTensor` of shape `(num_images, num_teachers, num_tokens, hidden_size)`):
             Teacher tokens at the student's width, z.
         anchor (`int`):
-            Place of the anchor among the teachers.
+            Index of the anchor.
 
     Returns:
-        `torch.FloatTensor` of shape `(num_images, num_teachers)`; the teachers of an image sum to one, but for an
-        anchor alone.
+        `torch.FloatTensor` of shape `(num_images, num_teachers)`; the weights of an image sum to one, unless
+        the anchor is the only teacher.
     """
     agreement = (class_token.float().unsqueeze(1) * projected.float().mean(dim=2)).sum(dim=-1)  # (I, N)
     fixed = torch.full_like(agreement[:, :1], ANCHOR_SHARE)
@@ -73,12 +73,12 @@ def move_kd_loss(student: torch.Tensor, projected: torch.Tensor, token_weights: 
 
 def pooled_balance_loss(probabilities: torch.Tensor) -> torch.Tensor:
     """
-    `sum_e mean(p_e) * mean(onehot_e)` of each image, pooled over layers and tokens: `1 / E` where all E adapters are
-    chosen alike. The choice has no gradient.
+    `sum_e mean(p_e) * mean(onehot_e)` of each image, pooled over layers and tokens: `1 / E` if all E adapters are
+    chosen equally often. The choice has no gradient.
 
     Args:
         probabilities (`torch.FloatTensor` of shape `(num_layers, num_images, num_tokens, num_adapters)`):
-            What the router gave its adapters; the largest was chosen.
+            The router's probabilities; the adapter with the largest was chosen.
 
     Returns:
         `torch.FloatTensor` of shape `(num_images,)`.

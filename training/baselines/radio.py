@@ -56,7 +56,7 @@ class RadioObjective(Objective):
     options_class = RadioOptions
     options: RadioOptions
     has_adapters = False
-    note = "The projections are the student's heads for its teachers: they always learn, and vanish with the teachers."
+    note = "The projections are the heads that predict the teachers: they always learn, and are never saved."
 
     def __init__(self, options: RadioOptions, student: Student, teacher_grids: dict[str, tuple[int, int, int]]):
         super().__init__(options, student, teacher_grids)

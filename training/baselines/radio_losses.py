@@ -1,4 +1,4 @@
-"""AM-RADIO's loss of one teacher as a function of tensors, in float32."""
+"""AM-RADIO's loss for one teacher as a function of tensors, in float32."""
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,9 @@ def radio_loss(predicted: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
 
     Args:
         predicted (`torch.FloatTensor` of shape `(num_images, num_tokens, channels)`):
-            What the teacher's head makes of the student's tokens.
+            The teacher's head on the student's tokens.
         features (`torch.FloatTensor` of the same shape):
-            The teacher's.
+            Features of the teacher.
 
     Returns:
         `torch.FloatTensor` of shape `(num_images,)`.

@@ -6,29 +6,29 @@ from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 
 
-# A student is a whole model, or an encoder that learns without a language model.
+# A student is a complete model, or an encoder that is trained without a language model.
 Student = HawaiiForConditionalGeneration | HawaiiVisionModel
 # Shapes: I images, N teacher-specific adapters, m patches, D width.
 
 
 def encoder_of(student: Student) -> HawaiiVisionModel:
-    """The encoder of a student, which may be the student itself."""
+    """Returns the encoder of a student, which may be the student itself."""
     return student if isinstance(student, HawaiiVisionModel) else student.model.vision_tower
 
 
 def routed_pass(student: Student, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """
-    Runs the encoder with the routers at work.
+    Runs the encoder with its routers.
 
     Args:
         student (`HawaiiForConditionalGeneration` or `HawaiiVisionModel`):
-            The model that learns.
+            The model that is trained.
         pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, image_size, image_size)`):
             Normalised images.
 
     Returns:
         The features of the patches, `(num_images, num_patches, hidden_size)`, and the routers' probabilities as in
-        [`HawaiiVisionOutput`], `None` where there are no adapters.
+        [`HawaiiVisionOutput`], `None` without adapters.
     """
     encoder = encoder_of(student)
     output = encoder(pixel_values, output_routing=True)
@@ -39,13 +39,13 @@ def routed_and_forced_passes(
     student: Student, pixel_values: torch.Tensor, sequential_passes: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    Runs the encoder with the routers at work and with each teacher-specific adapter alone.
+    Runs the encoder with its routers, and with each teacher-specific adapter alone.
 
     Args:
         student, pixel_values:
             As for [`routed_pass`].
         sequential_passes (`bool`):
-            Whether one pass comes after the other, instead of all in one batch: the same numbers.
+            Whether to run one pass after another instead of one batch; the results are the same.
 
     Returns:
         The routed features `(num_images, num_patches, hidden_size)`, the forced ones
@@ -65,5 +65,5 @@ def routed_and_forced_passes(
         output = encoder(pixel_values.repeat(num_passes, 1, 1, 1), adapters=adapters, output_routing=True)
         passes = output.last_hidden_state.unflatten(0, (num_passes, num_images))
         probabilities = output.router_probabilities[:, :num_images]
-    passes = passes[:, :, encoder.config.num_prefix_tokens :]  # (1 + N, I, m, D), patches alone
+    passes = passes[:, :, encoder.config.num_prefix_tokens :]  # (1 + N, I, m, D), without prefix tokens
     return passes[0], passes[1:].transpose(0, 1), probabilities

@@ -1,4 +1,4 @@
-"""HAWAII's losses as functions of tensors (sections 2.3 and 2.4). All of them count in float32."""
+"""HAWAII's losses as functions of tensors (sections 2.3 and 2.4). All are computed in float32."""
 
 import torch
 
@@ -10,10 +10,10 @@ def similarity_scores(
     projected: torch.Tensor, prompt: torch.Tensor, prompt_mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The two parts of the teacher tokens' scores before their mean (eq. 5): what the queries spread over them, summed.
+    The two parts of the teacher tokens' scores in eq. 5, summed over queries and not yet divided by their number.
 
-    Each query, a teacher token or an instruction token, spreads a softmax over the m teacher tokens. A part therefore
-    sums to the number of its queries.
+    Each query, a teacher token or an instruction token, distributes a softmax over the m teacher tokens. Each part
+    therefore sums to the number of its queries.
 
     Args:
         projected (`torch.FloatTensor` of shape `(num_images, num_teachers, num_tokens, hidden_size)`):
@@ -21,10 +21,10 @@ def similarity_scores(
         prompt (`torch.FloatTensor` of shape `(num_images, num_prompt_tokens, hidden_size)`):
             Instruction tokens projected to the student's width; there may be none.
         prompt_mask (`torch.BoolTensor` of shape `(num_images, num_prompt_tokens)`):
-            False where the instruction is padded.
+            False for padding.
 
     Returns:
-        Two `torch.FloatTensor` of shape `(num_images, num_teachers, num_tokens)`: of the teacher's own tokens and of
+        Two `torch.FloatTensor` of shape `(num_images, num_teachers, num_tokens)`: from the teacher's tokens and from
         the instruction.
     """
     projected, prompt = projected.float(), prompt.float()
@@ -38,8 +38,8 @@ def similarity_scores(
 
 def token_importance(projected: torch.Tensor, prompt: torch.Tensor, prompt_mask: torch.Tensor) -> torch.Tensor:
     """
-    How much each teacher token matters to its neighbours and to the instruction (eq. 5): the mean over all queries of
-    what they spread, so that the scores of a teacher sum to one.
+    Importance of each teacher token to the other tokens and to the instruction (eq. 5): the mean over all queries, so
+    that the scores of a teacher sum to one.
 
     Args:
         projected, prompt, prompt_mask:
@@ -92,16 +92,16 @@ def load_balance_loss(probabilities: torch.Tensor, is_counted: torch.Tensor) -> 
     """
     Switch Transformer's balance loss of one bank of adapters, `N * sum_e f_e * P_e`, averaged over layers.
 
-    It is one where the tokens and the probabilities are spread evenly. `f_e` is a share of tokens and has no gradient.
+    It is 1 if tokens and probabilities are distributed evenly. `f_e` is a share of tokens and has no gradient.
 
     Args:
         probabilities (`torch.FloatTensor` of shape `(num_layers, num_images, num_tokens, num_adapters)`):
-            What the bank's router gave its adapters; the largest was chosen.
+            The router's probabilities; the adapter with the largest was chosen.
         is_counted (`torch.BoolTensor` of shape `(num_images,)`):
             False for images that only fill a batch.
 
     Returns:
-        A scalar `torch.FloatTensor`; zero where no image counts.
+        A scalar `torch.FloatTensor`; zero if no image counts.
     """
     num_adapters = probabilities.shape[-1]
     weight = is_counted.float()

@@ -98,7 +98,7 @@ class Objective(nn.Module, ABC):
     options_class: type[ObjectiveOptions] = ObjectiveOptions
     uses_teachers = True
     has_adapters = True
-    note = "The projections are the objective's: they learn in training, and vanish with the teachers."
+    note = "The projections belong to the objective: they are trained, and never saved with the student."
 
     def __init__(self, options: ObjectiveOptions, student: Student, teacher_grids: dict[str, tuple[int, int, int]]):
         super().__init__()
@@ -133,15 +133,16 @@ class Objective(nn.Module, ABC):
         """
         Args:
             student (`HawaiiForConditionalGeneration` or `HawaiiVisionModel`):
-                The model that learns.
+                The model that is trained.
             teacher_features (`list[torch.FloatTensor]`):
-                Of each teacher, `(num_images, height, width, channels)`.
+                Features of each teacher, `(num_images, height, width, channels)`.
             batch (`dict`):
-                What the collator makes, with `num_label_tokens` and `num_images`: the counts over all micro-batches
+                Output of the collator, with `num_label_tokens` and `num_images`: the counts over all micro-batches
                 and processes of the step, which make accumulation equal to one large batch.
 
         Returns:
-            The loss and its terms, each a share of the step's value: over the micro-batches and processes they sum up.
+            The loss and its terms, each the share of one micro-batch: the sum over micro-batches and processes is the
+            value of the step.
         """
 
 
@@ -149,6 +150,5 @@ def check_has_teachers(teacher_grids: dict, objective: str) -> None:
     """Raises a `UserError` if no teachers are configured."""
     if not teacher_grids:
         raise UserError(
-            f"The recipe names no teachers, and the objective {objective} has nothing else to distill: name some "
-            "under teachers."
+            f"The recipe names no teachers, and the objective {objective} needs some: name them under teachers."
         )

@@ -1,4 +1,4 @@
-"""Between the teachers' features and the student's: what only training needs, and no checkpoint holds."""
+"""Layers that map the teachers' features to the student's tokens; they are used in training only."""
 
 from collections.abc import Iterable
 
@@ -15,16 +15,16 @@ from ..teachers.grids import match_grid, resize_grid
 @torch.no_grad()
 def standardize_layer(layer: nn.Linear, outputs: torch.Tensor) -> None:
     """
-    Changes a layer so that each channel that it gives has mean zero and variance one.
+    Rescales a layer so that each of its output channels has mean 0 and variance 1.
 
     Args:
         layer (`nn.Linear`):
             The layer.
         outputs (`torch.FloatTensor` of shape `(..., out_features)`):
-            What it gives so far, for some of what it will be given.
+            Its outputs for a sample of its inputs.
     """
     std, mean = torch.std_mean(outputs.flatten(0, -2), dim=0, correction=0)
-    std = std.clamp(min=1e-5)  # a channel that never varies has nothing but rounding to be made large
+    std = std.clamp(min=1e-5)  # in a constant channel only rounding errors would be amplified
     layer.weight.div_(std[:, None])
     layer.bias.sub_(mean).div_(std)
 
@@ -38,14 +38,14 @@ class Projection(nn.Sequential):
     @torch.no_grad()
     def standardize(self, features: torch.Tensor) -> None:
         """
-        Changes the last layer so that each channel that it makes of `features` has mean zero and variance one.
+        Rescales the last layer so that each output channel has mean 0 and variance 1 on `features`.
 
-        A fresh projection gives targets that hardly vary around a large mean. A student meets those by hardly varying
-        itself, which teaches nothing and leaves little for the language model to see.
+        The targets of a fresh projection hardly vary around a large mean. A student fits them with nearly constant
+        features, which contain little information for the language model.
 
         Args:
             features (`torch.FloatTensor` of shape `(..., in_features)`):
-                Some of what will be projected.
+                A sample of the inputs.
         """
         last = self[-1]
         assert isinstance(last, nn.Linear)
@@ -54,8 +54,8 @@ class Projection(nn.Sequential):
 
 def module_keys(names: Iterable[str]) -> list[str]:
     """
-    Names of the teachers' modules: by place and name, so that the weights of other teachers, or of the same in another
-    order, are not taken for these. A module's name has no dot.
+    Names of the teachers' modules, from index and name, so that weights of other teachers, or of the same teachers in
+    another order, do not match. A module's name must not contain a dot.
     """
     return [f"{index}_{name.replace('.', '-')}" for index, name in enumerate(names)]
 
@@ -63,14 +63,14 @@ def module_keys(names: Iterable[str]) -> list[str]:
 @torch.no_grad()
 def keep_places(layer: nn.Linear, height: int, width: int) -> None:
     """
-    Lets a layer over the cells of a grid begin as the one that brings each to its own place among the tokens. A fresh
-    layer mixes all places of the image, and would stay so where it does not learn.
+    Initialises a layer over the cells of a grid with bilinear resampling, so that each cell keeps its place. A random
+    layer would mix all places of the image, permanently if it is frozen.
 
     Args:
         layer (`nn.Linear`):
-            From `height * width` cells, row by row, to the tokens of a square grid.
+            Maps `height * width` cells, row by row, to the tokens of a square grid.
         height, width (`int`):
-            Of the grid.
+            Size of the grid.
     """
     cells = torch.eye(height * width, device=layer.weight.device).view(-1, height, width, 1)
     layer.weight.copy_(resize_grid(cells, round(layer.out_features**0.5)).flatten(1).T)  # (m, h * w)
@@ -78,7 +78,7 @@ def keep_places(layer: nn.Linear, height: int, width: int) -> None:
 
 
 def make_token_projections(keys: list[str], grids: Iterable[tuple[int, int, int]], num_tokens: int) -> nn.ModuleDict:
-    """For `grid_matching: learned`, each teacher's layer over its tokens."""
+    """Makes the layers over each teacher's tokens for `grid_matching: learned`."""
     layers = nn.ModuleDict()
     for key, (height, width, _) in zip(keys, grids):
         layers[key] = layer = nn.Linear(height * width, num_tokens)
@@ -94,23 +94,23 @@ def match_teachers(
     dtype: torch.dtype,
 ) -> list[torch.Tensor]:
     """
-    Each teacher's features as the student's tokens, normalised over their channels: experts differ in scale by a
-    factor of ten, and the loudest alone would be heard.
+    Maps each teacher's features to the student's tokens and normalises them over their channels: the scales of experts
+    differ by a factor of ten, and the largest would dominate.
 
     Args:
         teacher_features (`list[torch.FloatTensor]`):
-            Of each teacher, `(num_images, height, width, channels)`.
+            Features of each teacher, `(num_images, height, width, channels)`.
         grid_size (`int`):
             Side of the student's grid.
         grid_matching (`str`):
             See [`match_grid`].
         token_projections (`Iterable[nn.Module]`):
-            Those of `learned`, one for each teacher; otherwise none.
+            The layers of `learned`, one per teacher; otherwise empty.
         dtype (`torch.dtype`):
-            What comes back.
+            Type of the result.
 
     Returns:
-        `list[torch.FloatTensor]`: of each teacher `(num_images, num_tokens, matched_channels)`.
+        `list[torch.FloatTensor]`: for each teacher `(num_images, num_tokens, matched_channels)`.
     """
     matched = [match_grid(grid, grid_size, grid_matching).to(dtype) for grid in teacher_features]
     for index, projection in enumerate(token_projections):

@@ -1,4 +1,4 @@
-"""What the answers teach, whatever else is learned."""
+"""The language model's loss, a part of every objective."""
 
 import torch
 
@@ -15,11 +15,11 @@ def text_loss(
 
     Args:
         student (`HawaiiForConditionalGeneration`):
-            The model that learns.
+            The model that is trained.
         image_features (`torch.FloatTensor` of shape `(num_images, num_patches, hidden_size)`):
-            Its encoder's, before the projector.
+            Features of its encoder, before the projector.
         batch (`dict`):
-            What the collator makes, with `num_label_tokens`.
+            Output of the collator, with `num_label_tokens`.
     """
     inputs_embeds = student.model.merge_image_features(
         batch["input_ids"], student.model.multi_modal_projector(image_features)
@@ -36,5 +36,5 @@ def text_loss(
 def text_terms(
     student: Student, image_features: torch.Tensor, batch: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The first of an objective's terms: [`text_loss`] by its name, or none where an encoder learns alone."""
+    """Returns the term `text` of an objective, or no term for an encoder without a language model."""
     return {} if isinstance(student, HawaiiVisionModel) else {"text": text_loss(student, image_features, batch)}

@@ -1,4 +1,4 @@
-"""What can be learned, by the name that a recipe gives it, and the one module that trains."""
+"""The objectives by the names used in recipes, and the module that joins one to a student."""
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 class StudentWithObjective(nn.Module):
-    """What the trainer wraps: DDP, FSDP and ZeRO each wrap one module, and all that trains must be under it."""
+    """The module that is trained: DDP, FSDP and ZeRO each wrap one module that contains every trainable parameter."""
 
     def __init__(self, student: Student, objective: nn.Module):
         super().__init__()
@@ -30,7 +30,7 @@ class StudentWithObjective(nn.Module):
     def forward(self, teacher_features: list[torch.Tensor], batch: dict):
         return self.objective(self.student, teacher_features, batch)
 
-    # The trainer calls the one or the other: transformers 5.23 renamed it.
+    # The trainer calls one of these: transformers 5.23 renamed the method.
     def activation_checkpointing_enable(self, **kwargs):
         self.student.activation_checkpointing_enable(**kwargs)
 

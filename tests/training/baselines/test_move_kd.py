@@ -204,7 +204,7 @@ def test_no_anchor_is_one_sentence():
 
 
 def test_no_teachers_is_an_error():
-    with pytest.raises(ValueError, match="names no teachers, and the objective move_kd has nothing else to distill"):
+    with pytest.raises(ValueError, match="names no teachers, and the objective move_kd needs some"):
         MoveKdObjective(make_options("move_kd"), make_model(), {})
 
 

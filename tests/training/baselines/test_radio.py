@@ -70,5 +70,5 @@ def test_a_teachers_own_head_alone_follows_it(batch, teachers):
 
 
 def test_no_teachers_is_an_error():
-    with pytest.raises(ValueError, match="names no teachers, and the objective radio has nothing else to distill"):
+    with pytest.raises(ValueError, match="names no teachers, and the objective radio needs some"):
         RadioObjective(make_options("radio"), make_model(), {})
