@@ -1,15 +1,20 @@
-"""What docs/teachers.md shows is what the package does: tables, recipes and code alike."""
+"""The tables, recipes and code of docs/teachers.md agree with the package."""
 
 import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
-from transformers import ViTConfig, ViTModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, ViTConfig, ViTModel
 
+from hawaii.files.user_error import UserError
 from hawaii.tests.documents import blocks, read
 from hawaii.tests.tiny.training import save_image_processor
 from hawaii.training.counting.teachers import describe_presets
+from hawaii.training.teachers import loading
+from hawaii.training.teachers.config import TeacherConfig
+from hawaii.training.teachers.loading import load_teacher, outline_teacher
 from hawaii.training.teachers.presets import expand_teachers
 
 
@@ -17,11 +22,11 @@ TEACHERS = read("docs/teachers.md")
 
 
 @pytest.mark.timm
-def test_the_tables_of_the_teachers_are_those_of_the_command():
+def test_the_tables_are_the_output_of_the_command():
     assert describe_presets() in TEACHERS
 
 
-def test_each_way_to_name_teachers_is_understood():
+def test_each_recipe_names_teachers():
     (first, second, third), *_ = [block.splitlines() for block in blocks(TEACHERS, "yaml")]
     names = [
         [teacher.name for teacher in expand_teachers(yaml.safe_load(line)["teachers"])] for line in (first, second)
@@ -32,7 +37,7 @@ def test_each_way_to_name_teachers_is_understood():
         assert len(expand_teachers(yaml.safe_load(block)["teachers"])) >= 3
 
 
-def test_the_code_that_looks_at_an_expert_runs(tmp_path):
+def test_the_code_that_inspects_a_teacher_runs(tmp_path):
     config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=4)
     ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "models" / "my_expert")
     save_image_processor(tmp_path / "models" / "my_expert", 16)
@@ -41,26 +46,39 @@ def test_the_code_that_looks_at_an_expert_runs(tmp_path):
     assert result.stdout == "my_expert 16 (4, 4, 16)\n", result.stderr
 
 
-def test_the_kind_of_teacher_that_is_shown_works():
-    import torch
-    from transformers.modeling_outputs import BaseModelOutput
+class GreyConfig(PretrainedConfig):
+    model_type = "grey"
+    image_size: int = 16
 
-    class GreyModel(torch.nn.Module):
-        """Gives each patch its own mean, the first column first."""
 
-        def __init__(self):
-            super().__init__()
-            self.config = ViTConfig(image_size=16, patch_size=4)
-            self.scale = torch.nn.Parameter(torch.ones(1))
+class GreyModel(PreTrainedModel):
+    """Averages patches of 4 pixels."""
 
-        def forward(self, pixels):
-            means = torch.nn.functional.avg_pool2d(pixels, 4)  # (I, 1, 4, 4)
-            return BaseModelOutput(last_hidden_state=means.transpose(2, 3).flatten(1).unsqueeze(-1) * self.scale)
+    config_class = GreyConfig
+    main_input_name = "pixel_values"
 
+    def __init__(self, config):
+        super().__init__(config)
+        self.scale = torch.nn.Parameter(torch.ones(1))
+        self.post_init()
+
+    def forward(self, pixel_values):
+        return {"grid": torch.nn.functional.avg_pool2d(pixel_values, 4) * self.scale}  # (I, 1, 4, 4)
+
+
+def test_a_new_kind_of_teacher_is_loaded_and_outlined(tmp_path, monkeypatch):
+    AutoConfig.register("grey", GreyConfig, exist_ok=True)
+    AutoModel.register(GreyConfig, GreyModel, exist_ok=True)
+    GreyModel(GreyConfig()).save_pretrained(tmp_path)
+    save_image_processor(tmp_path, 16)
+    config = TeacherConfig(str(tmp_path))
+    with pytest.raises(UserError, match="cannot process 16 x 16 pixels: 'dict' object has no attribute"):
+        load_teacher(config)
     scope = {}
     exec(next(block for block in blocks(TEACHERS, "python") if "GreyTeacher" in block), scope)
-    teacher = scope["GreyTeacher"]("grey", GreyModel(), 16, [0.0] * 3, [1.0] * 3)
+    monkeypatch.setattr(loading, "TEACHER_KINDS", [scope["GreyTeacher"], *loading.TEACHER_KINDS])
     image = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
     image[..., 4:8, 12:] = 255
-    assert teacher.grid == (4, 4, 1)
+    teacher = load_teacher(config)
+    assert teacher.grid == outline_teacher(config).grid == (4, 4, 1)
     assert teacher(image).argmax() == 1 * 4 + 3

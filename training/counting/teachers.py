@@ -110,5 +110,6 @@ def describe_presets() -> str:
     sets = markdown_table(
         ["set", "teachers", "parameters", "GFLOPs", "x student"],
         [set_row(name, members) for name, members in TEACHER_SETS.items()],
+        num_text_columns=2,
     )
     return f"{teachers}\n\n{sets}\n\nFor one image; a pass of the student takes {student / 1e9:.0f} GFLOPs."
