@@ -7,9 +7,13 @@ from transformers import (
     CLIPVisionConfig,
     ConvNextConfig,
     ConvNextModel,
+    LlavaConfig,
+    Pix2StructConfig,
     ResNetConfig,
     ResNetModel,
     SamConfig,
+    SamHQVisionConfig,
+    Siglip2VisionConfig,
     ViTConfig,
     ViTModel,
 )
@@ -19,9 +23,15 @@ from hawaii.tests.tiny.models import fill
 from hawaii.tests.tiny.teachers import FIELDS, MAKE, load_expert, random_images, save_expert
 from hawaii.tests.tiny.training import save_image_processor
 from hawaii.training.counting.architectures import read_architecture
+from hawaii.training.teachers.clip_like import ClipLikeTeacher
 from hawaii.training.teachers.config import TeacherConfig
-from hawaii.training.teachers.loading import load_teacher, outline_teacher
+from hawaii.training.teachers.loading import TEACHER_KINDS, find_kind, load_teacher, outline_teacher
+from hawaii.training.teachers.naflex import NaflexTeacher
+from hawaii.training.teachers.pix2struct import Pix2StructTeacher
 from hawaii.training.teachers.presets import PRESETS, expand_teachers
+from hawaii.training.teachers.sam import SamTeacher
+from hawaii.training.teachers.timm_models import TimmArchitecture, TimmTeacher
+from hawaii.training.teachers.transformers_models import TransformersTeacher
 
 
 def make_vit():
@@ -39,6 +49,26 @@ def save(model, folder, image_size=16, **kwargs):
 
 def num_weights(teacher):
     return sum(parameter.numel() for parameter in teacher.model.parameters())
+
+
+KINDS = {
+    TimmTeacher: TimmArchitecture(),
+    NaflexTeacher: Siglip2VisionConfig(),
+    ClipLikeTeacher: LlavaConfig(),  # its vision encoder is a CLIP
+    Pix2StructTeacher: Pix2StructConfig(),
+    SamTeacher: SamHQVisionConfig(),
+    TransformersTeacher: ViTConfig(),
+}
+
+
+@pytest.mark.parametrize(("kind", "architecture"), KINDS.items())
+def test_the_vision_part_of_an_architecture_decides_the_kind_of_teacher(kind, architecture):
+    assert find_kind(architecture) is kind
+
+
+def test_every_kind_is_tested_and_the_last_matches_everything():
+    assert list(KINDS) == TEACHER_KINDS
+    assert all(TEACHER_KINDS[-1].matches(architecture) for architecture in KINDS.values())
 
 
 def test_the_weights_of_the_checkpoint_are_loaded(tmp_path):

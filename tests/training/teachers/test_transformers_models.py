@@ -40,6 +40,7 @@ from transformers import (
     ViTModel,
 )
 
+from hawaii import HawaiiVisionConfig, HawaiiVisionModel
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import fill
 from hawaii.tests.tiny.teachers import (
@@ -280,6 +281,29 @@ def test_missing_weights_of_a_vision_part_are_an_error(tmp_path, name):
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match=r"lacks 1 weights of its \w+VisionModel .*random weights are no teacher"):
         load_expert(name, tmp_path)
+
+
+def test_missing_weights_of_removed_layers_are_no_error(tmp_path):
+    save_expert("clip", tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    removed = ("vision_model.encoder.layers.2.", "vision_model.post_layernorm.")
+    kept = {key: value for key, value in weights.items() if not key.startswith(removed)}
+    assert len(kept) < len(weights)
+    save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    assert load_expert("clip", tmp_path).grid == (6, 6, 16)
+    with pytest.raises(UserError, match="lacks .* weights of its CLIPVisionModel"):
+        load_expert("clip", tmp_path, layer=-1)
+
+
+@pytest.mark.parametrize("layer", [-4, -2, 3])
+def test_hawaiis_encoder_ends_with_the_chosen_layer(tmp_path, layer):
+    model = fill(HawaiiVisionModel(HawaiiVisionConfig(**SIZES, num_teacher_adapters=2)))
+    teacher = load_teacher(TeacherConfig(save(model, tmp_path), layer=layer))
+    images = random_images()
+    with torch.no_grad():
+        states = model(teacher.preprocess(images), output_hidden_states=True).hidden_states
+    assert torch.equal(teacher(images), states[layer][:, -36:].view(2, 6, 6, 16))
+    assert len(teacher.model.layers) == layer % 4
 
 
 def test_a_missing_pooler_is_no_error(tmp_path):
