@@ -84,22 +84,22 @@ def make_processor(name: str):
     return Pix2StructImageProcessor(max_patches=40, patch_size={"height": PATCH, "width": PATCH})
 
 
-def vision_half(model):
+def vision_part(model):
     """The vision part of a complete model."""
     if isinstance(model, CLIPModel):
         return model.vision_model
     return model.vision_encoder if isinstance(model, SamModel) else model.encoder
 
 
-def save_expert(name: str, folder: Path, half: bool = False):
+def save_expert(name: str, folder: Path, is_vision_part: bool = False):
     """Saves the complete model, or only its vision part, and its processor; returns the complete model."""
     model = MAKE[name]()
-    if half and name == "sam":
+    if is_vision_part and name == "sam":
         alone = SamVisionModel(model.config.vision_config)
         alone.vision_encoder.load_state_dict(model.vision_encoder.state_dict())
         alone.save_pretrained(folder)
     else:
-        (vision_half(model) if half else model).save_pretrained(folder)
+        (vision_part(model) if is_vision_part else model).save_pretrained(folder)
     make_processor(name).save_pretrained(folder)
     return model
 
@@ -126,14 +126,14 @@ def pictures(images: torch.Tensor) -> list[Image.Image]:
 def official_features(name: str, model, images: torch.Tensor) -> torch.Tensor:
     """Features of the official model with its official processor: `(I, h, w, C)`."""
     inputs = make_processor(name)(pictures(images), return_tensors="pt")
-    half = vision_half(model)
+    part = vision_part(model)
     if name == "clip":
-        states = half(inputs["pixel_values"], output_hidden_states=True).hidden_states
+        states = part(inputs["pixel_values"], output_hidden_states=True).hidden_states
         return states[-2][:, 1:].view(-1, SIDE, SIDE, SIZES["hidden_size"])
     if name == "sam":
-        return half(inputs["pixel_values"]).last_hidden_state.permute(0, 2, 3, 1)
+        return part(inputs["pixel_values"]).last_hidden_state.permute(0, 2, 3, 1)
     assert (inputs["attention_mask"] == 0).sum() == 4 * len(images)
-    tokens = half(**inputs).last_hidden_state
+    tokens = part(**inputs).last_hidden_state
     grid = tokens.new_full((len(images), SIDE, SIDE, tokens.shape[-1]), torch.nan)
     for number, patches in enumerate(inputs["flattened_patches"]):
         for token, (row, column) in zip(tokens[number], patches[:, :2].long().tolist()):

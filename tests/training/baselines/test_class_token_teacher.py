@@ -93,10 +93,10 @@ def test_of_a_clip_it_is_the_layer_before_the_last_as_it_is_loaded(tmp_path):
 
 def test_the_grid_is_the_teachers_and_bears_another_type():
     teacher = make(ViTConfig(**SIZES))
-    asked = ClassTokenTeacher(teacher)
-    assert asked.grid == teacher.grid == (SIDE, SIDE, 16)
-    assert isinstance(asked.grid, ClassTokenGrid) and not isinstance(teacher.grid, ClassTokenGrid)
-    assert (asked.name, asked.image_size, asked.model) == (teacher.name, teacher.image_size, teacher.model)
+    wrapped = ClassTokenTeacher(teacher)
+    assert wrapped.grid == teacher.grid == (SIDE, SIDE, 16)
+    assert isinstance(wrapped.grid, ClassTokenGrid) and not isinstance(teacher.grid, ClassTokenGrid)
+    assert (wrapped.name, wrapped.image_size, wrapped.model) == (teacher.name, teacher.image_size, teacher.model)
 
 
 def test_the_model_runs_once_and_one_layer_of_it_slowly(monkeypatch):

@@ -123,10 +123,10 @@ def test_a_missing_checkpoint_is_an_error(tmp_path):
         load_teacher(TeacherConfig(str(tmp_path / "nowhere")))
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["whole", "half"])
+@pytest.mark.parametrize("is_vision_part", [False, True], ids=["complete", "vision_part"])
 @pytest.mark.parametrize("name", MAKE)
-def test_an_outline_has_the_grid_and_the_parameters_of_the_teacher(tmp_path, name, half):
-    save_expert(name, tmp_path, half)
+def test_an_outline_has_the_grid_and_the_parameters_of_the_teacher(tmp_path, name, is_vision_part):
+    save_expert(name, tmp_path, is_vision_part)
     config = TeacherConfig.parse({"checkpoint": str(tmp_path), **FIELDS[name], "dtype": "bfloat16"})
     architecture = AutoConfig.from_pretrained(tmp_path)
     before = architecture.to_dict()

@@ -35,27 +35,27 @@ def test_the_channels_of_a_pixel_are_adjacent():
 @pytest.mark.parametrize("side", [24, 17, 60])
 def test_patches_equal_the_official_processors_without_padding(side):
     images = random_images(2, side)
-    own = make_processor("pix2struct")(pictures(images), return_tensors="pt")
+    official = make_processor("pix2struct")(pictures(images), return_tensors="pt")
     patches = make_teacher().preprocess(images)
-    torch.testing.assert_close(patches, own["flattened_patches"][:, :36], rtol=0, atol=1e-5)
-    assert own["attention_mask"].tolist() == [[1.0] * 36 + [0.0] * 4] * 2
+    torch.testing.assert_close(patches, official["flattened_patches"][:, :36], rtol=0, atol=1e-5)
+    assert official["attention_mask"].tolist() == [[1.0] * 36 + [0.0] * 4] * 2
 
 
 @pytest.mark.parametrize("side", [24, 17, 60])
 def test_features_equal_the_official_models_at_their_rows_and_columns(side):
     teacher = make_teacher()
-    whole = MAKE["pix2struct"]()
-    whole.encoder.load_state_dict(teacher.model.state_dict())
+    complete = MAKE["pix2struct"]()
+    complete.encoder.load_state_dict(teacher.model.state_dict())
     images = random_images(2, side)
-    torch.testing.assert_close(teacher(images), official_features("pix2struct", whole, images), rtol=0, atol=2e-5)
+    torch.testing.assert_close(teacher(images), official_features("pix2struct", complete, images), rtol=0, atol=2e-5)
 
 
 def test_an_image_of_one_color_is_normalised_to_zero():
     images = torch.full((1, 3, 24, 24), 77, dtype=torch.uint8)
     patches = make_teacher().preprocess(images)
     assert (patches[..., 2:] == 0).all()
-    own = make_processor("pix2struct")(pictures(images), return_tensors="pt")["flattened_patches"]
-    assert torch.equal(patches, own[:, :36])
+    official = make_processor("pix2struct")(pictures(images), return_tensors="pt")["flattened_patches"]
+    assert torch.equal(patches, official[:, :36])
 
 
 def test_each_image_is_normalised_separately():

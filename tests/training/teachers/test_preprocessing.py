@@ -82,8 +82,8 @@ def test_resized_input_differs_by_at_most_two_levels(tmp_path, name):
     assert teacher.resample == {"clip": "bicubic", "sam": "bilinear"}[name]
     for side, allowed in [(24, 0), (61, 2), (17, 2)]:
         images = random_images(3, side)
-        own = make_image_processor(name)(pictures(images), return_tensors="pt")["pixel_values"]
-        levels = ((teacher.preprocess(images) - own) * teacher.std).abs()
+        official = make_image_processor(name)(pictures(images), return_tensors="pt")["pixel_values"]
+        levels = ((teacher.preprocess(images) - official) * teacher.std).abs()
         assert levels.max() < allowed + 1e-3, side
         assert (levels > 0.5).float().mean() < 0.02
 
@@ -135,24 +135,24 @@ def test_an_unsupported_processor_must_be_replaced_by_the_recipes_normalisation(
 
 def test_without_a_processor_the_recipe_must_define_everything(tmp_path):
     make_vit().save_pretrained(tmp_path)
-    shown = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    normalization = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     with pytest.raises(
         UserError, match="The image processor of .* could not be read .set image_size, image_mean, image_std and res"
     ):
-        load_teacher(TeacherConfig(str(tmp_path), **shown))
-    assert load_teacher(TeacherConfig(str(tmp_path), **shown, resample="bicubic")).grid == (4, 4, 16)
+        load_teacher(TeacherConfig(str(tmp_path), **normalization))
+    assert load_teacher(TeacherConfig(str(tmp_path), **normalization, resample="bicubic")).grid == (4, 4, 16)
 
 
 @pytest.mark.parametrize("kind", ["DINOv3ViTImageProcessor", "DINOv3ViTImageProcessorFast"])
 def test_a_processor_that_needs_torchvision_is_read_without_it(tmp_path, kind):
-    shown = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "resample": 2}
+    normalization = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "resample": 2}
     folder = save(tmp_path)
-    fields = {"image_processor_type": kind, "size": {"height": 16, "width": 16}, **shown}
+    fields = {"image_processor_type": kind, "size": {"height": 16, "width": 16}, **normalization}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(fields))
     teacher = load_teacher(TeacherConfig(folder))
     assert teacher.resample == "bilinear"
-    np.testing.assert_allclose(teacher.mean.flatten() / 255, shown["image_mean"], rtol=1e-6)
-    np.testing.assert_allclose(teacher.std.flatten() / 255, shown["image_std"], rtol=1e-6)
+    np.testing.assert_allclose(teacher.mean.flatten() / 255, normalization["image_mean"], rtol=1e-6)
+    np.testing.assert_allclose(teacher.std.flatten() / 255, normalization["image_std"], rtol=1e-6)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**fields, "image_mean": None}))
     with pytest.raises(
         UserError, match="normalises images but defines no mean or deviation: set image_mean and image_std"
@@ -164,8 +164,8 @@ def test_a_processor_that_needs_torchvision_is_read_without_it(tmp_path, kind):
 def test_the_crop_size_only_counts_if_the_processor_crops(tmp_path, is_cropped, size):
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     fill(ResNetModel(config)).save_pretrained(tmp_path)
-    whole, crop = ({"height": side, "width": side} for side in (64, 32))
-    CLIPImageProcessor(size=whole, crop_size=crop, do_center_crop=is_cropped).save_pretrained(tmp_path)
+    size_before_crop, crop = ({"height": side, "width": side} for side in (64, 32))
+    CLIPImageProcessor(size=size_before_crop, crop_size=crop, do_center_crop=is_cropped).save_pretrained(tmp_path)
     assert official_pixels(tmp_path, random_images(1, 64)).shape[-1] == size
     assert load_teacher(TeacherConfig(str(tmp_path))).image_size == size
 

@@ -16,12 +16,12 @@ def names(value):
 
 
 def test_the_presets_are_the_papers_experts():
-    shown = {
+    presets = {
         name: (config.checkpoint, config.image_size, config.resample, config.layer)
         for name in PRESETS
         for config in expand_teachers(name)
     }
-    assert shown == {
+    assert presets == {
         "clip": ("openai/clip-vit-large-patch14-336", 336, "bicubic", -2),
         "convnext": ("timm/convnext_xxlarge.clip_laion2b_soup", 768, "bicubic", None),
         "eva02": ("timm/eva02_large_patch14_448.mim_m38m_ft_in22k_in1k", 448, "bicubic", None),

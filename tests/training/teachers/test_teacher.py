@@ -170,8 +170,8 @@ def test_radios_features_are_those_of_its_own_output():
     teacher = make_teacher(model)
     images = random_images(2, 16)
     with torch.no_grad():
-        own = model(teacher.preprocess(images)).features
-    assert torch.equal(teacher(images).flatten(1, 2), own)
+        official = model(teacher.preprocess(images)).features
+    assert torch.equal(teacher(images).flatten(1, 2), official)
 
 
 def test_each_cell_is_the_token_of_its_patch():
@@ -238,11 +238,11 @@ def test_the_grid_depends_on_the_image_size():
 def test_a_large_batch_is_processed_in_parts(monkeypatch):
     model = make_vit()
     teacher, images = make_teacher(model), random_images(7, 16)
-    whole, shown = teacher(images), []
-    model.register_forward_pre_hook(lambda module, inputs: shown.append(len(inputs[0])))
+    together, batch_sizes = teacher(images), []
+    model.register_forward_pre_hook(lambda module, inputs: batch_sizes.append(len(inputs[0])))
     monkeypatch.setattr(teacher_module, "PIXELS_AT_ONCE", 3 * 16 * 16)
-    torch.testing.assert_close(teacher(images), whole)
-    assert shown == [3, 3, 1]
+    torch.testing.assert_close(teacher(images), together)
+    assert batch_sizes == [3, 3, 1]
 
 
 def test_a_teacher_is_frozen():

@@ -55,8 +55,8 @@ def save_model(architecture, sizes, image_size, folder, **options):
     import timm
 
     model = timm.create_model(architecture, num_classes=7, **sizes).eval()
-    shown = {"crop_pct": 1.0, "input_size": (3, image_size, image_size), **options}
-    timm.models.save_for_hf(model, folder, safe_serialization=True, model_config={"pretrained_cfg": shown})
+    defaults = {"crop_pct": 1.0, "input_size": (3, image_size, image_size), **options}
+    timm.models.save_for_hf(model, folder, safe_serialization=True, model_config={"pretrained_cfg": defaults})
     return model
 
 
@@ -118,8 +118,8 @@ def test_images_are_resized_like_timms_transform(tmp_path, side):
     transform = create_transform(**resolve_data_config(pretrained_cfg=config))
     images = random_images(2, side)
     teacher = load(tmp_path)
-    own = torch.stack([transform(picture) for picture in pictures(images)])
-    levels = ((teacher.preprocess(images) - own) * teacher.std).abs()
+    official = torch.stack([transform(picture) for picture in pictures(images)])
+    levels = ((teacher.preprocess(images) - official) * teacher.std).abs()
     assert levels.max() < (1e-3 if side == 192 else 2.001)
     assert (levels > 0.5).float().mean() < 0.01
 
@@ -145,10 +145,10 @@ def test_a_preset_can_have_another_image_size(tmp_path, name, image_size, side):
     teacher = load_teacher(expand_teachers([{"preset": name, **changes}])[0])
     assert (teacher.name, teacher.grid[:2]) == (name, (side, side))
     sizes = {"img_size": image_size} if name == "eva02" else {}
-    own = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, **sizes).eval()
+    official = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, **sizes).eval()
     images = random_images(2, image_size)
     with torch.no_grad():
-        features = own.forward_features(teacher.preprocess(images))
+        features = official.forward_features(teacher.preprocess(images))
     if name == "eva02":
         features = features[:, 1:].transpose(1, 2).unflatten(2, (side, side))
     assert torch.equal(teacher(images), features.permute(0, 2, 3, 1))

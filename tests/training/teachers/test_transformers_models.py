@@ -53,7 +53,7 @@ from hawaii.tests.tiny.teachers import (
     official_features,
     random_images,
     save_expert,
-    vision_half,
+    vision_part,
 )
 from hawaii.tests.tiny.training import save_image_processor
 from hawaii.training.teachers.config import TeacherConfig
@@ -86,14 +86,14 @@ def num_weights(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["whole", "half"])
+@pytest.mark.parametrize("is_vision_part", [False, True], ids=["complete", "vision_part"])
 @pytest.mark.parametrize("name", MAKE)
-def test_features_equal_the_official_models_with_its_official_processor(tmp_path, name, half):
-    model = save_expert(name, tmp_path, half)
+def test_features_equal_the_official_models_with_its_official_processor(tmp_path, name, is_vision_part):
+    model = save_expert(name, tmp_path, is_vision_part)
     teacher = load_expert(name, tmp_path)
     images = random_images(3)
     torch.testing.assert_close(teacher(images), official_features(name, model, images), rtol=1e-5, atol=2e-5)
-    assert num_weights(teacher.model) <= num_weights(vision_half(model))
+    assert num_weights(teacher.model) <= num_weights(vision_part(model))
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -210,8 +210,8 @@ def test_the_backbone_under_a_head_returns_its_last_map(tmp_path):
     teacher = load_teacher(TeacherConfig(save(model, tmp_path)))
     images = random_images()
     with torch.no_grad():
-        own = model.backbone(teacher.preprocess(images)).feature_maps[-1]
-    assert torch.equal(teacher(images), own.permute(0, 2, 3, 1))
+        official = model.backbone(teacher.preprocess(images)).feature_maps[-1]
+    assert torch.equal(teacher(images), official.permute(0, 2, 3, 1))
 
 
 def test_sam_2_returns_the_input_of_its_decoder(tmp_path):
@@ -230,9 +230,9 @@ def test_sam_2_returns_the_input_of_its_decoder(tmp_path):
     teacher = load_teacher(TeacherConfig(save(model, tmp_path, 96), image_size=96))
     images = random_images(2, 96)
     with torch.no_grad():
-        own = model(teacher.preprocess(images)).fpn_hidden_states[-1]
+        official = model(teacher.preprocess(images)).fpn_hidden_states[-1]
     assert teacher.grid == (6, 6, 12)
-    assert torch.equal(teacher(images), own.permute(0, 2, 3, 1))
+    assert torch.equal(teacher(images), official.permute(0, 2, 3, 1))
 
 
 def test_sam_can_have_another_image_size(tmp_path):
