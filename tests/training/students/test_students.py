@@ -245,7 +245,9 @@ def test_a_recipe_from_a_llava_with_learning_rate_0_publishes_its_scores(tmp_pat
 
 @pytest.mark.parametrize("part", ["vision_tower", "language_model", "text_config"])
 def test_a_llava_and_one_of_its_parts_is_an_error(part):
-    with pytest.raises(ValueError, match=f"names a llava, which brings all parts, and a {part}; leave one out"):
+    with pytest.raises(
+        UserError, match=f"llava and {part} are both given, but a llava contains all parts; leave one out"
+    ):
         ModelArguments(llava="x", **{part: {} if part == "text_config" else "y"})
 
 
