@@ -78,8 +78,7 @@ def read_architecture(checkpoint: str) -> PretrainedConfig:
         UserError: transformers does not know the model type, a field is invalid, or the model needs code from the
             checkpoint, which is never run.
     """
-    known = known_architecture(checkpoint)
-    if known is not None:
+    if known := known_architecture(checkpoint):
         return known
     try:
         with explain_errors(f"transformers does not know the configuration of {checkpoint}"):
