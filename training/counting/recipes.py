@@ -122,8 +122,8 @@ def _teachers_table(teachers: list[Teacher]) -> str:
 
 def describe_recipe(recipe: str, overrides: Sequence[str] | None = None) -> str:
     """
-    Counts the parameters of a recipe: those of each part of the student, with the stages that train it; those of the
-    objective's projections; and those of each teacher.
+    Counts the parameters of each part of the student, with the stages that train it, of the objective's projections
+    and of each teacher.
 
     Args:
         recipe (`str`):
