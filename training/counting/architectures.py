@@ -75,13 +75,13 @@ def read_architecture(checkpoint: str) -> PretrainedConfig:
 
     Raises:
         OSError: the Hub has no such model or cannot be reached.
-        UserError: transformers does not know the model type, or it needs code from the checkpoint, which is never run.
+        UserError: transformers does not know the model type, a field is invalid, or the model needs code from the
+            checkpoint, which is never run.
     """
-    known = known_architecture(checkpoint)
-    if known is not None:
+    if known := known_architecture(checkpoint):
         return known
     try:
-        with explain_errors(f"transformers does not know the configuration of {checkpoint}", ValueError):
+        with explain_errors(f"transformers does not know the configuration of {checkpoint}"):
             return AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except OSError as error:
         raise OSError(f"The configuration of {checkpoint} could not be read: {error}") from error

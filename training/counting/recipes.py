@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from ...configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfig
 from ...files.markdown_table import markdown_table
+from ...files.user_error import explain_errors
 from ...modeling_hawaii.conversion.clip import make_vision_config
 from ...modeling_hawaii.conversion.llava_checkpoint import read_llava
 from ...modeling_hawaii.conversion.vocabulary import VOCABULARY_MULTIPLE
@@ -61,7 +62,7 @@ def _outline_text(model_args: ModelArguments) -> PretrainedConfig:
 
 def outline_student(model_args: ModelArguments, num_teachers: int, objective: str = "hawaii") -> Student:
     """
-    The student of a recipe on the meta device, without weights.
+    Builds the student of a recipe on the meta device, without weights.
 
     Args:
         model_args (`ModelArguments`):
@@ -71,9 +72,14 @@ def outline_student(model_args: ModelArguments, num_teachers: int, objective: st
             Number of teachers.
         objective (`str`, *optional*, defaults to `"hawaii"`):
             Decides which adapters there are, unless the recipe does.
+
+    Raises:
+        UserError: no student can have these sizes, or a configuration cannot be read.
     """
-    vision_config = _outline_vision(model_args, vision_fields(model_args, num_teachers, objective))
-    with torch.device("meta"):
+    fields = vision_fields(model_args, num_teachers, objective)
+    # Wrong sizes raise errors of every type in transformers and in the model, such as a ZeroDivisionError.
+    with torch.device("meta"), explain_errors("The student of the recipe cannot be built"):
+        vision_config = _outline_vision(model_args, fields)
         if model_args.is_encoder_alone:
             return HawaiiVisionModel(vision_config)
         language_model = AutoModelForCausalLM.from_config(_outline_text(model_args))
@@ -116,8 +122,8 @@ def _teachers_table(teachers: list[Teacher]) -> str:
 
 def describe_recipe(recipe: str, overrides: Sequence[str] | None = None) -> str:
     """
-    Counts the parameters of a recipe: those of each part of the student, with the stages that train it; those of the
-    objective's projections; and those of each teacher.
+    Counts the parameters of each part of the student, with the stages that train it, of the objective's projections
+    and of each teacher.
 
     Args:
         recipe (`str`):

@@ -8,17 +8,19 @@ from ...files.user_error import UserError
 from .config import TeacherConfig
 
 
-CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+# CLIP's preprocessing.
+CLIP_IMAGES = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "resample": "bicubic",
+}
 
 # Fields of [`TeacherConfig`] by name.
 PRESETS = {
     "clip": {
         "checkpoint": "openai/clip-vit-large-patch14-336",
         "image_size": 336,
-        "image_mean": CLIP_MEAN,
-        "image_std": CLIP_STD,
-        "resample": "bicubic",
+        **CLIP_IMAGES,
         "layer": -2,
         "dtype": "bfloat16",
     },
@@ -26,17 +28,13 @@ PRESETS = {
     "convnext": {
         "checkpoint": "timm/convnext_xxlarge.clip_laion2b_soup",
         "image_size": 768,
-        "image_mean": CLIP_MEAN,
-        "image_std": CLIP_STD,
-        "resample": "bicubic",
+        **CLIP_IMAGES,
         "dtype": "bfloat16",
     },
     "eva02": {
         "checkpoint": "timm/eva02_large_patch14_448.mim_m38m_ft_in22k_in1k",
         "image_size": 448,
-        "image_mean": CLIP_MEAN,
-        "image_std": CLIP_STD,
-        "resample": "bicubic",
+        **CLIP_IMAGES,
         "dtype": "bfloat16",
     },
     # 45 x 45 patches, as its official processor makes of a square with at most 2048 patches.
@@ -49,8 +47,8 @@ PRESETS = {
     "sam": {
         "checkpoint": "facebook/sam-vit-large",
         "image_size": 1024,
-        "image_mean": IMAGENET_MEAN,
-        "image_std": IMAGENET_STD,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
         "resample": "bilinear",
         "dtype": "bfloat16",
     },
@@ -73,10 +71,8 @@ def _preset(changes: dict) -> TeacherConfig:
     changes = dict(changes)
     preset = changes.pop("preset")
     if not isinstance(preset, str) or preset not in PRESETS:
-        raise UserError(
-            f"There is no teacher preset {preset!r}: the presets are {', '.join(PRESETS)}."
-            + _closest(preset, list(PRESETS))
-        )
+        suggestion = _closest(preset, list(PRESETS))
+        raise UserError(f"There is no teacher preset {preset!r}: the presets are {', '.join(PRESETS)}.{suggestion}")
     return TeacherConfig.parse({"name": preset, **copy.deepcopy(PRESETS[preset]), **changes})
 
 

@@ -47,9 +47,17 @@ def test_changing_a_configuration_leaves_the_list_unchanged():
 
 
 @pytest.mark.parametrize(
-    "values", ["{}", '{"model_type": "unheard_of"}', '{"auto_map": {"AutoConfig": "own.Config"}}']
+    "values",
+    [
+        "{}",
+        "3",
+        '{"model_type": ["llama"]}',
+        '{"model_type": "llama", "hidden_size": "x"}',
+        '{"model_type": "unheard_of"}',
+        '{"auto_map": {"AutoConfig": "own.Config"}}',
+    ],
 )
-def test_an_unknown_configuration_is_an_error(tmp_path, values):
+def test_an_unknown_or_damaged_configuration_is_an_error(tmp_path, values):
     (tmp_path / "config.json").write_text(values)
     with pytest.raises(UserError, match=f"transformers does not know the configuration of {tmp_path}: "):
         read_architecture(str(tmp_path))

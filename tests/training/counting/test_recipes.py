@@ -164,6 +164,28 @@ def test_a_missing_teacher_is_one_sentence(recipe, capsys):
     assert "nowhere" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("vision_config.image_size=0", "image_size 0 is less than one patch"),
+        ("vision_config.lora_rank=0", "division by zero"),
+        ("text_config.num_attention_heads=3", "not a multiple of the number of attention heads"),
+    ],
+)
+def test_sizes_that_no_student_can_have_are_an_error_of_the_recipe(recipe, capsys, override, problem):
+    assert command.main(["train", recipe, override, "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert "hawaii train: The student of the recipe cannot be built: " in error and problem in error
+
+
+def test_a_damaged_checkpoint_is_an_error_of_the_recipe(recipe, tmp_path):
+    checkpoints(recipe, tmp_path)
+    path = tmp_path / "language_model" / "config.json"
+    path.write_text(path.read_text().replace('"model_type": "phi"', '"model_type": "sam"'))
+    with pytest.raises(UserError, match="The student of the recipe cannot be built: Unrecognized configuration class"):
+        describe_recipe(recipe)
+
+
 # The paper's student, counted by hand. Vicuna's 32,000 tokens and the image's make 501 blocks of 64.
 PAPER = {
     "vision_tower": 1024 * (3 * 14 * 14 + 1 + 577 + 2)
