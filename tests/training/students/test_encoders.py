@@ -164,7 +164,7 @@ def test_a_run_of_a_complete_model_starts_from_it(recipe, folder, tmp_path):
 def test_a_dry_run_counts_the_parameters_of_the_student(recipe, folder, objective):
     if objective == "move_kd":
         with pytest.raises(
-            ValueError, match="has 2 teacher-specific adapters, and the objective move_kd balances one"
+            ValueError, match="has 2 teacher-specific adapters, and the objective move_kd uses general adapters only"
         ):
             describe_recipe(recipe, ["objective=move_kd"])
         return
