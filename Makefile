@@ -57,7 +57,7 @@ emoji: .venv/installed
 	@echo "==> To train on it: $(BIN)/accelerate launch --num_cpu_threads_per_process $(CORES) -m hawaii train" \
 		"training/recipes/emoji_vqa.yaml output_dir=$(EMOJI_RUN)"
 
-# What needs timm runs in an environment of its own; everything else must do without.
+# Tests that need timm use a separate environment.
 test: .venv/installed .venv-timm/installed .venv-transformers4/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not timm" $(PYTEST_FLAGS)
 	OMP_NUM_THREADS=1 .venv-timm/bin/python -m pytest -m timm $(PYTEST_FLAGS)

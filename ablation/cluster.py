@@ -64,7 +64,9 @@ def run_on_cluster(
         ray.init(address=address, log_to_driver=False, logging_level="error", **local)
     try:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = max((machine.get("GPU", 0) for machine in machines), default=0)
+        if not machines:
+            raise UserError(f"No machine of the Ray cluster {address} is alive.")
+        gpus = max(machine.get("GPU", 0) for machine in machines)
         if 0 < gpus < devices_per_run:
             raise UserError(f"No machine of the Ray cluster {address} has {devices_per_run} GPUs for one run.")
         num_gpus = devices_per_run if gpus else 0

@@ -34,7 +34,7 @@ HAWAII = (sys.executable, "-m", "hawaii")
 GRACE_SECONDS = 30.0
 POLL_SECONDS = 0.1
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
-LIBC = ctypes.CDLL(None)
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def read_curve(folder: Path, stages: Mapping[str, dict]) -> list[dict]:

@@ -13,7 +13,7 @@ from ..objectives.text_loss import text_loss
 
 @dataclass
 class LlavaOptions(ObjectiveOptions):
-    """No options besides those of every objective."""
+    """Only the options that all objectives share."""
 
 
 class LlavaObjective(Objective):

@@ -44,7 +44,7 @@ class Stage:
         options (`ObjectiveOptions`):
             Options of the chosen objective, `training.objective`.
         given (`dict`):
-            What the recipe gives, by option: stages are equal if it is.
+            Options as written in the recipe. Two stages are equal if these are.
     """
 
     name: str
@@ -211,7 +211,7 @@ def _check_continuation(path: Path, first: Stage, stage: Stage) -> None:
 
 
 def _check_encoder(path: Path, recipe: Recipe) -> None:
-    """Checks what an encoder without a language model must not be given, and what any other student needs."""
+    """Rejects text options for an encoder alone, and requires data_path for every other student."""
     for name, stage in recipe.stages.items():
         if not recipe.is_encoder_alone and not stage.data.data_path:
             raise UserError(f"{path}, stage {name}: there is no data_path; name LLaVA's JSON.")
@@ -256,8 +256,8 @@ def _read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict:
         recipe: Any = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}.") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, OmegaConfBaseException, AssertionError) as error:  # the last of a file with a mere number
+        raise UserError(f"{path} is not valid YAML: {error or 'it has no keys'}") from error
     if not isinstance(recipe, dict) or "extends" not in recipe or "stages" in recipe:
         _check_stages(path, recipe)
         recipe["stages"] = {str(name): options or {} for name, options in recipe["stages"].items()}

@@ -42,7 +42,9 @@ def build_language_model(
     # A padding token's embedding gets no gradient, but an end token's must: it is no padding token of the model.
     if checkpoint is not None:
         check_source("language_model", checkpoint)
-        config = AutoConfig.from_pretrained(checkpoint)
+        problem = f"The language_model {checkpoint} could not be loaded"
+        with explain_errors(problem):
+            config = AutoConfig.from_pretrained(checkpoint)
         if config.get_text_config() is not config:
             raise UserError(
                 f"{checkpoint} is a {config.model_type}, a model that takes images or sound already; name a language "
@@ -52,7 +54,8 @@ def build_language_model(
         if getattr(config, "pad_token_id", None) in (ends if isinstance(ends, list) else [ends]):
             config.pad_token_id = None
         # The precision is set when loading: `to` would also round the buffers of rotary embeddings.
-        model = AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=dtype, use_safetensors=True)
+        with explain_errors(problem):
+            model = AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=dtype, use_safetensors=True)
         grow_vocabulary(model, len(tokenizer))
     elif model_args.text_config is not None:
         fields = {**model_args.text_config, "vocab_size": len(tokenizer)}

@@ -122,7 +122,7 @@ class Teacher(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Computes once what every call needs, before the first call."""
+        """Precomputes constants of every call."""
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:

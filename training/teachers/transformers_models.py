@@ -176,7 +176,7 @@ class TransformersTeacher(Teacher):
 
     @classmethod
     def trim(cls, config: TeacherConfig, model: PreTrainedModel) -> None:
-        """Removes what the features do not depend on from a model."""
+        """Removes parts of a model that the features do not depend on."""
 
     @classmethod
     def load_model(cls, config: TeacherConfig, architecture: PretrainedConfig) -> PreTrainedModel:
