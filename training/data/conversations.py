@@ -162,14 +162,7 @@ def tokenize_conversation(messages: Sequence[Message], processor: HawaiiProcesso
     ends = _find_ends(input_ids, offsets, rendering.said, begun, processor)
     answers = rendering.answers
     if any(end is None for _, end in answers):
-        starts = [start for start, _ in answers]
-        answers = [(start, offsets[index][1]) for start, index in zip(starts, end_tokens) if index is not None]
-        if len(answers) < len(starts):
-            raise UserError(
-                "The chat template puts no special token of the tokenizer after an answer, so the model would not "
-                "learn to stop; put {% generation %} and {% endgeneration %} around the assistant's text, or name "
-                "another template, such as vicuna_v1."
-            )
+        answers = _close(answers, ends, offsets)
     in_answer, in_instruction = _cover(text, answers), _cover(text, rendering.instructions)
 
     result = TokenizedConversation([], [], [], set())
