@@ -23,7 +23,7 @@ def weights_of(run: Path, *stages: str) -> dict[str, torch.Tensor]:
     return {f"{path.parent.parent.name} {name}": tensor for path in files for name, tensor in load_file(path).items()}
 
 
-def assert_goes_on_to_the_last_bit(recipe: Path, overrides: list[str], finished: Path, scratch: Path) -> None:
+def assert_resumes_bit_for_bit(recipe: Path, overrides: list[str], finished: Path, scratch: Path) -> None:
     """Resumes a copy of a run of two stages, four steps each, after its second step, and compares the results."""
     stages = list(json.loads((finished / "train_results.json").read_text())["stages"])
     first, second = stages

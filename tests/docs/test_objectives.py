@@ -1,4 +1,4 @@
-"""What docs/objectives.md says of the objectives is what the package does, and every command in it is understood."""
+"""The statements of docs/objectives.md are true, and its commands are valid."""
 
 import shlex
 
@@ -23,7 +23,7 @@ DOCUMENT = read("docs/objectives.md")
 RECIPE = str(ROOT / "training" / "recipes" / "easy_vqa.yaml")
 LINES = [line for block in blocks(DOCUMENT, "bash") for line in block.splitlines()]
 COMMANDS = [line for line in LINES if "RECIPE" in line]
-OF_ENCODERS = [line for line in LINES if "RECIPE" not in line]
+ENCODER_COMMANDS = [line for line in LINES if "RECIPE" not in line]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def overrides_of(command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_can_be_trained(command, language_model, teacher_folders):
+def test_every_command_is_a_valid_recipe(command, language_model, teacher_folders):
     overrides = overrides_of(command)
     names = list(teacher_folders)
     if "teachers=[clip]" in overrides:
@@ -51,8 +51,8 @@ def test_every_command_can_be_trained(command, language_model, teacher_folders):
     assert [name for name in names if f"| {name} " in text] == ([] if "objective=llava" in overrides else names)
 
 
-@pytest.mark.parametrize("command", OF_ENCODERS)
-def test_every_command_of_an_encoder_can_be_run(command, tmp_path, language_model, teacher_folders):
+@pytest.mark.parametrize("command", ENCODER_COMMANDS)
+def test_every_encoder_command_is_valid(command, tmp_path, language_model, teacher_folders):
     words = shlex.split(command)[1:]
     options = vars(build_parser().parse_args(words))
     if words[0] == "data":
@@ -60,7 +60,7 @@ def test_every_command_of_an_encoder_can_be_run(command, tmp_path, language_mode
     overrides = [*options.get("overrides", []), f"teachers=[{', '.join(map(str, teacher_folders.values()))}]"]
     is_alone = options["recipe"].endswith("_encoder.yaml")
     if not is_alone:
-        # What the recipe before leaves, of as many teachers as there are here.
+        # The result of the previous command, with as many teachers as in this test.
         assert "vision_tower=runs/easy_vqa_encoder/hub" in overrides
         fields = yaml.safe_load((ROOT / "training/recipes/easy_vqa_encoder.yaml").read_text())["vision_config"]
         HawaiiVisionModel(HawaiiVisionConfig(**fields, num_teacher_adapters=2)).save_pretrained(tmp_path / "hub")
@@ -70,7 +70,7 @@ def test_every_command_of_an_encoder_can_be_run(command, tmp_path, language_mode
     assert all(f"| {name} " in text for name in teacher_folders)
 
 
-def test_the_encoders_recipe_is_what_the_document_says():
+def test_the_recipe_of_the_encoder_agrees_with_the_complete_one():
     recipe = read_recipe("easy_vqa_encoder", use_cpu=True)
     assert recipe.is_encoder_alone
     (stage,) = recipe.stages.values()
@@ -83,28 +83,28 @@ def test_the_encoders_recipe_is_what_the_document_says():
     assert all(suffix in DOCUMENT for suffix in IMAGE_SUFFIXES)
 
 
-def test_every_objective_is_in_the_table_and_has_its_commands():
+def test_every_objective_is_in_the_table_and_has_a_command():
     for name in OBJECTIVES:
         assert f"\n| `{name}` |" in DOCUMENT
         assert name == "hawaii" or any(f"objective={name}" in overrides_of(command) for command in COMMANDS)
 
 
-def test_the_weights_are_those_that_are_told():
+def test_the_documented_weights_are_those_of_the_options_and_recipes():
     assert "`lambda_1` is 0.5; `lambda_2` is 0.05 for `hawaii` and 0.01 for `move_kd`" in DOCUMENT
-    own = {name: make_options(name) for name in OBJECTIVES}
-    assert {args.lambda_1 for args in own.values()} == {0.5}
-    assert "say `lambda_1: 10`" in DOCUMENT
+    options = {name: make_options(name) for name in OBJECTIVES}
+    assert {args.lambda_1 for args in options.values()} == {0.5}
+    assert "set `lambda_1: 10`" in DOCUMENT
     for recipe in (RECIPE, RECIPE.replace("easy", "emoji")):
         stages = read_recipe(recipe, use_cpu=True).stages.values()
         assert {stage.options.lambda_1 for stage in stages} == {10}
-    assert (own["hawaii"].lambda_2, own["move_kd"].lambda_2) == (0.05, 0.01)
+    assert (options["hawaii"].lambda_2, options["move_kd"].lambda_2) == (0.05, 0.01)
 
 
-def test_the_last_command_of_move_kd_makes_its_own_student():
+def test_the_last_command_of_move_kd_makes_its_student():
     command = [command for command in COMMANDS if "lora_rank=32" in command][0]
-    own = MoveKdObjective.vision_fields(3)
+    fields = MoveKdObjective.vision_fields(3)
     for stage in read_recipe(RECIPE, overrides_of(command), use_cpu=True).stages.values():
         vision = HawaiiVisionConfig(**vision_fields(stage.model, 3, stage.training.objective))
-        assert {name: getattr(vision, name) for name in own} == own
+        assert {name: getattr(vision, name) for name in fields} == fields
         assert "projections" in stage.training.trainable and stage.options.lambda_1 == 0.5
         assert not (stage.options.single_softmax or stage.options.detached_teacher_weights)

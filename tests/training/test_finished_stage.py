@@ -1,4 +1,4 @@
-"""A finished stage alone is enough to take up its teachers and its objective again."""
+"""The folder of a finished stage is enough to load its teachers and its objective."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from hawaii.training.finished_stage import find_stage, load_stage, read_settings
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, teacher_folders):
-    """What a stage had learned, and the run's folder with it."""
+    """A trained module and the folder of the run that contains it."""
     run = tmp_path_factory.mktemp("world") / "run"
     module = save_stage(run / "finetune" / "model", teacher_folders, grid_matching="learned", lambda_1=0.25)
     (run / "train_results.json").write_text(json.dumps({"stages": {"pretrain": {}, "finetune": {}}}))
@@ -24,29 +24,29 @@ def saved(tmp_path_factory, teacher_folders):
 
 @pytest.fixture
 def copy(saved, tmp_path):
-    """The stage's folder, to be changed."""
+    """A copy of the stage's folder, which a test can change."""
     return shutil.copytree(saved[1] / "finetune" / "model", tmp_path / "model")
 
 
-def test_the_objective_comes_back_with_its_teachers_and_its_weights(saved):
+def test_the_objective_is_loaded_with_its_teachers_and_weights(saved):
     module, run = saved
     stage = load_stage(find_stage(run))
     assert [teacher.name for teacher in stage.teachers] == list(TEACHER_GRIDS)
     assert (stage.objective.options.grid_matching, stage.objective.options.lambda_1) == ("learned", 0.25)
-    for ours, theirs in ((stage.objective, module.objective), (stage.student, module.student)):
-        expected = theirs.state_dict()
-        assert ours.state_dict().keys() == expected.keys()
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
+    for loaded, trained in ((stage.objective, module.objective), (stage.student, module.student)):
+        expected = trained.state_dict()
+        assert loaded.state_dict().keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
     assert stage.processor.chat_template and not stage.student.training and not stage.objective.training
 
 
-def test_a_run_its_last_stage_and_the_model_in_that_are_the_same(saved):
+def test_a_run_its_last_stage_and_the_model_folder_give_the_same_stage(saved):
     _, run = saved
     folders = [run, run / "finetune", run / "finetune" / "model"]
     assert [find_stage(folder) for folder in folders] == [run / "finetune" / "model"] * 3
 
 
-def test_what_holds_no_finished_stage_is_named(saved, copy, hub_folder, tmp_path):
+def test_a_folder_without_a_finished_stage_is_an_error(saved, copy, hub_folder, tmp_path):
     with pytest.raises(ValueError, match="nowhere is not a run of `hawaii train`: there is no such folder"):
         find_stage(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"holds no finished stage with.*A published folder has no objective"):
@@ -56,7 +56,7 @@ def test_what_holds_no_finished_stage_is_named(saved, copy, hub_folder, tmp_path
         find_stage(copy)
 
 
-def test_every_field_of_a_preset_and_of_its_changes_is_kept(tmp_path):
+def test_teachers_are_saved_with_all_fields_of_their_presets(tmp_path):
     teachers = ["clip", {"preset": "sam", "image_size": 512, "dtype": "float32"}]
     save_settings(make_arguments(teachers=teachers), make_options(), tmp_path)
     clip, sam = read_settings(tmp_path).teachers
@@ -64,7 +64,7 @@ def test_every_field_of_a_preset_and_of_its_changes_is_kept(tmp_path):
     assert (sam.name, sam.image_size, sam.dtype, sam.resample) == ("sam", 512, "float32", "bilinear")
 
 
-def test_the_settings_are_the_objectives_own(tmp_path):
+def test_the_settings_contain_the_options_of_the_objective_only(tmp_path):
     save_settings(make_arguments(learning_rate=0.5), make_options(token_scoring=False), tmp_path)
     settings = json.loads((tmp_path / OBJECTIVE_SETTINGS_FILE).read_text())
     assert (settings["token_scoring"], settings["teachers"]) == (False, [])
@@ -72,7 +72,7 @@ def test_the_settings_are_the_objectives_own(tmp_path):
     assert "learning_rate" not in settings and "output_dir" not in settings
 
 
-def test_a_teacher_is_found_from_any_folder(teacher_folders, tmp_path, monkeypatch):
+def test_a_teacher_is_found_from_any_working_directory(teacher_folders, tmp_path, monkeypatch):
     name, folder = next(iter(teacher_folders.items()))
     monkeypatch.chdir(folder.parent)
     save_settings(make_arguments(teachers=[f"./{name}"]), make_options(), tmp_path)
@@ -81,7 +81,7 @@ def test_a_teacher_is_found_from_any_folder(teacher_folders, tmp_path, monkeypat
     assert (config.name, config.checkpoint) == (name, os.path.realpath(folder))
 
 
-def test_a_file_that_does_not_describe_an_objective_is_named(tmp_path):
+def test_a_file_that_does_not_describe_an_objective_is_an_error(tmp_path):
     for text in ("{", "[]", '{"objective": "hawai"}', '{"objective": "llava", "teachers": []}'):
         (tmp_path / OBJECTIVE_SETTINGS_FILE).write_text(text)
         with pytest.raises(UserError, match=f"{OBJECTIVE_SETTINGS_FILE} does not describe an objective"):
@@ -94,13 +94,13 @@ def change_teacher(folder, **fields):
     (folder / OBJECTIVE_SETTINGS_FILE).write_text(json.dumps(settings))
 
 
-def test_a_teacher_that_is_gone_is_named_with_the_way_out(copy):
+def test_a_missing_teacher_is_an_error(copy):
     change_teacher(copy, checkpoint="/gone/convnext")
     with pytest.raises(ValueError, match=r"The teacher convnext of .* is missing: there is no folder /gone/convnext"):
         load_stage(copy)
 
 
-def test_other_teachers_than_those_of_the_run_are_not_taken(copy):
+def test_teachers_that_differ_from_those_of_the_run_are_an_error(copy):
     change_teacher(copy, image_size=16)  # 4 x 4 cells in place of 8 x 8
     with pytest.raises(ValueError, match=r"teachers of .*/model are not those that it was trained with: .* differ"):
         load_stage(copy)

@@ -1,4 +1,4 @@
-"""A recipe runs to a folder that can be published, and however often it is killed, to the same one."""
+"""A recipe trains to a folder that can be published, and to the same folder if it is killed in between."""
 
 import json
 import os
@@ -26,19 +26,19 @@ from hawaii.training.train import train
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory, teacher_folders):
-    """A recipe of two stages, six steps each, that saves after every second."""
+    """A recipe of two stages with six steps each that saves every second step."""
     return write_recipe(tmp_path_factory.mktemp("world"), teacher_folders)
 
 
 @pytest.fixture(scope="module")
 def finished(recipe):
-    """The folder of a run that nothing broke off."""
+    """The folder of an uninterrupted run."""
     train(str(recipe))
     return recipe.parent / "run"
 
 
 def assert_same_run(folder, expected):
-    """Weights, optimizers, random states and logs are the same to the last bit."""
+    """Asserts that weights, optimizers, random states and logs are equal bit for bit."""
     for stage in ("pretrain", "finetune"):
         assert logged_steps(folder, stage) == logged_steps(expected, stage)
         for name in ("model", "objective"):
@@ -49,19 +49,19 @@ def assert_same_run(folder, expected):
             states = [
                 torch.load(run / stage / "checkpoint-6" / name, weights_only=False) for run in (folder, expected)
             ]
-            torch.testing.assert_close(*(flat(state) for state in states), rtol=0, atol=0)
+            torch.testing.assert_close(*(flatten(state) for state in states), rtol=0, atol=0)
     assert (folder / "hub" / "model.safetensors").read_bytes() == (expected / "hub" / "model.safetensors").read_bytes()
 
 
-def flat(state, path=""):
+def flatten(state, path=""):
     """The tensors and numbers of a nested state, by path."""
     if isinstance(state, dict | list | tuple):
         items = state.items() if isinstance(state, dict) else enumerate(state)
-        return {name: leaf for key, item in items for name, leaf in flat(item, f"{path}/{key}").items()}
+        return {name: leaf for key, item in items for name, leaf in flatten(item, f"{path}/{key}").items()}
     return {path: torch.as_tensor(state)} if isinstance(state, torch.Tensor | int | float) else {}
 
 
-def test_a_finished_run_alone_brings_back_its_teachers_and_its_objective(finished, teacher_folders):
+def test_a_finished_run_is_loaded_with_its_teachers_and_its_objective(finished, teacher_folders):
     stage = load_stage(find_stage(finished))
     assert (stage.folder, [teacher.name for teacher in stage.teachers]) == (
         finished / "finetune" / "model",
@@ -73,7 +73,7 @@ def test_a_finished_run_alone_brings_back_its_teachers_and_its_objective(finishe
     assert not list((finished / "hub").glob("objective*"))  # they name folders of this machine
 
 
-def test_a_run_leaves_its_stages_its_results_and_the_folder_to_publish(finished):
+def test_a_run_contains_its_stages_the_results_and_the_hub_folder(finished):
     assert {path.name for path in finished.iterdir()} == {"pretrain", "finetune", "hub", "train_results.json"}
     for stage in ("pretrain", "finetune"):
         assert sorted(path.name for path in (finished / stage).iterdir()) == [
@@ -86,7 +86,7 @@ def test_a_run_leaves_its_stages_its_results_and_the_folder_to_publish(finished)
         assert [entry["step"] for entry in logged_steps(finished, stage)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_results_say_what_training_cost(finished):
+def test_the_results_report_steps_samples_and_seconds(finished):
     results = json.loads((finished / "train_results.json").read_text())
     student = HawaiiForConditionalGeneration.from_pretrained(finished / "hub")
     assert results["num_parameters"] == student.num_parameters()
@@ -101,7 +101,7 @@ def test_the_results_say_what_training_cost(finished):
     }
 
 
-def test_the_published_folder_answers_as_the_last_stage_does(finished):
+def test_the_hub_folder_has_the_weights_and_the_template_of_the_last_stage(finished):
     published = HawaiiForConditionalGeneration.from_pretrained(finished / "hub").state_dict()
     last = HawaiiForConditionalGeneration.from_pretrained(finished / "finetune" / "model").state_dict()
     assert all(torch.equal(tensor, published[name]) for name, tensor in last.items())
@@ -111,14 +111,14 @@ def test_the_published_folder_answers_as_the_last_stage_does(finished):
     )
 
 
-def test_the_first_stage_moves_what_it_is_to_and_no_more(finished):
+def test_the_first_stage_changes_the_trainable_parts_only(finished):
     first, second = (load_file(finished / "pretrain" / f"checkpoint-{step}" / "model.safetensors") for step in (2, 6))
-    moved = {name for name in first if not torch.equal(first[name], second[name])}
+    changed = {name for name in first if not torch.equal(first[name], second[name])}
     parts = ("lora_", "routing", "multi_modal_projector")
-    assert moved == {name for name in first if any(part in name for part in parts)}
+    assert changed == {name for name in first if any(part in name for part in parts)}
 
 
-def test_a_stage_starts_where_the_one_before_it_ended(recipe, tmp_path):
+def test_a_stage_starts_from_the_weights_of_the_previous_one(recipe, tmp_path):
     train(str(recipe), [f"output_dir={tmp_path}", "max_steps=2", "stages.finetune.learning_rate=0"])
     for name in ("model", "objective"):
         before, after = (
@@ -128,7 +128,7 @@ def test_a_stage_starts_where_the_one_before_it_ended(recipe, tmp_path):
         assert all(torch.equal(tensor, after[key]) for key, tensor in before.items())
 
 
-def test_what_is_finished_is_not_run_again(recipe, finished, monkeypatch, capsys):
+def test_finished_stages_do_not_run_again(recipe, finished, monkeypatch, capsys):
     monkeypatch.setattr(train_module, "run_stage", lambda *args: pytest.fail("a finished stage ran again"))
     before = (finished / "hub" / "model.safetensors").read_bytes()
     train(str(recipe))
@@ -144,7 +144,7 @@ def test_the_same_recipe_gives_the_same_model(recipe, finished, tmp_path):
     assert_same_run(tmp_path, finished)
 
 
-def test_the_precision_of_a_stage_is_the_recipes(recipe, tmp_path):
+def test_a_stage_has_the_precision_in_the_recipe(recipe, tmp_path):
     train(str(recipe), [f"output_dir={tmp_path}", "max_steps=1", "stages.finetune.dtype=bfloat16"])
     folders = {"pretrain/model": torch.float32, "finetune/model": torch.bfloat16, "hub": torch.bfloat16}
     for folder, dtype in folders.items():
@@ -152,9 +152,8 @@ def test_the_precision_of_a_stage_is_the_recipes(recipe, tmp_path):
         assert {tensor.dtype for tensor in tensors.values()} == {dtype}, folder
 
 
-# Runs `hawaii train` again and again, each time in a process of its own that dies, as if the machine's owner killed
-# it, at the n-th file that is opened, renamed or removed in a folder that is being written. Places and numbers come
-# line by line; how the process ended goes back.
+# Reads lines with a path and a number n. For each, it runs `hawaii train` in a new process that kills itself at the
+# n-th file operation (open, rename, remove) under the path, and prints the exit code.
 RUN_AND_DIE = """
 import os, signal, sys
 from hawaii.__main__ import main
@@ -191,8 +190,8 @@ def run_elsewhere(*arguments, **environment):
     )
 
 
-def whole_checkpoints(folder):
-    """The checkpoints that bear their final name; each has every file."""
+def complete_checkpoints(folder):
+    """Returns the names of the checkpoints with a final name, and asserts that each has every file."""
     found = sorted(folder.glob("checkpoint-[0-9]*"))
     for checkpoint in found:
         for name in (
@@ -209,7 +208,7 @@ def whole_checkpoints(folder):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_while_it_saves_ends_the_same(recipe, finished, tmp_path):
+def test_a_run_that_is_killed_repeatedly_while_it_saves_equals_an_uninterrupted_one(recipe, finished, tmp_path):
     generator = random.Random(0)
     overrides = [f"output_dir={tmp_path}"]
     runner = subprocess.Popen(
@@ -219,18 +218,18 @@ def test_a_run_that_is_killed_again_and_again_while_it_saves_ends_the_same(recip
         stdout=subprocess.PIPE,
         text=True,
     )
-    whole = ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
-    # Where it dies, and the checkpoints that it leaves in the stage's folder.
+    names = ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    # Path at which the process is killed, and the complete checkpoints that remain in the stage's folder.
     places = [
         ("pretrain/incomplete/checkpoint-2", []),
-        ("pretrain/incomplete/checkpoint-4", whole[:1]),
-        ("pretrain/incomplete/checkpoint-6", whole[:2]),
-        ("pretrain/model.incomplete", whole),
+        ("pretrain/incomplete/checkpoint-4", names[:1]),
+        ("pretrain/incomplete/checkpoint-6", names[:2]),
+        ("pretrain/model.incomplete", names),
         ("finetune/incomplete/checkpoint-2", []),
-        ("finetune/incomplete/checkpoint-4", whole[:1]),
-        ("finetune/incomplete/checkpoint-4", whole[:1]),
-        ("finetune/model.incomplete", whole),
-        ("hub.incomplete", whole),
+        ("finetune/incomplete/checkpoint-4", names[:1]),
+        ("finetune/incomplete/checkpoint-4", names[:1]),
+        ("finetune/model.incomplete", names),
+        ("hub.incomplete", names),
     ]
     for place, checkpoints in places:
         number = generator.randint(1, 25)
@@ -238,7 +237,7 @@ def test_a_run_that_is_killed_again_and_again_while_it_saves_ends_the_same(recip
         runner.stdin.flush()
         assert runner.stdout.readline() == "-9\n", (place, number)
         stage = "pretrain" if "pretrain" in place else "finetune"
-        assert whole_checkpoints(tmp_path / stage) == checkpoints, (place, number)
+        assert complete_checkpoints(tmp_path / stage) == checkpoints, (place, number)
         assert not (tmp_path / "hub").exists()
     runner.communicate()
     train(str(recipe), overrides)
@@ -247,10 +246,10 @@ def test_a_run_that_is_killed_again_and_again_while_it_saves_ends_the_same(recip
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(recipe, tmp_path):
-    # One process accumulates the two micro-batches that two processes have at once.
+def test_two_processes_train_the_same_weights_as_one(recipe, tmp_path):
+    # One process accumulates the micro-batches of the two processes.
     shared = ["optim=sgd", "learning_rate=0.05", "max_grad_norm=1.0", "save_strategy=no"]
-    # Within an epoch: at its end, processes that have run out of samples repeat some.
+    # Less than an epoch, because at its end processes without samples repeat some.
     shared += ["text_config.attention_dropout=0.0", "max_steps=3", "stages.finetune.max_steps=1"]
     one, two = tmp_path / "one", tmp_path / "two"
     overrides = [f"output_dir={one}", "gradient_accumulation_steps=2", "stages.finetune.gradient_accumulation_steps=4"]
@@ -261,10 +260,10 @@ def test_two_processes_learn_what_one_does(recipe, tmp_path):
     assert finished.returncode == 0, finished.stderr[-4000:]
     assert json.loads((two / "train_results.json").read_text())["stages"]["pretrain"]["batch_size"] == 4
     for stage in ("pretrain", "finetune"):
-        for ours, theirs in zip(logged_steps(two, stage), logged_steps(one, stage)):
-            assert ours.keys() == theirs.keys()
-            for name in set(ours) - {"epoch"}:
-                assert ours[name] == pytest.approx(theirs[name], rel=2e-3), (stage, name)
+        for entry, expected in zip(logged_steps(two, stage), logged_steps(one, stage)):
+            assert entry.keys() == expected.keys()
+            for name in set(entry) - {"epoch"}:
+                assert entry[name] == pytest.approx(expected[name], rel=2e-3), (stage, name)
         for name in ("model", "objective"):
             weights = load_file(two / stage / "model" / f"{name}.safetensors")
             for key, tensor in load_file(one / stage / "model" / f"{name}.safetensors").items():
@@ -272,8 +271,8 @@ def test_two_processes_learn_what_one_does(recipe, tmp_path):
 
 
 @pytest.mark.slow
-def test_every_process_has_the_weights_of_its_teachers_where_fsdp_would_fill_those_of_models(recipe, tmp_path):
-    # What `accelerate launch` says to its processes under FSDP, which itself needs an accelerator.
+def test_every_process_loads_the_weights_of_its_teachers_under_fsdp(recipe, tmp_path):
+    # The environment that `accelerate launch` sets under FSDP, which itself needs an accelerator.
     environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hawaii", "train"]
     finished = run_elsewhere(*launch, recipe, f"output_dir={tmp_path}", "max_steps=1", **environment)
@@ -281,25 +280,25 @@ def test_every_process_has_the_weights_of_its_teachers_where_fsdp_would_fill_tho
 
 
 @pytest.mark.slow
-def test_the_command_needs_the_recipe_alone(recipe, finished):
+def test_the_command_needs_only_the_recipe(recipe, finished):
     done = run_elsewhere("-m", "hawaii", "train", recipe)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"The folder to publish: {finished / 'hub'}"
 
 
-def test_teachers_without_an_image_to_look_at_are_an_error(recipe, tmp_path):
+def test_training_data_without_images_are_an_error(recipe, tmp_path):
     (tmp_path / "text.json").write_text(json.dumps([make_record(1, image=False)]))
     with pytest.raises(ValueError, match=r"text\.json: none of the 1 sampled records has an image"):
         train(str(recipe), [f"output_dir={tmp_path / 'run'}", f"data_path={tmp_path / 'text.json'}"])
 
 
-def test_an_error_of_a_recipe_comes_before_anything_is_written(recipe, tmp_path):
+def test_an_error_in_a_recipe_is_raised_before_anything_is_written(recipe, tmp_path):
     with pytest.raises(ValueError, match="there is no option 'max_stepz'. Did you mean max_steps"):
         train(str(recipe), [f"output_dir={tmp_path / 'run'}", "max_stepz=1"])
     assert not (tmp_path / "run").exists()
 
 
-def test_a_recipe_whose_weights_do_not_fit_its_checkpoints_is_an_error(recipe, tmp_path):
+def test_checkpoints_with_other_shapes_than_the_recipe_are_an_error(recipe, tmp_path):
     overrides = [f"output_dir={tmp_path}", "max_steps=2"]
     train(str(recipe), overrides)
     for path in (tmp_path / "pretrain" / "model").iterdir():
@@ -311,7 +310,7 @@ def test_a_recipe_whose_weights_do_not_fit_its_checkpoints_is_an_error(recipe, t
         train(str(recipe), [*overrides, "vision_config.lora_rank=2"])
 
 
-def test_a_resume_from_the_last_checkpoint_trains_no_more_and_keeps_the_seconds(recipe, finished, tmp_path, clock):
+def test_a_resume_from_the_last_checkpoint_adds_no_steps_and_no_seconds(recipe, finished, tmp_path, clock):
     shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "finetune" / "model")
     state_path = tmp_path / "run" / "finetune" / "checkpoint-6" / "trainer_state.json"
@@ -320,7 +319,7 @@ def test_a_resume_from_the_last_checkpoint_trains_no_more_and_keeps_the_seconds(
     state_path.write_text(json.dumps(state))
     train(str(recipe), [f"output_dir={tmp_path / 'run'}"])
     report = json.loads((tmp_path / "run" / "finetune" / "model" / "stage.json").read_text())
-    assert report["steps"] == 6 and report["seconds"] == 1000.0  # the clock of the test stands still
+    assert report["steps"] == 6 and report["seconds"] == 1000.0  # the clock does not advance
     models = [
         load_file(folder / "finetune" / "model" / "model.safetensors") for folder in (finished, tmp_path / "run")
     ]
@@ -329,7 +328,7 @@ def test_a_resume_from_the_last_checkpoint_trains_no_more_and_keeps_the_seconds(
 
 
 def test_the_same_teachers_in_another_order_are_an_error(recipe, tmp_path, teacher_folders):
-    # Of one architecture, so that their projections have equal shapes.
+    # Both have the same architecture, so that their projections have equal shapes.
     folder = str(next(iter(teacher_folders.values())))
     teachers = [{"checkpoint": folder, "name": name} for name in "ab"]
     overrides = [f"output_dir={tmp_path}", "max_steps=1", f"teachers={json.dumps(teachers)}"]
@@ -338,15 +337,15 @@ def test_the_same_teachers_in_another_order_are_an_error(recipe, tmp_path, teach
         train(str(recipe), overrides)
 
 
-def test_a_stage_with_other_teachers_than_the_one_before_it_is_an_error(recipe, tmp_path):
+def test_a_stage_with_other_teachers_than_the_previous_one_is_an_error(recipe, tmp_path):
     teachers = yaml.safe_load(Path(recipe).read_text())["teachers"]
     overrides = [f"output_dir={tmp_path}", "max_steps=1", f"stages.finetune.teachers={json.dumps(teachers[::-1])}"]
     with pytest.raises(ValueError, match=r"objective.safetensors does not fit this recipe: .*fine_projections"):
         train(str(recipe), overrides)
 
 
-def test_a_published_folder_stops_where_its_last_stage_learned_to_end_answers(tmp_path, teacher_folders):
-    # The first stage, in plain text, ends answers with a line; the language model itself knows another end.
+def test_generation_stops_at_the_end_token_of_the_last_stage(tmp_path, teacher_folders):
+    # In the first stage answers end with a line break, and the language model has another end token.
     folder = save_language_model(tmp_path / "language_model", FAMILIES["qwen2"])
     path = write_recipe(tmp_path, teacher_folders, language_model=str(folder), tokenizer=str(folder), max_steps=1)
     recipe = yaml.safe_load(path.read_text())

@@ -1,4 +1,4 @@
-"""An encoder learns from teachers and images alone, to a folder that loads, and resumes to the last bit."""
+"""An encoder trains on teachers and images only, to a folder that loads, and resumes bit for bit."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
 from hawaii import HawaiiVisionModel
-from hawaii.tests.finished_runs import assert_goes_on_to_the_last_bit, logged_steps, weights_of
+from hawaii.tests.finished_runs import assert_resumes_bit_for_bit, logged_steps, weights_of
 from hawaii.tests.tiny.encoders import write_encoder_recipe
 from hawaii.tests.tiny.models import VISION
 from hawaii.tests.tiny.students import save_clip_folder
@@ -36,7 +36,7 @@ def recipe(tmp_path_factory, teacher_folders):
 
 @pytest.fixture(scope="module", params=DISTILLING)
 def finished(request, recipe, tmp_path_factory):
-    """The objective, its overrides, and the folder of a run that nothing broke off."""
+    """The objective, its overrides, and the folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp(request.param) / "run"
     overrides = [f"output_dir={folder}", f"objective={request.param}"]
     train(str(recipe), overrides)
@@ -44,13 +44,13 @@ def finished(request, recipe, tmp_path_factory):
 
 
 def one_step(recipe, folder, *overrides):
-    """A run of the first stage's first step, without chance; what it began with is what it leaves."""
-    still = ["stages.second.max_steps=1", "max_steps=1", "learning_rate=0", "vision_config.attention_dropout=0.0"]
-    train(str(recipe), [f"output_dir={folder}", *still, *overrides])
+    """Runs one step per stage with learning rate 0 and no dropout, so that the saved weights are the initial ones."""
+    settings = ["stages.second.max_steps=1", "max_steps=1", "learning_rate=0", "vision_config.attention_dropout=0.0"]
+    train(str(recipe), [f"output_dir={folder}", *settings, *overrides])
     return folder
 
 
-def test_it_leaves_an_encoder_that_loads_and_its_image_processor(finished):
+def test_the_hub_folder_is_an_encoder_that_loads_and_its_image_processor(finished):
     objective, _, folder = finished
     model, report = AutoModel.from_pretrained(folder / "hub", output_loading_info=True)
     assert type(model) is HawaiiVisionModel and not any(report.values())
@@ -64,7 +64,7 @@ def test_it_leaves_an_encoder_that_loads_and_its_image_processor(finished):
     assert not list(folder.rglob("tokenizer*")) and not list(folder.rglob("*chat_template*"))
 
 
-def test_the_results_are_those_of_images(finished):
+def test_the_results_count_images_and_have_no_text(finished):
     objective, _, folder = finished
     results = json.loads((folder / "train_results.json").read_text())
     assert list(results["stages"]) == list(STAGES)
@@ -75,16 +75,16 @@ def test_the_results_are_those_of_images(finished):
     assert not any("text" in entry for stage in STAGES for entry in logged_steps(folder, stage))
 
 
-def test_each_stage_has_its_own_squares_and_the_last_ones_are_published(finished):
+def test_the_aspect_ratio_of_the_last_stage_is_published(finished):
     _, _, folder = finished
-    kinds = [
+    processors = [
         json.loads((folder / place / "preprocessor_config.json").read_text())
         for place in ("first/model", "second/model", "hub")
     ]
-    assert [kind.get("do_pad", False) for kind in kinds] == [False, True, True]
+    assert [processor.get("do_pad", False) for processor in processors] == [False, True, True]
 
 
-def test_every_parameter_that_learns_changes_and_so_do_the_features(finished, recipe, tmp_path):
+def test_every_trainable_parameter_and_the_features_change(finished, recipe, tmp_path):
     objective, overrides, folder = finished
     start = one_step(recipe, tmp_path / "run", *overrides[1:])
     before, after = weights_of(start, "second"), weights_of(folder, "second")
@@ -98,7 +98,7 @@ def test_every_parameter_that_learns_changes_and_so_do_the_features(finished, re
     assert (features[0] - features[1]).abs().amax(dim=-1).min() > 1e-3
 
 
-def test_only_what_is_to_learn_does(recipe, tmp_path):
+def test_only_the_trainable_parts_change(recipe, tmp_path):
     train(str(recipe), [f"output_dir={tmp_path}", "trainable=[adapters, projector]", "stages.second.max_steps=1"])
     first, second = (load_file(tmp_path / "first" / f"checkpoint-{step}" / "model.safetensors") for step in (2, 4))
     assert {name for name in first if not torch.equal(first[name], second[name])} == {
@@ -106,7 +106,7 @@ def test_only_what_is_to_learn_does(recipe, tmp_path):
     }
 
 
-def test_a_student_of_which_nothing_learns_is_one_sentence(recipe, tmp_path):
+def test_a_student_without_trainable_parts_is_an_error(recipe, tmp_path):
     problem = r"trainable is \['projector', 'projections'\], but the student .* none of these.* adapters, routers, vi"
     with pytest.raises(ValueError, match=problem):
         train(str(recipe), [f"output_dir={tmp_path / 'run'}", "trainable=[projector, projections]"])
@@ -119,7 +119,7 @@ def project(weights, prefix, tokens):
 
 
 def test_the_loss_of_the_first_batch_is_equation_7_without_text(recipe, tmp_path, teachers):
-    # One batch of all images, so that their order says nothing.
+    # One batch of all images, so that their order does not matter.
     run = one_step(recipe, tmp_path / "run", "per_device_train_batch_size=12", "lambda_1=0.25")
     student = HawaiiVisionModel.from_pretrained(run / "hub").eval().double()
     weights = {name.split(" ")[1]: tensor.double() for name, tensor in weights_of(run, "first").items()}
@@ -140,7 +140,7 @@ def test_the_loss_of_the_first_batch_is_equation_7_without_text(recipe, tmp_path
         for index, key in enumerate(("0_vit", "1_convnext")):
             target = project(weights, f"fine_projections.{key}", matched[index])
             alone = student(pixel_values, adapters=torch.full((12,), index)).last_hidden_state[:, 1:]
-            scores = (target @ target.mT / 32**0.5).softmax(dim=-1).mean(dim=1)  # of no instruction
+            scores = (target @ target.mT / 32**0.5).softmax(dim=-1).mean(dim=1)  # without an instruction
             fine.append((scores * (alone - target).square().mean(dim=-1)).sum(dim=-1).mean())
         coarse = (routed.last_hidden_state[:, 1:] - coarse).square().mean()
     balance = 0
@@ -151,13 +151,13 @@ def test_the_loss_of_the_first_batch_is_equation_7_without_text(recipe, tmp_path
     expected = {"fine": sum(fine) / 2, "coarse": coarse, "balance": balance, "fine/vit": fine[0]}
     (entry,) = logged_steps(run, "first")
     for name, value in expected.items():
-        assert entry[name] == pytest.approx(value.item(), rel=1e-3), name  # it is logged to four digits
-    whole = 0.25 * (expected["fine"] + coarse) + 0.05 * balance
-    assert entry["loss"] == pytest.approx(whole.item(), rel=1e-3)
+        assert entry[name] == pytest.approx(value.item(), rel=1e-3), name  # the log has four digits
+    total = 0.25 * (expected["fine"] + coarse) + 0.05 * balance
+    assert entry["loss"] == pytest.approx(total.item(), rel=1e-3)
 
 
-def test_accumulated_batches_learn_what_one_large_one_does(recipe, tmp_path):
-    # RADIO's loss is a mean over images to the letter; of no count, each batch's would be divided once more.
+def test_accumulated_batches_train_the_same_weights_as_one_large_batch(recipe, tmp_path):
+    # RADIO's loss is exactly a mean over images, so dividing by a wrong count would show.
     shared = ["objective=radio", "optim=sgd", "learning_rate=0.1", "max_steps=1", "save_strategy=no"]
     shared += ["vision_config.attention_dropout=0.0", "stages.second.gradient_accumulation_steps=1"]
     sizes = {"large": (8, 1), "small": (2, 4)}
@@ -174,8 +174,8 @@ def test_accumulated_batches_learn_what_one_large_one_does(recipe, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", DISTILLING)
-def test_two_processes_learn_what_one_does(recipe, tmp_path, objective):
-    # One process accumulates the two micro-batches that two processes have at once.
+def test_two_processes_train_the_same_weights_as_one(recipe, tmp_path, objective):
+    # One process accumulates the micro-batches of the two processes.
     shared = [f"objective={objective}", "optim=sgd", "learning_rate=0.05", "max_steps=2", "save_strategy=no"]
     shared += ["vision_config.attention_dropout=0.0", "stages.second.max_steps=1"]
     accumulated = ["gradient_accumulation_steps=2", "stages.second.gradient_accumulation_steps=4"]
@@ -194,23 +194,23 @@ def test_two_processes_learn_what_one_does(recipe, tmp_path, objective):
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
     for stage in STAGES:
-        for ours, theirs in zip(logged_steps(tmp_path / "two", stage), logged_steps(tmp_path / "one", stage)):
-            assert ours["loss"] == pytest.approx(theirs["loss"], rel=2e-3)
+        for entry, expected in zip(logged_steps(tmp_path / "two", stage), logged_steps(tmp_path / "one", stage)):
+            assert entry["loss"] == pytest.approx(expected["loss"], rel=2e-3)
 
 
-def test_it_is_said_that_the_encoder_learns_alone(recipe, tmp_path, capsys):
+def test_the_first_line_states_that_the_encoder_is_trained_alone(recipe, tmp_path, capsys):
     train(str(recipe), [f"output_dir={tmp_path}", "max_steps=1"])
     assert capsys.readouterr().out.startswith(
         "The recipe names no language model: the encoder is trained alone, on im"
     )
 
 
-def test_a_run_that_is_broken_off_goes_on_to_the_last_bit(finished, recipe, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, recipe, tmp_path):
     _, overrides, folder = finished
-    assert_goes_on_to_the_last_bit(recipe, overrides, folder, tmp_path)
+    assert_resumes_bit_for_bit(recipe, overrides, folder, tmp_path)
 
 
-def test_checkpointed_gradients_are_the_same(recipe, tmp_path):
+def test_gradient_checkpointing_trains_to_the_same_weights(recipe, tmp_path):
     shared = ["vision_config.attention_dropout=0.0", "max_steps=2", "save_strategy=no"]
     runs = [tmp_path / "plain", tmp_path / "checkpointed"]
     for run, changes in zip(runs, ([], [f"{CHECKPOINTING[0]}=true"])):
@@ -220,14 +220,14 @@ def test_checkpointed_gradients_are_the_same(recipe, tmp_path):
         torch.testing.assert_close(actual[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_all_images_of_a_folder_are_learned_from_where_there_is_no_file(recipe, tmp_path):
+def test_without_a_data_path_all_images_of_the_folder_are_training_data(recipe, tmp_path):
     train(str(recipe), [f"output_dir={tmp_path}", "data_path=", "max_steps=1", "image_share=0.5"])
     first = json.loads((tmp_path / "train_results.json").read_text())["stages"]["first"]
     names = [path.name for path in (recipe.parent / "images").iterdir()]
     assert 0 < first["samples"] < len(names) == 12
 
 
-def test_a_finished_stage_is_taken_up_again(finished):
+def test_a_finished_stage_loads_with_its_processor_and_teachers(finished):
     objective, _, folder = finished
     stage = load_stage(find_stage(folder))
     assert (
@@ -238,7 +238,7 @@ def test_a_finished_stage_is_taken_up_again(finished):
     assert load_stage(folder / "first" / "model").processor.image_aspect_ratio == "crop"
 
 
-REFUSED = {
+INVALID = {
     "objective=llava": "The objective llava trains on answers only, but the recipe names no language model",
     "distillation=[fine]": r"distillation is \['fine'\], which trains each adapter alone.*add coarse to distillation",
     "teachers=[]": "names no teachers",
@@ -253,21 +253,21 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("override", REFUSED)
-def test_what_an_encoder_alone_cannot_do_is_one_sentence(recipe, tmp_path, override):
-    with pytest.raises(ValueError, match=REFUSED[override]):
+@pytest.mark.parametrize("override", INVALID)
+def test_options_that_an_encoder_alone_does_not_support_are_an_error(recipe, tmp_path, override):
+    with pytest.raises(ValueError, match=INVALID[override]):
         train(str(recipe), [f"output_dir={tmp_path / 'run'}", override])
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("asked", [["eval_data_path=x", "eval_strategy=steps", "eval_steps=1"], ["eval_tasks=x"]])
-def test_questions_need_a_language_model(recipe, tmp_path, asked):
-    name = asked[0].partition("=")[0]
+@pytest.mark.parametrize("overrides", [["eval_data_path=x", "eval_strategy=steps", "eval_steps=1"], ["eval_tasks=x"]])
+def test_questions_need_a_language_model(recipe, tmp_path, overrides):
+    name = overrides[0].partition("=")[0]
     with pytest.raises(ValueError, match=f"{name} is 'x', but the recipe's first stage names no language"):
-        train(str(recipe), [f"output_dir={tmp_path}", *asked])
+        train(str(recipe), [f"output_dir={tmp_path}", *overrides])
 
 
-def test_it_may_start_from_a_clip(tmp_path, teacher_folders):
+def test_the_encoder_can_start_from_a_clip(tmp_path, teacher_folders):
     clip = save_clip_folder(tmp_path / "clip")
     path = write_encoder_recipe(tmp_path, teacher_folders, vision_tower=clip, vision_config={"lora_rank": 2})
     run = one_step(path, tmp_path / "run", "vision_config={lora_rank: 2}")

@@ -1,4 +1,4 @@
-"""Every objective runs from a recipe to a folder that loads, resumes to the last bit, and reports who taught."""
+"""Every objective trains from a recipe to a folder that loads, resumes bit for bit, and reports its teachers."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from hawaii.tests.finished_runs import assert_goes_on_to_the_last_bit
+from hawaii.tests.finished_runs import assert_resumes_bit_for_bit
 from hawaii.tests.tiny.training import write_recipe
 from hawaii.training import train as train_module
 from hawaii.training.recipes.objectives import OBJECTIVES
@@ -29,14 +29,14 @@ def recipe(tmp_path_factory, teacher_folders):
 
 @pytest.fixture(scope="module", params=SETTINGS)
 def finished(request, recipe, tmp_path_factory):
-    """The name of the setting, its overrides, and the folder of a run that nothing broke off."""
+    """The name of the setting, its overrides, and the folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp(request.param) / "run"
     overrides = [f"output_dir={folder}", *SETTINGS[request.param]]
     train(str(recipe), overrides)
     return request.param, overrides, folder
 
 
-def test_the_folder_to_publish_loads_and_has_the_adapters_of_its_objective(finished):
+def test_the_hub_folder_loads_and_has_the_adapters_of_the_objective(finished):
     name, _, folder = finished
     model, report = AutoModelForImageTextToText.from_pretrained(folder / "hub", output_loading_info=True)
     assert not any(report.values())
@@ -47,7 +47,7 @@ def test_the_folder_to_publish_loads_and_has_the_adapters_of_its_objective(finis
     assert not list((folder / "hub").glob("objective*"))
 
 
-def test_the_results_say_who_taught(finished):
+def test_the_results_name_the_objective_and_its_teachers(finished):
     name, _, folder = finished
     stages = json.loads((folder / "train_results.json").read_text())["stages"].values()
     for stage in stages:
@@ -56,26 +56,26 @@ def test_the_results_say_who_taught(finished):
         assert {teacher: facts["grid"] for teacher, facts in stage["teachers"].items()} == expected
 
 
-def test_a_run_that_is_broken_off_goes_on_to_the_last_bit(finished, recipe, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, recipe, tmp_path):
     _, overrides, folder = finished
-    assert_goes_on_to_the_last_bit(recipe, overrides, folder, tmp_path)
+    assert_resumes_bit_for_bit(recipe, overrides, folder, tmp_path)
 
 
-def test_without_teachers_none_is_loaded_and_no_image_is_made_for_them(recipe, tmp_path, monkeypatch):
+def test_llava_loads_no_teachers_and_makes_no_images_for_them(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "load_teachers", lambda *args: pytest.fail("a teacher was loaded"))
     sizes = []
 
-    def look(self, *args, **kwargs):
+    def record_size(self, *args, **kwargs):
         sizes.append(kwargs["teacher_image_size"])
         original(self, *args, **kwargs)
 
     original = train_module.ConversationDataset.__init__
-    monkeypatch.setattr(train_module.ConversationDataset, "__init__", look)
+    monkeypatch.setattr(train_module.ConversationDataset, "__init__", record_size)
     train(str(recipe), [f"output_dir={tmp_path}", "objective=llava", "max_steps=1", "teachers=[nowhere]"])
     assert sizes == [None, None]
 
 
-def test_stages_of_different_objectives_are_one_sentence_before_anything_runs(recipe, tmp_path):
+def test_different_objectives_in_two_stages_are_an_error_before_anything_runs(recipe, tmp_path):
     problem = (
         r"stage finetune: its objective is 'llava' and that of stage pretrain is 'hawaii', but a later stage continues"
     )
@@ -84,7 +84,7 @@ def test_stages_of_different_objectives_are_one_sentence_before_anything_runs(re
     assert not (tmp_path / "run").exists()
 
 
-def test_a_recipe_without_an_anchor_is_one_sentence(recipe, tmp_path, teacher_folders):
+def test_a_recipe_without_an_anchor_is_an_error(recipe, tmp_path, teacher_folders):
     overrides = [f"output_dir={tmp_path}", "objective=move_kd", f"teachers=[{teacher_folders['convnext']}]"]
     with pytest.raises(ValueError, match=r"None of the teachers \(convnext\) is a vision transformer"):
         train(str(recipe), overrides)

@@ -1,4 +1,4 @@
-"""A teacher's class token and what it looks at are those of the library, from one forward and one slow layer."""
+"""The class token and its attention equal the library's; one forward pass and one layer of eager attention suffice."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ from hawaii.training.baselines.class_token_teacher import ClassTokenGrid, ClassT
 from hawaii.training.teachers import teacher as teacher_module
 
 
-# Of each the number of tokens before the patches.
+# The configuration, its fields, and the number of tokens before the patches.
 TRANSFORMERS = {
     "clip": (CLIPVisionConfig, {}, 1),
     "vit": (ViTConfig, {}, 1),
@@ -54,7 +54,7 @@ def make(config, layer=None, **kwargs):
 
 
 def expected_of(teacher, images, layer, num_prefix):
-    """The library's own outputs, with the slow attention in every layer."""
+    """Outputs of the library with eager attention in every layer."""
     config = teacher.model.config.__class__.from_dict(teacher.model.config.to_dict())
     model = AutoModel.from_config(config, attn_implementation="eager")
     model.load_state_dict(teacher.model.state_dict())
@@ -67,9 +67,9 @@ def expected_of(teacher, images, layer, num_prefix):
 
 @pytest.mark.parametrize("layer", [None, -1, -2])
 @pytest.mark.parametrize("name", TRANSFORMERS)
-def test_the_class_token_and_its_attention_are_the_librarys(name, layer):
-    kind, fields, num_prefix = TRANSFORMERS[name]
-    teacher = make(kind(**SIZES, **fields), layer)
+def test_the_class_token_and_its_attention_equal_the_librarys(name, layer):
+    config_class, fields, num_prefix = TRANSFORMERS[name]
+    teacher = make(config_class(**SIZES, **fields), layer)
     images = random_images(3)
     expected = expected_of(teacher, images, layer, num_prefix)
     features = ClassTokenTeacher(teacher)(images)
@@ -78,7 +78,7 @@ def test_the_class_token_and_its_attention_are_the_librarys(name, layer):
     assert 0 < features.class_attention.sum(dim=-1).min() and features.class_attention.sum(dim=-1).max() < 1
 
 
-def test_of_a_clip_it_is_the_layer_before_the_last_as_it_is_loaded(tmp_path):
+def test_the_class_token_of_a_loaded_clip_is_from_the_second_last_layer(tmp_path):
     model = save_expert("clip", tmp_path / "clip").vision_model
     images = random_images(2)
     teacher = load_expert("clip", tmp_path / "clip")
@@ -91,7 +91,7 @@ def test_of_a_clip_it_is_the_layer_before_the_last_as_it_is_loaded(tmp_path):
     torch.testing.assert_close(features.class_attention, outputs.attentions[-2][:, :, 0, 1:].mean(dim=1))
 
 
-def test_the_grid_is_the_teachers_and_bears_another_type():
+def test_the_grid_equals_the_teachers_and_has_another_type():
     teacher = make(ViTConfig(**SIZES))
     wrapped = ClassTokenTeacher(teacher)
     assert wrapped.grid == teacher.grid == (SIDE, SIDE, 16)
@@ -99,7 +99,7 @@ def test_the_grid_is_the_teachers_and_bears_another_type():
     assert (wrapped.name, wrapped.image_size, wrapped.model) == (teacher.name, teacher.image_size, teacher.model)
 
 
-def test_the_model_runs_once_and_one_layer_of_it_slowly(monkeypatch):
+def test_the_model_runs_once_with_eager_attention_in_one_layer(monkeypatch):
     teacher = ClassTokenTeacher(make(ViTConfig(**SIZES)))
     runs, fast = [], []
     teacher.model.register_forward_pre_hook(lambda *args: runs.append(1))
@@ -114,14 +114,14 @@ def test_the_model_runs_once_and_one_layer_of_it_slowly(monkeypatch):
     assert teacher.model.config._attn_implementation == "sdpa"
 
 
-def test_images_that_are_shown_one_after_the_other_keep_their_order(monkeypatch):
+def test_images_in_several_forward_passes_keep_their_order(monkeypatch):
     teacher, images = ClassTokenTeacher(make(ViTConfig(**SIZES))), random_images(5)
     together = teacher(images)
     monkeypatch.setattr(teacher_module, "PIXELS_AT_ONCE", 2 * IMAGE_SIZE**2)
     torch.testing.assert_close(tuple(teacher(images)), tuple(together))
 
 
-def test_it_keeps_nothing_asks_for_no_gradient_and_waits_for_no_device(monkeypatch):
+def test_a_call_keeps_no_tensors_needs_no_gradient_and_does_not_synchronize(monkeypatch):
     teacher = ClassTokenTeacher(make(ViTConfig(**SIZES)))
     images = random_images(2)
     with monkeypatch.context() as patch, torch.enable_grad():
@@ -131,7 +131,7 @@ def test_it_keeps_nothing_asks_for_no_gradient_and_waits_for_no_device(monkeypat
     assert not teacher._tokens and not teacher._attentions
 
 
-def test_it_is_counted_on_the_meta_device():
+def test_a_teacher_can_be_built_on_the_meta_device():
     with torch.device("meta"):
         model = AutoModel.from_config(ViTConfig(**SIZES))
     assert ClassTokenTeacher(make_teacher(model)).grid == (SIDE, SIDE, 16)
@@ -149,7 +149,7 @@ WITHOUT = {
 
 
 @pytest.mark.parametrize("name", WITHOUT)
-def test_others_are_refused_and_stay_as_they_were(name):
+def test_teachers_without_a_class_token_are_refused_and_not_modified(name):
     layer = -1 if name == "swin" else None
     teacher = make(WITHOUT[name], layer)
     images = random_images(2)
@@ -161,20 +161,19 @@ def test_others_are_refused_and_stay_as_they_were(name):
 
 
 @pytest.mark.parametrize("layer", [0, -4])
-def test_what_goes_into_the_first_layer_comes_of_no_attention(layer):
+def test_the_input_of_the_first_layer_has_no_attention(layer):
     with pytest.raises(UserError, match="its attention are unknown"):
         ClassTokenTeacher(make(ViTConfig(**SIZES), layer))
 
 
 @pytest.mark.parametrize("name", ["pix2struct", "sam"])
-def test_the_papers_other_experts_are_refused(tmp_path, name):
+def test_pix2struct_and_sam_are_refused(tmp_path, name):
     save_expert(name, tmp_path / name)
     with pytest.raises(UserError, match="its attention are unknown"):
         ClassTokenTeacher(load_expert(name, tmp_path / name))
 
 
-def test_the_tiny_experts_of_the_tests_are_of_both_kinds():
-    kinds = {}
-    for name, model in make_teacher_models().items():
-        kinds[name] = make_teacher(model, 16).class_token_attention() is not None
-    assert kinds == {"vit": True, "convnext": False}
+def test_one_of_the_tiny_teachers_has_a_class_token():
+    models = make_teacher_models().items()
+    found = {name: make_teacher(model, 16).class_token_attention() is not None for name, model in models}
+    assert found == {"vit": True, "convnext": False}

@@ -1,4 +1,4 @@
-"""MoVE-KD's objective is METHOD's formulas put together, and its anchor is what it says."""
+"""MoVE-KD's objective equals its formula, and its anchor is the first teacher with a class token."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ WIDTH, SIDE = VISION["hidden_size"], 4
 
 @pytest.fixture
 def make():
-    """Makes a module that learns by MoVE-KD."""
+    """Makes a module with the objective of MoVE-KD."""
 
     def make(**kwargs):
         return make_module(objective="move_kd", **kwargs)
@@ -35,7 +35,7 @@ def features(batch, teachers_of):
 
 
 def naive_distillation(student, projected, class_token, attention, anchor, is_repaired):
-    """sum_t W_t L_t of one image in Python numbers; the losses and the weights of its teachers."""
+    """Returns sum_t W_t L_t of one image, and the losses and the weights of its teachers."""
     total = sum(attention)
     weights = [value / total for value in attention] if is_repaired else naive_softmax(attention)
     losses, agreement = [], []
@@ -56,9 +56,9 @@ def naive_adapter(adapter, grid):
 
 
 @pytest.mark.parametrize("repair", REPAIRS, ids=str)
-def test_the_loss_is_the_formula_and_each_term_its_own(batch, features, make, repair):
+def test_the_loss_and_its_terms_are_those_of_the_formula(batch, features, make, repair):
     module = make(**repair)
-    # With two beside the anchor, so that they share.
+    # Two teachers besides the anchor, so that they share a weight.
     names = ("vit", "convnext", "sam")
     grids = dict(zip(names, (ClassTokenGrid(4, 4, 16), (8, 8, 16), (2, 2, 8))))
     module.objective = MoveKdObjective(module.objective.options, module.student, grids)
@@ -69,8 +69,8 @@ def test_the_loss_is_the_formula_and_each_term_its_own(batch, features, make, re
         routed, probabilities = routed_pass(module.student, batch["pixel_values"])
         logits = module.student(batch["input_ids"], batch["pixel_values"], batch["attention_mask"]).logits
         anchor = features[0]
-        seen = [anchor.grid, *features[1:]]
-        projected = [naive_adapter(adapter, grid) for adapter, grid in zip(adapters, seen, strict=True)]
+        inputs = [anchor.grid, *features[1:]]
+        projected = [naive_adapter(adapter, grid) for adapter, grid in zip(adapters, inputs, strict=True)]
         class_token = gelu(module.objective.adapters["0_vit"].channel_layer(anchor.class_token))
     images = [
         naive_distillation(
@@ -99,20 +99,20 @@ def test_the_loss_is_the_formula_and_each_term_its_own(batch, features, make, re
         expected[f"weight/{name}"] = naive_mean(image[2][index] for image in images)
     for name, value in expected.items():
         assert terms[name].item() == pytest.approx(value, rel=2e-5), name
-    whole = expected["text"] + 0.5 * expected["distillation"] + 0.01 * expected["balance"]
-    assert loss.item() == pytest.approx(whole, rel=2e-5)
+    total = expected["text"] + 0.5 * expected["distillation"] + 0.01 * expected["balance"]
+    assert loss.item() == pytest.approx(total, rel=2e-5)
     variances = {"variance/student", *(f"variance/{name}" for name in names)}
     assert set(terms) == set(expected) | variances
 
 
-def test_the_weights_of_the_terms_are_the_arguments(batch, run, make):
+def test_the_losses_are_weighted_by_the_options(batch, run, make):
     loss, terms = run(make(lambda_1=2.0, lambda_2=3.0), batch)
     torch.testing.assert_close(loss.detach(), terms["text"] + 2 * terms["distillation"] + 3 * terms["balance"])
 
 
 @pytest.fixture
 def clip():
-    """A tiny CLIP of the student's own grid and width."""
+    """A tiny CLIP with the student's grid and width."""
     config = CLIPVisionConfig(
         hidden_size=WIDTH,
         intermediate_size=64,
@@ -124,7 +124,7 @@ def clip():
     return ClassTokenTeacher(make_teacher(draw_weights(CLIPVisionModel(config)), 16, name="clip"))
 
 
-def test_an_anchor_of_the_students_grid_and_width_has_no_adapter(batch, clip, recorded_losses):
+def test_an_anchor_with_the_students_grid_and_width_has_no_adapter(batch, clip, recorded_losses):
     student = make_model(vision=MoveKdObjective.vision_fields(2))
     grids = {"convnext": TEACHER_GRIDS["convnext"], "clip": clip.grid}
     objective = MoveKdObjective(make_options("move_kd"), student, grids)
@@ -141,7 +141,7 @@ def test_an_anchor_of_the_students_grid_and_width_has_no_adapter(batch, clip, re
 
 @pytest.fixture
 def recorded_losses(monkeypatch):
-    """What the objective gave each loss, and what it got."""
+    """Arguments and result of each call of a loss function by the objective."""
     from hawaii.training.baselines import move_kd as move_kd_objective
 
     calls = {}
@@ -156,7 +156,7 @@ def recorded_losses(monkeypatch):
     return calls
 
 
-def test_a_student_that_sees_as_its_anchor_alone_has_nothing_to_learn_of_it(batch, clip):
+def test_the_loss_of_a_student_equal_to_its_only_teacher_is_zero(batch, clip):
     student = make_model(vision=MoveKdObjective.vision_fields(1))
     objective = MoveKdObjective(make_options("move_kd"), student, {"clip": clip.grid})
     assert not list(objective.parameters()) and not objective.state_dict()
@@ -167,7 +167,7 @@ def test_a_student_that_sees_as_its_anchor_alone_has_nothing_to_learn_of_it(batc
     assert terms["distillation/clip"] == 0 and terms["weight/clip"] == pytest.approx(0.8)
 
 
-def test_an_anchor_of_another_grid_has_its_attention_resampled_and_its_sum_kept(batch, recorded_losses):
+def test_the_attention_of_an_anchor_with_another_grid_is_resampled_with_the_same_sum(batch, recorded_losses):
     student = make_model(vision=MoveKdObjective.vision_fields(1))
     objective = MoveKdObjective(make_options("move_kd"), student, {"vit": ClassTokenGrid(6, 6, WIDTH)})
     assert list(objective.adapters) == ["0_vit"]
@@ -182,7 +182,7 @@ def test_an_anchor_of_another_grid_has_its_attention_resampled_and_its_sum_kept(
 
 def test_the_first_teacher_with_a_class_token_is_the_anchor(clip):
     class Other:
-        """An expert of another kind."""
+        """A teacher without a class token."""
 
         model = torch.nn.Linear(1, 1)
         name, image_size, grid = "other", 16, (8, 8, 16)
@@ -196,26 +196,26 @@ def test_the_first_teacher_with_a_class_token_is_the_anchor(clip):
     assert isinstance(other, Other) and last is second
 
 
-def test_no_anchor_is_one_sentence():
+def test_a_recipe_without_an_anchor_is_an_error():
     student = make_model(vision=MoveKdObjective.vision_fields(2))
     problem = r"None of the teachers \(vit, convnext\) is a vision transformer with a class token .*: add one, such as"
     with pytest.raises(ValueError, match=problem):
         MoveKdObjective(make_options("move_kd"), student, TEACHER_GRIDS)
 
 
-def test_no_teachers_is_an_error():
+def test_a_recipe_without_teachers_is_an_error():
     with pytest.raises(ValueError, match="names no teachers, and the objective move_kd needs some"):
         MoveKdObjective(make_options("move_kd"), make_model(), {})
 
 
-def test_the_student_is_move_kds():
+def test_the_student_has_the_adapters_and_routers_of_move_kd():
     vision = make_model(vision=MoveKdObjective.vision_fields(3)).config.vision_config
     assert (vision.num_teacher_adapters, vision.num_general_adapters) == (0, 3)
     assert (vision.adapter_placement, vision.lora_rank, vision.lora_alpha, vision.lora_bias) == ("linear", 32, 1, True)
     assert (vision.router_hidden_size, vision.router_gradient) == (None, "none")
 
 
-def test_the_balance_alone_teaches_the_routers(batch, run, make):
+def test_only_the_balance_loss_trains_the_routers(batch, run, make):
     for lambda_2, learns in ((None, True), (0.0, False)):
         module = make(lambda_2=lambda_2)
         found = gradients(module, run(module, batch)[0])
@@ -224,10 +224,10 @@ def test_the_balance_alone_teaches_the_routers(batch, run, make):
 
 
 @pytest.mark.parametrize("is_detached", [False, True])
-def test_the_weights_of_teachers_teach_adapters_unless_they_are_detached(batch, run, monkeypatch, make, is_detached):
+def test_the_teacher_weights_train_the_adapters_unless_they_are_detached(batch, run, monkeypatch, make, is_detached):
     from hawaii.training.baselines import move_kd as move_kd_objective
 
-    # Losses that are constants: what is left is the gradient through the weights. With two others, so that they share.
+    # The losses are constants, so the only gradient is through the weights, which two teachers share.
     module = make(detached_teacher_weights=is_detached, lambda_2=0.0)
     student = module.student
     grids = {"vit": ClassTokenGrid(4, 4, 16), "convnext": (8, 8, 16), "sam": (2, 2, 8)}
@@ -238,42 +238,45 @@ def test_the_weights_of_teachers_teach_adapters_unless_they_are_detached(batch, 
     features = [anchor, torch.randn(2, 8, 8, 16), torch.randn(2, 2, 2, 8)]
     loss, _ = objective(student, features, without_labels(batch))
     found = gradients(objective, loss)
-    # The anchor's own adapter makes the class token.
+    # The class token passes through the channel layer of the anchor's adapter.
     expected = set() if is_detached else {name for name in found if "0_vit.token_layer" not in name}
     assert reached(found, "") == expected
 
 
-def test_adapters_learn_where_projections_do(make):
+def test_adapters_are_trainable_if_projections_are(make):
     for trainable, learns in ((None, True), (["projector"], False)):
         parameters = make(trainable=trainable).objective.parameters()
         assert {parameter.requires_grad for parameter in parameters} == {learns}
 
 
-def test_standardized_targets_begin_with_mean_zero_and_variance_one(run, batch, make, features, recorded_losses):
+def test_standardized_targets_have_mean_zero_and_variance_one(run, batch, make, features, recorded_losses):
     module = make()
     module.objective.standardize(features)
     with torch.no_grad():
         run(module, batch)
     (_, projected, _), _ = recorded_losses["move_kd_loss"][0]
     for teacher in range(2):
-        variance, mean_value = torch.var_mean(projected[:, teacher], correction=0)
-        assert mean_value.abs() < 1e-4 and variance.item() == pytest.approx(1, rel=1e-3)
+        variance, mean = torch.var_mean(projected[:, teacher], correction=0)
+        assert mean.abs() < 1e-4 and variance.item() == pytest.approx(1, rel=1e-3)
 
 
 @pytest.mark.parametrize("side", [2, 4, 6, 8])
-def test_a_standardized_adapter_keeps_every_cell_at_its_place(side):
+def test_a_standardized_adapter_keeps_the_position_of_every_cell(side):
     adapter = EncoderAdapter(side, side, 8, SIDE * SIDE, WIDTH)
     grid = torch.randn(3, side, side, 8)
     adapter.standardize(grid)
     hidden = gelu(adapter.channel_layer(grid))
     resampled = resize_grid(hidden, SIDE).flatten(1, 2)
-    std, mean_value = torch.std_mean(resampled, correction=0)
-    torch.testing.assert_close(adapter(grid), (resampled - mean_value) / std, rtol=1e-4, atol=1e-5)
+    std, mean = torch.std_mean(resampled, correction=0)
+    torch.testing.assert_close(adapter(grid), (resampled - mean) / std, rtol=1e-4, atol=1e-5)
 
 
-def test_targets_of_experts_that_see_the_same_everywhere_stay_finite(batch, make, features, run):
+def test_the_loss_of_constant_teacher_features_is_finite(batch, make, features, run):
     module = make()
-    same = [ClassTokenFeatures(*(torch.full_like(part, 0.3) for part in features[0])), torch.zeros_like(features[1])]
-    module.objective.standardize(same)
-    loss, _ = module(same, batch)
+    constant = [
+        ClassTokenFeatures(*(torch.full_like(part, 0.3) for part in features[0])),
+        torch.zeros_like(features[1]),
+    ]
+    module.objective.standardize(constant)
+    loss, _ = module(constant, batch)
     assert loss.isfinite() and loss < 100

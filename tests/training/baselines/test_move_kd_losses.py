@@ -1,4 +1,4 @@
-"""MoVE-KD's losses are its formulas, quirks included, and the repairs are what they say."""
+"""The losses equal MoVE-KD's formulas, including its quirks, and the repairs correct them."""
 
 import math
 
@@ -22,28 +22,28 @@ def projected():
 
 @pytest.fixture
 def class_attention():
-    return torch.randn(3, 10).softmax(dim=-1)[:, 4:]  # what the class token leaves for 6 patches
+    return torch.randn(3, 10).softmax(dim=-1)[:, 4:]  # attention of the class token to 6 of 10 tokens
 
 
-def test_tokens_are_weighed_by_a_softmax_of_what_a_softmax_gave(class_attention):
+def test_token_weights_are_a_softmax_of_the_attention(class_attention):
     expected = [naive_softmax(row) for row in class_attention.double().tolist()]
     assert_equals_naive(softmax_of_attention(class_attention), expected)
 
 
-def test_the_softmax_of_probabilities_is_nearly_even_and_the_repair_is_not():
+def test_the_softmax_of_attention_is_nearly_uniform_and_the_repair_is_not():
     attention = torch.tensor([[0.9, 0.02, 0.02, 0.02]])
     quirk, repair = softmax_of_attention(attention)[0], renormalized_attention(attention)[0]
     assert quirk.max() / quirk.min() == pytest.approx(math.exp(0.88), rel=1e-5)
     assert repair.max() / repair.min() == pytest.approx(45, rel=1e-5)
 
 
-def test_the_repaired_weights_are_the_attention_of_the_patches_alone(class_attention):
+def test_the_repaired_weights_are_the_attention_rescaled_to_sum_to_one(class_attention):
     expected = [[value / sum(row) for value in row] for row in class_attention.double().tolist()]
     assert_equals_naive(renormalized_attention(class_attention), expected)
 
 
 @pytest.mark.parametrize("anchor", [0, 1, 3])
-def test_the_anchor_weighs_0_8_and_the_others_share_the_rest_by_a_softmax_over_teachers(projected, anchor):
+def test_the_anchor_has_weight_0_8_and_the_others_share_0_2_by_a_softmax(projected, anchor):
     class_token = torch.randn(3, 5)
     expected = []
     for image in range(3):
@@ -58,17 +58,17 @@ def test_the_anchor_weighs_0_8_and_the_others_share_the_rest_by_a_softmax_over_t
     assert_equals_naive(weigh_teachers(class_token, projected, anchor), expected)
 
 
-def test_teachers_are_weighed_by_hand():
+def test_teacher_weights_by_hand():
     # Agreements of the two others with the class token 1: 0 and ln 3, so that they share 0.2 as 1 to 3.
     projected = torch.tensor([[5.0, 7.0], [0.0, 0.0], [0.0, 2 * math.log(3)]]).view(1, 3, 2, 1)
     torch.testing.assert_close(weigh_teachers(torch.ones(1, 1), projected, 0), torch.tensor([[0.8, 0.05, 0.15]]))
 
 
-def test_an_anchor_alone_weighs_what_it_always_does(projected):
+def test_the_weight_of_a_single_teacher_is_0_8(projected):
     torch.testing.assert_close(weigh_teachers(torch.randn(3, 5), projected[:, :1], 0), torch.full((3, 1), 0.8))
 
 
-def test_the_weights_of_teachers_teach_the_others_and_not_the_anchor(projected):
+def test_the_teacher_weights_have_a_gradient_except_for_the_anchor(projected):
     projected.requires_grad_()
     weights = weigh_teachers(torch.randn(3, 5), projected, 1)
     (weights * torch.randn(3, 4)).sum().backward()
@@ -76,27 +76,27 @@ def test_the_weights_of_teachers_teach_the_others_and_not_the_anchor(projected):
     assert not projected.grad[:, 1].any()
 
 
-def test_the_loss_of_a_teacher_is_the_mean_of_its_tokens_and_their_weighed_sum(projected):
+def test_the_loss_of_a_teacher_is_the_mean_plus_the_weighted_sum_over_tokens(projected):
     student, weights = torch.randn(3, 6, 5), torch.rand(3, 6).softmax(dim=-1)
     expected = []
     for image in range(3):
-        own, shares = student[image].double().tolist(), weights[image].double().tolist()
+        features, shares = student[image].double().tolist(), weights[image].double().tolist()
         expected.append([])
         for teacher in projected[image].double().tolist():
-            errors = [naive_mean((s - z) ** 2 for s, z in zip(*tokens)) for tokens in zip(own, teacher)]
-            weighed = sum(share * error for share, error in zip(shares, errors))
-            expected[-1].append(naive_mean(errors) + weighed)
+            errors = [naive_mean((s - z) ** 2 for s, z in zip(*tokens)) for tokens in zip(features, teacher)]
+            weighted = sum(share * error for share, error in zip(shares, errors))
+            expected[-1].append(naive_mean(errors) + weighted)
     assert_equals_naive(move_kd_loss(student, projected, weights), expected)
 
 
-def test_with_even_weights_the_loss_is_twice_the_mean_squared_error(projected):
+def test_with_uniform_weights_the_loss_is_twice_the_mean_squared_error(projected):
     student = torch.randn(3, 6, 5)
     loss = move_kd_loss(student, projected, torch.full((3, 6), 1 / 6))
     error = (student.unsqueeze(1) - projected).square().mean(dim=(2, 3))
     torch.testing.assert_close(loss, 2 * error)
 
 
-def test_the_balance_of_an_image_pools_layers_and_tokens():
+def test_the_balance_loss_of_an_image_pools_layers_and_tokens():
     probabilities = torch.randn(2, 3, 5, 4).softmax(dim=-1)  # layers, images, tokens, adapters
     expected = []
     for image in range(3):
@@ -111,8 +111,8 @@ def test_the_balance_of_an_image_pools_layers_and_tokens():
     assert_equals_naive(pooled_balance_loss(probabilities), expected)
 
 
-def test_the_balance_has_no_factor_of_the_number_of_adapters():
-    # Each of three tokens prefers another adapter by the same margin; then one takes all.
+def test_the_balance_loss_is_not_multiplied_by_the_number_of_adapters():
+    # Each of three tokens prefers a different adapter by the same margin; then one is always chosen.
     balanced = (torch.eye(3) * 0.4 + 0.2).view(1, 1, 3, 3)
     torch.testing.assert_close(pooled_balance_loss(balanced), torch.tensor([1 / 3]))
     torch.testing.assert_close(pooled_balance_loss(torch.eye(3)[0].expand(2, 1, 5, 3)), torch.tensor([1.0]))
@@ -134,7 +134,7 @@ def test_the_choice_has_no_gradient():
         (pooled_balance_loss, [(2, 3, 5, 4)]),
     ],
 )
-def test_all_count_in_float32(function, shapes):
+def test_all_losses_are_computed_in_float32(function, shapes):
     arguments = [torch.rand(shape).bfloat16() for shape in shapes]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = function(*arguments)

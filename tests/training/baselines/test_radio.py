@@ -1,4 +1,4 @@
-"""A RADIO student tells through a head for each teacher what that one sees."""
+"""The objective of RADIO trains a head per teacher that predicts the teacher's features."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from hawaii.training.teachers.grids import match_grid
 
 
 @pytest.mark.parametrize("grid_matching", ["unshuffle", "interpolate"])
-def test_the_loss_is_the_mean_of_the_teachers_and_each_term_its_own(batch, run, teachers, grid_matching):
+def test_the_loss_is_the_mean_over_teachers_and_every_term_is_logged(batch, run, teachers, grid_matching):
     module = make_module(objective="radio", grid_matching=grid_matching)
     with torch.no_grad():
         loss, terms = run(module, batch)
@@ -38,13 +38,13 @@ def test_the_student_has_no_adapters():
     assert (vision.num_teacher_adapters, vision.num_general_adapters) == (0, 0)
 
 
-def test_a_head_goes_from_the_students_width_to_its_teachers_channels():
+def test_a_head_maps_the_students_width_to_the_teachers_channels():
     heads = make_module(objective="radio").objective.heads
     assert [(head[0].in_features, head[-1].out_features) for head in heads.values()] == [(32, 16), (32, 4 * 16)]
 
 
 @pytest.mark.parametrize("trainable", [None, ["projector"]])
-def test_heads_always_learn_and_teach_the_encoder(batch, run, trainable):
+def test_heads_are_always_trained_and_pass_gradients_to_the_encoder(batch, run, trainable):
     module = make_module(objective="radio", trainable=trainable)
     found = gradients(module, run(module, without_labels(batch))[0])
     assert reached(found, "objective.") == {f"objective.{name}" for name, _ in module.objective.named_parameters()}
@@ -52,14 +52,14 @@ def test_heads_always_learn_and_teach_the_encoder(batch, run, trainable):
 
 
 @pytest.mark.parametrize("trainable", [None, ["projector"]])
-def test_layers_over_tokens_stand_on_the_targets_side(batch, run, trainable):
+def test_layers_over_tokens_transform_the_targets(batch, run, trainable):
     module = make_module(objective="radio", grid_matching="learned", trainable=trainable)
     loss, terms = run(module, without_labels(batch))
     assert bool(reached(gradients(module, loss), "token_projections")) == (trainable is None)
     assert {"variance/student", "variance/vit", "variance/convnext"} <= terms.keys()  # they could collapse
 
 
-def test_a_teachers_own_head_alone_follows_it(batch, teachers):
+def test_only_a_teachers_head_depends_on_its_features(batch, teachers):
     module = make_module(objective="radio")
     features = [teacher(batch["teacher_images"]) for teacher in teachers]
     before = gradients(module, module(features, without_labels(batch))[0])
@@ -69,6 +69,6 @@ def test_a_teachers_own_head_alone_follows_it(batch, teachers):
     assert different == {name for name in before if "heads.1_convnext" in name}
 
 
-def test_no_teachers_is_an_error():
+def test_a_recipe_without_teachers_is_an_error():
     with pytest.raises(ValueError, match="names no teachers, and the objective radio needs some"):
         RadioObjective(make_options("radio"), make_model(), {})

@@ -1,4 +1,4 @@
-"""Which pass teaches which parameters: a term's gradient reaches what it is to teach and nothing else."""
+"""Each term's gradient reaches the parameters that the term trains, and no others."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from hawaii.training.objectives import hawaii as hawaii_objective
 
 
 def keep_only(monkeypatch, teacher=None):
-    """Leaves of the distillation the fine-grained loss of one teacher, or nothing."""
+    """Removes all distillation losses except the fine-grained loss of one teacher, if given."""
     fine = hawaii_objective.fine_grained_loss
     keep = torch.tensor([float(index == teacher) for index in range(2)])
     monkeypatch.setattr(hawaii_objective, "fine_grained_loss", lambda *args: fine(*args) * keep)
@@ -17,7 +17,7 @@ def keep_only(monkeypatch, teacher=None):
 
 @pytest.mark.parametrize("sequential_passes", [False, True])
 @pytest.mark.parametrize("teacher", [0, 1])
-def test_a_forced_pass_teaches_its_own_adapter_and_no_router(batch, run, monkeypatch, teacher, sequential_passes):
+def test_a_forced_pass_trains_its_adapter_and_no_router(batch, run, monkeypatch, teacher, sequential_passes):
     module = make_module(lambda_2=0.0, sequential_passes=sequential_passes)
     keep_only(monkeypatch, teacher)
     loss, _ = run(module, without_labels(batch))
@@ -32,7 +32,7 @@ def test_a_forced_pass_teaches_its_own_adapter_and_no_router(batch, run, monkeyp
     assert reached(found, "coarse_projection") == set()
 
 
-def test_coarse_distillation_teaches_adapters_of_both_banks_and_the_routers(batch, run, monkeypatch):
+def test_coarse_distillation_trains_both_banks_of_adapters_and_the_routers(batch, run, monkeypatch):
     module = make_module(lambda_2=0.0)
     monkeypatch.setattr(hawaii_objective, "fine_grained_loss", lambda student, *args: torch.zeros(student.shape[:2]))
     found = gradients(module, run(module, without_labels(batch))[0])
@@ -44,7 +44,7 @@ def test_coarse_distillation_teaches_adapters_of_both_banks_and_the_routers(batc
 
 
 @pytest.mark.parametrize("router_gradient", ["straight_through", "switch", "none"])
-def test_whether_the_answer_teaches_the_routers(batch, run, router_gradient):
+def test_the_text_loss_trains_the_routers_unless_router_gradient_is_none(batch, run, router_gradient):
     module = make_module(vision={"router_gradient": router_gradient}, lambda_1=0.0, lambda_2=0.0)
     found = gradients(module, run(module, batch)[0])
     routers = {name for name in found if "routing" in name}
@@ -52,14 +52,14 @@ def test_whether_the_answer_teaches_the_routers(batch, run, router_gradient):
     assert reached(found, "lora")
 
 
-def test_the_balance_loss_teaches_the_routers_even_where_the_task_does_not(batch, run):
+def test_the_balance_loss_trains_the_routers_even_if_no_other_loss_does(batch, run):
     module = make_module(vision={"router_gradient": "none"}, lambda_1=0.0)
     found = gradients(module, run(module, without_labels(batch))[0])
     assert reached(found, "routing") == {name for name in found if "routing" in name}
 
 
-def test_what_the_score_teaches(batch, run, monkeypatch):
-    # With equal weights and data, what `none` gives is the gradient through the errors alone.
+def test_the_score_gradient_trains_the_configured_projections(batch, run, monkeypatch):
+    # With equal weights and data, `none` is the gradient through the errors only.
     found = {}
     for score_gradient in ("none", "text", "full"):
         torch.manual_seed(0)
@@ -78,7 +78,7 @@ def test_what_the_score_teaches(batch, run, monkeypatch):
         torch.testing.assert_close(found["full"][name], found["none"][name])
 
 
-def test_the_instruction_does_not_teach_the_language_models_embeddings(batch, run):
+def test_the_instruction_does_not_train_the_embeddings(batch, run):
     module = make_module()
     found = gradients(module, run(module, without_labels(batch))[0])
     assert reached(found, "language_model") == set()
@@ -94,7 +94,7 @@ def test_the_instruction_does_not_teach_the_language_models_embeddings(batch, ru
         ({"token_scoring": False}, False),
     ],
 )
-def test_the_instructions_projection_learns_only_where_it_is_taught(arguments, learns):
+def test_the_projection_of_the_instruction_is_trainable_only_with_a_score_gradient(arguments, learns):
     parameters = make_module(**arguments).objective.text_projection.parameters()
     assert {parameter.requires_grad for parameter in parameters} == {learns}
 
@@ -103,6 +103,6 @@ def test_the_instructions_projection_learns_only_where_it_is_taught(arguments, l
 def test_every_grid_matching_trains(batch, run, grid_matching):
     module = make_module(grid_matching=grid_matching)
     loss, _ = run(module, batch)
-    of_projections = {name: g for name, g in gradients(module, loss).items() if name.startswith("objective.")}
-    assert reached(of_projections, "") == set(of_projections)
-    assert any("token_projections" in name for name in of_projections) == (grid_matching == "learned")
+    of_objective = {name: g for name, g in gradients(module, loss).items() if name.startswith("objective.")}
+    assert reached(of_objective, "") == set(of_objective)
+    assert any("token_projections" in name for name in of_objective) == (grid_matching == "learned")

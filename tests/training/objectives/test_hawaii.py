@@ -1,4 +1,4 @@
-"""HAWAII's objective is equation 7, and each of its terms is its own equation."""
+"""HAWAII's objective equals equation 7, and each term equals its equation."""
 
 import math
 
@@ -13,7 +13,7 @@ from hawaii.training.objectives.hawaii_losses import load_balance_loss, token_im
 
 
 def naive_cross_entropy(logits, labels):
-    """Eq. 1: mean over the label tokens of the batch, each told by the position before it."""
+    """Eq. 1: mean over the label tokens of the batch, each predicted by the position before it."""
     terms = []
     for row, targets in zip(logits.double().tolist(), labels.tolist()):
         for scores, target in zip(row, targets[1:]):
@@ -24,12 +24,12 @@ def naive_cross_entropy(logits, labels):
 
 
 def naive_error(student, teacher):
-    """Mean over channels of the squared difference, by token."""
+    """Squared difference of each token, averaged over channels."""
     rows = zip(student.double().tolist(), teacher.double().tolist())
     return [naive_mean((s - t) ** 2 for s, t in zip(*row)) for row in rows]
 
 
-def test_the_loss_is_equation_7_and_each_term_its_own(batch, run, recorded):
+def test_the_loss_is_equation_7_and_each_term_is_its_equation(batch, run, recorded):
     module = make_module()
     student = module.student
     with torch.no_grad():
@@ -72,28 +72,28 @@ def test_the_loss_is_equation_7_and_each_term_its_own(batch, run, recorded):
     }
     for name, value in expected.items():
         assert terms[name].item() == pytest.approx(value, rel=2e-5), name
-    whole = expected["text"] + 0.5 * (expected["fine"] + expected["coarse"]) + 0.05 * expected["balance"]
-    assert loss.item() == pytest.approx(whole, rel=2e-5)
+    total = expected["text"] + 0.5 * (expected["fine"] + expected["coarse"]) + 0.05 * expected["balance"]
+    assert loss.item() == pytest.approx(total, rel=2e-5)
 
 
-def test_how_loud_a_teacher_is_does_not_matter(batch, teachers):
+def test_the_scale_of_a_teachers_features_does_not_matter(batch, teachers):
     module = make_module()
     features = [teacher(batch["teacher_images"]) for teacher in teachers]
     with torch.no_grad():
         _, terms = module(features, batch)
-        _, louder = module([features[0], 10 * features[1]], batch)
+        _, scaled = module([features[0], 10 * features[1]], batch)
     for name, value in terms.items():
-        torch.testing.assert_close(louder[name], value, rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(scaled[name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_the_weights_are_the_arguments(batch, run):
+def test_the_losses_are_weighted_by_the_options(batch, run):
     module = make_module(lambda_1=2.0, lambda_2=3.0)
     loss, terms = run(module, batch)
     expected = terms["text"] + 2 * (terms["fine"] + terms["coarse"]) + 3 * terms["balance"]
     torch.testing.assert_close(loss, expected)
 
 
-def test_each_pass_has_the_features_of_its_own_adapter_without_the_class_token(batch, run, recorded):
+def test_each_forced_pass_uses_its_adapter_and_drops_the_class_token(batch, run, recorded):
     module = make_module()
     with torch.no_grad():
         run(module, batch)
@@ -106,7 +106,7 @@ def test_each_pass_has_the_features_of_its_own_adapter_without_the_class_token(b
         torch.testing.assert_close(routed, tower(batch["pixel_values"]).last_hidden_state[:, 1:])
 
 
-def test_each_teacher_is_projected_alone_and_the_summary_sees_all(batch, teachers, recorded):
+def test_each_teacher_is_projected_separately_and_the_summary_depends_on_all(batch, teachers, recorded):
     module = make_module()
     features = [teacher(batch["teacher_images"]) for teacher in teachers]
     changed = [features[0], features[1] + torch.randn(features[1].shape)]
@@ -121,7 +121,7 @@ def test_each_teacher_is_projected_alone_and_the_summary_sees_all(batch, teacher
 
 
 @pytest.mark.parametrize("grid_matching", ["unshuffle", "interpolate", "learned"])
-def test_a_teachers_cell_becomes_the_token_at_its_place(batch, teachers, recorded, grid_matching):
+def test_a_cell_of_a_teacher_maps_to_the_token_at_the_same_position(batch, teachers, recorded, grid_matching):
     module = make_module(grid_matching=grid_matching)
     features = [teacher(batch["teacher_images"]) for teacher in teachers]
     changed = [grid.clone() for grid in features]
@@ -134,12 +134,12 @@ def test_a_teachers_cell_becomes_the_token_at_its_place(batch, teachers, recorde
         before, after = (arguments[1] for arguments, _ in recorded[loss])
         change = (before - after).abs().sum(dim=-1)  # the tokens are last
         assert change.argmax(dim=-1).unique().tolist() == [2 * 4 + 1]
-        # The other ways smooth what they make smaller.
+        # The other grid matchings smooth, so neighbouring tokens change, too.
         assert grid_matching != "unshuffle" or change.nonzero()[:, -1].unique().tolist() == [2 * 4 + 1]
 
 
 @pytest.mark.parametrize("grid_matching", ["unshuffle", "interpolate", "learned"])
-def test_standardized_targets_begin_with_mean_zero_and_variance_one(batch, teachers, recorded, grid_matching):
+def test_standardized_targets_have_mean_zero_and_variance_one(batch, teachers, recorded, grid_matching):
     module = make_module(grid_matching=grid_matching)
     features = [teacher(batch["teacher_images"]) for teacher in teachers]
     module.objective.standardize(features)
@@ -153,7 +153,7 @@ def test_standardized_targets_begin_with_mean_zero_and_variance_one(batch, teach
         torch.testing.assert_close(variance, torch.ones_like(variance), rtol=1e-3, atol=0)
 
 
-def test_targets_of_experts_that_see_the_same_everywhere_stay_finite(batch, teachers):
+def test_the_loss_of_constant_teacher_features_is_finite(batch, teachers):
     module = make_module()
     features = [torch.full_like(teacher(batch["teacher_images"]), 0.3) for teacher in teachers]
     module.objective.standardize(features)
@@ -161,7 +161,7 @@ def test_targets_of_experts_that_see_the_same_everywhere_stay_finite(batch, teac
     assert loss.isfinite() and loss < 100
 
 
-def test_a_samples_images_are_scored_by_its_own_instruction(batch, run, recorded):
+def test_the_images_of_a_sample_are_scored_with_its_instruction(batch, run, recorded):
     batch = select(batch, [0, 2])
     two = {**batch, "image_index": torch.tensor([0, 1, 1]), "num_images": torch.tensor(3)}
     for name in ("pixel_values", "teacher_images"):
@@ -173,7 +173,7 @@ def test_a_samples_images_are_scored_by_its_own_instruction(batch, run, recorded
     assert torch.equal(mask, batch["prompt_mask"][[0, 1, 1]])
 
 
-def test_forced_passes_take_no_part_in_the_balance(batch, run, recorded):
+def test_the_balance_loss_ignores_forced_passes(batch, run, recorded):
     module = make_module()
     with torch.no_grad():
         run(module, batch)
@@ -190,19 +190,21 @@ def test_without_token_scoring_the_fine_grained_loss_is_the_mean_squared_error(b
     assert "token_importance" not in recorded
 
 
-def test_scores_are_those_of_the_student_language_models_own_embeddings(batch, run, recorded):
+def test_the_instruction_is_embedded_by_the_students_language_model(batch, run, recorded):
     module = make_module()
     with torch.no_grad():
         run(module, batch)
         (keys, prompt, mask), scores = recorded["token_importance"][0]
         for image, sample in enumerate([0, 2]):
             words = module.student.model.language_model.embed_tokens(batch["prompt_ids"][sample][mask[image]])
-            own = module.objective.text_projection(words).unsqueeze(0)
-            expected = token_importance(keys[[image]], own, torch.ones(own.shape[:2], dtype=torch.bool))
+            instruction = module.objective.text_projection(words).unsqueeze(0)
+            expected = token_importance(
+                keys[[image]], instruction, torch.ones(instruction.shape[:2], dtype=torch.bool)
+            )
             torch.testing.assert_close(scores[[image]], expected)
 
 
-def test_variances_tell_a_collapsed_target(batch, run):
+def test_the_variance_of_a_collapsed_target_is_zero(batch, run):
     module = make_module()
     _, terms = run(module, batch)
     assert terms["variance/student"] > 0 and terms["variance/convnext"] > 0
@@ -211,14 +213,14 @@ def test_variances_tell_a_collapsed_target(batch, run):
     assert run(module, batch)[1]["variance/convnext"] == 0
 
 
-def test_another_number_of_teachers_than_adapters_is_an_error():
+def test_different_numbers_of_teachers_and_adapters_are_an_error():
     student = make_model(vision={"num_teacher_adapters": 3})
     problem = r"has 3 teacher-specific adapters but the recipe names 2 teachers \(vit, convnext\)"
     with pytest.raises(ValueError, match=problem):
         HawaiiObjective(make_options(), student, TEACHER_GRIDS)
 
 
-def test_no_teachers_is_an_error():
+def test_a_recipe_without_teachers_is_an_error():
     student = make_model(vision={"num_teacher_adapters": 0})
     with pytest.raises(ValueError, match="names no teachers"):
         HawaiiObjective(make_options(), student, {})

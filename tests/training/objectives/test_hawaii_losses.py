@@ -1,4 +1,4 @@
-"""The losses are equations 4 to 6 and Switch Transformer's balance loss, to the letter."""
+"""The losses equal equations 4 to 6 and the balance loss of Switch Transformer."""
 
 import math
 
@@ -16,7 +16,7 @@ from hawaii.training.objectives.hawaii_losses import (
 
 
 def naive_mean_squared_error(student, teacher):
-    """Of one token: the mean over channels."""
+    """Squared error of one token, averaged over channels."""
     return sum((s - t) ** 2 for s, t in zip(student, teacher)) / len(student)
 
 
@@ -44,14 +44,14 @@ def test_importance_is_equation_5(projected, prompt, prompt_mask):
 
 
 def test_importance_of_two_tokens_by_hand():
-    # Logits of the queries 0 and ln 3: (0, 0) and (0, (ln 3)^2); the prompt asks with 1: (0, ln 3), so 1/4 and 3/4.
+    # Logits of the queries 0 and ln 3: (0, 0) and (0, (ln 3)^2); of the prompt's query 1: (0, ln 3), so 1/4 and 3/4.
     teacher = torch.tensor([0.0, math.log(3)]).view(1, 1, 2, 1)
     share = 1 / (1 + math.exp(math.log(3) ** 2))
     scores = token_importance(teacher, torch.ones(1, 1, 1), torch.ones(1, 1, dtype=torch.bool))
     torch.testing.assert_close(scores[0, 0, 0], torch.tensor((1 / 2 + share + 1 / 4) / 3))
 
 
-def test_the_softmax_is_over_keys_for_over_queries_every_token_would_score_the_same(projected, prompt, prompt_mask):
+def test_scores_differ_because_the_softmax_is_over_keys(projected, prompt, prompt_mask):
     assert token_importance(projected, prompt, prompt_mask).std(dim=-1).min() > 0.01
 
 
@@ -61,35 +61,35 @@ def test_scores_are_positive_and_sum_to_one(projected, prompt, prompt_mask):
     torch.testing.assert_close(scores.sum(dim=-1), torch.ones(3, 2))
 
 
-def test_what_the_tokens_and_the_instruction_spread_is_counted_apart(projected, prompt, prompt_mask):
+def test_scores_of_the_tokens_and_of_the_instruction_are_separate(projected, prompt, prompt_mask):
     from_image, from_prompt = similarity_scores(projected, prompt, prompt_mask)
     alone = torch.empty(3, 0, 5), torch.empty(3, 0, dtype=torch.bool)
     torch.testing.assert_close(from_image / 4, token_importance(projected, *alone))
-    num_asking = prompt_mask.sum(dim=-1)
-    torch.testing.assert_close(from_prompt.sum(dim=-1), num_asking[:, None].expand(3, 2).float())
-    mean = (from_image + from_prompt) / (4 + num_asking)[:, None, None]
+    num_prompt_queries = prompt_mask.sum(dim=-1)
+    torch.testing.assert_close(from_prompt.sum(dim=-1), num_prompt_queries[:, None].expand(3, 2).float())
+    mean = (from_image + from_prompt) / (4 + num_prompt_queries)[:, None, None]
     assert torch.equal(mean, token_importance(projected, prompt, prompt_mask))
 
 
-def test_equal_tokens_score_the_same():
+def test_equal_tokens_have_equal_scores():
     scores = token_importance(torch.ones(1, 1, 8, 3), torch.randn(1, 2, 3), torch.ones(1, 2, dtype=torch.bool))
     torch.testing.assert_close(scores, torch.full((1, 1, 8), 1 / 8))
 
 
-def test_padded_queries_ask_nothing(projected, prompt, prompt_mask):
+def test_padded_queries_are_ignored(projected, prompt, prompt_mask):
     scores = token_importance(projected, prompt, prompt_mask)
     other = torch.where(prompt_mask.unsqueeze(-1), prompt, 100 * torch.randn(prompt.shape))
     assert torch.equal(token_importance(projected, other, prompt_mask), scores)
     torch.testing.assert_close(token_importance(projected[1:2], prompt[1:2, :2], prompt_mask[1:2, :2]), scores[1:2])
 
 
-def test_without_an_instruction_only_the_teachers_tokens_ask(projected):
+def test_without_an_instruction_only_teacher_tokens_are_queries(projected):
     scores = token_importance(projected, torch.empty(3, 0, 5), torch.empty(3, 0, dtype=torch.bool))
     expected = [[naive_importance(projected[i, n].tolist(), []) for n in range(2)] for i in range(3)]
     assert_equals_naive(scores, expected)
 
 
-def test_importance_counts_in_float32_under_autocast(projected, prompt, prompt_mask):
+def test_importance_is_computed_in_float32_under_autocast(projected, prompt, prompt_mask):
     scores = token_importance(projected, prompt, prompt_mask)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(token_importance(projected, prompt, prompt_mask), scores)
@@ -132,7 +132,7 @@ def test_the_coarse_grained_loss_is_equation_4_of_each_image():
     assert_equals_naive(coarse_grained_loss(student, summary), expected)
 
 
-def test_the_losses_count_in_float32():
+def test_the_losses_are_computed_in_float32():
     student, teacher = torch.randn(1, 1, 8, 8).bfloat16(), torch.randn(1, 1, 8, 8).bfloat16()
     loss = fine_grained_loss(student, teacher, torch.full((1, 1, 8), 1 / 8))
     assert loss.dtype == torch.float32
@@ -143,7 +143,7 @@ def test_the_losses_count_in_float32():
 
 
 def naive_balance(probabilities, is_counted):
-    """Mean over layers of `N * sum_e f_e * P_e`, over the tokens of the images that count."""
+    """`N * sum_e f_e * P_e` over the tokens of counted images, averaged over layers."""
     total = 0.0
     for layer in probabilities:
         tokens = [token for image, counts in zip(layer, is_counted) if counts for token in image]
@@ -162,24 +162,24 @@ def test_the_balance_loss_is_switch_transformers_averaged_over_layers():
     assert_equals_naive(load_balance_loss(probabilities, is_counted), expected)
 
 
-def test_the_balance_loss_is_one_when_balanced():
-    # Each of three tokens prefers another adapter by the same margin.
+def test_the_balance_loss_is_one_if_balanced():
+    # Each of three tokens prefers a different adapter by the same margin.
     probabilities = (torch.eye(3) * 0.4 + 0.2).view(1, 1, 3, 3)
     torch.testing.assert_close(load_balance_loss(probabilities, torch.tensor([True])), torch.tensor(1.0))
 
 
-def test_the_balance_loss_is_the_number_of_adapters_when_one_takes_all():
+def test_the_balance_loss_is_the_number_of_adapters_if_one_is_always_chosen():
     probabilities = torch.eye(3)[0].expand(2, 2, 5, 3)
     torch.testing.assert_close(load_balance_loss(probabilities, torch.tensor([True, True])), torch.tensor(3.0))
 
 
-def test_an_image_that_only_fills_takes_no_part_in_the_balance():
+def test_the_balance_loss_ignores_images_that_only_fill_the_batch():
     probabilities = torch.randn(2, 3, 5, 4).softmax(dim=-1)
     loss = load_balance_loss(probabilities, torch.tensor([True, True, False]))
     torch.testing.assert_close(loss, load_balance_loss(probabilities[:, :2], torch.tensor([True, True])))
 
 
-def test_the_balance_of_no_image_is_zero():
+def test_the_balance_loss_without_images_is_zero():
     probabilities = torch.randn(2, 1, 5, 4, requires_grad=True)
     loss = load_balance_loss(probabilities.softmax(dim=-1), torch.tensor([False]))
     loss.backward()
@@ -188,7 +188,7 @@ def test_the_balance_of_no_image_is_zero():
 
 
 def test_the_share_of_tokens_has_no_gradient():
-    # Of the mean probabilities alone: with every token at the first of two adapters, d/dp of 2 * (1 * P_0 + 0 * P_1).
+    # Only the mean probabilities have one. If all tokens choose the first of two adapters: d/dp 2 (1 * P_0 + 0 * P_1).
     probabilities = torch.tensor([0.75, 0.25]).expand(1, 1, 4, 2).clone().requires_grad_()
     load_balance_loss(probabilities, torch.tensor([True])).backward()
     torch.testing.assert_close(probabilities.grad, torch.tensor([2 / 4, 0.0]).expand(1, 1, 4, 2))

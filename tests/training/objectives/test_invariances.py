@@ -1,4 +1,4 @@
-"""What must change nothing in the objective: how passes and samples are batched and padded, and what takes no part."""
+"""The objective does not depend on how passes and samples are batched and padded, or on fill-in images."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from hawaii.tests.tiny.training import (
 )
 
 
-def test_sequential_passes_are_the_batched_ones(batch, run):
+def test_sequential_passes_equal_the_batched_ones(batch, run):
     module = make_module()
     batched, batched_terms = run(module, batch)
     expected = gradients(module, batched)
@@ -28,7 +28,7 @@ def test_sequential_passes_are_the_batched_ones(batch, run):
 
 
 def pad(batch, processor, text=0, prompt=0):
-    """The batch with more padding behind its text and its instructions."""
+    """Returns the batch with more padding after its texts and its instructions."""
 
     def extend(name, value, number):
         return torch.nn.functional.pad(batch[name], (0, number), value=value)
@@ -58,7 +58,7 @@ def test_padding_changes_nothing(batch, run, recorded, processor, padding):
 
 
 @pytest.mark.parametrize("sample", [0, 2])
-def test_neither_scores_nor_losses_of_an_image_depend_on_the_batch(batch, run, recorded, sample):
+def test_scores_and_losses_of_an_image_do_not_depend_on_the_batch(batch, run, recorded, sample):
     module = make_module()
     alone = select(batch, [sample])
     with torch.no_grad():
@@ -71,12 +71,12 @@ def test_neither_scores_nor_losses_of_an_image_depend_on_the_batch(batch, run, r
         run(module, other)
     image = sample // 2  # images of samples 0 and 2
     for name in ("token_importance", "fine_grained_loss", "coarse_grained_loss"):
-        together, by_itself, among_others = (result for _, result in recorded[name])
-        torch.testing.assert_close(by_itself[0], together[image], msg=name)
-        torch.testing.assert_close(among_others[image], together[image], msg=name)
+        together, single, with_others = (result for _, result in recorded[name])
+        torch.testing.assert_close(single[0], together[image], msg=name)
+        torch.testing.assert_close(with_others[image], together[image], msg=name)
 
 
-def test_the_instruction_of_text_alone_scores_nothing(batch, run):
+def test_the_instruction_of_a_sample_without_images_has_no_effect(batch, run):
     module = make_module()
     with torch.no_grad():
         _, terms = run(module, batch)
@@ -86,7 +86,7 @@ def test_the_instruction_of_text_alone_scores_nothing(batch, run):
     assert all(torch.equal(terms[name], other[name]) for name in terms)
 
 
-def test_an_image_that_only_fills_teaches_nothing(batch, run):
+def test_an_image_that_only_fills_the_batch_has_no_effect(batch, run):
     module = make_module()
     batch = select(batch, [0, 2])
     filled = {**batch, "image_index": torch.tensor([0, 1, -1])}
@@ -99,7 +99,7 @@ def test_an_image_that_only_fills_teaches_nothing(batch, run):
 
 
 @pytest.mark.parametrize("enable", [f"{name}_enable" for name in CHECKPOINTING])
-def test_gradient_checkpointing_changes_no_gradient(batch, run, enable):
+def test_gradient_checkpointing_does_not_change_gradients(batch, run, enable):
     module = make_module().train()
     expected = gradients(module, run(module, batch)[0])
     getattr(module, enable)()

@@ -1,4 +1,4 @@
-"""Built-in recipes are found by name from anywhere and listed with what they train."""
+"""Built-in recipes are found by name from any folder and listed with a description."""
 
 import pytest
 
@@ -20,12 +20,12 @@ def test_a_file_takes_precedence(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["easy_vqq", "training/recipes/easy_vqq.yaml"])
-def test_an_unknown_recipe_is_named_with_the_closest_one(name):
+def test_the_error_for_an_unknown_recipe_suggests_the_closest_one(name):
     with pytest.raises(UserError, match=rf"There is no recipe {name}: .*hawaii_vicuna_7b\. Did you mean easy_vqa\?"):
         find_recipe(name)
 
 
-def test_every_recipe_is_listed_with_a_sentence():
+def test_every_recipe_is_listed_with_a_description():
     lines = describe_recipes().splitlines()
     assert len(lines) == 2 + len(BUILT_IN)
     for line, name in zip(lines[2:], BUILT_IN):

@@ -1,4 +1,4 @@
-"""What holds for every objective: how often models run, what takes no part, and that batches may be cut anyhow."""
+"""Properties of every objective: number of forward passes, gradients, terms, and independence of the batching."""
 
 import pytest
 import torch
@@ -40,14 +40,14 @@ def count_calls(module):
     ],
     ids=str,
 )
-def test_how_often_the_encoder_and_the_language_model_run(batch, run, settings, num_calls):
+def test_the_number_of_forward_passes_of_the_encoder_and_the_language_model(batch, run, settings, num_calls):
     module = make_module(**settings)
     towers, texts = count_calls(module.student.model.vision_tower), count_calls(module.student.model.language_model)
     run(module, batch)
     assert (len(towers), len(texts)) == (num_calls, 1)
 
 
-def test_coarse_distillation_runs_no_more_images_than_there_are(batch, run):
+def test_coarse_distillation_runs_the_encoder_once_per_image(batch, run):
     sizes = []
     for distillation in (["coarse"], ["fine", "coarse"]):
         module = make_module(distillation=distillation)
@@ -60,11 +60,11 @@ def test_coarse_distillation_runs_no_more_images_than_there_are(batch, run):
 def test_every_teacher_runs_once(batch, run, teachers_of, objective):
     calls = [count_calls(teacher.model) for teacher in teachers_of[OBJECTIVES[objective]]]
     run(make_module(objective=objective), batch)
-    assert [len(of_one) for of_one in calls] == [1] * len(calls)
+    assert [len(each) for each in calls] == [1] * len(calls)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_parameter_that_learns_has_a_gradient(batch, run, objective):
+def test_every_trainable_parameter_has_a_gradient(batch, run, objective):
     module = make_module(objective=objective)
     loss, terms = run(module, batch)
     found = gradients(module, loss)
@@ -75,19 +75,19 @@ def test_every_parameter_that_learns_has_a_gradient(batch, run, objective):
     assert bool(reached(found, "objective.")) == (objective != "llava")
 
 
-# Every objective, and HAWAII's other way of running its passes.
+# Every objective, and HAWAII with sequential passes.
 SETTINGS = [*({"objective": name} for name in OBJECTIVES), {"sequential_passes": True}]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_a_batch_of_text_alone_gives_every_parameter_a_gradient_and_teaches_the_text(
+def test_a_batch_without_images_gives_every_parameter_a_gradient_and_trains_the_text_only(
     tmp_path, processor, run, settings
 ):
     batch = make_batch(tmp_path, [make_record(1, image=False), make_record(2, questions=2, image=False)], processor)
     module = make_module(**settings)
     towers = count_calls(module.student.model.vision_tower)
     loss, terms = run(module, batch)
-    assert towers  # or other processes would wait
+    assert towers  # otherwise other processes would wait
     assert {name for name, value in terms.items() if value != 0} == {"text"}
     assert torch.equal(loss.detach(), terms["text"]) and loss.isfinite()
     found = gradients(module, loss)
@@ -97,7 +97,7 @@ def test_a_batch_of_text_alone_gives_every_parameter_a_gradient_and_teaches_the_
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_text_alone_takes_no_part_in_what_images_teach(batch, run, objective):
+def test_samples_without_images_change_the_text_loss_only(batch, run, objective):
     module = make_module(objective=objective)
     with torch.no_grad():
         _, terms = run(module, batch)
@@ -154,7 +154,7 @@ FINE_ALONE = {"fine", "fine/vit", "fine/convnext", "variance/vit", "variance/con
     ],
     ids=["all", "fine", "coarse", "coarse, general adapters", "teacher-specific adapters", "coarse, no adapters"],
 )
-def test_terms_that_are_not_there_are_not_logged_and_the_others_are_equal(batch, run, settings, missing):
+def test_missing_terms_are_not_logged_and_the_others_are_equal(batch, run, settings, missing):
     vision = settings.pop("vision", None)
     module = make_module(vision=vision, **settings)
     loss, terms = run(module, batch)
@@ -164,23 +164,22 @@ def test_terms_that_are_not_there_are_not_logged_and_the_others_are_equal(batch,
     torch.testing.assert_close(loss.detach(), whole)
     if vision is None:
         complete = make_module()
-        for own, other in ((module.student, complete.student), (module.objective, complete.objective)):
-            state = own.state_dict()
-            other.load_state_dict(state, strict=False)
+        for source, target in ((module.student, complete.student), (module.objective, complete.objective)):
+            target.load_state_dict(source.state_dict(), strict=False)
         torch.testing.assert_close(
             terms, {name: value for name, value in run(complete, batch)[1].items() if name in terms}
         )
 
 
 @pytest.mark.parametrize("distillation", ["fine", "coarse"])
-def test_what_is_not_distilled_has_no_projections(distillation):
+def test_only_the_losses_in_distillation_have_projections(distillation):
     names = [name for name, _ in make_module(distillation=[distillation]).objective.named_parameters()]
     parts = {name.partition(".")[0] for name in names}
     assert parts == ({"fine_projections", "text_projection"} if distillation == "fine" else {"coarse_projection"})
 
 
 @pytest.mark.parametrize(("bank", "other"), [("teacher", "general"), ("general", "teacher")])
-def test_with_one_bank_of_adapters_the_balance_is_of_that_one_alone(batch, run, recorded, bank, other):
+def test_with_one_bank_of_adapters_the_balance_loss_is_that_of_this_bank(batch, run, recorded, bank, other):
     distillation = ["coarse"] if bank == "general" else ["fine", "coarse"]
     module = make_module(vision={f"num_{other}_adapters": 0}, distillation=distillation)
     _, terms = run(module, batch)
@@ -189,7 +188,7 @@ def test_with_one_bank_of_adapters_the_balance_is_of_that_one_alone(batch, run, 
     torch.testing.assert_close(terms["balance"], value.detach())
 
 
-def test_fine_distillation_without_teacher_specific_adapters_is_one_sentence():
+def test_fine_distillation_without_teacher_specific_adapters_is_an_error():
     for distillation in (["fine"], ["fine", "coarse"]):
         with pytest.raises(
             ValueError, match=r"has no teacher-specific adapters, .*: set distillation: \[coarse\], or"
@@ -197,18 +196,18 @@ def test_fine_distillation_without_teacher_specific_adapters_is_one_sentence():
             make_module(vision={"num_teacher_adapters": 0}, distillation=distillation)
 
 
-def test_an_encoder_learns_without_a_language_model(batch, teachers):
+def test_an_encoder_trains_without_a_language_model(batch, teachers):
     module = make_module()
     student: HawaiiVisionModel = module.student.model.vision_tower
     objective = OBJECTIVES["hawaii"](make_options(), student, {teacher.name: teacher.grid for teacher in teachers})
     assert objective.text_projection is None
-    # Where nobody asks, the scores are those of a whole model whose batch has no instruction.
+    # The scores equal those of a complete model whose batch has no instruction.
     module.objective.load_state_dict(objective.state_dict(), strict=False)
     images = {name: batch[name] for name in ("pixel_values", "image_index", "num_images")}
     features = [teacher(batch["teacher_images"]) for teacher in teachers]
     loss, terms = objective(student, features, images)
-    asked = {name: batch[name][:, :0] for name in ("prompt_ids", "prompt_mask")}
-    _, expected = module(features, {**batch, **asked})
+    no_prompt = {name: batch[name][:, :0] for name in ("prompt_ids", "prompt_mask")}
+    _, expected = module(features, {**batch, **no_prompt})
     assert set(terms) == ALL_TERMS - {"text"}
     for name, value in terms.items():
         torch.testing.assert_close(value, expected[name], msg=name)
@@ -233,7 +232,7 @@ NO_ADAPTERS = {"num_teacher_adapters": 0, "num_general_adapters": 0}
         ("move_kd", {"lora_rank": 8, "router_hidden_size": 16}, {"lora_rank": 8, "router_hidden_size": 16}),
     ],
 )
-def test_what_a_recipe_says_of_the_encoder_wins_where_there_may_be_adapters(objective, given, expected):
+def test_the_vision_config_of_a_recipe_wins_if_the_objective_allows_adapters(objective, given, expected):
     fields = vision_fields(ModelArguments(vision_config={"hidden_size": 8, **given}), 2, objective)
     assert fields["hidden_size"] == 8
     assert {name: fields[name] for name in expected} == expected
@@ -247,7 +246,7 @@ def test_the_weight_of_the_balance_loss_has_a_default_per_objective():
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_without_an_instruction_every_parameter_still_has_a_gradient(tmp_path, run, settings):
+def test_every_trainable_parameter_has_a_gradient_without_an_instruction(tmp_path, run, settings):
     batch = make_batch(tmp_path, RAGGED, make_processor(chat_template="plain"))
     assert batch["prompt_ids"].shape == (3, 0)
     module = make_module(**settings)

@@ -1,4 +1,4 @@
-"""The paper's recipes run from start to end: their own options, with parts so small that it takes seconds."""
+"""The paper's recipes run from start to end with their options and with tiny models."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from hawaii.training.train import train
 
 
 RECIPES = Path(__file__).parents[3] / "training" / "recipes"
-# The presets' own resolutions are those of the published weights.
+# The presets have the resolutions of the published weights, which are too large for the tests.
 SMALL = {
     "clip": {"image_size": 24, **FIELDS["clip"]},
     "sam": {"image_size": 24, **FIELDS["sam"]},
@@ -42,10 +42,10 @@ def save_teacher(name, folder):
 
 
 def run_small(recipe, folder, members, family="mistral"):
-    """Runs a recipe with small parts and few images; gives the folder of the run."""
+    """Runs a recipe with tiny models and few images; returns the folder of the run."""
     save_data(folder, [make_record(number) for number in range(6)])
     teachers = [save_teacher(name, folder / name) for name in members]
-    # On one process and two images a step, one step of each stage: all else is the recipe's.
+    # One process, two images per step and one step per stage; everything else is the recipe's.
     changes = {
         "output_dir": folder / "run",
         "vision_tower": save_clip_folder(folder / "tower"),
@@ -75,7 +75,7 @@ def check(run, members):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_papers_recipe_runs_with_any_language_model_and_its_own_template(tmp_path, family):
+def test_the_papers_recipe_runs_with_any_language_model_and_its_chat_template(tmp_path, family):
     recipe = yaml.safe_load((RECIPES / "hawaii_vicuna_7b.yaml").read_text())
     del recipe["stages"]["finetune"]["chat_template"]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
@@ -93,13 +93,13 @@ def test_the_papers_recipe_runs_with_any_language_model_and_its_own_template(tmp
     assert student.generate(**inputs, max_new_tokens=3, do_sample=False).shape[1] > inputs["input_ids"].shape[1]
 
 
-def test_the_papers_recipe_runs_with_experts_of_transformers(tmp_path):
+def test_the_papers_recipe_runs_with_teachers_from_transformers(tmp_path):
     members = ("clip", "pix2struct", "sam")
     check(run_small("hawaii_vicuna_7b.yaml", tmp_path, members), members)
 
 
 @pytest.mark.timm
 @pytest.mark.parametrize("name", TEACHER_SETS)
-def test_the_papers_recipes_run_with_all_their_experts(tmp_path, name):
+def test_the_papers_recipes_run_with_all_their_teachers(tmp_path, name):
     members = TEACHER_SETS[name]
     check(run_small(f"{name}_vicuna_7b.yaml", tmp_path, members), members)
