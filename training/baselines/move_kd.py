@@ -91,12 +91,8 @@ class MoveKdObjective(Objective):
     `grid_matching`.
 
     Args:
-        options (`MoveKdOptions`):
-            Its options.
-        student (`HawaiiForConditionalGeneration` or `HawaiiVisionModel`):
-            Gives the sizes; it is not kept.
-        teacher_grids (`dict[str, tuple[int, int, int]]`):
-            Height, width and channels of each teacher's features, by name; the anchor's is a [`ClassTokenGrid`].
+        options (`MoveKdOptions`), student, teacher_grids:
+            As for [`Objective`]; the grid of the anchor is a [`ClassTokenGrid`].
 
     Raises:
         UserError: there are no teachers, no anchor is among them, or the student has two banks of adapters.
@@ -124,13 +120,13 @@ class MoveKdObjective(Objective):
         self.names = list(teacher_grids)
         self.anchor = anchors[0]
         self.grid_size = vision.image_size // vision.patch_size
-        own = (self.grid_size, self.grid_size, vision.hidden_size)
+        student_grid = (self.grid_size, self.grid_size, vision.hidden_size)
         self.keys = module_keys(self.names)
         self.adapters = nn.ModuleDict(
             {
                 key: EncoderAdapter(*grid, vision.num_patches, vision.hidden_size)
                 for index, (key, grid) in enumerate(zip(self.keys, teacher_grids.values()))
-                if index != self.anchor or tuple(grid) != own
+                if index != self.anchor or tuple(grid) != student_grid
             }
         )
 
@@ -164,7 +160,9 @@ class MoveKdObjective(Objective):
         anchor = teacher_features[self.anchor]
         assert isinstance(anchor, ClassTokenFeatures)
         projected = self._project(teacher_features)
-        shares = weigh_teachers(self._class_token(anchor), projected, self.anchor)
+        key, class_token = self.keys[self.anchor], anchor.class_token
+        class_token = self._adapter(key).widen(class_token) if key in self.adapters else class_token  # (I, D)
+        shares = weigh_teachers(class_token, projected, self.anchor)
         shares = shares.detach() if self.options.detached_teacher_weights else shares  # (I, N)
         losses = move_kd_loss(routed, projected, self._weigh_tokens(anchor))  # (I, N)
 
@@ -204,11 +202,6 @@ class MoveKdObjective(Objective):
             for key, grid in zip(self.keys, self._grids(teacher_features))
         ]
         return torch.stack([tokens.float() for tokens in projected], dim=1)
-
-    def _class_token(self, anchor: ClassTokenFeatures) -> torch.Tensor:
-        """Returns the anchor's class token at the student's width, `(I, D)`."""
-        key = self.keys[self.anchor]
-        return self._adapter(key).widen(anchor.class_token) if key in self.adapters else anchor.class_token
 
     def _weigh_tokens(self, anchor: ClassTokenFeatures) -> torch.Tensor:
         """Returns the weights of the student's tokens, `(I, m)`."""

@@ -9,7 +9,7 @@ from torch import nn
 from ...configuration.configuration_hawaii import check_choice
 from ..objectives.encoder_passes import Student, encoder_of, routed_pass
 from ..objectives.objective import Objective, ObjectiveOptions, check_has_teachers, make_logged_terms, weigh_images
-from ..objectives.projections import Projection, make_token_projections, match_teachers, module_keys
+from ..objectives.projections import Projection, TokenMatching, module_keys
 from ..objectives.text_loss import text_terms
 from ..teachers.grids import GRID_MATCHINGS, matched_shape
 from .radio_losses import radio_loss
@@ -42,12 +42,8 @@ class RadioObjective(Objective):
     the student's features and cannot make the targets easier, so they always learn, whatever `trainable` is.
 
     Args:
-        options (`RadioOptions`):
-            Its options.
-        student (`HawaiiForConditionalGeneration` or `HawaiiVisionModel`):
-            Gives the sizes; it is not kept.
-        teacher_grids (`dict[str, tuple[int, int, int]]`):
-            Height, width and channels of each teacher's features, by name.
+        options (`RadioOptions`), student, teacher_grids:
+            As for [`Objective`].
 
     Raises:
         UserError: there are no teachers.
@@ -63,15 +59,13 @@ class RadioObjective(Objective):
         check_has_teachers(teacher_grids, "radio")
         vision = encoder_of(student).config
         self.names = list(teacher_grids)
-        self.grid_size = vision.image_size // vision.patch_size
-        shapes = [matched_shape(*grid, self.grid_size, options.grid_matching) for grid in teacher_grids.values()]
+        grids, grid_size = teacher_grids.values(), vision.image_size // vision.patch_size
+        shapes = [matched_shape(*grid, grid_size, options.grid_matching) for grid in grids]
         keys = module_keys(self.names)
         self.heads = nn.ModuleDict(
             {key: Projection(vision.hidden_size, channels) for key, (_, channels) in zip(keys, shapes)}
         )
-        self.token_projections = nn.ModuleDict()
-        if options.grid_matching == "learned":
-            self.token_projections.update(make_token_projections(keys, teacher_grids.values(), vision.num_patches))
+        self.token_projections = TokenMatching(keys, grids, grid_size, options.grid_matching)
 
     def set_trainable(self, trainable: list[str]) -> None:
         # The heads always learn; only these layers transform the targets.
@@ -88,7 +82,7 @@ class RadioObjective(Objective):
         _, weight = weigh_images(batch)
         routed, _ = routed_pass(student, batch["pixel_values"])
         terms = text_terms(student, routed, batch)
-        matched = self._match(teacher_features)
+        matched = self.token_projections(teacher_features, next(self.heads.parameters()).dtype)
         tokens = routed.to(matched[0].dtype)  # the dtype of the heads
         # One head for each teacher, because their channels differ.
         losses = [
@@ -103,8 +97,3 @@ class RadioObjective(Objective):
         if self.token_projections:  # only targets that a layer transforms can collapse
             monitored |= dict(zip(self.names, matched))
         return loss, make_logged_terms(terms, monitored, weight)
-
-    def _match(self, teacher_features: list[torch.Tensor]) -> list[torch.Tensor]:
-        dtype = next(self.heads.parameters()).dtype
-        tokens = self.token_projections.values()
-        return match_teachers(teacher_features, self.grid_size, self.options.grid_matching, tokens, dtype)

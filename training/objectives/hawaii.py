@@ -19,7 +19,7 @@ from .hawaii_losses import (
     token_importance,
 )
 from .objective import Objective, ObjectiveOptions, check_has_teachers, make_logged_terms, weigh_images
-from .projections import Projection, make_token_projections, match_teachers, module_keys
+from .projections import Projection, TokenMatching, module_keys
 from .text_loss import text_terms
 
 
@@ -84,12 +84,8 @@ class HawaiiObjective(Objective):
     normalised over their channels (no parameters) before any projection.
 
     Args:
-        options (`HawaiiOptions`):
-            Its options.
-        student (`HawaiiForConditionalGeneration` or `HawaiiVisionModel`):
-            Gives the sizes; it is not kept.
-        teacher_grids (`dict[str, tuple[int, int, int]]`):
-            Height, width and channels of each teacher's features, by name, in the order of the adapters.
+        options (`HawaiiOptions`), student, teacher_grids:
+            As for [`Objective`]; the teachers are in the order of the adapters.
 
     Raises:
         UserError: there are no teachers; the student has another number of teacher-specific adapters (0 is allowed
@@ -112,18 +108,13 @@ class HawaiiObjective(Objective):
                 "train the encoder with its routers active, as it is used; add coarse to distillation."
             )
         self.names = list(teacher_grids)
-        self.grid_size = vision.image_size // vision.patch_size
-        width = vision.hidden_size
-        shapes = [matched_shape(*grid, self.grid_size, options.grid_matching) for grid in teacher_grids.values()]
+        grids, grid_size, width = teacher_grids.values(), vision.image_size // vision.patch_size, vision.hidden_size
+        shapes = [matched_shape(*grid, grid_size, options.grid_matching) for grid in grids]
         keys = module_keys(self.names)
-        self.fine_projections = nn.ModuleDict()
-        if self.is_fine:
-            self.fine_projections.update(
-                {key: Projection(channels, width) for key, (_, channels) in zip(keys, shapes)}
-            )
-        self.token_projections = nn.ModuleDict()
-        if options.grid_matching == "learned":
-            self.token_projections.update(make_token_projections(keys, teacher_grids.values(), vision.num_patches))
+        self.fine_projections = nn.ModuleDict(
+            {key: Projection(channels, width) for key, (_, channels) in zip(keys, shapes) if self.is_fine}
+        )
+        self.token_projections = TokenMatching(keys, grids, grid_size, options.grid_matching)
         self.coarse_projection = None
         if "coarse" in options.distillation:
             self.coarse_projection = Projection(sum(channels for _, channels in shapes), width)
@@ -161,7 +152,12 @@ class HawaiiObjective(Objective):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """As for [`Objective`]; without a language model, `batch` has no text."""
         is_counted, weight = weigh_images(batch)
-        routed, forced, probabilities = self._encode(student, batch["pixel_values"])
+        pixel_values, forced = batch["pixel_values"], None
+        if self.is_fine:
+            passes = routed_and_forced_passes(student, pixel_values, self.options.sequential_passes)
+            routed, forced, probabilities = passes  # (I, m, D), (I, N, m, D)
+        else:
+            routed, probabilities = routed_pass(student, pixel_values)
         matched = self._match(teacher_features)
         terms, monitored = text_terms(student, routed, batch), {"student": routed}
 
@@ -177,7 +173,10 @@ class HawaiiObjective(Objective):
             terms["coarse"] = (coarse_grained_loss(routed, summary) * weight).sum()
             monitored["coarse"] = summary
         if probabilities is not None:
-            terms["balance"] = self._balance(encoder_of(student).config, probabilities, is_counted) * weight.sum()
+            vision = encoder_of(student).config
+            banks = probabilities.split([vision.num_teacher_adapters, vision.num_general_adapters], dim=-1)
+            balance = sum(load_balance_loss(bank, is_counted) for bank in banks if bank.shape[-1])  # L_mb
+            terms["balance"] = balance * weight.sum()
 
         loss = (  # eq. 7
             terms.get("text", 0)
@@ -204,18 +203,9 @@ class HawaiiObjective(Objective):
         projected = self._project(self._match(teacher_features))
         return similarity_scores(projected, *self._project_prompts(student, projected, batch))
 
-    def _encode(self, student: Student, pixel_values: torch.Tensor):
-        """The routed features `(I, m, D)`, the forced `(I, N, m, D)` if any, the routers' probabilities."""
-        if self.is_fine:
-            return routed_and_forced_passes(student, pixel_values, self.options.sequential_passes)
-        routed, probabilities = routed_pass(student, pixel_values)
-        return routed, None, probabilities
-
     def _match(self, teacher_features: list[torch.Tensor]) -> list[torch.Tensor]:
         """Each teacher's features as the student's tokens, `(I, m, C)`, normalised."""
-        dtype = next(self.parameters()).dtype
-        tokens = self.token_projections.values()
-        return match_teachers(teacher_features, self.grid_size, self.options.grid_matching, tokens, dtype)
+        return self.token_projections(teacher_features, next(self.parameters()).dtype)
 
     def _project(self, matched: list[torch.Tensor]) -> torch.Tensor:
         """Each teacher's features at the student's width, `(I, N, m, D)` (eq. 5); their channels differ."""
@@ -240,11 +230,3 @@ class HawaiiObjective(Objective):
         prompt, prompt_mask = self._project_prompts(student, projected, batch)
         keys = projected if self.options.score_gradient == "full" else projected.detach()
         return token_importance(keys, prompt, prompt_mask)
-
-    @staticmethod
-    def _balance(
-        vision: HawaiiVisionConfig, probabilities: torch.Tensor, is_counted: torch.Tensor
-    ) -> torch.Tensor | int:
-        """L_mb: mean over layers, summed over the existing banks."""
-        banks = probabilities.split([vision.num_teacher_adapters, vision.num_general_adapters], dim=-1)
-        return sum(load_balance_loss(bank, is_counted) for bank in banks if bank.shape[-1])

@@ -28,16 +28,6 @@ def weigh_images(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Te
 
 
 @torch.no_grad()
-def mean_variances(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """
-    Variance over images and tokens, mean over channels, of named features `(num_images, num_tokens, channels)`. Near
-    zero means that the features have collapsed to a constant.
-    """
-    return {
-        f"variance/{name}": values.float().var(dim=(0, 1), correction=0).mean() for name, values in features.items()
-    }
-
-
 def make_logged_terms(
     terms: dict[str, torch.Tensor], monitored: dict[str, torch.Tensor], weight: torch.Tensor
 ) -> dict[str, torch.Tensor]:
@@ -48,12 +38,16 @@ def make_logged_terms(
         terms (`dict[str, torch.Tensor]`):
             Each a share of the step's value.
         monitored (`dict[str, torch.FloatTensor]`):
-            Features whose [`mean_variances`] are logged as well.
+            Features `(num_images, num_tokens, channels)`, whose variance over images and tokens, averaged over
+            channels, is logged as well. Near zero means that the features have collapsed to a constant.
         weight (`torch.FloatTensor` of shape `(num_images,)`):
             Weight of each image in the step's mean, see [`weigh_images`]; the sum is the batch's share of the step.
     """
-    variances = {name: value * weight.sum() for name, value in mean_variances(monitored).items()}
-    return {name: value.detach() for name, value in (terms | variances).items()}
+    logged = {name: value.detach() for name, value in terms.items()}
+    for name, features in monitored.items():
+        variance = features.float().var(dim=(0, 1), correction=0).mean()
+        logged[f"variance/{name}"] = variance * weight.sum()
+    return logged
 
 
 @dataclass

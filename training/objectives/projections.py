@@ -77,42 +77,30 @@ def keep_places(layer: nn.Linear, height: int, width: int) -> None:
     layer.bias.zero_()
 
 
-def make_token_projections(keys: list[str], grids: Iterable[tuple[int, int, int]], num_tokens: int) -> nn.ModuleDict:
-    """Makes the layers over each teacher's tokens for `grid_matching: learned`."""
-    layers = nn.ModuleDict()
-    for key, (height, width, _) in zip(keys, grids):
-        layers[key] = layer = nn.Linear(height * width, num_tokens)
-        keep_places(layer, height, width)
-    return layers
-
-
-def match_teachers(
-    teacher_features: list[torch.Tensor],
-    grid_size: int,
-    grid_matching: str,
-    token_projections: Iterable[nn.Module],
-    dtype: torch.dtype,
-) -> list[torch.Tensor]:
+class TokenMatching(nn.ModuleDict):
     """
     Maps each teacher's features to the student's tokens and normalises them over their channels: the scales of experts
     differ by a factor of ten, and the largest would dominate.
 
     Args:
-        teacher_features (`list[torch.FloatTensor]`):
-            Features of each teacher, `(num_images, height, width, channels)`.
+        keys (`list[str]`), grids (`Iterable[tuple[int, int, int]]`):
+            For each teacher the name from [`module_keys`], and height, width and channels of its features.
         grid_size (`int`):
             Side of the student's grid.
         grid_matching (`str`):
-            See [`match_grid`].
-        token_projections (`Iterable[nn.Module]`):
-            The layers of `learned`, one per teacher; otherwise empty.
-        dtype (`torch.dtype`):
-            Type of the result.
-
-    Returns:
-        `list[torch.FloatTensor]`: for each teacher `(num_images, num_tokens, matched_channels)`.
+            See [`match_grid`]; only `learned` has modules, one layer over the tokens of each teacher.
     """
-    matched = [match_grid(grid, grid_size, grid_matching).to(dtype) for grid in teacher_features]
-    for index, projection in enumerate(token_projections):
-        matched[index] = projection(matched[index].transpose(1, 2)).transpose(1, 2)
-    return [F.layer_norm(features, features.shape[-1:]) for features in matched]
+
+    def __init__(self, keys: list[str], grids: Iterable[tuple[int, int, int]], grid_size: int, grid_matching: str):
+        super().__init__()
+        self.grid_size, self.grid_matching = grid_size, grid_matching
+        for key, (height, width, _) in zip(keys, grids) if grid_matching == "learned" else ():
+            self[key] = layer = nn.Linear(height * width, grid_size**2)
+            keep_places(layer, height, width)
+
+    def forward(self, teacher_features: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+        """Maps `(num_images, height, width, channels)` to `(num_images, num_tokens, matched_channels)` in `dtype`."""
+        matched = [match_grid(grid, self.grid_size, self.grid_matching).to(dtype) for grid in teacher_features]
+        for index, layer in enumerate(self.values()):
+            matched[index] = layer(matched[index].transpose(1, 2)).transpose(1, 2)
+        return [F.layer_norm(features, features.shape[-1:]) for features in matched]
