@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from .. import HawaiiForConditionalGeneration, HawaiiProcessor  # from the root, which registers the Auto classes
-from ..files.atomic import write_json
+from ..files.atomic import read_json, write_json
 from ..files.run_contents import MODEL_FOLDER, OBJECTIVE_FILE, OBJECTIVE_SETTINGS_FILE, RESULTS_FILE
 from ..files.user_error import UserError, explain_errors
 from ..processing.encoder_processor import EncoderProcessor
@@ -92,7 +92,7 @@ def find_stage(run: str | Path) -> Path:
     results = run / RESULTS_FILE
     folders = [run, run / MODEL_FOLDER]
     if results.is_file():
-        last = list(json.loads(results.read_text(encoding="utf-8"))["stages"])[-1]
+        last = list(read_json(results)["stages"])[-1]
         folders = [run / last / MODEL_FOLDER]
     folder = next((folder for folder in folders if (folder / OBJECTIVE_SETTINGS_FILE).is_file()), None)
     if folder is None or not (folder / OBJECTIVE_FILE).is_file():

@@ -1,6 +1,5 @@
-"""Runs a recipe: each stage from where it stopped, then the folder to publish."""
+"""Runs a recipe: each stage, resumed if it was interrupted, then the folder to publish."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from accelerate import PartialState
 from accelerate.utils import disable_fsdp_ram_efficient_loading, send_to_device
 from transformers import set_seed
 
-from ..files.atomic import write_json
+from ..files.atomic import read_json, write_json
 from ..files.run_contents import HUB_FOLDER, MODEL_FOLDER, RESULTS_FILE, STAGE_FILE
 from ..files.user_error import UserError
 from ..hub_cards.export import export
@@ -34,7 +33,7 @@ from .trainer import HawaiiTrainer
 NUM_SAMPLES = 64  # images whose features set the scale of the targets
 
 
-def say(line: str) -> None:
+def print_once(line: str) -> None:
     """Prints on the main process."""
     PartialState().print(line, flush=True)
 
@@ -90,7 +89,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
         questions = QuestionDataset(data_args.eval_data_path, data_args.image_folder, processor)
     checkpoint = find_checkpoint(args.output_dir)
     if checkpoint is not None:
-        say(f"Resuming from {checkpoint}.")
+        print_once(f"Resuming from {checkpoint}.")
         args.eval_on_start = False  # the checkpoint has been evaluated
     elif previous is None and teachers:
         if objective_class.has_adapters:
@@ -136,7 +135,7 @@ def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> Non
     }
     write_json(run_folder / RESULTS_FILE, results)
     export(model_folder, run_folder / HUB_FOLDER, results)
-    say(f"The folder to publish: {run_folder / HUB_FOLDER}")
+    print_once(f"The folder to publish: {run_folder / HUB_FOLDER}")
 
 
 def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
@@ -155,14 +154,14 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
     disable_fsdp_ram_efficient_loading()
     plan = read_recipe(recipe, overrides)
     if plan.is_encoder_alone:
-        say("The recipe names no language model: the encoder is trained alone, on images.")
+        print_once("The recipe names no language model: the encoder is trained alone, on images.")
     previous, results = None, {}
     for number, name in enumerate(plan.stages, start=1):
         model_folder = plan.output_dir / name / MODEL_FOLDER
         state = "already done." if model_folder.is_dir() else "started."
-        say(f"Stage {number} of {len(plan.stages)}, {name}: {state}")
+        print_once(f"Stage {number} of {len(plan.stages)}, {name}: {state}")
         if not model_folder.is_dir():
             run_stage(plan.build_stage(name), previous, model_folder)
-        results[name] = json.loads((model_folder / STAGE_FILE).read_text(encoding="utf-8"))
+        results[name] = read_json(model_folder / STAGE_FILE)
         previous = model_folder
     finish(plan.output_dir, previous, results)

@@ -51,6 +51,9 @@ def test_a_folder_without_a_finished_stage_is_an_error(saved, copy, hub_folder, 
         find_stage(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"holds no finished stage with.*A published folder has no objective"):
         find_stage(hub_folder)
+    (tmp_path / "train_results.json").write_text("{")
+    with pytest.raises(UserError, match=r"train_results\.json is damaged"):
+        find_stage(tmp_path)
     (copy / OBJECTIVE_FILE).unlink()
     with pytest.raises(ValueError, match="holds no finished stage with its objective"):
         find_stage(copy)

@@ -109,15 +109,12 @@ def _students_table(counts: Counter, num_projections: int, stages: dict[str, Sta
 
 
 def _teachers_table(teachers: list[Teacher]) -> str:
-    def row(teacher: Teacher) -> list[str]:
-        height, width, channels = teacher.grid
-        side = teacher.image_size
+    rows = []
+    for teacher in teachers:
+        side, (height, width, channels) = teacher.image_size, teacher.grid
         shape = [f"{side} x {side}", f"{height} x {width}", str(channels)]
-        return [teacher.name, f"{count_parameters(teacher.model):,}", *shape]
-
-    return markdown_table(
-        ["teacher", "parameters", "input", "grid", "channels"], [row(teacher) for teacher in teachers]
-    )
+        rows.append([teacher.name, f"{count_parameters(teacher.model):,}", *shape])
+    return markdown_table(["teacher", "parameters", "input", "grid", "channels"], rows)
 
 
 def describe_recipe(recipe: str, overrides: Sequence[str] | None = None) -> str:

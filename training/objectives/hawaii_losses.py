@@ -55,7 +55,7 @@ def token_importance(projected: torch.Tensor, prompt: torch.Tensor, prompt_mask:
 
 def fine_grained_loss(student: torch.Tensor, projected: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
     """
-    Error of each forced pass against its own teacher, token by token weighted by importance (eq. 6).
+    Error of each forced pass against its teacher, with tokens weighted by importance (eq. 6).
 
     Args:
         student (`torch.FloatTensor` of shape `(num_images, num_teachers, num_tokens, hidden_size)`):

@@ -11,7 +11,7 @@ def text_loss(
     student: HawaiiForConditionalGeneration, image_features: torch.Tensor, batch: dict[str, torch.Tensor]
 ) -> torch.Tensor:
     """
-    L_gen (eq. 1): cross-entropy of the answers, a mean over the label tokens of the whole step.
+    L_gen (eq. 1): cross-entropy of the answers, a mean over the label tokens of the step.
 
     Args:
         student (`HawaiiForConditionalGeneration`):

@@ -20,7 +20,7 @@ TRAINABLE_PARTS = ("vision_tower", "adapters", "routers", "projector", "language
 class ModelArguments:
     """
     Starting point of the student in the first stage; a later stage starts from the stage before it. If a recipe names
-    an encoder but no language model, text_config, llava or tokenizer, the encoder alone is trained, on images.
+    an encoder but no language model, text_config, llava or tokenizer, only the encoder is trained, on images.
 
     Args:
         vision_tower (`str`, *optional*):
@@ -113,7 +113,7 @@ class DataArguments:
 @dataclass
 class HawaiiTrainingArguments(TrainingArguments):
     """
-    transformers' training arguments and the choice of the objective; the options of an objective are in its own file.
+    transformers' training arguments and the choice of the objective; the options of an objective are next to it.
 
     Args:
         objective (`str`, *optional*, defaults to `"hawaii"`):

@@ -17,7 +17,7 @@ OBJECTIVE_TYPES = {
     name: {field.name: field.type for field in fields(objective.options_class)}
     for name, objective in OBJECTIVES.items()
 }
-# An option of any objective may stand in a recipe, whichever objective is chosen.
+# A recipe may contain the options of every objective, whichever is chosen.
 OPTIONS = [*TYPES, *dict.fromkeys(name for types in OBJECTIVE_TYPES.values() for name in types)]
 TYPE_NAMES = {
     int: "a whole number",

@@ -126,16 +126,16 @@ class Recipe:
         }
         tasks = {"eval_tasks": self.eval_tasks} if self.eval_tasks else {}
         content = {"output_dir": str(self.output_dir), **tasks, **shared, "stages": stages}
-        # A literal ${ must not be read as an interpolation.
         write_text(path, OmegaConf.to_yaml(OmegaConf.create(_escape(content))))
 
 
 def _escape(value: Any) -> Any:
+    """Escapes `${`, and backslashes before it, which OmegaConf would read as an interpolation."""
     if isinstance(value, dict):
         return {key: _escape(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_escape(item) for item in value]
-    return value.replace("${", "\\${") if isinstance(value, str) else value
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def _first_difference(there: Any, here: Any, place: str) -> str | None:
@@ -324,7 +324,7 @@ def read_recipe(recipe: str | Path, overrides: Sequence[str] | None = (), use_cp
         overrides (`Sequence[str]`, *optional*):
             `key=value` replaces a shared key, `stages.NAME.key=value` a key of a stage; values are YAML.
         use_cpu (`bool`, *optional*, defaults to `False`):
-            Ignores the accelerators of this process, where nothing is trained.
+            Ignores the accelerators of this process, for commands that do not train.
 
     Raises:
         UserError: the file is missing or not a recipe, or a key or value of any stage is invalid.

@@ -160,8 +160,8 @@ def test_missing_terms_are_not_logged_and_the_others_are_equal(batch, run, setti
     loss, terms = run(module, batch)
     assert set(terms) == ALL_TERMS - missing
     values = {name: terms.get(name, 0) for name in ("text", "fine", "coarse", "balance")}
-    whole = values["text"] + 0.5 * (values["fine"] + values["coarse"]) + 0.05 * values["balance"]
-    torch.testing.assert_close(loss.detach(), whole)
+    total = values["text"] + 0.5 * (values["fine"] + values["coarse"]) + 0.05 * values["balance"]
+    torch.testing.assert_close(loss.detach(), total)
     if vision is None:
         complete = make_module()
         for source, target in ((module.student, complete.student), (module.objective, complete.objective)):

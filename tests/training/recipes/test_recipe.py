@@ -471,9 +471,14 @@ def test_eval_tasks_are_a_list_in_every_notation(write):
 
 
 def test_a_saved_recipe_equals_the_original(write, tmp_path):
-    changes = {"vision_config": {"lora_rank": 2}, "teachers": ["1e3"], "run_name": "\\${literal}", "eval_tasks": "gqa"}
+    changes = {
+        "vision_config": {"lora_rank": 2},
+        "teachers": ["1e3"],
+        "run_name": r"\${literal}\\\${a}",
+        "eval_tasks": "gqa",
+    }
     recipe = read_recipe(write(**changes), ["stages.align.lambda_2=", "output_dir=2024"])
-    assert recipe.stages["align"].training.run_name == "${literal}"
+    assert recipe.stages["align"].training.run_name == r"${literal}\${a}"
     recipe.save(tmp_path / "saved.yaml")
     saved = read_recipe(tmp_path / "saved.yaml")
     assert saved == recipe and first_difference(saved, recipe) is None
