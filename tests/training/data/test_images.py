@@ -10,10 +10,9 @@ from PIL import Image
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.encoders import make_encoder_processor
 from hawaii.tests.tiny.training import make_image, make_record, save_data
-from hawaii.training.data.conversation_dataset import teacher_image
 from hawaii.training.data.images import ImageDataset, collate_images
 from hawaii.training.data.record import Record
-from hawaii.training.data.records import choose_share
+from hawaii.training.data.records import choose_share, teacher_image
 
 
 def make_dataset(folder, data_path="data.json", **kwargs):

@@ -11,7 +11,7 @@ from hawaii.tests.tiny.answers import make_question, make_questions, save_questi
 from hawaii.tests.tiny.language_models import FAMILIES, save_language_model
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_dataset, make_image
-from hawaii.training.data.questions import PromptCollator, QuestionDataset
+from hawaii.training.data.questions import QuestionDataset, collate_prompts
 from hawaii.training.students.tokenizer import read_tokenizer
 
 
@@ -119,7 +119,7 @@ def test_a_template_that_tells_no_end_of_an_answer_is_an_error(tmp_path):
 
 
 def test_prompts_are_padded_on_the_left(questions):
-    numbers, inputs = PromptCollator(questions.processor.tokenizer.pad_token_id)([questions[i] for i in (2, 1, 0)])
+    numbers, inputs = collate_prompts([questions[i] for i in (2, 1, 0)], questions.processor.tokenizer.pad_token_id)
     assert numbers == [2, 1, 0]
     assert inputs["pixel_values"].shape == (2, 3, 16, 16)
     assert torch.equal(inputs["pixel_values"][:1], questions[2]["pixel_values"])
@@ -130,5 +130,5 @@ def test_prompts_are_padded_on_the_left(questions):
 
 
 def test_a_batch_of_text_alone_has_no_pixels(questions):
-    _, inputs = PromptCollator(0)([questions[1]])
+    _, inputs = collate_prompts([questions[1]], pad_token_id=0)
     assert set(inputs) == {"input_ids", "attention_mask"}
