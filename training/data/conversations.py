@@ -130,13 +130,14 @@ def tokenize_conversation(messages: Sequence[Message], processor: HawaiiProcesso
     end_tokens = _find_end_tokens(input_ids, offsets, rendering, processor)
     answers = rendering.answers
     if any(end is None for _, end in answers):
-        if None in end_tokens:
+        starts = [start for start, _ in answers]
+        answers = [(start, offsets[index][1]) for start, index in zip(starts, end_tokens) if index is not None]
+        if len(answers) < len(starts):
             raise UserError(
                 "The chat template puts no special token of the tokenizer after an answer, so the model would not "
                 "learn to stop; put {% generation %} and {% endgeneration %} around the assistant's text, or name "
                 "another template, such as vicuna_v1."
             )
-        answers = [(start, offsets[index][1]) for (start, _), index in zip(answers, end_tokens, strict=True)]
     in_answer, in_instruction = _cover(rendering.text, answers), _cover(rendering.text, rendering.instructions)
 
     result = TokenizedConversation([], [], [], set())
