@@ -31,7 +31,7 @@ class ConversationDataset(RecordDataset):
 
     @property
     def question(self) -> str:
-        """The first question of the first record; empty for captions alone."""
+        """The first question of the first record; empty for captions without questions."""
         content = chat_messages(self.records[0].messages[:1])[0]["content"]
         return "".join(item["text"] for item in content if item["type"] == "text")
 
@@ -69,7 +69,7 @@ class Collator:
     """
     Pads samples to a batch, on the right.
 
-    A batch of text alone gets one blank image without tokens: in a sharded run every rank must run the encoder, or the
+    A batch without images gets a blank one without tokens: in a sharded run every rank must run the encoder, or the
     others wait forever.
 
     Args:

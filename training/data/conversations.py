@@ -24,7 +24,7 @@ class TokenizedConversation:
         is_prompt (`list[bool]`):
             Whether the token is part of an instruction: the user's text, without that of the template.
         end_ids (`set[int]`):
-            Special tokens that end answers; empty if the template ends them with text alone.
+            Special tokens that end answers; empty if the template ends them only with text.
     """
 
     input_ids: list[int]
@@ -70,7 +70,7 @@ def _tokenize(
         )
     offsets, previous_end = [], 0
     for start, end in encoding["offset_mapping"]:
-        # Some tokenizers trim spaces from offsets, which leaves an empty span for a token of spaces alone.
+        # Some tokenizers trim spaces from offsets, which leaves an empty span for a token of only spaces.
         offsets.append((min(previous_end, start) if start == end else start, end))
         previous_end = end
     return encoding["input_ids"], offsets

@@ -167,7 +167,7 @@ class RecordDataset(Dataset, ABC):
         return good
 
     def _find_problem(self, record: Record) -> str | None:
-        """Returns why the record cannot be used; data sets of images alone check less."""
+        """Returns why the record cannot be used; image data sets check less."""
         if record.problem is not None:
             return record.problem
         for message in record.messages:

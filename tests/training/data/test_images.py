@@ -1,4 +1,4 @@
-"""A data set of images alone has each image of the records, or of the folder, once."""
+"""An image data set has each image of the records, or of the folder, once."""
 
 import json
 import logging
