@@ -14,9 +14,9 @@ from ..evaluation.picture import open_picture
 from ..files.user_error import UserError
 from ..processing.encoder_processor import EncoderProcessor
 from ..processing.processing_hawaii import HawaiiProcessor
-from ..training.data.conversation_dataset import teacher_image
 from ..training.data.conversations import tokenize_conversation
 from ..training.data.record import Message
+from ..training.data.records import teacher_image
 from ..training.finished_stage import FinishedStage, find_stage, load_stage, read_settings
 from ..training.objectives.hawaii import HawaiiObjective, HawaiiOptions
 from ..training.students.encoders import holds_encoder

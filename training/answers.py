@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch.utils.data import DataLoader, Subset
 
 from ..metrics.answer_accuracy.answer_accuracy import AnswerAccuracy
 from ..modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
-from .data.questions import PromptCollator, QuestionDataset
+from .data.questions import QuestionDataset, collate_prompts
 
 
 def load_questions(
@@ -21,7 +22,7 @@ def load_questions(
         Subset(questions, order[process_index::num_processes]),
         batch_size=batch_size,
         num_workers=num_workers,
-        collate_fn=PromptCollator(questions.processor.tokenizer.pad_token_id),
+        collate_fn=partial(collate_prompts, pad_token_id=questions.processor.tokenizer.pad_token_id),
     )
 
 
@@ -48,7 +49,7 @@ def answer_questions(
         student (`HawaiiForConditionalGeneration`):
             Student in eval mode.
         inputs (`dict`):
-            Batch of [`PromptCollator`], on the student's device.
+            Batch of [`collate_prompts`], on the student's device.
         questions (`QuestionDataset`):
             Source of the tokenizer and the maximum length of an answer.
     """

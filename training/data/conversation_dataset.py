@@ -1,23 +1,15 @@
 """Samples of conversations about images, and their batches."""
 
 import torch
-from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
 from ...files.user_error import UserError
 from ...processing.processing_hawaii import HawaiiProcessor
 from .conversations import chat_messages, tokenize_conversation
-from .records import RecordDataset, choose_share
+from .records import RecordDataset
 
 
 IGNORE_INDEX = -100
-
-
-def teacher_image(square: Image.Image, size: int) -> torch.Tensor:
-    """Resizes the student's square image for the teachers: `(3, size, size)`, uint8."""
-    image = square.resize((size, size), Image.Resampling.BICUBIC)
-    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return flat.view(size, size, 3).permute(2, 0, 1)
 
 
 class ConversationDataset(RecordDataset):
@@ -25,50 +17,29 @@ class ConversationDataset(RecordDataset):
     Conversations to learn from. A sample that is too long raises when it is read.
 
     Args:
-        data_path, image_folder, processor, bad_records:
-            As for [`RecordDataset`].
-        teacher_image_size (`int`, *optional*):
-            Side of the uint8 image that all teachers share; no image is made if not given.
         max_length (`int`, *optional*, defaults to 2048):
             Longer samples are truncated.
-        image_share (`float`, *optional*, defaults to 1.0):
-            Share of the images to train on, see [`choose_share`].
-
-    Raises:
-        UserError: As for [`RecordDataset`], or no image is within the share.
+        args, kwargs:
+            As for [`RecordDataset`].
     """
 
     processor: HawaiiProcessor
-    hint = "set bad_records: skip"
 
-    def __init__(
-        self,
-        data_path: str,
-        image_folder: str,
-        processor: HawaiiProcessor,
-        teacher_image_size: int | None = None,
-        max_length: int = 2048,
-        bad_records: str = "error",
-        image_share: float = 1.0,
-    ):
-        super().__init__(data_path, image_folder, processor, bad_records)
-        self.teacher_image_size = teacher_image_size
+    def __init__(self, *args, max_length: int = 2048, **kwargs):
+        super().__init__(*args, **kwargs)
         self.max_length = max_length
-        self.records = choose_share(self.records, image_share, data_path)
 
     @property
     def question(self) -> str:
-        """The first question of the first record; empty for captions alone."""
+        """The first question of the first record; empty for captions without questions."""
         content = chat_messages(self.records[0].messages[:1])[0]["content"]
         return "".join(item["text"] for item in content if item["type"] == "text")
 
     def _read(self, index: int) -> dict:
         """
         Returns:
-            `dict` with `input_ids`, `labels` (-100 outside of answers) and `prompt_ids`, each
-            one-dimensional; `pixel_values` of shape `(num_images, 3, image_size, image_size)`; and, with a
-            `teacher_image_size`, `teacher_images`, uint8, of shape
-            `(num_images, 3, teacher_image_size, teacher_image_size)`.
+            `dict` with `input_ids`, `labels` (-100 outside of answers) and `prompt_ids`, each one-dimensional, and the
+            images of [`RecordDataset`].
 
         Raises:
             UserError: An image is broken, or no label is left after truncation.
@@ -77,6 +48,7 @@ class ConversationDataset(RecordDataset):
         conversation = tokenize_conversation(record.messages, self.processor)
         input_ids = torch.tensor(conversation.input_ids[: self.max_length])
         is_answer = torch.tensor(conversation.is_answer[: self.max_length])
+        is_prompt = torch.tensor(conversation.is_prompt[: self.max_length])
         labels = input_ids.where(is_answer, IGNORE_INDEX)
         labels[0] = IGNORE_INDEX  # has no context, so the model has no prediction for it and must not count it
         if self.processor.image_token_id in conversation.input_ids[self.max_length :]:
@@ -85,32 +57,24 @@ class ConversationDataset(RecordDataset):
             )
         if (labels == IGNORE_INDEX).all():
             raise UserError(f"no answer is left of it within max_length {self.max_length}")
-        sample = {
+        return {
             "input_ids": input_ids,
             "labels": labels,
-            "prompt_ids": input_ids[torch.tensor(conversation.is_prompt[: self.max_length])],
+            "prompt_ids": input_ids[is_prompt],
+            **self._read_images(record),
         }
-        squares = self._read_squares(record.images)
-        if squares:
-            sample["pixel_values"] = self._pixel_values(squares)
-            if self.teacher_image_size is not None:
-                resized = [teacher_image(square, self.teacher_image_size) for square in squares]
-                sample["teacher_images"] = torch.stack(resized)
-        return sample
 
 
 class Collator:
     """
     Pads samples to a batch, on the right.
 
-    A batch of text alone gets one blank image without tokens: in a sharded run every rank must run the encoder, or the
+    A batch without images gets a blank one without tokens: in a sharded run every rank must run the encoder, or the
     others wait forever.
 
     Args:
-        processor (`HawaiiProcessor`):
-            Has the padding token and the image size.
-        teacher_image_size (`int`, *optional*):
-            As in [`ConversationDataset`].
+        processor, teacher_image_size:
+            As for [`ConversationDataset`].
     """
 
     def __init__(self, processor: HawaiiProcessor, teacher_image_size: int | None = None):
@@ -130,23 +94,22 @@ class Collator:
             `teacher_images`, whose first dimension is all images of the batch; and `image_index` of shape
             `(num_images,)`, the sample of each image, -1 for a blank one.
         """
+
+        def pad(name: str, value: int) -> torch.Tensor:
+            return pad_sequence([sample[name] for sample in samples], batch_first=True, padding_value=value)
+
+        input_ids, prompt_ids = pad("input_ids", self.pad_token_id), pad("prompt_ids", self.pad_token_id)
         lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
         prompt_lengths = torch.tensor([len(sample["prompt_ids"]) for sample in samples])
-        input_ids = self._pad(samples, "input_ids", self.pad_token_id)
-        prompt_ids = self._pad(samples, "prompt_ids", self.pad_token_id)
-        batch = {
-            "input_ids": input_ids,
-            "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
-            "labels": self._pad(samples, "labels", IGNORE_INDEX),
-            "prompt_ids": prompt_ids,
-            "prompt_mask": torch.arange(prompt_ids.shape[1]) < prompt_lengths[:, None],
-        }
         with_images = [(index, sample) for index, sample in enumerate(samples) if "pixel_values" in sample]
         image_index = [index for index, sample in with_images for _ in sample["pixel_values"]]
-        batch["image_index"] = torch.tensor(image_index or [-1])
-        for name, blank in self.blank.items():
-            batch[name] = torch.cat([sample[name] for _, sample in with_images]) if with_images else blank
-        return batch
-
-    def _pad(self, samples: list[dict], name: str, value: int) -> torch.Tensor:
-        return pad_sequence([sample[name] for sample in samples], batch_first=True, padding_value=value)
+        images = {name: [sample[name] for _, sample in with_images] or [blank] for name, blank in self.blank.items()}
+        return {
+            "input_ids": input_ids,
+            "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
+            "labels": pad("labels", IGNORE_INDEX),
+            "prompt_ids": prompt_ids,
+            "prompt_mask": torch.arange(prompt_ids.shape[1]) < prompt_lengths[:, None],
+            "image_index": torch.tensor(image_index or [-1]),
+            **{name: torch.cat(tensors) for name, tensors in images.items()},
+        }

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from ...files.user_error import UserError
 from ...processing.processing_hawaii import HawaiiProcessor
 from .record import Message
-from .renderings import MARK, render_conversation, render_prompt
+from .renderings import MARK, Rendering, render_conversation, render_prompt
 
 
 @dataclass
@@ -24,7 +24,7 @@ class TokenizedConversation:
         is_prompt (`list[bool]`):
             Whether the token is part of an instruction: the user's text, without that of the template.
         end_ids (`set[int]`):
-            Special tokens that end answers; empty if the template ends them with text alone.
+            Special tokens that end answers; empty if the template ends them only with text.
     """
 
     input_ids: list[int]
@@ -57,10 +57,10 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 def _tokenize(
     text: str, messages: Sequence[Message], processor: HawaiiProcessor
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Returns the tokens of a rendered conversation and the span of text of each."""
+    """Returns the tokens of a rendered conversation and each token's span of text."""
     tokenizer = processor.tokenizer
-    has_own_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
-    encoding = tokenizer(text, add_special_tokens=not has_own_bos, return_offsets_mapping=True)
+    starts_with_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    encoding = tokenizer(text, add_special_tokens=not starts_with_bos, return_offsets_mapping=True)
     num_images = sum(message.num_images for message in messages)
     num_tokens = encoding["input_ids"].count(processor.image_token_id)
     if num_tokens != num_images:
@@ -68,54 +68,29 @@ def _tokenize(
             f"the tokenizer makes {num_tokens} image tokens of {num_images} images; make {processor.image_token} one "
             "of its special tokens"
         )
-    offsets, before = [], 0
+    offsets, previous_end = [], 0
     for start, end in encoding["offset_mapping"]:
-        # Some tokenizers trim spaces from offsets, which leaves an empty span for a token of spaces alone.
-        offsets.append((min(before, start) if start == end else start, end))
-        before = end
+        # Some tokenizers trim spaces from offsets, which leaves an empty span for a token of only spaces.
+        offsets.append((min(previous_end, start) if start == end else start, end))
+        previous_end = end
     return encoding["input_ids"], offsets
 
 
-def _num_repeats(token: int, processor: HawaiiProcessor) -> int:
-    """Returns the number of copies in the model's input: one per patch for an image token."""
-    return processor.num_image_tokens if token == processor.image_token_id else 1
-
-
-def _find_ends(
-    input_ids: list[int],
-    offsets: list[tuple[int, int]],
-    said: list[int],
-    begun: list[int],
-    processor: HawaiiProcessor,
+def _find_end_tokens(
+    input_ids: list[int], offsets: list[tuple[int, int]], rendering: Rendering, processor: HawaiiProcessor
 ) -> list[int | None]:
     """
     Returns the index of the token that ends each answer: the first special token after the answer's text, or `None`
     if user text or an image comes first.
     """
-    special, ends, place = _special_tokens(processor.tokenizer), [], 0
-    for position in said:
-        limit = next((start for start in begun if start >= position), math.inf)
-        while place < len(input_ids) and (offsets[place][0] < position or input_ids[place] not in special):
-            place += 1
-        is_end = place < len(input_ids) and offsets[place][0] < limit and input_ids[place] != processor.image_token_id
-        ends.append(place if is_end else None)
+    special, ends, index = _special_tokens(processor.tokenizer), [], 0
+    for answer_end in rendering.answer_ends:
+        next_user_text = next((start for start, _ in rendering.instructions if start >= answer_end), math.inf)
+        while index < len(input_ids) and (offsets[index][0] < answer_end or input_ids[index] not in special):
+            index += 1
+        has_end = index < len(input_ids) and input_ids[index] != processor.image_token_id
+        ends.append(index if has_end and offsets[index][0] < next_user_text else None)
     return ends
-
-
-def _close(
-    answers: list[tuple[int, int | None]], ends: list[int | None], offsets: list[tuple[int, int]]
-) -> list[tuple[int, int]]:
-    """Extends each answer to the end of its last token."""
-    closed = []
-    for (start, _), place in zip(answers, ends):
-        if place is None:
-            raise UserError(
-                "The chat template puts no special token of the tokenizer after an answer, so the model would not "
-                "learn to stop; put {% generation %} and {% endgeneration %} around the assistant's text, or name "
-                "another template, such as vicuna_v1."
-            )
-        closed.append((start, offsets[place][1]))
-    return closed
 
 
 def _cover(text: str, spans: list[tuple[int, int]]) -> bytearray:
@@ -128,19 +103,14 @@ def _cover(text: str, spans: list[tuple[int, int]]) -> bytearray:
 
 def tokenize_prompt(messages: Sequence[Message], processor: HawaiiProcessor) -> list[int]:
     """
-    Tokenizes the prompt for an answer as in inference, each image token repeated once per patch.
-
-    Args:
-        messages (`Sequence[Message]`):
-            Up to the question.
-        processor (`HawaiiProcessor`):
-            Has the chat template.
+    Tokenizes the prompt for an answer to the last message as in inference, each image token repeated once per patch.
 
     Raises:
         UserError: The template does not fit, or the image token is not one token of the tokenizer.
     """
     input_ids, _ = _tokenize(render_prompt(chat_messages(messages), processor), messages, processor)
-    return [token for token in input_ids for _ in range(_num_repeats(token, processor))]
+    num_repeats = {processor.image_token_id: processor.num_image_tokens}
+    return [token for token in input_ids for _ in range(num_repeats.get(token, 1))]
 
 
 def tokenize_conversation(messages: Sequence[Message], processor: HawaiiProcessor) -> TokenizedConversation:
@@ -156,23 +126,28 @@ def tokenize_conversation(messages: Sequence[Message], processor: HawaiiProcesso
             token of the tokenizer.
     """
     rendering = render_conversation(chat_messages(messages), processor)
-    text = rendering.text
-    input_ids, offsets = _tokenize(text, messages, processor)
-    begun = [start for start, _ in rendering.instructions]
-    ends = _find_ends(input_ids, offsets, rendering.said, begun, processor)
+    input_ids, offsets = _tokenize(rendering.text, messages, processor)
+    end_tokens = _find_end_tokens(input_ids, offsets, rendering, processor)
     answers = rendering.answers
     if any(end is None for _, end in answers):
-        answers = _close(answers, ends, offsets)
-    in_answer, in_instruction = _cover(text, answers), _cover(text, rendering.instructions)
+        starts = [start for start, _ in answers]
+        answers = [(start, offsets[index][1]) for start, index in zip(starts, end_tokens) if index is not None]
+        if len(answers) < len(starts):
+            raise UserError(
+                "The chat template puts no special token of the tokenizer after an answer, so the model would not "
+                "learn to stop; put {% generation %} and {% endgeneration %} around the assistant's text, or name "
+                "another template, such as vicuna_v1."
+            )
+    in_answer, in_instruction = _cover(rendering.text, answers), _cover(rendering.text, rendering.instructions)
 
     result = TokenizedConversation([], [], [], set())
-    for place, (token, (start, end)) in enumerate(zip(input_ids, offsets)):
+    for index, (token, (start, end)) in enumerate(zip(input_ids, offsets)):
         is_image = token == processor.image_token_id
-        num_repeats = _num_repeats(token, processor)
+        num_repeats = processor.num_image_tokens if is_image else 1
         is_answer = 1 in in_answer[start:end] and not is_image
         result.input_ids += [token] * num_repeats
         result.is_answer += [is_answer] * num_repeats
         result.is_prompt += [1 in in_instruction[start:end] and not is_image] * num_repeats
-        if is_answer and place in ends:
+        if is_answer and index in end_tokens:
             result.end_ids.add(token)
     return result

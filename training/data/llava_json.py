@@ -50,13 +50,8 @@ def _read_values(path: Path) -> Iterator[Any]:
 def _parse_record(value: Any, index: int) -> Record:
     """
     Converts one JSON value, whose turns are messages already. An `<image>` anywhere in a turn of the user is moved to
-    its front; turns of the assistant before the first one of the user are dropped.
-
-    Args:
-        value (`Any`):
-            The parsed JSON.
-        index (`int`):
-            Position in the file: the id of a record without one.
+    its front; turns of the assistant before the first one of the user are dropped. The id of a record without one is
+    its index in the file.
     """
     if not isinstance(value, dict):
         return Record(index, (), problem=f"it is {value!r}, not a JSON object", is_readable=False)
@@ -68,9 +63,9 @@ def _parse_record(value: Any, index: int) -> Record:
     messages = value["conversations"]
     for turn in messages:
         if not isinstance(turn, Message):
-            problem = f'a turn is {turn!r}; it must be {{"from": "human" or "gpt", "value": text}}'
-            return Record(**fields, problem=problem)
-    first = next((place for place, message in enumerate(messages) if message.role == "user"), len(messages))
+            form = '{"from": "human" or "gpt", "value": text}'
+            return Record(**fields, problem=f"a turn is {turn!r}; it must be {form}")
+    first = next((turn for turn, message in enumerate(messages) if message.role == "user"), len(messages))
     return Record(**fields, messages=tuple(messages[first:]))
 
 
@@ -81,7 +76,6 @@ class LlavaJson:
 
     @staticmethod
     def matches(path: Path) -> bool:
-        """Returns whether the file has this format."""
         return path.suffix in (".json", ".jsonl")
 
     @staticmethod

@@ -35,6 +35,7 @@ class QuestionDataset(RecordDataset):
     """
 
     processor: HawaiiProcessor
+    hint = "remove it from the file"
 
     def __init__(self, data_path: str, image_folder: str, processor: HawaiiProcessor):
         super().__init__(data_path, image_folder, processor)
@@ -44,7 +45,7 @@ class QuestionDataset(RecordDataset):
                 conversation = tokenize_conversation(record.messages, self.processor)
                 prompt = tokenize_prompt(record.messages[:-1], self.processor)
             except ValueError as error:
-                raise self._error(index, error) from error
+                raise UserError(f"{self._name_record(index, error)}. Fix it, or {self.hint}.") from error
             if not conversation.end_ids:
                 raise UserError(
                     f"{data_path} cannot be answered: the chat template puts no special token after an answer, so "
@@ -59,59 +60,44 @@ class QuestionDataset(RecordDataset):
 
     def _question_types(self) -> list[str] | None:
         types = [record.question_type for record in self.records]
-        missing = [index for index, question_type in enumerate(types) if not isinstance(question_type, str)]
-        if not missing:
-            return types
-        if any(question_type is not None for question_type in types):
-            name = self.records[missing[0]].id
-            raise UserError(
-                f"{self.data_path}, record {name!r}: its question_type is {types[missing[0]]!r}, but others have "
-                "one; give every record a text, or none."
-            )
-        return None
-
-    def _problem(self, record: Record) -> str | None:
-        problem = super()._problem(record)
-        if problem is not None:
-            return problem
-        roles = [message.role for message in record.messages]
-        if roles == ["user", "assistant"]:
+        if all(question_type is None for question_type in types):
             return None
-        return f"it has {len(roles)} turns, not one question and its answer; make one record per question"
+        for record in self.records:
+            if not isinstance(record.question_type, str):
+                raise UserError(
+                    f"{self.data_path}, record {record.id!r}: its question_type is {record.question_type!r}, but "
+                    "others have one; give every record a text, or none."
+                )
+        return types
+
+    def _find_problem(self, record: Record) -> str | None:
+        problem = super()._find_problem(record)
+        if problem is None and [message.role for message in record.messages] != ["user", "assistant"]:
+            return (
+                f"it has {len(record.messages)} turns, not one question and its answer; make one record per question"
+            )
+        return problem
 
     def _read(self, index: int) -> dict:
-        """`{"index", "input_ids"}`, and `pixel_values` of shape `(num_images, 3, image_size, image_size)`."""
-        sample = {"index": index, "input_ids": self.prompts[index]}
-        squares = self._read_squares(self.records[index].images)
-        return {**sample, "pixel_values": self._pixel_values(squares)} if squares else sample
+        """Returns `index`, `input_ids` and, if the record has images, `pixel_values`."""
+        return {"index": index, "input_ids": self.prompts[index], **self._read_images(self.records[index])}
 
 
-class PromptCollator:
+def collate_prompts(samples: list[dict], pad_token_id: int) -> tuple[list[int], dict[str, torch.Tensor]]:
     """
     Pads prompts to a batch, on the left, since the answers follow directly.
 
-    Args:
-        pad_token_id (`int`):
-            Token to pad with.
+    Returns:
+        The indices of the questions; and `input_ids` and `attention_mask` of shape `(batch_size, sequence_length)`
+        and, if there are images, `pixel_values`, whose first dimension is all images of the batch.
     """
-
-    def __init__(self, pad_token_id: int):
-        self.pad_token_id = pad_token_id
-
-    def __call__(self, samples: list[dict]) -> tuple[list[int], dict[str, torch.Tensor]]:
-        """
-        Returns:
-            The indices of the questions; and `input_ids` and `attention_mask` of shape `(batch_size, sequence_length)`
-            and, if there are images, `pixel_values`, whose first dimension is all images of the batch.
-        """
-        prompts = [sample["input_ids"] for sample in samples]
-        inputs = {
-            "input_ids": pad_sequence(prompts, batch_first=True, padding_value=self.pad_token_id, padding_side="left"),
-            "attention_mask": pad_sequence(
-                [torch.ones_like(prompt) for prompt in prompts], batch_first=True, padding_side="left"
-            ),
-        }
-        images = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
-        if images:
-            inputs["pixel_values"] = torch.cat(images)
-        return [sample["index"] for sample in samples], inputs
+    prompts = [sample["input_ids"] for sample in samples]
+    masks = [torch.ones_like(prompt) for prompt in prompts]
+    inputs = {
+        "input_ids": pad_sequence(prompts, batch_first=True, padding_value=pad_token_id, padding_side="left"),
+        "attention_mask": pad_sequence(masks, batch_first=True, padding_side="left"),
+    }
+    images = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
+    if images:
+        inputs["pixel_values"] = torch.cat(images)
+    return [sample["index"] for sample in samples], inputs

@@ -31,7 +31,7 @@ class Record:
         images (`tuple[str, ...]`):
             Paths relative to the image folder, in the order of the messages. Checked by [`RecordDataset`].
         messages (`tuple[Message, ...]`, *optional*):
-            The conversation; empty if the record has images alone.
+            The conversation; empty if the record has only images.
         question_type (`Any`, *optional*):
             Category of the question; a string if the record is valid.
         problem (`str`, *optional*):

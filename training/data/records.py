@@ -20,36 +20,28 @@ from .record import Record
 
 logger = logging.getLogger(__name__)
 
-NUM_HASH_BITS = 64
 
-
-def _is_within(name: str, share: float) -> bool:
-    """Returns whether a hash of `name`, equal on every machine, falls into this share of all hashes."""
-    digest = hashlib.blake2b(name.encode(errors="backslashreplace"), digest_size=NUM_HASH_BITS // 8).digest()
-    return int.from_bytes(digest, "big") < share * 2**NUM_HASH_BITS
+def teacher_image(square: Image.Image, size: int) -> torch.Tensor:
+    """Resizes the student's square image for the teachers: `(3, size, size)`, uint8."""
+    image = square.resize((size, size), Image.Resampling.BICUBIC)
+    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return flat.view(size, size, 3).permute(2, 0, 1)
 
 
 def choose_share(records: list[Record], share: float, data_path: str) -> list[Record]:
     """
     Chooses the records of a share of the images by a hash of each image's path: the choice is the same on every
-    machine, and a smaller share is a subset of a larger one. A record with several images is chosen if all of its
-    images are; a record without images is chosen by its id.
-
-    Args:
-        records (`list[Record]`):
-            Checked records.
-        share (`float`):
-            Above 0 and at most 1, which chooses all.
-        data_path (`str`):
-            Source of the records, for the error.
+    machine, a smaller share is a subset of a larger one, and 1 chooses all. A record with several images is chosen if
+    all of its images are; a record without images is chosen by its id.
 
     Raises:
-        UserError: The share has no record, or none with an image although there are some.
+        UserError: The share has no record, or none with an image although there are some; names `data_path`.
     """
     chosen = []
     for record in records:
         names = record.images or [str(record.id)]
-        if all(_is_within(name, share) for name in names):
+        digests = [hashlib.blake2b(name.encode(errors="backslashreplace"), digest_size=8).digest() for name in names]
+        if all(int.from_bytes(digest, "big") < share * 2**64 for digest in digests):
             chosen.append(record)
     images = {path for record in records for path in record.images}
     if not chosen or (images and not any(record.images for record in chosen)):
@@ -74,14 +66,17 @@ class RecordDataset(Dataset, ABC):
             Squares and normalises images; tokenizes conversations.
         bad_records (`str`, *optional*, defaults to `"error"`):
             `"error"` raises for records that cannot be used; `"skip"` drops them with a warning.
+        image_share (`float`, *optional*, defaults to 1.0):
+            Share of the images to train on, see [`choose_share`].
+        teacher_image_size (`int`, *optional*):
+            Side of the uint8 image that all teachers share; no image is made for them if not given.
 
     Raises:
-        UserError: The data file or the folder is missing, or records cannot be used and `bad_records` is `"error"`;
-            names the first ones and the problem of each.
+        UserError: The data file or the folder is missing, no record is within the share, or records cannot be used
+            and `bad_records` is `"error"`; names the first ones and the problem of each.
     """
 
-    # The alternative to fixing a bad record.
-    hint = "remove it from the file"
+    hint = "set bad_records: skip"  # the alternative to fixing a bad record
 
     def __init__(
         self,
@@ -89,14 +84,17 @@ class RecordDataset(Dataset, ABC):
         image_folder: str,
         processor: HawaiiProcessor | EncoderProcessor,
         bad_records: str = "error",
+        image_share: float = 1.0,
+        teacher_image_size: int | None = None,
     ):
         self.image_folder = Path(image_folder).resolve()
         if not self.image_folder.is_dir():
             raise UserError(f"There is no image folder {image_folder}.")
         self.processor = processor
         self.bad_records = bad_records
+        self.teacher_image_size = teacher_image_size
         self.data_path = data_path
-        self.records = self._check(self._read_records())
+        self.records = choose_share(self._check(self._read_records()), image_share, data_path)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -112,9 +110,10 @@ class RecordDataset(Dataset, ABC):
             try:
                 return self._read(number)
             except ValueError as error:
+                problem = self._name_record(number, error)
                 if self.bad_records == "error":
-                    raise self._error(number, error) from error
-                logger.warning("%s. The next one takes its place.", self._complaint(number, error))
+                    raise UserError(f"{problem}. Fix it, or {self.hint}.") from error
+                logger.warning("%s. The next one takes its place.", problem)
         raise UserError(f"No record of {self.data_path} can be read: see the warnings above.")
 
     def _read_records(self) -> list[Record]:
@@ -124,46 +123,51 @@ class RecordDataset(Dataset, ABC):
     def _read(self, index: int) -> dict:
         """Returns the sample of a record; raises a `ValueError` if it cannot be read."""
 
-    def _complaint(self, index: int, error: ValueError) -> str:
+    def _name_record(self, index: int, error: ValueError) -> str:
         return f"{self.data_path}, record {self.records[index].id!r}: {str(error).removesuffix('.')}"
 
-    def _error(self, index: int, error: ValueError) -> ValueError:
-        return UserError(f"{self._complaint(index, error)}. Fix it, or {self.hint}.")
-
-    def _read_squares(self, paths: Sequence[str]) -> list[Image.Image]:
+    def _read_images(self, record: Record) -> dict[str, torch.Tensor]:
+        """
+        Returns:
+            `dict` with `pixel_values` of shape `(num_images, 3, image_size, image_size)` and, with a
+            `teacher_image_size`, `teacher_images`, uint8, of shape
+            `(num_images, 3, teacher_image_size, teacher_image_size)`; empty if the record has no image.
+        """
         squares = []
-        for path in paths:
+        for path in record.images:
             try:
                 with Image.open(self.image_folder / path) as image:
                     squares.append(self.processor.square_image(image))
             except Exception as error:  # Pillow raises anything from SyntaxError to struct.error
                 raise UserError(f"its image {self.image_folder / path} cannot be read ({error})") from error
-        return squares
-
-    def _pixel_values(self, squares: list[Image.Image]) -> torch.Tensor:
-        """Returns the student's input, `(num_images, 3, image_size, image_size)`."""
-        return self.processor.image_processor(squares, return_tensors="pt")["pixel_values"]
+        if not squares:
+            return {}
+        result = {"pixel_values": self.processor.image_processor(squares, return_tensors="pt")["pixel_values"]}
+        if self.teacher_image_size is not None:
+            resized = [teacher_image(square, self.teacher_image_size) for square in squares]
+            result["teacher_images"] = torch.stack(resized)
+        return result
 
     def _check(self, records: list[Record]) -> list[Record]:
+        """Returns the usable records; raises or warns if there are others."""
         good, problems = [], []
         for record in records:
-            problem = self._problem(record)
+            problem = self._find_problem(record)
             if problem is None:
                 good.append(record)
             else:
                 problems.append(f"record {record.id!r}: {problem}")
         if not problems:
             return good
-        summary = f"{len(problems)} of {len(records)} records of {self.data_path} cannot be used: " + "; ".join(
-            problems[:5]
-        )
+        first = "; ".join(problems[:5])
+        summary = f"{len(problems)} of {len(records)} records of {self.data_path} cannot be used: {first}"
         if self.bad_records == "error" or not good:
             raise UserError(f"{summary}. Fix them, or {self.hint.replace(' it ', ' them ')}.")
         logger.warning("%s. They are skipped.", summary)
         return good
 
-    def _problem(self, record: Record) -> str | None:
-        """Returns why the record cannot be used; data sets of images alone check less."""
+    def _find_problem(self, record: Record) -> str | None:
+        """Returns why the record cannot be used; image data sets check less."""
         if record.problem is not None:
             return record.problem
         for message in record.messages:
@@ -176,9 +180,9 @@ class RecordDataset(Dataset, ABC):
         num_images = sum(message.num_images for message in record.messages)
         if num_images != len(record.images):
             return f"its conversation shows {num_images} images but it has {len(record.images)} images"
-        return self._path_problem(record.images)
+        return self._find_path_problem(record.images)
 
-    def _path_problem(self, paths: Sequence) -> str | None:
+    def _find_path_problem(self, paths: Sequence) -> str | None:
         for path in paths:
             if not isinstance(path, str) or "\0" in path:
                 return f"its image is {path!r}, not a path"

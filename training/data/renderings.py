@@ -12,8 +12,8 @@ from ...processing.processing_hawaii import HawaiiProcessor
 
 # Private-use characters, which are removed from the data, mark the user's text and the end of the assistant's text in
 # a rendering.
-BEGIN, END, SAID = "\ue000", "\ue001", "\ue002"
-MARK = re.compile(f"[{BEGIN}{END}{SAID}]")
+USER_START, USER_END, ANSWER_END = "\ue000", "\ue001", "\ue002"
+MARK = re.compile(f"[{USER_START}{USER_END}{ANSWER_END}]")
 GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
 
 
@@ -29,14 +29,14 @@ class Rendering:
             Spans of the user's text.
         answers (`list[tuple[int, int | None]]`):
             Spans to learn; the end is `None` if the template has no generation markers.
-        said (`list[int]`):
+        answer_ends (`list[int]`):
             End of the assistant's text in each of its turns.
     """
 
     text: str
     instructions: list[tuple[int, int]]
     answers: list[tuple[int, int | None]]
-    said: list[int]
+    answer_ends: list[int]
 
 
 def _mark(message: dict) -> dict:
@@ -44,23 +44,18 @@ def _mark(message: dict) -> dict:
     if message["role"] == "assistant":
         # No mark at the start: a template may check whether an answer begins with a thought.
         text = content[-1]["text"] if content else ""
-        return {**message, "content": [*content[:-1], {"type": "text", "text": text + SAID}]}
-    marked = [{**item, "text": f"{BEGIN}{item['text']}{END}"} if item["type"] == "text" else item for item in content]
+        return {**message, "content": [*content[:-1], {"type": "text", "text": text + ANSWER_END}]}
+    marked = [{**item, "text": USER_START + item["text"] + USER_END} if "text" in item else item for item in content]
     return {**message, "content": marked}
-
-
-def _template_of(processor: HawaiiProcessor) -> str:
-    if not isinstance(processor.chat_template, str):
-        raise UserError("The processor has no chat template; give it one, such as vicuna_v1.")
-    return processor.chat_template
 
 
 def _render(messages: list[dict], processor: HawaiiProcessor, **kwargs) -> tuple[str, list[tuple[int, int]]]:
     """Returns the text of a conversation and, if requested, the spans between the template's generation markers."""
-    template = _template_of(processor)
+    if not isinstance(processor.chat_template, str):
+        raise UserError("The processor has no chat template; give it one, such as vicuna_v1.")
     try:
         texts, spans = render_jinja_template(
-            [messages], chat_template=template, **kwargs, **processor.tokenizer.special_tokens_map
+            [messages], chat_template=processor.chat_template, **kwargs, **processor.tokenizer.special_tokens_map
         )
     except Exception as error:  # a template is a program and can raise anything
         raise UserError(f"the chat template rejects its conversation ({error})") from error
@@ -68,7 +63,7 @@ def _render(messages: list[dict], processor: HawaiiProcessor, **kwargs) -> tuple
 
 
 def _render_without_markers(messages: list[dict], processor: HawaiiProcessor) -> tuple[str, list[tuple[int, None]]]:
-    """Returns the text of a conversation; an answer begins at the end of the prompt for it."""
+    """Returns the text of a conversation and its answers, which begin at the end of their prompts."""
     turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
     for _ in range(2):  # a template may print the date, which may change between two renderings
         text, _ = _render(messages, processor)
@@ -81,17 +76,17 @@ def _render_without_markers(messages: list[dict], processor: HawaiiProcessor) ->
             "answer is unknown; put {% generation %} and {% endgeneration %} around the assistant's text, or name "
             "another template, such as vicuna_v1."
         )
-    if text.count(SAID) != len(turns):
+    if text.count(ANSWER_END) != len(turns):
         raise UserError(
-            f"The chat template shows the ends of {text.count(SAID)} answers but there are {len(turns)}; name another "
-            "one, such as vicuna_v1."
+            f"The chat template shows the ends of {text.count(ANSWER_END)} answers but there are {len(turns)}; name "
+            "another one, such as vicuna_v1."
         )
     return text, [(len(prompt), None) for prompt in prompts]
 
 
-def _check_shown(rendered: str, messages: list[dict], processor: HawaiiProcessor) -> None:
+def _check_is_complete(rendered: str, messages: list[dict], processor: HawaiiProcessor) -> None:
     num_images = sum(item["type"] == "image" for message in messages for item in message["content"])
-    if rendered.count(processor.image_token) != num_images or rendered.count(BEGIN) != rendered.count(END):
+    if rendered.count(processor.image_token) != num_images or rendered.count(USER_START) != rendered.count(USER_END):
         raise UserError(
             "The chat template truncates the user's text or shows another number of images; it must accept a "
             "message's content as a list of items of type image or text, and render "
@@ -101,54 +96,45 @@ def _check_shown(rendered: str, messages: list[dict], processor: HawaiiProcessor
 
 def render_prompt(messages: list[dict], processor: HawaiiProcessor) -> str:
     """
-    Renders the prompt for an answer, as in inference.
-
-    Args:
-        messages (`list[dict]`):
-            As [`chat_messages`] returns them, up to the question.
-        processor (`HawaiiProcessor`):
-            Has the chat template.
+    Renders the prompt for an answer, as in inference, from the messages of [`chat_messages`] up to the question.
 
     Raises:
         UserError: There is no template, or it rejects the conversation or shows another number of images.
     """
     text, _ = _render(messages, processor, add_generation_prompt=True)
-    _check_shown(text, messages, processor)
+    _check_is_complete(text, messages, processor)
     return text
 
 
 def render_conversation(messages: list[dict], processor: HawaiiProcessor) -> Rendering:
     """
-    Renders a conversation with the processor's chat template.
+    Renders the messages of [`chat_messages`] with the processor's chat template.
 
     The answers are the text between the template's generation markers. If it has none, an answer begins at the end of
     the template's prompt for it, as in inference.
-
-    Args:
-        messages (`list[dict]`):
-            As [`chat_messages`] returns them.
-        processor (`HawaiiProcessor`):
-            Has the chat template.
 
     Raises:
         UserError: There is no template, or it rejects the conversation, shows another number of images, truncates the
             user's text, or renders the prompt for an answer differently from the conversation.
     """
     marked = [_mark(message) for message in messages]
-    if GENERATION.search(_template_of(processor)):
+    if GENERATION.search(str(processor.chat_template)):
         rendered, answers = _render(marked, processor, return_assistant_tokens_mask=True)
     else:
         rendered, answers = _render_without_markers(marked, processor)
-    _check_shown(rendered, messages, processor)
+    _check_is_complete(rendered, messages, processor)
     marks = [match.start() for match in MARK.finditer(rendered)]
 
-    def moved(position: int) -> int:
+    def unmarked(position: int) -> int:
         return position - bisect_left(marks, position)
 
-    begun, ended, said = ([moved(place) for place in marks if rendered[place] == mark] for mark in (BEGIN, END, SAID))
+    starts, ends, answer_ends = (
+        [unmarked(position) for position in marks if rendered[position] == mark]
+        for mark in (USER_START, USER_END, ANSWER_END)
+    )
     return Rendering(
         text=MARK.sub("", rendered),
-        instructions=list(zip(begun, ended)),
-        answers=[(moved(start), end if end is None else moved(end)) for start, end in answers],
-        said=said,
+        instructions=list(zip(starts, ends)),
+        answers=[(unmarked(start), None if end is None else unmarked(end)) for start, end in answers],
+        answer_ends=answer_ends,
     )

@@ -1,4 +1,4 @@
-"""Records become samples and samples batches; what cannot is named with its record, its file and the way out."""
+"""Records become samples and samples become batches; errors name the record, the file and the fix."""
 
 import json
 import logging
@@ -20,19 +20,19 @@ def processor():
 
 
 def write(folder, *records):
-    """A data set of records whose images are not made."""
+    """Writes records without their images."""
     (folder / "images").mkdir(exist_ok=True)
     (folder / "data.json").write_text(json.dumps(records))
     return folder
 
 
-def test_a_data_set_tells_its_first_question(tmp_path, processor):
+def test_a_data_set_has_its_first_question(tmp_path, processor):
     assert make_dataset(save_data(tmp_path, [make_record(0)]), processor).question == "what color is the shape ?"
     record = {**make_record(0), "conversations": [{"from": "human", "value": "<image>"}, TURNS[1]]}
     assert make_dataset(save_data(tmp_path, [record]), processor).question == ""
 
 
-def test_a_sample_holds_text_labels_instruction_and_images(tmp_path, processor):
+def test_a_sample_has_text_labels_instruction_and_images(tmp_path, processor):
     sample = make_dataset(save_data(tmp_path, [make_record(0)]), processor)[0]
     words = processor.tokenizer.convert_ids_to_tokens
     assert words(sample["input_ids"][sample["labels"] != -100]) == ["red", "</s>"]
@@ -44,33 +44,33 @@ def test_a_sample_holds_text_labels_instruction_and_images(tmp_path, processor):
     assert sample["teacher_images"].dtype == torch.uint8
 
 
-def test_the_student_sees_what_the_processor_shows(tmp_path, processor):
+def test_the_students_pixels_are_the_processors(tmp_path, processor):
     sample = make_dataset(save_data(tmp_path, [make_record(0), make_record(1)]), processor)[1]
     image = Image.open(tmp_path / "images" / "1.png")
     assert torch.equal(sample["pixel_values"], processor(images=image, return_tensors="pt")["pixel_values"])
 
 
 @pytest.mark.parametrize("image_aspect_ratio", ["pad", "crop"])
-def test_teachers_see_the_students_square(tmp_path, image_aspect_ratio):
+def test_teachers_get_the_students_square(tmp_path, image_aspect_ratio):
     processor = make_processor(image_aspect_ratio=image_aspect_ratio)
     record = make_record(0)
     write(tmp_path, record)
-    picture = make_image(0, 64, 32)
-    picture.save(tmp_path / "images" / "0.png")
+    image = make_image(0, 64, 32)
+    image.save(tmp_path / "images" / "0.png")
     sample = make_dataset(tmp_path, processor)[0]
-    square = processor.square_image(picture)
+    square = processor.square_image(image)
     assert square.size == ((64, 64) if image_aspect_ratio == "pad" else (32, 32))
-    shown = Image.fromarray(sample["teacher_images"][0].permute(1, 2, 0).numpy())
-    assert shown.tobytes() == square.resize((32, 32), Image.Resampling.BICUBIC).tobytes()
+    resized = Image.fromarray(sample["teacher_images"][0].permute(1, 2, 0).numpy())
+    assert resized.tobytes() == square.resize((32, 32), Image.Resampling.BICUBIC).tobytes()
 
 
-def test_without_teachers_no_image_is_made_for_them(tmp_path, processor):
+def test_without_teachers_there_are_no_images_for_teachers(tmp_path, processor):
     dataset = make_dataset(save_data(tmp_path, [make_record(0)]), processor, teacher_image_size=None)
     assert "teacher_images" not in dataset[0]
     assert "teacher_images" not in Collator(processor)([dataset[0]])
 
 
-def test_a_record_may_have_a_list_of_images_in_order(tmp_path, processor):
+def test_a_list_of_images_keeps_its_order(tmp_path, processor):
     record = {**make_record(0), "image": ["0.png", "1.png"]}
     record["conversations"][0]["value"] = "<image>\nwhat is <image> ?"
     write(tmp_path, record)
@@ -82,12 +82,12 @@ def test_a_record_may_have_a_list_of_images_in_order(tmp_path, processor):
     assert torch.equal(sample["pixel_values"][:1], first)
 
 
-def test_a_record_of_text_alone_has_no_pixels(tmp_path, processor):
+def test_a_record_without_images_has_no_pixels(tmp_path, processor):
     sample = make_dataset(save_data(tmp_path, [make_record(0, image=False)]), processor)[0]
     assert set(sample) == {"input_ids", "labels", "prompt_ids"}
 
 
-def test_the_first_token_is_no_label_since_nothing_tells_it(tmp_path):
+def test_the_first_token_is_no_label_because_it_has_no_context(tmp_path):
     processor = make_processor(chat_template="plain")
     sample = make_dataset(save_data(tmp_path, [make_record(2, image=False)]), processor)[0]
     assert processor.tokenizer.convert_ids_to_tokens(sample["input_ids"]) == ["a", "shape"]
@@ -116,48 +116,48 @@ BAD_RECORDS = {
     "no_image": ({"id": "7", "conversations": TURNS}, "shows 1 images but it has 0 images"),
     "missing": (bad_record(image="gone.png"), "its image .*images/gone.png is missing"),
     "a_folder": (bad_record(image="."), "its image .* is missing"),
-    "above": (bad_record(image="../outside.png"), r"its image \.\./outside.png is outside"),
+    "parent": (bad_record(image="../outside.png"), r"its image \.\./outside.png is outside"),
     "absolute": (bad_record(image="/etc/hostname"), "its image /etc/hostname is outside"),
     "link": (bad_record(image="link.png"), "its image link.png is outside"),
     "no_path": (bad_record(image={"bytes": "00"}), r"its image is \{'bytes': '00'\}, not a path"),
     "null_byte": (bad_record(image="a\0b.png"), "its image is .*, not a path"),
-    "half_a_character_in_a_path": (bad_record(image="\ud83d.png"), r"its image '\\ud83d.png' cannot be looked up"),
-    "a_long_name": (bad_record(image="a" * 300), "its image .* (is missing|cannot be looked up)"),
-    "links_in_a_circle": (bad_record(image="circle.png"), "its image .* (is missing|cannot be looked up)"),
-    "half_a_character": (
+    "surrogate_in_a_path": (bad_record(image="\ud83d.png"), r"its image '\\ud83d.png' cannot be looked up"),
+    "long_name": (bad_record(image="a" * 300), "its image .* (is missing|cannot be looked up)"),
+    "cycle_of_links": (bad_record(image="cycle.png"), "its image .* (is missing|cannot be looked up)"),
+    "surrogate": (
         bad_record(conversations=[TURNS[0], {"from": "gpt", "value": "red \ud83d"}]),
         r"its text 'red \\ud83d' cannot be tokenized \(surrogates not allowed\)",
     ),
     "no_conversation": ({"id": "7"}, "it has no list of conversations"),
-    "conversation_of_another_kind": ({"id": "7", "conversations": "hello"}, "it has no list of conversations"),
+    "conversation_of_another_type": ({"id": "7", "conversations": "hello"}, "it has no list of conversations"),
     "empty_conversation": ({"id": "7", "conversations": []}, "it has no answer to learn"),
-    "a_turn_of_another_kind": ({"id": "7", "conversations": ["hello"]}, "a turn is 'hello'"),
+    "turn_of_another_type": ({"id": "7", "conversations": ["hello"]}, "a turn is 'hello'"),
 }
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with a good image, one that is outside, a link to it, and one to itself."""
+    """A folder with a good image, a link to an image outside, and a link to itself."""
     (tmp_path / "images").mkdir()
     make_image(0).save(tmp_path / "images" / "good.png")
     make_image(0).save(tmp_path / "outside.png")
     (tmp_path / "images" / "link.png").symlink_to(tmp_path / "outside.png")
-    (tmp_path / "images" / "circle.png").symlink_to(tmp_path / "images" / "circle.png")
+    (tmp_path / "images" / "cycle.png").symlink_to(tmp_path / "images" / "cycle.png")
     return tmp_path
 
 
 @pytest.mark.parametrize(("record", "problem"), BAD_RECORDS.values(), ids=BAD_RECORDS)
-def test_a_bad_record_is_named_when_the_data_set_is_made(folder, processor, record, problem):
+def test_a_bad_record_raises_when_the_data_set_is_built(folder, processor, record, problem):
     write(folder, bad_record(id="good"), record)
     message = (
         f"1 of 2 records of .*data.json cannot be used: record '7': .*{problem}.*Fix them, or .*bad_records: skip"
     )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make_dataset(folder, processor)
 
 
 @pytest.mark.parametrize(("record", "problem"), BAD_RECORDS.values(), ids=BAD_RECORDS)
-def test_a_bad_record_can_be_left_out_with_a_warning(folder, processor, caplog, record, problem):
+def test_a_bad_record_can_be_skipped_with_a_warning(folder, processor, caplog, record, problem):
     write(folder, bad_record(id="good"), record)
     with caplog.at_level(logging.WARNING):
         dataset = make_dataset(folder, processor, bad_records="skip")
@@ -165,27 +165,27 @@ def test_a_bad_record_can_be_left_out_with_a_warning(folder, processor, caplog, 
     assert re.search(f"1 of 2 records of .*record '7': .*{problem}.*They are skipped", caplog.text)
 
 
-def test_a_record_without_an_id_goes_by_its_place_in_the_file(folder, processor):
-    nameless = [{name: value for name, value in bad_record().items() if name != "id"} for _ in range(3)]
-    nameless[0]["image"] = "gone.png"
-    dataset = make_dataset(write(folder, *nameless), processor, bad_records="skip")
+def test_a_record_without_an_id_is_named_by_its_index_in_the_file(folder, processor):
+    without_id = [{name: value for name, value in bad_record().items() if name != "id"} for _ in range(3)]
+    without_id[0]["image"] = "gone.png"
+    dataset = make_dataset(write(folder, *without_id), processor, bad_records="skip")
     assert [record.id for record in dataset.records] == [1, 2]
 
 
-def test_of_many_bad_records_five_are_named(folder, processor):
+def test_an_error_names_at_most_five_bad_records(folder, processor):
     write(folder, *(bad_record(id=str(number), image="gone.png") for number in range(9)))
-    with pytest.raises(ValueError, match="9 of 9 records") as error:
+    with pytest.raises(UserError, match="9 of 9 records") as error:
         make_dataset(folder, processor)
     assert str(error.value).count("is missing") == 5
 
 
-def test_where_all_records_are_bad_there_is_nothing_to_skip_to(folder, processor):
+def test_skipping_fails_if_all_records_are_bad(folder, processor):
     write(folder, bad_record(image="gone.png"))
-    with pytest.raises(ValueError, match="1 of 1 records .* cannot be used"):
+    with pytest.raises(UserError, match="1 of 1 records .* cannot be used"):
         make_dataset(folder, processor, bad_records="skip")
 
 
-def test_a_first_turn_of_the_assistant_is_dropped(folder, processor):
+def test_a_leading_turn_of_the_assistant_is_dropped(folder, processor):
     record = bad_record()
     write(folder, {**record, "conversations": [{"from": "gpt", "value": "hello"}, *record["conversations"]]}, record)
     dataset = make_dataset(folder, processor)
@@ -193,24 +193,29 @@ def test_a_first_turn_of_the_assistant_is_dropped(folder, processor):
 
 
 def png_with_a_broken_chunk():
-    """Pillow raises a SyntaxError at it."""
+    """Makes an image for which Pillow raises a `SyntaxError`."""
     header = b"\x89PNG\r\n\x1a\n"
     return header + b"\x00\x00\x00\x0dIHDR\x00\x00\x00\x10\x00\x00\x00\x10\x08\x02\x00\x00\x00\x90\x91h6" + b"\0" * 64
 
 
-@pytest.fixture(params=["text", "empty", "cut", "chunk"])
+@pytest.fixture(params=["text", "empty", "truncated", "chunk"])
 def broken(request, folder):
-    """A data set whose second image of three is broken."""
-    whole = (folder / "images" / "good.png").read_bytes()
-    content = {"text": b"no image", "empty": b"", "cut": whole[: len(whole) // 2], "chunk": png_with_a_broken_chunk()}
+    """Three records, the second of which has a broken image."""
+    good = (folder / "images" / "good.png").read_bytes()
+    content = {
+        "text": b"no image",
+        "empty": b"",
+        "truncated": good[: len(good) // 2],
+        "chunk": png_with_a_broken_chunk(),
+    }
     (folder / "images" / "broken.png").write_bytes(content[request.param])
     return write(folder, bad_record(id="a"), bad_record(id="b", image="broken.png"), bad_record(id="c"))
 
 
-def test_a_broken_image_is_named_with_its_record(broken, processor):
+def test_a_broken_image_raises_when_its_sample_is_read(broken, processor):
     dataset = make_dataset(broken, processor)
     dataset[0]
-    with pytest.raises(ValueError, match=r"json, record 'b': its image .*broken\.png cannot be read .*Fix it, or set"):
+    with pytest.raises(UserError, match=r"json, record 'b': its image .*broken\.png cannot be read .*Fix it, or set"):
         dataset[1]
 
 
@@ -222,42 +227,42 @@ def test_a_broken_image_can_be_skipped_with_a_warning(broken, processor, caplog)
     assert "record 'b': its image" in caplog.text and "The next one takes its place" in caplog.text
 
 
-def test_where_every_image_is_broken_skipping_ends(folder, processor):
+def test_skipping_fails_if_every_image_is_broken(folder, processor):
     (folder / "images" / "good.png").write_bytes(b"no image")
     dataset = make_dataset(write(folder, bad_record(id="a"), bad_record(id="b")), processor, bad_records="skip")
-    with pytest.raises(ValueError, match=r"No record of .*data\.json can be read"):
+    with pytest.raises(UserError, match=r"No record of .*data\.json can be read"):
         dataset[1]
 
 
-def test_a_long_sample_is_cut_at_its_end(folder, processor):
+def test_a_long_sample_is_truncated_at_its_end(folder, processor):
     write(folder, {**make_record(0, questions=3), "image": "good.png"})
-    whole = make_dataset(folder, processor)[0]
-    length = (whole["labels"] != -100).nonzero()[0].item() + 3  # after the first of three answers
-    cut = make_dataset(folder, processor, max_length=length)[0]
-    assert torch.equal(cut["input_ids"], whole["input_ids"][:length])
-    assert torch.equal(cut["labels"], whole["labels"][:length])
-    # An instruction that the model never reads says nothing of what it is to look at.
-    assert torch.equal(cut["prompt_ids"], whole["prompt_ids"][: len(whole["prompt_ids"]) // 3])
+    full = make_dataset(folder, processor)[0]
+    length = (full["labels"] != -100).nonzero()[0].item() + 3  # after the first of three answers
+    truncated = make_dataset(folder, processor, max_length=length)[0]
+    assert torch.equal(truncated["input_ids"], full["input_ids"][:length])
+    assert torch.equal(truncated["labels"], full["labels"][:length])
+    # Truncated instructions must not score the image patches either.
+    assert torch.equal(truncated["prompt_ids"], full["prompt_ids"][: len(full["prompt_ids"]) // 3])
 
 
 def test_a_sample_whose_images_do_not_fit_is_an_error(folder, processor):
     write(folder, bad_record())
     length = make_dataset(folder, processor)[0]["input_ids"].tolist().index(processor.image_token_id) + 10
     dataset = make_dataset(folder, processor, max_length=length)
-    with pytest.raises(ValueError, match=f"record '7': its 1 images and its text do not fit into max_length {length}"):
+    with pytest.raises(UserError, match=f"record '7': its 1 images and its text do not fit into max_length {length}"):
         dataset[0]
 
 
-def test_a_sample_whose_answer_is_cut_off_is_an_error(folder, processor):
+def test_a_sample_whose_answer_is_truncated_is_an_error(folder, processor):
     write(folder, bad_record())
     length = (make_dataset(folder, processor)[0]["labels"] != -100).nonzero()[0].item()
-    with pytest.raises(ValueError, match=f"record '7': no answer is left of it within max_length {length}"):
+    with pytest.raises(UserError, match=f"record '7': no answer is left of it within max_length {length}"):
         make_dataset(folder, processor, max_length=length)[0]
 
 
 @pytest.fixture
 def samples(tmp_path, processor):
-    """An image, text alone, two questions about an image."""
+    """One question about an image, one without an image, two about an image."""
     records = [make_record(0), make_record(1, image=False), make_record(2, questions=2)]
     dataset = make_dataset(save_data(tmp_path, records), processor)
     return [dataset[index] for index in range(3)]
@@ -277,7 +282,7 @@ def test_a_batch_is_padded_on_the_right(samples, processor):
         assert batch["prompt_mask"][index].sum() == batch["prompt_mask"][index, :prompt_length].sum() == prompt_length
 
 
-def test_each_image_of_a_batch_knows_its_sample(samples, processor):
+def test_a_batch_has_the_sample_of_each_image(samples, processor):
     for name in ("pixel_values", "teacher_images"):
         samples[2][name] = samples[2][name].repeat(2, 1, 1, 1)
     batch = Collator(processor, 32)(samples)
@@ -286,14 +291,14 @@ def test_each_image_of_a_batch_knows_its_sample(samples, processor):
     assert batch["teacher_images"].shape == (3, 3, 32, 32)
 
 
-def test_a_batch_of_text_alone_carries_one_image_that_only_fills(samples, processor):
+def test_a_batch_without_images_gets_one_blank_image(samples, processor):
     batch = Collator(processor, 32)([samples[1], samples[1]])
     assert batch["image_index"].tolist() == [-1]
     assert torch.equal(batch["pixel_values"], torch.zeros(1, 3, 16, 16))
     assert batch["teacher_images"].dtype == torch.uint8
 
 
-def test_a_tokenizer_without_padding_pads_with_its_end(samples):
+def test_a_tokenizer_without_a_padding_token_pads_with_its_end_token(samples):
     processor = make_processor()
     processor.tokenizer.pad_token = None
     batch = Collator(processor, 32)(samples)
@@ -305,5 +310,5 @@ def test_a_template_is_checked_when_the_first_sample_is_read(folder):
     processor.chat_template = "{{ messages }}"
     dataset = ConversationDataset(str(write(folder, bad_record()) / "data.json"), str(folder / "images"), processor)
     problem = r"before an answer differently without the answer.* such as vicuna_v1\. Fix it, or set"
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(UserError, match=problem):
         dataset[0]

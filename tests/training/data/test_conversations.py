@@ -1,4 +1,4 @@
-"""Every token of a conversation knows what it is: answers are learned, instructions score, all else is neither."""
+"""Every token of a conversation is part of an answer, of an instruction, or of neither."""
 
 import json
 
@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
 
 from hawaii import HawaiiProcessor
+from hawaii.files.user_error import UserError
 from hawaii.processing.chat_templates import load_chat_template
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_messages
@@ -33,7 +34,7 @@ ODD_TEXTS = [
 
 
 def make_byte_level() -> Tokenizer:
-    """As GPT-2's: bytes, the space belongs to the word that follows."""
+    """Like GPT-2's: bytes; a space is part of the next word."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -46,7 +47,7 @@ def make_byte_level() -> Tokenizer:
 
 
 def make_metaspace() -> Tokenizer:
-    """As Llama's: a mark for each space, bytes for what is unknown, a beginning of sequence in front."""
+    """Like Llama's: a mark for each space, bytes for unknown characters, and a token at the start of the sequence."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer.decoder = decoders.Sequence(
@@ -63,14 +64,14 @@ def make_metaspace() -> Tokenizer:
 
 
 def make_trimmed() -> Tokenizer:
-    """As GPT-NeoX's and so OLMo's: bytes, and spaces lie outside of the places that its tokens are said to have."""
+    """Like GPT-NeoX's and OLMo's: bytes; the tokens' offsets leave out spaces."""
     tokenizer = make_byte_level()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     return tokenizer
 
 
 def make_prepending() -> Tokenizer:
-    """As Vicuna's: a mark is put in front of the text and of all that follows a special token."""
+    """Like Vicuna's: the text, and each text after a special token, is prefixed with a mark."""
     tokenizer = make_metaspace()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
     tokenizer.normalizer = normalizers.Prepend("▁")
@@ -104,7 +105,7 @@ def make_text_processor(tokenizer: Tokenizer, chat_template: str) -> HawaiiProce
 
 @pytest.fixture(scope="module", params=TOKENIZERS)
 def processor(request):
-    """Of Vicuna's form, over the kinds of tokenizer that lose no character."""
+    """Vicuna's template with each tokenizer that preserves all characters."""
     return make_text_processor(TOKENIZERS[request.param](), "vicuna_v1")
 
 
@@ -113,19 +114,19 @@ def plain(processor):
     return make_text_processor(processor.tokenizer.backend_tokenizer, "plain")
 
 
-def runs(conversation):
-    """The stretches of tokens that are answers."""
-    stretches, inside = [], False
+def answer_ids(conversation):
+    """Returns the tokens of each answer."""
+    answers, was_answer = [], False
     for token, is_answer in zip(conversation.input_ids, conversation.is_answer):
-        if is_answer and not inside:
-            stretches.append([])
+        if is_answer and not was_answer:
+            answers.append([])
         if is_answer:
-            stretches[-1].append(token)
-        inside = is_answer
-    return stretches
+            answers[-1].append(token)
+        was_answer = is_answer
+    return answers
 
 
-def say(processor, tokens):
+def decode(processor, tokens):
     return processor.tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
 
 
@@ -141,33 +142,33 @@ def tokenize(processor, *texts):
 
 @pytest.mark.parametrize("answer", ODD_TEXTS)
 @pytest.mark.parametrize("question", ODD_TEXTS[:4])
-def test_labels_are_the_assistants_text_and_its_end_alone(processor, question, answer):
+def test_labels_are_the_assistants_text_and_its_end(processor, question, answer):
     conversation = tokenize(processor, question, answer)
-    assert [say(processor, run).strip(" ") for run in runs(conversation)] == [f"{answer}</s>"]
+    assert [decode(processor, ids).strip(" ") for ids in answer_ids(conversation)] == [f"{answer}</s>"]
 
 
 @pytest.mark.parametrize("question", ODD_TEXTS)
-def test_instruction_tokens_are_the_users_words_alone(processor, question):
+def test_instruction_tokens_are_the_users_text(processor, question):
     conversation = tokenize(processor, f"<image>\n{question}", "it is red")
-    assert say(processor, prompt_ids(conversation)).strip(" ") == question
+    assert decode(processor, prompt_ids(conversation)).strip(" ") == question
 
 
-def test_an_answer_that_repeats_the_question_is_still_the_answer_alone(processor):
+def test_an_answer_that_repeats_the_question_does_not_label_the_question(processor):
     conversation = tokenize(processor, "the shape is a circle", "the shape is a circle")
-    assert [say(processor, run).strip(" ") for run in runs(conversation)] == ["the shape is a circle</s>"]
-    assert say(processor, prompt_ids(conversation)).strip(" ") == "the shape is a circle"
+    assert [decode(processor, ids).strip(" ") for ids in answer_ids(conversation)] == ["the shape is a circle</s>"]
+    assert decode(processor, prompt_ids(conversation)).strip(" ") == "the shape is a circle"
     first = conversation.is_answer.index(True)
-    before = say(processor, conversation.input_ids[:first])
+    before = decode(processor, conversation.input_ids[:first])
     assert before.endswith("USER: the shape is a circle ASSISTANT:")
 
 
-def test_every_turn_of_a_conversation_is_marked(processor):
+def test_every_turn_of_a_conversation_is_labelled(processor):
     conversation = tokenize(processor, "<image>\nwhat is it ?", "a circle", "and its color ?", "red")
-    assert [say(processor, run).strip(" ") for run in runs(conversation)] == ["a circle</s>", "red</s>"]
-    assert "".join(say(processor, prompt_ids(conversation)).split()) == "whatisit?anditscolor?"
+    assert [decode(processor, ids).strip(" ") for ids in answer_ids(conversation)] == ["a circle</s>", "red</s>"]
+    assert "".join(decode(processor, prompt_ids(conversation)).split()) == "whatisit?anditscolor?"
 
 
-def test_image_tokens_are_one_for_each_patch_and_neither_answer_nor_instruction(processor):
+def test_there_is_an_image_token_per_patch_which_is_neither_answer_nor_instruction(processor):
     conversation = tokenize(processor, "<image>\nwhat is it ?", "a circle")
     image = processor.image_token_id
     assert conversation.input_ids.count(image) == processor.num_image_tokens == 4
@@ -175,9 +176,9 @@ def test_image_tokens_are_one_for_each_patch_and_neither_answer_nor_instruction(
     assert image not in prompt_ids(conversation)
 
 
-def test_plain_learns_the_caption_and_a_newline_and_has_no_instruction(plain):
+def test_plain_labels_the_caption_and_a_newline_and_has_no_instruction(plain):
     conversation = tokenize(plain, "<image>\nGive a brief description.", "a red circle")
-    assert [say(plain, run).strip(" ") for run in runs(conversation)] == ["a red circle\n"]
+    assert [decode(plain, ids).strip(" ") for ids in answer_ids(conversation)] == ["a red circle\n"]
     assert prompt_ids(conversation) == []
     image = conversation.input_ids.index(plain.image_token_id)
     assert conversation.input_ids[image : image + 4] == [plain.image_token_id] * 4
@@ -189,35 +190,35 @@ def test_plain_learns_the_caption_and_a_newline_and_has_no_instruction(plain):
     "texts", [["<image>\nwhat is it ?", "a circle"], [ODD_TEXTS[1], ODD_TEXTS[2], *ODD_TEXTS[3:5]]]
 )
 @pytest.mark.parametrize("chat_template", ["plain", "vicuna_v1"])
-def test_tokens_are_those_of_the_processors_own_chat_template(processor, chat_template, texts):
+def test_tokens_equal_the_processors(processor, chat_template, texts):
     processor = make_text_processor(processor.tokenizer.backend_tokenizer, chat_template)
     has_image = "<image>" in texts[0]
     conversation = tokenize(processor, *texts)
     messages = chat_messages(make_messages(*texts))
     if has_image:
         messages[0]["content"][0] = {"type": "image", "image": Image.new("RGB", (16, 16))}
-    own = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
-    assert own["input_ids"] == [conversation.input_ids]
+    expected = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
+    assert expected["input_ids"] == [conversation.input_ids]
 
 
-def test_tokens_of_several_images_are_those_of_the_processors_own_chat_template(processor):
+def test_tokens_of_several_images_equal_the_processors(processor):
     conversation = tokenize(processor, "<image><image>\nwhich ?", "one", "<image>\nnow ?", "two")
     messages = chat_messages(make_messages("<image><image>\nwhich ?", "one", "<image>\nnow ?", "two"))
     for message in messages:
         for item in message["content"]:
             if item["type"] == "image":
                 item["image"] = Image.new("RGB", (16, 16))
-    own = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
-    assert own["input_ids"] == [conversation.input_ids]
+    expected = processor.apply_chat_template(messages, tokenize=True, return_dict=True)
+    assert expected["input_ids"] == [conversation.input_ids]
 
 
-def test_the_beginning_of_a_sequence_comes_once(processor):
+def test_the_token_at_the_start_of_a_sequence_is_not_repeated(processor):
     has_bos = processor.tokenizer("a")["input_ids"][0] == processor.tokenizer.bos_token_id
     template = "{{ bos_token }}" + processor.chat_template
-    own_bos = make_text_processor(processor.tokenizer.backend_tokenizer, "vicuna_v1")
-    own_bos.chat_template = template
-    tokens = tokenize(own_bos, "what ?", "red").input_ids
-    assert tokens.count(own_bos.tokenizer.bos_token_id) == 1
+    with_bos = make_text_processor(processor.tokenizer.backend_tokenizer, "vicuna_v1")
+    with_bos.chat_template = template
+    tokens = tokenize(with_bos, "what ?", "red").input_ids
+    assert tokens.count(with_bos.tokenizer.bos_token_id) == 1
     assert tokenize(processor, "what ?", "red").input_ids.count(processor.tokenizer.bos_token_id) == int(has_bos)
 
 
@@ -231,16 +232,16 @@ def test_a_word_level_tokenizer_by_hand():
     assert processor.tokenizer.convert_ids_to_tokens(prompt_ids(conversation)) == ["what", "color", "?"]
 
 
-def test_private_use_characters_of_a_text_do_not_confuse_the_marks(processor):
+def test_private_use_characters_in_a_text_are_not_mistaken_for_marks(processor):
     conversation = tokenize(processor, "wh\ue000at \ue001?", "re\ue001d")
-    assert say(processor, prompt_ids(conversation)).strip(" ") == "what ?"
-    assert [say(processor, run).strip(" ") for run in runs(conversation)] == ["red</s>"]
+    assert decode(processor, prompt_ids(conversation)).strip(" ") == "what ?"
+    assert [decode(processor, ids).strip(" ") for ids in answer_ids(conversation)] == ["red</s>"]
 
 
 def test_a_processor_without_a_template_is_an_error():
     processor = make_processor()
     processor.chat_template = None
-    with pytest.raises(ValueError, match="has no chat template; give it one, such as vicuna_v1"):
+    with pytest.raises(UserError, match="has no chat template; give it one, such as vicuna_v1"):
         tokenize(processor, "what ?", "red")
 
 
@@ -253,15 +254,13 @@ GENERATION = "{% generation %}{{ message['content'] }}{% endgeneration %}"
         "{% for i in message['content'] if i['type'] == 'text' %}{{ i['text'][:2] }}{% endfor %}",
         "{{ message['content'] }}",
     ],
-    ids=["cut", "content_as_a_string"],
+    ids=["truncated", "content_as_a_string"],
 )
-def test_a_template_that_loses_what_the_user_gives_is_an_error(text):
+def test_a_template_that_loses_text_or_images_of_the_user_is_an_error(text):
     processor = make_processor()
     condition = "{% if message['role'] == 'user' %}" + text + "{% else %}" + GENERATION + "{% endif %}"
     processor.chat_template = "{% for message in messages %}" + condition + "{% endfor %}"
-    with pytest.raises(
-        ValueError, match="truncates the user's text or shows another number of images; it must accept"
-    ):
+    with pytest.raises(UserError, match="truncates the user's text or shows another number of images; it must accept"):
         tokenize(processor, "<image>\nwhat ?", "red")
 
 
@@ -271,11 +270,11 @@ def test_a_tokenizer_that_splits_the_image_token_is_an_error():
     backend["added_tokens"] = []
     backend = Tokenizer.from_str(json.dumps(backend))
     processor.tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
-    with pytest.raises(ValueError, match="makes 0 image tokens of 1 images; make <image> one of its special tokens"):
+    with pytest.raises(UserError, match="makes 0 image tokens of 1 images; make <image> one of its special tokens"):
         tokenize(processor, "<image>\nwhat color ?", "red")
 
 
-def test_a_template_may_leave_spaces_out():
+def test_a_template_may_strip_spaces():
     processor = make_processor()
     processor.chat_template = processor.chat_template.replace("else item['text']", "else item['text'] | trim")
     assert tokenize(processor, "what ?", "red") == tokenize(make_processor(), "what ?", "red")

@@ -1,4 +1,4 @@
-"""Images alone are a data set: those that records name, or those of a folder, each once."""
+"""An image data set has each image of the records, or of the folder, once."""
 
 import json
 import logging
@@ -10,10 +10,9 @@ from PIL import Image
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.encoders import make_encoder_processor
 from hawaii.tests.tiny.training import make_image, make_record, save_data
-from hawaii.training.data.conversation_dataset import teacher_image
 from hawaii.training.data.images import ImageDataset, collate_images
 from hawaii.training.data.record import Record
-from hawaii.training.data.records import choose_share
+from hawaii.training.data.records import choose_share, teacher_image
 
 
 def make_dataset(folder, data_path="data.json", **kwargs):
@@ -32,7 +31,7 @@ def write(folder, *records):
     return folder
 
 
-def test_a_sample_is_the_students_square_and_the_teachers(tmp_path):
+def test_a_sample_has_the_square_for_the_student_and_for_the_teachers(tmp_path):
     dataset = make_dataset(save_data(tmp_path, [make_record(0), make_record(1)]))
     sample = dataset[1]
     square = dataset.processor.square_image(Image.open(tmp_path / "images" / "1.png"))
@@ -43,7 +42,7 @@ def test_a_sample_is_the_students_square_and_the_teachers(tmp_path):
     assert torch.equal(sample["teacher_images"][0], teacher_image(square, 32))
 
 
-def test_a_batch_is_all_of_its_images(tmp_path):
+def test_a_batch_has_all_images_of_its_samples(tmp_path):
     dataset = make_dataset(save_data(tmp_path, [make_record(number) for number in range(3)]))
     batch = collate_images([dataset[2], dataset[0]])
     assert set(batch) == {"pixel_values", "teacher_images", "image_index"}
@@ -52,9 +51,9 @@ def test_a_batch_is_all_of_its_images(tmp_path):
         assert torch.equal(batch[name], torch.cat([dataset[2][name], dataset[0][name]]))
 
 
-def test_records_of_text_are_left_out_and_each_image_is_there_once(tmp_path):
-    twice = [make_record(0), make_record(1, image=False), make_record(2), make_record(0, questions=2)]
-    assert paths(make_dataset(save_data(tmp_path, twice))) == ["0.png", "2.png"]
+def test_records_without_images_are_left_out_and_each_image_is_used_once(tmp_path):
+    repeated = [make_record(0), make_record(1, image=False), make_record(2), make_record(0, questions=2)]
+    assert paths(make_dataset(save_data(tmp_path, repeated))) == ["0.png", "2.png"]
     both = {"id": "both", "image": ["2.png", "0.png"]}
     assert paths(make_dataset(write(tmp_path, both, {"image": "0.png"}))) == ["2.png", "0.png"]
 
@@ -64,7 +63,7 @@ def test_conversations_are_not_read(tmp_path):
     assert len(make_dataset(write(tmp_path, *records))) == 1
 
 
-def test_without_a_file_all_images_of_the_folder_are_learned_from_in_order(tmp_path):
+def test_without_a_data_file_all_images_of_the_folder_are_used_in_order(tmp_path):
     for name in ("b.png", "a/z.JPG", "a/b/c.webp", ".hidden.png", "a/.cache/d.png"):
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / name).touch()
@@ -75,12 +74,12 @@ def test_without_a_file_all_images_of_the_folder_are_learned_from_in_order(tmp_p
     assert paths(make_dataset(tmp_path, data_path=None)) == ["a/b/c.webp", "a/z.JPG", "b.png"]
 
 
-def test_a_folder_and_records_that_name_no_image_are_errors(tmp_path):
+def test_a_folder_or_records_without_an_image_are_errors(tmp_path):
     (tmp_path / "images").mkdir()
-    with pytest.raises(ValueError, match=r"There is no image in the folder .*images, nor in .* ends in \.bmp, \.gif"):
+    with pytest.raises(UserError, match=r"There is no image in the folder .*images, nor in .* ends in \.bmp, \.gif"):
         make_dataset(tmp_path, data_path=None)
     write(tmp_path, make_record(1, image=False))
-    with pytest.raises(ValueError, match=r"None of the 1 records of .*data\.json has an image to learn from"):
+    with pytest.raises(UserError, match=r"None of the 1 records of .*data\.json has an image to learn from"):
         make_dataset(tmp_path)
     with pytest.raises(UserError, match="There is no image folder .*nowhere"):
         make_dataset(tmp_path / "nowhere", data_path=None)
@@ -90,47 +89,45 @@ def test_a_folder_and_records_that_name_no_image_are_errors(tmp_path):
 
 BAD_RECORDS = {
     "missing": ({"id": "7", "image": "gone.png"}, "record '7': its image .*gone.png is missing"),
-    "above": ({"id": "7", "image": "../out.png"}, r"record '7': its image \.\./out\.png is outside"),
+    "parent": ({"id": "7", "image": "../out.png"}, r"record '7': its image \.\./out\.png is outside"),
     "number": ({"image": 5}, "record 1: its image is 5, not a path"),
     "no_record": ("text", "record 1: it is 'text', not a JSON object"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_RECORDS)
-def test_a_record_that_cannot_be_used_is_named_or_left_out(tmp_path, caplog, name):
+def test_a_bad_record_raises_or_is_skipped(tmp_path, caplog, name):
     record, problem = BAD_RECORDS[name]
     write(tmp_path, {"image": "good.png"}, record)
-    with pytest.raises(
-        ValueError, match=rf"1 of 2 records of .*data\.json cannot be used: {problem}.*bad_records: sk"
-    ):
+    with pytest.raises(UserError, match=rf"1 of 2 records of .*data\.json cannot be used: {problem}.*bad_records: sk"):
         make_dataset(tmp_path)
     with caplog.at_level(logging.WARNING):
         assert paths(make_dataset(tmp_path, bad_records="skip")) == ["good.png"]
     assert "cannot be used" in caplog.text
 
 
-def test_a_link_out_of_the_folder_is_outside_of_it(tmp_path):
+def test_a_link_out_of_the_folder_is_an_error(tmp_path):
     write(tmp_path)
     make_image(0).save(tmp_path / "outside.png")
     (tmp_path / "images" / "link.png").symlink_to(tmp_path / "outside.png")
-    with pytest.raises(ValueError, match=r"of .*images cannot be used: record 'link\.png': its image .* is outside"):
+    with pytest.raises(UserError, match=r"of .*images cannot be used: record 'link\.png': its image .* is outside"):
         make_dataset(tmp_path, data_path=None)
 
 
-def test_a_broken_image_is_named_when_it_is_read_or_another_takes_its_place(tmp_path):
+def test_a_broken_image_raises_when_it_is_read_or_is_replaced_by_the_next_one(tmp_path):
     write(tmp_path)
     (tmp_path / "images" / "bad.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"images, record 'bad\.png': its image .*bad\.png cannot be read"):
+    with pytest.raises(UserError, match=r"images, record 'bad\.png': its image .*bad\.png cannot be read"):
         make_dataset(tmp_path, data_path=None)[0]
     dataset = make_dataset(tmp_path, data_path=None, bad_records="skip")
     assert torch.equal(dataset[0]["pixel_values"], dataset[1]["pixel_values"])
 
 
-def test_a_share_is_that_of_the_same_images_elsewhere(tmp_path):
+def test_a_share_does_not_depend_on_the_order_of_the_images(tmp_path):
     save_data(tmp_path, [make_record(number) for number in range(30)])
     records = [Record(number, (f"{number}.png",)) for number in range(30)]
     expected = [record.images[0] for record in choose_share(records, 0.2, "")]
     assert paths(make_dataset(tmp_path, image_share=0.2)) == expected
     assert sorted(paths(make_dataset(tmp_path, data_path=None, image_share=0.2))) == sorted(expected)
-    with pytest.raises(ValueError, match="image_share 1e-06 leaves nothing to learn from of the 30 images"):
+    with pytest.raises(UserError, match="image_share 1e-06 leaves nothing to learn from of the 30 images"):
         make_dataset(tmp_path, image_share=1e-6)

@@ -1,9 +1,10 @@
-"""Files of every supported format become records, and a file that does not is named with its line."""
+"""Files of every supported format become records; errors name the file and the line."""
 
 import json
 
 import pytest
 
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.training import make_messages, make_record, read_data
 from hawaii.training.data import readers
 from hawaii.training.data.llava_json import LlavaJson
@@ -18,7 +19,7 @@ def test_a_record_has_an_id_images_and_messages(tmp_path):
     assert read_data(tmp_path, [value]) == [Record("a", ("0.png",), messages, "color")]
 
 
-def test_json_lines_are_read_too(tmp_path):
+def test_json_lines_give_the_same_records(tmp_path):
     path = tmp_path / "data.jsonl"
     values = [make_record(0), {**make_record(1), "note": "one\u2028line"}]
     path.write_text("\n".join(json.dumps(value, ensure_ascii=False) for value in values) + "\n\n", encoding="utf-8")
@@ -39,16 +40,16 @@ def test_json_lines_are_read_too(tmp_path):
         ("a.txt", "[]", r"a.txt has no supported data format: LLaVA's JSON \(\.json: a list of records; \.jsonl"),
     ],
 )
-def test_a_file_that_is_no_list_of_records_is_named_with_its_line(tmp_path, name, text, problem):
+def test_an_error_names_the_file_and_the_line(tmp_path, name, text, problem):
     (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(UserError, match=problem):
         read_records(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", ["data.json", "data.jsonl"])
-def test_a_file_of_other_bytes_is_named(tmp_path, name):
+def test_a_file_that_is_not_utf_8_is_an_error(tmp_path, name):
     (tmp_path / name).write_bytes(b"\xff\xfe[")
-    with pytest.raises(ValueError, match=rf"{name} is not UTF-8 text"):
+    with pytest.raises(UserError, match=rf"{name} is not UTF-8 text"):
         read_records(str(tmp_path / name))
 
 
@@ -57,21 +58,21 @@ def read_turns(folder, *turns):
 
 
 @pytest.mark.parametrize("value", ["<image>\nwhat ?", "what ?\n<image>", "wh<image>at ?", "  <image>  what ?  "])
-def test_an_image_anywhere_in_a_turn_comes_first(tmp_path, value):
+def test_an_image_anywhere_in_a_turn_is_moved_to_its_start(tmp_path, value):
     assert read_turns(tmp_path, {"from": "human", "value": value}).messages == (Message("user", "what ?", 1),)
 
 
-def test_an_image_without_a_word_is_a_turn(tmp_path):
+def test_a_turn_may_be_an_image_without_text(tmp_path):
     assert read_turns(tmp_path, {"from": "human", "value": "<image>"}).messages == (Message("user", "", 1),)
 
 
-def test_first_turns_of_the_assistant_are_dropped(tmp_path):
+def test_leading_turns_of_the_assistant_are_dropped(tmp_path):
     hello, *turns = [{"from": "gpt", "value": "hello"}, *make_record(0)["conversations"]]
     assert read_turns(tmp_path, hello, hello, *turns) == read_turns(tmp_path, *turns)
     assert read_turns(tmp_path, hello).messages == ()
 
 
-def test_an_image_token_of_the_assistant_is_no_image(tmp_path):
+def test_a_placeholder_in_the_assistants_text_is_not_an_image(tmp_path):
     turns = [{"from": "human", "value": "what ?"}, {"from": "gpt", "value": "an <image> of red"}]
     assert list(read_turns(tmp_path, *turns).messages) == make_messages("what ?", "an  of red")
 
@@ -80,7 +81,7 @@ def test_an_image_token_of_the_assistant_is_no_image(tmp_path):
     "turn",
     [{"from": "system", "value": "be kind"}, {"from": "human"}, {"from": "human", "value": 3}, {"from": []}, "what ?"],
 )
-def test_a_turn_of_another_form_is_a_problem_of_its_record_alone(tmp_path, turn):
+def test_a_malformed_turn_makes_the_conversation_unusable_but_not_the_images(tmp_path, turn):
     record = read_turns(tmp_path, turn, *make_record(0)["conversations"])
     assert record.problem == f'a turn is {turn!r}; it must be {{"from": "human" or "gpt", "value": text}}'
     assert record.images == ("0.png",) and record.is_readable
@@ -102,11 +103,11 @@ class TsvReader:
             yield Record(number, (image,), (Message("user", question, 1), Message("assistant", answer)))
 
 
-def test_a_new_format_needs_a_reader_and_its_entry(tmp_path, monkeypatch):
+def test_a_new_format_needs_a_reader_and_an_entry_in_the_list(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "READERS", [LlavaJson, TsvReader])
     (tmp_path / "data.tsv").write_text("0.png\twhat ?\tred\n1.png\twho ?\tme\n")
     records = read_records(str(tmp_path / "data.tsv"))
     assert records[1] == Record(1, ("1.png",), tuple(make_messages("<image>\nwho ?", "me")))
-    with pytest.raises(ValueError, match=r"has no supported data format: LLaVA's JSON .*; a table \(\.tsv\)"):
+    with pytest.raises(UserError, match=r"has no supported data format: LLaVA's JSON .*; a table \(\.tsv\)"):
         (tmp_path / "data.csv").touch()
         read_records(str(tmp_path / "data.csv"))

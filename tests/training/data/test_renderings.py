@@ -1,4 +1,4 @@
-"""Chat templates of language models, which mark nothing: what is to be learned is what generation will have to say."""
+"""Language models' chat templates without generation markers: the labels are the text that follows the prompt."""
 
 import json
 
@@ -8,6 +8,7 @@ from transformers import AddedToken, CLIPImageProcessor, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
 from hawaii import HawaiiProcessor
+from hawaii.files.user_error import UserError
 from hawaii.processing.chat_templates import adapt_chat_template, load_chat_template
 from hawaii.tests.tiny.language_models import CHATML, FAMILIES, PROMPT, make_tokenizer
 from hawaii.tests.tiny.models import make_processor
@@ -42,14 +43,14 @@ def tokenize(processor, *texts):
 
 
 def chosen(processor, conversation, is_chosen):
-    """The text of each stretch of tokens that are chosen."""
-    stretches, before = [], False
-    for token, now in zip(conversation.input_ids, is_chosen, strict=True):
-        if now:
-            stretches = stretches if before else [*stretches, []]
-            stretches[-1].append(token)
-        before = now
-    return [processor.tokenizer.decode(stretch) for stretch in stretches]
+    """Returns the text of each sequence of consecutive chosen tokens."""
+    sequences, was_chosen = [], False
+    for token, is_chosen_now in zip(conversation.input_ids, is_chosen, strict=True):
+        if is_chosen_now:
+            sequences = sequences if was_chosen else [*sequences, []]
+            sequences[-1].append(token)
+        was_chosen = is_chosen_now
+    return [processor.tokenizer.decode(sequence) for sequence in sequences]
 
 
 def answers(processor, *texts):
@@ -72,7 +73,7 @@ LEARNED = {
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_follows_the_prompt_for_an_answer_is_learned_up_to_the_token_that_ends_it(name):
+def test_labels_start_after_the_prompt_and_stop_with_the_token_that_ends_the_answer(name):
     processor = make_family_processor(FAMILIES[name])
     conversation = tokenize(processor, *TURNS)
     assert chosen(processor, conversation, conversation.is_answer) == LEARNED[name]
@@ -82,27 +83,27 @@ def test_what_follows_the_prompt_for_an_answer_is_learned_up_to_the_token_that_e
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "smollm3"])
-def test_before_an_answer_stands_what_generation_is_given(name):
+def test_the_tokens_before_an_answer_are_the_prompt_of_inference(name):
     processor = make_family_processor(FAMILIES[name])
     conversation = tokenize(processor, *TURNS)
-    begins = [
-        place
-        for place, is_answer in enumerate(conversation.is_answer)
-        if is_answer and not conversation.is_answer[place - 1]
+    starts = [
+        index
+        for index, is_answer in enumerate(conversation.is_answer)
+        if is_answer and not conversation.is_answer[index - 1]
     ]
     messages = chat_messages(make_messages(*TURNS))
     messages[0]["content"][0] = {"type": "image", "image": "unused"}
-    for turn, begin in zip((1, 3), begins, strict=True):
+    for turn, start in zip((1, 3), starts, strict=True):
         prompt = processor.apply_chat_template(messages[:turn], add_generation_prompt=True)
         prompt = prompt.replace("<image>", "<image>" * processor.num_image_tokens)
         has_bos = processor.tokenizer.bos_token is not None
         assert (
-            processor.tokenizer(prompt, add_special_tokens=not has_bos)["input_ids"] == conversation.input_ids[:begin]
+            processor.tokenizer(prompt, add_special_tokens=not has_bos)["input_ids"] == conversation.input_ids[:start]
         )
 
 
-def test_a_special_token_may_swallow_the_white_space_behind_it():
-    """As Phi 3's do: the line break that its template puts before an answer is part of a token."""
+def test_a_special_token_may_include_the_white_space_after_it():
+    """Like Phi 3's, whose template puts a line break before an answer."""
     processor = make_family_processor(FAMILIES["phi3"])
     backend = json.loads(processor.tokenizer.backend_tokenizer.to_str())
     for token in backend["added_tokens"]:
@@ -116,7 +117,7 @@ def test_a_special_token_may_swallow_the_white_space_behind_it():
     assert tokens[tokens.index("<|assistant|>") + 1] == "a"
 
 
-def test_thoughts_are_learned_where_the_template_shows_them():
+def test_thoughts_are_labelled_if_the_template_renders_them():
     processor = make_family_processor(FAMILIES["qwen3"])
     texts = ["what ?", "<think>\nround\n</think>\n\na circle", "color ?", "<think>\nwarm\n</think>\n\nred"]
     assert answers(processor, *texts) == ["a circle<|im_end|>", "<think>\nwarm\n</think>\n\nred<|im_end|>"]
@@ -125,25 +126,25 @@ def test_thoughts_are_learned_where_the_template_shows_them():
 @pytest.mark.parametrize(
     "answer", ["a <|im_end|> b", "<|im_start|>assistant\n", "<|im_end|>", "ends in <|endoftext|>"]
 )
-def test_special_tokens_in_an_answers_own_words_do_not_end_it(answer):
+def test_special_tokens_in_the_text_of_an_answer_do_not_end_it(answer):
     assert answers(qwen(), "say it", answer, "again", answer) == [f"{answer.strip()}<|im_end|>"] * 2
 
 
-def test_an_answer_that_repeats_the_prompt_is_the_answer_alone():
+def test_an_answer_that_repeats_the_prompt_does_not_label_the_prompt():
     assert answers(qwen(), "is it red ?", "is it red ?") == ["is it red ?<|im_end|>"]
 
 
-def test_an_empty_answer_is_its_end():
+def test_the_label_of_an_empty_answer_is_its_end():
     assert answers(qwen(), "what ?", "", "color ?", "red") == ["<|im_end|>", "red<|im_end|>"]
 
 
-def test_white_space_between_an_answer_and_its_end_is_learned_and_is_no_end_though_it_be_a_token():
+def test_white_space_before_the_end_of_an_answer_is_labelled_even_if_it_is_an_added_token():
     processor = qwen(CHATML.replace("turn['content'] +", "turn['content'] + '  ' +"))
     processor.tokenizer.add_tokens([AddedToken("  ", normalized=False)])
     assert answers(processor, "what ?", "red") == ["red  <|im_end|>"]
 
 
-def test_all_that_ends_answers_is_known():
+def test_all_tokens_that_end_answers_are_collected():
     last = "{{ '<|endoftext|>' if loop.last and turn['role'] == 'assistant' else '<|im_end|>' }}"
     processor = qwen(CHATML.replace(" + '<|im_end|>' + '\n' }}", " }}" + last))
     conversation = tokenize(processor, *TURNS)
@@ -155,7 +156,7 @@ def test_all_that_ends_answers_is_known():
 
 
 @pytest.mark.parametrize(("chat_template", "ends"), [("vicuna_v1", ["</s>"]), ("plain", [])])
-def test_the_ends_of_the_named_templates(chat_template, ends):
+def test_the_end_tokens_of_the_built_in_templates(chat_template, ends):
     processor = make_processor(chat_template=chat_template)
     conversation = tokenize(processor, "what ?", "red")
     assert processor.tokenizer.convert_ids_to_tokens(conversation.end_ids) == ends
@@ -178,7 +179,7 @@ def test_each_turn_is_rendered_once_and_the_text_tokenized_once(monkeypatch):
 
 
 class Calendar:
-    """In place of `datetime`: tells these days one after the other, and then the last one."""
+    """Replaces `datetime`: returns one day after the other, then always the last one."""
 
     def __init__(self, *days):
         self.days = list(days)
@@ -198,8 +199,8 @@ def test_a_date_may_change_between_two_renderings(monkeypatch):
     assert chosen(processor, conversation, conversation.is_answer) == LEARNED["llama3"]
 
 
-SAID_TWICE = "{{ '<|im_start|>' + turn['role'] + '\n' + turn['content'] + turn['content'] + '<|im_end|>' }}"
-ENDS_ONCE = "{{ turn['role'] + ': ' + turn['content'] + ('<|im_end|>' if loop.last else '\n') }}"
+REPEATED_ANSWER = "{{ '<|im_start|>' + turn['role'] + '\n' + turn['content'] + turn['content'] + '<|im_end|>' }}"
+END_AFTER_LAST_TURN = "{{ turn['role'] + ': ' + turn['content'] + ('<|im_end|>' if loop.last else '\n') }}"
 NO_ANSWERS = "{{ turn['content'] if turn['role'] == 'user' else '<|im_end|>' }}"
 
 
@@ -217,41 +218,41 @@ def loop(turn, prompt=PROMPT):
         ),
         ("{{ messages | length }}" + CHATML, TURNS, "differently without the answer.* such as vicuna_v1"),
         (loop("{{ turn['role'] + ': ' + turn['content'] + '\n' }}", "{{ '' }}"), TURNS[:2], "no special token"),
-        (loop(ENDS_ONCE, "{{ '' }}"), TURNS, "differently without the answer"),
-        (loop(ENDS_ONCE.replace("loop.last", "loop.index0 == 3"), ""), TURNS, "no special token"),
+        (loop(END_AFTER_LAST_TURN, "{{ '' }}"), TURNS, "differently without the answer"),
+        (loop(END_AFTER_LAST_TURN.replace("loop.last", "loop.index0 == 3"), ""), TURNS, "no special token"),
         (loop(NO_ANSWERS, ""), TURNS, "shows the ends of 0 answers but there are 2"),
-        (loop(SAID_TWICE), TURNS, "shows the ends of 4 answers but there are 2"),
+        (loop(REPEATED_ANSWER), TURNS, "shows the ends of 4 answers but there are 2"),
     ],
 )
-def test_a_template_that_does_not_show_where_answers_are_is_an_error(template, texts, problem):
+def test_a_template_whose_answers_cannot_be_located_is_an_error(template, texts, problem):
     processor = qwen()
     processor.chat_template = adapt_chat_template(CHATML)[: -len(CHATML)] + template
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(UserError, match=problem):
         tokenize(processor, *texts)
 
 
 @pytest.mark.parametrize("question", ["and its color ?", "<image>"])
-def test_an_end_behind_the_next_question_is_not_the_answers(question):
+def test_a_special_token_after_the_next_question_does_not_end_the_answer(question):
     turn = "{{ turn['content'] + ('<|im_end|>' if turn['role'] == 'user' or loop.last else '\n') }}"
     processor = qwen(loop(turn, ""))
-    with pytest.raises(ValueError, match="puts no special token of the tokenizer after an answer"):
+    with pytest.raises(UserError, match="puts no special token of the tokenizer after an answer"):
         tokenize(processor, "what ?", "a circle", question, "red")
 
 
-def test_a_conversation_that_the_template_refuses_is_an_error():
+def test_a_conversation_that_the_template_rejects_is_an_error():
     messages = [Message(role, "a") for role in ("user", "user", "assistant")]
-    with pytest.raises(ValueError, match=r"rejects its conversation \(the roles must alternate\)"):
+    with pytest.raises(UserError, match=r"rejects its conversation \(the roles must alternate\)"):
         tokenize_conversation(messages, make_family_processor(FAMILIES["gemma3"]))
 
 
 @pytest.mark.parametrize("failing", ["{{ 1 // 0 }}", "{{ '{name}'.format() }}", "{{ messages + 1 }}"])
-def test_a_template_that_fails_as_programs_do_is_an_error_too(failing):
+def test_a_template_that_raises_is_an_error(failing):
     processor = qwen()
     processor.chat_template = failing
-    with pytest.raises(ValueError, match=r"the chat template rejects its conversation \(.+\)"):
+    with pytest.raises(UserError, match=r"the chat template rejects its conversation \(.+\)"):
         tokenize(processor, *TURNS)
 
 
-def test_vicunas_form_on_a_language_model_of_another_ends_with_that_models_end():
+def test_vicunas_template_ends_answers_with_the_end_token_of_any_tokenizer():
     processor = qwen(load_chat_template("vicuna_v1"))
     assert answers(processor, "what ?", "red") == [" red<|endoftext|>"]
