@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import lock_descriptor
 
 from ..evaluation.lmms.process import shown_lines
-from ..files.atomic import remove_folder, write_json, write_text
+from ..files.atomic import read_json, remove_folder, write_json, write_text
 from ..files.run_contents import HUB_FOLDER, LOG_FILE, RESULTS_FILE
 from ..files.user_error import UserError
 from .scores import read_scores
@@ -67,7 +67,7 @@ def end_with_parent() -> None:
     Lets Linux end this process once its parent is killed. Otherwise the training of a lost Ray worker would keep a GPU
     that Ray considers free.
     """
-    if sys.platform == "linux":
+    if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -125,12 +125,12 @@ class Run:
 
     def read(self) -> dict:
         """Reads the results of a finished run, including the scores of its questions."""
-        results = json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))
-        return {**results, "questions": json.loads((self.folder / QUESTIONS_FILE).read_text(encoding="utf-8"))}
+        results = read_json(self.folder / RUN_FILE)
+        return {**results, "questions": read_json(self.folder / QUESTIONS_FILE)}
 
     def summary(self) -> str:
         """Formats the scores and training time of a finished run in one line."""
-        results = json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))
+        results = read_json(self.folder / RUN_FILE)
         scores = ", ".join(f"{task} {scores['score']:.1f}" for task, scores in results["scores"].items())
         return f"{scores}, {results['train_seconds']:.0f} s of training"
 
@@ -227,7 +227,7 @@ class Run:
 
     def _write_results(self) -> None:
         """Writes the results for the table, then removes the files that only a resume needs."""
-        training = json.loads((self.folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        training = read_json(self.folder / RESULTS_FILE)
         steps = sum(stage["steps"] for stage in training["stages"].values())
         scores, questions = read_scores(self.folder)
         write_text(self.folder / QUESTIONS_FILE, json.dumps(questions, separators=(",", ":")))

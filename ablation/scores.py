@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from ..evaluation.paper.benchmarks import BENCHMARKS
+from ..files.atomic import read_json
 from ..files.user_error import UserError
 
 
@@ -56,7 +57,7 @@ def read_scores(folder: Path) -> tuple[dict[str, dict], dict[str, dict]]:
     Raises:
         UserError: a task has no number that can be its score.
     """
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = read_json(folder / "results.json")
     scores, questions = {}, {}
     for task, metrics in results["tasks"].items():
         metric, path = _choose_metric(task, metrics), folder / f"samples_{task}.jsonl"

@@ -1,13 +1,12 @@
 """Evaluates a checkpoint on tasks of lmms-eval and saves the scores."""
 
-import json
 import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..files.atomic import write_json, write_text
-from ..files.run_contents import FACTS_FILE, HUB_FOLDER
+from ..files.atomic import read_json, write_json, write_text
+from ..files.run_contents import FACTS_FILE, HUB_FOLDER, RESULTS_FILE
 from ..files.user_error import UserError
 from ..hub_cards.card import write_card
 from .checkpoint import checkpoint_folder, count_parameters
@@ -190,10 +189,10 @@ def evaluate(
         scores = run_lmms_eval(plan, output_dir, scratch, num_processes, environment)
 
     in_table = paper_scores(scores)
-    statistics = output_dir / "train_results.json"
+    statistics = output_dir / RESULTS_FILE
     is_trained_here = checkpoint.resolve() == (output_dir / HUB_FOLDER).resolve() and statistics.is_file()
     results = {
-        **(json.loads(statistics.read_text(encoding="utf-8")) if is_trained_here else {}),
+        **(read_json(statistics) if is_trained_here else {}),
         "folder": str(folder),
         "task": ",".join(names),
         "limit": limit,

@@ -1,6 +1,5 @@
 """Figure 6: the adapters that the routers choose for the images of a benchmark, by layer."""
 
-import json
 import tempfile
 from collections.abc import Iterable
 from itertools import islice
@@ -18,6 +17,7 @@ from ..evaluation.checkpoint import ENCODER_TYPE, checkpoint_folder
 from ..evaluation.evaluate import split_tasks
 from ..evaluation.paper.benchmarks import BENCHMARKS
 from ..evaluation.paper.images import folder_source, task_sources
+from ..files.atomic import read_json
 from ..files.run_contents import FACTS_FILE
 from ..files.user_error import UserError, explain_errors
 from ..hub_cards.card import read_config
@@ -54,7 +54,7 @@ def adapter_names(folder: Path) -> dict[str, list[str]]:
         raise UserError(f"{folder} has no adapters to choose from; give a HAWAII with adapters.")
     names = {bank: [f"adapter {index}" for index in range(number)] for bank, number in numbers.items() if number}
     facts_path = folder / FACTS_FILE
-    facts = json.loads(facts_path.read_text(encoding="utf-8")) if facts_path.is_file() else {"stages": {}}
+    facts = read_json(facts_path) if facts_path.is_file() else {"stages": {}}
     for stage in facts["stages"].values():
         # Adapter i belongs to teacher i. A stage without distillation has no teachers.
         if len(stage["teachers"]) == numbers["teacher"] > 0:

@@ -7,14 +7,16 @@ from PIL import Image
 from transformers import AutoImageProcessor, CLIPImageProcessorPil, LlavaImageProcessorPil
 
 from ..configuration.configuration_hawaii import HawaiiVisionConfig
-from ..files.user_error import explain_errors
+from ..files.user_error import UserError
 from .processing_hawaii import square_image
 
 
 def load_image_processor(source: str | None):
-    """Loads the image processor of a checkpoint; CLIP's if `source` is `None`."""
-    with explain_errors(f"The image processor of {source} could not be loaded"):
+    """Loads the image processor of a checkpoint, or raises a `UserError`; CLIP's if `source` is `None`."""
+    try:
         return CLIPImageProcessorPil() if source is None else AutoImageProcessor.from_pretrained(source)
+    except Exception as error:  # libraries raise errors of every type for a damaged or missing file
+        raise UserError(f"The image processor of {source} could not be loaded: {error}") from error
 
 
 def kernel_and_colors(original) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import AutoImageProcessor, AutoProcessor
+from transformers import AutoProcessor
 
 from ... import HawaiiProcessor  # from the root, which registers the Auto classes
 from ...configuration.configuration_hawaii import check_choice
@@ -20,6 +20,7 @@ from ...modeling_hawaii.conversion.move_kd import convert_move_kd
 from ...modeling_hawaii.conversion.tensor_targets import Conversion
 from ...modeling_hawaii.conversion.vocabulary import grow_vocabulary
 from ...processing.chat_templates import adapt_chat_template, load_chat_template
+from ...processing.encoder_processor import load_image_processor
 from ..teachers.config import DTYPES
 from .processor import square_image_processor
 from .tokenizer import default_chat_template, read_tokenizer
@@ -46,13 +47,6 @@ def _new_folder(folder: str) -> Path:
     return path
 
 
-def _read_image_processor(checkpoint: str):
-    try:
-        return AutoImageProcessor.from_pretrained(checkpoint)
-    except Exception as error:
-        raise UserError(f"The image processor of {checkpoint} cannot be read: {error}") from error
-
-
 def build_llava_processor(source: LlavaCheckpoint) -> HawaiiProcessor:
     """
     Creates the processor for a converted LLaVA: its tokenizer with a token for images, its normalisation, its chat
@@ -66,7 +60,7 @@ def build_llava_processor(source: LlavaCheckpoint) -> HawaiiProcessor:
     Raises:
         UserError: one of them is missing or damaged, or a student cannot use the tokenizer.
     """
-    original = _read_image_processor(source.vision_tower or source.checkpoint)
+    original = load_image_processor(source.vision_tower or source.checkpoint)
     tokenizer = read_tokenizer(source.checkpoint)
     template, image_aspect_ratio = default_chat_template(tokenizer), "pad"
     if source.vision_tower is None:
@@ -128,7 +122,7 @@ def save_clip(checkpoint: str, folder: str, vision_feature_layer: int = -2, dtyp
     """
     path, weights_dtype = _new_folder(folder), _dtype(dtype)
     config = load_vision_config(checkpoint)
-    image_processor = _read_image_processor(checkpoint)
+    image_processor = load_image_processor(checkpoint)
     conversion = convert_clip(
         checkpoint, vision_feature_layer, weights_dtype, num_teacher_adapters=0, num_general_adapters=0
     )

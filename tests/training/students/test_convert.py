@@ -295,15 +295,21 @@ def test_an_error_of_a_user_is_one_sentence(tmp_path, words, message, capsys):
     assert not (tmp_path / "student").exists()
 
 
-@pytest.mark.parametrize("broken", ["tokenizer_config.json", "processor_config.json"])
+@pytest.mark.parametrize(
+    ("broken", "problem"),
+    [
+        ("tokenizer_config.json", "The tokenizer {} cannot be read"),
+        ("processor_config.json", "The image processor of {} could not be loaded"),
+    ],
+)
 def test_an_error_of_the_processor_is_found_before_the_weights_are_read(
-    tmp_path, llava_folder, monkeypatch, capsys, broken
+    tmp_path, llava_folder, monkeypatch, capsys, broken, problem
 ):
     (llava_folder / broken).write_text("{")
     (llava_folder / "preprocessor_config.json").write_text("{")
     monkeypatch.setattr(convert_module, "convert_llava", create_autospec(convert_module.convert_llava))
     assert convert("llava", llava_folder, tmp_path / "student") == 2
-    assert f"{llava_folder} cannot be read" in capsys.readouterr().err
+    assert problem.format(llava_folder) in capsys.readouterr().err
     convert_module.convert_llava.assert_not_called()
 
 
