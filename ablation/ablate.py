@@ -81,7 +81,7 @@ class Progress:
 
     def __call__(self, run: Run, error: BaseException | None) -> None:
         if error is not None and not run.is_done():
-            self.failures[str(run)] = str(error) if isinstance(error, ValueError | OSError) else repr(error)
+            self.failures[str(run)] = str(error) if isinstance(error, UserError | OSError) else repr(error)
             self._print(run, f"failed. {self.failures[str(run)]}")
             return
         try:
@@ -167,7 +167,7 @@ def ablate(
             "--launcher for its trainings."
         )
     read = read_recipe(recipe, overrides, use_cpu=True)
-    known = rows_of(next(iter(read.stages.values())).training.teachers)
+    known = rows_of(next(iter(read.stages.values())).teachers)
     _check_rows(rows, known, read)
     names = read.eval_tasks if tasks is None else split_tasks(tasks)
     if not names:
@@ -219,8 +219,8 @@ def _execute(
         ablation = folder.write_table(runs, baseline)
         if ablation is not None:
             _show(ablation, folder.path)
-    except (OSError, ValueError) as error:
-        if not problems and isinstance(error, ValueError):
+    except (OSError, UserError) as error:
+        if not problems and isinstance(error, UserError):
             raise
         cause = error
         problems.append(f"The table and the curves could not all be written: {error}")

@@ -6,7 +6,6 @@ from pathlib import Path
 from ..files.atomic import visible_files
 from ..files.digest import digest
 from ..training.recipes.recipe import Recipe
-from ..training.teachers.presets import expand_teachers
 
 
 # Larger files of a folder, the weights, are compared by size: reading a language model would take minutes. The small
@@ -36,6 +35,6 @@ def fingerprints(recipe: Recipe, data_file: str | None) -> dict[str, str]:
         model, data = stage.model, stage.data
         paths |= {model.vision_tower, model.language_model, model.llava, model.tokenizer}
         paths |= {data.data_path, data.eval_data_path, data.chat_template}
-        paths |= {teacher.checkpoint for teacher in expand_teachers(stage.training.teachers)}
+        paths |= {teacher.checkpoint for teacher in stage.teachers}
     # os.path.exists, since an inline chat template is too long for Path.exists.
     return {path: fingerprint(Path(path)) for path in sorted(filter(None, paths)) if os.path.exists(path)}

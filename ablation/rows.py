@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..training.recipes.objectives import OBJECTIVES
 from ..training.recipes.recipe import Recipe
-from ..training.teachers.presets import expand_teachers
+from ..training.teachers.config import TeacherConfig
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ DEFAULT_ROWS = ("llava", "fine", "token_scoring", "hawaii", "move_kd", "move_kd_
 SINGLE_TEACHER_PREFIX = "only_"
 
 
-def rows_of(teachers: str | list | None) -> dict[str, Row]:
+def rows_of(teachers: list[TeacherConfig]) -> dict[str, Row]:
     """Returns all rows of a recipe with these teachers by name, in the order of the table."""
     single = {}
-    for config in expand_teachers(teachers):
+    for config in teachers:
         fields = {name: value for name, value in asdict(config).items() if value is not None}
         single[f"{SINGLE_TEACHER_PREFIX}{config.name}"] = Row(
             f"HAWAII, {config.name} alone", {**HAWAII, "teachers": [fields]}

@@ -5,13 +5,13 @@ from pathlib import Path
 from .user_error import UserError
 
 
-def check_source(role: str, name: str, file: str = "config.json") -> None:
+def check_source(option: str, name: str, file: str = "config.json") -> None:
     """
     Checks that a name can be a model, before a library fails with a less helpful message.
 
     Args:
-        role (`str`):
-            What the recipe uses it as, such as "teacher".
+        option (`str`):
+            What it is in the recipe, such as `vision_tower`.
         name (`str`):
             Folder or hub id.
         file (`str`, *optional*, defaults to `"config.json"`):
@@ -23,10 +23,10 @@ def check_source(role: str, name: str, file: str = "config.json") -> None:
     if Path(name).is_dir():
         if not (Path(name) / file).is_file():
             raise UserError(
-                f"The {role} {name} is a folder without {file}. Name a folder that `save_pretrained` wrote."
+                f"The {option} {name} is a folder without {file}. Name a folder that `save_pretrained` wrote."
             )
     elif name.count("/") > 1 or name.startswith((".", "/")):  # a hub id is `name` or `owner/name`
         raise UserError(
-            f"There is no {role} {name}: name a folder or a hub id. (`hawaii data easy_vqa` creates all that "
+            f"There is no {option} {name}: name a folder or a hub id. (`hawaii data easy_vqa` creates all that "
             "the recipe easy_vqa names.)"
         )

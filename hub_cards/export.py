@@ -45,7 +45,7 @@ def export(source: Path, destination: Path, facts: dict) -> None:
     is_encoder = (source / "config.json").is_file() and "text_config" not in read_config(source)
     for name in ("config.json", "preprocessor_config.json" if is_encoder else "processor_config.json"):
         if not (source / name).is_file():
-            raise UserError(f"{source} is no saved HAWAII: it has no {name}.")
+            raise UserError(f"{source} is not a saved HAWAII: it has no {name}.")
     with atomic_folder(destination) as folder:
         for pattern in PUBLISHED:
             for path in source.glob(pattern):

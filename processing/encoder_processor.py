@@ -20,8 +20,20 @@ def load_image_processor(source: str | None):
 
 
 def kernel_and_colors(original) -> dict[str, Any]:
-    """Settings that a student's image processor takes from another one."""
-    return {name: getattr(original, name) for name in ("image_mean", "image_std", "resample")}
+    """
+    Settings that a student's image processor takes from another one.
+
+    Raises:
+        UserError: `original` does not normalise or resize, so it has none of them.
+    """
+    settings = {name: getattr(original, name, None) for name in ("image_mean", "image_std", "resample")}
+    missing = [name for name, value in settings.items() if value is None]
+    if missing:
+        raise UserError(
+            f"The image processor {type(original).__name__} has no {missing[0]}, which a student's images need; set "
+            "it in the checkpoint's preprocessor_config.json."
+        )
+    return settings
 
 
 class EncoderProcessor:

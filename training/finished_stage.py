@@ -14,12 +14,10 @@ from ..processing.encoder_processor import EncoderProcessor
 from .checkpoints import load_objective
 from .objectives.encoder_passes import Student
 from .objectives.objective import Objective, ObjectiveOptions
-from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import OBJECTIVES
 from .students.encoders import holds_encoder, load_encoder
 from .teachers.config import TeacherConfig
 from .teachers.loading import load_teachers
-from .teachers.presets import expand_teachers
 from .teachers.teacher import Teacher
 
 
@@ -65,14 +63,14 @@ class FinishedStage:
     objective: Objective
 
 
-def save_settings(args: HawaiiTrainingArguments, options: ObjectiveOptions, folder: Path) -> None:
-    """Writes an objective's options by field, and its teachers with every field of a preset."""
-    teachers = expand_teachers(args.teachers if OBJECTIVES[args.objective].uses_teachers else [])
-    settings = {"objective": args.objective, **asdict(options), "teachers": [asdict(config) for config in teachers]}
-    for config in settings["teachers"]:
+def save_settings(settings: ObjectiveSettings, folder: Path) -> None:
+    """Writes [`ObjectiveSettings`] into the folder of a stage."""
+    teachers = [asdict(config) for config in settings.teachers]
+    for config in teachers:
         if Path(config["checkpoint"]).is_dir():
             config["checkpoint"] = str(Path(config["checkpoint"]).resolve())  # valid from any working directory
-    write_json(folder / OBJECTIVE_SETTINGS_FILE, settings)
+    content = {"objective": settings.objective, **asdict(settings.options), "teachers": teachers}
+    write_json(folder / OBJECTIVE_SETTINGS_FILE, content)
 
 
 def find_stage(run: str | Path) -> Path:
@@ -92,7 +90,8 @@ def find_stage(run: str | Path) -> Path:
     results = run / RESULTS_FILE
     folders = [run, run / MODEL_FOLDER]
     if results.is_file():
-        last = list(read_json(results)["stages"])[-1]
+        with explain_errors(f"{results} does not describe a run", (KeyError, TypeError, IndexError)):
+            last = list(read_json(results)["stages"])[-1]
         folders = [run / last / MODEL_FOLDER]
     folder = next((folder for folder in folders if (folder / OBJECTIVE_SETTINGS_FILE).is_file()), None)
     if folder is None or not (folder / OBJECTIVE_FILE).is_file():

@@ -19,6 +19,7 @@ from .checkpoints import find_checkpoint, load_objective
 from .data.conversation_dataset import Collator, ConversationDataset
 from .data.images import ImageDataset, collate_images
 from .data.questions import QuestionDataset
+from .finished_stage import ObjectiveSettings
 from .recipes.arguments import DataArguments
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
 from .recipes.recipe import Stage, read_recipe
@@ -26,7 +27,6 @@ from .students.encoders import warn_of_other_teachers
 from .students.student import build_student, continue_student
 from .students.trainable import set_trainable
 from .teachers.loading import load_teachers
-from .teachers.presets import expand_teachers
 from .trainer import HawaiiTrainer
 
 
@@ -70,8 +70,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
     model_args, data_args, args = stage.model, stage.data, stage.training
     set_seed(args.seed)
     objective_class = OBJECTIVES[args.objective]
-    loaded = load_teachers(expand_teachers(args.teachers), args.device) if objective_class.uses_teachers else []
-    teachers = objective_class.prepare_teachers(loaded)
+    teachers = objective_class.prepare_teachers(load_teachers(stage.distilled_teachers, args.device))
     if previous is None:
         student, processor = build_student(model_args, data_args, len(teachers), args.objective)
     else:
@@ -120,7 +119,8 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
         "question": dataset.question,
         "log": next((entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {}),
     }
-    trainer.save_whole(model_folder, report)
+    settings = ObjectiveSettings(args.objective, stage.options, stage.distilled_teachers)
+    trainer.save_whole(model_folder, report, settings)
 
 
 def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> None:

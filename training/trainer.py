@@ -17,7 +17,7 @@ from ..files.user_error import UserError
 from .answers import answer_questions, evaluation_mode, load_questions, score_answers
 from .callbacks import TimerCallback
 from .checkpoints import check_random_states, load_checkpoint, remove_old_checkpoints, save_objective
-from .finished_stage import save_settings
+from .finished_stage import ObjectiveSettings, save_settings
 from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import StudentWithObjective
 from .teachers.teacher import Teacher
@@ -203,8 +203,11 @@ class HawaiiTrainer(Trainer):
         save_objective(module.objective, folder, objective)
         self.processing_class.save_pretrained(folder)
 
-    def save_whole(self, final: Path, report: dict) -> None:
-        """Saves a finished stage: student, objective and report, in a folder that appears when it is complete."""
+    def save_whole(self, final: Path, report: dict, settings: ObjectiveSettings) -> None:
+        """
+        Saves a finished stage: student, objective, its settings and the report, in a folder that appears when it is
+        complete.
+        """
         incomplete = final.with_name(f"{final.name}.incomplete")
         if self.args.should_save:
             shutil.rmtree(incomplete, ignore_errors=True)
@@ -213,8 +216,7 @@ class HawaiiTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             write_json(incomplete / STAGE_FILE, report)
-            objective = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).objective
-            save_settings(self.args, objective.options, incomplete)
+            save_settings(settings, incomplete)
             replace_folder(incomplete, final)
             # A run that was killed after its last checkpoint saves no other.
             remove_old_checkpoints(self.args.output_dir, self.args.save_total_limit)

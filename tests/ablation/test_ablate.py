@@ -13,6 +13,7 @@ from datasets import Image as ImageFeature
 from hawaii.__main__ import main
 from hawaii.ablation.folder import AblationFolder
 from hawaii.ablation.run import Run
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.training import make_image, make_record, write_recipe
 
 
@@ -179,7 +180,7 @@ def test_a_failed_final_table_is_reported_at_the_end(world, run, monkeypatch, ca
 
 def test_an_invalid_table_does_not_hide_a_failed_run(world, run, monkeypatch, capsys):
     def fail(*args):
-        raise ValueError("runs/radio/seed-0/run.json has a score that is not a number")
+        raise UserError("runs/radio/seed-0/run.json has a score that is not a number")
 
     monkeypatch.setattr(AblationFolder, "write_table", fail)
     world.settings["fail"] = ["llava/seed-0"]

@@ -9,6 +9,7 @@ import yaml
 from hawaii.ablation.rows import DEFAULT_ROWS, ROWS, make_recipe, rows_of
 from hawaii.training.recipes.built_in import BUILT_IN
 from hawaii.training.recipes.recipe import read_recipe
+from hawaii.training.teachers.presets import expand_teachers
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_training_reads_every_row_of_every_built_in_recipe(tmp_path, name):
     recipe = read_recipe(name, use_cpu=True)
     if recipe.is_encoder_alone:
         recipe = dataclasses.replace(recipe, eval_tasks=[])
-    for row_name, row in rows_of(next(iter(recipe.stages.values())).training.teachers).items():
+    for row_name, row in rows_of(next(iter(recipe.stages.values())).teachers).items():
         made = make_recipe(recipe, row, 3, tmp_path / row_name)
         found = save_and_read(tmp_path / f"{row_name}.yaml", made)
         assert found == made and list(found.stages) == list(recipe.stages)
@@ -47,7 +48,7 @@ def test_a_row_has_another_output_dir_but_the_same_data(recipe, tmp_path):
 
 def options_of(recipe, name, stage="finetune"):
     """The given options of one row that differ from the recipe, in a stage; fields of vision_config one by one."""
-    row = rows_of(recipe.stages[stage].training.teachers)[name]
+    row = rows_of(recipe.stages[stage].teachers)[name]
     given = recipe.stages[stage].given
     made = make_recipe(recipe, row, 0, Path("run")).stages[stage].given
     changed = {key: value for key, value in made.items() if key not in given or given[key] != value}
@@ -109,7 +110,7 @@ def test_an_option_of_one_stage_stays_in_that_stage(tmp_path):
 
 
 def test_a_single_teacher_keeps_its_options_of_the_recipe(tmp_path):
-    rows = rows_of(["clip", {"preset": "convnext", "image_size": 512}, "owner/dino.v2"])
+    rows = rows_of(expand_teachers(["clip", {"preset": "convnext", "image_size": 512}, "owner/dino.v2"]))
     assert list(rows)[-3:] == ["only_clip", "only_convnext", "only_dino.v2"]
     (teacher,) = rows["only_convnext"].options["teachers"]
     assert teacher["image_size"] == 512 and teacher["checkpoint"].startswith("timm/convnext_xxlarge")
@@ -117,4 +118,4 @@ def test_a_single_teacher_keeps_its_options_of_the_recipe(tmp_path):
 
 
 def test_without_teachers_there_are_no_rows_of_a_single_teacher():
-    assert set(rows_of(None)) == set(ROWS) >= set(DEFAULT_ROWS)
+    assert set(rows_of([])) == set(ROWS) >= set(DEFAULT_ROWS)

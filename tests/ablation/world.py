@@ -15,6 +15,7 @@ STAND_IN = Path(__file__).with_name("stand_in_hawaii.py")
 RECIPE = {
     "teachers": ["owner/resnet", "owner/vit"],
     "tokenizer": "${output_dir}/tokenizer",
+    "vision_config": {},
     "text_config": {"model_type": "llama"},
     "data_path": "${output_dir}/data.json",
     "image_folder": "${output_dir}/images",

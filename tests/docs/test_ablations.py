@@ -12,6 +12,7 @@ from hawaii.__main__ import parse
 from hawaii.ablation.rows import DEFAULT_ROWS, ROWS, make_recipe, rows_of
 from hawaii.tests.documents import ROOT, blocks, read
 from hawaii.training.recipes.recipe import read_recipe
+from hawaii.training.teachers.config import TeacherConfig
 
 
 ABLATIONS = read("docs/ablations.md")
@@ -30,7 +31,7 @@ EVIDENCE_COMMANDS = commands_of(read("docs/evidence.md"))
 def test_each_command_names_an_existing_recipe_and_existing_rows(words):
     arguments = parse(words[1:])
     recipe = read_recipe(str(ROOT / arguments.recipe), getattr(arguments, "overrides", None), use_cpu=True)
-    teachers = next(iter(recipe.stages.values())).training.teachers
+    teachers = next(iter(recipe.stages.values())).teachers
     assert set(getattr(arguments, "rows", DEFAULT_ROWS)) <= set(rows_of(teachers))
     assert recipe.eval_tasks
 
@@ -46,7 +47,7 @@ def test_the_command_of_table_2_evaluates_the_ten_benchmarks_of_the_paper():
 def test_every_row_is_listed_with_its_label():
     shown = re.findall(r"^\| (\w+) \| (.+?) \|", ABLATIONS.split("## Rows")[1].split("## ")[0], flags=re.MULTILINE)
     rows = [(name, row.label) for name, row in ROWS.items()]
-    alone = rows_of(["owner/TEACHER"])["only_TEACHER"].label
+    alone = rows_of([TeacherConfig("owner/TEACHER")])["only_TEACHER"].label
     assert shown[1:] == [*rows, ("only_TEACHER", alone)]
     assert list(DEFAULT_ROWS) == [name for name, _ in rows[:7]]
     assert "The first seven are the default of `--rows`." in ABLATIONS
@@ -55,7 +56,7 @@ def test_every_row_is_listed_with_its_label():
 def test_all_rows_share_lambda_1_and_trainable():
     for name in ("easy_vqa", "emoji_vqa"):
         recipe = read_recipe(name, use_cpu=True)
-        for row in rows_of(recipe.stages["pretrain"].training.teachers).values():
+        for row in rows_of(recipe.stages["pretrain"].teachers).values():
             for stage in make_recipe(recipe, row, 0, Path("run")).stages.values():
                 assert stage.options.lambda_1 == 10
                 assert stage.training.trainable == recipe.stages[stage.name].training.trainable

@@ -156,7 +156,7 @@ def test_scores_are_in_the_card(hub):
 
 def test_an_encoder_without_its_image_processor_is_not_published(tmp_path):
     make_model().model.vision_tower.save_pretrained(tmp_path / "stage")
-    with pytest.raises(UserError, match=r"stage is no saved HAWAII: it has no preprocessor_config\.json"):
+    with pytest.raises(UserError, match=r"stage is not a saved HAWAII: it has no preprocessor_config\.json"):
         export(tmp_path / "stage", tmp_path / "hub", FACTS)
     make_encoder_processor().save_pretrained(tmp_path / "stage")
     export(tmp_path / "stage", tmp_path / "hub", FACTS)

@@ -139,6 +139,6 @@ def test_the_source_is_unchanged(source, tmp_path):
 @pytest.mark.parametrize("name", ["config.json", "processor_config.json"])
 def test_a_folder_without_a_checkpoint_is_named(source, tmp_path, name):
     (source / name).unlink()
-    with pytest.raises(UserError, match=f"stage is no saved HAWAII: it has no {name}"):
+    with pytest.raises(UserError, match=f"stage is not a saved HAWAII: it has no {name}"):
         export(source, tmp_path / "hub", FACTS)
     assert not (tmp_path / "hub").exists()

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, Pix2StructImageProcessor
 
 from hawaii.files.user_error import UserError
-from hawaii.processing.encoder_processor import load_image_processor
+from hawaii.processing.encoder_processor import kernel_and_colors, load_image_processor
 from hawaii.tests.tiny.encoders import make_encoder_processor
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_image
@@ -57,3 +57,10 @@ def test_a_damaged_image_processor_is_named(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "of_tomorrow"}')
     with pytest.raises(UserError, match=f"The image processor of {tmp_path} could not be loaded"):
         load_image_processor(str(tmp_path))
+
+
+def test_an_image_processor_without_normalisation_is_an_error(tmp_path):
+    Pix2StructImageProcessor().save_pretrained(tmp_path)
+    original = load_image_processor(str(tmp_path))
+    with pytest.raises(UserError, match="Pix2StructImageProcessor\\w* has no image_mean, which a"):
+        kernel_and_colors(original)

@@ -17,10 +17,11 @@ from hawaii.training.checkpoints import save_objective
 from hawaii.training.data.conversation_dataset import Collator, ConversationDataset
 from hawaii.training.data.readers import read_records
 from hawaii.training.data.record import Message, Record
-from hawaii.training.finished_stage import save_settings
+from hawaii.training.finished_stage import ObjectiveSettings, save_settings
 from hawaii.training.objectives.objective import ObjectiveOptions
 from hawaii.training.recipes.arguments import TRAINABLE_PARTS, HawaiiTrainingArguments
 from hawaii.training.recipes.objectives import OBJECTIVES, StudentWithObjective
+from hawaii.training.teachers.config import TeacherConfig
 
 from .models import VISION, fill, make_model, make_processor, make_tokenizer
 
@@ -256,8 +257,6 @@ def save_stage(folder: Path, teachers: dict[str, Path], chat_template: str = "vi
     module.student.save_pretrained(folder)
     make_processor(chat_template=chat_template).save_pretrained(folder)
     save_objective(module.objective, folder)
-    args = make_arguments(
-        objective=kwargs.get("objective", "hawaii"), teachers=[str(path) for path in teachers.values()]
-    )
-    save_settings(args, module.objective.options, folder)
+    configs = [TeacherConfig(str(path)) for path in teachers.values()]
+    save_settings(ObjectiveSettings(kwargs.get("objective", "hawaii"), module.objective.options, configs), folder)
     return module

@@ -17,15 +17,25 @@ from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.files.user_error import UserError
 from hawaii.tests.folders import contents
 from hawaii.tests.tiny.models import make_processor
-from hawaii.tests.tiny.training import make_arguments, make_dataset, make_module, make_record, save_data
+from hawaii.tests.tiny.training import (
+    make_arguments,
+    make_dataset,
+    make_module,
+    make_options,
+    make_record,
+    save_data,
+)
 from hawaii.training import checkpoints
 from hawaii.training.checkpoints import check_random_states, find_checkpoint, load_checkpoint, remove_old_checkpoints
 from hawaii.training.data.conversation_dataset import Collator
+from hawaii.training.finished_stage import ObjectiveSettings
 from hawaii.training.trainer import HawaiiTrainer
 
 
 RECORDS = [make_record(number) for number in range(6)]
 FILES = ["optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth", "objective.safetensors"]
+
+SETTINGS = ObjectiveSettings("hawaii", make_options(), [])
 
 
 @pytest.fixture
@@ -237,7 +247,7 @@ def test_a_kill_while_an_old_checkpoint_is_removed_damages_none(make_trainer, ru
     assert folders(run) == ["checkpoint-1.incomplete.old", "checkpoint-2"]
     assert find_checkpoint(str(run)) == str(run / "checkpoint-2")
     load_checkpoint(make_module(), run / "checkpoint-2")
-    trainer.save_whole(run / "model", {})  # like a resume that has no checkpoint left to write
+    trainer.save_whole(run / "model", {}, SETTINGS)  # like a resume that has no checkpoint left to write
     assert folders(run) == ["checkpoint-2", "model"]
 
 
@@ -253,7 +263,7 @@ def test_without_a_limit_only_leftovers_are_removed(tmp_path):
 def test_a_finished_model_has_the_names_of_the_language_models_published_checkpoints(make_trainer, run, tmp_path):
     # transformers 5 keeps all experts of a layer in one tensor; its files and 4.57 do not.
     module = make_module(text={"model_type": "mixtral", "num_local_experts": 2})
-    make_trainer(module).save_whole(run / "model", {})
+    make_trainer(module).save_whole(run / "model", {}, SETTINGS)
     module.student.save_pretrained(tmp_path / "own")
     names = load_file(run / "model" / "model.safetensors").keys()
     assert names == load_file(tmp_path / "own" / "model.safetensors").keys()
@@ -296,7 +306,7 @@ def test_a_checkpoint_and_a_stages_model_load_without_the_package(make_trainer, 
     module = make_module()
     trainer = make_trainer(module, max_steps=1)
     trainer.train()
-    trainer.save_whole(run / "model", {})
+    trainer.save_whole(run / "model", {}, SETTINGS)
     inputs = {"input_ids": torch.tensor([[2, 5, *[4] * 16, 9]]), "pixel_values": torch.randn(1, 3, 16, 16)}
     save_file(inputs, tmp_path / "inputs.safetensors")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
@@ -317,7 +327,7 @@ def test_a_finished_stage_has_model_objective_and_report_but_no_training_state(m
     module = make_module()
     trainer = make_trainer(module, max_steps=1)
     trainer.train()
-    trainer.save_whole(run / "model", {"steps": 1})
+    trainer.save_whole(run / "model", {"steps": 1}, SETTINGS)
     assert json.loads((run / "model" / "stage.json").read_text()) == {"steps": 1}
     names = {path.name for path in (run / "model").iterdir()}
     assert {"model.safetensors", "objective.safetensors", "config.json", "processor_config.json"} <= names

@@ -9,8 +9,9 @@ import torch
 
 from hawaii.files.run_contents import OBJECTIVE_FILE, OBJECTIVE_SETTINGS_FILE
 from hawaii.files.user_error import UserError
-from hawaii.tests.tiny.training import TEACHER_GRIDS, make_arguments, make_options, save_stage
-from hawaii.training.finished_stage import find_stage, load_stage, read_settings, save_settings
+from hawaii.tests.tiny.training import TEACHER_GRIDS, make_options, save_stage
+from hawaii.training.finished_stage import ObjectiveSettings, find_stage, load_stage, read_settings, save_settings
+from hawaii.training.teachers.presets import expand_teachers
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,10 @@ def test_a_folder_without_a_finished_stage_is_an_error(saved, copy, hub_folder, 
     (tmp_path / "train_results.json").write_text("{")
     with pytest.raises(UserError, match=r"train_results\.json is damaged"):
         find_stage(tmp_path)
+    for text in ("{}", '{"stages": {}}', '{"stages": 3}'):
+        (tmp_path / "train_results.json").write_text(text)
+        with pytest.raises(UserError, match=r"train_results\.json does not describe a run"):
+            find_stage(tmp_path)
     (copy / OBJECTIVE_FILE).unlink()
     with pytest.raises(ValueError, match="holds no finished stage with its objective"):
         find_stage(copy)
@@ -61,24 +66,24 @@ def test_a_folder_without_a_finished_stage_is_an_error(saved, copy, hub_folder, 
 
 def test_teachers_are_saved_with_all_fields_of_their_presets(tmp_path):
     teachers = ["clip", {"preset": "sam", "image_size": 512, "dtype": "float32"}]
-    save_settings(make_arguments(teachers=teachers), make_options(), tmp_path)
+    save_settings(ObjectiveSettings("hawaii", make_options(), expand_teachers(teachers)), tmp_path)
     clip, sam = read_settings(tmp_path).teachers
     assert (clip.name, clip.checkpoint, clip.layer) == ("clip", "openai/clip-vit-large-patch14-336", -2)
     assert (sam.name, sam.image_size, sam.dtype, sam.resample) == ("sam", 512, "float32", "bilinear")
 
 
 def test_the_settings_contain_the_options_of_the_objective_only(tmp_path):
-    save_settings(make_arguments(learning_rate=0.5), make_options(token_scoring=False), tmp_path)
+    save_settings(ObjectiveSettings("hawaii", make_options(token_scoring=False), []), tmp_path)
     settings = json.loads((tmp_path / OBJECTIVE_SETTINGS_FILE).read_text())
     assert (settings["token_scoring"], settings["teachers"]) == (False, [])
     assert read_settings(tmp_path).options == make_options(token_scoring=False)
-    assert "learning_rate" not in settings and "output_dir" not in settings
+    assert settings.keys() == {"objective", "teachers", *vars(make_options())}
 
 
 def test_a_teacher_is_found_from_any_working_directory(teacher_folders, tmp_path, monkeypatch):
     name, folder = next(iter(teacher_folders.items()))
     monkeypatch.chdir(folder.parent)
-    save_settings(make_arguments(teachers=[f"./{name}"]), make_options(), tmp_path)
+    save_settings(ObjectiveSettings("hawaii", make_options(), expand_teachers([f"./{name}"])), tmp_path)
     monkeypatch.chdir(tmp_path)
     (config,) = read_settings(tmp_path).teachers
     assert (config.name, config.checkpoint) == (name, os.path.realpath(folder))

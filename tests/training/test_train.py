@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.files.run_contents import CHECKPOINT_STATE_FILES, OBJECTIVE_FILE
+from hawaii.files.user_error import UserError
 from hawaii.processing.chat_templates import load_chat_template
 from hawaii.tests.finished_runs import logged_steps
 from hawaii.tests.tiny.language_models import FAMILIES, save_language_model
@@ -333,15 +334,27 @@ def test_the_same_teachers_in_another_order_are_an_error(recipe, tmp_path, teach
     teachers = [{"checkpoint": folder, "name": name} for name in "ab"]
     overrides = [f"output_dir={tmp_path}", "max_steps=1", f"teachers={json.dumps(teachers)}"]
     overrides.append(f"stages.finetune.teachers={json.dumps(teachers[::-1])}")
-    with pytest.raises(ValueError, match="this recipe: 16 weights differ, fine_projections.0_a.0.bias is"):
+    with pytest.raises(
+        UserError, match=r"stage finetune: teachers is \['b', 'a'\] here and \['a', 'b'\] in stage pretr"
+    ):
         train(str(recipe), overrides)
+    assert not (tmp_path / "pretrain").exists()
 
 
-def test_a_stage_with_other_teachers_than_the_previous_one_is_an_error(recipe, tmp_path):
-    teachers = yaml.safe_load(Path(recipe).read_text())["teachers"]
-    overrides = [f"output_dir={tmp_path}", "max_steps=1", f"stages.finetune.teachers={json.dumps(teachers[::-1])}"]
-    with pytest.raises(ValueError, match=r"objective.safetensors does not fit this recipe: .*fine_projections"):
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"image_size": 32}, "stage finetune: image_size of teacher vit is 32 here and None in stage pretrain, but a"),
+        ({"imagesize": 32}, "stage finetune: A teacher has no field 'imagesize'"),
+    ],
+)
+def test_other_teachers_in_a_later_stage_are_an_error_before_training(recipe, tmp_path, change, problem):
+    first, *others = yaml.safe_load(Path(recipe).read_text())["teachers"]
+    teachers = [{"checkpoint": first, "name": "vit", **change}, *others]
+    overrides = [f"output_dir={tmp_path / 'run'}", f"stages.finetune.teachers={json.dumps(teachers)}"]
+    with pytest.raises(UserError, match=problem):
         train(str(recipe), overrides)
+    assert not (tmp_path / "run").exists()
 
 
 def test_generation_stops_at_the_end_token_of_the_last_stage(tmp_path, teacher_folders):

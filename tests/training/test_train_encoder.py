@@ -246,9 +246,9 @@ INVALID = {
     "lambda_1=0.0": "lambda_1 is 0",
     "chat_template=vicuna_v1": "stage first: chat_template is 'vicuna_v1', but the recipe's first stage names no",
     "stages.second.chat_template=plain": "stage second: chat_template is 'plain', but .*is trained alone",
-    "stages.second.tokenizer=words": "stage second: tokenizer is 'words', but .* so the encoder is trained alone",
-    "tokenizer=words": "The tokenizer words cannot be read",
-    "vision_config=": "names no tokenizer and no language_model",
+    "stages.second.tokenizer=words": "stage second: there is a tokenizer but no language model; name a language_model",
+    "tokenizer=words": "stage first: there is a tokenizer but no language model; name a language_model",
+    "vision_config=": "stage first: there is no encoder; name a vision_tower",
     "image_folder=''": "there is no image_folder",
 }
 

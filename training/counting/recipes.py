@@ -22,7 +22,6 @@ from ..students.encoders import continue_config
 from ..students.student import vision_fields
 from ..students.tokenizer import load_tokenizer
 from ..students.trainable import part_of, set_trainable
-from ..teachers.presets import expand_teachers
 from ..teachers.teacher import Teacher
 from .architectures import ARCHITECTURES, read_architecture
 from .teachers import count_parameters, outline
@@ -135,8 +134,7 @@ def describe_recipe(recipe: str, overrides: Sequence[str] | None = None) -> str:
     first = next(iter(stages.values()))
     name = first.training.objective
     objective_class = OBJECTIVES[name]
-    configs = expand_teachers(first.training.teachers) if objective_class.uses_teachers else []
-    teachers = objective_class.prepare_teachers([outline(config) for config in configs])
+    teachers = objective_class.prepare_teachers([outline(config) for config in first.distilled_teachers])
     student = outline_student(first.model, len(teachers), name)
     with torch.device("meta"):
         objective = objective_class(first.options, student, {teacher.name: teacher.grid for teacher in teachers})

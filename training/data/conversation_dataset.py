@@ -56,7 +56,7 @@ class ConversationDataset(RecordDataset):
                 f"its {len(record.images)} images and its text do not fit into max_length {self.max_length}"
             )
         if (labels == IGNORE_INDEX).all():
-            raise UserError(f"no answer is left of it within max_length {self.max_length}")
+            raise UserError(f"truncation to max_length {self.max_length} removes all of its answers")
         return {
             "input_ids": input_ids,
             "labels": labels,

@@ -44,7 +44,7 @@ class QuestionDataset(RecordDataset):
             try:
                 conversation = tokenize_conversation(record.messages, self.processor)
                 prompt = tokenize_prompt(record.messages[:-1], self.processor)
-            except ValueError as error:
+            except UserError as error:
                 raise UserError(f"{self._name_record(index, error)}. Fix it, or {self.hint}.") from error
             if not conversation.end_ids:
                 raise UserError(
@@ -66,7 +66,7 @@ class QuestionDataset(RecordDataset):
             if not isinstance(record.question_type, str):
                 raise UserError(
                     f"{self.data_path}, record {record.id!r}: its question_type is {record.question_type!r}, but "
-                    "others have one; give every record a text, or none."
+                    "others have one; give every record a question_type, or none."
                 )
         return types
 

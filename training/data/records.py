@@ -32,7 +32,8 @@ def choose_share(records: list[Record], share: float, data_path: str) -> list[Re
     """
     Chooses the records of a share of the images by a hash of each image's path: the choice is the same on every
     machine, a smaller share is a subset of a larger one, and 1 chooses all. A record with several images is chosen if
-    all of its images are; a record without images is chosen by its id.
+    all of its images are; a record without images is chosen by its id. The hash must never change, or a finished stage
+    and the next one would have other images.
 
     Raises:
         UserError: The share has no record, or none with an image although there are some; names `data_path`.
@@ -46,8 +47,8 @@ def choose_share(records: list[Record], share: float, data_path: str) -> list[Re
     images = {path for record in records for path in record.images}
     if not chosen or (images and not any(record.images for record in chosen)):
         raise UserError(
-            f"image_share {share} leaves nothing to learn from of the {len(images)} images in the {len(records)} "
-            f"records of {data_path}; make it larger."
+            f"image_share {share} selects no record with an image: there are {len(images)} images in the "
+            f"{len(records)} records of {data_path}; make it larger."
         )
     return chosen
 
@@ -109,7 +110,7 @@ class RecordDataset(Dataset, ABC):
         for number in [*range(index, len(self)), *range(index)]:
             try:
                 return self._read(number)
-            except ValueError as error:
+            except UserError as error:
                 problem = self._name_record(number, error)
                 if self.bad_records == "error":
                     raise UserError(f"{problem}. Fix it, or {self.hint}.") from error
@@ -121,9 +122,9 @@ class RecordDataset(Dataset, ABC):
 
     @abstractmethod
     def _read(self, index: int) -> dict:
-        """Returns the sample of a record; raises a `ValueError` if it cannot be read."""
+        """Returns the sample of a record; raises a `UserError` if it cannot be read."""
 
-    def _name_record(self, index: int, error: ValueError) -> str:
+    def _name_record(self, index: int, error: UserError) -> str:
         return f"{self.data_path}, record {self.records[index].id!r}: {str(error).removesuffix('.')}"
 
     def _read_images(self, record: Record) -> dict[str, torch.Tensor]:

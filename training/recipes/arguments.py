@@ -40,6 +40,9 @@ class ModelArguments:
             Folder or hub id; the language model's or LLaVA's if not given.
         dtype (`str`, *optional*, defaults to `"float32"`):
             Precision of the student's weights.
+
+    Raises:
+        UserError: the encoder, the language model or its tokenizer is missing, or a part is named twice.
     """
 
     vision_tower: str | None = None
@@ -55,12 +58,21 @@ class ModelArguments:
         for name in ("vision_tower", "language_model", "text_config"):
             if self.llava is not None and getattr(self, name) is not None:
                 raise UserError(f"llava and {name} are both given, but a llava contains all parts; leave one out.")
+        if self.llava is not None:
+            return
+        if self.vision_tower is None and self.vision_config is None:
+            raise UserError("there is no encoder; name a vision_tower, a vision_config or a llava.")
+        if self.is_encoder_alone:
+            return
+        if self.language_model is None and self.text_config is None:
+            raise UserError("there is a tokenizer but no language model; name a language_model or a text_config.")
+        if self.tokenizer is None and self.language_model is None:
+            raise UserError("there is no tokenizer for the language model of text_config; name a tokenizer.")
 
     @property
     def is_encoder_alone(self) -> bool:
         """Whether the student is an encoder without a language model."""
-        has_encoder = self.vision_tower is not None or self.vision_config is not None
-        return has_encoder and all(getattr(self, name) is None for name in LANGUAGE_OPTIONS)
+        return all(getattr(self, name) is None for name in LANGUAGE_OPTIONS)
 
 
 @dataclass
@@ -70,8 +82,8 @@ class DataArguments:
 
     Args:
         data_path (`str`, *optional*):
-            LLaVA's JSON. An encoder without a language model is trained on the images it names; if not given, on all
-            images under `image_folder`, except hidden files and linked folders.
+            Data file of a format in [`READERS`]. An encoder without a language model is trained on the images it
+            names; if not given, on all images under `image_folder`, except hidden files and linked folders.
         image_folder (`str`):
             Folder that image paths are relative to.
         chat_template (`str`, *optional*):
@@ -87,7 +99,7 @@ class DataArguments:
             Share of the images to train on, see [`choose_share`]: the same images in every stage and run, and a subset
             of any larger share.
         eval_data_path (`str`, *optional*):
-            LLaVA's JSON of questions, one per record, for evaluation during training; transformers' `eval_strategy`,
+            Data file of questions, one per record, for evaluation during training; transformers' `eval_strategy`,
             `eval_steps` and `per_device_eval_batch_size` apply. Only useful in a stage that trains on answers:
             captions in the plain template have no end token.
     """

@@ -29,17 +29,17 @@ TYPE_NAMES = {
 }
 
 
-def check_names(place: str, role: str, names: Iterable, known: Iterable[str]) -> None:
-    """Raises a `UserError` with the closest known name if one is unknown; `role` is what a name stands for."""
+def check_names(location: str, noun: str, names: Iterable, known: Iterable[str]) -> None:
+    """Raises a `UserError` with the closest known name if one is unknown; `noun` is the kind of name."""
     known = list(known)
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            raise UserError(f"{place}: there is no {role} {name!r}.{hint}")
+            raise UserError(f"{location}: there is no {noun} {name!r}.{hint}")
 
 
-def convert_option(place: str, name: str, value: Any, annotation: Any) -> Any:
+def convert_option(location: str, name: str, value: Any, annotation: Any) -> Any:
     """
     Converts a value to the type of its option. YAML reads a folder named 2024 as a number and the word no as false.
 
@@ -54,7 +54,7 @@ def convert_option(place: str, name: str, value: Any, annotation: Any) -> Any:
         elif isinstance(value, int):
             value = str(value)
         elif isinstance(value, float):
-            raise UserError(f"{place}: {name} is the number {value!r}; it must be text: put it in quotes.")
+            raise UserError(f"{location}: {name} is the number {value!r}; it must be text: put it in quotes.")
     elif isinstance(value, str) and str not in types and float in types:
         try:
             value = float(value)
@@ -65,16 +65,16 @@ def convert_option(place: str, name: str, value: Any, annotation: Any) -> Any:
     if type(value) in types or (type(value) is int and float in types):
         return value
     if value is None:
-        raise UserError(f"{place}: {name} is empty; give it a value, or leave the key out.")
+        raise UserError(f"{location}: {name} is empty; give it a value, or leave the key out.")
     allowed = " or ".join(TYPE_NAMES.get(member, str(member)) for member in types if member is not NoneType)
-    raise UserError(f"{place}: {name} is {value!r}; it must be {allowed}.")
+    raise UserError(f"{location}: {name} is {value!r}; it must be {allowed}.")
 
 
-def convert_options(place: str, given: dict[str, Any]) -> dict[str, Any]:
+def convert_options(location: str, given: dict[str, Any]) -> dict[str, Any]:
     """
     Converts the options of a stage; those of other objectives than the chosen one are left out. An empty option of the
     objective has the objective's default.
     """
     chosen = OBJECTIVE_TYPES.get(given.get("objective", HawaiiTrainingArguments.objective), {})
     given = {name: value for name, value in given.items() if name in TYPES or (name in chosen and value is not None)}
-    return {name: convert_option(place, name, value, {**TYPES, **chosen}[name]) for name, value in given.items()}
+    return {name: convert_option(location, name, value, {**TYPES, **chosen}[name]) for name, value in given.items()}

@@ -13,13 +13,16 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers import IntervalStrategy
 
 from ...files.atomic import write_text
+from ...files.run_contents import HUB_FOLDER
 from ...files.user_error import UserError, explain_errors
 from ..objectives.objective import ObjectiveOptions
+from ..teachers.config import TeacherConfig
+from ..teachers.presets import expand_teachers
 from .arguments import LANGUAGE_OPTIONS, DataArguments, HawaiiTrainingArguments, ModelArguments
 from .built_in import find_recipe
 from .model_configs import check_text_config, check_vision_config
 from .objectives import OBJECTIVES
-from .options import OPTIONS, check_names, convert_options
+from .options import OPTIONS, check_names, convert_option, convert_options
 
 
 # Options that the first stage builds the student from; a later stage continues with the result.
@@ -43,6 +46,8 @@ class Stage:
             Its arguments. `training.output_dir` is the folder of the stage.
         options (`ObjectiveOptions`):
             Options of the chosen objective, `training.objective`.
+        teachers (`list[TeacherConfig]`):
+            The teachers that the recipe names, also if the objective uses none.
         given (`dict`):
             Options as written in the recipe. Two stages are equal if these are.
     """
@@ -52,7 +57,13 @@ class Stage:
     data: DataArguments = field(compare=False)
     training: HawaiiTrainingArguments = field(compare=False)
     options: ObjectiveOptions = field(compare=False)
+    teachers: list[TeacherConfig] = field(compare=False)
     given: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def distilled_teachers(self) -> list[TeacherConfig]:
+        """The teachers that the objective uses; none for LLaVA."""
+        return self.teachers if OBJECTIVES[self.training.objective].uses_teachers else []
 
 
 @dataclass(frozen=True)
@@ -138,17 +149,17 @@ def _escape(value: Any) -> Any:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
-def _first_difference(there: Any, here: Any, place: str) -> str | None:
+def _first_difference(there: Any, here: Any, location: str) -> str | None:
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         for key in [*here, *(key for key in there if key not in here)]:
             old, new = (settings.get(key, NOT_GIVEN) for settings in (there, here))
-            if difference := _first_difference(old, new, f"{place}.{key}"):
+            if difference := _first_difference(old, new, f"{location}.{key}"):
                 return difference
         return None
     if there == here:
         return None
     old, new = ("not given" if value is NOT_GIVEN else repr(value) for value in (there, here))
-    return f"{place} is {old} there and {new} here"
+    return f"{location} is {old} there and {new} here"
 
 
 def first_difference(there: Recipe, here: Recipe) -> str | None:
@@ -160,27 +171,27 @@ def first_difference(there: Recipe, here: Recipe) -> str | None:
     return _first_difference(old, new, "stages")
 
 
-def _check_evaluation(place: str, data: DataArguments, training: HawaiiTrainingArguments) -> None:
+def _check_evaluation(location: str, data: DataArguments, training: HawaiiTrainingArguments) -> None:
     values = {"eval_strategy": IntervalStrategy(training.eval_strategy).value, "eval_on_start": training.eval_on_start}
     evaluating = [name for name, value in values.items() if value not in ("no", False)]
     if data.eval_data_path is None and evaluating:
         raise UserError(
-            f"{place}: {evaluating[0]} is {values[evaluating[0]]} but no eval_data_path names the questions; add it, "
-            "or leave both out."
+            f"{location}: {evaluating[0]} is {values[evaluating[0]]} but no eval_data_path names the questions; add "
+            "it, or leave both out."
         )
     if data.eval_data_path is not None and "eval_strategy" not in evaluating:
         raise UserError(
-            f"{place}: eval_data_path {data.eval_data_path} would not be used; add eval_strategy: steps and "
+            f"{location}: eval_data_path {data.eval_data_path} would not be used; add eval_strategy: steps and "
             "eval_steps, or leave it out."
         )
 
 
 def _build_stage(path: Path, name: str, given: Mapping[str, Any], output_dir: Path, use_cpu: bool) -> Stage:
-    place = f"{path}, stage {name}"
-    options = convert_options(place, dict(given))
+    location = f"{path}, stage {name}"
+    options = convert_options(location, dict(given))
     for key, check in CONFIG_CHECKS.items():
         if options.get(key) is not None:
-            check(f"{place}, {key}", options[key])
+            check(f"{location}, {key}", options[key])
     options |= {"output_dir": str(output_dir / name), "use_cpu": use_cpu or options.get("use_cpu", False)}
 
     def build(arguments):
@@ -190,22 +201,28 @@ def _build_stage(path: Path, name: str, given: Mapping[str, Any], output_dir: Pa
     try:
         model, data, training = build(ModelArguments), build(DataArguments), build(HawaiiTrainingArguments)
         objective_options = build(OBJECTIVES[training.objective].options_class)
+        teachers = expand_teachers(training.teachers)
     except (ValueError, ImportError) as error:  # a value that transformers refuses, or a missing optional library
-        raise UserError(f"{place}: {error}") from error
-    _check_evaluation(place, data, training)
-    return Stage(name, model, data, training, objective_options, given)
+        raise UserError(f"{location}: {error}") from error
+    _check_evaluation(location, data, training)
+    return Stage(name, model, data, training, objective_options, teachers, given)
 
 
 def _check_continuation(path: Path, first: Stage, stage: Stage) -> None:
     """Checks the options that decide which modules exist: a later stage continues with those of the first."""
-    values = {"objective": (first.training.objective, stage.training.objective)}
+    values: dict[str, tuple] = {"objective": (first.training.objective, stage.training.objective)}
     if first.training.objective == stage.training.objective:
         for name in first.options.module_options:
             values[name] = (getattr(first.options, name), getattr(stage.options, name))
+        built, wanted = ([teacher.name for teacher in each.distilled_teachers] for each in (first, stage))
+        values["teachers"] = (built, wanted)
+        for built, wanted in zip(first.distilled_teachers, stage.distilled_teachers):
+            for name in (option.name for option in fields(TeacherConfig)):
+                values[f"{name} of teacher {wanted.name}"] = (getattr(built, name), getattr(wanted, name))
     for name, (built, wanted) in values.items():
         if built != wanted:
             raise UserError(
-                f"{path}, stage {stage.name}: its {name} is {wanted!r} and that of stage {first.name} is {built!r}, "
+                f"{path}, stage {stage.name}: {name} is {wanted!r} here and {built!r} in stage {first.name}, "
                 "but a later stage continues with the modules of the first; use the same value in both."
             )
 
@@ -214,7 +231,7 @@ def _check_encoder(path: Path, recipe: Recipe) -> None:
     """Rejects text options for an encoder alone, and requires data_path for every other student."""
     for name, stage in recipe.stages.items():
         if not recipe.is_encoder_alone and not stage.data.data_path:
-            raise UserError(f"{path}, stage {name}: there is no data_path; name LLaVA's JSON.")
+            raise UserError(f"{path}, stage {name}: there is no data_path; name a data file.")
         given = {**stage.given, **({"eval_tasks": ",".join(recipe.eval_tasks)} if recipe.eval_tasks else {})}
         text = [key for key in (*TEXT_OPTIONS, "eval_tasks", *LANGUAGE_OPTIONS) if given.get(key) is not None]
         if recipe.is_encoder_alone and text:
@@ -292,24 +309,24 @@ def _apply_override(recipe: Any, override: str) -> None:
     OmegaConf.update(recipe, key, value, merge=False)
 
 
-def _check_given(place: str, name: str, options: Any, is_first: bool) -> None:
+def _check_given(location: str, name: str, options: Any, is_first: bool) -> None:
     if not isinstance(options, dict):
-        raise UserError(f"{place}: its options are {options!r}; they must be a mapping.")
-    if name == "hub" or not re.fullmatch(r"[\w-]+", name):
+        raise UserError(f"{location}: its options are {options!r}; they must be a mapping.")
+    if name == HUB_FOLDER or not re.fullmatch(r"[\w-]+", name):
         raise UserError(
-            f"{place}: a stage is a folder of the run next to `hub`; give it another name, of letters, digits, _ "
-            "and -."
+            f"{location}: a stage is a folder of the run next to `{HUB_FOLDER}`; give it another name, of letters, "
+            "digits, _ and -."
         )
     for key in ("output_dir", "eval_tasks"):
         if key in options:
-            raise UserError(f"{place}: {key} belongs to the complete run; move it to the shared keys.")
+            raise UserError(f"{location}: {key} belongs to the complete run; move it to the shared keys.")
     student_options = [key for key in STUDENT_OPTIONS if key in options]
     if student_options and not is_first:
         raise UserError(
-            f"{place}: {student_options[0]} has no effect, because a later stage starts from the stage before it; "
+            f"{location}: {student_options[0]} has no effect, because a later stage starts from the stage before it; "
             "move it to the shared keys or to the first stage."
         )
-    check_names(place, "option", options, OPTIONS)
+    check_names(location, "option", options, OPTIONS)
 
 
 def read_recipe(recipe: str | Path, overrides: Sequence[str] | None = (), use_cpu: bool = False) -> Recipe:
@@ -341,10 +358,11 @@ def read_recipe(recipe: str | Path, overrides: Sequence[str] | None = (), use_cp
     output_dir, tasks = content.pop("output_dir", None), content.pop("eval_tasks", None)
     if output_dir in (None, ""):
         raise UserError(f"{path} names no output_dir.")
+    output_dir = convert_option(str(path), "output_dir", output_dir, str)
     for number, (name, options) in enumerate(stages.items()):
-        place = f"{path}, stage {name}"
-        _check_given(place, name, options, is_first=number == 0)
-        check_names(place, "option", content, OPTIONS)
+        location = f"{path}, stage {name}"
+        _check_given(location, name, options, is_first=number == 0)
+        check_names(location, "option", content, OPTIONS)
     tasks = [] if tasks is None else tasks if isinstance(tasks, list) else str(tasks).split(",")
     tasks = [str(task).strip() for task in tasks]
-    return _build_recipe(path, Path(str(output_dir)), {n: {**content, **o} for n, o in stages.items()}, tasks, use_cpu)
+    return _build_recipe(path, Path(output_dir), {n: {**content, **o} for n, o in stages.items()}, tasks, use_cpu)

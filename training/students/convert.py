@@ -50,7 +50,7 @@ def _new_folder(folder: str) -> Path:
 def build_llava_processor(source: LlavaCheckpoint) -> HawaiiProcessor:
     """
     Creates the processor for a converted LLaVA: its tokenizer with a token for images, its normalisation, its chat
-    template (Vicuna's if it has none), and its way to a square image. transformers' format does not record how images
+    template (Vicuna's if it has none), and its `image_aspect_ratio`. transformers' format does not record how images
     became squares: they are padded, as in LLaVA-1.5.
 
     Args:
@@ -64,7 +64,8 @@ def build_llava_processor(source: LlavaCheckpoint) -> HawaiiProcessor:
     tokenizer = read_tokenizer(source.checkpoint)
     template, image_aspect_ratio = default_chat_template(tokenizer), "pad"
     if source.vision_tower is None:
-        template = AutoProcessor.from_pretrained(source.checkpoint).chat_template or template
+        with explain_errors(f"The processor of {source.checkpoint} could not be loaded"):
+            template = AutoProcessor.from_pretrained(source.checkpoint).chat_template or template
     elif source.values.get("image_aspect_ratio") != "pad":
         image_aspect_ratio = "crop"  # LLaVA's "square"
     if template is None:

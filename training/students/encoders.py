@@ -92,13 +92,10 @@ def build_vision_tower(model_args: ModelArguments, fields: dict, dtype: torch.dt
             Precision of the weights.
 
     Raises:
-        UserError: the recipe names neither checkpoint nor sizes, contradicts the checkpoint, or the checkpoint cannot
-            be converted.
+        UserError: the recipe contradicts the checkpoint, or the checkpoint cannot be converted.
     """
     source = model_args.vision_tower
     if source is None:
-        if model_args.vision_config is None:
-            raise UserError("The recipe names neither a vision_tower nor a vision_config.")
         with explain_errors("vision_config", ValueError):
             config = HawaiiVisionConfig(**fields)
         return HawaiiVisionModel(config).to(dtype)

@@ -35,8 +35,8 @@ def build_language_model(
     Builds the language model that a recipe names, with an embedding for each token of the tokenizer.
 
     Raises:
-        UserError: the recipe names none, or one that takes images already or whose head is more than a matrix and a
-            bias.
+        UserError: the language model cannot be loaded, takes images already, or has a head that is more than a matrix
+            and a bias.
     """
     checkpoint = model_args.language_model
     # A padding token's embedding gets no gradient, but an end token's must: it is no padding token of the model.
@@ -57,14 +57,13 @@ def build_language_model(
         with explain_errors(problem):
             model = AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=dtype, use_safetensors=True)
         grow_vocabulary(model, len(tokenizer))
-    elif model_args.text_config is not None:
+    else:
+        assert model_args.text_config is not None
         fields = {**model_args.text_config, "vocab_size": len(tokenizer)}
         fields |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
         fields["pad_token_id"] = tokenizer.pad_token_id if tokenizer.pad_token_id != tokenizer.eos_token_id else None
         model_type = fields.pop("model_type", "llama")
         with explain_errors("A language model cannot be built from text_config"):
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **fields), dtype=dtype)
-    else:
-        raise UserError("The recipe names neither a language_model nor a text_config.")
     _check_head(model)
     return model

@@ -22,7 +22,7 @@ def adapt_processor(
     processor: HawaiiProcessor, model_args: ModelArguments, data_args: DataArguments
 ) -> HawaiiProcessor:
     """
-    Sets the chat template and the way to a square image that a stage uses.
+    Sets the chat template and the `image_aspect_ratio` of a stage.
 
     Raises:
         UserError: there is no such template, or it does not render images and text (see [`adapt_chat_template`]).

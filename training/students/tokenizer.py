@@ -47,11 +47,10 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
     Loads the recipe's tokenizer, with a token for images.
 
     Raises:
-        UserError: the recipe names no tokenizer, or one that [`read_tokenizer`] refuses.
+        UserError: [`read_tokenizer`] refuses it.
     """
     source = model_args.tokenizer or model_args.language_model or model_args.llava
-    if source is None:
-        raise UserError("The recipe names no tokenizer and no language_model that has one. Add tokenizer to it.")
+    assert source is not None
     check_source("tokenizer", source, "tokenizer_config.json")
     return read_tokenizer(source)
 

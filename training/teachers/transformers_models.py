@@ -94,8 +94,8 @@ def check_weights(checkpoint: str, model: PreTrainedModel, report: dict) -> None
     missing = sorted(needed & set(report["missing_keys"]))
     if missing:
         raise UserError(
-            f"{checkpoint} lacks {len(missing)} weights of its {type(model).__name__} ({missing[0]}, ...), and random "
-            "weights are no teacher. Save it with `save_pretrained` of that class."
+            f"{checkpoint} lacks {len(missing)} weights of its {type(model).__name__} ({missing[0]}, ...), and a "
+            "teacher cannot have random weights. Save it with `save_pretrained` of that class."
         )
     mismatched = sorted(entry for entry in report["mismatched_keys"] if entry[0] in needed)
     if mismatched:

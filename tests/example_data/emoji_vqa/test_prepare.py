@@ -171,7 +171,7 @@ def test_the_files_named_by_the_recipe_exist(prepared):
     stages = read_recipe("emoji_vqa", [f"output_dir={prepared}"], use_cpu=True).stages
     named = [stage.data.data_path for stage in stages.values()] + [stages["finetune"].data.eval_data_path]
     first = stages["pretrain"]
-    named += [*first.training.teachers, first.model.language_model, first.data.image_folder]
+    named += [*(teacher.checkpoint for teacher in first.teachers), first.model.language_model, first.data.image_folder]
     assert len(named) == 8
     assert all(Path(name).exists() for name in named)
     (vit,) = (expert.config for expert in emoji_vqa.EXPERTS if expert.name == "vit")

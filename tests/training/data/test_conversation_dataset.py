@@ -256,7 +256,7 @@ def test_a_sample_whose_images_do_not_fit_is_an_error(folder, processor):
 def test_a_sample_whose_answer_is_truncated_is_an_error(folder, processor):
     write(folder, bad_record())
     length = (make_dataset(folder, processor)[0]["labels"] != -100).nonzero()[0].item()
-    with pytest.raises(UserError, match=f"record '7': no answer is left of it within max_length {length}"):
+    with pytest.raises(UserError, match=f"record '7': truncation to max_length {length} removes all of its answers"):
         make_dataset(folder, processor, max_length=length)[0]
 
 
@@ -312,3 +312,13 @@ def test_a_template_is_checked_when_the_first_sample_is_read(folder):
     problem = r"before an answer differently without the answer.* such as vicuna_v1\. Fix it, or set"
     with pytest.raises(UserError, match=problem):
         dataset[0]
+
+
+@pytest.mark.parametrize("policy", ["error", "skip"])
+def test_an_error_of_the_program_is_not_reported_as_a_bad_record(tmp_path, monkeypatch, policy):
+    records = [make_record(number) for number in range(3)]
+    dataset = make_dataset(save_data(tmp_path, records), make_processor(), bad_records=policy)
+    monkeypatch.setattr(dataset, "_read_images", lambda record: [].index(1))
+    with pytest.raises(ValueError, match="is not in list") as caught:
+        dataset[0]
+    assert not isinstance(caught.value, UserError)

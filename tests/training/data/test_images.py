@@ -129,5 +129,5 @@ def test_a_share_does_not_depend_on_the_order_of_the_images(tmp_path):
     expected = [record.images[0] for record in choose_share(records, 0.2, "")]
     assert paths(make_dataset(tmp_path, image_share=0.2)) == expected
     assert sorted(paths(make_dataset(tmp_path, data_path=None, image_share=0.2))) == sorted(expected)
-    with pytest.raises(UserError, match="image_share 1e-06 leaves nothing to learn from of the 30 images"):
+    with pytest.raises(UserError, match="image_share 1e-06 selects no record with an image: there are 30 images"):
         make_dataset(tmp_path, image_share=1e-6)

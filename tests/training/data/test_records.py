@@ -52,7 +52,9 @@ def test_records_without_images_are_chosen_by_their_id():
 
 
 def test_a_share_without_an_image_is_an_error():
-    with pytest.raises(UserError, match="image_share 1e-06 leaves nothing .* of the 200 images in the 200"):
+    with pytest.raises(
+        UserError, match="image_share 1e-06 selects no record with an image: there are 200 images in the 200"
+    ):
         choose_share(parse(RECORDS), 1e-6, "data.json")
     texts = [make_record(number, image=False) for number in range(200)]
     with pytest.raises(UserError, match="the 1 images in the 201 records of data.json; make it larger"):

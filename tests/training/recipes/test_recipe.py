@@ -13,6 +13,8 @@ RECIPE = {
     "data_path": "${output_dir}/data.json",
     "image_folder": "images",
     "tokenizer": "tokenizer",
+    "text_config": {},
+    "vision_config": {},
     "learning_rate": 0.5,
     "report_to": "none",
     "use_cpu": True,
@@ -107,7 +109,7 @@ def test_options_that_decide_which_modules_exist_are_equal_in_all_stages(write, 
     default, other = values
     assert read_options(write(stages={"a": {}, "b": {key: default}}))["b"][key] == default
     assert read_options(write(**{key: other}))["finetune"][key] == other
-    with pytest.raises(ValueError, match=f"stage b: its {key} is .* and that of stage a is .*; use the same value"):
+    with pytest.raises(ValueError, match=f"stage b: {key} is .* here and .* in stage a, .*; use the same value"):
         read_recipe(write(stages={"a": {}, "b": {key: other}}))
 
 
@@ -355,7 +357,7 @@ def test_an_invalid_override_is_an_error(write, override, problem):
         ("trainable=[projector, head]", "trainable is 'head'; it must be one of vision_tower, adapters"),
         ("bad_records=ignore", "bad_records is 'ignore'; it must be one of error, skip"),
         ("image_folder=", "image_folder is empty; give it a value"),
-        ("data_path=", "stage pretrain: there is no data_path; name LLaVA's JSON"),
+        ("data_path=", "stage pretrain: there is no data_path; name a data file"),
         ("image_share=0", "image_share is 0; it must be above 0 and at most 1"),
         ("image_share=1.5", "image_share is 1.5; it must be above 0 and at most 1"),
         ("image_share=.nan", "image_share is nan; it must be above 0 and at most 1"),
@@ -430,10 +432,10 @@ def test_recipes_that_extend_each_other_are_an_error(tmp_path):
 
 
 def test_mappings_of_an_extended_recipe_are_merged_and_lists_are_replaced(write, tmp_path):
-    write(vision_config={"hidden_size": 8, "lora_rank": 2}, teachers=["a", "b"])
-    path = extend(tmp_path, "other.yaml", extends="recipe.yaml", vision_config={"lora_rank": 4}, teachers=["c"])
+    write(vision_config={"hidden_size": 8, "lora_rank": 2}, teachers=["./a", "./b"])
+    path = extend(tmp_path, "other.yaml", extends="recipe.yaml", vision_config={"lora_rank": 4}, teachers=["./c"])
     options = parse(path)
-    assert options["vision_config"] == {"hidden_size": 8, "lora_rank": 4} and options["teachers"] == ["c"]
+    assert options["vision_config"] == {"hidden_size": 8, "lora_rank": 4} and options["teachers"] == ["./c"]
 
 
 def test_an_override_replaces_a_mapping(write):
@@ -473,11 +475,11 @@ def test_eval_tasks_are_a_list_in_every_notation(write):
 def test_a_saved_recipe_equals_the_original(write, tmp_path):
     changes = {
         "vision_config": {"lora_rank": 2},
-        "teachers": ["1e3"],
+        "teachers": ["owner/teacher"],
         "run_name": r"\${literal}\\\${a}",
         "eval_tasks": "gqa",
     }
-    recipe = read_recipe(write(**changes), ["stages.align.lambda_2=", "output_dir=2024"])
+    recipe = read_recipe(write(**changes), ["stages.align.lambda_2=", "output_dir=2024", "hub_model_id='1e3'"])
     assert recipe.stages["align"].training.run_name == r"${literal}\${a}"
     recipe.save(tmp_path / "saved.yaml")
     saved = read_recipe(tmp_path / "saved.yaml")
@@ -518,3 +520,28 @@ def test_the_first_difference_ignores_folders_and_tasks(write):
     there = read_recipe(write(data_path="data.json"))
     here = read_recipe(write(data_path="data.json", eval_tasks="gqa"), ["output_dir=elsewhere"])
     assert first_difference(there, here) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ("{lora_rank: 0}", "vision_config: lora_rank is 0; it must be at least 1"),
+        ("{num_general_adapters: -1}", "vision_config: num_general_adapters is -1; it must be at least 0"),
+        ("{hidden_size: wide}", "vision_config: hidden_size is 'wide'; it must be a whole number"),
+        ("{lora_alpha: .nan}", "vision_config: lora_alpha is nan; it must be at least 0"),
+        ("{has_class_token: 1}", "vision_config: has_class_token is 1; it must be true or false"),
+        ("{router_hidden_size: 0}", "vision_config: router_hidden_size is 0; it must be at least 1"),
+    ],
+)
+def test_a_value_of_the_encoder_that_no_model_can_have_is_an_error(write, fields, problem):
+    with pytest.raises(UserError, match=problem):
+        read_recipe(write(), [f"vision_config={fields}"])
+
+
+def test_a_router_can_be_a_single_linear_layer(write):
+    assert parse(write(), "vision_config.router_hidden_size=null")["vision_config"] == {"router_hidden_size": None}
+
+
+def test_output_dir_is_text(write):
+    with pytest.raises(UserError, match="output_dir is {'x': 3}; it must be text"):
+        read_recipe(write(), ["output_dir.x=3"])

@@ -27,7 +27,7 @@ from hawaii.tests.tiny.training import TEXT, make_image, save_tokenizer
 from hawaii.training.recipes.arguments import ModelArguments
 from hawaii.training.students.processor import adapt_processor
 from hawaii.training.students.student import build_student, stop_where_answers_end
-from hawaii.training.students.tokenizer import load_tokenizer
+from hawaii.training.students.tokenizer import read_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_an_image_token_that_is_a_plain_word_becomes_a_special_token(tmp_path):
     tokenizer = plain_word_tokenizer()
     assert tokenizer("<image><image>red")["input_ids"] == [0]
     tokenizer.save_pretrained(tmp_path)
-    loaded = load_tokenizer(ModelArguments(tokenizer=str(tmp_path)))
+    loaded = read_tokenizer(str(tmp_path))
     assert loaded("<image><image>red")["input_ids"] == [2, 2, 3]
     assert len(loaded) == len(tokenizer)
 
@@ -175,7 +175,7 @@ def test_an_image_token_that_is_a_plain_word_becomes_a_special_token(tmp_path):
 def test_a_tokenizer_without_token_positions_is_an_error(tmp_path):
     ByT5Tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"\(ByT5Tokenizer\) is written in Python.* one that has a tokenizer\.json"):
-        load_tokenizer(ModelArguments(tokenizer=str(tmp_path)))
+        read_tokenizer(str(tmp_path))
 
 
 def test_a_tokenizer_that_cannot_pad_is_an_error(tmp_path):
@@ -183,4 +183,4 @@ def test_a_tokenizer_that_cannot_pad_is_an_error(tmp_path):
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has neither a padding token nor an end token"):
-        load_tokenizer(ModelArguments(tokenizer=str(tmp_path)))
+        read_tokenizer(str(tmp_path))

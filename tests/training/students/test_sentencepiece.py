@@ -44,7 +44,7 @@ def vicuna_folder(tmp_path_factory):
 
 def test_the_image_token_is_the_first_after_the_vocabulary(vicuna_folder):
     num_tokens = sentencepiece.SentencePieceProcessor(str(vicuna_folder / "tokenizer.model")).vocab_size()
-    tokenizer = load_tokenizer(ModelArguments(language_model=str(vicuna_folder)))
+    tokenizer = load_tokenizer(ModelArguments(language_model=str(vicuna_folder), vision_config=VISION))
     assert tokenizer.convert_tokens_to_ids("<image>") == num_tokens
 
 

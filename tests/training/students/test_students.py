@@ -171,9 +171,9 @@ def test_the_student_has_the_given_precision(tokenizer_folder):
 @pytest.mark.parametrize(
     ("missing", "problem"),
     [
-        ("vision_config", "names neither a vision_tower nor a vision_config"),
-        ("text_config", "names neither a language_model nor a text_config"),
-        ("tokenizer", "names no tokenizer and no language_model that has one"),
+        ("vision_config", "there is no encoder; name a vision_tower, a vision_config or a llava"),
+        ("text_config", "there is a tokenizer but no language model; name a language_model or a text_config"),
+        ("tokenizer", "there is no tokenizer for the language model of text_config; name a tokenizer"),
     ],
 )
 def test_a_missing_part_is_an_error(tokenizer_folder, missing, problem):

@@ -125,8 +125,9 @@ def test_an_unknown_name_is_an_error_that_suggests_the_closest(value, problem):
 )
 def test_a_recipe_names_its_teachers(tmp_path, line, override, expected):
     path = tmp_path / "recipe.yaml"
-    path.write_text(f"output_dir: x\ndata_path: y\nimage_folder: z\nuse_cpu: true\n{line}\nstages: {{one: {{}}}}\n")
-    assert names(read_recipe(path, override).stages["one"].training.teachers) == expected
+    shared = "output_dir: x\ndata_path: y\nimage_folder: z\nllava: owner/llava\nuse_cpu: true"
+    path.write_text(f"{shared}\n{line}\nstages: {{one: {{}}}}\n")
+    assert [config.name for config in read_recipe(path, override).stages["one"].teachers] == expected
 
 
 def test_timm_checkpoints_have_a_tag():
