@@ -57,7 +57,7 @@ def test_a_share_without_an_image_is_an_error():
     ):
         choose_share(parse(RECORDS), 1e-6, "data.json")
     texts = [make_record(number, image=False) for number in range(200)]
-    with pytest.raises(UserError, match="the 1 images in the 201 records of data.json; make it larger"):
+    with pytest.raises(UserError, match="there are 1 images in the 201 records of data.json; make it larger"):
         choose_share(parse([*texts, RECORDS[0]]), 0.2, "data.json")
 
 
