@@ -79,7 +79,7 @@ clean:
 
 # `installed` appears last, so an installation that was cut short starts again. Without torchvision on purpose: beside a
 # CPU torch its wheel is broken, and transformers then breaks with it. lmms-eval's full requirements are 2 GB that the
-# demo does not use.
+# demo does not use. tests/mixins runs transformers' own tests, which are in its source distribution.
 .venv/installed: setup.cfg constraints.txt pyproject.toml
 	@echo "==> Making the environment in .venv (a minute, more where torch must be downloaded)"
 	@$(CHECK_PYTHON)
@@ -88,6 +88,10 @@ clean:
 	$(BIN)/python -m pip install -c constraints.txt -e ".[demo,cluster,dev]"
 	$(BIN)/python -m pip install -c constraints.txt --no-deps lmms-eval
 	mkdir -p .venv/typings && ln -sfn ../.. .venv/typings/hawaii
+	version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("transformers"))') && \
+		$(BIN)/python -m pip download --no-deps --no-binary transformers --dest .venv/download "transformers==$$version" && \
+		mkdir -p .venv/transformers-tests && tar -xzf .venv/download/transformers-*.tar.gz -C .venv/transformers-tests \
+		--strip-components 2 "transformers-$$version/tests"
 	@touch $@
 
 # Everything of .venv and, on top, timm with the torchvision that it needs.

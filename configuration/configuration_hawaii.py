@@ -10,6 +10,9 @@ from .hub_hawaii import AUTO_MAP, VISION_AUTO_MAP, SavedWithCode
 
 ADAPTER_PLACEMENTS = ("ffn", "linear")
 ROUTER_GRADIENTS = ("straight_through", "none", "switch")
+# Fields of [`HawaiiConfig`] that are saved for serving engines. On loading they must agree with the encoder and the
+# language model that they follow from.
+DERIVED_FIELDS = ("tie_word_embeddings", "image_seq_length", "vision_feature_layer", "vision_feature_select_strategy")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -217,19 +220,21 @@ class HawaiiConfig(SavedWithCode, PretrainedConfig):
         self.projector_hidden_act = projector_hidden_act
         self.multimodal_projector_bias = multimodal_projector_bias
         self.head_bias = head_bias
-        # Saved for serving engines and read back; they must not contradict the parts that they follow from.
-        derived = {
-            "tie_word_embeddings": text_config.tie_word_embeddings,
-            "image_seq_length": self.image_seq_length,
-            "vision_feature_layer": self.vision_feature_layer,
-            "vision_feature_select_strategy": self.vision_feature_select_strategy,
-        }
-        for name, value in derived.items():
+        for name in DERIVED_FIELDS:
+            value = getattr(self, name)
             if kwargs.pop(name, value) != value:
                 raise ValueError(f"{name} follows from the encoder and the language model: it is {value!r} here.")
-        # The head is tied if the language model's is: transformers reads the outer configuration.
-        kwargs["tie_word_embeddings"] = text_config.tie_word_embeddings
+        kwargs["tie_word_embeddings"] = text_config.tie_word_embeddings  # or transformers 4.57 would set it to True
         super().__init__(**kwargs)
+
+    # The head is tied if the language model's is: one value, because transformers reads the outer one.
+    @property
+    def tie_word_embeddings(self) -> bool:
+        return self.text_config.tie_word_embeddings
+
+    @tie_word_embeddings.setter
+    def tie_word_embeddings(self, value: bool):
+        self.text_config.tie_word_embeddings = value
 
     # LLaVA's fields that serving engines read. They follow from the encoder, which ends at its feature layer.
     @property
@@ -247,6 +252,7 @@ class HawaiiConfig(SavedWithCode, PretrainedConfig):
     def _complete_folder(self, folder: Path) -> None:
         path = folder / "config.json"
         values = json.loads(path.read_text(encoding="utf-8"))
+        values |= {name: getattr(self, name) for name in DERIVED_FIELDS}
         if rope_parameters := values["text_config"].get("rope_parameters"):
             values["text_config"] |= _rope_before_5(rope_parameters)
-            path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

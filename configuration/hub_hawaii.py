@@ -1,5 +1,6 @@
 """The code in a saved folder: the Auto classes that load it, and the files that define their classes."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ AUTO_MAP = {
     "AutoConfig": "configuration_hawaii.HawaiiConfig",
     "AutoModel": "modeling_hawaii.HawaiiModel",
     "AutoModelForImageTextToText": "modeling_hawaii.HawaiiForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_hawaii.HawaiiForConditionalGeneration",
     "AutoModelForVision2Seq": "modeling_hawaii.HawaiiForConditionalGeneration",
 }
 VISION_AUTO_MAP = {
@@ -33,7 +35,7 @@ def _reachable(name: str, imports: dict[str, list[str]]) -> set[str]:
     return reached - {name.removesuffix(".py")}
 
 
-def read_code() -> dict[str, str]:
+def read_code(here: Path = Path(__file__).parent) -> dict[str, str]:
     """
     Reads the source files that a saved folder needs, for one flat folder.
 
@@ -41,8 +43,12 @@ def read_code() -> dict[str, str]:
     `from .file_hawaii import Name`. transformers 4.57 copies only the files that an entry file imports directly; each
     file therefore ends with imports of those that it reaches indirectly.
 
-    Code that was itself loaded from such a folder is already flat. Then only the files next to this one are known, and
-    transformers copies the others when it saves a class that it loaded.
+    Code that was itself loaded from such a folder is already flat; transformers keeps the files of each class in a
+    folder of their own.
+
+    Args:
+        here (`Path`, *optional*):
+            Folder of a class of this code; this file's if not given.
 
     Returns:
         `dict[str, str]`: source text by file name.
@@ -50,8 +56,8 @@ def read_code() -> dict[str, str]:
     Raises:
         ValueError: two folders contain files of the same name.
     """
-    here = Path(__file__).parent
-    folders = [here.parent / name for name in CODE_FOLDERS] if here.name == CODE_FOLDERS[0] else [here]
+    is_package = here.name in CODE_FOLDERS and (here.parent / CODE_FOLDERS[0] / Path(__file__).name).is_file()
+    folders = [here.parent / name for name in CODE_FOLDERS] if is_package else [here]
     paths = [path for folder in folders for path in sorted(folder.glob(f"*{CODE_SUFFIX}"))]
     sources: dict[str, str] = {}
     for path in paths:
@@ -65,9 +71,9 @@ def read_code() -> dict[str, str]:
     return sources
 
 
-def save_code(save_directory) -> None:
-    """Writes the files of [`read_code`] to the existing folder `save_directory`."""
-    for name, source in read_code().items():
+def save_code(save_directory, saved_class: type) -> None:
+    """Writes the files of [`read_code`] that `saved_class` needs to the existing folder `save_directory`."""
+    for name, source in read_code(Path(inspect.getfile(saved_class)).parent).items():
         (Path(save_directory) / name).write_text(source, encoding="utf-8")
 
 
@@ -80,13 +86,31 @@ class SavedWithCode:
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         """Like transformers' `save_pretrained`; also writes and pushes the code."""
+        before = vars(self).get("auto_map")
         self.auto_map = dict(self.hub_auto_map)
-        # The options of a push are for the push below, after the folder is complete.
-        super().save_pretrained(save_directory, **({} if push_to_hub else kwargs))  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            # The options of a push are for the push below, after the folder is complete.
+            files = super().save_pretrained(save_directory, **({} if push_to_hub else kwargs))  # pyright: ignore[reportAttributeAccessIssue]
+        finally:
+            self.auto_map = before
+            if before is None:
+                del self.auto_map
         self._complete_folder(Path(save_directory))
-        save_code(save_directory)
+        save_code(save_directory, type(self))
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        return files
 
     def _complete_folder(self, folder: Path) -> None:
         """Writes additional files of a class."""
+
+
+class ModelSavedWithCode:
+    """Saves a model together with the code of its class, whichever Auto class loaded it."""
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Like transformers' `save_pretrained`; also writes the code."""
+        if kwargs.get("is_main_process", True) and not Path(save_directory).is_file():
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            save_code(save_directory, type(self))  # first, because a push uploads the folder
+        return super().save_pretrained(save_directory, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]

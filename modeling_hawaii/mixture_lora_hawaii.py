@@ -14,10 +14,11 @@ from ..configuration.configuration_hawaii import HawaiiVisionConfig
 
 class StackedLora(nn.Module):
     """
-    All low-rank adapters next to one layer, as two stacked parameters.
+    All low-rank adapters next to one layer, as two stacked parameters: `down` (A in eq. 2) and `up` (B).
 
     The ranks of all adapters together are few columns, so one product computes every adapter and the gate is applied
-    between the two products. Raw parameters, because serving engines replace every `nn.Linear`.
+    between the two products. Raw parameters, because serving engines, quantizers and PEFT replace every `nn.Linear`;
+    PEFT also treats every parameter with `lora_` in its name as one of its own.
     """
 
     def __init__(self, config: HawaiiVisionConfig, in_features: int, out_features: int):
@@ -25,19 +26,22 @@ class StackedLora(nn.Module):
         num_adapters = config.num_teacher_adapters + config.num_general_adapters
         self.rank = config.lora_rank
         self.scaling = config.lora_alpha / config.lora_rank
-        self.lora_A = nn.Parameter(torch.empty(num_adapters, config.lora_rank, in_features))
-        self.lora_B = nn.Parameter(torch.empty(num_adapters, config.lora_rank, out_features))
-        self.lora_A_bias = self.lora_B_bias = None
+        self.down = nn.Parameter(torch.empty(num_adapters, config.lora_rank, in_features))
+        self.up = nn.Parameter(torch.empty(num_adapters, config.lora_rank, out_features))
+        self.down_bias = self.up_bias = None
         if config.lora_bias:
-            self.lora_A_bias = nn.Parameter(torch.empty(num_adapters, config.lora_rank))
-            self.lora_B_bias = nn.Parameter(torch.empty(num_adapters, out_features))
+            self.down_bias = nn.Parameter(torch.empty(num_adapters, config.lora_rank))
+            self.up_bias = nn.Parameter(torch.empty(num_adapters, out_features))
 
     def reset_parameters(self):
-        """Initialises A as in `nn.Linear` (Kaiming-uniform), B and biases with zeros: a new adapter adds nothing."""
-        bound = 1 / math.sqrt(self.lora_A.shape[-1])
-        nn.init.uniform_(self.lora_A, -bound, bound)
-        nn.init.zeros_(self.lora_B)
-        for bias in (self.lora_A_bias, self.lora_B_bias):
+        """
+        Initialises `down` as in `nn.Linear` (Kaiming-uniform), `up` and the biases with zeros: a new adapter adds
+        nothing.
+        """
+        bound = 1 / math.sqrt(self.down.shape[-1])
+        nn.init.uniform_(self.down, -bound, bound)
+        nn.init.zeros_(self.up)
+        for bias in (self.down_bias, self.up_bias):
             if bias is not None:
                 nn.init.zeros_(bias)
 
@@ -52,11 +56,26 @@ class StackedLora(nn.Module):
         Returns:
             `torch.FloatTensor` of shape `(batch_size, num_tokens, out_features)`.
         """
-        bias = None if self.lora_A_bias is None else self.lora_A_bias.flatten()
-        down = F.linear(hidden_states, self.lora_A.flatten(0, 1), bias)  # (B, P, N * R)
+        bias = None if self.down_bias is None else self.down_bias.flatten()
+        ranks = F.linear(hidden_states, self.down.flatten(0, 1), bias)  # (B, P, N * R)
         gate = gate * self.scaling
-        output = (down * gate.repeat_interleave(self.rank, dim=-1)) @ self.lora_B.flatten(0, 1)
-        return output if self.lora_B_bias is None else output + gate @ self.lora_B_bias
+        output = (ranks * gate.repeat_interleave(self.rank, dim=-1)) @ self.up.flatten(0, 1)
+        return output if self.up_bias is None else output + gate @ self.up_bias
+
+
+class RouterLinear(nn.Module):
+    """
+    A linear layer that is no `nn.Linear`: quantizers, PEFT's `all-linear` and serving engines leave it as it is. (The
+    4-bit kernels of bitsandbytes reject its few outputs.)
+    """
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden_states, self.weight, self.bias)
 
 
 class AdapterRouter(nn.Module):
@@ -66,10 +85,10 @@ class AdapterRouter(nn.Module):
         super().__init__()
         if config.router_hidden_size is None:
             self.hidden = None
-            self.score = nn.Linear(config.hidden_size, num_adapters)
+            self.score = RouterLinear(config.hidden_size, num_adapters)
         else:
-            self.hidden = nn.Linear(config.hidden_size, config.router_hidden_size)
-            self.score = nn.Linear(config.router_hidden_size, num_adapters)
+            self.hidden = RouterLinear(config.hidden_size, config.router_hidden_size)
+            self.score = RouterLinear(config.router_hidden_size, num_adapters)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Returns the probabilities of the bank's adapters, `(batch_size, num_tokens, num_adapters)`, in float32."""

@@ -13,6 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..configuration.configuration_hawaii import HawaiiConfig
+from ..configuration.hub_hawaii import ModelSavedWithCode
 from .projector_hawaii import HawaiiMultiModalProjector
 from .vision_hawaii import HawaiiVisionModel, HawaiiVisionOutput, init_vision_weights
 
@@ -59,7 +60,7 @@ class HawaiiCausalLMOutput(ModelOutput):
     image_hidden_states: torch.FloatTensor | None = None
 
 
-class HawaiiPreTrainedModel(PreTrainedModel):
+class HawaiiPreTrainedModel(ModelSavedWithCode, PreTrainedModel):
     config_class = HawaiiConfig
     base_model_prefix = "model"
     input_modalities = ("image", "text")
@@ -80,8 +81,6 @@ class HawaiiPreTrainedModel(PreTrainedModel):
 class HawaiiModel(HawaiiPreTrainedModel):
     """Encoder, projector and language model, without the head. Engines load this class (`AutoModel`)."""
 
-    _keys_to_ignore_on_load_unexpected = ["lm_head.weight", "lm_head.bias"]
-
     def __init__(self, config: HawaiiConfig):
         super().__init__(config)
         self.vision_tower = HawaiiVisionModel._from_config(config.vision_config)
@@ -95,13 +94,17 @@ class HawaiiModel(HawaiiPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         self.language_model.set_input_embeddings(value)
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> HawaiiVisionOutput:
+    def get_image_features(
+        self, pixel_values: torch.Tensor, return_dict: bool | None = None, **kwargs
+    ) -> HawaiiVisionOutput | tuple:
         """
         Encodes and projects images. The class token, if there is one, is dropped before the projector.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, image_size, image_size)`):
                 Normalised images.
+            return_dict (`bool`, *optional*):
+                Whether to return an output with names or a tuple; `config.return_dict` if not given.
             kwargs:
                 Passed to [`HawaiiVisionModel`], such as `output_routing=True`.
 
@@ -109,43 +112,55 @@ class HawaiiModel(HawaiiPreTrainedModel):
             [`HawaiiVisionOutput`] whose `pooler_output`, `(num_images, num_patches, hidden_size)`, has one entry per
             image.
         """
-        kwargs["return_dict"] = True  # transformers passes on the value for the complete model
-        outputs = self.vision_tower(pixel_values, **kwargs)
+        outputs = self.vision_tower(pixel_values, return_dict=True, **kwargs)
         patches = outputs.last_hidden_state[:, self.config.vision_config.num_prefix_tokens :]
         outputs.pooler_output = self.multi_modal_projector(patches)
-        return outputs
+        return outputs if (self.config.return_dict if return_dict is None else return_dict) else outputs.to_tuple()
 
-    def merge_image_features(self, input_ids: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
+    def find_image_tokens(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """
-        Embeds the text and replaces the k-th image token with the k-th image feature.
+        Returns whether each position is one of an image, `(batch_size, sequence_length)`. Without `input_ids` these
+        are the embeddings that equal the image token's.
+        """
+        if input_ids is not None:
+            return input_ids == self.config.image_token_id
+        assert inputs_embeds is not None
+        token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(token)).all(dim=-1)
+
+    def merge_image_features(
+        self, is_image: torch.Tensor, inputs_embeds: torch.Tensor, image_features: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Replaces the embedding of the k-th image token with the k-th image feature.
 
         Surplus features are ignored, so that a batch of text may come with an image (in a sharded run every rank must
         run the encoder). There are at least as many features as image tokens.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
-                Text, with one image token for each patch of each image.
+            is_image (`torch.BoolTensor` of shape `(batch_size, sequence_length)`):
+                Output of `find_image_tokens`.
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
+                Embedded text, with one image token for each patch of each image.
             image_features (`torch.FloatTensor` of shape `(num_images, num_patches, hidden_size)`):
                 Projected images, in the order of their tokens.
 
         Returns:
             `torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`.
         """
-        inputs_embeds = self.get_input_embeddings()(input_ids)
-        is_image = input_ids == self.config.image_token_id  # (B, T)
         # A table look-up: unlike with masked_scatter, neither it nor its gradient waits for the device.
-        order = (is_image.flatten().cumsum(0) - 1).clamp(min=0).view_as(input_ids)
+        order = (is_image.flatten().cumsum(0) - 1).clamp(min=0).view_as(is_image)
         features = F.embedding(order, image_features.flatten(0, 1))  # (B, T, D)
         return torch.where(is_image.unsqueeze(-1), features.to(inputs_embeds), inputs_embeds)
 
     def embed_inputs(
-        self, input_ids: torch.Tensor | None, pixel_values: torch.Tensor
+        self, input_ids: torch.Tensor | None, pixel_values: torch.Tensor, inputs_embeds: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Runs the encoder once on all images of a batch and merges their features into the text.
 
         Args:
-            input_ids, pixel_values:
+            input_ids, pixel_values, inputs_embeds:
                 As for `forward`.
 
         Returns:
@@ -153,25 +168,26 @@ class HawaiiModel(HawaiiPreTrainedModel):
             `(num_images, num_patches, hidden_size)`.
 
         Raises:
-            ValueError: there is no text, or its number of image tokens is not that of image features.
+            ValueError: the text's number of image tokens is not that of image features.
         """
-        if input_ids is None:
-            raise ValueError("pixel_values need input_ids, which say where the images go; inputs_embeds do not.")
-        image_features = self.get_image_features(pixel_values).pooler_output
-        self.check_image_tokens(input_ids, len(image_features))
-        return self.merge_image_features(input_ids, image_features), image_features
+        image_features = self.get_image_features(pixel_values, return_dict=True).pooler_output
+        is_image = self.find_image_tokens(input_ids, inputs_embeds)
+        self.check_image_tokens(is_image, len(image_features))
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        return self.merge_image_features(is_image, inputs_embeds, image_features), image_features
 
-    def check_image_tokens(self, input_ids: torch.Tensor, num_images: int) -> None:
+    def check_image_tokens(self, is_image: torch.Tensor, num_images: int) -> None:
         """
-        Raises a `ValueError` unless the text has as many image tokens as `num_images` images have patches. In training
-        on an accelerator the device makes the check and raises an error, so that the host does not wait for it.
+        Raises a `ValueError` unless there are as many image tokens as `num_images` images have patches. In training on
+        an accelerator the device makes the check and raises an error, so that the host does not wait for it.
         """
-        if torch.compiler.is_compiling() or input_ids.device.type == "meta":
+        if torch.compiler.is_compiling() or is_image.device.type == "meta":
             return
         num_patches = self.config.vision_config.num_patches
         num_features = num_images * num_patches
-        num_tokens = (input_ids == self.config.image_token_id).sum()
-        if self.training and input_ids.device.type != "cpu":
+        num_tokens = is_image.sum()
+        if self.training and is_image.device.type != "cpu":
             # Reading the count would wait for the device, so the device checks it asynchronously.
             torch._assert_async(
                 num_tokens == num_features, "other number of image tokens in the text than of features"
@@ -191,7 +207,8 @@ class HawaiiModel(HawaiiPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
-        return_dict: bool = True,
+        prompt_embeds: torch.FloatTensor | None = None,
+        return_dict: bool | None = None,
         **kwargs,
     ) -> HawaiiModelOutput | tuple:
         r"""
@@ -201,7 +218,10 @@ class HawaiiModel(HawaiiPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, height, width)`, *optional*):
                 All images of the batch, in the order of their tokens.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
-                Alternative to `input_ids` and `pixel_values`.
+                Alternative to `input_ids`. Images go where an embedding equals the image token's.
+            prompt_embeds (`torch.FloatTensor` of shape `(batch_size, num_last_tokens, hidden_size)`, *optional*):
+                Alternative to `pixel_values`, used by `generate`: embeddings of the last tokens with the images in
+                their places.
             attention_mask, position_ids, past_key_values, kwargs:
                 As for the language model.
 
@@ -209,14 +229,20 @@ class HawaiiModel(HawaiiPreTrainedModel):
             [`HawaiiModelOutput`]
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds` are given; there are images without
-                `input_ids`; or the numbers of image tokens and image features differ.
+            ValueError: both or neither of `input_ids` and `inputs_embeds` are given, or the numbers of image tokens
+                and image features differ.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either input_ids or inputs_embeds, and not both.")
         image_features = None
         if pixel_values is not None:
-            inputs_embeds, image_features = self.embed_inputs(input_ids, pixel_values)
+            inputs_embeds, image_features = self.embed_inputs(input_ids, pixel_values, inputs_embeds)
+        elif prompt_embeds is not None and inputs_embeds is None:
+            inputs_embeds = prompt_embeds
+        elif prompt_embeds is not None:  # of PEFT, which puts virtual tokens before those of the prompt
+            is_image = self.find_image_tokens(None, inputs_embeds).unsqueeze(-1)
+            num_virtual = inputs_embeds.shape[1] - prompt_embeds.shape[1]
+            inputs_embeds = torch.where(is_image, F.pad(prompt_embeds, (0, 0, num_virtual, 0)), inputs_embeds)
         elif inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         outputs = self.language_model(
@@ -234,11 +260,13 @@ class HawaiiModel(HawaiiPreTrainedModel):
             attentions=outputs.attentions,
             image_hidden_states=image_features,
         )
-        return output if return_dict else output.to_tuple()
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
 
 class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
     """[`HawaiiModel`] with the language model's head: answers questions about images."""
+
+    _tp_plan = {"lm_head": "colwise_rep"}
 
     def __init__(self, config: HawaiiConfig):
         super().__init__(config)
@@ -263,7 +291,20 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, value: nn.Module):
         self.lm_head = value
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> HawaiiVisionOutput:
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """
+        Like transformers' `save_pretrained`; also writes the code. A head that no longer equals the embeddings, as
+        after PEFT has trained it, is saved as its own matrix although the configuration says that both are tied; so is
+        a head that shares the embeddings' matrix although the configuration says that they are not tied.
+        """
+        head, embeddings = self.lm_head.weight, self.get_input_embeddings().weight
+        if head is embeddings and not self.config.tie_word_embeddings:
+            self.lm_head.weight = nn.Parameter(head.detach().clone(), head.requires_grad)
+        elif head is not embeddings and self.config.tie_word_embeddings and not torch.equal(head, embeddings):
+            self.config.tie_word_embeddings = False
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> HawaiiVisionOutput | tuple:
         """See [`HawaiiModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
@@ -275,9 +316,10 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        prompt_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        return_dict: bool = True,
+        return_dict: bool | None = None,
         **kwargs,
     ) -> HawaiiCausalLMOutput | tuple:
         r"""
@@ -286,7 +328,8 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
                 Tokens to predict, not shifted; -100 is ignored.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
                 Number of last positions, or indices of positions, to compute logits for; 0 means all.
-            input_ids, pixel_values, attention_mask, position_ids, past_key_values, inputs_embeds, kwargs:
+            input_ids, pixel_values, attention_mask, position_ids, past_key_values, inputs_embeds, prompt_embeds,
+            kwargs:
                 As for [`HawaiiModel`].
 
         Returns:
@@ -323,6 +366,8 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            prompt_embeds=prompt_embeds,
+            return_dict=True,
             **kwargs,
         )
         positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -340,20 +385,33 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,
         )
-        return output if return_dict else output.to_tuple()
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor | None = None, **kwargs
+        self,
+        input_ids: torch.Tensor,
+        inputs_embeds: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        **kwargs,
     ):
-        # transformers 4.57 passes positions instead of a flag.
-        positions = kwargs.get("cache_position")
-        is_prefill = kwargs.get("is_first_iteration", positions is not None and len(positions) == input_ids.shape[1])
-        if inputs_embeds is not None and is_prefill and inputs_embeds.shape[1] < input_ids.shape[1]:
-            # Assisted decoding drafts tokens before the first forward pass of the prompt that `generate` embedded.
-            drafted = self.get_input_embeddings()(input_ids[:, inputs_embeds.shape[1] :])
-            inputs_embeds = torch.cat([inputs_embeds, drafted], dim=1)
-        kwargs["inputs_embeds"] = inputs_embeds
-        return super().prepare_inputs_for_generation(input_ids, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        """
+        Adds the part of `prompt_embeds`, `(batch_size, num_prompt_tokens, hidden_size)`, that belongs to the tokens of
+        the next forward pass. `pixel_values` are ignored: they are for an assistant, which encodes them itself.
+        """
+        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        if prompt_embeds is None or inputs.get("input_ids") is None:
+            return inputs
+        num_tokens, tokens = input_ids.shape[1], inputs["input_ids"]
+        # The pass takes the last tokens, or a chunk of the prompt that continues the cache.
+        is_chunk = num_tokens < prompt_embeds.shape[1]
+        start = int(kwargs["past_key_values"].get_seq_length()) if is_chunk else num_tokens - tokens.shape[1]
+        embeds = prompt_embeds[:, start : start + tokens.shape[1]]
+        if embeds.shape[1]:
+            # Drafted tokens follow the prompt in assisted decoding, and the answer if there is no cache.
+            others = self.get_input_embeddings()(tokens[:, embeds.shape[1] :])
+            inputs["prompt_embeds"] = torch.cat([embeds, others], dim=1)
+        return inputs
 
     @torch.no_grad()
     def generate(
@@ -366,7 +424,7 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
     ):
         """
         Like transformers' `generate`. Each image is encoded once, before decoding, for any number of beams or returned
-        sequences.
+        sequences, and not at all if `past_key_values` contain all images.
 
         Args:
             inputs (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
@@ -377,11 +435,24 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
                 All images of the batch, in the order of their tokens.
 
         Raises:
-            ValueError: there are images without `input_ids`, or the numbers of image tokens and features differ.
+            ValueError: the numbers of image tokens and features differ.
         """
         input_ids = kwargs.pop("input_ids", inputs)
-        if pixel_values is not None:
-            kwargs["inputs_embeds"], _ = self.model.embed_inputs(input_ids, pixel_values)
-        elif input_ids is not None and kwargs.get("inputs_embeds") is None and kwargs.get("past_key_values") is None:
-            self.model.check_image_tokens(input_ids, 0)  # without images they would be embedded as words
+        kwargs.pop("prompt_embeds", None)  # of the model that this one assists
+        inputs_embeds, cache = kwargs.get("inputs_embeds"), kwargs.get("past_key_values")
+        if pixel_values is not None and inputs_embeds is not None:
+            kwargs["inputs_embeds"], _ = self.model.embed_inputs(None, pixel_values, inputs_embeds)
+        elif pixel_values is not None:
+            if input_ids is None:
+                raise ValueError("pixel_values need input_ids or inputs_embeds, which say where the images go.")
+            is_image = self.model.find_image_tokens(input_ids, None)
+            self.model.check_image_tokens(is_image, len(pixel_values))
+            num_cached = 0 if cache is None else int(cache.get_seq_length())
+            if not num_cached or num_cached >= is_image.shape[1] or is_image[:, num_cached:].any():
+                kwargs["prompt_embeds"], _ = self.model.embed_inputs(input_ids, pixel_values)
+            if kwargs.get("assistant_model") is not None:
+                kwargs["pixel_values"] = pixel_values
+        elif input_ids is not None and inputs_embeds is None and cache is None:
+            # Without images they would be embedded as words.
+            self.model.check_image_tokens(self.model.find_image_tokens(input_ids, None), 0)
         return super().generate(input_ids, generation_config, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]

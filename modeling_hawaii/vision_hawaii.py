@@ -11,7 +11,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..configuration.configuration_hawaii import HawaiiVisionConfig
-from .mixture_lora_hawaii import MixtureOfLoraRouting, StackedLora, forced_adapter_gate
+from ..configuration.hub_hawaii import ModelSavedWithCode
+from .mixture_lora_hawaii import MixtureOfLoraRouting, RouterLinear, StackedLora, forced_adapter_gate
 
 
 # Shapes: B batch, m patches (row by row), P tokens (the class token, if there is one, and the patches),
@@ -30,6 +31,8 @@ class HawaiiVisionOutput(ModelOutput):
             Projected features; set by `get_image_features`.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*, returned with `output_hidden_states=True`):
             The embeddings and the output of each layer, each with the shape of `last_hidden_state`.
+        attentions (`tuple[torch.FloatTensor]`, *optional*, returned with `output_attentions=True`):
+            Attention weights of each layer, `(batch_size, num_heads, num_tokens, num_tokens)`.
         router_probabilities (`torch.FloatTensor`, *optional*, returned with `output_routing=True`):
             Of shape `(num_layers, batch_size, num_prefix_tokens + num_patches, num_adapters)`: each layer's
             probabilities of the teacher-specific, then of the general adapters. Each bank sums to one, and its most
@@ -39,6 +42,7 @@ class HawaiiVisionOutput(ModelOutput):
     last_hidden_state: torch.FloatTensor | None = None
     pooler_output: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
     router_probabilities: torch.FloatTensor | None = None
 
 
@@ -94,14 +98,17 @@ class HawaiiVisionAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, output_attentions: bool = False, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key, value = (
             self.qkv(hidden_states).unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)  # (3, B, H, P, D / H)
         )
         attention: Callable = eager_attention_forward
-        if self.config._attn_implementation != "eager":
+        # The fast kernels never form the weights.
+        if self.config._attn_implementation != "eager" and not output_attentions:
             attention = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
-        attended, _ = attention(
+        attended, weights = attention(
             self,
             query,
             key,
@@ -111,7 +118,7 @@ class HawaiiVisionAttention(nn.Module):
             dropout=self.config.attention_dropout if self.training else 0.0,
             **kwargs,
         )
-        return self.out(attended.flatten(2))
+        return self.out(attended.flatten(2)), weights if output_attentions else None
 
 
 class HawaiiVisionFeedForward(nn.Module):
@@ -165,10 +172,11 @@ class HawaiiVisionLayer(GradientCheckpointingLayer):
         forced_gate: torch.Tensor | None,
         is_routed: torch.Tensor | None,
         **kwargs,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        hidden_states = hidden_states + self.attention(self.layer_norm1(hidden_states), **kwargs)
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        attended, weights = self.attention(self.layer_norm1(hidden_states), **kwargs)
+        hidden_states = hidden_states + attended
         output, probabilities = self.feed_forward(self.layer_norm2(hidden_states), forced_gate, is_routed)
-        return hidden_states + output, probabilities
+        return hidden_states + output, probabilities, weights
 
 
 def init_vision_weights(module: nn.Module, std: float) -> None:
@@ -179,7 +187,7 @@ def init_vision_weights(module: nn.Module, std: float) -> None:
         nn.init.normal_(module.position_embedding, std=std)
         if module.class_embedding is not None:
             nn.init.normal_(module.class_embedding, std=std)
-    elif isinstance(module, nn.Linear | nn.Conv2d):
+    elif isinstance(module, nn.Linear | nn.Conv2d | RouterLinear):
         nn.init.normal_(module.weight, std=std)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
@@ -188,7 +196,7 @@ def init_vision_weights(module: nn.Module, std: float) -> None:
         nn.init.zeros_(module.bias)
 
 
-class HawaiiVisionModel(PreTrainedModel):
+class HawaiiVisionModel(ModelSavedWithCode, PreTrainedModel):
     """
     The vision transformer of CLIP or SigLIP with MoLA in every layer, cut after `config.num_hidden_layers` layers.
 
@@ -231,9 +239,10 @@ class HawaiiVisionModel(PreTrainedModel):
         self,
         pixel_values: torch.Tensor,
         adapters: torch.Tensor | None = None,
-        output_hidden_states: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         output_routing: bool = False,
-        return_dict: bool = True,
+        return_dict: bool | None = None,
         **kwargs,
     ) -> HawaiiVisionOutput | tuple:
         r"""
@@ -243,8 +252,11 @@ class HawaiiVisionModel(PreTrainedModel):
             adapters (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
                 Teacher-specific adapter, from 0 to `num_teacher_adapters - 1`, that acts alone on a sample, in every
                 layer and on every token; -1 lets the routers choose. `None` lets them choose for all samples.
-            output_hidden_states (`bool`, *optional*, defaults to `False`):
-                Whether to return the embeddings and every layer's output.
+            output_hidden_states (`bool`, *optional*):
+                Whether to return the embeddings and every layer's output; `config.output_hidden_states` if not given.
+            output_attentions (`bool`, *optional*):
+                Whether to return every layer's attention weights, which need eager attention in this call;
+                `config.output_attentions` if not given.
             output_routing (`bool`, *optional*, defaults to `False`):
                 Whether to return the routers' probabilities.
 
@@ -254,8 +266,11 @@ class HawaiiVisionModel(PreTrainedModel):
         Raises:
             ValueError: the images do not have the configured size, or `adapters` does not have one entry per image.
         """
+        config = self.config
+        output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output_attentions = config.output_attentions if output_attentions is None else output_attentions
         hidden_states = self.embeddings(pixel_values)
-        if self.config.has_pre_layer_norm:
+        if config.has_pre_layer_norm:
             hidden_states = self.pre_layer_norm(hidden_states)
         gate = is_routed = None
         if adapters is not None:
@@ -264,12 +279,15 @@ class HawaiiVisionModel(PreTrainedModel):
                     f"adapters has shape {tuple(adapters.shape)}; one entry for each of {pixel_values.shape[0]} images"
                     " is needed."
                 )
-            gate = forced_adapter_gate(adapters, self.config, hidden_states.dtype)
+            gate = forced_adapter_gate(adapters, config, hidden_states.dtype)
             is_routed = (adapters < 0)[:, None, None]
         all_hidden_states = [hidden_states]
-        all_probabilities = []
+        all_probabilities, all_attentions = [], []
         for layer in self.layers:
-            hidden_states, probabilities = layer(hidden_states, gate, is_routed, **kwargs)
+            hidden_states, probabilities, attentions = layer(
+                hidden_states, gate, is_routed, output_attentions=output_attentions, **kwargs
+            )
+            all_attentions.append(attentions)
             if output_hidden_states:
                 all_hidden_states.append(hidden_states)
             if output_routing and probabilities is not None:
@@ -277,6 +295,7 @@ class HawaiiVisionModel(PreTrainedModel):
         output = HawaiiVisionOutput(
             last_hidden_state=hidden_states,
             hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
+            attentions=tuple(all_attentions) if output_attentions else None,
             router_probabilities=torch.stack(all_probabilities) if all_probabilities else None,
         )
-        return output if return_dict else output.to_tuple()
+        return output if (config.return_dict if return_dict is None else return_dict) else output.to_tuple()

@@ -50,10 +50,10 @@ def _adapter_targets(layer: int, num_experts: int) -> dict[str, TensorTarget]:
     }
     for their_name, our_name in ADAPTERS.items():
         for expert in range(num_experts):
-            for half, view in (("lora_A", None), ("lora_B", torch.t)):
-                name = f"{theirs}.{their_name}.{expert}.{half}"
-                targets[f"{name}.weight"] = TensorTarget(f"{ours}.{our_name}.{half}", expert, view)
-                targets[f"{name}.bias"] = TensorTarget(f"{ours}.{our_name}.{half}_bias", expert)
+            for their_half, our_half, view in (("lora_A", "down", None), ("lora_B", "up", torch.t)):
+                name = f"{theirs}.{their_name}.{expert}.{their_half}"
+                targets[f"{name}.weight"] = TensorTarget(f"{ours}.{our_name}.{our_half}", expert, view)
+                targets[f"{name}.bias"] = TensorTarget(f"{ours}.{our_name}.{our_half}_bias", expert)
     return targets
 
 

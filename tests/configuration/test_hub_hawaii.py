@@ -37,11 +37,11 @@ def reached(entry: str, sources: dict[str, str]) -> set[str]:
 
 
 def write_package(root, files: dict[str, str]):
-    """Writes a package of the given files and returns the path of its `hub_hawaii.py`."""
+    """Writes a package of the given files and returns its first folder."""
     for name, source in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(source)
-    return str(root / "configuration" / "hub_hawaii.py")
+    return root / "configuration"
 
 
 def test_the_code_is_the_model_and_its_processor_without_training_and_evaluation():
@@ -70,7 +70,8 @@ def test_the_code_needs_only_the_standard_library_torch_transformers_and_pillow(
 
 
 def test_a_complete_model_has_all_auto_classes_of_both_transformers_versions():
-    assert set(AUTO_MAP) == {"AutoConfig", "AutoModel", "AutoModelForImageTextToText", "AutoModelForVision2Seq"}
+    model_classes = {"AutoModelForImageTextToText", "AutoModelForMultimodalLM", "AutoModelForVision2Seq"}
+    assert set(AUTO_MAP) == {"AutoConfig", "AutoModel", *model_classes}
 
 
 @pytest.mark.parametrize("auto_map", [AUTO_MAP, VISION_AUTO_MAP, PROCESSOR_AUTO_MAP])
@@ -81,15 +82,14 @@ def test_every_auto_class_names_a_class_that_its_file_defines(auto_map):
         assert re.search(rf"^class {class_name}\(", sources[f"{module}.py"], re.MULTILINE), reference
 
 
-def test_imports_across_folders_become_imports_of_siblings(tmp_path, monkeypatch):
+def test_imports_across_folders_become_imports_of_siblings(tmp_path):
     files = {
         "configuration/hub_hawaii.py": "X = 1\n",
         "configuration/configuration_hawaii.py": "from .hub_hawaii import X\n",
         "modeling_hawaii/model_hawaii.py": "from ..configuration.configuration_hawaii import X\n",
         "modeling_hawaii/convert.py": "not shipped",
     }
-    monkeypatch.setattr(hub_hawaii, "__file__", write_package(tmp_path, files))
-    assert read_code() == {
+    assert read_code(write_package(tmp_path, files)) == {
         "hub_hawaii.py": "X = 1\n",
         "configuration_hawaii.py": "from .hub_hawaii import X\n",
         "model_hawaii.py": "from .configuration_hawaii import X\n"
@@ -97,15 +97,14 @@ def test_imports_across_folders_become_imports_of_siblings(tmp_path, monkeypatch
     }
 
 
-def test_two_files_of_the_same_name_are_refused(tmp_path, monkeypatch):
+def test_two_files_of_the_same_name_are_refused(tmp_path):
     files = {
         "configuration/hub_hawaii.py": "",
         "processing/model_hawaii.py": "",
         "modeling_hawaii/model_hawaii.py": "",
     }
-    monkeypatch.setattr(hub_hawaii, "__file__", write_package(tmp_path, files))
     with pytest.raises(ValueError, match=r"Two folders hold a file named model_hawaii\.py"):
-        read_code()
+        read_code(write_package(tmp_path, files))
 
 
 def test_code_loaded_from_a_saved_folder_saves_itself_unchanged(hub_folder, monkeypatch):

@@ -7,6 +7,7 @@ REFERENCE contains inputs and the outputs of the publisher's process. Models are
 OUTPUT of another version. Prints its findings as JSON and checks nothing.
 """
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -45,6 +46,37 @@ def difference(model, reference):
     return float((output - expected).abs().max())
 
 
+@torch.no_grad()
+def second_turn(model, inputs):
+    """
+    Answers of a second turn with a second image: from the cache of the first turn, without it, and with another image.
+    """
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    first = model.generate(**inputs, **options, return_dict_in_generate=True)
+    tokens = torch.cat([first.sequences, inputs["input_ids"]], dim=1)
+    images = torch.cat([inputs["pixel_values"], inputs["pixel_values"].flip(-1)])
+    others = torch.cat([inputs["pixel_values"], -inputs["pixel_values"]])
+
+    def scores(pixel_values, **kwargs):
+        output = model.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            pixel_values=pixel_values,
+            output_logits=True,
+            return_dict_in_generate=True,
+            **options,
+            **kwargs,
+        )
+        return output.logits[0]
+
+    expected = scores(images)
+    cached = scores(images, past_key_values=first.past_key_values)
+    return {
+        "difference": float((cached - expected).abs().max()),
+        "difference_of_another_image": float((scores(others) - expected).abs().max()),
+    }
+
+
 def load_everything(folder, vision_folder, reference_folder, output, other=None):
     report = {"version": transformers.__version__, "classes": {}, "differences": {}}
     reference = load_file(reference_folder / "reference.safetensors")
@@ -55,6 +87,7 @@ def load_everything(folder, vision_folder, reference_folder, output, other=None)
         "AutoModelForImageTextToText": AutoModelForImageTextToText,
         "AutoModel": AutoModel,
         "AutoModelForVision2Seq": getattr(transformers, "AutoModelForVision2Seq", None),
+        "AutoModelForMultimodalLM": getattr(transformers, "AutoModelForMultimodalLM", None),
     }
     models = {}
     for name, auto_class in auto_classes.items():
@@ -81,18 +114,23 @@ def load_everything(folder, vision_folder, reference_folder, output, other=None)
         "beams": {"num_beams": 3},
         "static_cache": {"cache_implementation": "static"},
         "prompt_lookup": {"prompt_lookup_num_tokens": 2},
+        "no_cache": {"use_cache": False},
+        "assisted": {"assistant_model": copy.deepcopy(model)},
     }
     report["answers"] = {
         name: model.generate(**inputs, max_new_tokens=6, do_sample=False, **kwargs)[0, length:].tolist()
         for name, kwargs in options.items()
     }
+    report["second_turn"] = second_turn(model, inputs)
     pipe = transformers.pipeline("image-text-to-text", model=str(folder), trust_remote_code=True, device="cpu")
     messages = [{"role": "user", "content": [{"type": "image", "image": image}, QUESTION[1]]}]
     generated = pipe(text=messages, max_new_tokens=6, do_sample=False, return_full_text=False)
     report["answers"]["pipeline"] = generated[0]["generated_text"]
 
-    # Saves and loads again the complete model, the base model and the encoder.
-    for name, saved in (("complete", model), ("base", models["AutoModel"]), ("vision", vision_model)):
+    # Saves and loads again the complete model, the base model, the encoder, and the parts of the complete model.
+    parts = {"part": model.model, "vision part": model.model.vision_tower}
+    saved_models = {"complete": model, "base": models["AutoModel"], "vision": vision_model, **parts}
+    for name, saved in saved_models.items():
         saved.save_pretrained(output / name)
         auto_class = AutoModelForImageTextToText if name == "complete" else AutoModel
         report["differences"][f"{name} saved again"] = difference(load(auto_class, output / name), reference)

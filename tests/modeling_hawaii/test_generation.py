@@ -154,6 +154,61 @@ def test_a_second_turn_continues_from_the_cache_of_the_first(model, pixel_values
     assert model.generate(second, past_key_values=first.past_key_values, **GREEDY).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("only_new_tokens", [False, True])
+def test_an_image_of_the_second_turn_is_seen(model, pixel_values, only_new_tokens):
+    first = model.generate(ONE_IMAGE, pixel_values=pixel_values[:1], return_dict_in_generate=True, **GREEDY)
+    second = torch.cat([first.sequences, prompt(IMAGE, [7, 5, 9])], dim=1)
+    expected = greedy_loop(model, second, pixel_values[:2])
+    num_cached = first.past_key_values.get_seq_length()
+    inputs = {"input_ids": second, "pixel_values": pixel_values[:2], "attention_mask": torch.ones_like(second)}
+    if only_new_tokens:
+        inputs |= {"input_ids": second[:, num_cached:], "pixel_values": pixel_values[1:2]}
+    answered = model.generate(**inputs, past_key_values=first.past_key_values, **GREEDY)
+    assert new_tokens(answered) == new_tokens(expected)
+    assert new_tokens(greedy_loop(model, second, pixel_values[[0, 2]])) != new_tokens(expected)
+
+
+def test_images_in_the_cache_are_not_encoded_again(model, pixel_values):
+    first = model.generate(ONE_IMAGE, pixel_values=pixel_values[:1], return_dict_in_generate=True, **GREEDY)
+    second = torch.cat([first.sequences, torch.tensor([[7, 5, 9]])], dim=1)
+    expected = greedy_loop(model, second, pixel_values[:1])
+    model.model.vision_tower.register_forward_pre_hook(lambda *args: pytest.fail("the encoder ran"))
+    cache = {"past_key_values": first.past_key_values}
+    assert model.generate(second, pixel_values=pixel_values[:1], **cache, **GREEDY).tolist() == expected.tolist()
+
+
+def test_use_cache_false_is_obeyed(model, pixel_values):
+    lengths = []
+    model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    model.generate(ONE_IMAGE, pixel_values=pixel_values[:1], use_cache=False, **GREEDY)
+    assert lengths == [ONE_IMAGE.shape[1] + step for step in range(8)]
+
+
+@pytest.mark.parametrize("chunk_size", [5, 16, 100])
+def test_a_prompt_may_be_read_in_chunks(model, pixel_values, chunk_size):
+    expected = greedy_loop(model, TWO_IMAGES, pixel_values[:2])
+    answered = model.generate(TWO_IMAGES, pixel_values=pixel_values[:2], prefill_chunk_size=chunk_size, **GREEDY)
+    assert answered.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("width", [32, 16], ids=["same_size", "smaller"])
+def test_assisted_decoding_equals_greedy(model, pixel_values, width):
+    text = {"hidden_size": width, "intermediate_size": 2 * width}
+    assistant = make_model(text=text)
+    expected = greedy_loop(model, TWO_IMAGES, pixel_values[:2])
+    answered = model.generate(TWO_IMAGES, pixel_values=pixel_values[:2], assistant_model=assistant, **GREEDY)
+    assert answered.tolist() == expected.tolist()
+
+
+def test_generation_from_embeddings_places_the_images(model, pixel_values):
+    expected = model.generate(TWO_IMAGES, pixel_values=pixel_values[:2], **GREEDY)
+    embedded = model.get_input_embeddings()(TWO_IMAGES)
+    answered = model.generate(inputs_embeds=embedded, pixel_values=pixel_values[:2], **GREEDY)
+    assert answered.tolist() == new_tokens(expected)
+
+
 def test_a_generation_config_may_be_the_second_argument_as_in_transformers(model, pixel_values):
     config = GenerationConfig(do_sample=False, max_new_tokens=3)
     answered = model.generate(ONE_IMAGE, config, pixel_values=pixel_values[:1])

@@ -35,15 +35,15 @@ def naive_probabilities(router, token):
 
 def naive_adapter(lora, index, token):
     """a(h) = (alpha / r) B A h of one adapter at one token, with biases if there are any."""
-    down = lora.lora_A[index] @ token
-    if lora.lora_A_bias is None:
-        return lora.scaling * (lora.lora_B[index].T @ down)
-    return lora.scaling * (lora.lora_B[index].T @ (down + lora.lora_A_bias[index]) + lora.lora_B_bias[index])
+    down = lora.down[index] @ token
+    if lora.down_bias is None:
+        return lora.scaling * (lora.up[index].T @ down)
+    return lora.scaling * (lora.up[index].T @ (down + lora.down_bias[index]) + lora.up_bias[index])
 
 
 def naive_feed_forward(layer, token):
     """Eq. 2 at one token: the most likely adapter of each bank acts, weighted by its probability with `switch`."""
-    num_teachers = layer.routing.teacher_router.score.out_features
+    num_teachers = len(layer.routing.teacher_router.score.weight)
     teacher = naive_probabilities(layer.routing.teacher_router, token)
     general = naive_probabilities(layer.routing.general_router, token)
     choices = [(int(teacher.argmax()), teacher.max()), (num_teachers + int(general.argmax()), general.max())]
@@ -64,8 +64,8 @@ def naive_feed_forward(layer, token):
 def test_each_adapter_is_b_times_a_scaled_by_alpha_over_rank():
     config = make_config(num_teacher_adapters=1, num_general_adapters=1, lora_rank=1, lora_alpha=2)
     lora = StackedLora(config, 2, 2)
-    lora.lora_A.data = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
-    lora.lora_B.data = torch.tensor([[[10.0, 0.0]], [[0.0, 100.0]]])
+    lora.down.data = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+    lora.up.data = torch.tensor([[[10.0, 0.0]], [[0.0, 100.0]]])
     token = torch.tensor([[[3.0, 5.0]]])
     first, second, both = (lora(token, torch.tensor([[gate]])) for gate in ([1.0, 0.0], [0.0, 1.0], [1.0, 1.0]))
     assert first.tolist() == [[[2 * 10 * 3, 0]]]
@@ -76,10 +76,10 @@ def test_each_adapter_is_b_times_a_scaled_by_alpha_over_rank():
 def test_biases_act_with_their_adapter_and_are_scaled_with_it():
     config = make_config(num_teacher_adapters=1, num_general_adapters=1, lora_rank=1, lora_alpha=2, lora_bias=True)
     lora = StackedLora(config, 2, 2)
-    lora.lora_A.data = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
-    lora.lora_B.data = torch.tensor([[[10.0, 0.0]], [[0.0, 100.0]]])
-    lora.lora_A_bias.data = torch.tensor([[7.0], [0.0]])
-    lora.lora_B_bias.data = torch.tensor([[0.0, 1.0], [4.0, 0.0]])
+    lora.down.data = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+    lora.up.data = torch.tensor([[[10.0, 0.0]], [[0.0, 100.0]]])
+    lora.down_bias.data = torch.tensor([[7.0], [0.0]])
+    lora.up_bias.data = torch.tensor([[0.0, 1.0], [4.0, 0.0]])
     token = torch.tensor([[[3.0, 5.0]]])
     first, second, neither = (lora(token, torch.tensor([[gate]])) for gate in ([1.0, 0.0], [0.0, 1.0], [0.0, 0.0]))
     assert first.tolist() == [[[2 * 10 * (3 + 7), 2 * 1]]]
@@ -91,9 +91,9 @@ def test_biases_act_with_their_adapter_and_are_scaled_with_it():
 def test_a_new_adapter_adds_nothing(lora_bias):
     lora = StackedLora(make_config(lora_bias=lora_bias), 16, 8)
     lora.reset_parameters()
-    assert not lora.lora_B.any()
-    assert lora.lora_A.abs().max() <= 1 / 4  # Kaiming-uniform of 16 inputs, as nn.Linear: 1 / sqrt(16).
-    assert lora.lora_A.std() > 0.1
+    assert not lora.up.any()
+    assert lora.down.abs().max() <= 1 / 4  # Kaiming-uniform of 16 inputs, as nn.Linear: 1 / sqrt(16).
+    assert lora.down.std() > 0.1
     assert not lora(torch.randn(1, 3, 16), torch.ones(1, 3, 5)).any()
 
 

@@ -36,7 +36,7 @@ def perturb(model, adapter=None, routers=False):
     for name, parameter in model.named_parameters():
         if routers and "_router." in name:
             torch.nn.init.normal_(parameter)
-        if adapter is not None and "lora_" in name:
+        if adapter is not None and "adapters." in name:
             torch.nn.init.normal_(parameter[adapter])
     return model
 
@@ -81,7 +81,7 @@ def test_forced_samples_give_the_routers_no_gradient(pixel_values):
     for name, parameter in model.named_parameters():
         if "_router." in name:
             assert not parameter.grad.any()
-        if "lora_B" in name:
+        if "adapters.up" in name:
             assert all(parameter.grad[adapter].any() == (adapter < NUM_TEACHERS) for adapter in range(5))
 
 
@@ -157,7 +157,7 @@ def test_only_configured_parts_are_built():
     others = {name for name, _ in make_model().named_parameters()}
     embeddings = {"embeddings.class_embedding", "pre_layer_norm.weight", "pre_layer_norm.bias"}
     assert others - names == embeddings
-    biases = {f"layers.{layer}.feed_forward.adapters.lora_{half}_bias" for layer in range(2) for half in "AB"}
+    biases = {f"layers.{layer}.feed_forward.adapters.{half}_bias" for layer in range(2) for half in ("down", "up")}
     assert names - others == {"embeddings.patch_embedding.bias", *biases}
 
 
@@ -258,3 +258,25 @@ def test_the_encoder_costs_2_percent_more_than_without_adapters_and_less_than_cl
     clip = count_flops(make_clip_large)
     assert hawaii / plain == pytest.approx(1.0238, abs=1e-4)  # 374.7 and 366.0 GFLOP
     assert hawaii / clip == pytest.approx(0.9812, abs=1e-4)  # 381.9 GFLOP
+
+
+def test_attentions_are_those_of_every_layer_with_any_kernel(pixel_values):
+    model = make_model()
+    assert model.config._attn_implementation == "sdpa"
+    expected = features(model, pixel_values)
+    output = model(pixel_values, output_attentions=True)
+    assert [tuple(weights.shape) for weights in output.attentions] == [(4, 4, 17, 17)] * NUM_LAYERS
+    torch.testing.assert_close(output.attentions[0].sum(dim=-1), torch.ones(4, 4, 17))
+    torch.testing.assert_close(output.last_hidden_state, expected)
+    eager = HawaiiVisionModel._from_config(model.config, attn_implementation="eager")
+    eager.load_state_dict(model.state_dict())
+    torch.testing.assert_close(eager.eval()(pixel_values, output_attentions=True).attentions, output.attentions)
+    assert model(pixel_values).attentions is None
+
+
+@pytest.mark.parametrize("name", ["hidden_states", "attentions"])
+def test_the_configuration_can_request_outputs(pixel_values, name):
+    model = make_model(attn_implementation="eager")
+    setattr(model.config, f"output_{name}", True)
+    assert len(getattr(model(pixel_values), name)) == NUM_LAYERS + (name == "hidden_states")
+    assert getattr(model(pixel_values, **{f"output_{name}": False}), name) is None

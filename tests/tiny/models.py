@@ -111,7 +111,7 @@ def fill(model: nn.Module) -> nn.Module:
     that tokens are routed differently and images get different answers.
     """
     for name, parameter in model.named_parameters():
-        if "lora_B" in name or "bias" in name:
+        if "adapters.up" in name or "bias" in name:
             nn.init.normal_(parameter, std=0.2)
         elif parameter.dim() > 1 and re.search("_router|projector|language_model|lm_head", name):
             nn.init.normal_(parameter, std=0.5)

@@ -306,7 +306,7 @@ def test_checkpoints_with_other_shapes_than_the_recipe_are_an_error(recipe, tmp_
         path.unlink()
     (tmp_path / "pretrain" / "model").rmdir()
     with pytest.raises(
-        ValueError, match=r"checkpoint-2 does not fit this recipe: .*lora_A is \[5, 4, 32\] there and \[5, 2"
+        ValueError, match=r"checkpoint-2 does not fit this recipe: .*down is \[5, 4, 32\] there and \[5, 2"
     ):
         train(str(recipe), [*overrides, "vision_config.lora_rank=2"])
 

@@ -53,7 +53,7 @@ def make_trainer(tmp_path, teachers_of):
 def reset_adapters(module):
     """Sets the adapters to their initial state: B is zero, so A has no gradient in the first step."""
     for name, parameter in module.named_parameters():
-        if "lora_B" in name:
+        if "adapters.up" in name:
             torch.nn.init.zeros_(parameter)
     return module
 

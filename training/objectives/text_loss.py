@@ -21,8 +21,11 @@ def text_loss(
         batch (`dict`):
             Output of the collator, with `num_label_tokens`.
     """
-    inputs_embeds = student.model.merge_image_features(
-        batch["input_ids"], student.model.multi_modal_projector(image_features)
+    model = student.model
+    inputs_embeds = model.merge_image_features(
+        model.find_image_tokens(batch["input_ids"], None),
+        model.get_input_embeddings()(batch["input_ids"]),
+        model.multi_modal_projector(image_features),
     )
     return student(
         inputs_embeds=inputs_embeds,

@@ -11,7 +11,7 @@ def part_of(name: str) -> str:
         return "projector"
     if name.startswith(("model.language_model.", "lm_head.")):
         return "language_model"
-    if ".lora_" in name:
+    if "adapters." in name:
         return "adapters"
     return "routers" if ".routing." in name else "vision_tower"
 

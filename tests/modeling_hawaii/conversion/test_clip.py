@@ -102,12 +102,14 @@ def test_checkpoints_of_older_transformers_convert_the_same(clip_folder, tmp_pat
 
     older = convert_clip(copy_with_tensors(clip_folder, tmp_path, with_older_names)).model.state_dict()
     newer = convert_clip(clip_folder).model.state_dict()
-    assert all(torch.equal(older[name], newer[name]) for name in newer if "lora_A" not in name and "rout" not in name)
+    assert all(
+        torch.equal(older[name], newer[name]) for name in newer if "adapters.down" not in name and "rout" not in name
+    )
 
 
 def test_the_caller_chooses_the_adapters(clip_folder):
     student = convert_clip(clip_folder, num_teacher_adapters=4, num_general_adapters=0, lora_rank=2).model
-    assert student.layers[0].feed_forward.adapters.lora_A.shape == (4, 2, 128)
+    assert student.layers[0].feed_forward.adapters.down.shape == (4, 2, 128)
     assert student.config.lora_rank == 2
 
 

@@ -219,7 +219,7 @@ def test_adapters_add_nothing_yet(tmp_path, pixel_values):
     llava = make_llava()
     llava.save_pretrained(tmp_path)
     student = convert_llava(tmp_path, num_teacher_adapters=2, num_general_adapters=1, lora_rank=2).model
-    assert student.model.vision_tower.layers[0].feed_forward.adapters.lora_A.shape == (3, 2, 64)
+    assert student.model.vision_tower.layers[0].feed_forward.adapters.down.shape == (3, 2, 64)
     assert all(parameter.isfinite().all() for parameter in student.parameters())
     expected = logits(convert_llava(tmp_path).model, TWO_IMAGES, pixel_values)
     assert torch.equal(logits(student, TWO_IMAGES, pixel_values), expected)

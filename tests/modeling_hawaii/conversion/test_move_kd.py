@@ -165,7 +165,7 @@ def test_a_missing_half_of_an_adapter_is_named(tmp_path):
     adapters = make_adapters()
     del adapters[f"{TOWER}encoder.layers.1.mlp.moe_up.2.lora_B.bias"]
     folder = save_move_kd(make_llava(), adapters, tmp_path / "move_kd", save_clip(tmp_path / "clip"))
-    lacking = r"lacks: model\.vision_tower\.layers\.1\.feed_forward\.fc2_adapters\.lora_B_bias"
+    lacking = r"lacks: model\.vision_tower\.layers\.1\.feed_forward\.fc2_adapters\.up_bias"
     with pytest.raises(UserError, match=lacking):
         convert_move_kd(folder)
 

@@ -23,7 +23,7 @@ def test_a_forced_pass_trains_its_adapter_and_no_router(batch, run, monkeypatch,
     loss, _ = run(module, without_labels(batch))
     found = gradients(module, loss)
     assert reached(found, "routing") == set()
-    for name in ("lora_A", "lora_B"):
+    for name in ("adapters.down", "adapters.up"):
         of_layers = [gradient for full_name, gradient in found.items() if name in full_name]
         assert len(of_layers) == 2
         for gradient in of_layers:
@@ -39,7 +39,9 @@ def test_coarse_distillation_trains_both_banks_of_adapters_and_the_routers(batch
     assert (
         reached(found, "teacher_router") and reached(found, "general_router") and reached(found, "coarse_projection")
     )
-    touched = torch.stack([gradient.flatten(1).any(dim=1) for name, gradient in found.items() if "lora_B" in name])
+    touched = torch.stack(
+        [gradient.flatten(1).any(dim=1) for name, gradient in found.items() if "adapters.up" in name]
+    )
     assert touched[:, :2].any() and touched[:, 2:].any()
 
 
@@ -49,7 +51,7 @@ def test_the_text_loss_trains_the_routers_unless_router_gradient_is_none(batch, 
     found = gradients(module, run(module, batch)[0])
     routers = {name for name in found if "routing" in name}
     assert reached(found, "routing") == (set() if router_gradient == "none" else routers)
-    assert reached(found, "lora")
+    assert reached(found, "adapters.")
 
 
 def test_the_balance_loss_trains_the_routers_even_if_no_other_loss_does(batch, run):

@@ -98,7 +98,7 @@ def test_it_can_be_trained_without_a_language_model(folder):
 def test_an_encoder_without_adapters_gets_new_ones_that_add_nothing(plain_folder, tokenizer):
     student, _ = build(plain_folder, tokenizer, vision_config={"num_general_adapters": 1, "lora_rank": 2})
     tower = student.model.vision_tower
-    assert tower.layers[0].feed_forward.adapters.lora_A.shape == (3, 2, 32)
+    assert tower.layers[0].feed_forward.adapters.down.shape == (3, 2, 32)
     images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         expected = HawaiiVisionModel.from_pretrained(plain_folder)(images).last_hidden_state
@@ -168,7 +168,7 @@ def test_a_dry_run_counts_the_parameters_of_the_student(recipe, folder, objectiv
         ):
             describe_recipe(recipe, ["objective=move_kd"])
         return
-    adapters = [tensor.numel() for name, tensor in weights_of(folder).items() if ".lora_" in name]
+    adapters = [tensor.numel() for name, tensor in weights_of(folder).items() if "adapters." in name]
     description = describe_recipe(recipe, [f"objective={objective}"])
     assert f"| adapters | {sum(adapters):,} |" in " ".join(description.split())
     with pytest.raises(ValueError, match="lora_rank is 8 in the recipe's vision_config and 4"):

@@ -122,7 +122,7 @@ def test_fields_of_the_adapters_may_differ_from_the_defaults(clip_folder, tokeni
         vision_tower=clip_folder, vision_config={"lora_rank": 2}, text_config=TEXT, tokenizer=tokenizer_folder
     )
     student, _ = build_student(args, data_args(), 3)
-    assert student.model.vision_tower.layers[0].feed_forward.adapters.lora_A.shape == (6, 2, 32)
+    assert student.model.vision_tower.layers[0].feed_forward.adapters.down.shape == (6, 2, 32)
 
 
 CAPPED = Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=0.1)
@@ -253,7 +253,7 @@ def test_a_llava_and_one_of_its_parts_is_an_error(part):
 
 PARAMETERS = {
     "projector": "model.multi_modal_projector.linear_1.weight",
-    "adapters": "model.vision_tower.layers.0.feed_forward.adapters.lora_A",
+    "adapters": "model.vision_tower.layers.0.feed_forward.adapters.down",
     "routers": "model.vision_tower.layers.1.feed_forward.routing.general_router.hidden.bias",
     "vision_tower": "model.vision_tower.layers.0.feed_forward.fc1.weight",
     "language_model": "model.language_model.embed_tokens.weight",
@@ -286,7 +286,7 @@ def test_the_parts_of_the_encoder_have_the_expected_parameters():
     for part in ("adapters", "routers", "vision_tower"):
         set_trainable(student, [part])
         names[part] = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
-    assert {name.rpartition(".")[2] for name in names["adapters"]} == {"lora_A", "lora_B"}
+    assert {name.rpartition(".")[2] for name in names["adapters"]} == {"down", "up"}
     assert len(names["adapters"]) == 2 * 2 and len(names["routers"]) == 2 * 2 * 4
     assert all("router" in name for name in names["routers"])
     assert all(name.startswith("model.vision_tower.") for name in names["vision_tower"])
