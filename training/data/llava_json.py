@@ -55,7 +55,8 @@ def _read_values(path: Path) -> Iterator[Any]:
         yield from _read_lines(text.split("\n"), path)
         return
     if isinstance(values, dict) and isinstance(values.get("conversations"), list):
-        values = [values]  # one line of JSON lines
+        yield values  # one line of JSON lines
+        return
     if not isinstance(values, list):
         raise UserError(f"{path} must hold a list of records, each a JSON object with conversations.")
     for index, value in enumerate(values):
