@@ -9,15 +9,11 @@ Saves it again under OUTPUT. Prints its findings as JSON and checks nothing.
 import json
 import sys
 
-
-# Makes importing the package fail even if it is installed.
-sys.modules["hawaii"] = None
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from PIL import Image  # noqa: E402
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer  # noqa: E402
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 
 
 def make_images():
@@ -82,6 +78,7 @@ def load(folder):
 
 
 if __name__ == "__main__":
+    sys.modules["hawaii"] = None  # makes importing the package fail even if it is installed
     torch.set_num_threads(1)
     parts = load(sys.argv[1])
     parts[0].save_pretrained(sys.argv[2])
