@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from torch.utils.data import RandomSampler, SequentialSampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -15,6 +15,7 @@ from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_dataset, make_image, make_record, save_data
 from hawaii.training.data.conversation_dataset import Collator, ConversationDataset
+from hawaii.training.data.records import teacher_image
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +198,58 @@ def test_an_option_refuses_links(folder, processor, path):
     problem = f"record '7': its image {path} is a symbolic link, or in a linked folder, and follow_links is false"
     with pytest.raises(UserError, match=f"1 of 2 records of .*: {problem}"):
         make_dataset(folder, processor, follow_links=False)
+
+
+def save_picture(folder, image, **options):
+    image.save(folder / "images" / "picture.png", **options)
+    write(folder, bad_record(image="picture.png"))
+    return image
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+PICTURES = {
+    "16 bits": (Image.fromarray(np.arange(0, 65536, 512, dtype=np.uint16).reshape(8, 16)), {}),
+    "opacity": (make_image(0, 20, 10).convert("RGBA"), {}),
+    "orientation": (make_image(0, 20, 10), {"exif": TURNED}),
+    "strip": (make_image(0, 3000, 2), {}),
+    "pixel": (make_image(0, 1, 1), {}),
+}
+
+
+@pytest.mark.parametrize(("image", "options"), PICTURES.values(), ids=PICTURES)
+def test_training_sees_the_pixels_of_every_other_route(folder, processor, image, options):
+    save_picture(folder, image, **options)
+    path = folder / "images" / "picture.png"
+    sample = make_dataset(folder, processor, teacher_image_size=24)[0]
+    assert torch.equal(sample["pixel_values"], processor(images=path, return_tensors="pt")["pixel_values"])
+    content = [{"type": "image", "url": str(path)}]
+    inputs = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=True, return_dict=True)
+    assert np.array_equal(inputs["pixel_values"], sample["pixel_values"])
+    expected = teacher_image(processor.square_image(path), 24)
+    assert (sample["teacher_images"][0].int() - expected.int()).abs().max() <= 1  # equal but for a strip
+
+
+def test_a_format_of_another_program_is_refused_in_training(folder, processor, monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
+    (folder / "images" / "picture.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    )
+    write(folder, bad_record(image="picture.png"))
+    problem = (
+        r"record '7': its image .*picture\.png cannot be read \(.*without other programs; convert it to PNG or JPEG"
+    )
+    with pytest.raises(UserError, match=problem):
+        make_dataset(folder, processor)[0]
+
+
+def test_too_many_pixels_are_named_in_training(folder, processor, monkeypatch):
+    save_picture(folder, make_image(0, 30, 30))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(
+        UserError, match=r"record '7': its image .*picture\.png cannot be read \(.*more than 200 pixels"
+    ):
+        make_dataset(folder, processor)[0]
 
 
 def test_an_absolute_path_may_name_an_image_in_the_folder(folder, processor):
