@@ -37,6 +37,7 @@ def _import_public_names() -> dict[str, type]:
     from .configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfig
     from .modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration, HawaiiModel
     from .modeling_hawaii.vision_hawaii import HawaiiVisionModel
+    from .processing.image_processing_hawaii import HawaiiImageProcessor
     from .processing.processing_hawaii import HawaiiProcessor
 
     for config in (HawaiiConfig, HawaiiVisionConfig):
@@ -44,6 +45,7 @@ def _import_public_names() -> dict[str, type]:
     transformers.AutoModel.register(HawaiiConfig, HawaiiModel, exist_ok=True)
     transformers.AutoModel.register(HawaiiVisionConfig, HawaiiVisionModel, exist_ok=True)
     transformers.AutoModelForImageTextToText.register(HawaiiConfig, HawaiiForConditionalGeneration, exist_ok=True)
+    transformers.AutoImageProcessor.register(HawaiiConfig, HawaiiImageProcessor, exist_ok=True)
     transformers.AutoProcessor.register(HawaiiConfig, HawaiiProcessor, exist_ok=True)
 
     AutoModelForVision2Seq = transformers.AutoModelForImageTextToText  # its successor in transformers 5

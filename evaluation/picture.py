@@ -4,7 +4,7 @@ from huggingface_hub.utils import httpx
 from PIL import Image
 
 from ..files.user_error import UserError, explain_errors
-from ..processing.processing_hawaii import open_image
+from ..processing.images_hawaii import open_image
 
 
 def open_picture(image: str) -> Image.Image:

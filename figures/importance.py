@@ -60,7 +60,7 @@ def importance_parts(
         stage (`FinishedStage`):
             Stage with the teachers, the projections and the embeddings of the language model.
         squares (`Sequence[PIL.Image.Image]`):
-            The square images that the student receives.
+            The square images that the teachers receive.
         questions (`Sequence[str]`):
             One question per image; an empty string means none.
 
@@ -128,7 +128,7 @@ def draw_importance(results: dict, squares: Sequence[Image.Image]) -> Any:
         results (`dict`):
             Content of `importance.json`.
         squares (`Sequence[PIL.Image.Image]`):
-            The square images that the student receives.
+            The square images that the teachers receive.
 
     Returns:
         `matplotlib.figure.Figure`
@@ -209,7 +209,9 @@ def importance_figure(
         raise UserError(f"{folder} was trained without a language model, so it has no instruction; remove --question.")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     stage = load_stage(folder, device)
-    squares = [stage.processor.square_image(picture) for picture in pictures]
+    size = max(teacher.image_size for teacher in stage.teachers)
+    processor, bicubic = stage.processor.image_processor, Image.Resampling.BICUBIC
+    squares = [processor.square_image(picture, size, bicubic) for picture in pictures]  # the image of the teachers
     rows = describe_importance(stage, squares, image, question or [""] * len(image))
     results = {"run": str(run), "stage": str(folder), "teachers": [teacher.name for teacher in stage.teachers]}
     results["images"] = rows

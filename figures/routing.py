@@ -102,8 +102,7 @@ def routing_shares(encoder: Any, processor: Any, images: Iterable[Image.Image | 
     images, num_images = iter(images), 0
     while batch := list(islice(images, BATCH_SIZE)):
         num_images += len(batch)
-        squares = [processor.square_image(image) for image in batch]
-        pixel_values = processor.image_processor(squares, return_tensors="pt")["pixel_values"]
+        pixel_values = processor.image_processor(batch, return_tensors="pt")["pixel_values"]
         pixel_values = pixel_values.to(encoder.device, encoder.dtype)
         probabilities = encoder(pixel_values, output_routing=True).router_probabilities  # (L, I, P, A)
         banks = probabilities[:, :, vision.num_prefix_tokens :].split(list(numbers.values()), dim=-1)

@@ -8,7 +8,7 @@ from transformers import AutoImageProcessor, CLIPImageProcessorPil, LlavaImagePr
 
 from ..configuration.configuration_hawaii import HawaiiVisionConfig
 from ..files.user_error import UserError
-from .processing_hawaii import square_image
+from .image_processing_hawaii import HawaiiImageProcessor
 
 
 def load_image_processor(source: str | None):
@@ -39,8 +39,8 @@ def kernel_and_colors(original) -> dict[str, Any]:
 class EncoderProcessor:
     """
     Squares and normalises images. It saves one of transformers' image processors, which makes the squares by itself: a
-    published encoder gets its images as in training. (Only an image that is cropped, not padded, is resized before the
-    crop there, and so may differ by a few levels.)
+    published encoder gets its images as in training, without code. (Only a long strip, or an image that is cropped and
+    not padded, may differ by a few levels.)
 
     Args:
         original (image processor):
@@ -51,24 +51,28 @@ class EncoderProcessor:
             How an image becomes a square: `pad` or `crop`.
 
     Attributes:
-        image_processor (`LlavaImageProcessorPil` or `CLIPImageProcessorPil`):
-            The image processor that is saved.
+        image_processor (`HawaiiImageProcessor`):
+            Prepares the images of training.
     """
 
     def __init__(self, original, vision_config: HawaiiVisionConfig, image_aspect_ratio: str):
-        self.image_aspect_ratio = image_aspect_ratio
-        side = vision_config.image_size
-        settings = {**kernel_and_colors(original), "crop_size": {"height": side, "width": side}}
-        if image_aspect_ratio == "pad":
-            # Only LLaVA's image processor pads.
-            self.image_processor = LlavaImageProcessorPil(do_pad=True, size=settings["crop_size"], **settings)
-        else:
-            self.image_processor = CLIPImageProcessorPil(size={"shortest_edge": side}, **settings)
+        size = {"height": vision_config.image_size, "width": vision_config.image_size}
+        self.settings = {**kernel_and_colors(original), "crop_size": size}
+        self.image_processor = HawaiiImageProcessor(image_aspect_ratio, size=size, **self.settings)
+
+    @property
+    def image_aspect_ratio(self) -> str:
+        return self.image_processor.image_aspect_ratio
 
     def square_image(self, image) -> Image.Image:
         """Square of an image for the student and the teachers; see [`square_image`]."""
-        return square_image(image, self.image_aspect_ratio, self.image_processor.image_mean)
+        return self.image_processor.square_image(image)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Saves the image processor."""
-        self.image_processor.save_pretrained(folder)
+        """Saves the image processor of transformers."""
+        size = self.settings["crop_size"]
+        if self.image_aspect_ratio == "pad":
+            # Only LLaVA's image processor pads.
+            LlavaImageProcessorPil(do_pad=True, size=size, **self.settings).save_pretrained(folder)
+        else:
+            CLIPImageProcessorPil(size={"shortest_edge": size["height"]}, **self.settings).save_pretrained(folder)

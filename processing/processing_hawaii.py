@@ -1,29 +1,25 @@
-"""Processor: squares images, expands image tokens, and saves files that every supported loader can read."""
+"""Processor: expands image tokens, and saves files that every supported loader can read."""
 
 import json
+import re
+from bisect import bisect_right
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from transformers import ProcessorMixin
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.image_transforms import to_pil_image
-from transformers.image_utils import load_image
 from transformers.processing_utils import MultiModalData
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from ..configuration.configuration_hawaii import check_choice
 from ..configuration.hub_hawaii import PROCESSOR_AUTO_MAP, SavedWithCode
+from .image_processing_hawaii import HawaiiImageProcessor
+from .images_hawaii import IMAGE_ASPECT_RATIOS
 
 
 # Placeholder of an image in text and in every chat template; expanded to one token per patch.
 IMAGE_TOKEN = "<image>"
-IMAGE_ASPECT_RATIOS = ("pad", "crop")
-
-
-def _flatten(images):
-    """Flattens an image, a list of images, or a list of lists of images."""
-    if isinstance(images, list | tuple):
-        return [image for item in images for image in _flatten(item)]
-    return list(images) if getattr(images, "ndim", 3) == 4 else [images]
 
 
 def _as_lists(conversation: list) -> list:
@@ -38,72 +34,30 @@ def _as_lists(conversation: list) -> list:
     ]
 
 
-def open_image(image: str) -> Image.Image:
-    """
-    Opens an image by path or URL. A file keeps its mode, unlike with transformers' `load_image`, which makes all
-    values of a 16-bit image white that do not fit in 8 bits.
-
-    Raises:
-        ValueError: the file does not exist or is not an image.
-    """
-    if image.startswith(("http://", "https://", "data:")):
-        return load_image(image)
-    if not Path(image).is_file():
-        raise ValueError(f"There is no image {image}.")
-    try:
-        opened = Image.open(image)
-        opened.load()
-    except UnidentifiedImageError:
-        raise ValueError(f"{image} is no image that Pillow can read.") from None
-    except Exception as error:  # Pillow raises anything from SyntaxError to struct.error
-        raise ValueError(f"{image} is no image that Pillow can read ({error}).") from error
-    return opened
-
-
-def square_image(image, image_aspect_ratio: str, image_mean: list[float]) -> Image.Image:
-    """
-    Makes the square image for the student, at the image's resolution; teachers must get the same image.
-
-    Args:
-        image (`PIL.Image.Image`, array, tensor, path or URL):
-            Orientation tags are applied, and any mode is converted to RGB.
-        image_aspect_ratio (`str`):
-            `"pad"` with the mean colour to its longer side (LLaVA-1.5's stage 2), or `"crop"` to its centre (stage 1).
-        image_mean (`list[float]`):
-            The mean colour, as values from zero to one.
-
-    Returns:
-        `PIL.Image.Image` whose sides are equal.
-
-    Raises:
-        ValueError: the file does not exist or is not an image.
-    """
-    if isinstance(image, str | Path):
-        image = open_image(str(image))
-    elif not isinstance(image, Image.Image):
-        image = to_pil_image(image if image.ndim == 3 else image[None])
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        # 16 bits, in one of four modes. Pillow would make values white that do not fit in 8 bits.
-        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    image = image.convert("RGB")
-    width, height = image.size
-    if width == height:
-        return image
-    if image_aspect_ratio == "crop":
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        return image.crop((left, top, left + side, top + side))
-    # Rounded down, as in LLaVA-1.5.
-    background = tuple(int(255 * mean) for mean in image_mean)
-    square = Image.new("RGB", (max(width, height),) * 2, background)
-    square.paste(image, ((square.width - width) // 2, (square.height - height) // 2))
-    return square
+def _offsets_before_expansion(offsets, text: str, image_token: str, num_image_tokens: int) -> list[tuple[int, int]]:
+    """Converts tokens' spans in a text whose image tokens are repeated to spans in `text`, where they are not."""
+    length, added = len(image_token), len(image_token) * (num_image_tokens - 1)
+    images = [match.start() + index * added for index, match in enumerate(re.finditer(re.escape(image_token), text))]
+    spans = []
+    for start, end in offsets:
+        num_before = bisect_right(images, start)  # images that begin before the token, or with it
+        if num_before and start <= images[num_before - 1] + added:
+            start = images[num_before - 1] - (num_before - 1) * added
+            spans.append((start, start + length))
+        else:
+            spans.append((start - num_before * added, end - num_before * added))
+    return spans
 
 
 def rewrite_tokenizer_config(path: Path) -> None:
-    """Rewrites the configuration that transformers 5 saved so that both 4.57 and 5 can read it."""
+    """
+    Rewrites the configuration that transformers 5 saved: both 4.57 and 5 can read it, the tokenizer pads as in the
+    processor, and no field says where it was loaded from.
+    """
     values = json.loads(path.read_text(encoding="utf-8"))
+    values["padding_side"] = "left"
+    for name in ("is_local", "local_files_only"):
+        values.pop(name, None)
     if values.get("tokenizer_class") == "TokenizersBackend":
         values["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(values.get("extra_special_tokens"), list):
@@ -111,22 +65,25 @@ def rewrite_tokenizer_config(path: Path) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-class HawaiiProcessor(SavedWithCode, ProcessorMixin):
+class _ProcessorSavedWithCode(SavedWithCode, ProcessorMixin):
+    """Has every method of `ProcessorMixin`: transformers' tests look for those that [`HawaiiProcessor`] overrides."""
+
+
+class HawaiiProcessor(_ProcessorSavedWithCode):
     r"""
     Joins an image processor and a tokenizer.
 
     Args:
-        image_processor (`CLIPImageProcessor`):
-            Resizes and normalises square images.
+        image_processor (`HawaiiImageProcessor` or `CLIPImageProcessor`):
+            Squares, resizes and normalises images; CLIP's is made one that does.
         tokenizer (`PreTrainedTokenizerFast`):
             Tokenizer with the special token `<image>`. Its padding side is set to left, for generation.
         patch_size (`int`, *optional*, defaults to 14):
             Side of the encoder's patches, in pixels. It need not divide the side of the image.
         chat_template (`str`, *optional*):
             Jinja template of a conversation.
-        image_aspect_ratio (`str`, *optional*, defaults to `"pad"`):
-            How an image becomes a square: `"pad"` with the mean colour to its longer side (LLaVA-1.5's stage 2), or
-            `"crop"` to its centre (stage 1).
+        kwargs:
+            `image_aspect_ratio` sets that of the image processor.
 
     Raises:
         ValueError: the tokenizer lacks the image token, the image processor does not make squares, or
@@ -140,28 +97,37 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
         image_processor_class = "AutoImageProcessor"
         tokenizer_class = "AutoTokenizer"
 
-        def apply_chat_template(self, conversation, *args, **kwargs):
+        def apply_chat_template(self, conversation, chat_template=None, return_assistant_tokens_mask=False, **kwargs):
             # 4.57 looks for images among a message's items, and would iterate over the letters of a string.
-            return super().apply_chat_template(_as_lists(conversation), *args, **kwargs)
-
-    def __init__(
-        self,
-        image_processor=None,
-        tokenizer=None,
-        patch_size=14,
-        chat_template=None,
-        image_aspect_ratio="pad",
-        **kwargs,
-    ):
-        check_choice("image_aspect_ratio", image_aspect_ratio, IMAGE_ASPECT_RATIOS)
-        size = image_processor.crop_size
-        if size["height"] != size["width"]:
-            raise ValueError(
-                f"The image processor makes images of {size['height']} x {size['width']} pixels; the encoder needs a "
-                "square."
+            conversation = _as_lists(conversation)
+            is_mask_returned = return_assistant_tokens_mask and kwargs.get("tokenize") and kwargs.get("return_dict")
+            if not is_mask_returned:
+                return super().apply_chat_template(conversation, chat_template, **kwargs)
+            # 4.57 would leave out an answer whose first character, such as a space, begins no token.
+            inputs: Any = super().apply_chat_template(
+                conversation, chat_template, return_offsets_mapping=True, **kwargs
             )
+            _, spans = render_jinja_template(
+                conversation if isinstance(conversation[0], list) else [conversation],
+                chat_template=self.chat_template if chat_template is None else chat_template,
+                return_assistant_tokens_mask=True,
+                **{name: value for name, value in kwargs.items() if name not in ("tokenize", "return_dict")},
+                **self.tokenizer.special_tokens_map,
+            )
+            offsets = inputs.pop("offset_mapping")
+            inputs["assistant_masks"] = [
+                [int(any(start < last and end > first for first, last in answers)) for start, end in tokens]
+                for tokens, answers in zip(offsets if isinstance(offsets, list) else offsets.tolist(), spans)
+            ]
+            return inputs.convert_to_tensors(kwargs.get("return_tensors"))
+
+    def __init__(self, image_processor=None, tokenizer=None, patch_size=14, chat_template=None, **kwargs):
+        if not isinstance(image_processor, HawaiiImageProcessor):
+            image_processor = HawaiiImageProcessor.from_dict(image_processor.to_dict())
+        if "image_aspect_ratio" in kwargs:
+            check_choice("image_aspect_ratio", kwargs["image_aspect_ratio"], IMAGE_ASPECT_RATIOS)
+            image_processor.image_aspect_ratio = kwargs["image_aspect_ratio"]
         self.patch_size = patch_size
-        self.image_aspect_ratio = image_aspect_ratio
         self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         if self.image_token_id is None or self.image_token_id == tokenizer.unk_token_id:
@@ -172,6 +138,15 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
         tokenizer.padding_side = "left"
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @property
+    def image_aspect_ratio(self) -> str:
+        """How the image processor makes an image square: `"pad"` or `"crop"`."""
+        return self.image_processor.image_aspect_ratio
+
+    @image_aspect_ratio.setter
+    def image_aspect_ratio(self, value: str) -> None:
+        self.image_processor.image_aspect_ratio = value
 
     @property
     def num_image_tokens(self) -> int:
@@ -185,13 +160,13 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
 
     def square_image(self, image) -> Image.Image:
         """Square of an image for the student and the teachers; see [`square_image`]."""
-        return square_image(image, self.image_aspect_ratio, self.image_processor.image_mean)
+        return self.image_processor.square_image(image)
 
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
         """
         Args:
             images (image, `list` of images or `list` of such lists, *optional*):
-                All images of the batch, in the order of their tokens in the text.
+                All images of the batch, in the order of their tokens in the text; [`open_image`] reads each.
             text (`str` or `list[str]`, *optional*):
                 Prompts, with one image token for each image.
             kwargs:
@@ -202,12 +177,12 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
             `pixel_values` of shape `(num_images, num_channels, image_size, image_size)` if there are images.
 
         Raises:
-            ValueError: there are neither text nor images, or the numbers of image tokens and images differ.
+            ValueError: there are neither text nor images, the numbers of image tokens and images differ, or an image
+                cannot be opened.
         """
+        images = (None if images is None else self.image_processor.fetch_images(images)) or None
         if images is None and text is None:
             raise ValueError("Give images, text or both.")
-        if images is not None:
-            images = [self.square_image(image) for image in _flatten(images)]
         if text is not None:
             text = [text] if isinstance(text, str) else list(text)
             num_tokens, num_images = sum(sample.count(self.image_token) for sample in text), len(images or [])
@@ -220,7 +195,6 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
             if bos_token and "text_kwargs" not in kwargs and all(sample.startswith(bos_token) for sample in text):
                 # Some chat templates write the BOS token, which the tokenizer would add again.
                 kwargs.setdefault("add_special_tokens", False)
-        images = images or None
         if hasattr(ProcessorMixin, "get_text_with_replacements"):
             return super().__call__(images=images, text=text, **kwargs)
         return self._call_before_5(images, text, **kwargs)
@@ -234,9 +208,19 @@ class HawaiiProcessor(SavedWithCode, ProcessorMixin):
         merged["images_kwargs"].pop("return_tensors", None)
         data = {}
         if text is not None:
-            text = [sample.replace(self.image_token, self.image_token * self.num_image_tokens) for sample in text]
-            merged["text_kwargs"].pop("return_mm_token_type_ids", None)
-            data.update(self.tokenizer(text, **merged["text_kwargs"]))
+            is_type_returned = merged["text_kwargs"].pop("return_mm_token_type_ids", False)
+            expanded = [sample.replace(self.image_token, self.image_token * self.num_image_tokens) for sample in text]
+            data.update(self.tokenizer(expanded, **merged["text_kwargs"]))
+            if "offset_mapping" in data:
+                # To the text that was given: `apply_chat_template` looks for the assistant's tokens there.
+                data["offset_mapping"] = [
+                    _offsets_before_expansion(offsets, sample, self.image_token, self.num_image_tokens)
+                    for offsets, sample in zip(data["offset_mapping"], text)
+                ]
+            if is_type_returned:
+                data["mm_token_type_ids"] = [
+                    [int(token == self.image_token_id) for token in tokens] for tokens in data["input_ids"]
+                ]
         if images is not None:
             data.update(self.image_processor(images, **merged["images_kwargs"]))
         return BatchFeature(data, tensor_type=tensor_type)

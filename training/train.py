@@ -44,7 +44,7 @@ def read_data(
     """The training data of a stage and its collator."""
     paths = (data_args.data_path, data_args.image_folder)
     size = max((teacher.image_size for teacher in teachers), default=None)
-    options = {"bad_records": data_args.bad_records, "image_share": data_args.image_share}
+    options = {name: getattr(data_args, name) for name in ("bad_records", "image_share", "follow_links")}
     if isinstance(processor, EncoderProcessor):
         assert size is not None  # without a language model there are teachers
         return ImageDataset(*paths, processor, teacher_image_size=size, **options), collate_images

@@ -11,9 +11,9 @@ from lmms_eval.utils import Collator
 from PIL import ImageFile
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, StoppingCriteria
-from transformers.image_utils import load_image
 
 from ...files.user_error import UserError
+from ...processing.images_hawaii import open_image
 
 
 # A truncated image must be an error, not an image that is half gray. lmms-eval sets this Pillow option to True for the
@@ -67,6 +67,39 @@ def generation_arguments(task_arguments, max_new_tokens):
     if not arguments["do_sample"]:
         arguments.update(dict.fromkeys(SAMPLING_ARGUMENTS))
     return arguments, [string for string in until if string and string != FEW_SHOT_DELIMITER]
+
+
+def place_images(content, image_token):
+    """
+    Makes a message whose text has no image token: it would stand for an image.
+
+    Args:
+        content (`list[dict]`):
+            Items of type `image` and `text`.
+        image_token (`str`):
+            The token of an image in a prompt, which a text of a task may contain.
+
+    Returns:
+        `list[dict]`: If the texts have as many tokens as there are images, each image is in the place of its token.
+        Otherwise the tokens are words of a question, and left out.
+    """
+    images = [item for item in content if item["type"] == "image"]
+    num_tokens = sum(item["text"].count(image_token) for item in content if item["type"] == "text")
+    if num_tokens == len(images) and images:
+        parts = []
+        for item in content:
+            first, *others = item["text"].split(image_token) if item["type"] == "text" else [""]
+            parts.append({"type": "text", "text": first.removesuffix("\n") if others else first})
+            for text in others:
+                # A template puts its own line break between an image and a text.
+                parts += [images.pop(0), {"type": "text", "text": text.removeprefix("\n")}]
+        content = [item for item in parts if item.get("text") != ""]
+    placed = []
+    for item in content:
+        while item["type"] == "text" and image_token in item["text"]:  # the parts of a word around it may be another
+            item = {**item, "text": item["text"].replace(image_token, "")}
+        placed.append(item)
+    return placed
 
 
 class Hawaii(lmms):
@@ -171,15 +204,19 @@ class Hawaii(lmms):
             raise UserError(
                 f"Document {doc_id} of {task} contains video or audio, but the model reads only images and text."
             )
-        messages = messages.to_hf_messages()
+        image_token = self.processor.image_token
+        messages = [
+            {**message, "content": place_images(message["content"], image_token)}
+            for message in messages.to_hf_messages()
+        ]
         text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        num_tokens = text.count(self.processor.image_token)
+        num_tokens = text.count(image_token)
         if num_tokens != len(images):
             raise UserError(
                 f"Document {doc_id} of {task} has {len(images)} images but its prompt has {num_tokens} image tokens "
-                f"{self.processor.image_token!r}; its text must not contain that token."
+                f"{image_token!r}; the model's chat template must render one for each image."
             )
-        return text, [load_image(image) if isinstance(image, str) else image for image in images]
+        return text, [open_image(image) for image in images]
 
     def _inputs(self, texts, images):
         """Returns the model inputs of a batch."""

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ...files.digest import digest
 from ...files.user_error import UserError
+from ...processing.images_hawaii import RASTER_FORMATS
 from .questions import data_from
 from .task_files import check_data_folder, find_data_files, write_task_files
 
@@ -76,8 +77,12 @@ def folder_source(argument: str, limit: int) -> ImageSource:
         raise UserError(f"--images is {argument!r}; it must be NAME=FOLDER.")
     if not Path(folder).is_dir():
         raise UserError(f"{name} has no images: there is no folder {folder}.")
-    suffixes = Image.registered_extensions()
-    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    formats = Image.registered_extensions()
+    paths = sorted(
+        path
+        for path in Path(folder).rglob("*")
+        if formats.get(path.suffix.lower()) in RASTER_FORMATS and path.is_file()
+    )
     if not paths:
         raise UserError(f"{name} has no images: {folder} contains none that Pillow can read.")
     return ImageSource(name, [lambda path=paths[index]: [path] for index in spread(len(paths), limit)])

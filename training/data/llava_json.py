@@ -1,7 +1,7 @@
 """LLaVA's JSON: `{"id", "image", "conversations": [{"from": "human" or "gpt", "value": text}]}` for each record."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,41 @@ def _parse_json(text: str, path: Path, first_line: int = 1) -> Any:
         raise UserError(f"{path}, line {first_line + error.lineno - 1}: {error.msg}.") from error
 
 
+def _read_lines(lines: Iterable[str], path: Path) -> Iterator[Any]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _parse_json(line.rstrip("\n"), path, number)
+
+
 def _read_values(path: Path) -> Iterator[Any]:
-    if path.suffix == ".jsonl":
-        with path.open(encoding="utf-8", newline="\n") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _parse_json(line.rstrip("\n"), path, number)
+    # Some programs write a mark before the text, and either form under the name of the other.
+    with path.open(encoding="utf-8-sig", newline="\n") as lines:
+        is_list = lines.read(100).lstrip().startswith("[")
+        lines.seek(0)
+        if path.suffix == ".jsonl" and not is_list:
+            yield from _read_lines(lines, path)
+            return
+        text = lines.read()
+    try:
+        values = _parse_json(text, path)
+    except UserError as error:
+        if is_list or getattr(error.__cause__, "msg", None) != "Extra data":
+            raise
+        yield from _read_lines(text.split("\n"), path)
         return
-    values = _parse_json(path.read_text(encoding="utf-8"), path)
+    if isinstance(values, dict) and isinstance(values.get("conversations"), list):
+        yield values  # one line of JSON lines
+        return
     if not isinstance(values, list):
         raise UserError(f"{path} must hold a list of records, each a JSON object with conversations.")
     for index, value in enumerate(values):
         values[index] = None  # frees each value once it is converted
         yield value
+
+
+def _is_given(value: Any) -> bool:
+    """Whether a field has a value: tables have empty text or NaN in a row without one."""
+    return not (value is None or (isinstance(value, str) and not value.strip()) or value != value)
 
 
 def _parse_record(value: Any, index: int) -> Record:
@@ -55,8 +77,9 @@ def _parse_record(value: Any, index: int) -> Record:
     """
     if not isinstance(value, dict):
         return Record(index, (), problem=f"it is {value!r}, not a JSON object", is_readable=False)
-    image = value.get("image")
-    images = () if image is None else tuple(image) if isinstance(image, list) else (image,)
+    value = {name: field for name, field in value.items() if _is_given(field)}
+    images = value.get("image", [])
+    images = tuple(filter(_is_given, images)) if isinstance(images, list) else (images,)
     fields = {"id": value.get("id", index), "images": images, "question_type": value.get("question_type")}
     if not isinstance(value.get("conversations"), list):
         return Record(**fields, problem="it has no list of conversations")

@@ -2,8 +2,12 @@
 
 import hashlib
 import logging
+import operator
+import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -12,6 +16,7 @@ from torch.utils.data import Dataset
 
 from ...files.user_error import UserError
 from ...processing.encoder_processor import EncoderProcessor
+from ...processing.images_hawaii import open_image
 from ...processing.processing_hawaii import HawaiiProcessor
 from .conversations import clean_text
 from .readers import read_records
@@ -22,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def teacher_image(square: Image.Image, size: int) -> torch.Tensor:
-    """Resizes the student's square image for the teachers: `(3, size, size)`, uint8."""
+    """Resizes a square image for the teachers: `(3, size, size)`, uint8."""
     image = square.resize((size, size), Image.Resampling.BICUBIC)
     flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return flat.view(size, size, 3).permute(2, 0, 1)
@@ -62,7 +67,7 @@ class RecordDataset(Dataset, ABC):
         data_path (`str`):
             Data file of a format in [`READERS`].
         image_folder (`str`):
-            Folder of the images, which must all be inside it.
+            Folder of the images. Paths in records may not leave it; links in it may.
         processor (`HawaiiProcessor` or `EncoderProcessor`):
             Squares and normalises images; tokenizes conversations.
         bad_records (`str`, *optional*, defaults to `"error"`):
@@ -71,6 +76,8 @@ class RecordDataset(Dataset, ABC):
             Share of the images to train on, see [`choose_share`].
         teacher_image_size (`int`, *optional*):
             Side of the uint8 image that all teachers share; no image is made for them if not given.
+        follow_links (`bool`, *optional*, defaults to `True`):
+            Whether an image may be a symbolic link or in a linked folder.
 
     Raises:
         UserError: The data file or the folder is missing, no record is within the share, or records cannot be used
@@ -87,13 +94,15 @@ class RecordDataset(Dataset, ABC):
         bad_records: str = "error",
         image_share: float = 1.0,
         teacher_image_size: int | None = None,
+        follow_links: bool = True,
     ):
-        self.image_folder = Path(image_folder).resolve()
+        self.image_folder = Path(os.path.abspath(image_folder))
         if not self.image_folder.is_dir():
             raise UserError(f"There is no image folder {image_folder}.")
         self.processor = processor
         self.bad_records = bad_records
         self.teacher_image_size = teacher_image_size
+        self.follow_links = follow_links
         self.data_path = data_path
         self.records = choose_share(self._check(self._read_records()), image_share, data_path)
 
@@ -102,12 +111,18 @@ class RecordDataset(Dataset, ABC):
 
     def __getitem__(self, index: int) -> dict:
         """
-        Returns the sample of a record; if bad records are skipped, that of the next readable record.
+        Returns the sample of a record; if bad records are skipped, that of the next readable record. A negative index
+        counts from the end.
 
         Raises:
+            IndexError: There is no such record, which ends an iteration.
             UserError: The record cannot be read, and `bad_records` is `"error"`.
         """
-        for number in [*range(index, len(self)), *range(index)]:
+        index = operator.index(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.data_path} has {len(self)} records; there is no sample {index}.")
+        index %= len(self)
+        for number in chain(range(index, len(self)), range(index)):
             try:
                 return self._read(number)
             except UserError as error:
@@ -134,19 +149,19 @@ class RecordDataset(Dataset, ABC):
             `teacher_image_size`, `teacher_images`, uint8, of shape
             `(num_images, 3, teacher_image_size, teacher_image_size)`; empty if the record has no image.
         """
-        squares = []
+        images = []
         for path in record.images:
             try:
-                with Image.open(self.image_folder / path) as image:
-                    squares.append(self.processor.square_image(image))
-            except Exception as error:  # Pillow raises anything from SyntaxError to struct.error
+                images.append(open_image(self._locate(path)))
+            except ValueError as error:
                 raise UserError(f"its image {self.image_folder / path} cannot be read ({error})") from error
-        if not squares:
+        if not images:
             return {}
-        result = {"pixel_values": self.processor.image_processor(squares, return_tensors="pt")["pixel_values"]}
-        if self.teacher_image_size is not None:
-            resized = [teacher_image(square, self.teacher_image_size) for square in squares]
-            result["teacher_images"] = torch.stack(resized)
+        processor, size = self.processor.image_processor, self.teacher_image_size
+        result = {"pixel_values": processor(images, return_tensors="pt")["pixel_values"]}
+        if size is not None:
+            squares = [processor.square_image(image, size, Image.Resampling.BICUBIC) for image in images]
+            result["teacher_images"] = torch.stack([teacher_image(square, size) for square in squares])
         return result
 
     def _check(self, records: list[Record]) -> list[Record]:
@@ -183,16 +198,26 @@ class RecordDataset(Dataset, ABC):
             return f"its conversation shows {num_images} images but it has {len(record.images)} images"
         return self._find_path_problem(record.images)
 
+    def _locate(self, path: str) -> Path:
+        # `..` is removed from the text: behind a link, the system would follow it out of the folder.
+        return Path(os.path.normpath(self.image_folder / path))
+
     def _find_path_problem(self, paths: Sequence) -> str | None:
         for path in paths:
             if not isinstance(path, str) or "\0" in path:
                 return f"its image is {path!r}, not a path"
+            full = self._locate(path)
+            if not full.is_relative_to(self.image_folder):
+                return f"its image {path} is outside {self.image_folder}"
             try:
-                full = (self.image_folder / path).resolve()
-                if not full.is_relative_to(self.image_folder):
-                    return f"its image {path} is outside {self.image_folder}"
-                if not full.is_file():
-                    return f"its image {full} is missing"
+                if not stat.S_ISREG(full.stat().st_mode):
+                    return f"its image {full} is missing: it is no file"
+                if not self.follow_links and full.resolve() != self.image_folder.resolve() / full.relative_to(
+                    self.image_folder
+                ):
+                    return f"its image {path} is a symbolic link, or in a linked folder, and follow_links is false"
+            except (FileNotFoundError, NotADirectoryError):
+                return f"its image {full} is missing"
             except (OSError, ValueError, RuntimeError) as error:
                 # A name that is too long or that the file system cannot encode, or a cycle of links.
                 return f"its image {path!r} cannot be looked up ({error})"

@@ -6,7 +6,7 @@ from transformers import TrainingArguments
 
 from ...configuration.configuration_hawaii import check_choice
 from ...files.user_error import UserError
-from ...processing.processing_hawaii import IMAGE_ASPECT_RATIOS
+from ...processing.images_hawaii import IMAGE_ASPECT_RATIOS
 from ..teachers.config import DTYPES
 from .objectives import OBJECTIVES
 
@@ -98,6 +98,8 @@ class DataArguments:
         image_share (`float`, *optional*, defaults to 1.0):
             Share of the images to train on, see [`choose_share`]: the same images in every stage and run, and a subset
             of any larger share.
+        follow_links (`bool`, *optional*, defaults to `True`):
+            Whether a record's image may be a symbolic link or in a linked folder.
         eval_data_path (`str`, *optional*):
             Data file of questions, one per record, for evaluation during training; transformers' `eval_strategy`,
             `eval_steps` and `per_device_eval_batch_size` apply. Only useful in a stage that trains on answers:
@@ -111,6 +113,7 @@ class DataArguments:
     max_length: int = 2048
     bad_records: str = "error"
     image_share: float = 1.0
+    follow_links: bool = True
     eval_data_path: str | None = None
 
     def __post_init__(self):

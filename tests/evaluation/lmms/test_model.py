@@ -1,5 +1,6 @@
 """Tests of the model class for lmms-eval with a tiny checkpoint."""
 
+import base64
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from lmms_eval.protocol import ChatMessages
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from hawaii.evaluation.lmms.model import Hawaii, StopStrings, generation_arguments
+from hawaii.evaluation.lmms.model import Hawaii, StopStrings, generation_arguments, place_images
 from hawaii.evaluation.lmms.plugin import hawaii
 from hawaii.files.user_error import UserError
 from hawaii.tests.evaluation.answering_models import save_llava
@@ -231,10 +232,66 @@ def test_an_error_is_not_an_empty_answer(hub_folder):
         model.generate_until(chat_requests(model.task_dict["colors"]["test"]))
 
 
-def test_the_error_for_an_image_token_in_a_question_names_the_document(hub_folder):
-    model = load(hub_folder, documents=[{"images": [], "text": "what is <image> ?"}])
-    with pytest.raises(ValueError, match="Document 0 of colors has 0 images but its prompt has 1"):
-        model.generate_until(chat_requests(model.task_dict["colors"]["test"]))
+def image(name):
+    return {"type": "image", "image": name}
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ([text("what ?")], [text("what ?")]),
+        ([image("a"), text("what ?")], [image("a"), text("what ?")]),
+        ([image("a"), text("<image>\nwhat ?")], [image("a"), text("what ?")]),
+        ([image("a"), text("what ?\n<image>")], [text("what ?"), image("a")]),
+        (
+            [image("a"), image("b"), text("is <image> like <image> ?")],
+            [text("is "), image("a"), text(" like "), image("b"), text(" ?")],
+        ),
+        ([image("a"), image("b"), text("<image><image>what ?")], [image("a"), image("b"), text("what ?")]),
+        (
+            [text("<image> and"), image("a"), image("b"), text("or <image>")],
+            [image("a"), text(" and"), text("or "), image("b")],
+        ),
+        ([text("what is <image> ?")], [text("what is  ?")]),
+        ([text("what is <im<image>age> ?")], [text("what is  ?")]),
+        ([image("a"), text("<image> or <image> ?")], [image("a"), text(" or  ?")]),
+        ([image("a"), image("b"), text("what is <image> ?")], [image("a"), image("b"), text("what is  ?")]),
+        ([image("a"), text("<image>")], [image("a")]),
+        ([], []),
+    ],
+)
+def test_images_go_where_the_text_says_and_other_tokens_are_left_out(content, expected):
+    assert place_images(content, "<image>") == expected
+
+
+def test_an_image_token_in_a_question_does_not_end_the_evaluation(hub_folder):
+    documents = [
+        {"images": [RED], "text": "what color is the shape ?"},
+        {"images": [RED], "text": "<image>\nwhat color is the shape ?"},
+        {"images": [], "text": "is there a <image> circle ?"},
+        {"images": [], "text": "is there a  circle ?"},
+        {"images": [RED], "text": "<image> is there <image> a circle ?"},
+        {"images": [RED], "text": " is there  a circle ?"},
+    ]
+    model = load(hub_folder, documents=documents)
+    answers = model.generate_until(chat_requests(documents))
+    assert answers[::2] == answers[1::2]
+
+
+def test_images_of_a_question_are_read_in_every_form(single, monkeypatch, tmp_path):
+    RED.save(tmp_path / "red.png")
+    data = (tmp_path / "red.png").read_bytes()
+    deep = Image.new("I;16", (16, 16), 128 * 256)
+    seen = []
+    monkeypatch.setattr(single, "_generate", lambda conversations, _: seen.extend(conversations) or [""])
+    images = [str(tmp_path / "red.png"), "data:image/png;base64," + base64.b64encode(data).decode(), data, deep]
+    monkeypatch.setitem(single.task_dict, "colors", {"test": [{"images": images, "text": ""}]})
+    single.generate_until(chat_requests([{"text": ""}]))
+    assert [image.getpixel((0, 0)) for image in seen[0][1]] == [(255, 0, 0)] * 3 + [(128, 128, 128)]
 
 
 def test_several_rounds_are_not_supported(single):

@@ -4,14 +4,18 @@ import json
 import logging
 import re
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
+from torch.utils.data import RandomSampler, SequentialSampler
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_dataset, make_image, make_record, save_data
 from hawaii.training.data.conversation_dataset import Collator, ConversationDataset
+from hawaii.training.data.records import teacher_image
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +122,10 @@ BAD_RECORDS = {
     "a_folder": (bad_record(image="."), "its image .* is missing"),
     "parent": (bad_record(image="../outside.png"), r"its image \.\./outside.png is outside"),
     "absolute": (bad_record(image="/etc/hostname"), "its image /etc/hostname is outside"),
-    "link": (bad_record(image="link.png"), "its image link.png is outside"),
+    "parent_of_a_folder": (bad_record(image="a/../../outside.png"), r"its image a/\.\./\.\./outside.png is outside"),
+    "parent_of_a_link": (bad_record(image="linked/../outside.png"), "its image .*images/outside.png is missing"),
+    "sibling": (bad_record(image="../images2/good.png"), r"its image \.\./images2/good.png is outside"),
+    "broken_link": (bad_record(image="broken.png"), "its image .*broken.png is missing"),
     "no_path": (bad_record(image={"bytes": "00"}), r"its image is \{'bytes': '00'\}, not a path"),
     "null_byte": (bad_record(image="a\0b.png"), "its image is .*, not a path"),
     "surrogate_in_a_path": (bad_record(image="\ud83d.png"), r"its image '\\ud83d.png' cannot be looked up"),
@@ -137,8 +144,12 @@ BAD_RECORDS = {
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with a good image, a link to an image outside, and a link to itself."""
+    """A folder with a good image, links to an image and a folder outside, to nothing and to itself."""
     (tmp_path / "images").mkdir()
+    (tmp_path / "images2" / "deep").mkdir(parents=True)
+    make_image(1).save(tmp_path / "images2" / "deep" / "1.png")
+    (tmp_path / "images" / "linked").symlink_to(tmp_path / "images2" / "deep")
+    (tmp_path / "images" / "broken.png").symlink_to(tmp_path / "gone.png")
     make_image(0).save(tmp_path / "images" / "good.png")
     make_image(0).save(tmp_path / "outside.png")
     (tmp_path / "images" / "link.png").symlink_to(tmp_path / "outside.png")
@@ -163,6 +174,138 @@ def test_a_bad_record_can_be_skipped_with_a_warning(folder, processor, caplog, r
         dataset = make_dataset(folder, processor, bad_records="skip")
     assert [record.id for record in dataset.records] == ["good"]
     assert re.search(f"1 of 2 records of .*record '7': .*{problem}.*They are skipped", caplog.text)
+
+
+LINKED = ["link.png", "linked/1.png", "./linked/../good.png", "linked/../link.png"]
+
+
+@pytest.mark.parametrize("as_link", [False, True], ids=["folder", "linked folder"])
+@pytest.mark.parametrize("path", LINKED)
+def test_links_that_the_user_put_into_the_folder_are_followed(folder, processor, path, as_link):
+    write(folder, bad_record(image=path))
+    if as_link:
+        (folder / "images").rename(folder / "blobs")
+        (folder / "images").symlink_to("blobs")
+    expected = processor(images=make_image(int(path == "linked/1.png")), return_tensors="pt")["pixel_values"]
+    assert torch.equal(make_dataset(folder, processor)[0]["pixel_values"], expected)
+
+
+@pytest.mark.parametrize("path", ["link.png", "linked/1.png"])
+def test_an_option_refuses_links(folder, processor, path):
+    write(folder, bad_record(id="good"), bad_record(image=path))
+    (folder / "images").rename(folder / "blobs")
+    (folder / "images").symlink_to("blobs")  # the folder that the recipe names may be one
+    problem = f"record '7': its image {path} is a symbolic link, or in a linked folder, and follow_links is false"
+    with pytest.raises(UserError, match=f"1 of 2 records of .*: {problem}"):
+        make_dataset(folder, processor, follow_links=False)
+
+
+def save_picture(folder, image, **options):
+    image.save(folder / "images" / "picture.png", **options)
+    write(folder, bad_record(image="picture.png"))
+    return image
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+PICTURES = {
+    "16 bits": (Image.fromarray(np.arange(0, 65536, 512, dtype=np.uint16).reshape(8, 16)), {}),
+    "opacity": (make_image(0, 20, 10).convert("RGBA"), {}),
+    "orientation": (make_image(0, 20, 10), {"exif": TURNED}),
+    "strip": (make_image(0, 3000, 2), {}),
+    "pixel": (make_image(0, 1, 1), {}),
+}
+
+
+@pytest.mark.parametrize(("image", "options"), PICTURES.values(), ids=PICTURES)
+def test_training_sees_the_pixels_of_every_other_route(folder, processor, image, options):
+    save_picture(folder, image, **options)
+    path = folder / "images" / "picture.png"
+    sample = make_dataset(folder, processor, teacher_image_size=24)[0]
+    assert torch.equal(sample["pixel_values"], processor(images=path, return_tensors="pt")["pixel_values"])
+    content = [{"type": "image", "url": str(path)}]
+    inputs = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=True, return_dict=True)
+    assert np.array_equal(inputs["pixel_values"], sample["pixel_values"])
+    expected = teacher_image(processor.square_image(path), 24)
+    assert (sample["teacher_images"][0].int() - expected.int()).abs().max() <= 1  # equal but for a strip
+
+
+def test_a_format_of_another_program_is_refused_in_training(folder, processor, monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
+    (folder / "images" / "picture.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    )
+    write(folder, bad_record(image="picture.png"))
+    problem = (
+        r"record '7': its image .*picture\.png cannot be read \(.*without other programs; convert it to PNG or JPEG"
+    )
+    with pytest.raises(UserError, match=problem):
+        make_dataset(folder, processor)[0]
+
+
+def test_too_many_pixels_are_named_in_training(folder, processor, monkeypatch):
+    save_picture(folder, make_image(0, 30, 30))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(
+        UserError, match=r"record '7': its image .*picture\.png cannot be read \(.*more than 200 pixels"
+    ):
+        make_dataset(folder, processor)[0]
+
+
+def test_an_absolute_path_may_name_an_image_in_the_folder(folder, processor):
+    write(folder, bad_record(image=str(folder / "images" / "good.png")))
+    assert len(make_dataset(folder, processor)) == 1
+
+
+@pytest.fixture
+def three(folder, processor):
+    for number in range(3):
+        make_image(number).save(folder / "images" / f"{number}.png")
+    write(folder, *(bad_record(id=number, image=f"{number}.png") for number in range(3)))
+    return make_dataset(folder, processor)
+
+
+def test_an_iteration_ends(three):
+    assert len(list(three)) == 3
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("kind", [int, np.int64, torch.tensor, lambda number: number - 3])
+def test_an_index_may_be_of_any_integer_type_and_negative(three, number, kind):
+    expected = three.processor(images=make_image(number), return_tensors="pt")["pixel_values"]
+    assert torch.equal(three[kind(number)]["pixel_values"], expected)
+
+
+@pytest.mark.parametrize("index", [3, 7, -4, np.int64(3), torch.tensor(-4)])
+def test_an_index_past_the_end_is_an_index_error(three, index):
+    with pytest.raises(IndexError, match=rf"data\.json has 3 records; there is no sample {int(index)}\."):
+        three[index]
+
+
+def test_an_index_that_is_no_integer_is_a_type_error(three):
+    for index in (1.5, "1", slice(2), None):
+        with pytest.raises(TypeError):
+            three[index]
+
+
+def test_skipping_stays_within_the_data(folder, processor):
+    (folder / "images" / "bad.png").write_bytes(b"no image")
+    write(folder, bad_record(id="good"), bad_record(image="bad.png"))
+    dataset = make_dataset(folder, processor, bad_records="skip")
+    assert all(torch.equal(sample["pixel_values"], dataset[0]["pixel_values"]) for sample in dataset)
+    with pytest.raises(IndexError):
+        dataset[2]
+
+
+def test_samplers_of_transformers_and_torch_find_their_indices(three):
+    lengths = [len(sample["input_ids"]) for sample in three]
+    for sampler in (
+        LengthGroupedSampler(2, dataset=three, model_input_name="input_ids"),
+        RandomSampler(three),
+        SequentialSampler(three),
+        RandomSampler(three, replacement=True, num_samples=7),
+    ):
+        assert all(len(three[index]["input_ids"]) == lengths[index] for index in sampler)
 
 
 def test_a_record_without_an_id_is_named_by_its_index_in_the_file(folder, processor):

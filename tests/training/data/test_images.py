@@ -106,12 +106,17 @@ def test_a_bad_record_raises_or_is_skipped(tmp_path, caplog, name):
     assert "cannot be used" in caplog.text
 
 
-def test_a_link_out_of_the_folder_is_an_error(tmp_path):
+def test_links_to_images_are_followed_unless_an_option_refuses_them(tmp_path):
     write(tmp_path)
-    make_image(0).save(tmp_path / "outside.png")
+    make_image(1).save(tmp_path / "outside.png")
     (tmp_path / "images" / "link.png").symlink_to(tmp_path / "outside.png")
-    with pytest.raises(UserError, match=r"of .*images cannot be used: record 'link\.png': its image .* is outside"):
-        make_dataset(tmp_path, data_path=None)
+    dataset = make_dataset(tmp_path, data_path=None)
+    assert paths(dataset) == ["good.png", "link.png"]
+    assert torch.equal(dataset[1]["teacher_images"][0], teacher_image(make_image(1), 32))
+    with pytest.raises(
+        UserError, match=r"record 'link\.png': its image link\.png is a symbolic link.*follow_links is f"
+    ):
+        make_dataset(tmp_path, data_path=None, follow_links=False)
 
 
 def test_a_broken_image_raises_when_it_is_read_or_is_replaced_by_the_next_one(tmp_path):

@@ -26,12 +26,36 @@ def test_json_lines_give_the_same_records(tmp_path):
     assert read_records(str(path)) == read_data(tmp_path, values)
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["no mark", "mark"])
+@pytest.mark.parametrize("name", ["data.json", "data.jsonl"])
+@pytest.mark.parametrize("num_records", [1, 3])
+def test_a_list_and_lines_are_told_apart_by_their_text(tmp_path, mark, name, num_records):
+    values = [make_record(number) for number in range(num_records)]
+    expected = read_data(tmp_path, values)
+    texts = [json.dumps(values), json.dumps(values, indent=2), "\n".join(map(json.dumps, values))]
+    for text in [*texts, f"\n {texts[1]}\n", texts[2].replace("\n", "\r\n\r\n")]:
+        (tmp_path / name).write_text(mark + text, encoding="utf-8", newline="")
+        assert read_records(str(tmp_path / name)) == expected
+
+
+@pytest.mark.parametrize("image", ['""', '" "', "NaN", "null", "[]", '[""]', "[null, NaN]"])
+def test_a_row_of_text_may_have_an_empty_field_for_its_image(tmp_path, image):
+    turns = json.dumps(make_record(0, image=False)["conversations"])
+    text = f'[{{"id": "", "image": {image}, "question_type": {image}, "conversations": {turns}}}]'
+    (tmp_path / "data.json").write_text(text, encoding="utf-8")
+    (record,) = read_records(str(tmp_path / "data.json"))
+    assert (record.id, record.images, record.problem) == (0, (), None) and len(record.messages) == 2
+    assert image.startswith("[") or record.question_type is None
+
+
 @pytest.mark.parametrize(
     ("name", "text", "problem"),
     [
         ("a.json", '[{"id": 1},\n{"id": 2}\n{"id": 3}]', "a.json, line 3: Expecting ',' delimiter"),
         ("a.jsonl", '{"id": 1}\n\n{"id": 2\n', "a.jsonl, line 3: Expecting ',' delimiter"),
         ("a.json", '{"id": 1}', "a.json must hold a list of records"),
+        ("a.json", '{"id": 1}\n\n{"id": 2\n', "a.json, line 3: Expecting ',' delimiter"),
+        ("a.jsonl", '[{"id": 1},\n{"id": 2}\n]]', "a.jsonl, line 3: Extra data"),
         ("a.json", "[]", "a.json must hold a list of records, one or more"),
         ("a.jsonl", "\n", "a.jsonl must hold a list of records, one or more"),
         ("a.json", "[1]", "each a JSON object"),

@@ -1,0 +1,87 @@
+"""Image processor: squares, resizes and normalises images, the same way through every Auto class."""
+
+from typing import Any
+
+from PIL import Image
+from transformers.image_processing_utils import get_size_dict
+
+
+try:
+    from transformers import CLIPImageProcessorPil
+except ImportError:  # transformers 4.57, where the one that needs no torchvision has the other's name
+    from transformers import CLIPImageProcessor as CLIPImageProcessorPil
+
+from ..configuration.configuration_hawaii import check_choice
+from ..configuration.hub_hawaii import SavedWithCode
+from .images_hawaii import IMAGE_ASPECT_RATIOS, flatten_images, open_image, square_image
+
+
+class HawaiiImageProcessor(SavedWithCode, CLIPImageProcessorPil):
+    r"""
+    CLIP's image processor, of images that it makes square before they are resized.
+
+    Args:
+        image_aspect_ratio (`str`, *optional*, defaults to `"pad"`):
+            How an image becomes a square: `"pad"` with the mean colour to its longer side (LLaVA-1.5's stage 2), or
+            `"crop"` to its centre (stage 1).
+        kwargs:
+            As for [`CLIPImageProcessor`].
+
+    Raises:
+        ValueError: `image_aspect_ratio` is unknown, or the size is not that of a square.
+    """
+
+    hub_auto_map = {"AutoImageProcessor": "image_processing_hawaii.HawaiiImageProcessor"}
+
+    def __init__(self, image_aspect_ratio: str = "pad", **kwargs):
+        check_choice("image_aspect_ratio", image_aspect_ratio, IMAGE_ASPECT_RATIOS)
+        super().__init__(**kwargs)
+        self.image_aspect_ratio = image_aspect_ratio
+        size = self.crop_size
+        if size["height"] != size["width"]:
+            raise ValueError(
+                f"The image processor makes images of {size['height']} x {size['width']} pixels; the encoder needs a "
+                "square."
+            )
+
+    def fetch_images(self, image_url_or_urls: Any) -> list[Image.Image]:
+        """Opens the images of an image, a list or a list of lists; see [`open_image`]."""
+        return [open_image(image) for image in flatten_images(image_url_or_urls)]
+
+    def square_image(self, image: Any, side: int | None = None, resample: int | None = None) -> Image.Image:
+        """Square of an image; see [`square_image`]. The default filter is the image processor's."""
+        resample = self.resample if resample is None else resample
+        return square_image(image, self.image_aspect_ratio, self.image_mean, side, resample)
+
+    def preprocess(self, images: Any, *args, do_resize=None, size=None, resample=None, **kwargs):
+        """
+        Prepares images; every form that [`open_image`] reads is one.
+
+        Args:
+            images (image, `list` of images or `list` of such lists):
+                The images.
+            do_resize, size, resample, args, kwargs:
+                As for [`CLIPImageProcessor`].
+
+        Returns:
+            [`BatchFeature`] with `pixel_values` of shape `(num_images, num_channels, image_size, image_size)`.
+
+        Raises:
+            ValueError: there is no image, one cannot be opened, or `size` is not that of a square.
+        """
+        images = flatten_images(images)
+        if not images:
+            raise ValueError("There are no images; give one or more.")
+        side = None
+        if self.do_resize if do_resize is None else do_resize:
+            sides = set(dict(get_size_dict(self.size if size is None else size)).values()) - {None}
+            if len(sides) != 1:
+                raise ValueError(f"size is {size}; it must be that of a square.")
+            side = sides.pop()
+        squares = [self.square_image(image, side, resample) for image in images]
+        # transformers 4.57 would take an image of 3 x 3 pixels for one whose colours come first.
+        kwargs["input_data_format"] = "channels_last"
+        return super().preprocess(squares, *args, do_resize=False, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "auto_map": dict(self.hub_auto_map)}
