@@ -247,6 +247,7 @@ def publish(commands) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="folder that `hawaii train` wrote")
     parser.add_argument("repo_id", metavar="REPO_ID", help="repository of the Hub, as in user/name")
     parser.add_argument("--private", action="store_true", help="make the repository private if it is new")
+    parser.add_argument("--dry-run", action="store_true", help="check and list the files, without an upload")
 
 
 COMMANDS = [data, convert, train, recipes, teachers, evaluate, ablate, figures, chat, publish]

@@ -86,7 +86,7 @@ def test_the_error_names_a_damaged_configuration(hub_folder, tmp_path, content):
         checkpoint_folder(folder)
 
 
-@pytest.mark.parametrize("data", [b"", b"version https://git-lfs.github.com/spec/v1", b"\xff" * 16])
+@pytest.mark.parametrize("data", [b"", b"version 1", b"\xff" * 16])
 def test_a_damaged_file_is_named(tmp_path, data):
     (tmp_path / "model.safetensors").write_bytes(data)
     with pytest.raises(UserError, match=r"model\.safetensors is damaged or truncated"):
