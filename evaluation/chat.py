@@ -4,7 +4,7 @@ from ..files.user_error import explain_errors
 from .checkpoint import checkpoint_folder
 
 
-def answer(folder: str, image: str, question: str, max_new_tokens: int = 256) -> str:
+def answer(folder: str, image: str, question: str, max_new_tokens: int = 256, trust_remote_code: bool = False) -> str:
     """
     Answers a question with greedy decoding.
 
@@ -17,22 +17,23 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256) ->
             Question about the image.
         max_new_tokens (`int`, *optional*, defaults to 256):
             Maximum length of the answer.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether to run the code that another model than a HAWAII brings along.
 
     Raises:
         UserError: `folder` is not a checkpoint or `image` could not be opened.
     """
-    path = checkpoint_folder(folder)
+    path = checkpoint_folder(folder, trust_remote_code=trust_remote_code)
 
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    from .lmms.loading import load_checkpoint
     from .picture import open_picture
 
     picture = open_picture(image)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     with explain_errors(f"{folder} could not be loaded"):
-        model = AutoModelForImageTextToText.from_pretrained(path, dtype="auto", trust_remote_code=True)
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
+        model, processor = load_checkpoint(str(path), trust_remote_code, dtype="auto")
     model = model.to(device).eval()
     content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
     with explain_errors(types=ValueError):  # raised by the processor of the checkpoint
@@ -43,6 +44,5 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256) ->
             return_dict=True,
             return_tensors="pt",
         ).to(device, model.dtype)
-    # The type hints of transformers do not bind generate() to its own models.
-    tokens = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)  # pyright: ignore[reportAttributeAccessIssue]
+    tokens = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
     return processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()

@@ -1,5 +1,6 @@
 """The code that a checkpoint brings along: what its configurations ask transformers to run."""
 
+from pathlib import Path
 from typing import Any
 
 
@@ -18,3 +19,23 @@ def find_code(values: Any) -> list[str]:
         else:
             found += find_code(value)
     return list(dict.fromkeys(found))
+
+
+def describe_code(source: str | Path, references: list[str]) -> str:
+    """
+    Says whose code a checkpoint would run.
+
+    Args:
+        source (`str` or `Path`):
+            Folder, or a repository of the Hub.
+        references (`list[str]`):
+            Classes from [`find_code`].
+    """
+    places = []
+    for reference in references:
+        repository, _, name = reference.rpartition("--")
+        place = f"the repository {repository or source} of the Hub"
+        if not repository and Path(source).is_dir():
+            place = f"the folder {Path(source).resolve()}"
+        places.append(f"{name.partition('.')[0]}.py in {place}")
+    return " and ".join(dict.fromkeys(places))

@@ -6,9 +6,8 @@ from pathlib import Path
 from ..configuration.hub_hawaii import save_code
 from ..files.atomic import atomic_folder, write_json
 from ..files.run_contents import FACTS_FILE
-from ..modeling_hawaii.conversion.saved_model import check_saved_model, check_weights_are_finite
 from .card import write_card
-from .published_files import check_links, find_published
+from .published_files import check_model, find_published
 
 
 def export(source: Path, destination: Path, facts: dict) -> None:
@@ -29,9 +28,7 @@ def export(source: Path, destination: Path, facts: dict) -> None:
             weights are not finite.
     """
     source = Path(source)
-    check_saved_model(source)
-    check_links(source)
-    check_weights_are_finite(source)
+    check_model(source)
     with atomic_folder(destination) as folder:
         for name in find_published(source):
             shutil.copyfile(source / name, folder / name)

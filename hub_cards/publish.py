@@ -8,8 +8,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from ..configuration.hub_hawaii import read_code
 from ..files.run_contents import FACTS_FILE
 from ..files.user_error import UserError, explain_errors
-from ..modeling_hawaii.conversion.saved_model import check_saved_model, check_weights_are_finite
-from .published_files import check_code, check_links, find_published
+from .published_files import check_code, check_model, find_published
 
 
 def find_files(folder: Path) -> list[str]:
@@ -23,10 +22,8 @@ def find_files(folder: Path) -> list[str]:
     for name in ("config.json", "configuration_hawaii.py", "README.md"):
         if not (folder / name).is_file():
             raise UserError(f"{folder} cannot be published: it has no {name}. Name the folder hub of a training run.")
-    check_links(folder)
-    check_saved_model(folder)
+    check_model(folder)
     check_code(folder)
-    check_weights_are_finite(folder)
     facts = [FACTS_FILE] if (folder / FACTS_FILE).is_file() else []
     return ["README.md", *find_published(folder), *read_code(), *facts]
 

@@ -9,6 +9,7 @@ from ..files.custom_code import find_code
 from ..files.model_folder import INDEX, WEIGHTS
 from ..files.user_error import UserError
 from ..modeling_hawaii.conversion.checkpoint_tensors import find_weight_files
+from ..modeling_hawaii.conversion.saved_model import check_saved_model, check_weights_are_finite
 
 
 # Files that transformers reads, besides weights and code.
@@ -38,6 +39,22 @@ def check_links(folder: Path) -> None:
                     f"{path} is a link to {os.readlink(path)}, which is outside {folder}: its content would be "
                     "published. Replace the link by a copy, or remove it."
                 )
+
+
+def check_model(folder: Path) -> None:
+    """
+    Checks that a folder contains a complete model, nothing else in its weights, and no link that leads out.
+
+    Raises:
+        UserError: it does not, or a weight is not finite.
+    """
+    check_links(folder)
+    if unknown := check_saved_model(folder):
+        raise UserError(
+            f"The weights of {folder} contain {len(unknown)} tensors that the model of its config.json does not have, "
+            f"{unknown[0]} for one. Save the model again."
+        )
+    check_weights_are_finite(folder)
 
 
 def find_published(folder: Path) -> list[str]:

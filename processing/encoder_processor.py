@@ -14,7 +14,10 @@ from .processing_hawaii import square_image
 def load_image_processor(source: str | None):
     """Loads the image processor of a checkpoint, or raises a `UserError`; CLIP's if `source` is `None`."""
     try:
-        return CLIPImageProcessorPil() if source is None else AutoImageProcessor.from_pretrained(source)
+        if source is None:
+            return CLIPImageProcessorPil()
+        # Without the option transformers would ask on the terminal whether to run the checkpoint's own code.
+        return AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # libraries raise errors of every type for a damaged or missing file
         raise UserError(f"The image processor of {source} could not be loaded: {error}") from error
 

@@ -46,13 +46,16 @@ def _load_without_memory(model_class: type, folder: Path) -> dict:
     return report
 
 
-def check_saved_model(folder: str | Path) -> None:
+def check_saved_model(folder: str | Path) -> list[str]:
     """
     Checks that a local folder contains a complete HAWAII or HAWAII encoder: every file that loading it needs, none
     damaged, and in the weights every tensor of the model that `config.json` describes. Reads no weights.
 
+    Returns:
+        `list[str]`: names of tensors in the weights that the model does not have, which are ignored when it is loaded.
+
     Raises:
-        UserError: something is missing, damaged or too much; the error names the file or the tensor.
+        UserError: something is missing or damaged; the error names the file or the tensor.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -69,17 +72,17 @@ def check_saved_model(folder: str | Path) -> None:
     CheckpointTensors(folder)  # every file is there and has its length
     report = _load_without_memory(model_class, folder)
     names = ", ".join(path.name for path in find_weight_files(str(folder)))
-    for key, problem in (("missing_keys", "lack"), ("unexpected_keys", "have an unknown tensor")):
-        if report[key]:
-            raise UserError(
-                f"{folder} is not a complete HAWAII: its weights ({names}) {problem}: {sorted(report[key])[0]}, and "
-                f"{len(report[key]) - 1} more. Restore the file, or save the model again."
-            )
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"{folder} is not a complete HAWAII: its weights ({names}) lack {len(missing)} tensors, {missing[0]} for "
+            "one. Restore the file, or save the model again."
+        )
     for name, found, expected in report["mismatched_keys"]:
         raise UserError(
             f"{folder} is not a saved HAWAII: {name} has the shape {list(found)} in its weights and {list(expected)} "
             "in its config.json. One of the files belongs to another model."
         )
+    return sorted(report["unexpected_keys"])
 
 
 def check_weights_are_finite(folder: str | Path) -> None:

@@ -177,7 +177,13 @@ def test_missing_weights_are_refused(folder, calls, capsys):
     weights = load_file(folder / "model.safetensors")
     del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(folder, calls, "its weights (model.safetensors) lack: lm_head.weight", capsys)
+    refused(folder, calls, "its weights (model.safetensors) lack 1 tensors, lm_head.weight for one", capsys)
+
+
+def test_other_weights_are_refused(folder, calls, capsys):
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "teacher.weight": torch.zeros(2)}, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(folder, calls, "contain 1 tensors that the model of its config.json does not have, teacher.weight", capsys)
 
 
 def test_a_missing_file_of_several_is_refused(folder, calls, capsys):
