@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 
 from ..files.atomic import read_json
-from ..files.custom_code import describe_code, find_code
+from ..files.custom_code import find_code, refuse_code
 from ..files.model_folder import INDEX, WEIGHTS, check_model_folder
 from ..files.run_contents import HUB_FOLDER
 from ..files.user_error import UserError
@@ -131,11 +131,7 @@ def checkpoint_folder(name: str | Path, or_encoder: bool = False, trust_remote_c
     with explain_damage(name):
         count_parameters(folder)  # opens the weights of every file
     if not trust_remote_code and (references := _needed_code(folder, model_type)):
-        raise UserError(
-            f"{name} needs code that neither transformers nor hawaii-vlm has: {describe_code(folder, references)}. It "
-            "would run on this machine with all your rights: read it, and add --trust-remote-code if you trust its "
-            "authors."
-        )
+        raise refuse_code(str(name), folder, references, "add --trust-remote-code")
     return folder
 
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from .user_error import UserError
+
 
 def find_code(values: Any) -> list[str]:
     """Classes in every `auto_map` of a JSON file's content, as `module.Class` or `owner/name--module.Class`."""
@@ -21,15 +23,19 @@ def find_code(values: Any) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def describe_code(source: str | Path, references: list[str]) -> str:
+def refuse_code(subject: str, source: str | Path, references: list[str], way_out: str) -> UserError:
     """
-    Says whose code a checkpoint would run.
+    The error for a checkpoint whose code is not trusted, which says whose code it is.
 
     Args:
+        subject (`str`):
+            The checkpoint, with its role.
         source (`str` or `Path`):
-            Folder, or a repository of the Hub.
+            Its folder, or repository of the Hub.
         references (`list[str]`):
             Classes from [`find_code`].
+        way_out (`str`):
+            How a user says that the code is trusted.
     """
     places = []
     for reference in references:
@@ -38,4 +44,7 @@ def describe_code(source: str | Path, references: list[str]) -> str:
         if not repository and Path(source).is_dir():
             place = f"the folder {Path(source).resolve()}"
         places.append(f"{name.partition('.')[0]}.py in {place}")
-    return " and ".join(dict.fromkeys(places))
+    return UserError(
+        f"{subject} needs code that neither transformers nor hawaii-vlm has: {' and '.join(dict.fromkeys(places))}. "
+        f"It would run on this machine with all your rights: read it, and {way_out} if you trust its authors."
+    )

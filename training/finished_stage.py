@@ -143,7 +143,7 @@ def load_stage(folder: Path, device: torch.device | str = "cpu") -> FinishedStag
         student, processor = load_encoder(folder, dtype="auto")
     else:
         student = HawaiiForConditionalGeneration.from_pretrained(folder, dtype="auto")
-        processor = HawaiiProcessor.from_pretrained(folder)
+        processor = HawaiiProcessor.from_pretrained(folder, trust_remote_code=False)
     objective_class = OBJECTIVES[settings.objective]
     teachers = objective_class.prepare_teachers(load_teachers(settings.teachers, device))
     objective = objective_class(settings.options, student, {teacher.name: teacher.grid for teacher in teachers})

@@ -66,7 +66,7 @@ def load_vision_config(checkpoint: str) -> PretrainedConfig:
         UserError: there is none, or a student cannot start from an encoder of this type.
     """
     try:
-        config = AutoConfig.from_pretrained(checkpoint)
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{checkpoint} is no CLIP checkpoint: no folder of that name contains a configuration that transformers "

@@ -63,7 +63,7 @@ def _read_transformers(checkpoint: str, values: dict) -> LlavaCheckpoint:
             "transformers."
         )
     with explain_errors(f"The configuration of {checkpoint} cannot be read"):
-        config = AutoConfig.from_pretrained(checkpoint)
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
         text, vision = config.text_config, config.vision_config
         with torch.device("meta"):
             causal = AutoModelForCausalLM.from_config(text)

@@ -117,6 +117,7 @@ def continue_student(
     if holds_encoder(folder):
         return load_encoder(folder, dtype, data_args.image_aspect_ratio)
     student = HawaiiForConditionalGeneration.from_pretrained(folder, dtype=dtype)
-    processor = adapt_processor(HawaiiProcessor.from_pretrained(folder), model_args, data_args)
+    saved = HawaiiProcessor.from_pretrained(folder, trust_remote_code=model_args.trust_remote_code)
+    processor = adapt_processor(saved, model_args, data_args)
     stop_where_answers_end(student, processor)
     return student, processor
