@@ -1,6 +1,6 @@
 """What a folder has in place of a model: files that are not complete, or only a part such as an adapter."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,17 +21,9 @@ PART_FILES = {
     "non_lora_trainables.bin": "what LLaVA trains next to a LoRA",
     "mm_projector.bin": "LLaVA's projector",
 }
-JSON_FILES = (
-    "config.json",
-    "generation_config.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    INDEX,
-)
+IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+JSON_FILES = ("config.json", "generation_config.json", *IMAGE_PROCESSOR_FILES, *TOKENIZER_FILES, INDEX)
 
 
 def describe_part(folder: str | Path, file: str) -> UserError:
@@ -44,6 +36,30 @@ def describe_part(folder: str | Path, file: str) -> UserError:
     return UserError(f"{folder} is not a complete model: its {file} contains {PART_FILES[file]}; {way_out}.")
 
 
+def check_is_no_part(folder: Path) -> None:
+    """Raises a `UserError` if a local folder contains only a part of a model, such as an adapter."""
+    has_weights = (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
+    for name in PART_FILES if not has_weights else ADAPTER_FILES:
+        if (folder / name).is_file():
+            raise describe_part(folder, name)
+
+
+def check_json_files(folder: Path, names: Sequence[str] = JSON_FILES) -> None:
+    """Raises a `UserError` if a local folder has one of these files and it cannot be read."""
+    for name in names:
+        if (folder / name).is_file():
+            read_json(folder / name)
+
+
+def find_damage(folder: Path, names: Sequence[str]) -> UserError | None:
+    """The error of [`check_json_files`], or `None`. It names the file, which a library's error often does not."""
+    try:
+        check_json_files(folder, names)
+    except UserError as error:
+        return error
+    return None
+
+
 def check_model_folder(folder: Path) -> None:
     """
     Checks the files of a local folder from which a library is about to load something.
@@ -51,13 +67,8 @@ def check_model_folder(folder: Path) -> None:
     Raises:
         UserError: one of them is damaged, truncated or a Git LFS pointer, or they are only a part of a model.
     """
-    has_weights = (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
-    for name in PART_FILES if not has_weights else ADAPTER_FILES:
-        if (folder / name).is_file():
-            raise describe_part(folder, name)
-    for name in JSON_FILES:
-        if (folder / name).is_file():
-            read_json(folder / name)
+    check_is_no_part(folder)
+    check_json_files(folder)
     for pattern in ("*.model", "*.txt", "*.jinja"):
         for path in folder.glob(pattern):
             check_is_no_pointer(path)

@@ -1,9 +1,12 @@
 """The student's tokenizer: the one that the recipe names, with a token for images."""
 
+from pathlib import Path
+
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ...files.atomic import read_json
 from ...files.custom_code import find_code, refuse_code
+from ...files.model_folder import TOKENIZER_FILES, find_damage
 from ...files.sources import check_source
 from ...files.user_error import UserError
 from ...modeling_hawaii.conversion.checkpoint_tensors import find_file
@@ -25,9 +28,9 @@ def read_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTo
         UserError: the tokenizer cannot be read, lacks a feature that training needs, or needs code that is not
             trusted.
     """
-    path = find_file(source, "tokenizer_config.json")
-    code = [] if path is None else find_code(read_json(path))
     try:
+        path = find_file(source, "tokenizer_config.json")
+        code = [] if path is None else find_code(read_json(path))
         try:
             # Without the option transformers would ask on the terminal.
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -36,12 +39,11 @@ def read_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTo
                 raise
             if not trust_remote_code:
                 way_out = "set trust_remote_code: true in the recipe"
-                raise refuse_code(f"The tokenizer {source}", source, code, way_out) from None
+                raise refuse_code("It", source, code, way_out) from None
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
-    except UserError:
-        raise
     except Exception as error:  # tokenizers raises plain exceptions for a damaged file
-        raise UserError(f"The tokenizer {source} cannot be read: {error}") from error
+        reason = find_damage(Path(source), TOKENIZER_FILES) or error
+        raise UserError(f"The tokenizer {source} cannot be read: {reason}") from error
     if not tokenizer.is_fast:
         raise UserError(
             f"The tokenizer {source} ({type(tokenizer).__name__}) is written in Python: it does not give the position "
