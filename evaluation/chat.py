@@ -27,6 +27,7 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256, tr
 
     import torch
 
+    from ..processing.chat_templates.limits import check_rendering
     from .lmms.loading import load_checkpoint
     from .picture import open_picture
 
@@ -36,9 +37,16 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256, tr
         model, processor = load_checkpoint(str(path), trust_remote_code, dtype="auto")
     model = model.to(device).eval()
     content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}]
+    subject = f"The chat template of {folder}"
+    if isinstance(processor.chat_template, str):
+        shown = [[{"role": "user", "content": [{"type": "image"}, content[1]]}]]
+        check_rendering(processor.chat_template, processor.tokenizer.special_tokens_map, shown, subject)
+    with explain_errors(f"{subject} fails"):  # a template is a program and may raise anything
+        processor.apply_chat_template(messages, tokenize=False)
     with explain_errors(types=ValueError):  # raised by the processor of the checkpoint
         inputs = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
+            messages,
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,

@@ -55,6 +55,27 @@ def explain_damage(name: str | Path) -> Iterator[None]:
         raise UserError(f"{name} could not be loaded: {error}") from error
 
 
+def _chat_templates(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Every chat template in a folder, with the file that contains it."""
+    for path in [*folder.glob("chat_template.jinja"), *folder.glob("additional_chat_templates/*.jinja")]:
+        yield path, path.read_text(encoding="utf-8", errors="replace")
+    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+        path = folder / name
+        saved = read_json(path).get("chat_template") if path.is_file() else None
+        templates = saved.values() if isinstance(saved, dict) else saved if isinstance(saved, list) else [saved]
+        for template in templates:  # a tokenizer's is a list of mappings if it has several
+            template = template.get("template") if isinstance(template, dict) else template
+            if isinstance(template, str):
+                yield path, template
+
+
+def _check_chat_templates(folder: Path) -> None:
+    from ..processing.chat_templates.limits import check_rendering
+
+    for file, template in _chat_templates(folder):
+        check_rendering(template, subject=f"The chat template in {file}")
+
+
 def _needed_code(folder: Path, model_type: str) -> list[str]:
     """Classes that loading a folder needs and transformers does not have; see [`find_code`]."""
     import transformers
@@ -102,6 +123,7 @@ def checkpoint_folder(name: str | Path, or_encoder: bool = False, trust_remote_c
         )
     with explain_damage(name):
         check_model_folder(folder)
+        _check_chat_templates(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{name} is not a checkpoint: it has no config.json. {_hint(folder)}")
     if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():

@@ -11,6 +11,7 @@ from ..files.atomic import read_json, write_json
 from ..files.run_contents import MODEL_FOLDER, OBJECTIVE_FILE, OBJECTIVE_SETTINGS_FILE, RESULTS_FILE
 from ..files.user_error import UserError, explain_errors
 from ..modeling_hawaii.conversion.saved_model import check_saved_model
+from ..processing.chat_templates.limits import check_rendering
 from ..processing.encoder_processor import EncoderProcessor
 from .checkpoints import load_objective
 from .objectives.encoder_passes import Student
@@ -147,6 +148,7 @@ def load_stage(folder: Path, device: torch.device | str = "cpu") -> FinishedStag
     else:
         student = HawaiiForConditionalGeneration.from_pretrained(folder, dtype="auto")
         processor = HawaiiProcessor.from_pretrained(folder, trust_remote_code=False)
+        check_rendering(processor.chat_template, processor.tokenizer.special_tokens_map)
     objective_class = OBJECTIVES[settings.objective]
     teachers = objective_class.prepare_teachers(load_teachers(settings.teachers, device))
     objective = objective_class(settings.options, student, {teacher.name: teacher.grid for teacher in teachers})
