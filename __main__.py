@@ -87,6 +87,13 @@ def data(commands) -> None:
         )
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Adds the option to run a checkpoint's own code."""
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run the code that another model than a HAWAII brings along"
+    )
+
+
 def convert(commands) -> None:
     models = add_group(
         commands, "convert", "MODEL", "convert another model's checkpoint in safetensors to a HAWAII folder"
@@ -167,6 +174,7 @@ def evaluate(commands) -> None:
     parser.add_argument(
         "--dtype", metavar="NAME", help="precision of the weights, such as bfloat16 (default: the checkpoint's)"
     )
+    add_trust(parser)
 
 
 class ValuesBeforeOverrides(argparse.Action):
@@ -231,6 +239,7 @@ def figures(commands) -> None:
     parser.add_argument("--images", nargs="+", metavar="NAME=DIR", help="folders of images, with or without tasks")
     parser.add_argument("--limit", type=int, metavar="N", help="use N questions or images of each (default: 500)")
     add_questions(parser, "DIR/data/test.parquet")
+    add_trust(parser)
     for parser in names.choices.values():
         parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the figure")
 
@@ -240,6 +249,7 @@ def chat(commands) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
     parser.add_argument("--image", required=True, metavar="IMAGE", help="path or address of the image")
     parser.add_argument("--question", required=True, metavar="TEXT", help="the question")
+    add_trust(parser)
 
 
 def publish(commands) -> None:
@@ -247,6 +257,7 @@ def publish(commands) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="folder that `hawaii train` wrote")
     parser.add_argument("repo_id", metavar="REPO_ID", help="repository of the Hub, as in user/name")
     parser.add_argument("--private", action="store_true", help="make the repository private if it is new")
+    parser.add_argument("--dry-run", action="store_true", help="check and list the files, without an upload")
 
 
 COMMANDS = [data, convert, train, recipes, teachers, evaluate, ablate, figures, chat, publish]

@@ -4,7 +4,7 @@ from ..files.user_error import explain_errors
 from .checkpoint import checkpoint_folder
 
 
-def answer(folder: str, image: str, question: str, max_new_tokens: int = 256) -> str:
+def answer(folder: str, image: str, question: str, max_new_tokens: int = 256, trust_remote_code: bool = False) -> str:
     """
     Answers a question with greedy decoding.
 
@@ -17,32 +17,40 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256) ->
             Question about the image.
         max_new_tokens (`int`, *optional*, defaults to 256):
             Maximum length of the answer.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether to run the code that another model than a HAWAII brings along.
 
     Raises:
         UserError: `folder` is not a checkpoint or `image` could not be opened.
     """
-    path = checkpoint_folder(folder)
+    path = checkpoint_folder(folder, trust_remote_code=trust_remote_code)
 
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    from ..processing.chat_templates.limits import check_rendering
+    from .lmms.loading import load_checkpoint
     from .picture import open_picture
 
     picture = open_picture(image)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     with explain_errors(f"{folder} could not be loaded"):
-        model = AutoModelForImageTextToText.from_pretrained(path, dtype="auto", trust_remote_code=True)
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
+        model, processor = load_checkpoint(str(path), trust_remote_code, dtype="auto")
     model = model.to(device).eval()
     content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
+    messages = [{"role": "user", "content": content}]
+    subject = f"The chat template of {folder}"
+    if isinstance(processor.chat_template, str):
+        shown = [[{"role": "user", "content": [{"type": "image"}, content[1]]}]]
+        check_rendering(processor.chat_template, processor.tokenizer.special_tokens_map, shown, subject)
+    with explain_errors(f"{subject} fails"):  # a template is a program and may raise anything
+        processor.apply_chat_template(messages, tokenize=False)
     with explain_errors(types=ValueError):  # raised by the processor of the checkpoint
         inputs = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
+            messages,
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
         ).to(device, model.dtype)
-    # The type hints of transformers do not bind generate() to its own models.
-    tokens = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)  # pyright: ignore[reportAttributeAccessIssue]
+    tokens = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
     return processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()

@@ -117,6 +117,7 @@ def evaluate(
     num_processes: int = 1,
     device: str | None = None,
     dtype: str = "auto",
+    trust_remote_code: bool = False,
 ) -> dict:
     """
     Evaluates a checkpoint with lmms-eval in new processes. Prints the scores and writes `output_dir/results.json`.
@@ -152,6 +153,8 @@ def evaluate(
             Device such as `"cuda:1"`; defaults to the first accelerator, or the CPU.
         dtype (`str`, *optional*, defaults to `"auto"`):
             Type of the weights; `"auto"` is that of the checkpoint.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether to run the code that another model than a HAWAII brings along.
 
     Returns:
         `dict`: The content of `results.json`.
@@ -161,7 +164,7 @@ def evaluate(
             answering or scoring failed.
     """
     names = task_names(tasks, suite)
-    checkpoint = checkpoint_folder(folder)
+    checkpoint = checkpoint_folder(folder, trust_remote_code=trust_remote_code)
     output_dir = Path(output_dir)
     data_files = find_data_files(names, output_dir, data_file)
     check_call(names, limit, batch_size, device, num_processes)
@@ -182,6 +185,7 @@ def evaluate(
             "dtype": dtype,
             "device": device,
             "batch_size": batch_size,
+            "trust_remote_code": trust_remote_code,
             "limit": limit,
             "tasks": names,
             "task_folder": str(write_task_files(names, data_files, benchmark_data, scratch)),

@@ -11,16 +11,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from ..evaluation.checkpoint import ENCODER_TYPE, checkpoint_folder
 from ..evaluation.evaluate import split_tasks
+from ..evaluation.lmms.loading import load_checkpoint
 from ..evaluation.paper.benchmarks import BENCHMARKS
 from ..evaluation.paper.images import folder_source, task_sources
 from ..files.atomic import read_json
 from ..files.run_contents import FACTS_FILE
 from ..files.user_error import UserError, explain_errors
 from ..hub_cards.card import read_config
+from ..training.students.encoders import load_encoder
 from .drawing import COLORS, PAGE_WIDTH, SETTINGS, matplotlib_or_error, save_figure
 
 
@@ -62,17 +63,13 @@ def adapter_names(folder: Path) -> dict[str, list[str]]:
     return names
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
+def _load(folder: Path, trust_remote_code: bool) -> tuple[Any, Any]:
     """Loads the encoder of a checkpoint and its processor."""
     if read_config(folder)["model_type"] == ENCODER_TYPE:
-        # Imported here because it registers the classes of this package, while a model must run its published code.
-        from ..training.students.encoders import load_encoder
-
         encoder, processor = load_encoder(folder, "auto")
     else:
-        model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", trust_remote_code=True)
+        model, processor = load_checkpoint(str(folder), trust_remote_code, dtype="auto")
         encoder = model.model.vision_tower
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     if torch.accelerator.is_available():
         encoder.to(torch.accelerator.current_accelerator())
     return encoder.eval(), processor
@@ -190,6 +187,7 @@ def routing_figure(
     limit: int = 500,
     data_file: str | None = None,
     data_folder: str | None = None,
+    trust_remote_code: bool = False,
 ) -> dict:
     """
     Counts the adapters that the routers choose for each benchmark in each layer, draws `output_dir/routing.png`
@@ -210,6 +208,8 @@ def routing_figure(
             counts once.
         data_file, data_folder (`str`, *optional*):
             Location of the tasks' data, as for [`evaluate`].
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether to run the code that another model than a HAWAII brings along.
 
     Returns:
         `dict`: The content of `routing.json`: the names of the `adapters` by bank, and for each of `benchmarks` its
@@ -228,7 +228,7 @@ def routing_figure(
         raise UserError(f"Two benchmarks are named {duplicates[0]}; rename one.")
     if limit < 1:
         raise UserError(f"--limit is {limit}, but must be at least 1.")
-    path = checkpoint_folder(folder, or_encoder=True)
+    path = checkpoint_folder(folder, or_encoder=True, trust_remote_code=trust_remote_code)
     results = {"folder": str(folder), "adapters": adapter_names(path), "benchmarks": {}}
     sources = [folder_source(argument, limit) for argument in images or []]
     output_dir = Path(output_dir)
@@ -236,7 +236,7 @@ def routing_figure(
         if names:
             sources = task_sources(names, limit, output_dir, data_file, data_folder, Path(scratch)) + sources
         with explain_errors(f"{folder} could not be loaded"):
-            encoder, processor = _load(path)
+            encoder, processor = _load(path, trust_remote_code)
         for source in sources:
             with tqdm(total=len(source.documents), desc=source.name) as progress:
                 shares, num_images = routing_shares(encoder, processor, source.images(progress.update))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .git_lfs import check_is_no_pointer
 from .user_error import UserError, explain_errors
 
 
@@ -99,6 +100,7 @@ def read_json(path: Path) -> dict:
     Raises:
         UserError: the file is not JSON, or not an object.
     """
+    check_is_no_pointer(path)
     with explain_errors(f"{path} is damaged: it is not JSON"):
         values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from .model_folder import check_model_folder
 from .user_error import UserError
 
 
@@ -18,15 +19,17 @@ def check_source(option: str, name: str, file: str = "config.json") -> None:
             File that a folder must contain.
 
     Raises:
-        UserError: the folder lacks the file, or the name is neither an existing folder nor a possible hub id.
+        UserError: the folder lacks the file, has a damaged one or only a part of a model, or the name is neither an
+            existing folder nor a possible hub id.
     """
     if Path(name).is_dir():
+        check_model_folder(Path(name))
         if not (Path(name) / file).is_file():
             raise UserError(
                 f"The {option} {name} is a folder without {file}. Name a folder that `save_pretrained` wrote."
             )
     elif name.count("/") > 1 or name.startswith((".", "/")):  # a hub id is `name` or `owner/name`
         raise UserError(
-            f"There is no {option} {name}: name a folder or a hub id. (`hawaii data easy_vqa` creates all that "
-            "the recipe easy_vqa names.)"
+            f"There is no {option} {name}: name a folder or a hub id, which has one slash at most. (`hawaii data "
+            "easy_vqa` creates all that the recipe easy_vqa names.)"
         )

@@ -8,6 +8,7 @@ from transformers import AutoConfig
 from ..files.atomic import read_json
 from ..files.run_contents import FACTS_FILE
 from ..files.user_error import explain_errors
+from .escape import escape_all, flatten
 
 
 TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
@@ -35,6 +36,12 @@ def write_card(folder: Path, results: list[dict] | None = None) -> None:
     """
     folder = Path(folder)
     config, facts = read_config(folder), read_json(folder / FACTS_FILE)
+    problem = f"{folder / FACTS_FILE} does not describe a training"
+    with explain_errors(problem, (KeyError, TypeError, ValueError, AttributeError, IndexError)):
+        _make_card(folder, config, facts, results).save(folder / "README.md")
+
+
+def _make_card(folder: Path, config: dict, facts: dict, results: list[dict] | None) -> ModelCard:
     text_config = None
     if "text_config" in config:
         fields = dict(config["text_config"])
@@ -42,35 +49,35 @@ def write_card(folder: Path, results: list[dict] | None = None) -> None:
             # The class maps every name of its fields: GPT-2's width is n_embd.
             text_config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     data = ModelCardData(
-        model_name=facts["name"],
+        model_name=flatten(facts["name"]),
         library_name="transformers",
         pipeline_tag="image-text-to-text" if text_config else "image-feature-extraction",
         tags=["hawaii", "knowledge-distillation", "mixture-of-lora", "custom_code"],
         eval_results=[
             EvalResult(
                 task_type="image-text-to-text",
-                dataset_type=result.get("repository", result["task"]),
-                dataset_name=result.get("data_set", result["task"]),
+                dataset_type=flatten(result.get("repository", result["task"])),
+                dataset_name=flatten(result.get("data_set", result["task"])),
                 dataset_config=result.get("config"),
                 dataset_split=result.get("split"),
-                metric_type=result["metric"],
+                metric_type=flatten(result["metric"]),
                 metric_value=result["value"],
             )
             for result in results or []
         ]
         or None,
     )
-    card = ModelCard.from_template(
+    shown = escape_all(facts)
+    return ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        name=facts["name"],
-        # Phrased as in training: a small model knows no other words.
+        name=shown["name"],
+        # Phrased as in training: a small model knows no other words. The template writes it as a Python string.
         question=list(facts["stages"].values())[-1].get("question") or "What is in this image?",
         num_parameters=facts["num_parameters"],
-        teachers=sorted({teacher for stage in facts["stages"].values() for teacher in stage["teachers"]}),
-        stages=facts["stages"],
-        vision=config["vision_config"] if text_config else config,
+        teachers=sorted({teacher for stage in shown["stages"].values() for teacher in stage["teachers"]}),
+        stages=shown["stages"],
+        vision=escape_all(config["vision_config"] if text_config else config),
         text=text_config,
-        results=results,
+        results=escape_all(results),
     )
-    card.save(folder / "README.md")

@@ -3,26 +3,11 @@
 import shutil
 from pathlib import Path
 
+from ..configuration.hub_hawaii import save_code
 from ..files.atomic import atomic_folder, write_json
 from ..files.run_contents import FACTS_FILE
-from ..files.user_error import UserError
-from .card import read_config, write_card
-
-
-# Files that transformers and this project's H files read; all others are left out.
-PUBLISHED = (
-    "*_hawaii.py",
-    "config.json",
-    "generation_config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "*processor_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
+from .card import write_card
+from .published_files import check_model, find_published
 
 
 def export(source: Path, destination: Path, facts: dict) -> None:
@@ -39,16 +24,14 @@ def export(source: Path, destination: Path, facts: dict) -> None:
             Facts about training for the model card: `name`, `num_parameters` and `stages`.
 
     Raises:
-        UserError: `source` lacks a file of a saved HAWAII.
+        UserError: `source` lacks a file of a saved HAWAII, one is damaged or a link that leads out of `source`, or its
+            weights are not finite.
     """
     source = Path(source)
-    is_encoder = (source / "config.json").is_file() and "text_config" not in read_config(source)
-    for name in ("config.json", "preprocessor_config.json" if is_encoder else "processor_config.json"):
-        if not (source / name).is_file():
-            raise UserError(f"{source} is not a saved HAWAII: it has no {name}.")
+    check_model(source)
     with atomic_folder(destination) as folder:
-        for pattern in PUBLISHED:
-            for path in source.glob(pattern):
-                shutil.copyfile(path, folder / path.name)
+        for name in find_published(source):
+            shutil.copyfile(source / name, folder / name)
+        save_code(folder)
         write_json(folder / FACTS_FILE, facts)
         write_card(folder)

@@ -3,13 +3,35 @@
 from pathlib import Path
 
 from huggingface_hub import HfApi
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from ..configuration.hub_hawaii import read_code
+from ..files.run_contents import FACTS_FILE
 from ..files.user_error import UserError, explain_errors
+from .published_files import check_code, check_model, find_published
 
 
-def publish(folder: str, repo_id: str, private: bool = False) -> str:
+def find_files(folder: Path) -> list[str]:
     """
-    Uploads a published folder to the Hub and creates the repository if it does not exist.
+    Names of the files to upload.
+
+    Raises:
+        UserError: the folder is not a complete published folder of this package, a link leads out of it, or its
+            weights are not finite.
+    """
+    for name in ("config.json", "configuration_hawaii.py", "README.md"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} cannot be published: it has no {name}. Name the folder hub of a training run.")
+    check_model(folder)
+    check_code(folder)
+    facts = [FACTS_FILE] if (folder / FACTS_FILE).is_file() else []
+    return ["README.md", *find_published(folder), *read_code(), *facts]
+
+
+def publish(folder: str, repo_id: str, private: bool = False, dry_run: bool = False) -> str:
+    """
+    Uploads a published folder to the Hub and creates the repository if it does not exist. Prints the files and their
+    sizes first. Other files in the folder are not uploaded.
 
     Args:
         folder (`str`):
@@ -18,17 +40,35 @@ def publish(folder: str, repo_id: str, private: bool = False) -> str:
             `user/name`.
         private (`bool`, *optional*, defaults to `False`):
             Whether a new repository is private.
+        dry_run (`bool`, *optional*, defaults to `False`):
+            Whether to stop before anything is uploaded.
 
     Returns:
-        `str`: URL of the commit.
+        `str`: URL of the commit, or a sentence that nothing was uploaded.
 
     Raises:
-        UserError: the folder lacks a file of a published HAWAII, or the upload fails.
+        UserError: the name cannot be a repository's, [`find_files`] refuses the folder, or the upload fails.
     """
-    for name in ("config.json", "configuration_hawaii.py", "README.md"):
-        if not (Path(folder) / name).is_file():
-            raise UserError(f"{folder} cannot be published: it has no {name}. Name the folder hub of a training run.")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(
+            f"{repo_id} cannot be the name of a repository of the Hub: write user/name, in letters, digits, -, _ and ."
+        ) from error
+    path = Path(folder)
+    names = find_files(path)
+    sizes = {name: (path / name).stat().st_size for name in names}
+    for name, size in sizes.items():
+        print(f"{size:15,} bytes  {name}")
+    print(f"{sum(sizes.values()):15,} bytes  in {len(sizes)} files, for {repo_id}", flush=True)
+    if others := sorted(each.name for each in path.iterdir() if each.name not in sizes):
+        print(f"Not part of a published folder, and not uploaded: {', '.join(others)}", flush=True)
+    if dry_run:
+        return "Nothing was uploaded, because of --dry-run."
     with explain_errors(f"{folder} could not be uploaded to {repo_id}"):
         api = HfApi()
         api.create_repo(repo_id, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload HAWAII"))
+        commit = api.upload_folder(
+            repo_id=repo_id, folder_path=folder, allow_patterns=names, commit_message="Upload HAWAII"
+        )
+        return str(commit)

@@ -85,7 +85,8 @@ class HawaiiModel(HawaiiPreTrainedModel):
         super().__init__(config)
         self.vision_tower = HawaiiVisionModel._from_config(config.vision_config)
         self.multi_modal_projector = HawaiiMultiModalProjector(config)
-        self.language_model = AutoModel.from_config(config.text_config)
+        # Without the option transformers may ask on the terminal whether to run code that the configuration names.
+        self.language_model = AutoModel.from_config(config.text_config, trust_remote_code=False)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

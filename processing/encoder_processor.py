@@ -1,12 +1,14 @@
 """Prepares the images of an encoder that is trained without a language model."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from transformers import AutoImageProcessor, CLIPImageProcessorPil, LlavaImageProcessorPil
 
 from ..configuration.configuration_hawaii import HawaiiVisionConfig
+from ..files.model_folder import IMAGE_PROCESSOR_FILES, find_damage
 from ..files.user_error import UserError
 from .image_processing_hawaii import HawaiiImageProcessor
 
@@ -14,9 +16,13 @@ from .image_processing_hawaii import HawaiiImageProcessor
 def load_image_processor(source: str | None):
     """Loads the image processor of a checkpoint, or raises a `UserError`; CLIP's if `source` is `None`."""
     try:
-        return CLIPImageProcessorPil() if source is None else AutoImageProcessor.from_pretrained(source)
+        if source is None:
+            return CLIPImageProcessorPil()
+        # Without the option transformers would ask on the terminal whether to run the checkpoint's own code.
+        return AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # libraries raise errors of every type for a damaged or missing file
-        raise UserError(f"The image processor of {source} could not be loaded: {error}") from error
+        reason = find_damage(Path(str(source)), IMAGE_PROCESSOR_FILES) or error
+        raise UserError(f"The image processor of {source} could not be loaded: {reason}") from error
 
 
 def kernel_and_colors(original) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from .. import HawaiiForConditionalGeneration, HawaiiProcessor  # from the root,
 from ..files.atomic import read_json, write_json
 from ..files.run_contents import MODEL_FOLDER, OBJECTIVE_FILE, OBJECTIVE_SETTINGS_FILE, RESULTS_FILE
 from ..files.user_error import UserError, explain_errors
+from ..modeling_hawaii.conversion.saved_model import check_saved_model
+from ..processing.chat_templates.limits import check_rendering
 from ..processing.encoder_processor import EncoderProcessor
 from .checkpoints import load_objective
 from .objectives.encoder_passes import Student
@@ -130,7 +132,8 @@ def load_stage(folder: Path, device: torch.device | str = "cpu") -> FinishedStag
             Device of the teachers and the objective.
 
     Raises:
-        UserError: the folder of a teacher was moved, or a teacher has changed.
+        UserError: a file of the stage is missing or damaged, the folder of a teacher was moved, or a teacher has
+            changed.
     """
     settings = read_settings(folder)
     for config in settings.teachers:
@@ -139,11 +142,13 @@ def load_stage(folder: Path, device: torch.device | str = "cpu") -> FinishedStag
                 f"The teacher {config.name} of {folder} is missing: there is no folder {config.checkpoint}. Restore "
                 f"it, or write its new place into {folder / OBJECTIVE_SETTINGS_FILE}."
             )
+    check_saved_model(folder)
     if holds_encoder(folder):
         student, processor = load_encoder(folder, dtype="auto")
     else:
         student = HawaiiForConditionalGeneration.from_pretrained(folder, dtype="auto")
-        processor = HawaiiProcessor.from_pretrained(folder)
+        processor = HawaiiProcessor.from_pretrained(folder, trust_remote_code=False)
+        check_rendering(processor.chat_template, processor.tokenizer.special_tokens_map)
     objective_class = OBJECTIVES[settings.objective]
     teachers = objective_class.prepare_teachers(load_teachers(settings.teachers, device))
     objective = objective_class(settings.options, student, {teacher.name: teacher.grid for teacher in teachers})

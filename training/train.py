@@ -24,6 +24,7 @@ from .recipes.arguments import DataArguments
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
 from .recipes.recipe import Stage, read_recipe
 from .students.encoders import warn_of_other_teachers
+from .students.language_models import register_code
 from .students.student import build_student, continue_student
 from .students.trainable import set_trainable
 from .teachers.loading import load_teachers
@@ -155,6 +156,9 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
     plan = read_recipe(recipe, overrides)
     if plan.is_encoder_alone:
         print_once("The recipe names no language model: the encoder is trained alone, on images.")
+    start = next(iter(plan.stages.values())).model
+    if start.trust_remote_code and start.language_model is not None:
+        register_code(start.language_model)  # finished stages need it, too
     previous, results = None, {}
     for number, name in enumerate(plan.stages, start=1):
         model_folder = plan.output_dir / name / MODEL_FOLDER

@@ -10,10 +10,11 @@ from lmms_eval.protocol import ChatMessages
 from lmms_eval.utils import Collator
 from PIL import ImageFile
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, StoppingCriteria
+from transformers import GenerationConfig, StoppingCriteria
 
 from ...files.user_error import UserError
 from ...processing.images_hawaii import open_image
+from .loading import load_checkpoint
 
 
 # A truncated image must be an error, not an image that is half gray. lmms-eval sets this Pillow option to True for the
@@ -118,8 +119,8 @@ class Hawaii(lmms):
             Type of the weights, such as `"bfloat16"`; `"auto"` is that of the checkpoint.
         attn_implementation (`str`, *optional*):
             `"sdpa"`, `"flash_attention_2"` or `"eager"`; defaults to the best implementation that transformers finds.
-        trust_remote_code (`bool`, *optional*, defaults to `True`):
-            Whether to run the code in the checkpoint. A published HAWAII needs it.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether to run the code that a checkpoint brings along. A HAWAII runs the installed classes and needs none.
         batch_size (`int`, *optional*, defaults to 1):
             Questions per batch, halved when the device is out of memory. It changes the speed, not the answers.
         max_new_tokens (`int`, *optional*, defaults to 1024):
@@ -135,7 +136,7 @@ class Hawaii(lmms):
         device=None,
         dtype="auto",
         attn_implementation=None,
-        trust_remote_code=True,
+        trust_remote_code=False,
         batch_size=1,
         max_new_tokens=1024,
     ):
@@ -147,11 +148,15 @@ class Hawaii(lmms):
         # Every process holds the whole model: data parallelism of inference needs no wrapper.
         self._rank = self.accelerator.process_index
         self._world_size = self.accelerator.num_processes
-        source = {"revision": revision, "trust_remote_code": trust_remote_code}
-        self.model = AutoModelForImageTextToText.from_pretrained(
-            pretrained, dtype=dtype, attn_implementation=attn_implementation, device_map={"": self.device}, **source
-        ).eval()
-        self.processor = AutoProcessor.from_pretrained(pretrained, **source)
+        model, self.processor = load_checkpoint(
+            pretrained,
+            trust_remote_code=trust_remote_code,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            device_map={"": self.device},
+        )
+        self.model = model.eval()
         self.tokenizer = self.processor.tokenizer
         # Padding comes before the prompt, because the answer starts right after it.
         self.tokenizer.padding_side = "left"

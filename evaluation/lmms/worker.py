@@ -128,8 +128,9 @@ def main(plan: dict) -> None:
     """
     Args:
         plan (`dict`):
-            `pretrained`, `dtype`, `device` and `batch_size` of [`Hawaii`]; `tasks`, the task names; `task_folder`, the
-            task files of this package; `limit`, the questions per task or `None`; `results`, the output folder.
+            `pretrained`, `dtype`, `device`, `batch_size` and, *optional*, `trust_remote_code` of [`Hawaii`]; `tasks`,
+            the task names; `task_folder`, the task files of this package; `limit`, the questions per task or `None`;
+            `results`, the output folder.
     """
     from loguru import logger
 
@@ -141,7 +142,8 @@ def main(plan: dict) -> None:
     try:
         tasks = Tasks(plan["task_folder"])
         managers = {name: tasks.manager_of(name) for name in plan["tasks"]}
-        model = Hawaii(plan["pretrained"], dtype=plan["dtype"], device=plan["device"], batch_size=plan["batch_size"])
+        options = {name: plan[name] for name in ("dtype", "device", "batch_size")}
+        model = Hawaii(plan["pretrained"], trust_remote_code=plan.get("trust_remote_code", False), **options)
         # lmms-eval would delete the model after the first task.
         model.clean = lambda: None
         for task, manager in managers.items():

@@ -1,23 +1,27 @@
 """The tensors of a checkpoint, stored in one file or several, read one at a time."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from math import prod
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers.safetensors_conversion import auto_conversion
 from transformers.utils import cached_file
 
 from ...files.atomic import read_json
+from ...files.model_folder import INDEX, PART_FILES, WEIGHTS, describe_part, open_tensors
 from ...files.user_error import UserError
 
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 # Floating-point types as safetensors names them. Quantized weights have other types.
 FLOAT_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# Parts of a model that are saved alone, and the names of their tensors.
+PARTS = {
+    "only a projector": re.compile(r"(^|\.)(mm_|multi_modal_)projector\."),
+    "only adapters, such as a LoRA": re.compile(r"lora_|^base_model\."),
+}
 
 
 def find_file(checkpoint: str | Path, name: str, revision: str = "main") -> Path | None:
@@ -51,13 +55,17 @@ def find_weight_files(checkpoint: str) -> list[Path]:
     Finds the safetensors files of a checkpoint.
 
     Raises:
-        UserError: there are none, or the index is damaged or names a file that is missing or in another folder.
+        UserError: there are none, perhaps because it is only a part of a model, or the index is damaged or names a
+            file that is missing or in another folder.
     """
     revision = find_revision(checkpoint)
     if (path := find_file(checkpoint, WEIGHTS, revision)) is not None:
         return [path]
     index = find_file(checkpoint, INDEX, revision)
     if index is None:
+        for name in PART_FILES:
+            if find_file(checkpoint, name, revision) is not None:
+                raise describe_part(checkpoint, name)
         raise UserError(
             f"{checkpoint} has neither {WEIGHTS} nor {INDEX}. Pickles (pytorch_model.bin) are not read because they "
             "can run code; docs/starting_points.md shows how to convert them to safetensors."
@@ -75,13 +83,6 @@ def find_weight_files(checkpoint: str) -> list[Path]:
     return files
 
 
-def _open(path: Path):
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:  # safetensors' OSError does not name the file
-        raise UserError(f"{path} is damaged or truncated ({error}). Download it again.") from error
-
-
 class CheckpointTensors:
     """
     Names, shapes and types of a checkpoint's tensors; reads them without a second copy in memory.
@@ -91,7 +92,8 @@ class CheckpointTensors:
             Folder or Hub id. From a repository only safetensors files are downloaded.
 
     Raises:
-        UserError: there are no safetensors files, one is missing or damaged, or two contain the same tensor.
+        UserError: there are no safetensors files, one is missing or damaged, two contain the same tensor, or all
+            tensors belong to a projector or to adapters.
     """
 
     def __init__(self, checkpoint: str | Path):
@@ -101,7 +103,7 @@ class CheckpointTensors:
         self.dtypes: dict[str, str] = {}  # safetensors' names
         self._names: dict[Path, list[str]] = {}
         for path in self.files:
-            with _open(path) as file:
+            with open_tensors(path) as file:
                 self._names[path] = list(file.keys())
                 for name in self._names[path]:
                     if name in self.shapes:
@@ -112,6 +114,11 @@ class CheckpointTensors:
                     tensor = file.get_slice(name)
                     self.shapes[name] = tuple(tensor.get_shape())
                     self.dtypes[name] = tensor.get_dtype()
+        for part, pattern in PARTS.items():
+            if self.shapes and all(map(pattern.search, self.shapes)):
+                raise UserError(
+                    f"{self.checkpoint} contains {part} and no other weights: name the folder of the complete model."
+                )
 
     @property
     def names(self) -> list[str]:
@@ -137,7 +144,7 @@ class CheckpointTensors:
         the next one is opened: copy what must outlive the iteration.
         """
         for path in self.files:
-            with _open(path) as file:
+            with open_tensors(path) as file:
                 for name in self._names[path]:
                     if name in names:
                         yield name, file.get_tensor(name)

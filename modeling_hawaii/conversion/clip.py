@@ -2,11 +2,13 @@
 
 import math
 import re
+from pathlib import Path
 
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
 from ...configuration.configuration_hawaii import HawaiiVisionConfig
+from ...files.model_folder import check_is_no_part, check_json_files
 from ...files.user_error import UserError, explain_errors
 from ..vision_hawaii import HawaiiVisionModel
 from .checkpoint_tensors import CheckpointTensors
@@ -65,12 +67,16 @@ def load_vision_config(checkpoint: str) -> PretrainedConfig:
     Raises:
         UserError: there is none, or a student cannot start from an encoder of this type.
     """
+    folder = Path(str(checkpoint))
+    if folder.is_dir():
+        check_is_no_part(folder)
+        check_json_files(folder, ["config.json"])
     try:
-        config = AutoConfig.from_pretrained(checkpoint)
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{checkpoint} is no CLIP checkpoint: no folder of that name contains a configuration that transformers "
-            "knows, and the Hub has no model of that name."
+            "knows, and the Hub, where a name is owner/name, has no model of that name."
         ) from error
     if config.model_type not in CLIP_TYPES + SIGLIP_TYPES + NAFLEX_TYPES:
         raise UserError(

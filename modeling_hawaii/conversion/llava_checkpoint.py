@@ -1,6 +1,7 @@
 """The configuration of a LLaVA, in transformers' form or in LLaVA's own."""
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ...files.atomic import read_json
+from ...files.model_folder import check_is_no_part
 from ...files.user_error import UserError, explain_errors
 from .checkpoint_tensors import find_file
 from .clip import CLIP_TYPES, SIGLIP_TYPES, load_vision_config
@@ -63,7 +65,7 @@ def _read_transformers(checkpoint: str, values: dict) -> LlavaCheckpoint:
             "transformers."
         )
     with explain_errors(f"The configuration of {checkpoint} cannot be read"):
-        config = AutoConfig.from_pretrained(checkpoint)
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
         text, vision = config.text_config, config.vision_config
         with torch.device("meta"):
             causal = AutoModelForCausalLM.from_config(text)
@@ -166,11 +168,13 @@ def read_llava(checkpoint: str, vision_tower: str | None) -> LlavaCheckpoint:
     Raises:
         UserError: the checkpoint is no LLaVA, or uses something that a student does not support.
     """
+    if Path(checkpoint).is_dir():
+        check_is_no_part(Path(checkpoint))
     path = find_file(checkpoint, "config.json")
     if path is None:
         raise UserError(
-            f"{checkpoint} is no LLaVA: no folder of that name contains a config.json, and the Hub has no model of "
-            "that name."
+            f"{checkpoint} is no LLaVA: no folder of that name contains a config.json, and the Hub, where a name is "
+            "owner/name, has no model of that name."
         )
     values = read_json(path)
     model_type = values.get("model_type")

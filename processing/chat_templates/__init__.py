@@ -6,6 +6,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from ...files.user_error import UserError, explain_errors
 from ..processing_hawaii import IMAGE_TOKEN
+from .limits import check_once
 
 
 FOLDER = Path(__file__).parent
@@ -64,8 +65,10 @@ def adapt_chat_template(template: str, **special_tokens: str) -> str:
             The tokenizer's special tokens, such as `bos_token="<s>"`, for templates that write them.
 
     Raises:
-        UserError: the adapted template still loses the image or the text of a message.
+        UserError: the adapted template still loses the image or the text of a message, or the template does not end
+            (see [`check_rendering`]).
     """
+    check_once(template, tuple(special_tokens.items()))
     if _takes_lists(template, special_tokens):
         return template
     adapted = (FOLDER / STRING_CONTENT).read_text(encoding="utf-8") + template

@@ -11,3 +11,12 @@ def test_the_columns_of_a_table_are_aligned():
 def test_several_columns_may_be_text():
     lines = markdown_table(["a", "b", "c"], [["x", "longer", "1"]], num_text_columns=2).splitlines()
     assert lines == ["| a | b      |  c |", "| - | ------ | -: |", "| x | longer |  1 |"]
+
+
+def test_a_cell_stays_a_cell():
+    table = markdown_table(["a|b", "n"], [["one\ntwo | three", "1"]])
+    assert table.splitlines() == [
+        r"| a\|b             |  n |",
+        "| ---------------- | -: |",
+        r"| one two \| three |  1 |",
+    ]

@@ -79,6 +79,46 @@ def test_the_code_asks_a_question_from_training_and_runs_without_the_package(fol
     assert finished.stdout.strip()
 
 
+EVIL = "x\n# <b>y</b> [z](https://evil.example) | **w** `v`"
+
+
+def test_names_are_escaped_in_the_card(folder):
+    """The names of the model, the stages, the teachers, the objective, the tasks, the data sets and the metrics."""
+
+    def change(facts):
+        facts["name"] = f"name {EVIL}"
+        stage = facts["stages"].pop("finetune")
+        facts["stages"][f"stage {EVIL}"] = stage | {"teachers": {f"teacher {EVIL}": {}}, "objective": f"o {EVIL}"}
+
+    with_facts(folder, change)
+    row = {"value": 0.5, "num_questions": f"n {EVIL}", "metric": f"metric {EVIL}"}
+    write_card(folder, [{**row, "task": f"task {EVIL}"}, {**row, "task": "a", "data_set": f"data {EVIL}"}])
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.model_name, len(card.data.eval_results)) == (f"name {' '.join(EVIL.split())}", 2)
+    body, escaped = card.text, r"x \# &lt;b&gt;y&lt;/b&gt; \[z\](https&#58;//evil.example) \| \*\*w\*\* \`v\`"
+    for noun in ("name", "stage", "teacher", "o", "task", "data", "metric", "n"):
+        assert f"{noun} {escaped}" in body
+    assert "<b>" not in body and "**w**" not in body and "\n# <" not in body and "`v`" not in body
+    assert body.count("\n# ") == 1
+
+
+def test_a_question_stays_within_the_code(folder):
+    question = '```\n# heading\n"quoted" <b> \\'
+    card = with_facts(folder, lambda facts: facts["stages"]["finetune"].update(question=question))
+    (code,) = re.findall(r"^```python\n(.*?)^```", card, flags=re.MULTILINE | re.DOTALL)
+    (line,) = [line for line in code.splitlines() if line.startswith("content = ")]
+    assert eval(line.removeprefix("content = "))[1]["text"] == question
+
+
+@pytest.mark.parametrize(
+    "facts", ["{}", '{"name": 1, "stages": {}}', '{"name": "a", "num_parameters": 1, "stages": {}}']
+)
+def test_facts_that_describe_no_training_are_named(folder, facts):
+    (folder / "training.json").write_text(facts)
+    with pytest.raises(UserError, match=r"training\.json does not describe a training"):
+        write_card(folder)
+
+
 @pytest.mark.parametrize("name", ["config.json", "training.json"])
 def test_a_damaged_file_is_named(folder, name):
     (folder / name).write_text("{")

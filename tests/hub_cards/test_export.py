@@ -136,9 +136,45 @@ def test_the_source_is_unchanged(source, tmp_path):
     assert names(source) == before
 
 
-@pytest.mark.parametrize("name", ["config.json", "processor_config.json"])
+FILES = ["config.json", "processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"]
+FILES += ["chat_template.jinja", "generation_config.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_a_folder_without_a_checkpoint_is_named(source, tmp_path, name):
     (source / name).unlink()
     with pytest.raises(UserError, match=f"stage is not a saved HAWAII: it has no {name}"):
         export(source, tmp_path / "hub", FACTS)
     assert not (tmp_path / "hub").exists()
+
+
+def test_a_folder_without_weights_is_named(source, tmp_path):
+    (source / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"stage has neither model\.safetensors nor model\.safetensors\.index\.json"):
+        export(source, tmp_path / "hub", FACTS)
+    assert not (tmp_path / "hub").exists()
+
+
+def test_a_link_that_leads_out_is_refused(source, tmp_path):
+    (tmp_path / "key").write_text("private")
+    (source / "vocab.json").symlink_to(tmp_path / "key")
+    with pytest.raises(UserError, match=r"stage/vocab\.json is a link to .*key, which is outside"):
+        export(source, tmp_path / "hub", FACTS)
+    assert not (tmp_path / "hub").exists()
+
+
+def test_weights_that_are_not_finite_are_refused(source, tmp_path):
+    weights = load_file(source / "model.safetensors")
+    weights["lm_head.weight"][0, 0] = float("nan")
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"stage/model\.safetensors: lm_head\.weight has values that are not finite"):
+        export(source, tmp_path / "hub", FACTS)
+    assert not (tmp_path / "hub").exists()
+
+
+def test_the_published_code_is_the_installed_one(source, tmp_path):
+    (source / "projector_hawaii.py").write_text("changed")
+    (source / "other_hawaii.py").write_text("other")
+    export(source, tmp_path / "hub", FACTS)
+    code = {path.name: path.read_text() for path in (tmp_path / "hub").glob("*.py")}
+    assert code == read_code()

@@ -112,3 +112,20 @@ def test_teachers_that_differ_from_those_of_the_run_are_an_error(copy):
     change_teacher(copy, image_size=16)  # 4 x 4 cells in place of 8 x 8
     with pytest.raises(ValueError, match=r"teachers of .*/model are not those that it was trained with: .* differ"):
         load_stage(copy)
+
+
+FILES = ["config.json", "processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"]
+FILES += ["chat_template.jinja", "generation_config.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(copy, name):
+    (copy / name).unlink()
+    with pytest.raises(UserError, match=f"{copy} is not a saved HAWAII: it has no {name}"):
+        load_stage(copy)
+
+
+def test_missing_weights_are_named(copy):
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=f"{copy} has neither model.safetensors nor"):
+        load_stage(copy)

@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
+from hawaii.__main__ import main
 from hawaii.files.run_contents import CHECKPOINT_STATE_FILES, OBJECTIVE_FILE
 from hawaii.files.user_error import UserError
 from hawaii.processing.chat_templates import load_chat_template
@@ -138,6 +139,36 @@ def test_finished_stages_do_not_run_again(recipe, finished, monkeypatch, capsys)
         "Stage 2 of 2, finetune: already done.",
     ]
     assert (finished / "hub" / "model.safetensors").read_bytes() == before
+
+
+FILES = ["config.json", "processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"]
+FILES += ["chat_template.jinja", "generation_config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_finished_stage_without_one_of_its_files_is_refused(recipe, finished, tmp_path, capsys, stage, name):
+    """The next stage would start from something else, and the export would be incomplete."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(run / "hub")
+    if stage == "pretrain":
+        shutil.rmtree(run / "finetune")
+    (run / stage / "model" / name).unlink()
+    assert main(["train", str(recipe), f"output_dir={run}"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"hawaii train: {run / stage / 'model'} ") and name in error
+    assert not (run / "hub").exists()
+    assert (run / "finetune" / "model").exists() == (stage == "finetune")
+
+
+@pytest.mark.parametrize("content", ["version https://git-lfs.github.com/spec/v1\n", "half a file"])
+def test_a_finished_stage_with_damaged_weights_is_refused(recipe, finished, tmp_path, capsys, content):
+    run = shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(run / "finetune")
+    (run / "pretrain" / "model" / "model.safetensors").write_text(content)
+    assert main(["train", str(recipe), f"output_dir={run}"]) == 2
+    problem = "is a Git LFS pointer" if content.startswith("version") else "is damaged or truncated"
+    assert f"{run}/pretrain/model/model.safetensors {problem}" in capsys.readouterr().err
 
 
 def test_the_same_recipe_gives_the_same_model(recipe, finished, tmp_path):

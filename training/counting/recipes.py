@@ -19,11 +19,12 @@ from ..recipes.arguments import ModelArguments
 from ..recipes.objectives import OBJECTIVES
 from ..recipes.recipe import Stage, read_recipe
 from ..students.encoders import continue_config
+from ..students.language_models import read_config, register_code
 from ..students.student import vision_fields
 from ..students.tokenizer import load_tokenizer
 from ..students.trainable import part_of, set_trainable
 from ..teachers.teacher import Teacher
-from .architectures import ARCHITECTURES, read_architecture
+from .architectures import ARCHITECTURES, known_architecture, read_architecture
 from .teachers import count_parameters, outline
 
 
@@ -50,7 +51,10 @@ def _outline_text(model_args: ModelArguments) -> PretrainedConfig:
     if model_args.llava is not None:
         config = read_llava(model_args.llava, vision_tower=None).text_config
     else:
-        config = read_architecture(model_args.language_model)
+        known = known_architecture(model_args.language_model)
+        if known is None and model_args.trust_remote_code:
+            register_code(model_args.language_model)
+        config = known or read_config(model_args.language_model)
     # In a known architecture tokens fill the vocabulary, so the image token is one more.
     is_known = model_args.language_model in ARCHITECTURES
     num_tokens = config.vocab_size + 1 if is_known else len(load_tokenizer(model_args))

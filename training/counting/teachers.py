@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ...configuration.configuration_hawaii import HawaiiVisionConfig
 from ...files.markdown_table import markdown_table
+from ...files.user_error import UserError
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ..teachers.config import TeacherConfig
 from ..teachers.loading import outline_teacher
@@ -77,11 +78,23 @@ def student_flops(num_teachers: int) -> int:
 
 
 def describe_presets() -> str:
-    """Returns Markdown tables of the presets and of the paper's sets, with costs relative to the student's."""
-    costs = {name: teacher_cost(config) for name in PRESETS for config in expand_teachers(name)}
+    """
+    Returns Markdown tables of the presets and of the paper's sets, with costs relative to the student's. A last line
+    says what the rows without numbers need, such as timm.
+    """
+    costs, errors = {}, {}
+    for name in PRESETS:
+        (config,) = expand_teachers(name)
+        try:
+            costs[name] = teacher_cost(config)
+        except UserError as error:
+            errors[name] = error
     student = student_flops(len(TEACHER_SETS["hawaii"]))
 
-    def row(name: str, cost: TeacherCost) -> list[str]:
+    def row(name: str) -> list[str]:
+        if name not in costs:
+            return [name, *["-"] * 6]
+        cost: TeacherCost = costs[name]
         height, width, channels = cost.grid
         return [
             name,
@@ -94,6 +107,8 @@ def describe_presets() -> str:
         ]
 
     def set_row(name: str, members: tuple[str, ...]) -> list[str]:
+        if not all(member in costs for member in members):
+            return [name, ", ".join(members), *["-"] * 3]
         flops = sum(costs[member].flops for member in members)
         return [
             name,
@@ -105,11 +120,14 @@ def describe_presets() -> str:
 
     teachers = markdown_table(
         ["teacher", "parameters", "input", "grid", "channels", "GFLOPs", "x student"],
-        [row(name, cost) for name, cost in costs.items()],
+        [row(name) for name in PRESETS],
     )
     sets = markdown_table(
         ["set", "teachers", "parameters", "GFLOPs", "x student"],
         [set_row(name, members) for name, members in TEACHER_SETS.items()],
         num_text_columns=2,
     )
-    return f"{teachers}\n\n{sets}\n\nFor one image; a pass of the student takes {student / 1e9:.0f} GFLOPs."
+    note = f"For one image; a pass of the student takes {student / 1e9:.0f} GFLOPs."
+    if errors:
+        note += f"\n\nNot counted: {', '.join(errors)}. {next(iter(errors.values()))}"
+    return f"{teachers}\n\n{sets}\n\n{note}"

@@ -40,6 +40,9 @@ class ModelArguments:
             Folder or hub id; the language model's or LLaVA's if not given.
         dtype (`str`, *optional*, defaults to `"float32"`):
             Precision of the student's weights.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether to run code that the language model or the tokenizer brings along. A student with such a language
+            model can be loaded only where the classes of that code are registered with transformers.
 
     Raises:
         UserError: the encoder, the language model or its tokenizer is missing, or a part is named twice.
@@ -52,6 +55,7 @@ class ModelArguments:
     llava: str | None = None
     tokenizer: str | None = None
     dtype: str = "float32"
+    trust_remote_code: bool = False
 
     def __post_init__(self):
         check_choice("dtype", self.dtype, DTYPES)

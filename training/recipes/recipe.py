@@ -20,6 +20,7 @@ from ..teachers.config import TeacherConfig
 from ..teachers.presets import expand_teachers
 from .arguments import LANGUAGE_OPTIONS, DataArguments, HawaiiTrainingArguments, ModelArguments
 from .built_in import find_recipe
+from .interpolation import check_interpolations
 from .model_configs import check_text_config, check_vision_config
 from .objectives import OBJECTIVES
 from .options import OPTIONS, check_names, convert_option, convert_options
@@ -351,7 +352,9 @@ def read_recipe(recipe: str | Path, overrides: Sequence[str] | None = (), use_cp
     for override in overrides or ():
         _check_stages(path, OmegaConf.to_container(config))
         _apply_override(config, override)
-    with explain_errors(f"{path} has a value that cannot be resolved", OmegaConfBaseException):
+    unresolved: Any = OmegaConf.to_container(config)
+    with explain_errors(f"{path} has a value that cannot be resolved", (OmegaConfBaseException, RecursionError)):
+        check_interpolations(path, unresolved)
         content: Any = OmegaConf.to_container(config, resolve=True)
     _check_stages(path, content)
     stages = content.pop("stages")

@@ -65,7 +65,9 @@ def build_llava_processor(source: LlavaCheckpoint) -> HawaiiProcessor:
     template, image_aspect_ratio = default_chat_template(tokenizer), "pad"
     if source.vision_tower is None:
         with explain_errors(f"The processor of {source.checkpoint} could not be loaded"):
-            template = AutoProcessor.from_pretrained(source.checkpoint).chat_template or template
+            template = (
+                AutoProcessor.from_pretrained(source.checkpoint, trust_remote_code=False).chat_template or template
+            )
     elif source.values.get("image_aspect_ratio") != "pad":
         image_aspect_ratio = "crop"  # LLaVA's "square"
     if template is None:

@@ -131,7 +131,7 @@ def load_encoder(
             How an image becomes a square; as saved if not given.
     """
     encoder = HawaiiVisionModel.from_pretrained(folder, dtype=dtype)
-    saved = AutoImageProcessor.from_pretrained(folder)
+    saved = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     saved_ratio = "pad" if getattr(saved, "do_pad", False) else "crop"  # CLIP's has no `do_pad`
     return encoder, EncoderProcessor(saved, encoder.config, image_aspect_ratio or saved_ratio)
 

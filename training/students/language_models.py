@@ -2,10 +2,21 @@
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from ...files.atomic import read_json
+from ...files.custom_code import find_code, refuse_code
 from ...files.sources import check_source
 from ...files.user_error import UserError, explain_errors
+from ...modeling_hawaii.conversion.checkpoint_tensors import find_file
 from ...modeling_hawaii.conversion.vocabulary import grow_vocabulary
 from ..recipes.arguments import ModelArguments
 
@@ -28,6 +39,52 @@ def _check_head(language_model: PreTrainedModel) -> None:
         )
 
 
+def _raw_config(checkpoint: str) -> dict:
+    path = find_file(checkpoint, "config.json")
+    return {} if path is None else read_json(path)
+
+
+def register_code(checkpoint: str) -> None:
+    """
+    Runs the code of a language model whose type transformers does not have, and registers its classes for this
+    process: then the student, which has the type in its configuration, can be built, saved and loaded. The code of a
+    type that transformers has is not run: a saved student would be loaded with transformers' class.
+
+    Raises:
+        UserError: the code fails.
+    """
+    values = _raw_config(checkpoint)
+    if values.get("model_type") in CONFIG_MAPPING or not find_code(values):
+        return
+    with explain_errors(f"The code of the language_model {checkpoint} fails"):
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=True)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=True)
+        AutoConfig.register(config.model_type, type(config))
+        # Not `register` of the Auto classes: code may add a configuration to transformers' own model.
+        AutoModelForCausalLM._model_mapping.register(type(config), type(model))
+        AutoModel._model_mapping.register(type(config), type(model.base_model))
+
+
+def read_config(checkpoint: str) -> PretrainedConfig:
+    """
+    Reads the configuration of a recipe's language model.
+
+    Raises:
+        UserError: it cannot be read, or needs code that is not trusted.
+    """
+    try:
+        with explain_errors(f"The language_model {checkpoint} could not be loaded"):
+            # Without the option transformers would ask on the terminal.
+            return AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
+    except UserError as error:
+        values = _raw_config(checkpoint)
+        if values.get("model_type") not in CONFIG_MAPPING and (references := find_code(values)):
+            way_out = "set trust_remote_code: true in the recipe"
+            raise refuse_code(f"The language_model {checkpoint}", checkpoint, references, way_out) from error
+        raise
+
+
 def build_language_model(
     model_args: ModelArguments, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
 ) -> PreTrainedModel:
@@ -35,16 +92,17 @@ def build_language_model(
     Builds the language model that a recipe names, with an embedding for each token of the tokenizer.
 
     Raises:
-        UserError: the language model cannot be loaded, takes images already, or has a head that is more than a matrix
-            and a bias.
+        UserError: the language model cannot be loaded, needs code that is not trusted, takes images already, or has a
+            head that is more than a matrix and a bias.
     """
     checkpoint = model_args.language_model
     # A padding token's embedding gets no gradient, but an end token's must: it is no padding token of the model.
     if checkpoint is not None:
         check_source("language_model", checkpoint)
         problem = f"The language_model {checkpoint} could not be loaded"
-        with explain_errors(problem):
-            config = AutoConfig.from_pretrained(checkpoint)
+        if model_args.trust_remote_code:
+            register_code(checkpoint)
+        config = read_config(checkpoint)
         if config.get_text_config() is not config:
             raise UserError(
                 f"{checkpoint} is a {config.model_type}, a model that takes images or sound already; name a language "
@@ -55,7 +113,9 @@ def build_language_model(
             config.pad_token_id = None
         # The precision is set when loading: `to` would also round the buffers of rotary embeddings.
         with explain_errors(problem):
-            model = AutoModelForCausalLM.from_pretrained(checkpoint, config=config, dtype=dtype, use_safetensors=True)
+            model = AutoModelForCausalLM.from_pretrained(
+                checkpoint, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
         grow_vocabulary(model, len(tokenizer))
     else:
         assert model_args.text_config is not None

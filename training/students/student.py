@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from ...configuration.configuration_hawaii import HawaiiConfig
 from ...modeling_hawaii.conversion.llava import convert_llava
+from ...modeling_hawaii.conversion.saved_model import check_saved_model
 from ...modeling_hawaii.conversion.vocabulary import grow_vocabulary
 from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
@@ -112,11 +113,18 @@ def build_student(
 def continue_student(
     folder: Path, model_args: ModelArguments, data_args: DataArguments
 ) -> tuple[Student, HawaiiProcessor | EncoderProcessor]:
-    """Loads the student of a finished stage, and its processor with the next stage's chat template and squares."""
+    """
+    Loads the student of a finished stage, and its processor with the next stage's chat template and squares.
+
+    Raises:
+        UserError: a file of the stage is missing or damaged, or [`adapt_processor`] refuses the chat template.
+    """
     dtype = getattr(torch, model_args.dtype)
+    check_saved_model(folder)
     if holds_encoder(folder):
         return load_encoder(folder, dtype, data_args.image_aspect_ratio)
     student = HawaiiForConditionalGeneration.from_pretrained(folder, dtype=dtype)
-    processor = adapt_processor(HawaiiProcessor.from_pretrained(folder), model_args, data_args)
+    saved = HawaiiProcessor.from_pretrained(folder, trust_remote_code=model_args.trust_remote_code)
+    processor = adapt_processor(saved, model_args, data_args)
     stop_where_answers_end(student, processor)
     return student, processor

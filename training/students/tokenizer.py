@@ -1,28 +1,49 @@
 """The student's tokenizer: the one that the recipe names, with a token for images."""
 
+from pathlib import Path
+
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from ...files.atomic import read_json
+from ...files.custom_code import find_code, refuse_code
+from ...files.model_folder import TOKENIZER_FILES, find_damage
 from ...files.sources import check_source
 from ...files.user_error import UserError
+from ...modeling_hawaii.conversion.checkpoint_tensors import find_file
 from ...processing.processing_hawaii import IMAGE_TOKEN
 from ..recipes.arguments import ModelArguments
 
 
-def read_tokenizer(source: str) -> PreTrainedTokenizerBase:
+def read_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """
     Loads a tokenizer and adds a token for images if it has none.
 
     Args:
         source (`str`):
             Folder or hub id.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether to run code that it brings along.
 
     Raises:
-        UserError: the tokenizer cannot be read, or lacks a feature that training needs.
+        UserError: the tokenizer cannot be read, lacks a feature that training needs, or needs code that is not
+            trusted.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        path = find_file(source, "tokenizer_config.json")
+        code = [] if path is None else find_code(read_json(path))
+        try:
+            # Without the option transformers would ask on the terminal.
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        except ValueError as error:
+            if not code or "trust_remote_code" not in str(error):
+                raise
+            if not trust_remote_code:
+                way_out = "set trust_remote_code: true in the recipe"
+                raise refuse_code("It", source, code, way_out) from None
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
     except Exception as error:  # tokenizers raises plain exceptions for a damaged file
-        raise UserError(f"The tokenizer {source} cannot be read: {error}") from error
+        reason = find_damage(Path(source), TOKENIZER_FILES) or error
+        raise UserError(f"The tokenizer {source} cannot be read: {reason}") from error
     if not tokenizer.is_fast:
         raise UserError(
             f"The tokenizer {source} ({type(tokenizer).__name__}) is written in Python: it does not give the position "
@@ -52,7 +73,7 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
     source = model_args.tokenizer or model_args.language_model or model_args.llava
     assert source is not None
     check_source("tokenizer", source, "tokenizer_config.json")
-    return read_tokenizer(source)
+    return read_tokenizer(source, model_args.trust_remote_code)
 
 
 def default_chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:

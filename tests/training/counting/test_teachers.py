@@ -1,7 +1,10 @@
 """Costs of the presets at full size."""
 
+import sys
+
 import pytest
 
+from hawaii.__main__ import main
 from hawaii.training.counting.teachers import describe_presets, student_flops, teacher_cost
 from hawaii.training.teachers.presets import TEACHER_SETS, expand_teachers
 
@@ -64,3 +67,22 @@ def test_the_table_adds_up_the_papers_sets():
         gflops = float(rows[name][-2])
         assert gflops == pytest.approx(sum(float(rows[member][4]) for member in members), abs=3)  # each is rounded
         assert float(rows[name][-1]) == pytest.approx(gflops * 1e9 / student_flops(len(members)), abs=0.01)
+
+
+def test_without_timm_the_other_presets_are_shown_and_one_line_says_what_is_missing(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert main(["teachers"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {
+        cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in (line[1:-1].split("|") for line in lines)
+    }
+    for name in SHAPES:
+        (config,) = expand_teachers(name)
+        shown = "-" if name in NEED_TIMM else f"{teacher_cost(config).num_parameters / 1e6:.1f} M"
+        assert rows[name][0] == shown
+        assert (rows[name] == ["-"] * 6) == (name in NEED_TIMM)
+    for name, members in TEACHER_SETS.items():
+        assert rows[name][0] == ", ".join(members)
+        assert (rows[name][1:] == ["-"] * 3) == any(member in NEED_TIMM for member in members)
+    assert lines[-1].startswith("Not counted: convnext, eva02. The teacher timm/convnext")
+    assert "needs timm" in lines[-1] and 'pip install "hawaii-vlm[timm]"' in lines[-1]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -368,3 +369,75 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_files(tmp_path, llava_folder)
 def test_tensors_are_grouped_by_stack_and_by_module():
     names = ["a.layers.0.fc.weight", "a.layers.11.fc.weight", "a.norm.weight", "a.norm.bias", "scale"]
     assert group_names(names) == {"a.layers.*": 2, "a.norm": 2, "scale": 1}
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 16\n"
+
+
+@pytest.mark.parametrize("model", ["clip", "llava", "move_kd"])
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("config.json", "{", "{}/config.json is damaged: it is not JSON"),
+        ("config.json", POINTER, "{}/config.json is a Git LFS pointer"),
+        ("model.safetensors", POINTER, "{}/model.safetensors is a Git LFS pointer"),
+        ("model.safetensors", None, "{}/model.safetensors is damaged or truncated"),
+        (
+            "adapter_config.json",
+            "{}",
+            "{} is not a complete model: its adapter_config.json contains adapters, such as",
+        ),
+    ],
+)
+def test_what_is_in_place_of_a_checkpoint_is_named(
+    clip_folder, llava_folder, tmp_path, capsys, model, name, content, problem
+):
+    folder = clip_folder if model == "clip" else llava_folder
+    if name == "model.safetensors":
+        for path in folder.glob("model*"):
+            path.unlink()
+    (folder / name).write_text("half a file" if content is None else content)
+    capsys.readouterr()
+    assert convert(model, folder, tmp_path / "student") == 2
+    error = capsys.readouterr().err
+    assert problem.format(folder) in error and error.count("\n") == 1
+    assert not (tmp_path / "student").exists()
+
+
+@pytest.mark.parametrize("model", ["clip", "llava", "move_kd"])
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        (["adapter_config.json", "adapter_model.safetensors"], "its adapter_config.json contains adapters"),
+        (
+            ["config.json", "adapter_config.json", "adapter_model.safetensors"],
+            "its adapter_config.json contains adapters",
+        ),
+        (["config.json", "mm_projector.bin"], "its mm_projector.bin contains LLaVA's projector"),
+        (["mm_projector.bin"], "its mm_projector.bin contains LLaVA's projector"),
+    ],
+)
+def test_a_part_of_a_model_is_named(tmp_path, capsys, model, files, problem):
+    folder = tmp_path / "part"
+    folder.mkdir()
+    for name in files:
+        (folder / name).write_text('{"model_type": "llava_llama", "mm_vision_tower": "x"}')
+    assert convert(model, folder, tmp_path / "student") == 2
+    error = capsys.readouterr().err
+    assert f"{folder} is not a complete model: {problem}" in error
+    assert "and name its folder" in error or "name the folder of the complete model" in error
+
+
+def test_a_file_with_only_a_projector_is_named(llava_folder, tmp_path, capsys):
+    for path in llava_folder.glob("model*"):
+        path.unlink()
+    save_file({"multi_modal_projector.linear_1.bias": torch.zeros(8)}, llava_folder / "model.safetensors")
+    assert convert("llava", llava_folder, tmp_path / "student") == 2
+    assert f"{llava_folder} contains only a projector and no other weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["clip", "llava", "move_kd"])
+def test_a_name_with_two_slashes_is_no_name_of_the_hub(model, tmp_path, capsys):
+    assert convert(model, "a/b/c", tmp_path / "student") == 2
+    error = capsys.readouterr().err
+    assert "a/b/c is no " in error and "the Hub, where a name is owner/name, has no model of that name" in error

@@ -1,0 +1,50 @@
+"""The code that a checkpoint brings along: what its configurations ask transformers to run."""
+
+from pathlib import Path
+from typing import Any
+
+from .user_error import UserError
+
+
+def find_code(values: Any) -> list[str]:
+    """Classes in every `auto_map` of a JSON file's content, as `module.Class` or `owner/name--module.Class`."""
+    if isinstance(values, list):
+        return [name for value in values for name in find_code(value)]
+    if not isinstance(values, dict):
+        return []
+    found = []
+    for key, value in values.items():
+        if key == "auto_map":
+            for classes in value.values() if isinstance(value, dict) else [value]:
+                # A tokenizer has two, of which one may be null.
+                found += [str(name) for name in (classes if isinstance(classes, list) else [classes]) if name]
+        else:
+            found += find_code(value)
+    return list(dict.fromkeys(found))
+
+
+def refuse_code(subject: str, source: str | Path, references: list[str], way_out: str) -> UserError:
+    """
+    The error for a checkpoint whose code is not trusted, which says whose code it is.
+
+    Args:
+        subject (`str`):
+            The checkpoint, with its role.
+        source (`str` or `Path`):
+            Its folder, or repository of the Hub.
+        references (`list[str]`):
+            Classes from [`find_code`].
+        way_out (`str`):
+            How a user says that the code is trusted.
+    """
+    places = []
+    for reference in references:
+        repository, _, name = reference.rpartition("--")
+        place = f"the repository {repository or source} of the Hub"
+        if not repository and Path(source).is_dir():
+            place = f"the folder {Path(source).resolve()}"
+        places.append(f"{name.partition('.')[0]}.py in {place}")
+    return UserError(
+        f"{subject} needs code that neither transformers nor hawaii-vlm has: {' and '.join(dict.fromkeys(places))}. "
+        f"It would run on this machine with all your rights: read it, and {way_out} if you trust its authors."
+    )

@@ -1,0 +1,94 @@
+"""What a folder has in place of a model: files that are not complete, or only a part such as an adapter."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from .atomic import read_json
+from .git_lfs import check_is_no_pointer
+from .user_error import UserError
+
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+# Files of PEFT, from which transformers would load another model, the one that they name as their base.
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+# Files of LLaVA's trainings of a part.
+PART_FILES = {
+    **dict.fromkeys(ADAPTER_FILES, "adapters, such as a LoRA"),
+    "non_lora_trainables.bin": "what LLaVA trains next to a LoRA",
+    "mm_projector.bin": "LLaVA's projector",
+}
+IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+JSON_FILES = ("config.json", "generation_config.json", *IMAGE_PROCESSOR_FILES, *TOKENIZER_FILES, INDEX)
+
+
+def describe_part(folder: str | Path, file: str) -> UserError:
+    """The error for a checkpoint that has `file`, one of [`PART_FILES`], in place of a model."""
+    way_out = (
+        "merge them into their base model with PEFT's merge_and_unload, save the result, and name its folder"
+        if file in ADAPTER_FILES
+        else "name the folder of the complete model"
+    )
+    return UserError(f"{folder} is not a complete model: its {file} contains {PART_FILES[file]}; {way_out}.")
+
+
+def check_is_no_part(folder: Path) -> None:
+    """Raises a `UserError` if a local folder contains only a part of a model, such as an adapter."""
+    has_weights = (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
+    for name in PART_FILES if not has_weights else ADAPTER_FILES:
+        if (folder / name).is_file():
+            raise describe_part(folder, name)
+
+
+def check_json_files(folder: Path, names: Sequence[str] = JSON_FILES) -> None:
+    """Raises a `UserError` if a local folder has one of these files and it cannot be read."""
+    for name in names:
+        if (folder / name).is_file():
+            read_json(folder / name)
+
+
+def find_damage(folder: Path, names: Sequence[str]) -> UserError | None:
+    """The error of [`check_json_files`], or `None`. It names the file, which a library's error often does not."""
+    try:
+        check_json_files(folder, names)
+    except UserError as error:
+        return error
+    return None
+
+
+def check_model_folder(folder: Path) -> None:
+    """
+    Checks the files of a local folder from which a library is about to load something.
+
+    Raises:
+        UserError: one of them is damaged, truncated or a Git LFS pointer, or they are only a part of a model.
+    """
+    check_is_no_part(folder)
+    check_json_files(folder)
+    for pattern in ("*.model", "*.txt", "*.jinja"):
+        for path in folder.glob(pattern):
+            check_is_no_pointer(path)
+    for path in sorted(folder.glob("model*.safetensors")):
+        with open_tensors(path):
+            pass
+
+
+@contextmanager
+def open_tensors(path: Path) -> Iterator:
+    """
+    Opens a safetensors file, which is also checked to have the length that its header gives.
+
+    Raises:
+        UserError: it is damaged, truncated or a Git LFS pointer.
+    """
+    check_is_no_pointer(path)
+    try:
+        opened = safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:  # safetensors' OSError does not name the file
+        raise UserError(f"{path} is damaged or truncated ({error}). Download it again.") from error
+    with opened as file:
+        yield file

@@ -1,0 +1,33 @@
+"""Names as plain text in Markdown: whatever they contain, a reader sees these characters and nothing else."""
+
+import re
+from typing import Any
+
+
+# Characters that begin or end something in Markdown. An underscore within a word does not.
+MARKUP = re.compile(r"[\\`*\[\]|~#!$@{}]|(?<![^\W_])_|_(?![^\W_])")
+# Also without markup these become a tag, an entity or a link.
+ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+LINK = re.compile(r":(?=//)|(?<=www)\.|(?<=mailto):", re.IGNORECASE)
+
+
+def flatten(text: str) -> str:
+    """Returns a text in one line, without characters that cannot be seen."""
+    line = " ".join(text.split())
+    return "".join(character for character in line if character.isprintable())
+
+
+def escape_markdown(text: str) -> str:
+    """Returns Markdown that shows a text in one line."""
+    escaped = MARKUP.sub(r"\\\g<0>", flatten(text))
+    escaped = re.sub("[&<>]", lambda match: ENTITIES[match[0]], escaped)
+    return LINK.sub(lambda match: f"&#{ord(match[0])};", escaped)
+
+
+def escape_all(values: Any) -> Any:
+    """Escapes every text in nested lists and dictionaries, names of keys included."""
+    if isinstance(values, dict):
+        return {escape_all(key): escape_all(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [escape_all(value) for value in values]
+    return escape_markdown(values) if isinstance(values, str) else values

@@ -1,0 +1,89 @@
+"""What a published folder is made of. Every other file next to it is left out of an export and an upload."""
+
+import os
+from pathlib import Path
+
+from ..configuration.hub_hawaii import read_code
+from ..files.atomic import read_json
+from ..files.custom_code import find_code
+from ..files.model_folder import INDEX, WEIGHTS
+from ..files.user_error import UserError
+from ..modeling_hawaii.conversion.checkpoint_tensors import find_weight_files
+from ..modeling_hawaii.conversion.saved_model import check_saved_model, check_weights_are_finite
+
+
+# Files that transformers reads, besides weights and code.
+SETTINGS = (
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "chat_template.jinja",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def check_links(folder: Path) -> None:
+    """Raises a `UserError` if a link anywhere in a folder leads out of it or nowhere."""
+    inside = folder.resolve()
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, name) for name in [*folders, *files]):
+            if path.is_symlink() and not (path.exists() and path.resolve().is_relative_to(inside)):
+                raise UserError(
+                    f"{path} is a link to {os.readlink(path)}, which is outside {folder}: its content would be "
+                    "published. Replace the link by a copy, or remove it."
+                )
+
+
+def check_model(folder: Path) -> None:
+    """
+    Checks that a folder contains a complete model, nothing else in its weights, and no link that leads out.
+
+    Raises:
+        UserError: it does not, or a weight is not finite.
+    """
+    check_links(folder)
+    if unknown := check_saved_model(folder):
+        raise UserError(
+            f"The weights of {folder} contain {len(unknown)} tensors that the model of its config.json does not have, "
+            f"{unknown[0]} for one. Save the model again."
+        )
+    check_weights_are_finite(folder)
+
+
+def find_published(folder: Path) -> list[str]:
+    """Names of the files in a folder that belong to a published folder, besides code, card and facts."""
+    names = [*SETTINGS, *(path.name for path in find_weight_files(str(folder)))]
+    if not (folder / WEIGHTS).is_file():
+        names.append(INDEX)
+    return [name for name in names if (folder / name).is_file()]
+
+
+def check_code(folder: Path) -> None:
+    """
+    Checks that a folder's code is this package's and that its Auto classes load this code.
+
+    Raises:
+        UserError: a file is missing or differs, or a configuration names other code.
+    """
+    code = read_code()
+    for name, source in code.items():
+        path = folder / name
+        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != source:
+            raise UserError(
+                f"{path} is {'changed' if path.is_file() else 'missing'}: it is not the code of the installed "
+                "hawaii-vlm. Run `hawaii train` again, which writes the folder anew from the finished stages."
+            )
+    for name in (name for name in SETTINGS if name.endswith("config.json") and (folder / name).is_file()):
+        for reference in find_code(read_json(folder / name)):
+            if f"{reference.partition('.')[0]}.py" not in code:
+                raise UserError(
+                    f"{folder / name} names code that is not this package's, {reference}: users of the model would "
+                    "run it. Run `hawaii train` again, which writes the folder anew from the finished stages."
+                )

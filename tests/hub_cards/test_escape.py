@@ -1,0 +1,59 @@
+"""Names are shown as they are, and nothing in them becomes markup."""
+
+import pytest
+
+from hawaii.hub_cards.escape import escape_markdown, flatten
+
+
+NAMES = [
+    "clip-vit-large_patch14.336",
+    "**bold** and *slanted* or __bold__ and _slanted_",
+    "[click](https://evil.example)",
+    "![image](https://evil.example/x.png)",
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "a &lt;b&gt; & c",
+    "a | b || c",
+    "`code` and ```more```",
+    "back\\slash \\*",
+    "https://evil.example and www.evil.example",
+    "~~gone~~ # no heading #",
+    "<!-- comment",
+    "{{ name }} {% if x %}",
+    "$a$ @somebody [ref]: x",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_shown_as_it_is(name):
+    markdown = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    for document in (f"# {escape_markdown(name)}", f"| {escape_markdown(name)} | 1 |\n|---|---|\n"):
+        tokens = [child for token in markdown.parse(document) for child in token.children or []]
+        text = "".join(token.content for token in tokens if token.type in ("text", "text_special"))
+        assert {token.type for token in tokens} <= {"text", "text_special"}
+        assert text.removesuffix("1") == name
+
+
+@pytest.mark.parametrize("name", ["a\n# heading", "a\r\n\r\n---\r\n", "a\u2028b", "a\x00b\u202ec", "\n\n\ttext\n"])
+def test_a_name_is_one_line_that_can_be_seen(name):
+    for text in (escape_markdown(name), flatten(name)):
+        assert text.isprintable() and text == text.strip() and "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("easy_vqa clip-vit-large.336 (2)", "easy_vqa clip-vit-large.336 (2)"),
+        ("**a** _b_", r"\*\*a\*\* \_b\_"),
+        ("[a](b)", r"\[a\](b)"),
+        ("<b> & a|b", r"&lt;b&gt; &amp; a\|b"),
+        ("a\n# b", r"a \# b"),
+    ],
+)
+def test_what_could_be_markup_is_escaped_and_nothing_else(name, expected):
+    assert escape_markdown(name) == expected
+
+
+def test_links_are_not_found_in_a_name():
+    escaped = escape_markdown("https://evil.example www.evil.example mailto:x")
+    assert "://" not in escaped and "www." not in escaped.lower() and "mailto:" not in escaped
