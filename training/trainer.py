@@ -9,13 +9,14 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..files.atomic import replace_folder, write_json
 from ..files.run_contents import STAGE_FILE
 from ..files.user_error import UserError
 from .answers import answer_questions, evaluation_mode, load_questions, score_answers
-from .callbacks import TimerCallback
+from .callbacks import SigtermCallback, TimerCallback
 from .checkpoints import check_random_states, load_checkpoint, remove_old_checkpoints, save_objective
 from .finished_stage import ObjectiveSettings, save_settings
 from .finite_checks import check_step, check_weights, gradient_norms
@@ -63,6 +64,10 @@ class HawaiiTrainer(Trainer):
     def __init__(self, model: StudentWithObjective, teachers: list[Teacher], **kwargs):
         super().__init__(model=model, **kwargs)
         self.add_callback(TimerCallback())
+        replaced = self.pop_callback(JITCheckpointCallback)
+        if replaced is not None:
+            replaced.on_train_end(self.args, self.state, self.control)  # restores the handler of SIGTERM
+            self.add_callback(SigtermCallback(self.accelerator))
         if self.eval_dataset is not None and (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
             raise UserError(
                 "A sharded model (FSDP, ZeRO-3) cannot answer questions during training: leave out eval_data_path and "
