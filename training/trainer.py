@@ -13,11 +13,17 @@ from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..files.atomic import replace_folder, write_json
-from ..files.run_contents import STAGE_FILE
+from ..files.run_contents import SHARDED_STATE_FILES, STAGE_FILE
 from ..files.user_error import UserError
 from .answers import answer_questions, evaluation_mode, load_questions, score_answers
 from .callbacks import SigtermCallback, TimerCallback
-from .checkpoints import check_random_states, load_checkpoint, remove_old_checkpoints, save_objective
+from .checkpoints import (
+    check_random_states,
+    check_state_files,
+    load_checkpoint,
+    remove_old_checkpoints,
+    save_objective,
+)
 from .finished_stage import ObjectiveSettings, save_settings
 from .finite_checks import check_step, check_weights, gradient_norms
 from .recipes.arguments import HawaiiTrainingArguments
@@ -218,6 +224,13 @@ class HawaiiTrainer(Trainer):
         if self.args.should_save:
             remove_old_checkpoints(str(run_folder), self.args.save_total_limit)
 
+    def save_model(self, output_dir=None, _internal_call=False):
+        """Saves the whole model; under FSDP, transformers saves none if checkpoints are in shards, the default."""
+        if self.is_fsdp_enabled:
+            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir=None, state_dict=None):
         """Saves the student as a folder that anyone can load, with the objective in a separate file."""
         if not self.args.should_save:
@@ -226,6 +239,10 @@ class HawaiiTrainer(Trainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         student, objective = (_child_state(state_dict, name) for name in ("student", "objective"))
+        if student is not None:  # gathering makes copies of weights that are one
+            student = {
+                name: value for name, value in student.items() if name not in module.student.all_tied_weights_keys
+            }
         # Checkpoints use the module's names, so that a resume finds every weight. Finished models use the names of
         # the language model's published checkpoints, which transformers 4.57 reads as well.
         is_checkpoint = self._save_folder is not None
@@ -246,6 +263,11 @@ class HawaiiTrainer(Trainer):
         self.save_model(str(incomplete))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            if not any(incomplete.glob("model*.safetensors")):
+                raise UserError(
+                    f"{incomplete} has no weights, so the stage is not finished: under ZeRO-3, DeepSpeed gathers them "
+                    "with stage3_gather_16bit_weights_on_model_save. Set it to true and run the same command again."
+                )
             write_json(incomplete / STAGE_FILE, report)
             save_settings(settings, incomplete)
             replace_folder(incomplete, final)
@@ -256,6 +278,8 @@ class HawaiiTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         check_random_states(resume_from_checkpoint, self.args.world_size)
         if self.is_fsdp_enabled:
+            form = self.accelerator.state.fsdp_plugin.state_dict_type.name
+            check_state_files(resume_from_checkpoint, SHARDED_STATE_FILES[form])
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_checkpoint(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
