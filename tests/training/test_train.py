@@ -20,7 +20,7 @@ from hawaii.__main__ import main
 from hawaii.files.run_contents import CHECKPOINT_STATE_FILES, OBJECTIVE_FILE
 from hawaii.files.user_error import UserError
 from hawaii.processing.chat_templates import load_chat_template
-from hawaii.tests.finished_runs import logged_steps
+from hawaii.tests.finished_runs import assert_resumes_bit_for_bit, logged_steps
 from hawaii.tests.tiny.language_models import FAMILIES, save_language_model
 from hawaii.tests.tiny.training import make_record, write_recipe
 from hawaii.training import train as train_module
@@ -214,6 +214,12 @@ def complete_checkpoints(folder):
         load_file(checkpoint / "model.safetensors")
         torch.load(checkpoint / "optimizer.pt", weights_only=True)
     return [checkpoint.name for checkpoint in found]
+
+
+def test_a_recipe_with_neftune_resumes_bit_for_bit(recipe, tmp_path):
+    overrides = ["neftune_noise_alpha=5", "max_steps=4"]
+    train(str(recipe), [f"output_dir={tmp_path / 'whole'}", *overrides])
+    assert_resumes_bit_for_bit(recipe, overrides, tmp_path / "whole", tmp_path)
 
 
 STOPPED = "Training stopped early, after step {} of 6, so the stage is not finished: the same command {}"
