@@ -112,6 +112,7 @@ def train_language_model(
     model = AutoModelForCausalLM.from_config(config)
     collator = DataCollatorForSeq2Seq(tokenizer)
     accuracy = train(model, learned, held_out, num_steps, SETTINGS, predict_next_tokens, collator)
+    model.config.use_cache = True  # `Trainer` turns it off, and it is saved
     return model, accuracy
 
 

@@ -10,6 +10,8 @@ from ..processing.processing_hawaii import rewrite_tokenizer_config
 
 
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
+# In front of this word, transformers' `stop_strings` looks at what each token becomes in text: it must not be unknown.
+PROBE = "abcdef"
 
 # Vicuna's conversation in few words and without a system prompt. The space before an answer is outside `generation`:
 # it is not a token, and transformers finds the labels by the token of the span's first character.
@@ -47,7 +49,7 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
     Args:
         texts (`Iterable[str]`):
-            Texts whose words, together with those of the chat template, are the vocabulary.
+            Texts whose words, together with those of the chat template and `PROBE`, are the vocabulary.
 
     Returns:
         `PreTrainedTokenizerFast` that decodes to words with single spaces between them.
@@ -56,7 +58,7 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     splitter = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     words = {
         word
-        for text in {"user: assistant:", *texts}
+        for text in {"user: assistant:", PROBE, *texts}
         for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
     }
     vocabulary = {word: index for index, word in enumerate([*SPECIAL_TOKENS, *sorted(words)])}

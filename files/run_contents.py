@@ -11,6 +11,7 @@ RUN/                              `output_dir` of the recipe
       processor files                   its tokenizer and image processor
       objective.safetensors             OBJECTIVE_FILE: weights of the objective's projections
       optimizer.pt, scheduler.pt, trainer_state.json, rng_state*.pth   from which transformers resumes
+      pytorch_model_fsdp*, optimizer*   instead of optimizer.pt, if FSDP shards the run: student, objective, optimizer
       training_args.bin                 written by transformers, never read
     model/                        MODEL_FOLDER: the finished stage, from which the next one starts
       student and processor             as in a checkpoint
@@ -37,3 +38,8 @@ STAGE_FILE = "stage.json"
 FACTS_FILE = "training.json"
 # Without one of these transformers resumes silently with other numbers.
 CHECKPOINT_STATE_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json", OBJECTIVE_FILE)
+# The same for a run that FSDP shards, by its type of state dict.
+SHARDED_STATE_FILES = {
+    "SHARDED_STATE_DICT": ("pytorch_model_fsdp_0", "optimizer_0", "scheduler.pt", "trainer_state.json"),
+    "FULL_STATE_DICT": ("pytorch_model_fsdp.bin", "optimizer.bin", "scheduler.pt", "trainer_state.json"),
+}

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from ..configuration.hub_hawaii import save_code
+from ..configuration.hub_hawaii import SavedWithCode, save_code
 from ..files.atomic import atomic_folder, write_json
 from ..files.run_contents import FACTS_FILE
 from .card import write_card
@@ -32,6 +32,6 @@ def export(source: Path, destination: Path, facts: dict) -> None:
     with atomic_folder(destination) as folder:
         for name in find_published(source):
             shutil.copyfile(source / name, folder / name)
-        save_code(folder)
+        save_code(folder, SavedWithCode)
         write_json(folder / FACTS_FILE, facts)
         write_card(folder)

@@ -2,11 +2,14 @@
 
 import json
 import math
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 
+import torch
+from accelerate import Accelerator
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
@@ -71,3 +74,38 @@ class TimerCallback(TrainerCallback, ExportableState):
 
     def on_train_end(self, args, state, control, **kwargs):
         self._seconds, self._start = self.seconds, None
+
+
+class SigtermCallback(TrainerCallback):
+    """
+    Saves a checkpoint and stops training at the end of the step in which any process receives SIGTERM.
+
+    It replaces transformers' callback for `enable_jit_checkpoint`, which saves in the middle of a step, when the step
+    has already drawn random numbers, into a folder that has its final name too early, and on each process by a clock
+    of its own.
+
+    Args:
+        accelerator (`Accelerator`):
+            Joins the processes.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self._accelerator = accelerator
+        self._is_requested = False
+        self._original_handler = None
+
+    def _request(self, signum, frame):
+        self._is_requested = True
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._original_handler = signal.signal(signal.SIGTERM, self._request)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        num_requests = torch.tensor(int(self._is_requested), device=self._accelerator.device)
+        if self._accelerator.num_processes > 1:
+            num_requests = self._accelerator.reduce(num_requests, "sum")
+        if num_requests:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        signal.signal(signal.SIGTERM, self._original_handler or signal.SIG_DFL)

@@ -1,6 +1,7 @@
 """Checkpoints that are never incomplete and from which training resumes exactly."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -89,6 +90,20 @@ def check_random_states(checkpoint: str | Path, num_processes: int) -> None:
         )
 
 
+def check_state_files(checkpoint: str | Path, names: Iterable[str]) -> None:
+    """
+    Checks that the checkpoint has every file that an exact resume needs.
+
+    Raises:
+        UserError: one is missing; names all that are.
+    """
+    missing = [name for name in names if not (Path(checkpoint) / name).exists()]
+    if missing:
+        raise UserError(
+            f"{checkpoint} lacks {', '.join(missing)}: it cannot be resumed. Remove it to use an earlier one."
+        )
+
+
 def load_checkpoint(module: StudentWithObjective, checkpoint: str | Path) -> None:
     """
     Loads a checkpoint's weights into the module that trains.
@@ -97,10 +112,7 @@ def load_checkpoint(module: StudentWithObjective, checkpoint: str | Path) -> Non
         UserError: a file that an exact resume needs is missing, or the weights do not fit the module.
     """
     checkpoint = Path(checkpoint)
-    missing = [name for name in CHECKPOINT_STATE_FILES if not any(checkpoint.glob(name))]
-    if missing:
-        names = ", ".join(missing)
-        raise UserError(f"{checkpoint} lacks {names}: it cannot be resumed. Remove it to use an earlier one.")
+    check_state_files(checkpoint, CHECKPOINT_STATE_FILES)
     weights = {}
     for path in sorted(checkpoint.glob("model*.safetensors")):
         with explain_errors(f"{path} cannot be read", SafetensorError):

@@ -67,7 +67,12 @@ def sample_teacher_features(dataset: ConversationDataset | ImageDataset, teacher
 
 
 def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
-    """Trains one stage from the previous one, or from the recipe's starting point, and saves the finished model."""
+    """
+    Trains one stage from the previous one, or from the recipe's starting point, and saves the finished model.
+
+    Raises:
+        UserError: training stopped before its last step.
+    """
     model_args, data_args, args = stage.model, stage.data, stage.training
     set_seed(args.seed)
     objective_class = OBJECTIVES[args.objective]
@@ -106,6 +111,14 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
         callbacks=[JsonLinesCallback()],
     )
     output = trainer.train(resume_from_checkpoint=checkpoint)
+    if output.global_step < trainer.state.max_steps:
+        trainer.accelerator.wait_for_everyone()  # the checkpoint has its name
+        checkpoint = find_checkpoint(args.output_dir)
+        source = "starts over, as it has no checkpoint" if checkpoint is None else f"continues from {checkpoint}"
+        raise UserError(
+            f"Training stopped early, after step {output.global_step} of {trainer.state.max_steps}, so the stage is "
+            f"not finished: the same command {source}."
+        )
     used = teachers if stage.options.lambda_1 else []  # without weight a distillation loss has no effect
     report = {
         "steps": output.global_step,

@@ -9,15 +9,23 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..files.atomic import replace_folder, write_json
-from ..files.run_contents import STAGE_FILE
+from ..files.run_contents import SHARDED_STATE_FILES, STAGE_FILE
 from ..files.user_error import UserError
 from .answers import answer_questions, evaluation_mode, load_questions, score_answers
-from .callbacks import TimerCallback
-from .checkpoints import check_random_states, load_checkpoint, remove_old_checkpoints, save_objective
+from .callbacks import SigtermCallback, TimerCallback
+from .checkpoints import (
+    check_random_states,
+    check_state_files,
+    load_checkpoint,
+    remove_old_checkpoints,
+    save_objective,
+)
 from .finished_stage import ObjectiveSettings, save_settings
+from .finite_checks import check_step, check_weights, gradient_norms
 from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import StudentWithObjective
 from .teachers.teacher import Teacher
@@ -62,6 +70,10 @@ class HawaiiTrainer(Trainer):
     def __init__(self, model: StudentWithObjective, teachers: list[Teacher], **kwargs):
         super().__init__(model=model, **kwargs)
         self.add_callback(TimerCallback())
+        replaced = self.pop_callback(JITCheckpointCallback)
+        if replaced is not None:
+            replaced.on_train_end(self.args, self.state, self.control)  # restores the handler of SIGTERM
+            self.add_callback(SigtermCallback(self.accelerator))
         if self.eval_dataset is not None and (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
             raise UserError(
                 "A sharded model (FSDP, ZeRO-3) cannot answer questions during training: leave out eval_data_path and "
@@ -72,6 +84,9 @@ class HawaiiTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self._terms: dict[str, torch.Tensor] = {}
         self._num_steps = 0  # over which the terms are summed
+        # Of the micro-batches of the current step.
+        self._step_terms: list[dict[str, torch.Tensor]] = []
+        self._step_records: list[list[str]] = []
         self._save_folder: Path | None = None
         self._warned_of_collapse: set[str] = set()
 
@@ -81,17 +96,36 @@ class HawaiiTrainer(Trainer):
         loss, terms = model(features, inputs)
         for name, value in terms.items():
             self._terms[name] = self._terms.get(name, 0) + value
+        losses = {name: value for name, value in terms.items() if not name.startswith("variance/")}
+        self._step_terms.append({**losses, "loss": loss.detach()})
         # Gradients are averaged over processes, but the terms are shares whose sum over processes is the loss.
         loss = loss * self.accelerator.num_processes
         return (loss, terms) if return_outputs else loss
 
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Also checks the whole step after its last micro-batch, before gradients are clipped."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            norms = gradient_norms(self._module)
+            check_step(self.state.global_step + 1, self._step_terms, norms, self._step_records, self.accelerator)
+        return loss
+
+    @property
+    def _module(self) -> StudentWithObjective:
+        """The module that trains, without what wraps it."""
+        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """Adds to each micro-batch the counts of label tokens and images in the whole step, over all processes."""
+        """
+        Adds to each micro-batch the counts of label tokens and images in the whole step, over all processes, and takes
+        the ids of its records out.
+        """
         if self.state.global_step >= self.state.max_steps:
             return [], None  # resumed from the last checkpoint: the loop would take another step
         batches, num_label_tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
             self._num_steps += 1
+            self._step_terms, self._step_records = [], [batch.pop("record_ids") for batch in batches]
             num_images = torch.stack([(batch["image_index"] >= 0).sum() for batch in batches]).sum().to(device)
             if self.accelerator.num_processes > 1:
                 num_images = self.accelerator.reduce(num_images, "sum")
@@ -147,11 +181,12 @@ class HawaiiTrainer(Trainer):
         Lets the student answer the questions of a [`QuestionDataset`], and logs the accuracy and the seconds of
         training so far. It does not affect training.
         """
+        check_weights(self.state.global_step, self._module, self.accelerator)
         questions = self.eval_dataset if eval_dataset is None else eval_dataset
         loader = self.get_eval_dataloader(questions)
         # The progress bar reads its length; transformers declares it as `None`.
         self.callback_handler.eval_dataloader = loader  # pyright: ignore[reportAttributeAccessIssue]
-        student = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).student
+        student = self._module.student
         answers = {}
         with self.timer.paused(), evaluation_mode(student), self.accelerator.autocast():
             for numbers, inputs in loader:
@@ -170,6 +205,7 @@ class HawaiiTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial):
         """Writes the checkpoint into a temporary folder and renames it when every process is done."""
+        check_weights(self.state.global_step, self._module, self.accelerator)
         run_folder = Path(self.args.output_dir)
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         self._save_folder = run_folder / "incomplete"
@@ -188,14 +224,25 @@ class HawaiiTrainer(Trainer):
         if self.args.should_save:
             remove_old_checkpoints(str(run_folder), self.args.save_total_limit)
 
+    def save_model(self, output_dir=None, _internal_call=False):
+        """Saves the whole model; under FSDP, transformers saves none if checkpoints are in shards, the default."""
+        if self.is_fsdp_enabled:
+            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir=None, state_dict=None):
         """Saves the student as a folder that anyone can load, with the objective in a separate file."""
         if not self.args.should_save:
             return
-        module = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        module = self._module
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         student, objective = (_child_state(state_dict, name) for name in ("student", "objective"))
+        if student is not None:  # gathering makes copies of weights that are one
+            student = {
+                name: value for name, value in student.items() if name not in module.student.all_tied_weights_keys
+            }
         # Checkpoints use the module's names, so that a resume finds every weight. Finished models use the names of
         # the language model's published checkpoints, which transformers 4.57 reads as well.
         is_checkpoint = self._save_folder is not None
@@ -208,6 +255,7 @@ class HawaiiTrainer(Trainer):
         Saves a finished stage: student, objective, its settings and the report, in a folder that appears when it is
         complete.
         """
+        check_weights(self.state.global_step, self._module, self.accelerator)
         incomplete = final.with_name(f"{final.name}.incomplete")
         if self.args.should_save:
             shutil.rmtree(incomplete, ignore_errors=True)
@@ -215,6 +263,11 @@ class HawaiiTrainer(Trainer):
         self.save_model(str(incomplete))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            if not any(incomplete.glob("model*.safetensors")):
+                raise UserError(
+                    f"{incomplete} has no weights, so the stage is not finished: under ZeRO-3, DeepSpeed gathers them "
+                    "with stage3_gather_16bit_weights_on_model_save. Set it to true and run the same command again."
+                )
             write_json(incomplete / STAGE_FILE, report)
             save_settings(settings, incomplete)
             replace_folder(incomplete, final)
@@ -225,6 +278,8 @@ class HawaiiTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         check_random_states(resume_from_checkpoint, self.args.world_size)
         if self.is_fsdp_enabled:
+            form = self.accelerator.state.fsdp_plugin.state_dict_type.name
+            check_state_files(resume_from_checkpoint, SHARDED_STATE_FILES[form])
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_checkpoint(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)

@@ -318,6 +318,17 @@ def test_the_saved_tokenizer_has_names_that_transformers_4_knows(tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == make_tokenizer().get_vocab()
 
 
+def test_the_saved_tokenizer_does_not_say_how_it_was_loaded(tmp_path):
+    make_processor().save_pretrained(tmp_path / "first")
+    processor = HawaiiProcessor.from_pretrained(tmp_path / "first", local_files_only=True)
+    processor.save_pretrained(tmp_path / "second")
+    first, second = (
+        json.loads((tmp_path / name / "tokenizer_config.json").read_text()) for name in ("first", "second")
+    )
+    assert second == first
+    assert not {"is_local", "local_files_only"} & second.keys()
+
+
 def test_vicuna_v1_renders_the_conversation_of_llava():
     rendered = make_processor().apply_chat_template(CONVERSATION)
     assert rendered == (

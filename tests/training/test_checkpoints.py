@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
+from hawaii.files.run_contents import CHECKPOINT_STATE_FILES, SHARDED_STATE_FILES
 from hawaii.files.user_error import UserError
 from hawaii.tests.folders import contents
 from hawaii.tests.tiny.models import make_processor
@@ -26,7 +27,13 @@ from hawaii.tests.tiny.training import (
     save_data,
 )
 from hawaii.training import checkpoints
-from hawaii.training.checkpoints import check_random_states, find_checkpoint, load_checkpoint, remove_old_checkpoints
+from hawaii.training.checkpoints import (
+    check_random_states,
+    check_state_files,
+    find_checkpoint,
+    load_checkpoint,
+    remove_old_checkpoints,
+)
 from hawaii.training.data.conversation_dataset import Collator
 from hawaii.training.finished_stage import ObjectiveSettings
 from hawaii.training.trainer import HawaiiTrainer
@@ -35,6 +42,7 @@ from hawaii.training.trainer import HawaiiTrainer
 RECORDS = [make_record(number) for number in range(6)]
 FILES = ["optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth", "objective.safetensors"]
 
+FORMS = tuple(SHARDED_STATE_FILES)
 SETTINGS = ObjectiveSettings("hawaii", make_options(), [])
 
 
@@ -128,6 +136,16 @@ def test_a_missing_file_is_an_error(make_trainer, run, name):
     (run / "checkpoint-1" / name).unlink()
     with pytest.raises(UserError, match=f"checkpoint-1 lacks {name}: it cannot be resumed. Remove it"):
         make_trainer(module).train(resume_from_checkpoint=find_checkpoint(str(run)))
+
+
+@pytest.mark.parametrize(("form", "other"), [FORMS, FORMS[::-1]])
+def test_a_resume_with_another_form_of_sharding_is_an_error(tmp_path, form, other):
+    for name in SHARDED_STATE_FILES[form]:
+        (tmp_path / name).touch()
+    check_state_files(tmp_path, SHARDED_STATE_FILES[form])
+    for names in (SHARDED_STATE_FILES[other], CHECKPOINT_STATE_FILES):
+        with pytest.raises(UserError, match="lacks .*optimizer.*: it cannot be resumed. Remove it"):
+            check_state_files(tmp_path, names)
 
 
 @pytest.mark.parametrize(("written", "here"), [(1, 2), (2, 1), (4, 2), (2, 4)])
@@ -333,3 +351,16 @@ def test_a_finished_stage_has_model_objective_and_report_but_no_training_state(m
     assert {"model.safetensors", "objective.safetensors", "config.json", "processor_config.json"} <= names
     assert not names & {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
     assert folders(run) == ["checkpoint-1", "model"]
+
+
+@pytest.mark.parametrize("has_other_files", [False, True])
+def test_a_stage_without_weights_is_not_finished(make_trainer, run, monkeypatch, has_other_files):
+    def save_nothing(self, output_dir):  # like transformers where it does not gather a sharded model
+        Path(output_dir).mkdir(parents=True)
+        if has_other_files:
+            (Path(output_dir) / "config.json").write_text("{}")
+
+    monkeypatch.setattr(HawaiiTrainer, "save_model", save_nothing)
+    with pytest.raises(UserError, match="model.incomplete has no weights, so the stage is not finished: under ZeRO-3"):
+        make_trainer(make_module()).save_whole(run / "model", {}, SETTINGS)
+    assert not (run / "model").exists()

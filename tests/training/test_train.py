@@ -3,7 +3,9 @@
 import json
 import os
 import random
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +20,14 @@ from hawaii.__main__ import main
 from hawaii.files.run_contents import CHECKPOINT_STATE_FILES, OBJECTIVE_FILE
 from hawaii.files.user_error import UserError
 from hawaii.processing.chat_templates import load_chat_template
-from hawaii.tests.finished_runs import logged_steps
+from hawaii.tests.finished_runs import assert_resumes_bit_for_bit, logged_steps
 from hawaii.tests.tiny.language_models import FAMILIES, save_language_model
 from hawaii.tests.tiny.training import make_record, write_recipe
 from hawaii.training import train as train_module
+from hawaii.training.callbacks import JsonLinesCallback
 from hawaii.training.finished_stage import find_stage, load_stage
 from hawaii.training.train import train
+from hawaii.training.trainer import HawaiiTrainer
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +43,12 @@ def finished(recipe):
     return recipe.parent / "run"
 
 
+STAGES = ("pretrain", "finetune")
+
+
 def assert_same_run(folder, expected):
     """Asserts that weights, optimizers, random states and logs are equal bit for bit."""
-    for stage in ("pretrain", "finetune"):
+    for stage in STAGES:
         assert logged_steps(folder, stage) == logged_steps(expected, stage)
         for name in ("model", "objective"):
             weights = load_file(folder / stage / "model" / f"{name}.safetensors")
@@ -239,6 +246,119 @@ def complete_checkpoints(folder):
     return [checkpoint.name for checkpoint in found]
 
 
+def test_a_recipe_with_neftune_resumes_bit_for_bit(recipe, tmp_path):
+    overrides = ["neftune_noise_alpha=5", "max_steps=4"]
+    train(str(recipe), [f"output_dir={tmp_path / 'whole'}", *overrides])
+    assert_resumes_bit_for_bit(recipe, overrides, tmp_path / "whole", tmp_path)
+
+
+STOPPED = "Training stopped early, after step {} of 6, so the stage is not finished: the same command {}"
+
+
+def assert_unfinished(folder, stage):
+    assert not list((folder / stage).glob("model*")) and not (folder / "hub").exists()
+    assert not (folder / "train_results.json").exists()
+
+
+# The micro-batch in which the signal arrives; the first stage has six, the second has two for each step.
+@pytest.mark.parametrize(
+    ("stage", "micro_batch", "step"),
+    [("pretrain", 1, 1), ("pretrain", 4, 4), ("finetune", 11, 3), ("finetune", 12, 3)],
+)
+def test_a_run_that_sigterm_stops_continues_bit_for_bit(
+    recipe, finished, tmp_path, monkeypatch, stage, micro_batch, step
+):
+    original, calls, handler = HawaiiTrainer.training_step, 0, signal.getsignal(signal.SIGTERM)
+
+    def interrupt(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == micro_batch:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(HawaiiTrainer, "training_step", interrupt)
+    overrides = [f"output_dir={tmp_path}", "enable_jit_checkpoint=true"]
+    continues = f"continues from {tmp_path / stage / f'checkpoint-{step}'}."
+    with pytest.raises(UserError, match=re.escape(STOPPED.format(step, continues))):
+        train(str(recipe), overrides)
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert_unfinished(tmp_path, stage)
+    checkpoint = tmp_path / stage / f"checkpoint-{step}"
+    assert not list(checkpoint.glob("checkpoint-is-incomplete*"))
+    train(str(recipe), overrides)
+    assert_same_run(tmp_path, finished)
+
+
+@pytest.mark.parametrize("event", ["on_step_end", "on_step_begin", "on_epoch_end", "on_pre_optimizer_step"])
+def test_a_run_that_a_callback_stops_continues_bit_for_bit(recipe, finished, tmp_path, monkeypatch, event):
+    def stop(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= 2
+
+    overrides = [f"output_dir={tmp_path}"]
+    if event == "on_epoch_end":
+        overrides.append("stages.pretrain.per_device_train_batch_size=7")
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonLinesCallback, event, stop, raising=False)
+        with pytest.raises(
+            UserError, match=r"stopped early, after step [23] of 6, .* continues from .*checkpoint-2\."
+        ):
+            train(str(recipe), overrides)
+    assert_unfinished(tmp_path, "pretrain")
+    train(str(recipe), overrides)
+    if event != "on_epoch_end":
+        assert_same_run(tmp_path, finished)
+    assert (tmp_path / "hub").is_dir()
+
+
+def test_a_stopped_run_without_a_checkpoint_starts_over(recipe, tmp_path, monkeypatch, capsys):
+    def stop(self, args, state, control, **kwargs):
+        control.should_training_stop = True
+
+    monkeypatch.setattr(JsonLinesCallback, "on_step_end", stop, raising=False)
+    arguments = [
+        "train",
+        str(recipe),
+        f"output_dir={tmp_path}",
+        "save_strategy=no",
+        "max_steps=-1",
+        "num_train_epochs=1",
+    ]
+    assert main(arguments) == 2
+    problem = "after step 1 of 7, so the stage is not finished: the same command starts over, as it has no checkpoint."
+    assert problem in capsys.readouterr().err
+    assert_unfinished(tmp_path, "pretrain")
+
+
+# Only the second process receives the signal, in its second step.
+STOP_ONE_PROCESS = """
+import os, signal, sys
+from hawaii.__main__ import main
+from hawaii.training.trainer import HawaiiTrainer
+training_step = HawaiiTrainer.training_step
+
+def stopped(self, *args):
+    if os.environ["RANK"] == "1" and self.state.global_step == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return training_step(self, *args)
+
+HawaiiTrainer.training_step = stopped
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_stops_all_after_the_same_step(recipe, tmp_path):
+    (tmp_path / "script.py").write_text(STOP_ONE_PROCESS)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", tmp_path / "script.py"]
+    done = run_elsewhere(*launch, recipe, f"output_dir={tmp_path / 'run'}", "enable_jit_checkpoint=true")
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("hawaii train: ")]
+    continues = f"continues from {tmp_path / 'run' / 'pretrain' / 'checkpoint-2'}."
+    assert lines == [f"hawaii train: {STOPPED.format(2, continues)}"] * 2
+    assert_unfinished(tmp_path / "run", "pretrain")
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_repeatedly_while_it_saves_equals_an_uninterrupted_one(recipe, finished, tmp_path):
     generator = random.Random(0)
@@ -309,6 +429,57 @@ def test_every_process_loads_the_weights_of_its_teachers_under_fsdp(recipe, tmp_
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hawaii", "train"]
     finished = run_elsewhere(*launch, recipe, f"output_dir={tmp_path}", "max_steps=1", **environment)
     assert finished.returncode == 0, finished.stderr[-4000:]
+
+
+# accelerate shards no processes on a CPU, though torch can: here it takes them for processes on GPUs.
+SHARD_ON_CPU = """
+import sys
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+from hawaii.__main__ import main
+init = PartialState.__init__
+
+def pretend(self, *args, **kwargs):
+    init(self, *args, **kwargs)
+    if self.distributed_type == DistributedType.MULTI_CPU:
+        self._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+PartialState.__init__ = pretend
+sys.exit(main(["train", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["SHARDED_STATE_DICT", "FULL_STATE_DICT"])
+def test_a_stage_that_fsdp2_shards_is_saved_whole_and_resumes_bit_for_bit(recipe, tmp_path, form):
+    (tmp_path / "script.py").write_text(SHARD_ON_CPU)
+    processes = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": form}
+    overrides = ["max_steps=2", "save_steps=1", "text_config.tie_word_embeddings=true"]
+
+    def run(folder, *launch, **environment):
+        done = run_elsewhere(*processes, *launch, recipe, f"output_dir={tmp_path / folder}", *overrides, **environment)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
+
+    run("plain", "-m", "hawaii", "train")
+    run("sharded", tmp_path / "script.py", **environment)
+    files = ["hub/model", *(f"{stage}/model/{name}" for stage in STAGES for name in ("model", "objective"))]
+    files += [f"pretrain/checkpoint-1/{name}" for name in ("model", "objective")]
+    for name in files:
+        plain, sharded = (load_file(tmp_path / folder / f"{name}.safetensors") for folder in ("plain", "sharded"))
+        assert sharded.keys() == plain.keys(), name
+        for key, tensor in plain.items():
+            torch.testing.assert_close(sharded[key], tensor, rtol=1e-4, atol=1e-5, msg=f"{name} {key}")
+    shutil.copytree(tmp_path / "sharded", tmp_path / "resumed")
+    for left in ("hub", "finetune", "pretrain/model", "pretrain/checkpoint-2"):
+        shutil.rmtree(tmp_path / "resumed" / left)
+    assert f"Resuming from {tmp_path / 'resumed' / 'pretrain' / 'checkpoint-1'}." in run(
+        "resumed", tmp_path / "script.py", **environment
+    )
+    for name in files:
+        whole, resumed = (tmp_path / folder / f"{name}.safetensors" for folder in ("sharded", "resumed"))
+        assert whole.read_bytes() == resumed.read_bytes(), name
 
 
 @pytest.mark.slow

@@ -239,6 +239,7 @@ def test_a_finished_stage_loads_with_its_processor_and_teachers(finished):
 
 
 INVALID = {
+    "neftune_noise_alpha=5": "neftune_noise_alpha is 5, but the recipe's first stage names no language model",
     "objective=llava": "The objective llava trains on answers only, but the recipe names no language model",
     "distillation=[fine]": r"distillation is \['fine'\], which trains each adapter alone.*add coarse to distillation",
     "teachers=[]": "names no teachers",

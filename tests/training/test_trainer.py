@@ -228,3 +228,18 @@ def test_a_collapsed_target_causes_one_warning(make_trainer, caplog):
     warnings = [record.message for record in caplog.records if "convnext has collapsed" in record.message]
     assert len(warnings) == 1
     assert warnings[0].startswith("The target convnext has collapsed: its variance is 0, the student's is")
+
+
+def test_neftune_changes_the_words_of_training_alone(make_trainer):
+    module, logs = make_module(), {}
+    weights, embeddings = values(module), module.student.get_input_embeddings()
+    for alpha in (None, 1e-9, 30.0):
+        module.load_state_dict(weights)
+        trainer = make_trainer(module, max_steps=1, per_device_train_batch_size=6, neftune_noise_alpha=alpha)
+        trainer.train()
+        logs[alpha] = trainer.state.log_history[0]
+        assert not embeddings._forward_hooks
+    assert logs[1e-9]["text"] == pytest.approx(logs[None]["text"], rel=1e-3)
+    assert logs[30.0]["text"] != pytest.approx(logs[None]["text"], rel=1e-3)
+    for name in ("fine", "coarse", "balance"):  # the weights of tokens, too, are those of words without noise
+        assert logs[30.0][name] == logs[None][name]

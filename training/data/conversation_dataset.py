@@ -38,8 +38,8 @@ class ConversationDataset(RecordDataset):
     def _read(self, index: int) -> dict:
         """
         Returns:
-            `dict` with `input_ids`, `labels` (-100 outside of answers) and `prompt_ids`, each one-dimensional, and the
-            images of [`RecordDataset`].
+            `dict` with `input_ids`, `labels` (-100 outside of answers) and `prompt_ids`, each one-dimensional, the
+            images of [`RecordDataset`], and `record_id`, as text for errors.
 
         Raises:
             UserError: An image is broken, or no label is left after truncation.
@@ -62,6 +62,7 @@ class ConversationDataset(RecordDataset):
             "labels": labels,
             "prompt_ids": input_ids[is_prompt],
             **self._read_images(record),
+            "record_id": repr(record.id),
         }
 
 
@@ -86,13 +87,14 @@ class Collator:
             blank = torch.zeros(1, 3, teacher_image_size, teacher_image_size, dtype=torch.uint8)
             self.blank["teacher_images"] = blank
 
-    def __call__(self, samples: list[dict]) -> dict[str, torch.Tensor]:
+    def __call__(self, samples: list[dict]) -> dict:
         """
         Returns:
             `dict` with `input_ids`, `attention_mask` and `labels` of shape `(batch_size, sequence_length)`;
             `prompt_ids` and `prompt_mask` of shape `(batch_size, num_prompt_tokens)`; `pixel_values` and
-            `teacher_images`, whose first dimension is all images of the batch; and `image_index` of shape
-            `(num_images,)`, the sample of each image, -1 for a blank one.
+            `teacher_images`, whose first dimension is all images of the batch; `image_index` of shape
+            `(num_images,)`, the sample of each image, -1 for a blank one; and `record_ids`, a list of text, which
+            stays on the host.
         """
 
         def pad(name: str, value: int) -> torch.Tensor:
@@ -112,4 +114,5 @@ class Collator:
             "prompt_mask": torch.arange(prompt_ids.shape[1]) < prompt_lengths[:, None],
             "image_index": torch.tensor(image_index or [-1]),
             **{name: torch.cat(tensors) for name, tensors in images.items()},
+            "record_ids": [sample["record_id"] for sample in samples],
         }

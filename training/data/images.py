@@ -60,16 +60,18 @@ class ImageDataset(RecordDataset):
         return self._find_path_problem(record.images) if record.is_readable else record.problem
 
     def _read(self, index: int) -> dict:
-        return self._read_images(self.records[index])
+        record = self.records[index]
+        return {**self._read_images(record), "record_id": repr(record.id)}
 
 
-def collate_images(samples: list[dict]) -> dict[str, torch.Tensor]:
+def collate_images(samples: list[dict]) -> dict:
     """
     Joins samples to a batch.
 
     Returns:
-        `dict` with `pixel_values` and `teacher_images`, whose first dimension is all images of the batch; and
-        `image_index` of shape `(num_images,)`, the sample of each image.
+        `dict` with `pixel_values` and `teacher_images`, whose first dimension is all images of the batch;
+        `image_index` of shape `(num_images,)`, the sample of each image; and `record_ids`, a list of text.
     """
     batch = {name: torch.cat([sample[name] for sample in samples]) for name in ("pixel_values", "teacher_images")}
-    return {**batch, "image_index": torch.arange(len(samples))}
+    record_ids = [sample["record_id"] for sample in samples]
+    return {**batch, "image_index": torch.arange(len(samples)), "record_ids": record_ids}

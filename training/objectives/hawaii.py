@@ -220,7 +220,11 @@ class HawaiiObjective(Objective):
             empty = projected[:, 0, :0]
             return empty, torch.ones_like(empty[..., 0], dtype=torch.bool)
         sample = batch["image_index"].clamp(min=0)
-        embeddings = student.get_input_embeddings()(batch["prompt_ids"]).detach()  # (B, t, D_text)
+        words = student.get_input_embeddings()
+        is_training = words.training
+        words.eval()  # NEFTune's noise is for the words that the student reads, and fails where there are none
+        embeddings = words(batch["prompt_ids"]).detach()  # (B, t, D_text)
+        words.train(is_training)
         return self.text_projection(embeddings.to(projected.dtype))[sample], batch["prompt_mask"][sample]
 
     def _importance(self, student: Student, projected: torch.Tensor, batch: dict) -> torch.Tensor:

@@ -11,7 +11,7 @@ def text_loss(
     student: HawaiiForConditionalGeneration, image_features: torch.Tensor, batch: dict[str, torch.Tensor]
 ) -> torch.Tensor:
     """
-    L_gen (eq. 1): cross-entropy of the answers, a mean over the label tokens of the step.
+    L_gen (eq. 1): cross-entropy of the answers, a mean over the label tokens of the step; zero without any.
 
     Args:
         student (`HawaiiForConditionalGeneration`):
@@ -31,7 +31,7 @@ def text_loss(
         inputs_embeds=inputs_embeds,
         attention_mask=batch["attention_mask"],
         labels=batch["labels"],
-        num_items_in_batch=batch["num_label_tokens"],
+        num_items_in_batch=batch["num_label_tokens"].clamp(min=1),
         use_cache=False,
     ).loss
 

@@ -160,6 +160,9 @@ class HawaiiTrainingArguments(TrainingArguments):
         self.remove_unused_columns = False
         # Otherwise a resumed run would report only the seconds since the resume.
         self.restore_callback_states_from_checkpoint = True
+        # A loss that is not finite stops training (see [`check_step`]); this would log zero instead, and wait for the
+        # device in each micro-batch.
+        self.logging_nan_inf_filter = False
         # L_gen is a mean over the label tokens of all processes.
         self.average_tokens_across_devices = True
         if self.n_gpu > 1:

@@ -30,6 +30,10 @@ class StudentWithObjective(nn.Module):
     def forward(self, teacher_features: list[torch.Tensor], batch: dict):
         return self.objective(self.student, teacher_features, batch)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The embeddings of words, to which `neftune_noise_alpha` adds noise."""
+        return self.student.get_input_embeddings()
+
     # The trainer calls one of these: transformers 5.23 renamed the method.
     def activation_checkpointing_enable(self, **kwargs):
         self.student.activation_checkpointing_enable(**kwargs)

@@ -105,6 +105,8 @@ def build_student(
         student = join_parts(vision_tower, build_language_model(model_args, tokenizer, dtype), dtype)
     student.config.image_token_index = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     student.config.dtype = dtype
+    # Many checkpoints keep what their own training had turned off, and every answer would be slow.
+    student.config.text_config.use_cache = student.generation_config.use_cache = True
     processor = build_processor(model_args, data_args, student.config.vision_config, tokenizer)
     stop_where_answers_end(student, processor)
     return student, processor

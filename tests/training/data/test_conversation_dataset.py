@@ -88,7 +88,7 @@ def test_a_list_of_images_keeps_its_order(tmp_path, processor):
 
 def test_a_record_without_images_has_no_pixels(tmp_path, processor):
     sample = make_dataset(save_data(tmp_path, [make_record(0, image=False)]), processor)[0]
-    assert set(sample) == {"input_ids", "labels", "prompt_ids"}
+    assert set(sample) == {"input_ids", "labels", "prompt_ids", "record_id"}
 
 
 def test_the_first_token_is_no_label_because_it_has_no_context(tmp_path):
@@ -432,6 +432,24 @@ def test_a_batch_has_the_sample_of_each_image(samples, processor):
     assert batch["image_index"].tolist() == [0, 2, 2]
     assert batch["pixel_values"].shape == (3, 3, 16, 16)
     assert batch["teacher_images"].shape == (3, 3, 32, 32)
+
+
+@pytest.mark.parametrize("record_id", ["a/b.png", 7, None, {"part": 1}], ids=repr)
+def test_a_batch_has_the_ids_of_its_records_as_text(tmp_path, processor, record_id):
+    folder = save_data(tmp_path, [make_record(0), make_record(1, image=False)])
+    records = json.loads((folder / "data.json").read_text())
+    records[0]["id"] = record_id
+    (folder / "data.json").write_text(json.dumps(records))
+    dataset = make_dataset(folder, processor)
+    batch = Collator(processor, 32)([dataset[1], dataset[0]])
+    assert batch["record_ids"] == ["'1'", repr(record_id)]
+
+
+def test_a_record_that_takes_the_place_of_a_broken_one_brings_its_own_id(tmp_path, processor):
+    folder = save_data(tmp_path, [make_record(0), make_record(1)])
+    (folder / "images" / "0.png").write_bytes(b"broken")
+    dataset = make_dataset(folder, processor, bad_records="skip")
+    assert dataset[0]["record_id"] == "'1'"
 
 
 def test_a_batch_without_images_gets_one_blank_image(samples, processor):

@@ -36,7 +36,7 @@ def test_a_sample_has_the_square_for_the_student_and_for_the_teachers(tmp_path):
     sample = dataset[1]
     square = dataset.processor.square_image(Image.open(tmp_path / "images" / "1.png"))
     assert square.size == (17, 17)
-    assert set(sample) == {"pixel_values", "teacher_images"}
+    assert set(sample) == {"pixel_values", "teacher_images", "record_id"}
     expected = dataset.processor.image_processor(square, return_tensors="pt")["pixel_values"]
     assert sample["pixel_values"].shape == (1, 3, 16, 16) and torch.equal(sample["pixel_values"], expected)
     assert torch.equal(sample["teacher_images"][0], teacher_image(square, 32))
@@ -45,7 +45,8 @@ def test_a_sample_has_the_square_for_the_student_and_for_the_teachers(tmp_path):
 def test_a_batch_has_all_images_of_its_samples(tmp_path):
     dataset = make_dataset(save_data(tmp_path, [make_record(number) for number in range(3)]))
     batch = collate_images([dataset[2], dataset[0]])
-    assert set(batch) == {"pixel_values", "teacher_images", "image_index"}
+    assert set(batch) == {"pixel_values", "teacher_images", "image_index", "record_ids"}
+    assert batch["record_ids"] == ["'2'", "'0'"]
     assert batch["image_index"].tolist() == [0, 1]
     for name in ("pixel_values", "teacher_images"):
         assert torch.equal(batch[name], torch.cat([dataset[2][name], dataset[0][name]]))

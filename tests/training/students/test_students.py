@@ -67,6 +67,19 @@ def save_language_model(folder, tokenizer, tie_word_embeddings=False, dtype=torc
     return str(folder)
 
 
+@pytest.mark.parametrize("owner", ["config", "generation_config"])
+def test_a_student_generates_with_a_cache_whatever_its_language_model_was_saved_with(clip_folder, tmp_path, owner):
+    # `Trainer` turns it off in the model that it trains.
+    folder = save_language_model(tmp_path / "language_model", text_tokenizer())
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    getattr(model, owner).use_cache = False
+    model.save_pretrained(folder)
+    student, _ = build_student(ModelArguments(vision_tower=clip_folder, language_model=folder), data_args(), 2)
+    student.save_pretrained(tmp_path / "student")
+    loaded = HawaiiForConditionalGeneration.from_pretrained(tmp_path / "student")
+    assert loaded.config.text_config.use_cache and loaded.generation_config.use_cache
+
+
 def test_a_new_student_has_an_adapter_for_each_teacher_and_an_embedding_for_each_token(
     tokenizer_folder,
 ):
