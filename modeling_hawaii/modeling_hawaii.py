@@ -299,10 +299,12 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         a head that shares the embeddings' matrix although the configuration says that they are not tied.
         """
         head, embeddings = self.lm_head.weight, self.get_input_embeddings().weight
-        if head is embeddings and not self.config.tie_word_embeddings:
+        # Weights that are given, as those of a sharded model, or offloaded are not in these parameters.
+        is_here = kwargs.get("state_dict") is None and head.device.type != "meta"
+        if is_here and head is embeddings and not self.config.tie_word_embeddings:
             self.lm_head.weight = nn.Parameter(head.detach().clone(), head.requires_grad)
-        elif head is not embeddings and self.config.tie_word_embeddings and not torch.equal(head, embeddings):
-            self.config.tie_word_embeddings = False
+        elif is_here and head is not embeddings and self.config.tie_word_embeddings:
+            self.config.tie_word_embeddings = torch.equal(head, embeddings)
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> HawaiiVisionOutput | tuple:
