@@ -15,6 +15,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 FOLDER = Path(__file__).parents[2] / ".venv" / "transformers-tests"
 PACKAGE = "transformers_tests"
+# In place of the images that the tests download.
+IMAGE = str(Path(__file__).parents[2] / "docs" / "evidence" / "easy_vqa.png")
 
 
 def _module(name: str, **content) -> None:
@@ -40,7 +42,7 @@ def import_mixin(module: str, name: str) -> type:
         _module(f"{PACKAGE}.exporters.test_export", ExportTesterMixin=type("ExportTesterMixin", (), {}))
         _module(f"{PACKAGE}.generation")
         _module(f"{PACKAGE}.generation.test_utils", GenerationTesterMixin=type("GenerationTesterMixin", (), {}))
-        _module("fetch_hub_objects_for_ci", url_to_local_path=lambda url: url)
+        _module("fetch_hub_objects_for_ci", url_to_local_path=lambda url: IMAGE)
         # The tests find out from these lists which classes have a loss, as for the models in transformers.
         MODEL_MAPPING_NAMES["hawaii"], MODEL_MAPPING_NAMES["hawaii_vision"] = "HawaiiModel", "HawaiiVisionModel"
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES["hawaii"] = "HawaiiForConditionalGeneration"
