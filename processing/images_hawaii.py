@@ -2,6 +2,7 @@
 
 import os
 from base64 import b64decode
+from collections.abc import Sequence
 from contextlib import suppress
 from io import BytesIO
 from typing import Any
@@ -189,8 +190,9 @@ def open_image(image: Any) -> Image.Image:
 
 
 def flatten_images(images: Any) -> list:
-    """Returns the images of an image, a batch of arrays, a list of images, or a list of lists of images."""
-    if isinstance(images, list | tuple) or getattr(images, "ndim", 3) > 3:
+    """Returns the images of an image, a batch of arrays, a sequence of images, or one of such sequences."""
+    is_sequence = isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview)
+    if is_sequence or getattr(images, "ndim", 3) > 3:
         return [image for item in images for image in flatten_images(item)]
     return [images]
 
