@@ -72,7 +72,7 @@ def _find_file(image: Any) -> Any:
             return text
         file = BytesIO(b64decode(text))
         with suppress(Image.DecompressionBombError):  # raised again when it is opened
-            Image.open(file, formats=OPENED_FORMATS)
+            Image.open(file, "r", OPENED_FORMATS)
     except (OSError, ValueError):  # of base64, or an `UnidentifiedImageError`
         raise ValueError(f"There is no image {_name(image)}.") from None
     return file
@@ -175,7 +175,7 @@ def open_image(image: Any) -> Image.Image:
         if hasattr(source, "shape"):
             # A copy in the machine's byte order; torch takes no other, and nothing that is read-only or reversed.
             return _from_values(torch.from_numpy(source.astype(source.dtype.newbyteorder("="), order="C")))
-        with Image.open(source, formats=OPENED_FORMATS) as opened:
+        with Image.open(source, "r", OPENED_FORMATS) as opened:
             return _upright_rgb(opened)
     except UnidentifiedImageError:
         raise ValueError(
