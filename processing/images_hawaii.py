@@ -2,6 +2,7 @@
 
 import os
 from base64 import b64decode
+from collections.abc import Sequence
 from contextlib import suppress
 from io import BytesIO
 from typing import Any
@@ -71,7 +72,7 @@ def _find_file(image: Any) -> Any:
             return text
         file = BytesIO(b64decode(text))
         with suppress(Image.DecompressionBombError):  # raised again when it is opened
-            Image.open(file, formats=OPENED_FORMATS)
+            Image.open(file, "r", OPENED_FORMATS)
     except (OSError, ValueError):  # of base64, or an `UnidentifiedImageError`
         raise ValueError(f"There is no image {_name(image)}.") from None
     return file
@@ -174,7 +175,7 @@ def open_image(image: Any) -> Image.Image:
         if hasattr(source, "shape"):
             # A copy in the machine's byte order; torch takes no other, and nothing that is read-only or reversed.
             return _from_values(torch.from_numpy(source.astype(source.dtype.newbyteorder("="), order="C")))
-        with Image.open(source, formats=OPENED_FORMATS) as opened:
+        with Image.open(source, "r", OPENED_FORMATS) as opened:
             return _upright_rgb(opened)
     except UnidentifiedImageError:
         raise ValueError(
@@ -189,8 +190,9 @@ def open_image(image: Any) -> Image.Image:
 
 
 def flatten_images(images: Any) -> list:
-    """Returns the images of an image, a batch of arrays, a list of images, or a list of lists of images."""
-    if isinstance(images, list | tuple) or getattr(images, "ndim", 3) > 3:
+    """Returns the images of an image, a batch of arrays, a sequence of images, or one of such sequences."""
+    is_sequence = isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview)
+    if is_sequence or getattr(images, "ndim", 3) > 3:
         return [image for item in images for image in flatten_images(item)]
     return [images]
 

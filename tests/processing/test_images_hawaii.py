@@ -11,6 +11,7 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import EpsImagePlugin, Image
 
@@ -290,6 +291,16 @@ def test_every_route_has_the_same_pixels(sources, size, ratio):
             processor.apply_chat_template([message], tokenize=True, return_dict=True, return_tensors="pt"),
         ]
         assert all(torch.equal(result["pixel_values"], expected) for result in results), name
+
+
+def test_images_may_be_in_any_sequence():
+    arrays = np.stack([COLORS, 255 - COLORS])
+    column = Dataset.from_dict({"image": [Image.fromarray(array) for array in arrays]})["image"]
+    processor = make_processor()
+    expected = processor(images=[Image.fromarray(array) for array in arrays], return_tensors="pt")["pixel_values"]
+    batches = [column, tuple(column), [[column[0]], (column[1],)], arrays, [arrays[:1], arrays[1:]]]
+    for images in [*batches, torch.from_numpy(arrays).permute(0, 3, 1, 2), arrays[None]]:
+        assert torch.equal(processor(images=images, return_tensors="pt")["pixel_values"], expected)
 
 
 @pytest.mark.parametrize("images", [None, [], [[]], [None]])
