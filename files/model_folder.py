@@ -89,6 +89,6 @@ def open_tensors(path: Path) -> Iterator:
     try:
         opened = safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:  # safetensors' OSError does not name the file
-        raise UserError(f"{path} is damaged or truncated ({error}). Download it again.") from error
+        raise UserError(f"{path} is damaged or truncated: {error}. Download it again.") from error
     with opened as file:
         yield file

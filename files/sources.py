@@ -23,7 +23,10 @@ def check_source(option: str, name: str, file: str = "config.json") -> None:
             existing folder nor a possible hub id.
     """
     if Path(name).is_dir():
-        check_model_folder(Path(name))
+        try:
+            check_model_folder(Path(name))
+        except UserError as error:
+            raise UserError(f"hawaii-vlm cannot load the {option} {name}: {error}") from error
         if not (Path(name) / file).is_file():
             raise UserError(
                 f"The {option} {name} is a folder without {file}. Name a folder that `save_pretrained` wrote."

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 from ...files.atomic import read_json
@@ -49,7 +50,8 @@ def _load_without_memory(model_class: type, folder: Path) -> dict:
 def check_saved_model(folder: str | Path) -> list[str]:
     """
     Checks that a local folder contains a complete HAWAII or HAWAII encoder: every file that loading it needs, none
-    damaged, and in the weights every tensor of the model that `config.json` describes. Reads no weights.
+    damaged, and in the weights every tensor of the model that `config.json` describes (not while DeepSpeed ZeRO-3 is
+    in use). Reads no weights.
 
     Returns:
         `list[str]`: names of tensors in the weights that the model does not have, which are ignored when it is loaded.
@@ -62,7 +64,7 @@ def check_saved_model(folder: str | Path) -> list[str]:
         raise UserError(f"{folder} is not a saved HAWAII: it has no config.json.")
     values = read_json(folder / "config.json")
     model_type = values.get("model_type")
-    if model_type not in MODEL_CLASSES:
+    if not isinstance(model_type, str) or model_type not in MODEL_CLASSES:
         raise UserError(f"{folder} is not a saved HAWAII: its config.json describes a model of type {model_type!r}.")
     model_class = MODEL_CLASSES[model_type]
     for name in ENCODER_FILES if model_class is HawaiiVisionModel else MODEL_FILES:
@@ -70,6 +72,8 @@ def check_saved_model(folder: str | Path) -> list[str]:
             raise UserError(f"{folder} is not a saved HAWAII: it has no {name}. Restore the file.")
     check_model_folder(folder)
     CheckpointTensors(folder)  # every file is there and has its length
+    if is_deepspeed_zero3_enabled():
+        return []  # every process would have to take part in building the model
     report = _load_without_memory(model_class, folder)
     names = ", ".join(path.name for path in find_weight_files(str(folder)))
     if missing := sorted(report["missing_keys"]):
