@@ -70,6 +70,7 @@ def test_a_model_is_kept_unless_its_data_or_settings_change(tokenizer, tiny, tmp
     prepare_language_model(ROWS, CAPTIONS, tokenizer, folder, num_steps=1)
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     assert loaded.config.vocab_size == len(tokenizer) == len(AutoTokenizer.from_pretrained(folder))
+    assert loaded.config.use_cache  # unlike in training
     before = (folder / "model.safetensors").stat().st_mtime_ns
     prepare_language_model(ROWS, CAPTIONS, tokenizer, folder, num_steps=1)
     assert (folder / "model.safetensors").stat().st_mtime_ns == before
