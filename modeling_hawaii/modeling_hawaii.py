@@ -113,10 +113,15 @@ class HawaiiModel(HawaiiPreTrainedModel):
             [`HawaiiVisionOutput`] whose `pooler_output`, `(num_images, num_patches, hidden_size)`, has one entry per
             image.
         """
+        outputs = self.encode_images(pixel_values, **kwargs)
+        return outputs if (self.config.return_dict if return_dict is None else return_dict) else outputs.to_tuple()
+
+    def encode_images(self, pixel_values: torch.Tensor, **kwargs) -> HawaiiVisionOutput:
+        """Returns what `get_image_features` does, always as an output with names."""
         outputs = self.vision_tower(pixel_values, return_dict=True, **kwargs)
         patches = outputs.last_hidden_state[:, self.config.vision_config.num_prefix_tokens :]
         outputs.pooler_output = self.multi_modal_projector(patches)
-        return outputs if (self.config.return_dict if return_dict is None else return_dict) else outputs.to_tuple()
+        return outputs
 
     def find_image_tokens(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """
@@ -171,7 +176,8 @@ class HawaiiModel(HawaiiPreTrainedModel):
         Raises:
             ValueError: the text's number of image tokens is not that of image features.
         """
-        image_features = self.get_image_features(pixel_values, return_dict=True).pooler_output
+        image_features = self.encode_images(pixel_values).pooler_output
+        assert image_features is not None
         is_image = self.find_image_tokens(input_ids, inputs_embeds)
         self.check_image_tokens(is_image, len(image_features))
         if inputs_embeds is None:
@@ -238,14 +244,12 @@ class HawaiiModel(HawaiiPreTrainedModel):
         image_features = None
         if pixel_values is not None:
             inputs_embeds, image_features = self.embed_inputs(input_ids, pixel_values, inputs_embeds)
-        elif prompt_embeds is not None and inputs_embeds is None:
-            inputs_embeds = prompt_embeds
-        elif prompt_embeds is not None:  # of PEFT, which puts virtual tokens before those of the prompt
+        elif inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids) if prompt_embeds is None else prompt_embeds
+        elif prompt_embeds is not None:  # PEFT has put virtual tokens before those of the prompt
             is_image = self.find_image_tokens(None, inputs_embeds).unsqueeze(-1)
             num_virtual = inputs_embeds.shape[1] - prompt_embeds.shape[1]
             inputs_embeds = torch.where(is_image, F.pad(prompt_embeds, (0, 0, num_virtual, 0)), inputs_embeds)
-        elif inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -299,6 +303,7 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         a head that shares the embeddings' matrix although the configuration says that they are not tied.
         """
         head, embeddings = self.lm_head.weight, self.get_input_embeddings().weight
+        assert isinstance(head, torch.Tensor) and isinstance(embeddings, torch.Tensor)
         # Weights that are given, as those of a sharded model, or offloaded are not in these parameters.
         is_here = kwargs.get("state_dict") is None and head.device.type != "meta"
         if is_here and head is embeddings and not self.config.tie_word_embeddings:
