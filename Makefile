@@ -89,8 +89,9 @@ clean:
 	$(BIN)/python -m pip install -c constraints.txt --no-deps lmms-eval
 	mkdir -p .venv/typings && ln -sfn ../.. .venv/typings/hawaii
 	version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("transformers"))') && \
+		rm -rf .venv/transformers-tests && mkdir -p .venv/transformers-tests && \
 		$(BIN)/python -m pip download --no-deps --no-binary transformers --dest .venv/download "transformers==$$version" && \
-		mkdir -p .venv/transformers-tests && tar -xzf .venv/download/transformers-*.tar.gz -C .venv/transformers-tests \
+		tar -xzf ".venv/download/transformers-$$version.tar.gz" -C .venv/transformers-tests \
 		--strip-components 2 "transformers-$$version/tests"
 	@touch $@
 

@@ -90,7 +90,7 @@ def data(commands) -> None:
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Adds the option to run a checkpoint's own code."""
     parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run the code that another model than a HAWAII brings along"
+        "--trust-remote-code", action="store_true", help="run code contained in a checkpoint that is not a HAWAII"
     )
 
 
@@ -239,7 +239,6 @@ def figures(commands) -> None:
     parser.add_argument("--images", nargs="+", metavar="NAME=DIR", help="folders of images, with or without tasks")
     parser.add_argument("--limit", type=int, metavar="N", help="use N questions or images of each (default: 500)")
     add_questions(parser, "DIR/data/test.parquet")
-    add_trust(parser)
     for parser in names.choices.values():
         parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the figure")
 

@@ -1,7 +1,7 @@
 """The code in a saved folder: the Auto classes that load it, and the files that define their classes."""
 
-import inspect
 import re
+import sys
 from pathlib import Path
 
 
@@ -18,6 +18,8 @@ VISION_AUTO_MAP = {
 }
 PROCESSOR_AUTO_MAP = {"AutoProcessor": "processing_hawaii.HawaiiProcessor"}
 
+# Arguments of `save_pretrained` that are for the push.
+PUSH_OPTIONS = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
 CODE_SUFFIX = "_hawaii.py"
 CODE_FOLDERS = ("configuration", "processing", "modeling_hawaii")
 RELATIVE_IMPORT = re.compile(r"^from \.+(?:\w+\.)*(\w+_hawaii) import", re.MULTILINE)
@@ -73,7 +75,9 @@ def read_code(here: Path = Path(__file__).parent) -> dict[str, str]:
 
 def save_code(save_directory, saved_class: type) -> None:
     """Writes the files of [`read_code`] that `saved_class` needs to the existing folder `save_directory`."""
-    for name, source in read_code(Path(inspect.getfile(saved_class)).parent).items():
+    # The class itself may be a user's, from a notebook, or one that FSDP2 made.
+    module = next(base.__module__ for base in saved_class.__mro__ if base.__module__.endswith("_hawaii"))
+    for name, source in read_code(Path(str(sys.modules[module].__file__)).parent).items():
         (Path(save_directory) / name).write_text(source, encoding="utf-8")
 
 
@@ -108,9 +112,11 @@ class SavedWithCode:
 class ModelSavedWithCode:
     """Saves a model together with the code of its class, whichever Auto class loaded it."""
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """Like transformers' `save_pretrained`; also writes the code."""
-        if kwargs.get("is_main_process", True) and not Path(save_directory).is_file():
-            Path(save_directory).mkdir(parents=True, exist_ok=True)
-            save_code(save_directory, type(self))  # first, because a push uploads the folder
-        return super().save_pretrained(save_directory, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+    def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
+        """Like transformers' `save_pretrained`; also writes and pushes the code."""
+        push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
+        super().save_pretrained(save_directory, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        if kwargs.get("is_main_process", True) and Path(save_directory).is_dir():
+            save_code(save_directory, type(self))
+        if push_to_hub:  # after the code; transformers would push only what it has written itself
+            self.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)  # pyright: ignore[reportAttributeAccessIssue]

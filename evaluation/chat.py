@@ -18,7 +18,7 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256, tr
         max_new_tokens (`int`, *optional*, defaults to 256):
             Maximum length of the answer.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether to run the code that another model than a HAWAII brings along.
+            Whether to run the code contained in a checkpoint that is not a HAWAII.
 
     Raises:
         UserError: `folder` is not a checkpoint or `image` could not be opened.
@@ -28,6 +28,7 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256, tr
     import torch
 
     from ..processing.chat_templates.limits import check_rendering
+    from ..processing.processing_hawaii import HawaiiProcessor
     from .lmms.loading import load_checkpoint
     from .picture import open_picture
 
@@ -36,7 +37,10 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256, tr
     with explain_errors(f"{folder} could not be loaded"):
         model, processor = load_checkpoint(str(path), trust_remote_code, dtype="auto")
     model = model.to(device).eval()
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
+    text = question
+    while isinstance(processor, HawaiiProcessor) and processor.image_token in text:
+        text = text.replace(processor.image_token, "")  # the word would stand for another image
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
     messages = [{"role": "user", "content": content}]
     subject = f"The chat template of {folder}"
     if isinstance(processor.chat_template, str):

@@ -154,7 +154,7 @@ def evaluate(
         dtype (`str`, *optional*, defaults to `"auto"`):
             Type of the weights; `"auto"` is that of the checkpoint.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether to run the code that another model than a HAWAII brings along.
+            Whether to run code contained in a checkpoint that is not a HAWAII.
 
     Returns:
         `dict`: The content of `results.json`.

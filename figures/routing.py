@@ -63,12 +63,12 @@ def adapter_names(folder: Path) -> dict[str, list[str]]:
     return names
 
 
-def _load(folder: Path, trust_remote_code: bool) -> tuple[Any, Any]:
+def _load(folder: Path) -> tuple[Any, Any]:
     """Loads the encoder of a checkpoint and its processor."""
     if read_config(folder)["model_type"] == ENCODER_TYPE:
         encoder, processor = load_encoder(folder, "auto")
     else:
-        model, processor = load_checkpoint(str(folder), trust_remote_code, dtype="auto")
+        model, processor = load_checkpoint(str(folder), dtype="auto")
         encoder = model.model.vision_tower
     if torch.accelerator.is_available():
         encoder.to(torch.accelerator.current_accelerator())
@@ -187,7 +187,6 @@ def routing_figure(
     limit: int = 500,
     data_file: str | None = None,
     data_folder: str | None = None,
-    trust_remote_code: bool = False,
 ) -> dict:
     """
     Counts the adapters that the routers choose for each benchmark in each layer, draws `output_dir/routing.png`
@@ -208,8 +207,6 @@ def routing_figure(
             counts once.
         data_file, data_folder (`str`, *optional*):
             Location of the tasks' data, as for [`evaluate`].
-        trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether to run the code that another model than a HAWAII brings along.
 
     Returns:
         `dict`: The content of `routing.json`: the names of the `adapters` by bank, and for each of `benchmarks` its
@@ -228,7 +225,7 @@ def routing_figure(
         raise UserError(f"Two benchmarks are named {duplicates[0]}; rename one.")
     if limit < 1:
         raise UserError(f"--limit is {limit}, but must be at least 1.")
-    path = checkpoint_folder(folder, or_encoder=True, trust_remote_code=trust_remote_code)
+    path = checkpoint_folder(folder, or_encoder=True)
     results = {"folder": str(folder), "adapters": adapter_names(path), "benchmarks": {}}
     sources = [folder_source(argument, limit) for argument in images or []]
     output_dir = Path(output_dir)
@@ -236,7 +233,7 @@ def routing_figure(
         if names:
             sources = task_sources(names, limit, output_dir, data_file, data_folder, Path(scratch)) + sources
         with explain_errors(f"{folder} could not be loaded"):
-            encoder, processor = _load(path, trust_remote_code)
+            encoder, processor = _load(path)
         for source in sources:
             with tqdm(total=len(source.documents), desc=source.name) as progress:
                 shares, num_images = routing_shares(encoder, processor, source.images(progress.update))

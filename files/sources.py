@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .model_folder import check_model_folder
+from .model_folder import TOKENIZER_FILES, check_json_files, check_model_folder
 from .user_error import UserError
 
 
@@ -24,7 +24,10 @@ def check_source(option: str, name: str, file: str = "config.json") -> None:
     """
     if Path(name).is_dir():
         try:
-            check_model_folder(Path(name))
+            if file == "config.json":  # a tokenizer may be next to an adapter or to half a model
+                check_model_folder(Path(name))
+            else:
+                check_json_files(Path(name), TOKENIZER_FILES)
         except UserError as error:
             raise UserError(f"hawaii-vlm cannot load the {option} {name}: {error}") from error
         if not (Path(name) / file).is_file():

@@ -1,5 +1,6 @@
 """Uploads a published folder to the Hub."""
 
+import glob
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -69,6 +70,9 @@ def publish(folder: str, repo_id: str, private: bool = False, dry_run: bool = Fa
         api = HfApi()
         api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, allow_patterns=names, commit_message="Upload HAWAII"
+            repo_id=repo_id,
+            folder_path=folder,
+            allow_patterns=[glob.escape(name) for name in names],
+            commit_message="Upload HAWAII",
         )
         return str(commit)

@@ -36,8 +36,8 @@ def check_links(folder: Path) -> None:
         for path in (Path(parent, name) for name in [*folders, *files]):
             if path.is_symlink() and not (path.exists() and path.resolve().is_relative_to(inside)):
                 raise UserError(
-                    f"{path} is a link to {os.readlink(path)}, which is outside {folder}: its content would be "
-                    "published. Replace the link by a copy, or remove it."
+                    f"{path} is a link to {os.readlink(path)}, which leads out of {folder} or nowhere. "
+                    "Replace the link by a copy, or remove it."
                 )
 
 
@@ -81,7 +81,10 @@ def check_code(folder: Path) -> None:
                 "hawaii-vlm. Run `hawaii train` again, which writes the folder anew from the finished stages."
             )
     for name in (name for name in SETTINGS if name.endswith("config.json") and (folder / name).is_file()):
-        for reference in find_code(read_json(folder / name)):
+        values = read_json(folder / name)
+        if "custom_pipelines" in values:
+            raise UserError(f"{folder / name} names custom_pipelines, whose code users would run: remove the field.")
+        for reference in find_code(values):
             if f"{reference.partition('.')[0]}.py" not in code:
                 raise UserError(
                     f"{folder / name} names code that is not this package's, {reference}: users of the model would "

@@ -65,8 +65,8 @@ class StackedLora(nn.Module):
 
 class RouterLinear(nn.Module):
     """
-    A linear layer that is no `nn.Linear`: quantizers, PEFT's `all-linear` and serving engines leave it as it is. (The
-    4-bit kernels of bitsandbytes reject its few outputs.)
+    A linear layer that is not an `nn.Linear`: quantizers, PEFT's `all-linear` and serving engines leave it as it is.
+    (The 4-bit kernels of bitsandbytes reject its few outputs.)
     """
 
     def __init__(self, in_features: int, out_features: int):

@@ -131,7 +131,7 @@ class HawaiiModel(HawaiiPreTrainedModel):
         if input_ids is not None:
             return input_ids == self.config.image_token_id
         assert inputs_embeds is not None
-        token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+        token = torch.full((1, 1), self.config.image_token_id, device=inputs_embeds.device)  # no copy from the host
         return (inputs_embeds == self.get_input_embeddings()(token)).all(dim=-1)
 
     def merge_image_features(
@@ -302,15 +302,24 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         after PEFT has trained it, is saved as its own matrix although the configuration says that both are tied; so is
         a head that shares the embeddings' matrix although the configuration says that they are not tied.
         """
-        head, embeddings = self.lm_head.weight, self.get_input_embeddings().weight
-        assert isinstance(head, torch.Tensor) and isinstance(embeddings, torch.Tensor)
-        # Weights that are given, as those of a sharded model, or offloaded are not in these parameters.
-        is_here = kwargs.get("state_dict") is None and head.device.type != "meta"
-        if is_here and head is embeddings and not self.config.tie_word_embeddings:
-            self.lm_head.weight = nn.Parameter(head.detach().clone(), head.requires_grad)
-        elif is_here and head is not embeddings and self.config.tie_word_embeddings:
-            self.config.tie_word_embeddings = torch.equal(head, embeddings)
-        return super().save_pretrained(save_directory, *args, **kwargs)
+        name, is_tied = self._tied_weights_keys["lm_head.weight"], self.config.tie_word_embeddings
+        weights = kwargs.get("state_dict")
+        if weights is None:
+            weights = {"lm_head.weight": self.lm_head.weight, name: self.get_input_embeddings().weight}
+        head, embeddings = weights.get("lm_head.weight"), weights.get(name)
+        is_comparable = (
+            head is not None and embeddings is not None and "meta" not in (head.device.type, embeddings.device.type)
+        )
+        is_shared = is_comparable and head.device == embeddings.device and head.data_ptr() == embeddings.data_ptr()
+        if is_shared and not is_tied:
+            state_dict = self.state_dict() if kwargs.get("state_dict") is None else kwargs["state_dict"]
+            kwargs["state_dict"] = {**state_dict, "lm_head.weight": head.detach().clone()}
+        elif is_comparable and is_tied and not is_shared:
+            self.config.tie_word_embeddings = torch.equal(head.cpu(), embeddings.cpu())
+        try:
+            return super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.config.tie_word_embeddings = is_tied
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> HawaiiVisionOutput | tuple:
         """See [`HawaiiModel.get_image_features`]."""
@@ -405,21 +414,30 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
     ):
         """
         Adds the part of `prompt_embeds`, `(batch_size, num_prompt_tokens, hidden_size)`, that belongs to the tokens of
-        the next forward pass. `pixel_values` are ignored: they are for an assistant, which encodes them itself.
+        the next forward pass; cached tokens that were not passed again count as prompt. `pixel_values` are ignored:
+        they are for an assistant, which encodes them itself.
         """
         inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         if prompt_embeds is None or inputs.get("input_ids") is None:
             return inputs
-        num_tokens, tokens = input_ids.shape[1], inputs["input_ids"]
-        # The pass takes the last tokens, or a chunk of the prompt that continues the cache.
-        is_chunk = num_tokens < prompt_embeds.shape[1]
-        start = int(kwargs["past_key_values"].get_seq_length()) if is_chunk else num_tokens - tokens.shape[1]
-        embeds = prompt_embeds[:, start : start + tokens.shape[1]]
+        # The mask covers all tokens up to the last one of the pass: also the cached ones, and those of earlier chunks.
+        tokens, mask = inputs["input_ids"], kwargs.get("attention_mask")
+        end = input_ids.shape[1] if mask is None or mask.ndim != 2 else mask.shape[1]
+        embeds = prompt_embeds[:, end - tokens.shape[1] : end]
         if embeds.shape[1]:
             # Drafted tokens follow the prompt in assisted decoding, and the answer if there is no cache.
             others = self.get_input_embeddings()(tokens[:, embeds.shape[1] :])
             inputs["prompt_embeds"] = torch.cat([embeds, others], dim=1)
         return inputs
+
+    def _get_candidate_generator(self, *, model_kwargs, assistant_model=None, **kwargs):
+        """Keeps the images from an assistant that reads text only."""
+        if assistant_model is not None and assistant_model.config.model_type != self.config.model_type:
+            images = ("prompt_embeds", "pixel_values")
+            model_kwargs = {name: value for name, value in model_kwargs.items() if name not in images}
+        return super()._get_candidate_generator(  # pyright: ignore[reportAttributeAccessIssue]
+            model_kwargs=model_kwargs, assistant_model=assistant_model, **kwargs
+        )
 
     @torch.no_grad()
     def generate(
@@ -453,11 +471,16 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         elif pixel_values is not None:
             if input_ids is None:
                 raise ValueError("pixel_values need input_ids or inputs_embeds, which say where the images go.")
+            num_tokens, mask = input_ids.shape[1], kwargs.get("attention_mask")
+            # Cached tokens that are not passed again; the mask covers them.
+            num_left_out = 0 if mask is None or mask.ndim != 2 else max(0, mask.shape[1] - num_tokens)
+            num_cached = 0 if cache is None else max(0, int(cache.get_seq_length()) - num_left_out)
             is_image = self.model.find_image_tokens(input_ids, None)
-            self.model.check_image_tokens(is_image, len(pixel_values))
-            num_cached = 0 if cache is None else int(cache.get_seq_length())
-            if not num_cached or num_cached >= is_image.shape[1] or is_image[:, num_cached:].any():
-                kwargs["prompt_embeds"], _ = self.model.embed_inputs(input_ids, pixel_values)
+            if not num_cached or num_cached >= num_tokens or is_image[:, num_cached:].any():
+                prompt_embeds, _ = self.model.embed_inputs(input_ids, pixel_values)
+                kwargs["prompt_embeds"] = F.pad(prompt_embeds, (0, 0, num_left_out, 0))
+            else:
+                self.model.check_image_tokens(is_image, len(pixel_values))
             if kwargs.get("assistant_model") is not None:
                 kwargs["pixel_values"] = pixel_values
         elif input_ids is not None and inputs_embeds is None and cache is None:

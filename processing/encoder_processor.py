@@ -61,6 +61,8 @@ class EncoderProcessor:
             Prepares the images of training.
     """
 
+    model_input_names = ["pixel_values"]
+
     def __init__(self, original, vision_config: HawaiiVisionConfig, image_aspect_ratio: str):
         size = {"height": vision_config.image_size, "width": vision_config.image_size}
         self.settings = {**kernel_and_colors(original), "crop_size": size}

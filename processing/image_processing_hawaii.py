@@ -16,6 +16,12 @@ from ..configuration.hub_hawaii import SavedWithCode
 from .images_hawaii import IMAGE_ASPECT_RATIOS, flatten_images, open_image, square_image
 
 
+def _is_floating(image: Any) -> bool:
+    """Whether an image is an array or a tensor of floating-point values up to 1."""
+    kind = getattr(getattr(image, "dtype", None), "kind", None) or str(getattr(image, "dtype", ""))
+    return (kind == "f" or "float" in kind) and float(image.max()) < 1.01
+
+
 class HawaiiImageProcessor(SavedWithCode, CLIPImageProcessorPil):
     r"""
     CLIP's image processor, of images that it makes square before they are resized.
@@ -53,14 +59,14 @@ class HawaiiImageProcessor(SavedWithCode, CLIPImageProcessorPil):
         resample = self.resample if resample is None else resample
         return square_image(image, self.image_aspect_ratio, self.image_mean, side, resample)
 
-    def preprocess(self, images: Any, *args, do_resize=None, size=None, resample=None, **kwargs):
+    def preprocess(self, images: Any, *args, do_resize=None, size=None, resample=None, do_rescale=None, **kwargs):
         """
         Prepares images; every form that [`open_image`] reads is one.
 
         Args:
             images (image, `list` of images or `list` of such lists):
                 The images.
-            do_resize, size, resample, args, kwargs:
+            do_resize, size, resample, do_rescale, args, kwargs:
                 As for [`CLIPImageProcessor`].
 
         Returns:
@@ -81,7 +87,10 @@ class HawaiiImageProcessor(SavedWithCode, CLIPImageProcessorPil):
         squares = [self.square_image(image, side, resample) for image in images]
         # transformers 4.57 would take an image of 3 x 3 pixels for one whose colours come first.
         kwargs["input_data_format"] = "channels_last"
-        return super().preprocess(squares, *args, do_resize=False, **kwargs)
+        if do_rescale is False and all(_is_floating(image) for image in images):
+            # Values from 0 to 1 that are not to be rescaled; the squares have levels from 0 to 255.
+            do_rescale, kwargs["rescale_factor"] = True, 1 / 255
+        return super().preprocess(squares, *args, do_resize=False, do_rescale=do_rescale, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "auto_map": dict(self.hub_auto_map)}

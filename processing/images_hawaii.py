@@ -39,10 +39,14 @@ def _name(image: Any) -> str:
 def _download(url: str) -> bytes:
     # Fetched as transformers does, whose own loader would make the image one of 8 bits: by httpx in transformers 5, by
     # requests in 4.57.
-    if hasattr(image_utils, "httpx"):
-        response = image_utils.httpx.get(url, timeout=TIMEOUT, follow_redirects=True)
-    else:
-        response = image_utils.requests.get(url, timeout=TIMEOUT)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        if hasattr(image_utils, "httpx"):
+            response = image_utils.httpx.get(url, timeout=TIMEOUT, follow_redirects=True)
+        else:
+            response = image_utils.requests.get(url, timeout=TIMEOUT)  # pyright: ignore[reportAttributeAccessIssue]
+        response.raise_for_status()
+    except Exception as error:  # each library has its own classes
+        raise ValueError(f"{_name(url)} could not be downloaded: {error}") from error
     return response.content
 
 
@@ -80,8 +84,8 @@ def _find_file(image: Any) -> Any:
 
 def _is_channels_first(shape: torch.Size) -> bool:
     """
-    Whether the first of three dimensions is the colour. If the last can be too, it is the first, as in transformers,
-    unless there is opacity.
+    Whether channels come first. If the first and the last dimension can both be channels, 1 or 3 decide before 2 or 4,
+    and the first before the last, as in transformers.
 
     Raises:
         ValueError: neither is.
@@ -95,22 +99,23 @@ def _is_channels_first(shape: torch.Size) -> bool:
 
 def _to_levels(values: torch.Tensor) -> torch.Tensor:
     """
-    Converts values to levels from 0 to 255, uint8: floating-point values up to 1 are fractions of white, and if any is
-    more than 255 all are of 16 bits. An image has the same levels whether it was a file, a PIL image or a tensor.
+    Converts values to levels from 0 to 255, uint8: floating-point values up to 1 are fractions of white, and values
+    are of 16 bits if their type is uint16 or any is more than 255. An image has the same levels whether it was a file,
+    a PIL image or a tensor.
 
     Raises:
         ValueError: values are negative, not a number, or of more than 16 bits.
     """
     if values.dtype == torch.uint8:
         return values
-    is_floating = values.is_floating_point()
+    is_floating, is_16_bit = values.is_floating_point(), values.dtype == torch.uint16
     values = values * 255.0 if values.dtype == torch.bool else values.float()
     low, high = values.aminmax()
     if not (low > -0.01 and high < 2**16):
         raise ValueError(f"its values are from {low:g} to {high:g}, but must be from 0 to 1, 255 or 65535")
     if is_floating and high < 1.01:
         values = values * 255
-    elif high >= 256:
+    elif is_16_bit or high >= 256:
         values = (values / 256).floor()
     return values.round().clamp(0, 255).byte()
 
@@ -144,7 +149,8 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     if image.mode[0] in "IF":  # gray of more than 8 bits, which Pillow would clip
         mode, dtype = ("F", torch.float32) if image.mode == "F" else ("I", torch.int32)
         values = torch.frombuffer(bytearray(image.convert(mode).tobytes()), dtype=dtype)
-        return _from_values(values.view(image.height, image.width))
+        values = values.view(image.height, image.width)
+        return _from_values(values.to(torch.uint16) if image.mode.startswith("I;16") else values)
     return image.convert("RGB")
 
 
@@ -173,7 +179,7 @@ def open_image(image: Any) -> Image.Image:
         if isinstance(source, torch.Tensor):
             return _from_values(source.detach().cpu())
         if hasattr(source, "shape"):
-            # A copy in the machine's byte order; torch takes no other, and nothing that is read-only or reversed.
+            # A copy in the machine's byte order: torch accepts no other, and no read-only or reversed array.
             return _from_values(torch.from_numpy(source.astype(source.dtype.newbyteorder("="), order="C")))
         with Image.open(source, "r", OPENED_FORMATS) as opened:
             return _upright_rgb(opened)

@@ -62,8 +62,6 @@ def rewrite_tokenizer_config(path: Path) -> None:
         values["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(values.get("extra_special_tokens"), list):
         values["additional_special_tokens"] = values.pop("extra_special_tokens")
-    for how_it_was_loaded in ("is_local", "local_files_only"):
-        values.pop(how_it_was_loaded, None)
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -101,10 +101,11 @@ class SigtermCallback(TrainerCallback):
         self._original_handler = signal.signal(signal.SIGTERM, self._request)
 
     def on_step_end(self, args, state, control, **kwargs):
-        num_requests = torch.tensor(int(self._is_requested), device=self._accelerator.device)
+        is_requested = self._is_requested
         if self._accelerator.num_processes > 1:
-            num_requests = self._accelerator.reduce(num_requests, "sum")
-        if num_requests:
+            request = torch.tensor(int(is_requested), device=self._accelerator.device)
+            is_requested = bool(self._accelerator.reduce(request, "sum"))
+        if is_requested:
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args, state, control, **kwargs):

@@ -91,7 +91,9 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
     questions = None
     if data_args.eval_data_path is not None:
         assert isinstance(processor, HawaiiProcessor)  # a recipe of an encoder alone has no questions
-        questions = QuestionDataset(data_args.eval_data_path, data_args.image_folder, processor)
+        questions = QuestionDataset(
+            data_args.eval_data_path, data_args.image_folder, processor, follow_links=data_args.follow_links
+        )
     checkpoint = find_checkpoint(args.output_dir)
     if checkpoint is not None:
         print_once(f"Resuming from {checkpoint}.")

@@ -166,6 +166,14 @@ class HawaiiTrainer(Trainer):
         # Not an attribute: a resume replaces the callback.
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, TimerCallback))
 
+    def _get_train_sampler(self, train_dataset=None):
+        """Samplers that need the lengths of all samples get them without reading an image."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
+            name = self.processing_class.model_input_names[0]
+            dataset = [{name: range(length)} for length in dataset.lengths()]
+        return super()._get_train_sampler(dataset)
+
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """Returns this process's share of the questions, in batches."""
         return load_questions(
@@ -279,6 +287,10 @@ class HawaiiTrainer(Trainer):
         check_random_states(resume_from_checkpoint, self.args.world_size)
         if self.is_fsdp_enabled:
             form = self.accelerator.state.fsdp_plugin.state_dict_type.name
+            if form not in SHARDED_STATE_FILES:
+                raise UserError(
+                    f"fsdp_state_dict_type is {form}; training resumes from {' or '.join(SHARDED_STATE_FILES)} only."
+                )
             check_state_files(resume_from_checkpoint, SHARDED_STATE_FILES[form])
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:

@@ -97,7 +97,9 @@ def place_images(content, image_token):
         content = [item for item in parts if item.get("text") != ""]
     placed = []
     for item in content:
-        while item["type"] == "text" and image_token in item["text"]:  # the parts of a word around it may be another
+        if item["type"] == "text" and placed and placed[-1]["type"] == "text":
+            item = {**item, "text": placed.pop()["text"] + item["text"]}  # a template would join them
+        while item["type"] == "text" and image_token in item["text"]:  # again, because the rest may be one
             item = {**item, "text": item["text"].replace(image_token, "")}
         placed.append(item)
     return placed

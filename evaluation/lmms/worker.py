@@ -128,7 +128,7 @@ def main(plan: dict) -> None:
     """
     Args:
         plan (`dict`):
-            `pretrained`, `dtype`, `device`, `batch_size` and, *optional*, `trust_remote_code` of [`Hawaii`]; `tasks`,
+            `pretrained`, `dtype`, `device`, `batch_size` and `trust_remote_code` of [`Hawaii`]; `tasks`,
             the task names; `task_folder`, the task files of this package; `limit`, the questions per task or `None`;
             `results`, the output folder.
     """
@@ -143,7 +143,7 @@ def main(plan: dict) -> None:
         tasks = Tasks(plan["task_folder"])
         managers = {name: tasks.manager_of(name) for name in plan["tasks"]}
         options = {name: plan[name] for name in ("dtype", "device", "batch_size")}
-        model = Hawaii(plan["pretrained"], trust_remote_code=plan.get("trust_remote_code", False), **options)
+        model = Hawaii(plan["pretrained"], trust_remote_code=plan["trust_remote_code"], **options)
         # lmms-eval would delete the model after the first task.
         model.clean = lambda: None
         for task, manager in managers.items():

@@ -51,7 +51,7 @@ def check_saved_model(folder: str | Path) -> list[str]:
     """
     Checks that a local folder contains a complete HAWAII or HAWAII encoder: every file that loading it needs, none
     damaged, and in the weights every tensor of the model that `config.json` describes (not while DeepSpeed ZeRO-3 is
-    in use). Reads no weights.
+    in use, nor for a quantized model). Reads no weights.
 
     Returns:
         `list[str]`: names of tensors in the weights that the model does not have, which are ignored when it is loaded.
@@ -72,14 +72,14 @@ def check_saved_model(folder: str | Path) -> list[str]:
             raise UserError(f"{folder} is not a saved HAWAII: it has no {name}. Restore the file.")
     check_model_folder(folder)
     CheckpointTensors(folder)  # every file is there and has its length
-    if is_deepspeed_zero3_enabled():
-        return []  # every process would have to take part in building the model
+    if is_deepspeed_zero3_enabled() or "quantization_config" in values:
+        return []  # every process would have to take part in building the model; a quantized one has other tensors
     report = _load_without_memory(model_class, folder)
     names = ", ".join(path.name for path in find_weight_files(str(folder)))
     if missing := sorted(report["missing_keys"]):
         raise UserError(
-            f"{folder} is not a complete HAWAII: its weights ({names}) lack {len(missing)} tensors, {missing[0]} for "
-            "one. Restore the file, or save the model again."
+            f"{folder} is not a complete HAWAII: its weights ({names}) lack {len(missing)} tensors, such as "
+            f"{missing[0]}. Restore the file, or save the model again."
         )
     for name, found, expected in report["mismatched_keys"]:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Limits of time and memory for chat templates, which are programs: those of a checkpoint are a stranger's."""
+"""Limits of time and memory for chat templates, which are programs that a checkpoint contains."""
 
 import os
 import signal
@@ -24,6 +24,7 @@ ANSWER = {"role": "assistant", "content": [{"type": "text", "text": "the first"}
 CONVERSATIONS = (
     [{"role": "user", "content": TEXT}],
     [{"role": "user", "content": TEXT}, ANSWER, {"role": "user", "content": TEXT[1:]}, ANSWER],
+    [{"role": "user", "content": [{"type": "text", "text": "which of them is it? " * 100}]}, ANSWER] * 8,
     [{"role": "system", "content": "short answers"}, {"role": "user", "content": "<image>\nwhich of them is it?"}],
     [{"role": "user", "content": "<image>\nwhich of them is it?"}, {"role": "assistant", "content": "the first"}],
 )
@@ -34,11 +35,17 @@ SPECIAL_TOKENS = {name: f"<{name}>" for name in ("bos_token", "eos_token", "pad_
 def _limit_this_process() -> None:
     import resource  # where processes cannot fork, there is none
 
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
+    def limit(kind: int, soft: int, hard: int) -> None:
+        present = resource.getrlimit(kind)[1]
+        if present != resource.RLIM_INFINITY:  # a limit of the system can only be lowered
+            soft, hard = min(soft, present), min(hard, present)
+        resource.setrlimit(kind, (soft, hard))
+
+    limit(resource.RLIMIT_CPU, SECONDS, SECONDS + 1)
     memory = Path("/proc/self/statm")
     if memory.is_file():
         used = int(memory.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEGABYTES * 2**20,) * 2)
+        limit(resource.RLIMIT_AS, used + MEGABYTES * 2**20, used + MEGABYTES * 2**20)
 
 
 def _render_all(template: str, conversations: Sequence[Any], special_tokens: Mapping[str, str]) -> int:
@@ -94,7 +101,7 @@ def check_rendering(
             Names the template in the error.
 
     Raises:
-        UserError: it does not.
+        UserError: it exceeds a limit.
     """
     if not hasattr(os, "fork"):
         return
@@ -105,7 +112,7 @@ def check_rendering(
             _limit_this_process()
             status = _render_all(template, conversations, special_tokens or {})
         finally:
-            os._exit(status)  # no cleanup of what belongs to the other process
+            os._exit(status)  # without the cleanup that the other process will do
     if _wait(process) != 0:
         raise UserError(
             f"{subject} loops, or builds a huge text: it does not render a short conversation within {SECONDS} "

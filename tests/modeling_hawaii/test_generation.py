@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from hawaii.tests.tiny.models import make_model, make_processor
 
@@ -168,6 +168,23 @@ def test_an_image_of_the_second_turn_is_seen(model, pixel_values, only_new_token
     assert new_tokens(greedy_loop(model, second, pixel_values[[0, 2]])) != new_tokens(expected)
 
 
+@pytest.mark.parametrize("options", [{}, {"prefill_chunk_size": 7}], ids=["whole", "chunks"])
+def test_new_tokens_may_be_more_than_the_cached_ones(model, pixel_values, options):
+    first = model.generate(TEXT, return_dict_in_generate=True, **GREEDY)
+    second = torch.cat([first.sequences, prompt([7, 5, 9], IMAGE, [8])], dim=1)
+    num_cached = first.past_key_values.get_seq_length()
+    assert num_cached < second.shape[1] - num_cached
+    answered = model.generate(
+        second[:, num_cached:],
+        attention_mask=torch.ones_like(second),
+        pixel_values=pixel_values[:1],
+        past_key_values=first.past_key_values,
+        **GREEDY,
+        **options,
+    )
+    assert new_tokens(answered) == new_tokens(greedy_loop(model, second, pixel_values[:1]))
+
+
 def test_images_in_the_cache_are_not_encoded_again(model, pixel_values):
     first = model.generate(ONE_IMAGE, pixel_values=pixel_values[:1], return_dict_in_generate=True, **GREEDY)
     second = torch.cat([first.sequences, torch.tensor([[7, 5, 9]])], dim=1)
@@ -193,10 +210,12 @@ def test_a_prompt_may_be_read_in_chunks(model, pixel_values, chunk_size):
     assert answered.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("has_images", [True, False])
 @pytest.mark.parametrize("width", [32, 16], ids=["same_size", "smaller"])
-def test_assisted_decoding_equals_greedy(model, pixel_values, width):
-    text = {"hidden_size": width, "intermediate_size": 2 * width}
-    assistant = make_model(text=text)
+def test_assisted_decoding_equals_greedy(model, pixel_values, width, has_images):
+    assistant = make_model(text={"hidden_size": width, "intermediate_size": 2 * width})
+    if not has_images:
+        assistant = AutoModelForCausalLM.from_config(assistant.config.text_config).eval()
     expected = greedy_loop(model, TWO_IMAGES, pixel_values[:2])
     answered = model.generate(TWO_IMAGES, pixel_values=pixel_values[:2], assistant_model=assistant, **GREEDY)
     assert answered.tolist() == expected.tolist()

@@ -166,8 +166,9 @@ def test_return_dict_is_that_of_the_call_or_of_the_configuration(model, pixel_va
         assert [isinstance(output, tuple) for output in outputs] == [not is_dict] * 2
 
 
+@pytest.mark.parametrize("is_given", [False, True])
 @pytest.mark.parametrize("is_trained", [False, True])
-def test_an_untied_head_is_saved_and_loaded_with_equal_logits(tmp_path, pixel_values, is_trained):
+def test_an_untied_head_is_saved_and_loaded_with_equal_logits(tmp_path, pixel_values, is_trained, is_given):
     model = make_model(text={"tie_word_embeddings": True})
     assert model.lm_head.weight is model.get_input_embeddings().weight
     if is_trained:  # as after PEFT's merge of a trained head, which leaves the configuration as it was
@@ -175,7 +176,9 @@ def test_an_untied_head_is_saved_and_loaded_with_equal_logits(tmp_path, pixel_va
     else:
         model.config.tie_word_embeddings = False
     expected = logits(model, TWO_IMAGES, pixel_values)
-    model.save_pretrained(tmp_path)
+    head, is_tied = model.lm_head.weight, model.config.tie_word_embeddings
+    model.save_pretrained(tmp_path, **({"state_dict": model.state_dict()} if is_given else {}))
+    assert model.lm_head.weight is head and model.config.tie_word_embeddings is is_tied  # an optimizer may hold it
     values = json.loads((tmp_path / "config.json").read_text())
     assert values["tie_word_embeddings"] is values["text_config"]["tie_word_embeddings"] is False
     again = HawaiiForConditionalGeneration.from_pretrained(tmp_path).eval()
@@ -306,3 +309,10 @@ def test_a_new_model_is_fully_initialised():
     model = HawaiiForConditionalGeneration(make_config()).eval()
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     assert logits(model, TWO_IMAGES, torch.randn(2, 3, 16, 16)).isfinite().all()
+
+
+def test_a_class_of_a_notebook_is_saved_with_the_code(tmp_path):
+    model = make_model()
+    model.__class__ = type("Mine", (HawaiiForConditionalGeneration,), {"__module__": "__main__"})
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "modeling_hawaii.py").is_file() and (tmp_path / "vision_hawaii.py").is_file()

@@ -483,6 +483,13 @@ def test_a_stage_that_fsdp2_shards_is_saved_whole_and_resumes_bit_for_bit(recipe
 
 
 @pytest.mark.slow
+def test_samples_can_be_grouped_by_length(recipe, tmp_path):
+    overrides = [f"output_dir={tmp_path}", "train_sampling_strategy=group_by_length", "max_steps=2"]
+    train(str(recipe), overrides)
+    assert (tmp_path / "hub" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
 def test_the_command_needs_only_the_recipe(recipe, finished):
     done = run_elsewhere("-m", "hawaii", "train", recipe)
     assert done.returncode == 0, done.stderr

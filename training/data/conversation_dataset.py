@@ -1,5 +1,7 @@
 """Samples of conversations about images, and their batches."""
 
+from contextlib import suppress
+
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
@@ -34,6 +36,18 @@ class ConversationDataset(RecordDataset):
         """The first question of the first record; empty for captions without questions."""
         content = chat_messages(self.records[0].messages[:1])[0]["content"]
         return "".join(item["text"] for item in content if item["type"] == "text")
+
+    def lengths(self) -> list[int]:
+        """The number of tokens of each sample, without reading its images; 0 if it cannot be tokenized."""
+        result = []
+        for record in self.records:
+            with suppress(UserError):
+                result.append(
+                    min(self.max_length, len(tokenize_conversation(record.messages, self.processor).input_ids))
+                )
+                continue
+            result.append(0)
+        return result
 
     def _read(self, index: int) -> dict:
         """

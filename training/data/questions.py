@@ -16,7 +16,7 @@ class QuestionDataset(RecordDataset):
     are not comparable.
 
     Args:
-        data_path, image_folder, processor:
+        data_path, image_folder, processor, follow_links:
             As for [`RecordDataset`].
 
     Attributes:
@@ -37,8 +37,8 @@ class QuestionDataset(RecordDataset):
     processor: HawaiiProcessor
     hint = "remove it from the file"
 
-    def __init__(self, data_path: str, image_folder: str, processor: HawaiiProcessor):
-        super().__init__(data_path, image_folder, processor)
+    def __init__(self, data_path: str, image_folder: str, processor: HawaiiProcessor, follow_links: bool = True):
+        super().__init__(data_path, image_folder, processor, follow_links=follow_links)
         self.references, self.prompts, lengths = [], [], []
         for index, record in enumerate(self.records):
             try:

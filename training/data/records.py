@@ -96,7 +96,7 @@ class RecordDataset(Dataset, ABC):
         teacher_image_size: int | None = None,
         follow_links: bool = True,
     ):
-        self.image_folder = Path(os.path.abspath(image_folder))
+        self.image_folder = Path(image_folder).resolve()
         if not self.image_folder.is_dir():
             raise UserError(f"There is no image folder {image_folder}.")
         self.processor = processor
@@ -131,6 +131,10 @@ class RecordDataset(Dataset, ABC):
                     raise UserError(f"{problem}. Fix it, or {self.hint}.") from error
                 logger.warning("%s. The next one takes its place.", problem)
         raise UserError(f"No record of {self.data_path} can be read: see the warnings above.")
+
+    def lengths(self) -> list[int]:
+        """The number of tokens of each sample; 1 for an image, which has as many as every other."""
+        return [1] * len(self)
 
     def _read_records(self) -> list[Record]:
         return read_records(self.data_path)
@@ -211,10 +215,8 @@ class RecordDataset(Dataset, ABC):
                 return f"its image {path} is outside {self.image_folder}"
             try:
                 if not stat.S_ISREG(full.stat().st_mode):
-                    return f"its image {full} is missing: it is no file"
-                if not self.follow_links and full.resolve() != self.image_folder.resolve() / full.relative_to(
-                    self.image_folder
-                ):
+                    return f"its image {full} is not a file"
+                if not self.follow_links and full.resolve() != full:
                     return f"its image {path} is a symbolic link, or in a linked folder, and follow_links is false"
             except (FileNotFoundError, NotADirectoryError):
                 return f"its image {full} is missing"

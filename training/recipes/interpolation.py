@@ -1,7 +1,7 @@
-"""Bounds what the interpolations of a recipe can expand to: each may name a value with several others."""
+"""Bounds the size of a recipe after interpolation: values that name each other would grow exponentially."""
 
 import re
-from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +9,24 @@ from ...files.user_error import UserError
 
 
 LARGEST = 1_000_000  # characters; the built-in recipes have some thousands
-INTERPOLATION = re.compile(r"\$\{([^${}]*)\}")
-NAME = re.compile(r"[A-Za-z_][\w-]*")
+# `${`, unless an odd number of backslashes escapes it, and the rest of the reference.
+INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{(?P<inner>[^}]*)\}?")
+KEY = re.compile(r"[\w-]+")
+ENVIRONMENT = re.compile(r"oc\.env:\w+")
 
 
-def _values_by_name(node: Any, found: dict[str, list]) -> dict[str, list]:
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for name, value in items:
-        found[str(name)].append(value)
-        _values_by_name(value, found)
-    return found
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from _texts(value)
+    elif isinstance(node, str):
+        yield node
 
 
 def check_interpolations(path: Path, content: dict) -> None:
     """
-    Checks the size of a recipe after interpolation. A reference counts as the largest value of the name that it ends
-    in, so that relative ones need not be resolved.
+    Checks that each `${...}` names an environment variable (`${oc.env:HOME}`) or a shared key whose value is a text or
+    a number without a `${...}`, such as `${output_dir}`, and that the expanded recipe is not huge.
 
     Args:
         path (`Path`):
@@ -33,25 +35,20 @@ def check_interpolations(path: Path, content: dict) -> None:
             Its content before interpolation.
 
     Raises:
-        UserError: it would be larger than [`LARGEST`] characters.
+        UserError: a value has another reference, or the recipe would be larger than [`LARGEST`] characters.
     """
-    values, sizes = _values_by_name(content, defaultdict(list)), {}
-
-    def size_of_name(name: str) -> int:
-        if name not in sizes:
-            sizes[name] = 0  # a reference to itself is OmegaConf's to report
-            sizes[name] = max(map(size_of, values.get(name, [])), default=0)
-        return sizes[name]
-
-    def size_of(node: Any) -> int:
-        if isinstance(node, dict | list):
-            return sum(1 + size_of(value) for value in (node.values() if isinstance(node, dict) else node))
-        text = str(node)
-        names = (NAME.findall(inner) for inner in INTERPOLATION.findall(text))
-        return len(text) + sum(size_of_name(found[-1]) for found in names if found)
-
-    if size_of(content) > LARGEST:
-        raise UserError(
-            f"{path} would have more than {LARGEST:,} characters once its ${{...}} are replaced: remove the values "
-            "that name each other several times."
-        )
+    size = 0
+    for text in _texts(content):
+        size += len(text)
+        for match in INTERPOLATION.finditer(text):
+            inner = match["inner"]
+            value = content.get(inner)
+            is_key = KEY.fullmatch(inner) and inner in content and not isinstance(value, dict | list)
+            if not ENVIRONMENT.fullmatch(inner) and (not is_key or INTERPOLATION.search(str(value))):
+                raise UserError(
+                    f"{path}: ${{{inner[:80]}}} is not a shared key of the recipe whose value is a plain text or "
+                    "number. Only such keys and ${oc.env:VARIABLE} can be named in a value."
+                )
+            size += len(str(value))
+    if size > LARGEST:
+        raise UserError(f"{path} would have more than {LARGEST:,} characters once its ${{...}} are replaced.")

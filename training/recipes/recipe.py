@@ -274,7 +274,8 @@ def _read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict:
         recipe: Any = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}.") from error
-    except (yaml.YAMLError, OmegaConfBaseException, AssertionError) as error:  # the last of a file with a mere number
+    except (yaml.YAMLError, OmegaConfBaseException, AssertionError, RecursionError) as error:
+        # An AssertionError of a file with only a number, a RecursionError of one that is nested too deeply.
         raise UserError(f"{path} is not valid YAML: {error or 'it has no keys'}") from error
     if not isinstance(recipe, dict) or "extends" not in recipe or "stages" in recipe:
         _check_stages(path, recipe)
@@ -305,7 +306,7 @@ def _apply_override(recipe: Any, override: str) -> None:
         )
     try:
         (value,) = OmegaConf.to_container(OmegaConf.create(f"- {text}"))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"The value of the override {override!r} is not valid YAML: {error}") from error
     OmegaConf.update(recipe, key, value, merge=False)
 

@@ -39,8 +39,10 @@ def read_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTo
                 raise
             if not trust_remote_code:
                 way_out = "set trust_remote_code: true in the recipe"
-                raise refuse_code("It", source, code, way_out) from None
+                raise refuse_code(f"The tokenizer {source}", source, code, way_out) from None
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
+    except UserError:
+        raise
     except Exception as error:  # tokenizers raises plain exceptions for a damaged file
         reason = find_damage(Path(source), TOKENIZER_FILES) or error
         raise UserError(f"The tokenizer {source} cannot be read: {reason}") from error
