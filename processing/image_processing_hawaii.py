@@ -59,14 +59,14 @@ class HawaiiImageProcessor(SavedWithCode, CLIPImageProcessorPil):
         resample = self.resample if resample is None else resample
         return square_image(image, self.image_aspect_ratio, self.image_mean, side, resample)
 
-    def preprocess(self, images: Any, *args, do_resize=None, size=None, resample=None, do_rescale=None, **kwargs):
+    def preprocess(self, images: Any, *args, do_resize=None, size=None, resample=None, **kwargs):
         """
         Prepares images; every form that [`open_image`] reads is one.
 
         Args:
             images (image, `list` of images or `list` of such lists):
                 The images.
-            do_resize, size, resample, do_rescale, args, kwargs:
+            do_resize, size, resample, args, kwargs:
                 As for [`CLIPImageProcessor`].
 
         Returns:
@@ -87,10 +87,10 @@ class HawaiiImageProcessor(SavedWithCode, CLIPImageProcessorPil):
         squares = [self.square_image(image, side, resample) for image in images]
         # transformers 4.57 would take an image of 3 x 3 pixels for one whose colours come first.
         kwargs["input_data_format"] = "channels_last"
-        if do_rescale is False and all(_is_floating(image) for image in images):
+        if kwargs.get("do_rescale") is False and all(_is_floating(image) for image in images):
             # Values from 0 to 1 that are not to be rescaled; the squares have levels from 0 to 255.
-            do_rescale, kwargs["rescale_factor"] = True, 1 / 255
-        return super().preprocess(squares, *args, do_resize=False, do_rescale=do_rescale, **kwargs)
+            kwargs |= {"do_rescale": True, "rescale_factor": 1 / 255}
+        return super().preprocess(squares, *args, do_resize=False, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "auto_map": dict(self.hub_auto_map)}

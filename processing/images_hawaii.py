@@ -99,23 +99,22 @@ def _is_channels_first(shape: torch.Size) -> bool:
 
 def _to_levels(values: torch.Tensor) -> torch.Tensor:
     """
-    Converts values to levels from 0 to 255, uint8: floating-point values up to 1 are fractions of white, and values
-    are of 16 bits if their type is uint16 or any is more than 255. An image has the same levels whether it was a file,
-    a PIL image or a tensor.
+    Converts values to levels from 0 to 255, uint8: floating-point values up to 1 are fractions of white, and if any is
+    more than 255 all are of 16 bits. An image has the same levels whether it was a file, a PIL image or a tensor.
 
     Raises:
         ValueError: values are negative, not a number, or of more than 16 bits.
     """
     if values.dtype == torch.uint8:
         return values
-    is_floating, is_16_bit = values.is_floating_point(), values.dtype == torch.uint16
+    is_floating = values.is_floating_point()
     values = values * 255.0 if values.dtype == torch.bool else values.float()
     low, high = values.aminmax()
     if not (low > -0.01 and high < 2**16):
         raise ValueError(f"its values are from {low:g} to {high:g}, but must be from 0 to 1, 255 or 65535")
     if is_floating and high < 1.01:
         values = values * 255
-    elif is_16_bit or high >= 256:
+    elif high >= 256:
         values = (values / 256).floor()
     return values.round().clamp(0, 255).byte()
 
@@ -150,7 +149,9 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         mode, dtype = ("F", torch.float32) if image.mode == "F" else ("I", torch.int32)
         values = torch.frombuffer(bytearray(image.convert(mode).tobytes()), dtype=dtype)
         values = values.view(image.height, image.width)
-        return _from_values(values.to(torch.uint16) if image.mode.startswith("I;16") else values)
+        if image.mode.startswith("I;16"):  # 16 bits also if all values are dark
+            values = (values // 256).byte()
+        return _from_values(values)
     return image.convert("RGB")
 
 

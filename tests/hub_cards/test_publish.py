@@ -152,7 +152,7 @@ def test_a_link_that_leads_out_is_refused(folder, calls, capsys, tmp_path, name)
         outside.write_text("a key")
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).symlink_to(outside)
-    refused(folder, calls, f"{folder / name} is a link to {outside}, which is outside {folder}", capsys)
+    refused(folder, calls, f"{folder / name} is a link to {outside}, which leads out of {folder}", capsys)
 
 
 def test_a_link_to_nothing_is_refused(folder, calls, capsys):
@@ -177,7 +177,7 @@ def test_missing_weights_are_refused(folder, calls, capsys):
     weights = load_file(folder / "model.safetensors")
     del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(folder, calls, "its weights (model.safetensors) lack 1 tensors, lm_head.weight for one", capsys)
+    refused(folder, calls, "its weights (model.safetensors) lack 1 tensors, such as lm_head.weight", capsys)
 
 
 def test_other_weights_are_refused(folder, calls, capsys):

@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import EpsImagePlugin, Image
+from transformers import CLIPImageProcessorPil
 
 from hawaii.processing.images_hawaii import open_image, square_image
 from hawaii.tests.tiny.models import make_processor
@@ -91,9 +92,24 @@ def test_an_image_has_the_same_levels_whatever_it_is_read_from(sources, array, e
         assert levels(source) == expected, name
 
 
-def test_a_downloaded_page_is_no_image(sources):
+def test_a_dark_file_of_16_bits_stays_dark(tmp_path):
+    Image.fromarray(np.full((4, 4), 200, dtype=np.uint16)).save(tmp_path / "dark.png")
+    assert open_image(tmp_path / "dark.png").getextrema() == ((0, 0),) * 3
+
+
+def test_floating_point_values_are_not_rescaled_on_request():
+    image = np.random.default_rng(0).random((16, 16, 3), dtype=np.float32)
+    processor = make_processor().image_processor
+    plain = CLIPImageProcessorPil(size=processor.size, crop_size=processor.crop_size)
+    plain.image_mean, plain.image_std = processor.image_mean, processor.image_std
+    expected = plain(image, do_rescale=False, return_tensors="pt")["pixel_values"]
+    found = processor(image, do_rescale=False, return_tensors="pt")["pixel_values"]
+    assert (found - expected).abs().max() < 0.02  # half a level
+
+
+def test_a_missing_download_is_an_error(sources):
     url = sources(Image.fromarray(GRAY))["url"].replace("image.png", "gone.png")
-    with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:\d+/gone\.png is no image that Pillow can read"):
+    with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:\d+/gone\.png could not be downloaded: .*404"):
         open_image(url)
 
 

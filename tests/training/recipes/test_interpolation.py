@@ -64,4 +64,4 @@ def test_other_texts_are_left_to_omegaconf(content):
 @pytest.mark.parametrize("name", ["easy_vqa", "emoji_vqa", "hawaii_vicuna_7b"])
 def test_the_built_in_recipes_are_far_below_the_bound(name):
     content = OmegaConf.to_container(OmegaConf.load(find_recipe(name)))
-    check_interpolations(Path("recipe.yaml"), {"copies": [content] * 20})
+    check_interpolations(Path("recipe.yaml"), {**content, "copies": [content] * 20})
