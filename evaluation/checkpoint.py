@@ -82,6 +82,7 @@ def _needed_code(folder: Path, model_type: str) -> list[str]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     from .. import HawaiiProcessor  # from the root, which registers it
+    from ..processing.image_processing_hawaii import HawaiiImageProcessor
 
     references = []
     if model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
@@ -89,7 +90,8 @@ def _needed_code(folder: Path, model_type: str) -> list[str]:
     for file, field in CLASS_FIELDS.items():
         values = read_json(folder / file) if (folder / file).is_file() else {}
         name = str(values.get(field))
-        if not hasattr(transformers, name) and name != HawaiiProcessor.__name__:
+        installed = (HawaiiProcessor.__name__, HawaiiImageProcessor.__name__)
+        if not hasattr(transformers, name) and name not in installed:
             references += find_code(values)
     return references
 

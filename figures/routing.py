@@ -21,7 +21,6 @@ from ..files.atomic import read_json
 from ..files.run_contents import FACTS_FILE
 from ..files.user_error import UserError, explain_errors
 from ..hub_cards.card import read_config
-from ..training.students.encoders import load_encoder
 from .drawing import COLORS, PAGE_WIDTH, SETTINGS, matplotlib_or_error, save_figure
 
 
@@ -66,6 +65,8 @@ def adapter_names(folder: Path) -> dict[str, list[str]]:
 def _load(folder: Path) -> tuple[Any, Any]:
     """Loads the encoder of a checkpoint and its processor."""
     if read_config(folder)["model_type"] == ENCODER_TYPE:
+        from ..training.students.encoders import load_encoder
+
         encoder, processor = load_encoder(folder, "auto")
     else:
         model, processor = load_checkpoint(str(folder), dtype="auto")

@@ -98,7 +98,10 @@ def place_images(content, image_token):
     placed = []
     for item in content:
         if item["type"] == "text" and placed and placed[-1]["type"] == "text":
-            item = {**item, "text": placed.pop()["text"] + item["text"]}  # a template would join them
+            joined = placed[-1]["text"] + item["text"]  # as a template joins them
+            if image_token in joined:
+                placed.pop()
+                item = {**item, "text": joined}
         while item["type"] == "text" and image_token in item["text"]:  # again, because the rest may be one
             item = {**item, "text": item["text"].replace(image_token, "")}
         placed.append(item)

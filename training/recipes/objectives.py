@@ -34,6 +34,10 @@ class StudentWithObjective(nn.Module):
         """The embeddings of words, to which `neftune_noise_alpha` adds noise."""
         return self.student.get_input_embeddings()
 
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The head; accelerate shards it together with the embeddings if both are one matrix."""
+        return self.student.get_output_embeddings()
+
     # The trainer calls one of these: transformers 5.23 renamed the method.
     def activation_checkpointing_enable(self, **kwargs):
         self.student.activation_checkpointing_enable(**kwargs)

@@ -258,6 +258,7 @@ def text(words):
         ),
         ([text("what is <image> ?")], [text("what is  ?")]),
         ([text("what is <im<image>age> ?")], [text("what is  ?")]),
+        ([text("what is <ima"), text("ge> ?")], [text("what is  ?")]),
         ([image("a"), text("<image> or <image> ?")], [image("a"), text(" or  ?")]),
         ([image("a"), image("b"), text("what is <image> ?")], [image("a"), image("b"), text("what is  ?")]),
         ([image("a"), text("<image>")], [image("a")]),

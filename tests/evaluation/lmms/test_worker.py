@@ -31,6 +31,7 @@ def plan(tmp_path, hub_folder, on_cpu):
     (tmp_path / "results").mkdir()
     where = {"task_folder": str(tmp_path / "tasks"), "results": str(tmp_path / "results")}
     how = {"pretrained": str(hub_folder), "dtype": "auto", "device": "cpu", "batch_size": 2, "limit": None}
+    how["trust_remote_code"] = False
     return {"tasks": ["gqa"], **where, **how}
 
 

@@ -119,7 +119,7 @@ BAD_RECORDS = {
     "fewer_image_tokens": (bad_record(image=["good.png", "good.png"]), "shows 1 images but it has 2 images"),
     "no_image": ({"id": "7", "conversations": TURNS}, "shows 1 images but it has 0 images"),
     "missing": (bad_record(image="gone.png"), "its image .*images/gone.png is missing"),
-    "a_folder": (bad_record(image="."), "its image .* is missing"),
+    "a_folder": (bad_record(image="."), "its image .* is not a file"),
     "parent": (bad_record(image="../outside.png"), r"its image \.\./outside.png is outside"),
     "absolute": (bad_record(image="/etc/hostname"), "its image /etc/hostname is outside"),
     "parent_of_a_folder": (bad_record(image="a/../../outside.png"), r"its image a/\.\./\.\./outside.png is outside"),
@@ -442,7 +442,7 @@ def test_a_batch_has_the_ids_of_its_records_as_text(tmp_path, processor, record_
     (folder / "data.json").write_text(json.dumps(records))
     dataset = make_dataset(folder, processor)
     batch = Collator(processor, 32)([dataset[1], dataset[0]])
-    assert batch["record_ids"] == ["'1'", repr(record_id)]
+    assert batch["record_ids"] == ["'1'", repr(0 if record_id is None else record_id)]  # its index without an id
 
 
 def test_a_record_that_takes_the_place_of_a_broken_one_brings_its_own_id(tmp_path, processor):

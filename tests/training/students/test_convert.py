@@ -299,7 +299,7 @@ def test_an_error_of_a_user_is_one_sentence(tmp_path, words, message, capsys):
 @pytest.mark.parametrize(
     ("broken", "problem"),
     [
-        ("tokenizer_config.json", "The tokenizer {} cannot be read"),
+        ("tokenizer_config.json", "{}/tokenizer_config.json is damaged: it is not JSON"),
         ("processor_config.json", "The image processor of {} could not be loaded"),
     ],
 )
