@@ -75,6 +75,8 @@ def check_model_folder(folder: Path) -> None:
     names = {WEIGHTS}
     if not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():
         names = set(read_json(folder / INDEX).get("weight_map", {}).values())
+    elif not (folder / WEIGHTS).is_file():
+        names = {path.name for path in folder.glob("model*.safetensors")}
     for name in sorted(names):
         if (folder / name).is_file():  # a missing file is the loader's to report
             with open_tensors(folder / name):

@@ -420,9 +420,16 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         if prompt_embeds is None or inputs.get("input_ids") is None:
             return inputs
-        # The mask covers all tokens up to the last one of the pass: also the cached ones, and those of earlier chunks.
-        tokens, mask = inputs["input_ids"], kwargs.get("attention_mask")
-        end = input_ids.shape[1] if mask is None or mask.ndim != 2 else mask.shape[1]
+        # The pass ends with the last token that the mask covers, which covers cached ones too, or with the last of all.
+        tokens, mask, cache = inputs["input_ids"], kwargs.get("attention_mask"), kwargs.get("past_key_values")
+        if mask is not None and mask.ndim == 2:
+            end = mask.shape[1]
+        elif cache is None:
+            end = input_ids.shape[1]
+        elif kwargs.get("is_first_iteration"):  # transformers 5 drops a mask of ones
+            end = int(cache.get_seq_length()) + tokens.shape[1]
+        else:
+            return inputs
         embeds = prompt_embeds[:, end - tokens.shape[1] : end]
         if embeds.shape[1]:
             # Drafted tokens follow the prompt in assisted decoding, and the answer if there is no cache.

@@ -40,7 +40,9 @@ def test_only_a_tied_head_may_be_left_out(folder, is_tied):
     if is_tied:
         assert check_saved_model(folder) == []
     else:
-        with pytest.raises(UserError, match=r"its weights \(model\.safetensors\) lack 1 tensors, lm_head\.weight"):
+        with pytest.raises(
+            UserError, match=r"its weights \(model\.safetensors\) lack 1 tensors, such as lm_head\.weight"
+        ):
             check_saved_model(folder)
 
 
