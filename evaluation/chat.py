@@ -38,8 +38,9 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256, tr
         model, processor = load_checkpoint(str(path), trust_remote_code, dtype="auto")
     model = model.to(device).eval()
     text = question
-    while isinstance(processor, HawaiiProcessor) and processor.image_token in text:
-        text = text.replace(processor.image_token, "")  # the word would stand for another image
+    image_token = processor.image_token if isinstance(processor, HawaiiProcessor) else None
+    while image_token and image_token in text:
+        text = text.replace(image_token, "")  # the word would stand for another image
     content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
     messages = [{"role": "user", "content": content}]
     subject = f"The chat template of {folder}"

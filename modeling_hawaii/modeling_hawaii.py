@@ -1,6 +1,7 @@
 """HAWAII: the student encoder, a projector and a causal language model, with LLaVA's module names."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -303,7 +304,7 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         a head that shares the embeddings' matrix although the configuration says that they are not tied.
         """
         name, is_tied = self._tied_weights_keys["lm_head.weight"], self.config.tie_word_embeddings
-        weights = kwargs.get("state_dict")
+        weights: Any = kwargs.get("state_dict")
         if weights is None:
             weights = {"lm_head.weight": self.lm_head.weight, name: self.get_input_embeddings().weight}
         head, embeddings = weights.get("lm_head.weight"), weights.get(name)
@@ -420,7 +421,7 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         if prompt_embeds is None or inputs.get("input_ids") is None:
             return inputs
-        # The pass ends with the last token that the mask covers, which covers cached ones too, or with the last of all.
+        # The pass ends with the last token of the mask, which covers cached tokens too, or with the last of all.
         tokens, mask, cache = inputs["input_ids"], kwargs.get("attention_mask"), kwargs.get("past_key_values")
         if mask is not None and mask.ndim == 2:
             end = mask.shape[1]

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -168,9 +169,10 @@ class HawaiiTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         """Samplers that need the lengths of all samples get them without reading an image."""
-        dataset = self.train_dataset if train_dataset is None else train_dataset
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        processor: Any = self.processing_class
         if self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
-            name = self.processing_class.model_input_names[0]
+            name = processor.model_input_names[0]
             dataset = [{name: range(length)} for length in dataset.lengths()]
         return super()._get_train_sampler(dataset)
 
