@@ -28,7 +28,6 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256, tr
     import torch
 
     from ..processing.chat_templates.limits import check_rendering
-    from ..processing.processing_hawaii import HawaiiProcessor
     from .lmms.loading import load_checkpoint
     from .picture import open_picture
 
@@ -38,7 +37,7 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256, tr
         model, processor = load_checkpoint(str(path), trust_remote_code, dtype="auto")
     model = model.to(device).eval()
     text = question
-    image_token = processor.image_token if isinstance(processor, HawaiiProcessor) else None
+    image_token = getattr(processor, "image_token", None)  # of any model that transformers has
     while image_token and image_token in text:
         text = text.replace(image_token, "")  # the word would stand for another image
     content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
