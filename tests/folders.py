@@ -2,6 +2,24 @@
 
 from pathlib import Path
 
+from hawaii.configuration.hub_hawaii import read_code
+
+
+# The files of a published folder whose weights fit into one.
+PUBLISHED = {
+    "README.md",
+    "training.json",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    *read_code(),
+}
+
 
 def contents(folder: Path) -> dict[str, bytes]:
     """The bytes of every file under `folder`, by relative path."""

@@ -61,7 +61,7 @@ def _render_all(template: str, conversations: Sequence[Any], special_tokens: Map
                 )
             except MemoryError:
                 return STATUS_TOO_LARGE
-            except Exception:
+            except Exception:  # a template may reject a conversation, such as one with a system message
                 continue
             if len(text) > CHARACTERS:
                 return STATUS_TOO_LARGE

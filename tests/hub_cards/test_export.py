@@ -12,6 +12,7 @@ from hawaii.configuration.hub_hawaii import read_code
 from hawaii.files.user_error import UserError
 from hawaii.hub_cards import export as export_module
 from hawaii.hub_cards.export import export
+from hawaii.tests.folders import PUBLISHED
 from hawaii.tests.tiny.models import FACTS, make_config, make_model, make_processor
 
 
@@ -52,19 +53,7 @@ def names(folder):
 
 
 def test_only_files_that_a_user_needs_are_published(published):
-    assert names(published) == {
-        "README.md",
-        "training.json",
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "processor_config.json",
-        "preprocessor_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-        *read_code(),
-    }
+    assert names(published) == PUBLISHED
     assert all(path.is_file() for path in published.iterdir())
 
 

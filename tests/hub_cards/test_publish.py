@@ -16,6 +16,7 @@ from hawaii.files.user_error import UserError
 from hawaii.hub_cards import publish as module
 from hawaii.hub_cards.card import write_card
 from hawaii.hub_cards.publish import publish
+from hawaii.tests.folders import PUBLISHED
 from hawaii.tests.tiny.encoders import save_encoder_folder
 from hawaii.tests.tiny.models import FACTS, make_model
 
@@ -53,21 +54,6 @@ def uploaded(calls):
         os.path.relpath(os.path.join(parent, name), folder) for parent, _, names in os.walk(folder) for name in names
     ]
     return set(filter_repo_objects(paths, allow_patterns=options["allow_patterns"]))
-
-
-PUBLISHED = {
-    "README.md",
-    "training.json",
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    *read_code(),
-}
 
 
 @pytest.mark.parametrize("private", [False, True])
