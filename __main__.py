@@ -321,7 +321,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             message = in_worker[1]
         if isinstance(error, OSError) and error.filename is not None:
             message = f"{error.strerror}: {error.filename}"
-        print(f"hawaii {command}: {' '.join(message.split())}", file=sys.stderr)
+        # In one write, with its line end: several processes of a run may say it at once.
+        print(f"hawaii {command}: {' '.join(message.split())}\n", end="", file=sys.stderr)
         return 2
     return 0
 

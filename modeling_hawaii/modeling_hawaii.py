@@ -1,20 +1,20 @@
 """HAWAII: the student encoder, a projector and a causal language model, with LLaVA's module names."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationConfig, GenerationMixin
+from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..configuration.configuration_hawaii import HawaiiConfig
 from ..configuration.hub_hawaii import ModelSavedWithCode
+from .generation_hawaii import GenerationWithImages
 from .projector_hawaii import HawaiiMultiModalProjector
 from .vision_hawaii import HawaiiVisionModel, HawaiiVisionOutput, init_vision_weights
 
@@ -269,7 +269,7 @@ class HawaiiModel(HawaiiPreTrainedModel):
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
 
-class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
+class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationWithImages, GenerationMixin):
     """[`HawaiiModel`] with the language model's head: answers questions about images."""
 
     _tp_plan = {"lm_head": "colwise_rep"}
@@ -281,8 +281,7 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         # Looked up, because the name of the embeddings depends on the language model.
         name = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
-        text = config.text_config
-        self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=config.head_bias)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=config.head_bias)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -304,17 +303,12 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
         a head that shares the embeddings' matrix although the configuration says that they are not tied.
         """
         name, is_tied = self._tied_weights_keys["lm_head.weight"], self.config.tie_word_embeddings
-        weights: Any = kwargs.get("state_dict")
-        if weights is None:
-            weights = {"lm_head.weight": self.lm_head.weight, name: self.get_input_embeddings().weight}
+        weights = self.state_dict() if kwargs.get("state_dict") is None else kwargs["state_dict"]
         head, embeddings = weights.get("lm_head.weight"), weights.get(name)
-        is_comparable = (
-            head is not None and embeddings is not None and "meta" not in (head.device.type, embeddings.device.type)
-        )
+        is_comparable = not any(weight is None or weight.device.type == "meta" for weight in (head, embeddings))
         is_shared = is_comparable and head.device == embeddings.device and head.data_ptr() == embeddings.data_ptr()
         if is_shared and not is_tied:
-            state_dict = self.state_dict() if kwargs.get("state_dict") is None else kwargs["state_dict"]
-            kwargs["state_dict"] = {**state_dict, "lm_head.weight": head.detach().clone()}
+            kwargs["state_dict"] = {**weights, "lm_head.weight": head.detach().clone()}
         elif is_comparable and is_tied and not is_shared:
             self.config.tie_word_embeddings = torch.equal(head.cpu(), embeddings.cpu())
         try:
@@ -404,94 +398,3 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationMixin):
             image_hidden_states=outputs.image_hidden_states,
         )
         return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.Tensor,
-        inputs_embeds: torch.Tensor | None = None,
-        prompt_embeds: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        **kwargs,
-    ):
-        """
-        Adds the part of `prompt_embeds`, `(batch_size, num_prompt_tokens, hidden_size)`, that belongs to the tokens of
-        the next forward pass; cached tokens that were not passed again count as prompt. `pixel_values` are ignored:
-        they are for an assistant, which encodes them itself.
-        """
-        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
-        if prompt_embeds is None or inputs.get("input_ids") is None:
-            return inputs
-        # The pass ends with the last token of the mask, which covers cached tokens too, or with the last of all.
-        tokens, mask, cache = inputs["input_ids"], kwargs.get("attention_mask"), kwargs.get("past_key_values")
-        if mask is not None and mask.ndim == 2:
-            end = mask.shape[1]
-        elif cache is None:
-            end = input_ids.shape[1]
-        elif kwargs.get("is_first_iteration"):  # transformers 5 drops a mask of ones
-            end = int(cache.get_seq_length()) + tokens.shape[1]
-        else:
-            return inputs
-        embeds = prompt_embeds[:, end - tokens.shape[1] : end]
-        if embeds.shape[1]:
-            # Drafted tokens follow the prompt in assisted decoding, and the answer if there is no cache.
-            others = self.get_input_embeddings()(tokens[:, embeds.shape[1] :])
-            inputs["prompt_embeds"] = torch.cat([embeds, others], dim=1)
-        return inputs
-
-    def _get_candidate_generator(self, *, model_kwargs, assistant_model=None, **kwargs):
-        """Keeps the images from an assistant that reads text only."""
-        if assistant_model is not None and assistant_model.config.model_type != self.config.model_type:
-            images = ("prompt_embeds", "pixel_values")
-            model_kwargs = {name: value for name, value in model_kwargs.items() if name not in images}
-        return super()._get_candidate_generator(  # pyright: ignore[reportAttributeAccessIssue]
-            model_kwargs=model_kwargs, assistant_model=assistant_model, **kwargs
-        )
-
-    @torch.no_grad()
-    def generate(
-        self,
-        inputs: torch.Tensor | None = None,
-        generation_config: GenerationConfig | None = None,
-        *,
-        pixel_values: torch.Tensor | None = None,
-        **kwargs,
-    ):
-        """
-        Like transformers' `generate`. Each image is encoded once, before decoding, for any number of beams or returned
-        sequences, and not at all if `past_key_values` contain all images.
-
-        Args:
-            inputs (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Padded on the left; may be passed as `input_ids`.
-            generation_config, kwargs:
-                As for transformers' `generate`.
-            pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, height, width)`, *optional*):
-                All images of the batch, in the order of their tokens.
-
-        Raises:
-            ValueError: the numbers of image tokens and features differ.
-        """
-        input_ids = kwargs.pop("input_ids", inputs)
-        kwargs.pop("prompt_embeds", None)  # of the model that this one assists
-        inputs_embeds, cache = kwargs.get("inputs_embeds"), kwargs.get("past_key_values")
-        if pixel_values is not None and inputs_embeds is not None:
-            kwargs["inputs_embeds"], _ = self.model.embed_inputs(None, pixel_values, inputs_embeds)
-        elif pixel_values is not None:
-            if input_ids is None:
-                raise ValueError("pixel_values need input_ids or inputs_embeds, which say where the images go.")
-            num_tokens, mask = input_ids.shape[1], kwargs.get("attention_mask")
-            # Cached tokens that are not passed again; the mask covers them.
-            num_left_out = 0 if mask is None or mask.ndim != 2 else max(0, mask.shape[1] - num_tokens)
-            num_cached = 0 if cache is None else max(0, int(cache.get_seq_length()) - num_left_out)
-            is_image = self.model.find_image_tokens(input_ids, None)
-            if not num_cached or num_cached >= num_tokens or is_image[:, num_cached:].any():
-                prompt_embeds, _ = self.model.embed_inputs(input_ids, pixel_values)
-                kwargs["prompt_embeds"] = F.pad(prompt_embeds, (0, 0, num_left_out, 0))
-            else:
-                self.model.check_image_tokens(is_image, len(pixel_values))
-            if kwargs.get("assistant_model") is not None:
-                kwargs["pixel_values"] = pixel_values
-        elif input_ids is not None and inputs_embeds is None and cache is None:
-            # Without images they would be embedded as words.
-            self.model.check_image_tokens(self.model.find_image_tokens(input_ids, None), 0)
-        return super().generate(input_ids, generation_config, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]

@@ -142,7 +142,7 @@ def test_the_routers_learn_from_the_task_as_configured(placement, router_gradien
 def make_router_of_two(router_gradient, logits):
     """A bank of two adapters whose router has `logits` at every token, as its biases."""
     config = make_config(num_teacher_adapters=2, num_general_adapters=0, router_gradient=router_gradient)
-    routing = MixtureOfLoraRouting(config)
+    routing = fill(MixtureOfLoraRouting(config))
     torch.nn.init.zeros_(routing.teacher_router.score.weight)
     routing.teacher_router.score.bias.data = torch.tensor(logits)
     return routing
