@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import lock_descriptor
 
 from ..files.atomic import read_json, write_json, write_text
+from ..files.escape import escape_markdown
 from ..files.user_error import UserError
 from ..training.recipes.recipe import Recipe, first_difference, read_recipe
 from .fingerprints import fingerprints
@@ -169,5 +170,7 @@ class AblationFolder:
         ablation = {"recipe": str(self.recipe.path), "limit": None, **self.evaluation}
         ablation |= summarize(done, labels, seeds, baseline)
         write_json(self.path / "ablation.json", ablation)
-        write_text(self.path / "ablation.md", f"# Ablation of {self.recipe.name}\n\n{make_table(ablation)}\n")
+        write_text(
+            self.path / "ablation.md", f"# Ablation of {escape_markdown(self.recipe.name)}\n\n{make_table(ablation)}\n"
+        )
         return ablation

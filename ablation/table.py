@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from ..files.escape import escape_markdown
 from ..files.markdown_table import markdown_table
 from .statistics import AVERAGE
 
@@ -62,7 +63,7 @@ def _notes(ablation: Mapping, filled: Sequence[Mapping], baseline: str) -> list[
         notes.append(f"{AVERAGE} is over the {'tasks' if len(tasks) > 1 else 'questions of all types'}.")
     comparisons = [row["columns"][last]["against_baseline"] for row in filled]
     if comparisons := [comparison for comparison in comparisons if comparison is not None]:
-        column = f" in {last}" if len(columns) > 1 else ""
+        column = f" in {escape_markdown(last)}" if len(columns) > 1 else ""
         notes.append(f"vs. {baseline}: the difference{column}, {_explain_interval(comparisons)}.")
     if ablation["limit"] is not None:
         notes.append(f"**Only the first {ablation['limit']} questions of each task were used.**")

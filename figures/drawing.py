@@ -13,6 +13,7 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0
 PAGE_WIDTH = 7.2
 SETTINGS = {
     "font.size": 7,
+    "text.parse_math": False,  # names are no formulas
     "axes.titlesize": 7,
     "axes.linewidth": 0.5,
     "xtick.major.width": 0.5,

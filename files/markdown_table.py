@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 
+from .escape import escape_markdown
+
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], num_text_columns: int = 1) -> str:
     """
-    A table whose first columns are aligned to the left and whose other columns, numbers, to the right. A cell keeps
-    its markup but not its line ends, and its `|` do not end it.
+    A table whose first columns are aligned to the left and whose other columns, numbers, to the right. Titles and
+    texts are shown as they are, whatever they contain; numbers keep their markup, such as bold.
     """
-    header, *rows = ([" ".join(cell.split()).replace("|", r"\|") for cell in line] for line in (header, *rows))
+    header = [escape_markdown(title) for title in header]
+    rows = [[*map(escape_markdown, row[:num_text_columns]), *row[num_text_columns:]] for row in rows]
     columns = []
     for index, (title, *cells) in enumerate(zip(header, *rows)):
         is_text = index < num_text_columns

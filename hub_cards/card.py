@@ -6,9 +6,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import AutoConfig
 
 from ..files.atomic import read_json
+from ..files.escape import escape_all, flatten
 from ..files.run_contents import FACTS_FILE
 from ..files.user_error import explain_errors
-from .escape import escape_all, flatten
 
 
 TEMPLATE = Path(__file__).parent / "model_card.md.jinja"

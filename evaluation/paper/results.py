@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from ...files.escape import escape_markdown
 from ...files.markdown_table import markdown_table
 from .benchmarks import BENCHMARKS
 
@@ -98,7 +99,12 @@ def paper_report(results: Mapping) -> str:
         `str`: Markdown with the table and an explanation of its scores.
     """
     scores = results["paper_scores"]
-    lines = [f"# {results['folder']} on the benchmarks of the paper", "", table(results["folder"], scores), ""]
+    lines = [
+        f"# {escape_markdown(results['folder'])} on the benchmarks of the paper",
+        "",
+        table(results["folder"], scores),
+        "",
+    ]
     if results["limit"] is not None:
         lines += [f"**Only the first {results['limit']} questions per benchmark: these are not its scores.**", ""]
     if unscored := [task for task in results["tasks"] if task in BENCHMARKS and task not in scores]:

@@ -13,10 +13,10 @@ def test_several_columns_may_be_text():
     assert lines == ["| a | b      |  c |", "| - | ------ | -: |", "| x | longer |  1 |"]
 
 
-def test_a_cell_stays_a_cell():
-    table = markdown_table(["a|b", "n"], [["one\ntwo | three", "1"]])
+def test_titles_and_texts_are_shown_as_they_are_and_numbers_keep_their_markup():
+    table = markdown_table(["*a*|b", "<b>n</b>"], [["one\ntwo | [x](y)", "**1**"]])
     assert table.splitlines() == [
-        r"| a\|b             |  n |",
-        "| ---------------- | -: |",
-        r"| one two \| three |  1 |",
+        r"| \*a\*\|b             | &lt;b&gt;n&lt;/b&gt; |",
+        "| ------------------- | -------------------: |",
+        r"| one two \| \[x\](y) |                **1** |",
     ]

@@ -3,7 +3,7 @@
 import pytest
 from markdown_it import MarkdownIt
 
-from hawaii.hub_cards.escape import escape_markdown, flatten
+from hawaii.files.escape import escape_markdown, flatten
 
 
 NAMES = [
