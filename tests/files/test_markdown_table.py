@@ -16,7 +16,7 @@ def test_several_columns_may_be_text():
 def test_titles_and_texts_are_shown_as_they_are_and_numbers_keep_their_markup():
     table = markdown_table(["*a*|b", "<b>n</b>"], [["one\ntwo | [x](y)", "**1**"]])
     assert table.splitlines() == [
-        r"| \*a\*\|b             | &lt;b&gt;n&lt;/b&gt; |",
+        r"| \*a\*\|b            | &lt;b&gt;n&lt;/b&gt; |",
         "| ------------------- | -------------------: |",
         r"| one two \| \[x\](y) |                **1** |",
     ]
