@@ -11,10 +11,10 @@ from typing import Any
 
 from .atomic import visible_files, write_text
 from .digest import CHUNK_SIZE
+from .run_contents import MANIFEST_FILE
 from .user_error import UserError
 
 
-MANIFEST_FILE = "manifest.json"
 # One file of many gigabytes is hashed by all threads, too.
 BLOCK_SIZE = 2**26
 HASH_SIZE = 16
@@ -76,7 +76,7 @@ def write_manifest(folder: str | os.PathLike, identity: dict[str, Any], left_out
         name: {"size": path.stat().st_size, "hash": hashed}
         for name, path, hashed in zip(names, paths, hash_files(paths), strict=True)
     }
-    write_text(folder / MANIFEST_FILE, _to_text({"files": files, "identity": identity}))
+    write_text(folder / MANIFEST_FILE, _to_text({"files": files, "left_out": [*left_out], "identity": identity}))
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -93,6 +93,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not is_whole:
         raise UserError(f"{path} is {'empty' if not path.stat().st_size else 'damaged'}")
     return content
+
+
+def read_files(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
+    """The `size` and `hash` of each file as a folder's manifest lists them. Raises as [`read_identity`]."""
+    return _read_manifest(Path(folder))["files"]
 
 
 def read_identity(folder: str | os.PathLike) -> dict[str, Any]:
@@ -115,23 +120,16 @@ def _describe_size(path: Path, size: int) -> str | None:
     return f"{path} is {'truncated' if here < size else 'changed'}: it has {here:,} of {size:,} bytes"
 
 
-def check_manifest(folder: str | os.PathLike, ignored: Iterable[str] | None = ()) -> dict[str, Any]:
+def check_listed_files(folder: str | os.PathLike) -> dict[str, Any]:
     """
-    Checks that a folder contains exactly what its manifest lists. Sizes are compared first, then hashes.
-
-    Args:
-        folder (`str` or `os.PathLike`):
-            The folder.
-        ignored (`Iterable[str]`, *optional*):
-            Files that need not be in the manifest; `None` stands for all that it does not list. Hidden files, which
-            file managers and network file systems write, are always ignored.
+    Checks the files that a folder's manifest lists. Sizes are compared first, then hashes.
 
     Returns:
         `dict[str, Any]`: the identity in the manifest.
 
     Raises:
-        UserError: a file is missing, empty, truncated, changed or added, or there is no whole manifest. The message is
-            a clause that names the file, without a remedy, which depends on the folder.
+        UserError: a file is missing, empty, truncated or changed, or there is no whole manifest. The message is a
+            clause that names the file, without a remedy, which depends on the folder.
     """
     folder = Path(folder)
     content = _read_manifest(folder)
@@ -142,12 +140,22 @@ def check_manifest(folder: str | os.PathLike, ignored: Iterable[str] | None = ()
             raise UserError(f"{folder} lacks {name}")
         if problem := _describe_size(path, files[name]["size"]):
             raise UserError(problem)
-    if ignored is not None:
-        known = {*files, *ignored, MANIFEST_FILE}
-        added = [path for path in visible_files(folder) if path.relative_to(folder).as_posix() not in known]
-        if added:
-            raise UserError(f"{added[0]} is not among the files that its manifest lists")
     for name, hashed in zip(files, hash_files(paths.values()), strict=True):
         if hashed != files[name]["hash"]:
             raise UserError(f"{paths[name]} is damaged: its bytes are not those that were saved")
     return content["identity"]
+
+
+def check_manifest(folder: str | os.PathLike) -> dict[str, Any]:
+    """
+    Checks that a folder contains what its manifest lists and nothing else: a library would load an added file, too.
+    Hidden files, which file managers and network file systems write, may be added.
+
+    Returns and raises as [`check_listed_files`]; an added file is an error, too.
+    """
+    content = _read_manifest(Path(folder))
+    known = {*content["files"], *content["left_out"], MANIFEST_FILE}
+    for path in visible_files(Path(folder)):
+        if path.relative_to(folder).as_posix() not in known:
+            raise UserError(f"{path} is not among the files that its manifest lists")
+    return check_listed_files(folder)
