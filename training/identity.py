@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,9 @@ from ..files.manifest import read_files
 from ..files.model_folder import JSON_FILES
 from ..files.user_error import UserError
 from .recipes.arguments import DataArguments
-from .recipes.recipe import Stage, first_different_value
+from .recipes.objectives import OBJECTIVES
+from .recipes.options import STAGE_ARGUMENTS
+from .recipes.recipe import NOT_GIVEN, Stage, first_different_value
 
 
 # Options without an effect on the trained numbers: where files are (their content is compared), logging, evaluation,
@@ -46,8 +48,6 @@ WITHOUT_EFFECT = set(
 PATHS = ("vision_tower", "language_model", "llava", "tokenizer", "chat_template", "checkpoint")
 # Compared in other ways: teachers with the values of their presets, and accumulation with the number of processes.
 COMPARED_APART = {"teachers", "gradient_accumulation_steps"}
-
-DEFAULT = "the default"
 
 T = TypeVar("T")
 
@@ -103,6 +103,10 @@ def _describe(name: str, value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
+def _default(field: Field) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
 def describe_options(stage: Stage) -> dict[str, Any]:
     """The options of a stage that have an effect on its numbers and differ from their defaults, as JSON values."""
     options = {}
@@ -110,8 +114,7 @@ def describe_options(stage: Stage) -> dict[str, Any]:
         for field in fields(arguments):
             if field.name not in stage.given or field.name in WITHOUT_EFFECT | COMPARED_APART:
                 continue
-            default = field.default_factory() if field.default_factory is not MISSING else field.default
-            if (value := getattr(arguments, field.name)) != default:
+            if (value := getattr(arguments, field.name)) != _default(field):
                 options[field.name] = _describe(field.name, value)
     teachers = {teacher.name: asdict(teacher) for teacher in stage.distilled_teachers}
     options["teachers"] = list(teachers)
@@ -188,10 +191,16 @@ def check_options(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> 
     Raises:
         UserError: an option with an effect differs; names the first, with both values.
     """
-    old, new = there["options"], here["options"]
+    old, new = (each["options"] for each in (there, here))
+    defaults = {
+        field.name: _describe(field.name, _default(field))
+        for options in (new, old)
+        for arguments in (*STAGE_ARGUMENTS, OBJECTIVES[options.get("objective", "hawaii")].options_class)
+        for field in fields(arguments)
+    }
     for name in [*new, *(name for name in old if name not in new)]:
-        value = _moved(old.get(name, DEFAULT), new.get(name))
-        if difference := first_different_value(value, new.get(name, DEFAULT), name):
+        values = [options.get(name, defaults.get(name, NOT_GIVEN)) for options in (old, new)]
+        if difference := first_different_value(_moved(*values), values[1], name):
             raise UserError(
                 f"{folder} was trained with another recipe: {difference}. Undo the change, or give the recipe another "
                 "output_dir."
