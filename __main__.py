@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from .files.user_error import UserError
+from .files.user_error import Stopped, UserError
 
 
 # A data loader's worker passes its error on as text; the last line is the message.
@@ -125,7 +125,8 @@ def train(commands) -> None:
         "train",
         "training.train:train",
         "run the stages of a recipe and write a folder to publish",
-        "Resumes where an earlier run with the same output_dir stopped. On many devices: accelerate launch -m hawaii "
+        "Resumes where an earlier run with the same output_dir stopped. SIGTERM and SIGUSR1 finish the step, save a "
+        "checkpoint and exit with status 75: the same command continues. On many devices: accelerate launch -m hawaii "
         "train RECIPE.",
     )
     parser.add_argument(
@@ -297,7 +298,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         `int`: the exit status. It is 2, with one sentence on stderr, for an error that the user can correct: a
-        [`UserError`], an error of the operating system or a damaged file. With `HAWAII_DEBUG=1` in the environment
+        [`UserError`], an error of the operating system or a damaged file. It is 75 if a signal stopped a training that
+        the same command continues. With `HAWAII_DEBUG=1` in the environment
         the traceback is shown instead.
 
     Raises:
@@ -310,6 +312,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = getattr(import_module(f".{module}", __package__), function)(**options)
         if isinstance(result, str):
             print(result)
+    except Stopped as stopped:
+        print(f"hawaii {command}: {stopped}\n", end="", file=sys.stderr)
+        return Stopped.STATUS
     except Exception as error:
         from safetensors import SafetensorError  # a full disk or a damaged file
 

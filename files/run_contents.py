@@ -12,23 +12,29 @@ RUN/                              `output_dir` of the recipe
       objective.safetensors             OBJECTIVE_FILE: weights of the objective's projections
       optimizer.pt, scheduler.pt, trainer_state.json, rng_state*.pth   from which transformers resumes
       pytorch_model_fsdp*, optimizer*   instead of optimizer.pt, if FSDP shards the run: student, objective, optimizer
-      training_args.bin                 written by transformers, never read
+      manifest.json                     MANIFEST_FILE, written last: size and hash of every file, and the run's
+                                        identity, see `describe_stage`
     model/                        MODEL_FOLDER: the finished stage, from which the next one starts
       student and processor             as in a checkpoint
       objective.safetensors             OBJECTIVE_FILE
       objective.json                    OBJECTIVE_SETTINGS_FILE: the objective's options and the teachers; may name
                                         local folders
       stage.json                        STAGE_FILE: report of the stage (steps, seconds, teachers, last log entry)
+      manifest.json                     MANIFEST_FILE, as in a checkpoint
   hub/                            HUB_FOLDER: the published folder, made from the last stage
     config.json, model*.safetensors, processor files, *_hawaii.py (the code), README.md (the model card)
     training.json                       FACTS_FILE: a copy of train_results.json, from which the card is written
+    manifest.json                       MANIFEST_FILE: size and hash of every file but the card; of the identity, what
+                                        names no local folder
 ```
 
 The objective's files stay in the run: a published folder contains only the student. A folder has another name while it
-is written (`incomplete`, `model.incomplete`, `hub.incomplete`), so a folder with one of the names above is complete.
+is written (`incomplete`, `model.incomplete`, `hub.incomplete`), so a folder with one of the names above was complete;
+its manifest says whether it still is.
 """
 
 RESULTS_FILE = "train_results.json"
+MANIFEST_FILE = "manifest.json"
 LOG_FILE = "log.jsonl"
 MODEL_FOLDER = "model"
 HUB_FOLDER = "hub"
@@ -36,6 +42,7 @@ OBJECTIVE_FILE = "objective.safetensors"
 OBJECTIVE_SETTINGS_FILE = "objective.json"
 STAGE_FILE = "stage.json"
 FACTS_FILE = "training.json"
+CARD_FILE = "README.md"
 # Without one of these transformers resumes silently with other numbers.
 CHECKPOINT_STATE_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json", OBJECTIVE_FILE)
 # The same for a run that FSDP shards, by its type of state dict.

@@ -14,6 +14,23 @@ class UserError(ValueError):
     """
 
 
+class Stopped(SystemExit):
+    """
+    Raised when a signal asked a command to stop and all is saved from which it can continue. `hawaii` prints the
+    message and exits with status 75, the `EX_TEMPFAIL` of `sysexits.h`: the same command continues. Like every
+    `SystemExit` it passes handlers of errors, such as those of bad records.
+    """
+
+    STATUS = 75
+
+    def __init__(self, message: str):
+        super().__init__(self.STATUS)
+        self.message = message
+
+    def __str__(self):
+        return self.message
+
+
 @contextmanager
 def explain_errors(
     problem: str | None = None, types: type[Exception] | tuple[type[Exception], ...] = Exception

@@ -7,7 +7,7 @@ from transformers import AutoConfig
 
 from ..files.atomic import read_json
 from ..files.escape import escape_all, flatten
-from ..files.run_contents import FACTS_FILE
+from ..files.run_contents import CARD_FILE, FACTS_FILE
 from ..files.user_error import explain_errors
 
 
@@ -38,7 +38,7 @@ def write_card(folder: Path, results: list[dict] | None = None) -> None:
     config, facts = read_config(folder), read_json(folder / FACTS_FILE)
     problem = f"{folder / FACTS_FILE} does not describe a training"
     with explain_errors(problem, (KeyError, TypeError, ValueError, AttributeError, IndexError)):
-        _make_card(folder, config, facts, results).save(folder / "README.md")
+        _make_card(folder, config, facts, results).save(folder / CARD_FILE)
 
 
 def _make_card(folder: Path, config: dict, facts: dict, results: list[dict] | None) -> ModelCard:

@@ -7,7 +7,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..configuration.hub_hawaii import read_code
-from ..files.run_contents import FACTS_FILE
+from ..files.manifest import check_listed_files, read_files
+from ..files.run_contents import CARD_FILE, FACTS_FILE, MANIFEST_FILE
 from ..files.user_error import UserError, explain_errors
 from .published_files import check_code, check_model, find_published
 
@@ -17,16 +18,22 @@ def find_files(folder: Path) -> list[str]:
     Names of the files to upload.
 
     Raises:
-        UserError: the folder is not a complete published folder of this package, a link leads out of it, or its
-            weights are not finite.
+        UserError: the folder is not a complete published folder of this package, a file other than the card is not as
+            it was exported, a link leads out of the folder, or its weights are not finite.
     """
-    for name in ("config.json", "configuration_hawaii.py", "README.md"):
+    for name in ("config.json", "configuration_hawaii.py", CARD_FILE):
         if not (folder / name).is_file():
             raise UserError(f"{folder} cannot be published: it has no {name}. Name the folder hub of a training run.")
     check_model(folder)
     check_code(folder)
-    facts = [FACTS_FILE] if (folder / FACTS_FILE).is_file() else []
-    return ["README.md", *find_published(folder), *read_code(), *facts]
+    names = [*find_published(folder), *read_code(), FACTS_FILE]
+    try:
+        check_listed_files(folder)
+        if added := [name for name in names if name not in read_files(folder)]:
+            raise UserError(f"{folder / added[0]} is not among the files that were exported")
+    except UserError as error:
+        raise UserError(f"{error}. Run `hawaii train` again, which writes the folder anew from the stages.") from error
+    return [CARD_FILE, *names, MANIFEST_FILE]
 
 
 def publish(folder: str, repo_id: str, private: bool = False, dry_run: bool = False) -> str:

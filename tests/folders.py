@@ -9,6 +9,7 @@ from hawaii.configuration.hub_hawaii import read_code
 PUBLISHED = {
     "README.md",
     "training.json",
+    "manifest.json",
     "config.json",
     "generation_config.json",
     "model.safetensors",
@@ -31,3 +32,21 @@ def changed_files(folder: Path, other: Path) -> set[str]:
     files, others = contents(folder), contents(other)
     assert files.keys() == others.keys()
     return {name for name in files if files[name] != others[name]}
+
+
+def damage(path: Path, kind: str) -> None:
+    """Changes a file: `missing`, `empty`, `truncated` to its half, or `flipped`, one bit in its middle."""
+    content = bytearray(path.read_bytes())
+    if kind == "missing":
+        path.unlink()
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        assert kind == "flipped"
+        content[len(content) // 2] ^= 1 << len(content) % 8
+        path.write_bytes(content)
+
+
+DAMAGES = ("missing", "empty", "truncated", "flipped")

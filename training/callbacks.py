@@ -2,19 +2,17 @@
 
 import json
 import math
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 
-import torch
-from accelerate import Accelerator
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from ..files.atomic import write_text
 from ..files.run_contents import LOG_FILE
+from ..files.write_errors import explain_write_errors
 
 
 def _step_of(line: str) -> float:
@@ -40,9 +38,11 @@ class JsonLinesCallback(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs:
             path = Path(args.output_dir) / LOG_FILE
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+            remedy = "make room and run the same command again, which continues from the last checkpoint."
+            with explain_write_errors(path, remedy):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
 
 class TimerCallback(TrainerCallback, ExportableState):
@@ -74,39 +74,3 @@ class TimerCallback(TrainerCallback, ExportableState):
 
     def on_train_end(self, args, state, control, **kwargs):
         self._seconds, self._start = self.seconds, None
-
-
-class SigtermCallback(TrainerCallback):
-    """
-    Saves a checkpoint and stops training at the end of the step in which any process receives SIGTERM.
-
-    It replaces transformers' callback for `enable_jit_checkpoint`, which saves in the middle of a step, when the step
-    has already drawn random numbers, into a folder that has its final name too early, and on each process by a clock
-    of its own.
-
-    Args:
-        accelerator (`Accelerator`):
-            Joins the processes.
-    """
-
-    def __init__(self, accelerator: Accelerator):
-        self._accelerator = accelerator
-        self._is_requested = False
-        self._original_handler = None
-
-    def _request(self, signum, frame):
-        self._is_requested = True
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self._original_handler = signal.signal(signal.SIGTERM, self._request)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        is_requested = self._is_requested
-        if self._accelerator.num_processes > 1:
-            request = torch.tensor(int(is_requested), device=self._accelerator.device)
-            is_requested = bool(self._accelerator.reduce(request, "sum"))
-        if is_requested:
-            control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, args, state, control, **kwargs):
-        signal.signal(signal.SIGTERM, self._original_handler or signal.SIG_DFL)

@@ -1,38 +1,87 @@
 """Checkpoints that are never incomplete and from which training resumes exactly."""
 
+import re
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, sort_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..files.atomic import OLD_SUFFIX, remove_folder
+from ..files.manifest import check_manifest
 from ..files.run_contents import CHECKPOINT_STATE_FILES, OBJECTIVE_FILE
 from ..files.user_error import UserError, explain_errors
 from .recipes.objectives import StudentWithObjective
 
 
-def find_checkpoint(output_dir: str) -> str | None:
-    """Returns the newest checkpoint of a run, or `None`. Incomplete ones have another name and are ignored."""
-    return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+def list_checkpoints(output_dir: str | Path) -> list[Path]:
+    """The checkpoints of a stage from the oldest to the newest. Incomplete ones have another name."""
+    found = {}
+    for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if match := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name):
+            found[int(match[1])] = path
+    return [found[step] for step in sorted(found)]
 
 
-def remove_old_checkpoints(output_dir: str, save_total_limit: int | None) -> None:
+@dataclass(frozen=True)
+class FoundCheckpoint:
     """
-    Removes all but the newest `save_total_limit` checkpoints; removes none if that is `None` or zero.
+    Args:
+        path (`Path`):
+            The newest whole checkpoint.
+        identity (`dict`):
+            Identity of the run that wrote it, see [`describe_stage`], with its `step`.
+        skipped (`list[str]`):
+            Why each newer one was skipped.
+    """
 
-    If the process is killed, no checkpoint lacks files; the next call removes what may be left of one.
+    path: Path
+    identity: dict
+    skipped: list[str]
+
+
+def find_checkpoint(output_dir: str | Path) -> FoundCheckpoint | None:
+    """
+    Returns the newest checkpoint of a stage that agrees with its manifest, or `None` if the stage has none at all.
+
+    Raises:
+        UserError: there are checkpoints, but none is whole. A stage does not start over by itself then: that would
+            replace days of training that a backup may still have.
+    """
+    problems = []
+    for path in reversed(list_checkpoints(output_dir)):
+        try:
+            return FoundCheckpoint(path, check_manifest(path), problems)
+        except (UserError, OSError) as error:
+            problems.append(f"{path} is skipped, because {error}.")
+    if not problems:
+        return None
+    raise UserError(
+        f"None of the {len(problems)} checkpoints in {output_dir} is whole: {problems[0].partition('because ')[2]} "
+        "Restore one of them from a copy, or remove them to train the stage from its start."
+    )
+
+
+def remove_old_checkpoints(output_dir: str | Path, save_total_limit: int | None, step: int) -> None:
+    """
+    Removes all but the newest `save_total_limit` checkpoints up to a step; removes none if that is `None` or zero.
+
+    The checkpoint of the step is whole, as it has just been written or read. Those of later steps are not, or training
+    would have continued from them: they do not count, and stay until training reaches them again. If the process is
+    killed, no checkpoint lacks files; the next call removes what may be left of one.
     """
     for leftover in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*{OLD_SUFFIX}"):
         shutil.rmtree(leftover, ignore_errors=True)
     if not save_total_limit or save_total_limit < 0:
         return
-    for checkpoint in sort_checkpoints(output_dir)[:-save_total_limit]:
-        remove_folder(Path(checkpoint))
+    old = [path for path in list_checkpoints(output_dir) if int(path.name.rpartition("-")[2]) <= step]
+    for checkpoint in old[:-save_total_limit]:
+        remove_folder(checkpoint)
 
 
 def save_objective(objective: nn.Module, folder: Path, state_dict: dict | None = None) -> None:
@@ -72,24 +121,6 @@ def load_objective(objective: nn.Module, folder: str | Path) -> None:
     load_weights(objective, weights, path)
 
 
-def check_random_states(checkpoint: str | Path, num_processes: int) -> None:
-    """
-    Checks that the checkpoint has the RNG state of every process of this run.
-
-    Raises:
-        UserError: it has none, or it was written by another number of processes.
-    """
-    found = {path.name for path in Path(checkpoint).glob("rng_state*.pth")}
-    if not found:
-        raise UserError(f"{checkpoint} lacks rng_state.pth: it cannot be resumed. Remove it to use an earlier one.")
-    expected = {"rng_state.pth"} if num_processes == 1 else {f"rng_state_{i}.pth" for i in range(num_processes)}
-    if found != expected:
-        raise UserError(
-            f"{checkpoint} was written by {len(found)} processes and this run has {num_processes}: it cannot be "
-            f"resumed exactly. Start {len(found)}, or remove it and the earlier ones to start over."
-        )
-
-
 def check_state_files(checkpoint: str | Path, names: Iterable[str]) -> None:
     """
     Checks that the checkpoint has every file that an exact resume needs.
@@ -100,7 +131,8 @@ def check_state_files(checkpoint: str | Path, names: Iterable[str]) -> None:
     missing = [name for name in names if not (Path(checkpoint) / name).exists()]
     if missing:
         raise UserError(
-            f"{checkpoint} lacks {', '.join(missing)}: it cannot be resumed. Remove it to use an earlier one."
+            f"{checkpoint} lacks {', '.join(missing)}, which this run needs, though it is whole: start the run with "
+            "the strategy that wrote it, or remove it and the earlier ones to train the stage from its start."
         )
 
 

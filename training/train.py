@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -9,20 +10,24 @@ from accelerate.utils import disable_fsdp_ram_efficient_loading, send_to_device
 from transformers import set_seed
 
 from ..files.atomic import read_json, write_json
+from ..files.manifest import check_manifest
 from ..files.run_contents import HUB_FOLDER, MODEL_FOLDER, RESULTS_FILE, STAGE_FILE
-from ..files.user_error import UserError
+from ..files.user_error import Stopped, UserError
+from ..files.write_errors import explain_write_errors
 from ..hub_cards.export import export
 from ..processing.encoder_processor import EncoderProcessor
 from ..processing.processing_hawaii import HawaiiProcessor
 from .callbacks import JsonLinesCallback
-from .checkpoints import find_checkpoint, load_objective
+from .checkpoints import FoundCheckpoint, find_checkpoint, list_checkpoints, load_objective
 from .data.conversation_dataset import Collator, ConversationDataset
 from .data.images import ImageDataset, collate_images
 from .data.questions import QuestionDataset
 from .finished_stage import ObjectiveSettings
+from .identity import check_options, check_processes, check_run, decide_once, describe_options, describe_stage
 from .recipes.arguments import DataArguments
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
 from .recipes.recipe import Stage, read_recipe
+from .stop_requests import StopRequests
 from .students.encoders import warn_of_other_teachers
 from .students.language_models import register_code
 from .students.student import build_student, continue_student
@@ -66,14 +71,34 @@ def sample_teacher_features(dataset: ConversationDataset | ImageDataset, teacher
     return [send_to_device(teacher(torch.cat(images).to(device)), "cpu") for teacher in teachers]
 
 
-def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
+def find_resumable(output_dir: str, identity: dict) -> FoundCheckpoint | None:
+    """
+    The newest whole checkpoint of a stage; `None` if the stage has none.
+
+    Raises:
+        UserError: there are checkpoints but none is whole, or the newest whole one is of another run.
+    """
+    checkpoint = find_checkpoint(output_dir)
+    if checkpoint is not None:
+        check_run(checkpoint.path, checkpoint.identity, identity)
+    return checkpoint
+
+
+def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests: StopRequests) -> None:
     """
     Trains one stage from the previous one, or from the recipe's starting point, and saves the finished model.
 
     Raises:
-        UserError: training stopped before its last step.
+        UserError: training stopped before its last step, or there are checkpoints from which it cannot continue.
+        Stopped: a signal stopped training; a checkpoint is saved.
     """
     model_args, data_args, args = stage.model, stage.data, stage.training
+    identity = decide_once(describe_stage, stage, previous, args.world_size)
+    checkpoint = decide_once(find_resumable, args.output_dir, identity)
+    if checkpoint is not None:
+        for skipped in checkpoint.skipped:
+            print_once(skipped)
+        print_once(f"Resuming from {checkpoint.path}.")
     set_seed(args.seed)
     objective_class = OBJECTIVES[args.objective]
     teachers = objective_class.prepare_teachers(load_teachers(stage.distilled_teachers, args.device))
@@ -94,9 +119,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
         questions = QuestionDataset(
             data_args.eval_data_path, data_args.image_folder, processor, follow_links=data_args.follow_links
         )
-    checkpoint = find_checkpoint(args.output_dir)
     if checkpoint is not None:
-        print_once(f"Resuming from {checkpoint}.")
         args.eval_on_start = False  # the checkpoint has been evaluated
     elif previous is None and teachers:
         if objective_class.has_adapters:
@@ -111,19 +134,40 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
         data_collator=collator,
         processing_class=processor,
         callbacks=[JsonLinesCallback()],
+        identity=identity,
+        stop_requests=requests,
     )
-    output = trainer.train(resume_from_checkpoint=checkpoint)
-    if output.global_step < trainer.state.max_steps:
-        trainer.accelerator.wait_for_everyone()  # the checkpoint has its name
-        checkpoint = find_checkpoint(args.output_dir)
-        source = "starts over, as it has no checkpoint" if checkpoint is None else f"continues from {checkpoint}"
-        raise UserError(
-            f"Training stopped early, after step {output.global_step} of {trainer.state.max_steps}, so the stage is "
-            f"not finished: the same command {source}."
-        )
+    if checkpoint is not None:
+        check_processes(checkpoint.path, checkpoint.identity, trainer.identity, args)
+    with requests.deferred():
+        output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
+        check_is_finished(trainer, output.global_step, requests)
+        save_finished(stage, trainer, output.global_step, model_folder)
+
+
+def check_is_finished(trainer: HawaiiTrainer, step: int, requests: StopRequests) -> None:
+    """Raises [`Stopped`] if a signal stopped training, even in its last step, [`UserError`] if something else did."""
+    has_stopped = trainer.stop_callback.has_stopped
+    if step == trainer.state.max_steps and not has_stopped:
+        return
+    trainer.accelerator.wait_for_everyone()  # the checkpoint has its name
+    checkpoints = list_checkpoints(trainer.args.output_dir)
+    source = f"continues from {checkpoints[-1]}" if checkpoints else "starts over, as it has no checkpoint"
+    message = (
+        f"after step {step} of {trainer.state.max_steps}, so the stage is not finished: the same command {source}."
+    )
+    if has_stopped:
+        raise Stopped(f"Training was stopped by {requests.name} {message}")
+    raise UserError(f"Training stopped early, {message}")
+
+
+def save_finished(stage: Stage, trainer: HawaiiTrainer, step: int, model_folder: Path) -> None:
+    """Saves a stage that has reached its last step, with its report."""
+    args, teachers = stage.training, trainer.teachers
+    dataset: Any = trainer.train_dataset
     used = teachers if stage.options.lambda_1 else []  # without weight a distillation loss has no effect
     report = {
-        "steps": output.global_step,
+        "steps": step,
         "samples": len(dataset),
         "seconds": round(trainer.timer.seconds, 1),
         "learning_rate": args.learning_rate,
@@ -131,12 +175,29 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
         "epochs": round(trainer.state.epoch, 2),
         "objective": args.objective,
         "teachers": {teacher.name: {"image_size": teacher.image_size, "grid": teacher.grid} for teacher in used},
-        "num_parameters": student.num_parameters(),
+        "num_parameters": trainer.student.num_parameters(),
         "question": dataset.question,
         "log": next((entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {}),
     }
     settings = ObjectiveSettings(args.objective, stage.options, stage.distilled_teachers)
     trainer.save_whole(model_folder, report, settings)
+
+
+def check_stage(model_folder: Path, stage: Stage) -> None:
+    """
+    Checks a finished stage before another one starts from it or it is exported.
+
+    Raises:
+        UserError: a file is missing, damaged or added, or the recipe has changed since; names the file or the option.
+    """
+    try:
+        identity = check_manifest(model_folder)
+    except UserError as error:
+        raise UserError(
+            f"{error}. Restore it from a copy, or remove {model_folder}: the stage is then finished again from its "
+            "last checkpoint, or trained again if it has none."
+        ) from error
+    check_options(model_folder, identity, {"options": describe_options(stage)})
 
 
 def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> None:
@@ -149,8 +210,9 @@ def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> Non
         "num_parameters": list(stages.values())[-1]["num_parameters"],
         "stages": stages,
     }
-    write_json(run_folder / RESULTS_FILE, results)
-    export(model_folder, run_folder / HUB_FOLDER, results)
+    with explain_write_errors(run_folder, "make room and run the same command again, which only writes the rest."):
+        write_json(run_folder / RESULTS_FILE, results)
+        export(model_folder, run_folder / HUB_FOLDER, results)
     print_once(f"The folder to publish: {run_folder / HUB_FOLDER}")
 
 
@@ -164,6 +226,10 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
             A YAML file, or the name of a built-in recipe.
         overrides (`Sequence[str]`, *optional*):
             `key=value` or `stages.NAME.key=value`.
+
+    Raises:
+        UserError: the recipe, the data, a model, a checkpoint or a finished stage cannot be used.
+        Stopped: SIGTERM or SIGUSR1 was received; all is saved from which the same command continues.
     """
     # Under FSDP, transformers would load weights on one process only and let FSDP fill the others; but FSDP does not
     # wrap the teachers.
@@ -174,13 +240,19 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
     start = next(iter(plan.stages.values())).model
     if start.trust_remote_code and start.language_model is not None:
         register_code(start.language_model)  # finished stages need it, too
-    previous, results = None, {}
-    for number, name in enumerate(plan.stages, start=1):
-        model_folder = plan.output_dir / name / MODEL_FOLDER
-        state = "already done." if model_folder.is_dir() else "started."
-        print_once(f"Stage {number} of {len(plan.stages)}, {name}: {state}")
-        if not model_folder.is_dir():
-            run_stage(plan.build_stage(name), previous, model_folder)
-        results[name] = read_json(model_folder / STAGE_FILE)
-        previous = model_folder
-    finish(plan.output_dir, previous, results)
+    with StopRequests() as requests:
+        previous, results = None, {}
+        for number, name in enumerate(plan.stages, start=1):
+            model_folder = plan.output_dir / name / MODEL_FOLDER
+            state = "already done." if model_folder.is_dir() else "started."
+            print_once(f"Stage {number} of {len(plan.stages)}, {name}: {state}")
+            if model_folder.is_dir():
+                decide_once(check_stage, model_folder, plan.stages[name])
+            else:
+                run_stage(plan.build_stage(name), previous, model_folder, requests)
+                if number < len(plan.stages) and requests.is_requested():
+                    raise Stopped(f"Stopped by {requests.name} after stage {name}: the same command starts the next.")
+            results[name] = read_json(model_folder / STAGE_FILE)
+            previous = model_folder
+        with requests.deferred():
+            finish(plan.output_dir, previous, results)

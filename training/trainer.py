@@ -2,33 +2,38 @@
 
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, set_seed
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.trainer_jit_checkpoint import JITCheckpointCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from ..files.atomic import replace_folder, write_json
+from ..files.manifest import read_identity, write_manifest
 from ..files.run_contents import SHARDED_STATE_FILES, STAGE_FILE
 from ..files.user_error import UserError
+from ..files.write_errors import describe_write_error
 from .answers import answer_questions, evaluation_mode, load_questions, score_answers
-from .callbacks import SigtermCallback, TimerCallback
+from .callbacks import TimerCallback
 from .checkpoints import (
-    check_random_states,
     check_state_files,
+    list_checkpoints,
     load_checkpoint,
     remove_old_checkpoints,
     save_objective,
 )
 from .finished_stage import ObjectiveSettings, save_settings
 from .finite_checks import check_step, check_weights, gradient_norms
+from .objectives.encoder_passes import Student
 from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import StudentWithObjective
+from .stop_requests import StopCallback, StopRequests, protect_workers
 from .teachers.teacher import Teacher
 
 
@@ -59,6 +64,10 @@ class HawaiiTrainer(Trainer):
             Teachers as the objective prepares them, in its order.
         eval_dataset (`QuestionDataset`, *optional*):
             Questions for evaluations during training, as often as `eval_strategy` sets.
+        identity (`dict`, *optional*):
+            Identity of the run for the manifests, see [`describe_stage`].
+        stop_requests (`StopRequests`, *optional*):
+            Signals that stop training.
         kwargs:
             As for [`~transformers.Trainer`].
 
@@ -68,19 +77,30 @@ class HawaiiTrainer(Trainer):
 
     args: HawaiiTrainingArguments
 
-    def __init__(self, model: StudentWithObjective, teachers: list[Teacher], **kwargs):
+    def __init__(
+        self,
+        model: StudentWithObjective,
+        teachers: list[Teacher],
+        identity: dict[str, Any] | None = None,
+        stop_requests: StopRequests | None = None,
+        **kwargs,
+    ):
         super().__init__(model=model, **kwargs)
         self.add_callback(TimerCallback())
-        replaced = self.pop_callback(JITCheckpointCallback)
-        if replaced is not None:
-            replaced.on_train_end(self.args, self.state, self.control)  # restores the handler of SIGTERM
-            self.add_callback(SigtermCallback(self.accelerator))
+        self.stop_callback = StopCallback(stop_requests or StopRequests())
+        self.add_callback(self.stop_callback)
         if self.eval_dataset is not None and (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
             raise UserError(
                 "A sharded model (FSDP, ZeRO-3) cannot answer questions during training: leave out eval_data_path and "
                 "eval_strategy, and evaluate its checkpoints with `hawaii evaluate`."
             )
         self.teachers = teachers
+        self.identity = {
+            "world_size": self.args.world_size,
+            **(identity or {}),
+            "samples": len(self.train_dataset) if has_length(self.train_dataset) else None,
+            "mixed_precision": self.accelerator.mixed_precision,
+        }
         # The loss is divided by the counts of the whole step, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
         self._terms: dict[str, torch.Tensor] = {}
@@ -89,6 +109,7 @@ class HawaiiTrainer(Trainer):
         self._step_terms: list[dict[str, torch.Tensor]] = []
         self._step_records: list[list[str]] = []
         self._save_folder: Path | None = None
+        self._write_errors: list[Exception] = []
         self._warned_of_collapse: set[str] = set()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -115,6 +136,11 @@ class HawaiiTrainer(Trainer):
     def _module(self) -> StudentWithObjective:
         """The module that trains, without what wraps it."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+
+    @property
+    def student(self) -> Student:
+        """The model that trains, without what wraps it."""
+        return self._module.student
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """
@@ -176,6 +202,10 @@ class HawaiiTrainer(Trainer):
             dataset = [{name: range(length)} for length in dataset.lengths()]
         return super()._get_train_sampler(dataset)
 
+    def get_train_dataloader(self) -> DataLoader:
+        """As transformers', with workers that a signal to the whole run does not end."""
+        return protect_workers(super().get_train_dataloader())
+
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """Returns this process's share of the questions, in batches."""
         return load_questions(
@@ -192,6 +222,8 @@ class HawaiiTrainer(Trainer):
         training so far. It does not affect training.
         """
         check_weights(self.state.global_step, self._module, self.accelerator)
+        if self.stop_callback.has_stopped:  # the answers may take longer than the time until the job ends
+            self._save_checkpoint(self.model, None)
         questions = self.eval_dataset if eval_dataset is None else eval_dataset
         loader = self.get_eval_dataloader(questions)
         # The progress bar reads its length; transformers declares it as `None`.
@@ -213,6 +245,28 @@ class HawaiiTrainer(Trainer):
     def _get_output_dir(self, trial):
         return str(self._save_folder) if self._save_folder is not None else super()._get_output_dir(trial)
 
+    @contextmanager
+    def _noting_write_errors(self) -> Iterator[None]:
+        """Notes an error of the file system. If it were raised, the other processes would wait for this one."""
+        try:
+            yield
+        except Exception as error:
+            if describe_write_error(error, Path(self.args.output_dir)) is None:
+                raise
+            self._write_errors.append(error)
+
+    def _raise_write_errors(self, folder: Path) -> None:
+        """Raises the first noted error on all processes as one sentence that names the folder to write."""
+        errors, self._write_errors = self._write_errors, []
+        problems = gather_object([describe_write_error(error, folder) for error in errors[:1]])
+        if not problems:
+            return
+        kept = [path for path in list_checkpoints(self.args.output_dir) if path != folder]
+        remains = f"the last checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+        raise UserError(f"{problems[0]}; {remains}: make room and run the same command again.") from (
+            errors or [None]
+        )[0]
+
     def _save_checkpoint(self, model, trial):
         """Writes the checkpoint into a temporary folder and renames it when every process is done."""
         check_weights(self.state.global_step, self._module, self.accelerator)
@@ -223,16 +277,28 @@ class HawaiiTrainer(Trainer):
             if self.args.should_save:
                 shutil.rmtree(self._save_folder, ignore_errors=True)
             self.accelerator.wait_for_everyone()
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
+            with self._noting_write_errors():
+                super()._save_checkpoint(model, trial)
+            self._raise_write_errors(run_folder / name)
             if self.args.should_save:
-                replace_folder(self._save_folder / name, run_folder / name)
+                with self._noting_write_errors():
+                    write_manifest(self._save_folder / name, {**self.identity, "step": self.state.global_step})
+                    replace_folder(self._save_folder / name, run_folder / name)
+            self._raise_write_errors(run_folder / name)
         finally:
             if self.args.should_save:
                 shutil.rmtree(self._save_folder, ignore_errors=True)
             self._save_folder = None
         if self.args.should_save:
-            remove_old_checkpoints(str(run_folder), self.args.save_total_limit)
+            remove_old_checkpoints(run_folder, self.args.save_total_limit, self.state.global_step)
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        with self._noting_write_errors():
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _save_rng_state(self, output_dir):
+        with self._noting_write_errors():
+            super()._save_rng_state(output_dir)
 
     def save_model(self, output_dir=None, _internal_call=False):
         """Saves the whole model; under FSDP, transformers saves none if checkpoints are in shards, the default."""
@@ -247,7 +313,6 @@ class HawaiiTrainer(Trainer):
             return
         module = self._module
         folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         student, objective = (_child_state(state_dict, name) for name in ("student", "objective"))
         if student is not None:  # gathering makes copies of weights that are one
             student = {
@@ -256,9 +321,11 @@ class HawaiiTrainer(Trainer):
         # Checkpoints use the module's names, so that a resume finds every weight. Finished models use the names of
         # the language model's published checkpoints, which transformers 4.57 reads as well.
         is_checkpoint = self._save_folder is not None
-        module.student.save_pretrained(folder, state_dict=student, save_original_format=not is_checkpoint)
-        save_objective(module.objective, folder, objective)
-        self.processing_class.save_pretrained(folder)
+        with self._noting_write_errors():
+            folder.mkdir(parents=True, exist_ok=True)
+            module.student.save_pretrained(folder, state_dict=student, save_original_format=not is_checkpoint)
+            save_objective(module.objective, folder, objective)
+            self.processing_class.save_pretrained(folder)
 
     def save_whole(self, final: Path, report: dict, settings: ObjectiveSettings) -> None:
         """
@@ -267,26 +334,40 @@ class HawaiiTrainer(Trainer):
         """
         check_weights(self.state.global_step, self._module, self.accelerator)
         incomplete = final.with_name(f"{final.name}.incomplete")
+        try:
+            if self.args.should_save:
+                shutil.rmtree(incomplete, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+            self.save_model(str(incomplete))
+            self._raise_write_errors(final)
+            if self.args.should_save:
+                if not any(incomplete.glob("model*.safetensors")):
+                    raise UserError(
+                        f"{incomplete} has no weights, so the stage is not finished: under ZeRO-3, DeepSpeed gathers "
+                        "them with stage3_gather_16bit_weights_on_model_save. Set it to true and run the same command "
+                        "again."
+                    )
+                with self._noting_write_errors():
+                    write_json(incomplete / STAGE_FILE, report)
+                    save_settings(settings, incomplete)
+                    write_manifest(incomplete, {**self.identity, "step": self.state.global_step})
+                    replace_folder(incomplete, final)
+            self._raise_write_errors(final)
+        finally:
+            if self.args.should_save:
+                shutil.rmtree(incomplete, ignore_errors=True)
         if self.args.should_save:
-            shutil.rmtree(incomplete, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.save_model(str(incomplete))
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            if not any(incomplete.glob("model*.safetensors")):
-                raise UserError(
-                    f"{incomplete} has no weights, so the stage is not finished: under ZeRO-3, DeepSpeed gathers them "
-                    "with stage3_gather_16bit_weights_on_model_save. Set it to true and run the same command again."
-                )
-            write_json(incomplete / STAGE_FILE, report)
-            save_settings(settings, incomplete)
-            replace_folder(incomplete, final)
             # A run that was killed after its last checkpoint saves no other.
-            remove_old_checkpoints(self.args.output_dir, self.args.save_total_limit)
-        self.accelerator.wait_for_everyone()
+            remove_old_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.global_step)
+
+    def _load_rng_state(self, checkpoint):
+        """As transformers'. Another number of processes draws new random numbers for dropout, the same in each."""
+        if read_identity(checkpoint)["world_size"] == self.args.world_size:
+            super()._load_rng_state(checkpoint)
+        else:
+            set_seed(self.args.seed + self.state.global_step)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        check_random_states(resume_from_checkpoint, self.args.world_size)
         if self.is_fsdp_enabled:
             form = self.accelerator.state.fsdp_plugin.state_dict_type.name
             if form not in SHARDED_STATE_FILES:

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from transformers import AutoImageProcessor
 
 from hawaii.configuration.hub_hawaii import VISION_AUTO_MAP
+from hawaii.files.manifest import write_manifest
 from hawaii.files.user_error import UserError
 from hawaii.hub_cards.card import write_card
 from hawaii.hub_cards.export import export
@@ -156,8 +157,10 @@ def test_scores_are_in_the_card(hub):
 
 def test_an_encoder_without_its_image_processor_is_not_published(tmp_path):
     make_model().model.vision_tower.save_pretrained(tmp_path / "stage")
+    write_manifest(tmp_path / "stage", {})
     with pytest.raises(UserError, match=r"stage is not a saved HAWAII: it has no preprocessor_config\.json"):
         export(tmp_path / "stage", tmp_path / "hub", FACTS)
     make_encoder_processor().save_pretrained(tmp_path / "stage")
+    write_manifest(tmp_path / "stage", {})
     export(tmp_path / "stage", tmp_path / "hub", FACTS)
     assert (tmp_path / "hub" / "README.md").is_file()

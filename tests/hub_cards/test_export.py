@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.configuration.hub_hawaii import read_code
+from hawaii.files.manifest import check_manifest, read_files, write_manifest
 from hawaii.files.user_error import UserError
 from hawaii.hub_cards import export as export_module
 from hawaii.hub_cards.export import export
-from hawaii.tests.folders import PUBLISHED
+from hawaii.tests.folders import PUBLISHED, damage
 from hawaii.tests.tiny.models import FACTS, make_config, make_model, make_processor
 
 
@@ -27,6 +28,10 @@ STATE = [
     "log.jsonl",
 ]
 
+FILES = ["config.json", "processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"]
+FILES += ["chat_template.jinja", "generation_config.json"]
+IDENTITY = {"recipe": "1234", "data": "5678", "start": None, "step": 6, "world_size": 2, "options": {"llava": "/home"}}
+
 
 @pytest.fixture
 def source(hub_folder, tmp_path):
@@ -39,6 +44,7 @@ def source(hub_folder, tmp_path):
     for name in ("experts", "checkpoint-6"):
         (folder / name).mkdir()
         save_file({"weight": torch.zeros(2)}, folder / name / "model.safetensors")
+    write_manifest(folder, IDENTITY)
     return folder
 
 
@@ -84,6 +90,7 @@ def test_weights_in_several_files_are_published_completely(tmp_path):
     model = make_model()
     model.save_pretrained(tmp_path / "stage", max_shard_size="50KB")
     make_processor().save_pretrained(tmp_path / "stage")
+    write_manifest(tmp_path / "stage", {})
     export(tmp_path / "stage", tmp_path / "hub", FACTS)
     index = json.loads((tmp_path / "hub" / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 1
@@ -119,19 +126,56 @@ def test_a_failed_export_keeps_the_previous_one(source, published, monkeypatch):
         assert names(published.parent) == {"stage", "hub"}
 
 
+def test_the_manifest_lists_all_but_the_card_and_names_no_folder(source, published):
+    public = {name: value for name, value in IDENTITY.items() if name != "options"}
+    assert check_manifest(published) == public
+    assert read_files(published).keys() == PUBLISHED - {"README.md", "manifest.json"}
+    saved = read_files(source)
+    assert {name for name, entry in read_files(published).items() if saved.get(name) == entry} == {
+        name for name in PUBLISHED if (source / name).is_file() and name != "manifest.json"
+    }
+    (published / "README.md").write_text("a better card")
+    assert check_manifest(published) == public
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "flipped", "added"])
+def test_a_stage_that_is_not_as_it_was_saved_is_refused(source, tmp_path, kind):
+    for name in [*FILES, "model.safetensors", "objective.safetensors", "manifest.json"]:
+        content = (source / name).read_bytes()
+        path = source / f"{name}.new" if kind == "added" else source / name
+        damage(path, kind) if kind != "added" else path.write_bytes(b"")
+        with pytest.raises(UserError, match=rf"{name}.*: nothing is exported from a folder that is not as it was"):
+            export(source, tmp_path / "hub", FACTS)
+        (path if kind == "added" else source / name).unlink(missing_ok=True)
+        (source / name).write_bytes(content)
+    assert not (tmp_path / "hub").exists()
+    export(source, tmp_path / "hub", FACTS)
+
+
+def test_a_copy_that_differs_is_not_exported(source, tmp_path, monkeypatch):
+    original = shutil.copyfile
+
+    def copy(there, here):
+        original(there, here)
+        if here.name == "model.safetensors":
+            damage(here, "flipped")
+
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    with pytest.raises(UserError, match=r"The copy of .*stage/model\.safetensors is not what was saved"):
+        export(source, tmp_path / "hub", FACTS)
+    assert not (tmp_path / "hub").exists()
+
+
 def test_the_source_is_unchanged(source, tmp_path):
     before = names(source)
     export(source, tmp_path / "hub", FACTS)
     assert names(source) == before
 
 
-FILES = ["config.json", "processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"]
-FILES += ["chat_template.jinja", "generation_config.json"]
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_a_folder_without_a_checkpoint_is_named(source, tmp_path, name):
     (source / name).unlink()
+    write_manifest(source, {})  # it was saved like this
     with pytest.raises(UserError, match=f"stage is not a saved HAWAII: it has no {name}"):
         export(source, tmp_path / "hub", FACTS)
     assert not (tmp_path / "hub").exists()
@@ -139,6 +183,7 @@ def test_a_folder_without_a_checkpoint_is_named(source, tmp_path, name):
 
 def test_a_folder_without_weights_is_named(source, tmp_path):
     (source / "model.safetensors").unlink()
+    write_manifest(source, {})
     with pytest.raises(UserError, match=r"stage has neither model\.safetensors nor model\.safetensors\.index\.json"):
         export(source, tmp_path / "hub", FACTS)
     assert not (tmp_path / "hub").exists()
@@ -147,6 +192,7 @@ def test_a_folder_without_weights_is_named(source, tmp_path):
 def test_a_link_that_leads_out_is_refused(source, tmp_path):
     (tmp_path / "key").write_text("private")
     (source / "vocab.json").symlink_to(tmp_path / "key")
+    write_manifest(source, {})
     with pytest.raises(UserError, match=r"stage/vocab\.json is a link to .*key, which leads out of"):
         export(source, tmp_path / "hub", FACTS)
     assert not (tmp_path / "hub").exists()
@@ -156,6 +202,7 @@ def test_weights_that_are_not_finite_are_refused(source, tmp_path):
     weights = load_file(source / "model.safetensors")
     weights["lm_head.weight"][0, 0] = float("nan")
     save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    write_manifest(source, {})
     with pytest.raises(UserError, match=r"stage/model\.safetensors: lm_head\.weight has values that are not finite"):
         export(source, tmp_path / "hub", FACTS)
     assert not (tmp_path / "hub").exists()
@@ -164,6 +211,7 @@ def test_weights_that_are_not_finite_are_refused(source, tmp_path):
 def test_the_published_code_is_the_installed_one(source, tmp_path):
     (source / "projector_hawaii.py").write_text("changed")
     (source / "other_hawaii.py").write_text("other")
+    write_manifest(source, {})
     export(source, tmp_path / "hub", FACTS)
     code = {path.name: path.read_text() for path in (tmp_path / "hub").glob("*.py")}
     assert code == read_code()

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from hawaii.__main__ import main
 from hawaii.configuration.hub_hawaii import read_code
 from hawaii.files.atomic import write_json
+from hawaii.files.manifest import write_manifest
 from hawaii.files.user_error import UserError
 from hawaii.hub_cards import publish as module
 from hawaii.hub_cards.card import write_card
 from hawaii.hub_cards.publish import publish
-from hawaii.tests.folders import PUBLISHED
+from hawaii.tests.folders import DAMAGES, PUBLISHED, damage
 from hawaii.tests.tiny.encoders import save_encoder_folder
 from hawaii.tests.tiny.models import FACTS, make_model
 
@@ -26,6 +27,7 @@ def folder(hub_folder, tmp_path):
     folder = shutil.copytree(hub_folder, tmp_path / "hub")
     write_json(folder / "training.json", FACTS)
     write_card(folder)
+    write_manifest(folder, {}, left_out=["README.md"])
     return folder
 
 
@@ -99,6 +101,7 @@ def test_other_files_are_not_uploaded_but_listed(folder, calls, capsys):
 def test_weights_in_several_files_are_uploaded(folder, calls):
     (folder / "model.safetensors").unlink()
     make_model().save_pretrained(folder, max_shard_size="50KB")
+    write_manifest(folder, {}, left_out=["README.md"])
     publish(str(folder), "user/name")
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     shards = set(index["weight_map"].values())
@@ -213,11 +216,34 @@ def test_a_configuration_that_names_other_code_is_refused(folder, calls, capsys,
     refused(folder, calls, f"{folder / name} names code that is not this package's, evil", capsys)
 
 
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("name", sorted(PUBLISHED - {"README.md"}))
+def test_a_file_that_is_not_as_it_was_exported_is_refused(folder, calls, capsys, name, kind):
+    damage(folder / name, kind)
+    refused(folder, calls, name, capsys)
+
+
+def test_settings_that_were_added_are_refused(folder, calls, capsys):
+    (folder / "vocab.json").write_text("{}")
+    refused(folder, calls, f"{folder}/vocab.json is not among the files that were exported", capsys)
+
+
+def test_a_card_that_was_edited_is_uploaded(folder, calls):
+    (folder / "README.md").write_text("a better card")
+    publish(str(folder), "user/name")
+    assert uploaded(calls) == PUBLISHED
+
+
 def test_an_encoder_is_uploaded(tmp_path, calls):
     folder = tmp_path / "hub"
     save_encoder_folder(folder)
-    write_json(folder / "training.json", FACTS)
-    write_card(folder)
     publish(str(folder), "user/name")
-    expected = {"README.md", "training.json", "config.json", "preprocessor_config.json", "model.safetensors"}
+    expected = {
+        "README.md",
+        "training.json",
+        "manifest.json",
+        "config.json",
+        "preprocessor_config.json",
+        "model.safetensors",
+    }
     assert uploaded(calls) == expected | set(read_code())

@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import CLIPImageProcessorPil
 
 from hawaii import HawaiiVisionConfig, HawaiiVisionModel
+from hawaii.files.manifest import write_manifest
 from hawaii.hub_cards.export import export
 from hawaii.processing.encoder_processor import EncoderProcessor
 
@@ -44,6 +45,7 @@ def save_encoder_folder(folder: Path, **vision) -> HawaiiVisionModel:
     stage = folder.with_name(f"{folder.name}_stage")
     encoder.save_pretrained(stage)
     make_encoder_processor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]).save_pretrained(stage)
+    write_manifest(stage, {})
     facts = {**FACTS, "stages": {"distill": {**FACTS["stages"]["finetune"], "teachers": {"vit": {}, "convnext": {}}}}}
     export(stage, folder, facts)
     return encoder

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import CLIPImageProcessor, ConvNextConfig, ConvNextModel, TrainingArguments, ViTConfig, ViTModel
 
 from hawaii import HawaiiProcessor
+from hawaii.files.manifest import write_manifest
 from hawaii.processing.chat_templates import load_chat_template
 from hawaii.training.baselines.class_token_teacher import ClassTokenGrid
 from hawaii.training.checkpoints import save_objective
@@ -259,4 +260,5 @@ def save_stage(folder: Path, teachers: dict[str, Path], chat_template: str = "vi
     save_objective(module.objective, folder)
     configs = [TeacherConfig(str(path)) for path in teachers.values()]
     save_settings(ObjectiveSettings(kwargs.get("objective", "hawaii"), module.objective.options, configs), folder)
+    write_manifest(folder, {})
     return module

@@ -156,6 +156,8 @@ class HawaiiTrainingArguments(TrainingArguments):
         self.trainable = list(TRAINABLE_PARTS) if self.trainable is None else self.trainable
         for part in self.trainable:
             check_choice("trainable", part, TRAINABLE_PARTS)
+        # Every run stops at signals, see [`StopCallback`], which replaces transformers' callback.
+        self.enable_jit_checkpoint = False
         # The objective needs complete batches.
         self.remove_unused_columns = False
         # Otherwise a resumed run would report only the seconds since the resume.

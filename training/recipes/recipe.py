@@ -150,11 +150,12 @@ def _escape(value: Any) -> Any:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
-def _first_difference(there: Any, here: Any, location: str) -> str | None:
+def first_different_value(there: Any, here: Any, location: str) -> str | None:
+    """The first difference in nested mappings, as `LOCATION.KEY is 0.5 there and 5 here`; `None` if there is none."""
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         for key in [*here, *(key for key in there if key not in here)]:
             old, new = (settings.get(key, NOT_GIVEN) for settings in (there, here))
-            if difference := _first_difference(old, new, f"{location}.{key}"):
+            if difference := first_different_value(old, new, f"{location}.{key}"):
                 return difference
         return None
     if there == here:
@@ -169,7 +170,7 @@ def first_difference(there: Recipe, here: Recipe) -> str | None:
     does. Folders of the runs and `eval_tasks` may differ: they change nothing in training.
     """
     old, new = ({name: stage.given for name, stage in recipe.stages.items()} for recipe in (there, here))
-    return _first_difference(old, new, "stages")
+    return first_different_value(old, new, "stages")
 
 
 def _check_evaluation(location: str, data: DataArguments, training: HawaiiTrainingArguments) -> None:

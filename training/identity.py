@@ -1,0 +1,295 @@
+"""What a run is: the options and data that decide its numbers, and what a checkpoint of another run differs in."""
+
+import os
+from collections.abc import Callable
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, broadcast_object_list
+from transformers import TrainingArguments
+
+from ..files.atomic import visible_files
+from ..files.digest import digest
+from ..files.manifest import read_files
+from ..files.model_folder import JSON_FILES
+from ..files.user_error import UserError
+from .recipes.arguments import DataArguments
+from .recipes.objectives import OBJECTIVES
+from .recipes.options import STAGE_ARGUMENTS
+from .recipes.recipe import NOT_GIVEN, Stage, first_different_value
+
+
+# Options without an effect on the trained numbers: where files are (their content is compared), logging, evaluation,
+# saving, workers, devices, and what changes speed and memory only. Every other option matters, also one that is new.
+WITHOUT_EFFECT = set(
+    "output_dir data_path image_folder eval_data_path follow_links trust_remote_code "
+    "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs "
+    "torch_compile torch_compile_backend torch_compile_mode use_liger_kernel liger_kernel_config use_cache "
+    "torch_empty_cache_steps bf16_full_eval fp16_full_eval "
+    "logging_strategy logging_steps logging_first_step log_on_each_node logging_nan_inf_filter "
+    "include_num_input_tokens_seen log_level log_level_replica disable_tqdm report_to run_name project logging_dir "
+    "trackio_space_id trackio_bucket_id trackio_static_space_id "
+    "eval_strategy eval_steps eval_delay per_device_eval_batch_size prediction_loss_only eval_on_start "
+    "eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics batch_eval_metrics "
+    "save_only_model save_strategy save_steps save_on_each_node save_total_limit enable_jit_checkpoint "
+    "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision "
+    "load_best_model_at_end metric_for_best_model greater_is_better resume_from_checkpoint "
+    "restore_callback_states_from_checkpoint use_cpu local_rank "
+    "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
+    "dataloader_multiprocessing_context remove_unused_columns label_names length_column_name "
+    "ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout "
+    "fsdp fsdp_config deepspeed parallelism_config debug skip_memory_metrics do_train do_eval do_predict".split()
+)
+# Options that name a model or a file.
+PATHS = ("vision_tower", "language_model", "llava", "tokenizer", "chat_template", "checkpoint")
+# Compared in other ways: teachers with the values of their presets, and accumulation with the number of processes.
+COMPARED_APART = {"teachers", "gradient_accumulation_steps"}
+
+T = TypeVar("T")
+
+
+def decide_once(function: Callable[..., T], *args) -> T:
+    """Calls a function on the main process alone; every process gets its result, or raises its `UserError`."""
+    answer: list[Any] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            answer[0] = function(*args)
+        except (UserError, OSError) as error:
+            answer[1] = error
+    if PartialState().num_processes > 1:
+        broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
+
+
+def _digest_folder(folder: Path, is_model: bool) -> str:
+    """A hash of names and sizes; of a model, of the weights' names and sizes and of the content of its settings."""
+    parts = []
+    for path in filter(Path.is_file, visible_files(folder)):
+        if is_model and path.name in JSON_FILES:
+            parts += [path.name.encode(), path]
+        elif not is_model or path.suffix in (".safetensors", ".bin", ".gguf", ".model", ".pth"):
+            name = str(path.relative_to(folder)).encode(errors="backslashreplace")
+            parts.append(b"%b %d\n" % (name, path.stat().st_size))
+    return digest(*parts)
+
+
+def _describe_path(name: str) -> Any:
+    """A local file or model is described by its content, so that it may be moved; a hub id is its own description."""
+    # os.path.exists, since an inline chat template is too long for Path.exists.
+    if not os.path.exists(name):
+        return name
+    path = Path(name)
+    return {"path": name, "content_hash": digest(path) if path.is_file() else _digest_folder(path, is_model=True)}
+
+
+def _describe(name: str, value: Any) -> Any:
+    """The JSON value of an option."""
+    if name in PATHS and isinstance(value, str):
+        return _describe_path(value)
+    if isinstance(value, Enum):
+        return value.value
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {str(key): _describe(str(key), item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_describe("", item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _default(field: Field) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def describe_options(stage: Stage) -> dict[str, Any]:
+    """The options of a stage that have an effect on its numbers and differ from their defaults, as JSON values."""
+    options = {}
+    for arguments in (stage.model, stage.data, stage.training, stage.options):
+        for field in fields(arguments):
+            if field.name not in stage.given or field.name in WITHOUT_EFFECT | COMPARED_APART:
+                continue
+            if (value := getattr(arguments, field.name)) != _default(field):
+                options[field.name] = _describe(field.name, value)
+    teachers = {teacher.name: asdict(teacher) for teacher in stage.distilled_teachers}
+    options["teachers"] = list(teachers)
+    options["teacher"] = {name: _describe(name, teacher) for name, teacher in teachers.items()}
+    return options
+
+
+def describe_data(data: DataArguments) -> Any:
+    """
+    The content of the data: of a file a hash; of a folder, a hash of its files' names and sizes; a hub id is its own
+    description.
+    """
+    return _describe_content(data.image_folder if data.data_path is None else data.data_path)
+
+
+def _describe_content(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _describe_content(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_describe_content(item) for item in value]
+    if not isinstance(value, str) or not os.path.exists(value):
+        return value
+    return digest(Path(value)) if os.path.isfile(value) else _digest_folder(Path(value), is_model=False)
+
+
+def describe_start(previous: Path | None) -> str | None:
+    """A hash of the weights in the finished stage from which a stage starts, as its manifest lists them."""
+    if previous is None:
+        return None
+    files = read_files(previous)
+    return digest(*(files[name]["hash"].encode() for name in sorted(files) if name.endswith(".safetensors")))
+
+
+def describe_stage(stage: Stage, previous: Path | None, world_size: int) -> dict[str, Any]:
+    """
+    The identity of a stage's run, for the manifests of its checkpoints and of the finished stage.
+
+    Args:
+        stage (`Stage`):
+            The stage.
+        previous (`Path`, *optional*):
+            Folder of the finished stage from which it starts.
+        world_size (`int`):
+            Number of processes.
+
+    Returns:
+        `dict[str, Any]`: `recipe`, a hash of `options`; `options`; `data`; `start`; `world_size`;
+        `gradient_accumulation_steps`.
+    """
+    options = describe_options(stage)
+    return {
+        "recipe": digest(repr(sorted(options.items())).encode()),
+        "options": options,
+        "data": describe_data(stage.data),
+        "start": describe_start(previous),
+        "world_size": world_size,
+        "gradient_accumulation_steps": stage.training.gradient_accumulation_steps,
+    }
+
+
+def _moved(there: Any, here: Any) -> Any:
+    """`there` with the paths of `here` where the content is the same."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        if "content_hash" in there and there["content_hash"] == here.get("content_hash"):
+            return here
+        return {key: _moved(value, here.get(key)) for key, value in there.items()}
+    return there
+
+
+def check_options(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    """
+    Compares the options with which a checkpoint or a finished stage was trained with the recipe's.
+
+    Raises:
+        UserError: an option with an effect differs; names the first, with both values.
+    """
+    old, new = (each["options"] for each in (there, here))
+    defaults = {
+        field.name: _describe(field.name, _default(field))
+        for options in (new, old)
+        for arguments in (*STAGE_ARGUMENTS, OBJECTIVES[options.get("objective", "hawaii")].options_class)
+        for field in fields(arguments)
+    }
+    for name in [*new, *(name for name in old if name not in new)]:
+        values = [options.get(name, defaults.get(name, NOT_GIVEN)) for options in (old, new)]
+        if difference := first_different_value(_moved(*values), values[1], name):
+            raise UserError(
+                f"{folder} was trained with another recipe: {difference}. Undo the change, or give the recipe another "
+                "output_dir."
+            )
+
+
+def check_run(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    """
+    Checks that training may continue from a checkpoint.
+
+    Raises:
+        UserError: it is of a run with other options, data or weights to start from; names the first difference.
+    """
+    check_options(folder, there, here)
+    if there["data"] != here["data"]:
+        raise UserError(
+            f"{folder} was trained on other data: the data file has changed since. Restore it, or give the recipe "
+            "another output_dir."
+        )
+    if there["start"] != here["start"]:
+        raise UserError(
+            f"{folder} started from other weights: the stage before it has been trained again since. Remove "
+            f"{folder.parent} to train this stage again, too."
+        )
+
+
+def samples_per_epoch(samples: int, batch_size: int, num_processes: int, drop_last: bool) -> int:
+    """
+    Samples of an epoch of all processes. accelerate deals whole batches to the processes in turn; several of them
+    start the data again to fill the last batches, one process ends with a smaller batch.
+    """
+    dealt = batch_size * num_processes
+    if drop_last:
+        return samples // dealt * dealt
+    return samples if num_processes == 1 else -(-samples // dealt) * dealt
+
+
+def _find_other_steps(there: dict[str, Any], here: dict[str, Any], args: TrainingArguments) -> str | None:
+    """Says why steps would not have the same samples with another number of processes; `None` if they would."""
+    old, new = there["world_size"], here["world_size"]
+    dealt, wanted = (each["world_size"] * each["gradient_accumulation_steps"] for each in (there, here))
+    if AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        return "the state of a sharded run belongs to its processes"
+    if args.train_sampling_strategy not in ("random", "sequential") or here["options"].get("accelerator_config"):
+        return f"train_sampling_strategy {args.train_sampling_strategy} deals other batches to other processes"
+    if here["samples"] is None:
+        return "a stream deals other samples to other processes"
+    if dealt != wanted:
+        fitting = f"set gradient_accumulation_steps to {dealt // new}" if dealt % new == 0 else "no setting makes up"
+        return (
+            f"a step would have {wanted} batches of {args.per_device_train_batch_size} samples instead of {dealt} "
+            f"({fitting} for it)"
+        )
+    step = wanted * args.per_device_train_batch_size
+    ends_before = 0 < args.max_steps <= here["samples"] // step
+    epochs = [
+        samples_per_epoch(here["samples"], args.per_device_train_batch_size, number, args.dataloader_drop_last)
+        for number in (old, new)
+    ]
+    if epochs[0] != epochs[1] and not ends_before:
+        return f"an epoch of {here['samples']} samples would be filled up to {epochs[1]} instead of {epochs[0]}"
+    return None
+
+
+def check_processes(folder: Path, there: dict[str, Any], here: dict[str, Any], args: TrainingArguments) -> None:
+    """
+    Checks that the steps after a checkpoint have the samples that they would have had without the interruption. With
+    another number of processes they do if `gradient_accumulation_steps` makes up for it and the sampler deals the same
+    batches of `per_device_train_batch_size`.
+
+    Raises:
+        UserError: they would have others; says why, and what would be the same.
+    """
+    for name, noun in {"samples": "usable records", "mixed_precision": "mixed precision"}.items():
+        if there[name] != here[name]:
+            raise UserError(
+                f"{folder} was trained with other {noun}: {there[name]} there and {here[name]} here. Undo the change, "
+                "or give the recipe another output_dir."
+            )
+    old, new = there["world_size"], here["world_size"]
+    if old == new:
+        if there["gradient_accumulation_steps"] != here["gradient_accumulation_steps"]:
+            raise UserError(
+                f"{folder} was trained with another recipe: gradient_accumulation_steps is "
+                f"{there['gradient_accumulation_steps']} there and {here['gradient_accumulation_steps']} here. Undo "
+                "the change, or give the recipe another output_dir."
+            )
+    elif reason := _find_other_steps(there, here, args):
+        raise UserError(
+            f"{folder} was written by {old} processes and this run has {new}: it cannot be resumed exactly, because "
+            f"{reason}. Start {old} processes."
+        )

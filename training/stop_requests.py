@@ -1,0 +1,113 @@
+"""SIGTERM and SIGUSR1, with which SLURM and others announce the end of a job: finish the step, save, stop."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+
+from ..files.user_error import Stopped
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequests:
+    """
+    Takes the place of the signals' handlers between [`~StopRequests.start`] and [`~StopRequests.end`].
+
+    A signal stops the command at once while nothing would be lost, as when models are loaded. Within
+    [`~StopRequests.deferred`] it is only noted.
+    """
+
+    def __init__(self):
+        self._received: int | None = None
+        self._is_deferred = False
+        self._process = os.getpid()
+        self._handlers: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequests":
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers in no other
+            self._handlers = {number: signal.signal(number, self._request) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        self._handlers = {}
+
+    def _request(self, number: int, frame) -> None:
+        if os.getpid() != self._process:  # a worker that was forked: its parent ends it
+            return
+        self._received = number
+        if not self._is_deferred:
+            raise Stopped(f"Stopped by {self.name}: the same command continues from the last checkpoint.")
+
+    @property
+    def name(self) -> str:
+        """Name of the signal. Another process may have received it."""
+        return "a signal" if self._received is None else signal.Signals(self._received).name
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Only notes a signal inside the `with` block."""
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+
+    def is_requested(self) -> bool:
+        """Whether any process has received a signal. Every process must call it."""
+        state = PartialState()
+        is_requested = self._received is not None
+        if state.num_processes > 1:
+            is_requested = bool(reduce(torch.tensor(int(is_requested), device=state.device), "sum"))
+        return is_requested
+
+
+class StopCallback(TrainerCallback):
+    """
+    Saves a checkpoint and stops training at the end of the step in which any process receives a signal.
+
+    transformers' callback for `enable_jit_checkpoint` saves in the middle of a step, when the step has already drawn
+    random numbers, into a folder that has its final name too early, and on each process by a clock of its own.
+
+    Args:
+        requests (`StopRequests`):
+            Notes the signals.
+    """
+
+    def __init__(self, requests: StopRequests):
+        self._requests = requests
+        self.has_stopped = False
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        # Processes agree here: the check of the gradients has just waited for the device, and for each other.
+        self.has_stopped = self._requests.is_requested()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.has_stopped:
+            control.should_save = control.should_training_stop = True
+
+
+def _start_worker(start: Callable[[int], None] | None, number: int) -> None:
+    # A signal to the process group, as from torch's launcher, must not end the workers before the step.
+    os.setsid()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if start is not None:
+        start(number)
+
+
+def protect_workers(loader: DataLoader) -> DataLoader:
+    """Lets the workers of a data loader from accelerate survive signals to the whole run."""
+    base = getattr(loader, "base_dataloader", loader)
+    base.worker_init_fn = partial(_start_worker, base.worker_init_fn)
+    return loader
