@@ -105,14 +105,21 @@ def describe_strategy(accelerator: Accelerator, dtype: str = "float32") -> Strat
             Precision of the student's weights.
 
     Raises:
-        UserError: the launcher started several processes, but accelerate did not join them, so each would train alone.
+        UserError: the launcher started several processes, but accelerate did not join them, so each would train alone;
+            or FSDP would recompute activations with other dropout.
     """
     started = int(os.environ.get("WORLD_SIZE", 1))
     if started != accelerator.num_processes:
         raise UserError(
-            f"The launcher started {started} processes, but each takes itself for the only one of "
-            f"{accelerator.num_processes}, so all would write the same files: on CPUs, set use_cpu: true in the recipe; "
-            "else check that every process sees its GPU."
+            f"The launcher started {started} processes, but each takes itself for one of {accelerator.num_processes}, "
+            "so all would write the same files: on CPUs, set use_cpu: true in the recipe; otherwise check that every "
+            "process sees its GPU."
+        )
+    if accelerator.distributed_type == DistributedType.FSDP and accelerator.state.fsdp_plugin.activation_checkpointing:
+        raise UserError(
+            "fsdp_activation_checkpointing is true, but with it accelerate recomputes layers with other random numbers "
+            "than in the forward pass, so gradients are wrong where there is dropout: set it to false, and "
+            "activation_checkpointing: true in the recipe."
         )
     device = accelerator.device
     names = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()

@@ -1,6 +1,6 @@
 """
 Lets accelerate shard on CPUs, as torch and DeepSpeed can: it joins processes by gloo and takes them for processes on
-GPUs. Python imports this module at its start if the folder is in PYTHONPATH.
+GPUs where ACCELERATE_TORCH_DEVICE is cpu. Python imports this module at its start if the folder is in PYTHONPATH.
 """
 
 import os
@@ -9,12 +9,11 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
 
-os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
 prepare = PartialState._prepare_backend
 
 
 def prepare_gloo(self, cpu=False, sagemaker_dp=False, backend=None):
-    if cpu or "LOCAL_RANK" not in os.environ:
+    if cpu or "LOCAL_RANK" not in os.environ or os.environ.get("ACCELERATE_TORCH_DEVICE") != "cpu":
         return prepare(self, cpu, sagemaker_dp, backend)
     return "gloo", DistributedType.MULTI_GPU
 
