@@ -57,10 +57,11 @@ emoji: .venv/installed
 	@echo "==> To train on it: $(BIN)/accelerate launch --num_cpu_threads_per_process $(CORES) -m hawaii train" \
 		"training/recipes/emoji_vqa.yaml output_dir=$(EMOJI_RUN)"
 
-# Tests that need timm use a separate environment.
-test: .venv/installed .venv-timm/installed .venv-transformers4/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not timm" $(PYTEST_FLAGS)
+# Tests that need timm or DeepSpeed use separate environments.
+test: .venv/installed .venv-timm/installed .venv-deepspeed/installed .venv-transformers4/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not timm and not deepspeed" $(PYTEST_FLAGS)
 	OMP_NUM_THREADS=1 .venv-timm/bin/python -m pytest -m timm $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 .venv-deepspeed/bin/python -m pytest -m deepspeed $(PYTEST_FLAGS)
 
 style: .venv/installed
 	$(BIN)/ruff check --fix .
@@ -72,7 +73,7 @@ quality: .venv/installed
 	$(BIN)/pyright
 
 clean:
-	rm -rf .venv .venv-timm .venv-transformers4 .cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-timm .venv-deepspeed .venv-transformers4 .cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -not -path "./runs/*" -prune -exec rm -rf {} +
 
 .venv: .venv/installed
@@ -104,6 +105,18 @@ clean:
 		cp tests/torchvision_on_cpu.py "$$site" && \
 		base=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
 		printf 'import site; site.addsitedir("%s")\nimport torchvision_on_cpu\n' "$$base" > "$$site/hawaii_timm.pth"
+	@touch $@
+
+# Everything of .venv and, on top, DeepSpeed with those of its requirements that .venv lacks. It is apart because with it
+# transformers and accelerate ask it for devices.
+.venv-deepspeed/installed: .venv/installed
+	@echo "==> Making a fourth environment in .venv-deepspeed: ZeRO-2 and ZeRO-3"
+	$(PYTHON) -m venv .venv-deepspeed
+	base=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+		site=$$(.venv-deepspeed/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+		printf 'import site; site.addsitedir("%s")\n' "$$base" > "$$site/hawaii_deepspeed.pth"
+	.venv-deepspeed/bin/python -m pip install -c constraints.txt --no-deps \
+		deepspeed einops hjson msgpack ninja psutil py-cpuinfo
 	@touch $@
 
 .venv-transformers4/installed: tests/constraints-transformers4.txt

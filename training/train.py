@@ -26,8 +26,9 @@ from .finished_stage import ObjectiveSettings
 from .identity import check_options, check_processes, check_run, decide_once, describe_options, describe_stage
 from .recipes.arguments import DataArguments
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
-from .recipes.recipe import Stage, read_recipe
+from .recipes.recipe import Recipe, Stage, read_recipe
 from .stop_requests import StopRequests
+from .strategy import check_strategy, create_accelerator, describe_strategy, whole_weights
 from .students.encoders import warn_of_other_teachers
 from .students.language_models import register_code
 from .students.student import build_student, continue_student
@@ -84,6 +85,24 @@ def find_resumable(output_dir: str, identity: dict) -> FoundCheckpoint | None:
     return checkpoint
 
 
+def prepare_stage(plan: Recipe, name: str, described: str | None) -> tuple[Stage, str]:
+    """
+    Builds a stage's arguments and prints how it is distributed, unless that is `described` already.
+
+    Returns:
+        The stage, and the description.
+
+    Raises:
+        UserError: the recipe demands another strategy or number of processes.
+    """
+    stage = plan.build_stage(name)
+    strategy = describe_strategy(create_accelerator(stage.training), stage.model.dtype)
+    if str(strategy) != described:
+        print_once(str(strategy))
+    check_strategy(strategy, stage.training)
+    return plan.build_stage(name), str(strategy)  # again, for the Trainer's own accelerator
+
+
 def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests: StopRequests) -> None:
     """
     Trains one stage from the previous one, or from the recipe's starting point, and saves the finished model.
@@ -101,11 +120,13 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
         print_once(f"Resuming from {checkpoint.path}.")
     set_seed(args.seed)
     objective_class = OBJECTIVES[args.objective]
-    teachers = objective_class.prepare_teachers(load_teachers(stage.distilled_teachers, args.device))
-    if previous is None:
-        student, processor = build_student(model_args, data_args, len(teachers), args.objective)
-    else:
-        student, processor = continue_student(previous, model_args, data_args)
+    with whole_weights(args):
+        teachers = load_teachers(stage.distilled_teachers, args.device, args.shard_teachers)
+        teachers = objective_class.prepare_teachers(teachers)
+        if previous is None:
+            student, processor = build_student(model_args, data_args, len(teachers), args.objective)
+        else:
+            student, processor = continue_student(previous, model_args, data_args)
     set_trainable(student, args.trainable)
     objective = objective_class(stage.options, student, {teacher.name: teacher.grid for teacher in teachers})
     objective.set_trainable(args.trainable)
@@ -235,21 +256,23 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
     # wrap the teachers.
     disable_fsdp_ram_efficient_loading()
     plan = read_recipe(recipe, overrides)
-    if plan.is_encoder_alone:
-        print_once("The recipe names no language model: the encoder is trained alone, on images.")
     start = next(iter(plan.stages.values())).model
     if start.trust_remote_code and start.language_model is not None:
         register_code(start.language_model)  # finished stages need it, too
     with StopRequests() as requests:
-        previous, results = None, {}
+        previous, results, described = None, {}, None
         for number, name in enumerate(plan.stages, start=1):
             model_folder = plan.output_dir / name / MODEL_FOLDER
-            state = "already done." if model_folder.is_dir() else "started."
-            print_once(f"Stage {number} of {len(plan.stages)}, {name}: {state}")
+            title = f"Stage {number} of {len(plan.stages)}, {name}"
             if model_folder.is_dir():
+                print_once(f"{title}: already done.")
                 decide_once(check_stage, model_folder, plan.stages[name])
             else:
-                run_stage(plan.build_stage(name), previous, model_folder, requests)
+                stage, described = prepare_stage(plan, name, described)
+                if plan.is_encoder_alone:
+                    print_once("The recipe names no language model: the encoder is trained alone, on images.")
+                print_once(f"{title}: started.")
+                run_stage(stage, previous, model_folder, requests)
                 if number < len(plan.stages) and requests.is_requested():
                     raise Stopped(f"Stopped by {requests.name} after stage {name}: the same command starts the next.")
             results[name] = read_json(model_folder / STAGE_FILE)

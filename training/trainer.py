@@ -35,6 +35,7 @@ from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import StudentWithObjective
 from .stop_requests import StopCallback, StopRequests, protect_workers
 from .teachers.teacher import Teacher
+from .zero_steps import CheckedEngine, bad_gradient_norms
 
 
 logger = logging.getLogger(__name__)
@@ -127,10 +128,21 @@ class HawaiiTrainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Also checks the whole step after its last micro-batch, before gradients are clipped."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.accelerator.sync_gradients:
-            norms = gradient_norms(self._module)
-            check_step(self.state.global_step + 1, self._step_terms, norms, self._step_records, self.accelerator)
+        if self.accelerator.sync_gradients and not self.is_deepspeed_enabled:
+            self._check_step(gradient_norms(self._module))
         return loss
+
+    def _check_step(self, norms: dict[str, torch.Tensor]) -> None:
+        check_step(self.state.global_step + 1, self._step_terms, norms, self._step_records, self.accelerator)
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.is_deepspeed_enabled:  # it steps inside the last backward pass, so the check must be there
+            engine = self.deepspeed
+            self.accelerator.deepspeed_engine_wrapped = CheckedEngine(
+                engine, lambda: self._check_step(bad_gradient_norms(self._module, engine))
+            )
+        return prepared
 
     @property
     def _module(self) -> StudentWithObjective:

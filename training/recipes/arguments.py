@@ -14,6 +14,8 @@ from .objectives import OBJECTIVES
 # Options that give the student a language model.
 LANGUAGE_OPTIONS = ("language_model", "text_config", "llava", "tokenizer")
 TRAINABLE_PARTS = ("vision_tower", "adapters", "routers", "projector", "language_model", "projections")
+# How a run can be distributed; `training/accelerate` has a file of settings for each but `single`.
+STRATEGIES = ("single", "ddp", "fsdp2", "zero2", "zero3")
 
 
 @dataclass
@@ -144,15 +146,28 @@ class HawaiiTrainingArguments(TrainingArguments):
             Parts to train: `vision_tower`, `adapters`, `routers`, `projector`, `language_model`, and `projections`,
             the objective's projections of the teachers' features; all if not given. Trainable projections can collapse
             the targets to a constant, which is easy to match.
+        strategy (`str`, *optional*):
+            How the run must be distributed: `single`, `ddp`, `fsdp2`, `zero2` or `zero3`. The launcher decides; a run
+            that has another strategy is refused before it loads a model.
+        num_processes (`int`, *optional*):
+            The number of processes that the run must have, over all machines.
+        shard_teachers (`bool`, *optional*, defaults to `False`):
+            Whether each process keeps only a part of the teachers' weights. Each teacher is gathered for its pass,
+            whatever the strategy; otherwise every process has whole teachers.
     """
 
     objective: str = field(default="hawaii")
     teachers: list[dict] | str | None = field(default=None)
     trainable: list[str] | None = field(default=None)
+    strategy: str | None = field(default=None)
+    num_processes: int | None = field(default=None)
+    shard_teachers: bool = field(default=False)
 
     def __post_init__(self):
         super().__post_init__()
         check_choice("objective", self.objective, tuple(OBJECTIVES))
+        if self.strategy is not None:
+            check_choice("strategy", self.strategy, STRATEGIES)
         self.trainable = list(TRAINABLE_PARTS) if self.trainable is None else self.trainable
         for part in self.trainable:
             check_choice("trainable", part, TRAINABLE_PARTS)

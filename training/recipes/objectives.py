@@ -26,6 +26,9 @@ class StudentWithObjective(nn.Module):
         super().__init__()
         self.student = student
         self.objective = objective
+        # FSDP shards each layer of the encoder and of the language model by itself, and the rest together.
+        classes = {type(module).__name__ for module in student.modules()}
+        self._no_split_modules = sorted(classes & set(student._no_split_modules))
 
     def forward(self, teacher_features: list[torch.Tensor], batch: dict):
         return self.objective(self.student, teacher_features, batch)

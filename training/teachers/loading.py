@@ -1,7 +1,10 @@
 """Loads the teachers that a recipe names."""
 
+from contextlib import contextmanager
+
 import torch
 import transformers
+from torch.distributed.fsdp import fully_shard
 from transformers import AutoConfig, PretrainedConfig
 
 from ...files.sources import check_source
@@ -58,9 +61,34 @@ def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> T
     return kind(config, kind.load_model(config, architecture).to(device))
 
 
-def load_teachers(configs: list[TeacherConfig], device: torch.device | str = "cpu") -> list[Teacher]:
-    """Loads all teachers of a recipe."""
-    return [load_teacher(config, device) for config in configs]
+def shard(teacher: Teacher) -> None:
+    """
+    Shards a teacher's weights over all processes, which then must call it equally often. Each call gathers them once,
+    however many images a process has, and drops them afterwards. The features are the same.
+    """
+    model = fully_shard(teacher.model, reshard_after_forward=False)
+
+    @contextmanager
+    def gathered():
+        model.unshard()
+        try:
+            yield
+        finally:
+            model.reshard()
+
+    teacher.whole_model = gathered
+
+
+def load_teachers(
+    configs: list[TeacherConfig], device: torch.device | str = "cpu", is_sharded: bool = False
+) -> list[Teacher]:
+    """Loads all teachers of a recipe; `is_sharded` leaves each process a part of their weights, see [`shard`]."""
+    teachers = []
+    for config in configs:
+        teachers.append(load_teacher(config, device))
+        if is_sharded and torch.distributed.is_initialized():
+            shard(teachers[-1])
+    return teachers
 
 
 def outline_teacher(config: TeacherConfig, architecture: PretrainedConfig | None = None) -> Teacher:

@@ -1,7 +1,8 @@
 """The base class of teachers: frozen vision experts that map the shared uint8 images to grids of features."""
 
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -78,6 +79,9 @@ class Teacher(ABC):
         UserError: the model cannot process such images, or its features do not form a known grid.
     """
 
+    # A context in which the model has all its weights: another one if processes share them.
+    whole_model: Callable[[], AbstractContextManager] = nullcontext
+
     @classmethod
     @abstractmethod
     def matches(cls, architecture: PretrainedConfig) -> bool:
@@ -138,7 +142,7 @@ class Teacher(ABC):
         """
         device = self.device.type
         has_autocast = torch.amp.is_autocast_available(device)
-        with torch.autocast(device, enabled=False) if has_autocast else nullcontext():
+        with self.whole_model(), torch.autocast(device, enabled=False) if has_autocast else nullcontext():
             chunks = images.split(max(1, PIXELS_AT_ONCE // self.image_size**2))
             features = [self.features(self.preprocess(chunk)) for chunk in chunks]
         return features[0] if len(features) == 1 else torch.cat(features)
