@@ -103,7 +103,7 @@ def main() -> None:
 
     functions = {"at labels": text_loss, "at every position": loss_of_every_position}
     results = [step(function) for function in functions.values()]
-    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-6)
     peaks, seconds = {}, {name: [] for name in functions}
     for name, function in functions.items():
         student.zero_grad(set_to_none=True)

@@ -16,7 +16,7 @@ from .students.trainable import part_of
 MAX_NAMED_RECORDS = 64  # in an error; a step of many processes has thousands
 
 
-def _trained_parts(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+def trained_parts(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yields each parameter of a `StudentWithObjective` with its part, one of `TRAINABLE_PARTS`."""
     for name, parameter in module.named_parameters():
         child, _, rest = name.partition(".")
@@ -31,7 +31,7 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
 def gradient_norms(module: nn.Module) -> dict[str, torch.Tensor]:
     """Returns the norm of this process's gradients by part; those of parts without gradients are left out."""
     gradients: dict[str, list[torch.Tensor]] = {}
-    for part, parameter in _trained_parts(module):
+    for part, parameter in trained_parts(module):
         if parameter.grad is not None:
             gradients.setdefault(part, []).append(_local(parameter.grad))
     return {part: get_total_norm(tensors) for part, tensors in gradients.items()}
@@ -121,7 +121,7 @@ def check_weights(step: int, module: nn.Module, accelerator: Accelerator) -> Non
         UserError: a weight is not finite, on any process; names the parts and the step after which they were found.
     """
     parts: dict[str, list[torch.Tensor]] = {}
-    for part, parameter in _trained_parts(module):
+    for part, parameter in trained_parts(module):
         parts.setdefault(part, []).append(_local(parameter.detach()).isfinite().all())
     flags = torch.stack([~torch.stack(is_finite).all() for is_finite in parts.values()])
     if not _any_process(flags, accelerator):

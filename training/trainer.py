@@ -27,6 +27,7 @@ from .checkpoints import (
 )
 from .finished_stage import ObjectiveSettings, save_settings
 from .finite_checks import check_step, check_weights, gradient_norms
+from .learning_rates import split_groups
 from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import StudentWithObjective
 from .teachers.teacher import Teacher
@@ -90,6 +91,8 @@ class HawaiiTrainer(Trainer):
         self._step_records: list[list[str]] = []
         self._save_folder: Path | None = None
         self._warned_of_collapse: set[str] = set()
+        self._group_parts: list[str | None] = []  # of the optimizer's groups, with `learning_rates`
+        self._logged_rates: dict[str, float] = {}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         teacher_images = inputs.pop("teacher_images", None)
@@ -110,6 +113,21 @@ class HawaiiTrainer(Trainer):
             norms = gradient_norms(self._module)
             check_step(self.state.global_step + 1, self._step_terms, norms, self._step_records, self.accelerator)
         return loss
+
+    def create_optimizer(self, model=None):
+        """Gives the parts in `learning_rates` groups of their own."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if self.args.learning_rates and is_new:
+            module = self.accelerator.unwrap_model(self.model if model is None else model, keep_torch_compile=False)
+            self._group_parts = split_groups(optimizer, module, self.args.learning_rates)
+        return optimizer
+
+    def _get_learning_rate(self) -> float:
+        """Also keeps the rate of each part: a log entry has those of its step, and the scheduler is ahead of it."""
+        rates = zip(self._group_parts, (group["lr"] for group in self.optimizer.param_groups))
+        self._logged_rates = {f"learning_rate/{part}": float(rate) for part, rate in rates if part is not None}
+        return super()._get_learning_rate()
 
     @property
     def _module(self) -> StudentWithObjective:
@@ -146,6 +164,8 @@ class HawaiiTrainer(Trainer):
             self._warn_of_collapse(terms)
             logs = {**logs, **{name: float(f"{value:.4g}") for name, value in terms.items()}}
             self._terms, self._num_steps = {}, 0
+        if "learning_rate" in logs:
+            logs = {**logs, **self._logged_rates}
         super().log(logs, start_time)
 
     def _warn_of_collapse(self, terms: dict[str, float]) -> None:

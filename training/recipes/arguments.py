@@ -144,11 +144,15 @@ class HawaiiTrainingArguments(TrainingArguments):
             Parts to train: `vision_tower`, `adapters`, `routers`, `projector`, `language_model`, and `projections`,
             the objective's projections of the teachers' features; all if not given. Trainable projections can collapse
             the targets to a constant, which is easy to match.
+        learning_rates (`dict[str, float]`, *optional*):
+            Learning rate of single parts, by their names in `trainable`; `learning_rate` for all others. The schedule
+            scales all by the same factor.
     """
 
     objective: str = field(default="hawaii")
     teachers: list[dict] | str | None = field(default=None)
     trainable: list[str] | None = field(default=None)
+    learning_rates: dict[str, float] | None = field(default=None)
 
     def __post_init__(self):
         super().__post_init__()
@@ -156,6 +160,7 @@ class HawaiiTrainingArguments(TrainingArguments):
         self.trainable = list(TRAINABLE_PARTS) if self.trainable is None else self.trainable
         for part in self.trainable:
             check_choice("trainable", part, TRAINABLE_PARTS)
+        self.learning_rates = self._check_learning_rates(self.learning_rates or {})
         # The objective needs complete batches.
         self.remove_unused_columns = False
         # Otherwise a resumed run would report only the seconds since the resume.
@@ -177,3 +182,19 @@ class HawaiiTrainingArguments(TrainingArguments):
                 "push_to_hub and load_best_model_at_end are not supported: publish the finished folder with "
                 "`hawaii publish`, and choose among the checkpoints yourself."
             )
+
+    def _check_learning_rates(self, rates: dict) -> dict[str, float]:
+        for part, rate in rates.items():
+            check_choice("a part of learning_rates", part, TRAINABLE_PARTS)
+            # A projection that only weights targets learns in every stage.
+            if part not in (*self.trainable, "projections"):
+                raise UserError(
+                    f"learning_rates has a rate for {part}, but trainable is {self.trainable!r}: leave {part} out of "
+                    "learning_rates, or add it to trainable."
+                )
+            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < float("inf"):
+                raise UserError(
+                    f"The learning rate of {part} in learning_rates is {rate!r}; it must be a number that is at least "
+                    "0, such as 2.0e-5."
+                )
+        return {part: float(rate) for part, rate in rates.items()}
