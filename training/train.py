@@ -1,6 +1,8 @@
 """Runs a recipe: each stage, resumed if it was interrupted, then the folder to publish."""
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,6 +11,7 @@ from accelerate.utils import disable_fsdp_ram_efficient_loading, send_to_device
 from transformers import set_seed
 
 from ..files.atomic import read_json, write_json
+from ..files.model_folder import ADAPTER_CONFIG
 from ..files.run_contents import HUB_FOLDER, MODEL_FOLDER, RESULTS_FILE, STAGE_FILE
 from ..files.user_error import UserError
 from ..hub_cards.export import export
@@ -20,12 +23,14 @@ from .data.conversation_dataset import Collator, ConversationDataset
 from .data.images import ImageDataset, collate_images
 from .data.questions import QuestionDataset
 from .finished_stage import ObjectiveSettings
+from .objectives.encoder_passes import Student
 from .recipes.arguments import DataArguments
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
 from .recipes.recipe import Stage, read_recipe
 from .students.encoders import warn_of_other_teachers
+from .students.frozen_base import FrozenBase
 from .students.language_models import register_code
-from .students.student import build_student, continue_student
+from .students.student import build_student, continue_student, load_student
 from .students.trainable import set_trainable
 from .teachers.loading import load_teachers
 from .trainer import HawaiiTrainer
@@ -66,6 +71,17 @@ def sample_teacher_features(dataset: ConversationDataset | ImageDataset, teacher
     return [send_to_device(teacher(torch.cat(images).to(device)), "cpu") for teacher in teachers]
 
 
+def start_student(
+    stage: Stage, previous: Path | None, num_teachers: int
+) -> tuple[Student, HawaiiProcessor | EncoderProcessor]:
+    """The student with which a stage starts, in full precision, and its processor; the same at each call."""
+    if stage.model.has_frozen_base:
+        set_seed(stage.training.seed)
+    if previous is None:
+        return build_student(stage.model, stage.data, num_teachers, stage.training.objective)
+    return continue_student(previous, stage.model, stage.data)
+
+
 def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
     """
     Trains one stage from the previous one, or from the recipe's starting point, and saves the finished model.
@@ -77,11 +93,20 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
     set_seed(args.seed)
     objective_class = OBJECTIVES[args.objective]
     teachers = objective_class.prepare_teachers(load_teachers(stage.distilled_teachers, args.device))
-    if previous is None:
-        student, processor = build_student(model_args, data_args, len(teachers), args.objective)
-    else:
-        student, processor = continue_student(previous, model_args, data_args)
+    student, processor = start_student(stage, previous, len(teachers))
+    num_parameters = student.num_parameters()
     set_trainable(student, args.trainable)
+    base = None
+    if model_args.has_frozen_base:
+        source = previous or model_args.llava or model_args.language_model or "the language model"
+        base = FrozenBase(
+            lambda: start_student(stage, previous, len(teachers))[0],
+            student,
+            model_args,
+            args.trainable,
+            args.device,
+            str(source),
+        )
     objective = objective_class(stage.options, student, {teacher.name: teacher.grid for teacher in teachers})
     objective.set_trainable(args.trainable)
     if previous is not None:
@@ -105,6 +130,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
     trainer = HawaiiTrainer(
         model=StudentWithObjective(student, objective),
         teachers=teachers,
+        base=base,
         args=args,
         train_dataset=dataset,
         eval_dataset=questions,
@@ -131,12 +157,28 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
         "epochs": round(trainer.state.epoch, 2),
         "objective": args.objective,
         "teachers": {teacher.name: {"image_size": teacher.image_size, "grid": teacher.grid} for teacher in used},
-        "num_parameters": student.num_parameters(),
+        "num_parameters": num_parameters,
         "question": dataset.question,
         "log": next((entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {}),
     }
     settings = ObjectiveSettings(args.objective, stage.options, stage.distilled_teachers)
     trainer.save_whole(model_folder, report, settings)
+
+
+@contextmanager
+def complete_model(run_folder: Path, model_folder: Path) -> Iterator[Path]:
+    """Yields the folder of a stage's complete model: a temporary one if its LoRA was kept apart."""
+    if not (model_folder / ADAPTER_CONFIG).is_file():
+        yield model_folder
+        return
+    merged = run_folder / "merged.incomplete"
+    shutil.rmtree(merged, ignore_errors=True)
+    try:
+        load_student(model_folder, "auto").save_pretrained(merged)
+        HawaiiProcessor.from_pretrained(model_folder, trust_remote_code=False).save_pretrained(merged)
+        yield merged
+    finally:
+        shutil.rmtree(merged, ignore_errors=True)
 
 
 def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> None:
@@ -150,7 +192,8 @@ def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> Non
         "stages": stages,
     }
     write_json(run_folder / RESULTS_FILE, results)
-    export(model_folder, run_folder / HUB_FOLDER, results)
+    with complete_model(run_folder, model_folder) as source:
+        export(source, run_folder / HUB_FOLDER, results)
     print_once(f"The folder to publish: {run_folder / HUB_FOLDER}")
 
 

@@ -30,6 +30,7 @@ from .finite_checks import check_step, check_weights, gradient_norms
 from .learning_rates import split_groups
 from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import StudentWithObjective
+from .students.frozen_base import FrozenBase
 from .teachers.teacher import Teacher
 
 
@@ -58,25 +59,34 @@ class HawaiiTrainer(Trainer):
             The modules that train.
         teachers (`list[Teacher]`):
             Teachers as the objective prepares them, in its order.
+        base (`FrozenBase`, *optional*):
+            Frozen weights of the student under a LoRA or in few bits: checkpoints hold only what trains.
         eval_dataset (`QuestionDataset`, *optional*):
             Questions for evaluations during training, as often as `eval_strategy` sets.
         kwargs:
             As for [`~transformers.Trainer`].
 
     Raises:
-        UserError: there are questions, but the model is sharded.
+        UserError: there are questions or quantized weights, but the model is sharded.
     """
 
     args: HawaiiTrainingArguments
 
-    def __init__(self, model: StudentWithObjective, teachers: list[Teacher], **kwargs):
+    def __init__(self, model: StudentWithObjective, teachers: list[Teacher], base: FrozenBase | None = None, **kwargs):
         super().__init__(model=model, **kwargs)
+        self.base = base
         self.add_callback(TimerCallback())
         replaced = self.pop_callback(JITCheckpointCallback)
         if replaced is not None:
             replaced.on_train_end(self.args, self.state, self.control)  # restores the handler of SIGTERM
             self.add_callback(SigtermCallback(self.accelerator))
-        if self.eval_dataset is not None and (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
+        is_sharded = self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
+        if is_sharded and base is not None and base.quantization is not None:
+            raise UserError(
+                f"quantization {base.quantization} is for models that are not sharded (one process, DDP or ZeRO-2): "
+                "leave it out under FSDP and ZeRO-3."
+            )
+        if self.eval_dataset is not None and is_sharded:
             raise UserError(
                 "A sharded model (FSDP, ZeRO-3) cannot answer questions during training: leave out eval_data_path and "
                 "eval_strategy, and evaluate its checkpoints with `hawaii evaluate`."
@@ -273,10 +283,17 @@ class HawaiiTrainer(Trainer):
             student = {
                 name: value for name, value in student.items() if name not in module.student.all_tied_weights_keys
             }
-        # Checkpoints use the module's names, so that a resume finds every weight. Finished models use the names of
-        # the language model's published checkpoints, which transformers 4.57 reads as well.
         is_checkpoint = self._save_folder is not None
-        module.student.save_pretrained(folder, state_dict=student, save_original_format=not is_checkpoint)
+        if self.base is None:
+            # Checkpoints use the module's names, so that a resume finds every weight. Finished models use the names of
+            # the language model's published checkpoints, which transformers 4.57 reads as well.
+            module.student.save_pretrained(folder, state_dict=student, save_original_format=not is_checkpoint)
+        else:
+            weights = dict(module.student.named_parameters()) if student is None else student
+            if is_checkpoint:
+                self.base.save_trained(folder, weights)
+            else:
+                self.base.save_finished(folder, Path(self.args.output_dir), weights, self.processing_class)
         save_objective(module.objective, folder, objective)
         self.processing_class.save_pretrained(folder)
 
@@ -293,7 +310,7 @@ class HawaiiTrainer(Trainer):
         self.save_model(str(incomplete))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            if not any(incomplete.glob("model*.safetensors")):
+            if not any(incomplete.glob("*model*.safetensors")):
                 raise UserError(
                     f"{incomplete} has no weights, so the stage is not finished: under ZeRO-3, DeepSpeed gathers them "
                     "with stage3_gather_16bit_weights_on_model_save. Set it to true and run the same command again."
@@ -316,4 +333,5 @@ class HawaiiTrainer(Trainer):
             check_state_files(resume_from_checkpoint, SHARDED_STATE_FILES[form])
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            load_checkpoint(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
+            module = self.accelerator.unwrap_model(model or self.model)
+            load_checkpoint(module, resume_from_checkpoint, self.base)
