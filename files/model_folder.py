@@ -8,18 +8,21 @@ from safetensors import SafetensorError, safe_open
 
 from .atomic import read_json
 from .git_lfs import check_is_no_pointer
+from .run_contents import TRAINED_FILE
 from .user_error import UserError
 
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # Files of PEFT, from which transformers would load another model, the one that they name as their base.
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin")
 # Files of LLaVA's trainings of a part.
 PART_FILES = {
     **dict.fromkeys(ADAPTER_FILES, "adapters, such as a LoRA"),
     "non_lora_trainables.bin": "what LLaVA trains next to a LoRA",
     "mm_projector.bin": "LLaVA's projector",
+    TRAINED_FILE: "what a stage with lora or quantization trains",
 }
 IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")

@@ -8,6 +8,8 @@ RUN/                              `output_dir` of the recipe
     log.jsonl                     LOG_FILE: all log entries
     checkpoint-STEP/              a checkpoint of the unfinished stage
       config.json, model*.safetensors   the student
+      trained.safetensors               TRAINED_FILE: instead of the student, with `lora` or `quantization`: only the
+                                        weights that train, and the hash of those that do not
       processor files                   its tokenizer and image processor
       objective.safetensors             OBJECTIVE_FILE: weights of the objective's projections
       optimizer.pt, scheduler.pt, trainer_state.json, rng_state*.pth   from which transformers resumes
@@ -15,12 +17,14 @@ RUN/                              `output_dir` of the recipe
       manifest.json                     MANIFEST_FILE, written last: size and hash of every file, and the run's
                                         identity, see `describe_stage`
     model/                        MODEL_FOLDER: the finished stage, from which the next one starts
-      student and processor             as in a checkpoint
+      student and processor             as in a checkpoint, but always the complete student
+      adapter_config.json, adapter_model.safetensors   instead of the student, with `merge: false`: a folder of PEFT
       objective.safetensors             OBJECTIVE_FILE
       objective.json                    OBJECTIVE_SETTINGS_FILE: the objective's options and the teachers; may name
                                         local folders
       stage.json                        STAGE_FILE: report of the stage (steps, seconds, teachers, last log entry)
       manifest.json                     MANIFEST_FILE, as in a checkpoint
+    base/                         BASE_FOLDER: with `merge: false`, the student that the adapters of `model` belong to
   hub/                            HUB_FOLDER: the published folder, made from the last stage
     config.json, model*.safetensors, processor files, *_hawaii.py (the code), README.md (the model card)
     training.json                       FACTS_FILE: a copy of train_results.json, from which the card is written
@@ -41,6 +45,8 @@ HUB_FOLDER = "hub"
 OBJECTIVE_FILE = "objective.safetensors"
 OBJECTIVE_SETTINGS_FILE = "objective.json"
 STAGE_FILE = "stage.json"
+TRAINED_FILE = "trained.safetensors"
+BASE_FOLDER = "base"
 FACTS_FILE = "training.json"
 CARD_FILE = "README.md"
 # Without one of these transformers resumes silently with other numbers.

@@ -17,6 +17,7 @@ from ..files.manifest import check_manifest
 from ..files.run_contents import CHECKPOINT_STATE_FILES, OBJECTIVE_FILE
 from ..files.user_error import UserError, explain_errors
 from .recipes.objectives import StudentWithObjective
+from .students.frozen_base import FrozenBase
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
@@ -136,20 +137,24 @@ def check_state_files(checkpoint: str | Path, names: Iterable[str]) -> None:
         )
 
 
-def load_checkpoint(module: StudentWithObjective, checkpoint: str | Path) -> None:
+def load_checkpoint(module: StudentWithObjective, checkpoint: str | Path, base: FrozenBase | None = None) -> None:
     """
-    Loads a checkpoint's weights into the module that trains.
+    Loads a checkpoint's weights into the module that trains; with a frozen base, those that train.
 
     Raises:
         UserError: a file that an exact resume needs is missing, or the weights do not fit the module.
     """
     checkpoint = Path(checkpoint)
     check_state_files(checkpoint, CHECKPOINT_STATE_FILES)
-    weights = {}
-    for path in sorted(checkpoint.glob("model*.safetensors")):
-        with explain_errors(f"{path} cannot be read", SafetensorError):
-            weights |= load_file(path)
-    tied = set(module.student._tied_weights_keys or {})  # empty for an encoder, whose configuration lacks the option
-    tied = tied if tied and module.student.config.tie_word_embeddings else set()
-    load_weights(module.student, weights, checkpoint, may_lack=tied)
+    if base is not None:
+        frozen = set(module.student.state_dict()) - set(base.names)
+        load_weights(module.student, base.load_trained(checkpoint), checkpoint, may_lack=frozen)
+    else:
+        weights = {}
+        for path in sorted(checkpoint.glob("model*.safetensors")):
+            with explain_errors(f"{path} cannot be read", SafetensorError):
+                weights |= load_file(path)
+        tied = set(module.student._tied_weights_keys or {})  # empty for an encoder, whose configuration lacks it
+        tied = tied if tied and module.student.config.tie_word_embeddings else set()
+        load_weights(module.student, weights, checkpoint, may_lack=tied)
     load_objective(module.objective, checkpoint)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from .. import HawaiiForConditionalGeneration, HawaiiProcessor  # from the root, which registers the Auto classes
+from .. import HawaiiProcessor  # from the root, which registers the Auto classes
 from ..files.atomic import read_json, write_json
 from ..files.run_contents import MODEL_FOLDER, OBJECTIVE_FILE, OBJECTIVE_SETTINGS_FILE, RESULTS_FILE
 from ..files.user_error import UserError, explain_errors
@@ -18,6 +18,7 @@ from .objectives.encoder_passes import Student
 from .objectives.objective import Objective, ObjectiveOptions
 from .recipes.objectives import OBJECTIVES
 from .students.encoders import holds_encoder, load_encoder
+from .students.student import load_student
 from .teachers.config import TeacherConfig
 from .teachers.loading import load_teachers
 from .teachers.teacher import Teacher
@@ -142,11 +143,11 @@ def load_stage(folder: Path, device: torch.device | str = "cpu") -> FinishedStag
                 f"The teacher {config.name} of {folder} is missing: there is no folder {config.checkpoint}. Restore "
                 f"it, or write its new place into {folder / OBJECTIVE_SETTINGS_FILE}."
             )
-    check_saved_model(folder)
     if holds_encoder(folder):
+        check_saved_model(folder)
         student, processor = load_encoder(folder, dtype="auto")
     else:
-        student = HawaiiForConditionalGeneration.from_pretrained(folder, dtype="auto")
+        student = load_student(folder, dtype="auto")
         processor = HawaiiProcessor.from_pretrained(folder, trust_remote_code=False)
         check_rendering(processor.chat_template, processor.tokenizer.special_tokens_map)
     objective_class = OBJECTIVES[settings.objective]

@@ -117,7 +117,7 @@ def describe_strategy(accelerator: Accelerator, dtype: str = "float32") -> Strat
         )
     if accelerator.distributed_type == DistributedType.FSDP and accelerator.state.fsdp_plugin.activation_checkpointing:
         raise UserError(
-            "fsdp_activation_checkpointing is true, but with it accelerate recomputes layers with other random numbers "
+            "fsdp_activation_checkpointing is true, but accelerate then recomputes layers with other random numbers "
             "than in the forward pass, so gradients are wrong where there is dropout: set it to false, and "
             "activation_checkpointing: true in the recipe."
         )

@@ -1,6 +1,8 @@
 """Runs a recipe: each stage, resumed if it was interrupted, then the folder to publish."""
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ from accelerate.utils import disable_fsdp_ram_efficient_loading, send_to_device
 from transformers import set_seed
 
 from ..files.atomic import read_json, write_json
-from ..files.manifest import check_manifest
+from ..files.manifest import check_manifest, write_manifest
+from ..files.model_folder import ADAPTER_CONFIG
 from ..files.run_contents import HUB_FOLDER, MODEL_FOLDER, RESULTS_FILE, STAGE_FILE
 from ..files.user_error import Stopped, UserError
 from ..files.write_errors import explain_write_errors
@@ -24,14 +27,16 @@ from .data.images import ImageDataset, collate_images
 from .data.questions import QuestionDataset
 from .finished_stage import ObjectiveSettings
 from .identity import check_options, check_processes, check_run, decide_once, describe_options, describe_stage
+from .objectives.encoder_passes import Student
 from .recipes.arguments import DataArguments
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
 from .recipes.recipe import Recipe, Stage, read_recipe
 from .stop_requests import StopRequests
 from .strategy import check_strategy, create_accelerator, describe_strategy, whole_weights
 from .students.encoders import warn_of_other_teachers
+from .students.frozen_base import FrozenBase
 from .students.language_models import register_code
-from .students.student import build_student, continue_student
+from .students.student import build_student, continue_student, load_student
 from .students.trainable import set_trainable
 from .teachers.loading import load_teachers
 from .trainer import HawaiiTrainer
@@ -103,6 +108,17 @@ def prepare_stage(plan: Recipe, name: str, described: str | None) -> tuple[Stage
     return plan.build_stage(name), str(strategy)  # again, for the Trainer's own accelerator
 
 
+def start_student(
+    stage: Stage, previous: Path | None, num_teachers: int
+) -> tuple[Student, HawaiiProcessor | EncoderProcessor]:
+    """The student with which a stage starts, in full precision, and its processor; the same at each call."""
+    if stage.model.has_frozen_base:
+        set_seed(stage.training.seed)
+    if previous is None:
+        return build_student(stage.model, stage.data, num_teachers, stage.training.objective)
+    return continue_student(previous, stage.model, stage.data)
+
+
 def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests: StopRequests) -> None:
     """
     Trains one stage from the previous one, or from the recipe's starting point, and saves the finished model.
@@ -123,11 +139,20 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
     with whole_weights(args):
         teachers = load_teachers(stage.distilled_teachers, args.device, args.shard_teachers)
         teachers = objective_class.prepare_teachers(teachers)
-        if previous is None:
-            student, processor = build_student(model_args, data_args, len(teachers), args.objective)
-        else:
-            student, processor = continue_student(previous, model_args, data_args)
+        student, processor = start_student(stage, previous, len(teachers))
+    num_parameters = student.num_parameters()
     set_trainable(student, args.trainable)
+    base = None
+    if model_args.has_frozen_base:
+        source = previous or model_args.llava or model_args.language_model or "the language model"
+        base = FrozenBase(
+            lambda: start_student(stage, previous, len(teachers))[0],
+            student,
+            model_args,
+            args.trainable,
+            args.device,
+            str(source),
+        )
     objective = objective_class(stage.options, student, {teacher.name: teacher.grid for teacher in teachers})
     objective.set_trainable(args.trainable)
     if previous is not None:
@@ -149,6 +174,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
     trainer = HawaiiTrainer(
         model=StudentWithObjective(student, objective),
         teachers=teachers,
+        base=base,
         args=args,
         train_dataset=dataset,
         eval_dataset=questions,
@@ -163,7 +189,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
     with requests.deferred():
         output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
         check_is_finished(trainer, output.global_step, requests)
-        save_finished(stage, trainer, output.global_step, model_folder)
+        save_finished(stage, trainer, output.global_step, num_parameters, model_folder)
 
 
 def check_is_finished(trainer: HawaiiTrainer, step: int, requests: StopRequests) -> None:
@@ -182,7 +208,7 @@ def check_is_finished(trainer: HawaiiTrainer, step: int, requests: StopRequests)
     raise UserError(f"Training stopped early, {message}")
 
 
-def save_finished(stage: Stage, trainer: HawaiiTrainer, step: int, model_folder: Path) -> None:
+def save_finished(stage: Stage, trainer: HawaiiTrainer, step: int, num_parameters: int, model_folder: Path) -> None:
     """Saves a stage that has reached its last step, with its report."""
     args, teachers = stage.training, trainer.teachers
     dataset: Any = trainer.train_dataset
@@ -196,7 +222,7 @@ def save_finished(stage: Stage, trainer: HawaiiTrainer, step: int, model_folder:
         "epochs": round(trainer.state.epoch, 2),
         "objective": args.objective,
         "teachers": {teacher.name: {"image_size": teacher.image_size, "grid": teacher.grid} for teacher in used},
-        "num_parameters": trainer.student.num_parameters(),
+        "num_parameters": num_parameters,
         "question": dataset.question,
         "log": next((entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {}),
     }
@@ -221,6 +247,24 @@ def check_stage(model_folder: Path, stage: Stage) -> None:
     check_options(model_folder, identity, {"options": describe_options(stage)})
 
 
+@contextmanager
+def complete_model(run_folder: Path, model_folder: Path) -> Iterator[Path]:
+    """Yields the folder of a stage's complete model: a temporary one if its LoRA was kept apart."""
+    if not (model_folder / ADAPTER_CONFIG).is_file():
+        yield model_folder
+        return
+    merged = run_folder / "merged.incomplete"
+    shutil.rmtree(merged, ignore_errors=True)
+    identity = check_manifest(model_folder)
+    try:
+        load_student(model_folder, "auto").save_pretrained(merged)
+        HawaiiProcessor.from_pretrained(model_folder, trust_remote_code=False).save_pretrained(merged)
+        write_manifest(merged, identity)
+        yield merged
+    finally:
+        shutil.rmtree(merged, ignore_errors=True)
+
+
 def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> None:
     """Exports the last stage's model and writes the report of the run."""
     if not PartialState().is_main_process:
@@ -233,7 +277,8 @@ def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> Non
     }
     with explain_write_errors(run_folder, "make room and run the same command again, which only writes the rest."):
         write_json(run_folder / RESULTS_FILE, results)
-        export(model_folder, run_folder / HUB_FOLDER, results)
+        with complete_model(run_folder, model_folder) as source:
+            export(source, run_folder / HUB_FOLDER, results)
     print_once(f"The folder to publish: {run_folder / HUB_FOLDER}")
 
 

@@ -30,10 +30,12 @@ from .checkpoints import (
 )
 from .finished_stage import ObjectiveSettings, save_settings
 from .finite_checks import check_step, check_weights, gradient_norms
+from .learning_rates import split_groups
 from .objectives.encoder_passes import Student
 from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import StudentWithObjective
 from .stop_requests import StopCallback, StopRequests, protect_workers
+from .students.frozen_base import FrozenBase
 from .teachers.teacher import Teacher
 from .zero_steps import CheckedEngine, bad_gradient_norms
 
@@ -63,6 +65,8 @@ class HawaiiTrainer(Trainer):
             The modules that train.
         teachers (`list[Teacher]`):
             Teachers as the objective prepares them, in its order.
+        base (`FrozenBase`, *optional*):
+            Frozen weights of the student under a LoRA or in few bits: checkpoints hold only what trains.
         eval_dataset (`QuestionDataset`, *optional*):
             Questions for evaluations during training, as often as `eval_strategy` sets.
         identity (`dict`, *optional*):
@@ -73,7 +77,7 @@ class HawaiiTrainer(Trainer):
             As for [`~transformers.Trainer`].
 
     Raises:
-        UserError: there are questions, but the model is sharded.
+        UserError: there are questions or quantized weights, but the model is sharded.
     """
 
     args: HawaiiTrainingArguments
@@ -82,15 +86,23 @@ class HawaiiTrainer(Trainer):
         self,
         model: StudentWithObjective,
         teachers: list[Teacher],
+        base: FrozenBase | None = None,
         identity: dict[str, Any] | None = None,
         stop_requests: StopRequests | None = None,
         **kwargs,
     ):
         super().__init__(model=model, **kwargs)
+        self.base = base
         self.add_callback(TimerCallback())
         self.stop_callback = StopCallback(stop_requests or StopRequests())
         self.add_callback(self.stop_callback)
-        if self.eval_dataset is not None and (self.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
+        is_sharded = self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
+        if is_sharded and base is not None and base.quantization is not None:
+            raise UserError(
+                f"quantization {base.quantization} is for models that are not sharded (one process, DDP or ZeRO-2): "
+                "leave it out under FSDP and ZeRO-3."
+            )
+        if self.eval_dataset is not None and is_sharded:
             raise UserError(
                 "A sharded model (FSDP, ZeRO-3) cannot answer questions during training: leave out eval_data_path and "
                 "eval_strategy, and evaluate its checkpoints with `hawaii evaluate`."
@@ -112,6 +124,8 @@ class HawaiiTrainer(Trainer):
         self._save_folder: Path | None = None
         self._write_errors: list[Exception] = []
         self._warned_of_collapse: set[str] = set()
+        self._group_parts: list[str | None] = []  # of the optimizer's groups, with `learning_rates`
+        self._logged_rates: dict[str, float] = {}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         teacher_images = inputs.pop("teacher_images", None)
@@ -143,6 +157,21 @@ class HawaiiTrainer(Trainer):
                 engine, lambda: self._check_step(bad_gradient_norms(self._module, engine))
             )
         return prepared
+
+    def create_optimizer(self, model=None):
+        """Gives the parts in `learning_rates` groups of their own."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if self.args.learning_rates and is_new:
+            module = self.accelerator.unwrap_model(self.model if model is None else model, keep_torch_compile=False)
+            self._group_parts = split_groups(optimizer, module, self.args.learning_rates)
+        return optimizer
+
+    def _get_learning_rate(self) -> float:
+        """Also keeps the rate of each part: a log entry has those of its step, and the scheduler is ahead of it."""
+        rates = zip(self._group_parts, (group["lr"] for group in self.optimizer.param_groups))
+        self._logged_rates = {f"learning_rate/{part}": float(rate) for part, rate in rates if part is not None}
+        return super()._get_learning_rate()
 
     @property
     def _module(self) -> StudentWithObjective:
@@ -184,6 +213,8 @@ class HawaiiTrainer(Trainer):
             self._warn_of_collapse(terms)
             logs = {**logs, **{name: float(f"{value:.4g}") for name, value in terms.items()}}
             self._terms, self._num_steps = {}, 0
+        if "learning_rate" in logs:
+            logs = {**logs, **self._logged_rates}
         super().log(logs, start_time)
 
     def _warn_of_collapse(self, terms: dict[str, float]) -> None:
@@ -330,12 +361,19 @@ class HawaiiTrainer(Trainer):
             student = {
                 name: value for name, value in student.items() if name not in module.student.all_tied_weights_keys
             }
-        # Checkpoints use the module's names, so that a resume finds every weight. Finished models use the names of
-        # the language model's published checkpoints, which transformers 4.57 reads as well.
         is_checkpoint = self._save_folder is not None
         with self._noting_write_errors():
             folder.mkdir(parents=True, exist_ok=True)
-            module.student.save_pretrained(folder, state_dict=student, save_original_format=not is_checkpoint)
+            if self.base is None:
+                # Checkpoints use the module's names, so that a resume finds every weight. Finished models use the
+                # names of the language model's published checkpoints, which transformers 4.57 reads as well.
+                module.student.save_pretrained(folder, state_dict=student, save_original_format=not is_checkpoint)
+            else:
+                weights = dict(module.student.named_parameters()) if student is None else student
+                if is_checkpoint:
+                    self.base.save_trained(folder, weights)
+                else:
+                    self.base.save_finished(folder, Path(self.args.output_dir), weights, self.processing_class)
             save_objective(module.objective, folder, objective)
             self.processing_class.save_pretrained(folder)
 
@@ -353,7 +391,7 @@ class HawaiiTrainer(Trainer):
             self.save_model(str(incomplete))
             self._raise_write_errors(final)
             if self.args.should_save:
-                if not any(incomplete.glob("model*.safetensors")):
+                if not any(incomplete.glob("*model*.safetensors")):
                     raise UserError(
                         f"{incomplete} has no weights, so the stage is not finished: under ZeRO-3, DeepSpeed gathers "
                         "them with stage3_gather_16bit_weights_on_model_save. Set it to true and run the same command "
@@ -389,4 +427,5 @@ class HawaiiTrainer(Trainer):
             check_state_files(resume_from_checkpoint, SHARDED_STATE_FILES[form])
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            load_checkpoint(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
+            module = self.accelerator.unwrap_model(model or self.model)
+            load_checkpoint(module, resume_from_checkpoint, self.base)

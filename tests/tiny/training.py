@@ -129,7 +129,8 @@ def make_batch(folder: Path, records: list[dict], processor: HawaiiProcessor) ->
 def count(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Adds the counts of a step that is this batch alone."""
     num_label_tokens, num_images = (batch["labels"] != -100).sum(), (batch["image_index"] >= 0).sum()
-    return {**batch, "num_label_tokens": num_label_tokens, "num_images": num_images}
+    label_index = (batch["labels"].flatten() != -100).nonzero().squeeze(-1)
+    return {**batch, "label_index": label_index, "num_label_tokens": num_label_tokens, "num_images": num_images}
 
 
 def select(batch, samples):
@@ -145,7 +146,8 @@ def select(batch, samples):
 
 def without_labels(batch):
     """The batch with nothing to say, so that only distillation and balance have a gradient."""
-    return {**batch, "labels": torch.full_like(batch["labels"], -100), "num_label_tokens": torch.tensor(1)}
+    batch = count({**batch, "labels": torch.full_like(batch["labels"], -100)})
+    return {**batch, "num_label_tokens": torch.tensor(1)}
 
 
 def make_arguments(output_dir="unused", **kwargs) -> HawaiiTrainingArguments:

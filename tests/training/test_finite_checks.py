@@ -209,7 +209,7 @@ def test_a_step_without_label_tokens_has_no_text_loss(make_trainer, monkeypatch)
 
     def without_labels(self, samples):
         batch = collate(self, samples)
-        return {**batch, "labels": torch.full_like(batch["labels"], -100)}
+        return {**batch, "labels": torch.full_like(batch["labels"], -100), "label_index": batch["label_index"][:0]}
 
     monkeypatch.setattr(Collator, "__call__", without_labels)
     trainer = make_trainer(make_module())

@@ -166,7 +166,9 @@ def test_what_is_not_finite_on_one_process_stops_all_before_the_optimizer_steps(
     assert reason.format(", ".join(record for each in named for record in each.records[step - 1])) in messages[0]
     assert [len(outcome.losses) for outcome in outcomes] == [step, step]
     folder = world / f"{name}_{kind}" / "pretrain"
-    assert sorted(path.name for path in folder.glob("*point-*")) == [f"checkpoint-{number}" for number in range(1, step)]
+    assert sorted(path.name for path in folder.glob("*point-*")) == [
+        f"checkpoint-{number}" for number in range(1, step)
+    ]
 
 
 def test_deepspeed_that_use_cpu_turns_off_is_refused(finished):

@@ -105,6 +105,7 @@ class Collator:
         """
         Returns:
             `dict` with `input_ids`, `attention_mask` and `labels` of shape `(batch_size, sequence_length)`;
+            `label_index` of shape `(num_labels,)`, the positions of the labels in the flattened batch;
             `prompt_ids` and `prompt_mask` of shape `(batch_size, num_prompt_tokens)`; `pixel_values` and
             `teacher_images`, whose first dimension is all images of the batch; `image_index` of shape
             `(num_images,)`, the sample of each image, -1 for a blank one; and `record_ids`, a list of text, which
@@ -115,6 +116,7 @@ class Collator:
             return pad_sequence([sample[name] for sample in samples], batch_first=True, padding_value=value)
 
         input_ids, prompt_ids = pad("input_ids", self.pad_token_id), pad("prompt_ids", self.pad_token_id)
+        labels = pad("labels", IGNORE_INDEX)
         lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
         prompt_lengths = torch.tensor([len(sample["prompt_ids"]) for sample in samples])
         with_images = [(index, sample) for index, sample in enumerate(samples) if "pixel_values" in sample]
@@ -123,7 +125,8 @@ class Collator:
         return {
             "input_ids": input_ids,
             "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
-            "labels": pad("labels", IGNORE_INDEX),
+            "labels": labels,
+            "label_index": (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(-1),
             "prompt_ids": prompt_ids,
             "prompt_mask": torch.arange(prompt_ids.shape[1]) < prompt_lengths[:, None],
             "image_index": torch.tensor(image_index or [-1]),

@@ -13,6 +13,10 @@ def text_loss(
     """
     L_gen (eq. 1): cross-entropy of the answers, a mean over the label tokens of the step; zero without any.
 
+    The head runs only where the next token is a label: scores of every position of a batch would be the largest
+    tensors of the step. The collator finds these positions, because on a device their number would have to be waited
+    for.
+
     Args:
         student (`HawaiiForConditionalGeneration`):
             The model that is trained.
@@ -27,13 +31,16 @@ def text_loss(
         model.get_input_embeddings()(batch["input_ids"]),
         model.multi_modal_projector(image_features),
     )
-    return student(
-        inputs_embeds=inputs_embeds,
-        attention_mask=batch["attention_mask"],
-        labels=batch["labels"],
+    outputs = model(inputs_embeds=inputs_embeds, attention_mask=batch["attention_mask"], use_cache=False)
+    # A token is predicted from the position before it.
+    predicting = outputs.last_hidden_state.flatten(0, 1).index_select(0, batch["label_index"] - 1)  # (num_labels, D)
+    return student.loss_function(
+        logits=student.lm_head(predicting),
+        labels=None,
+        shift_labels=batch["labels"].flatten().index_select(0, batch["label_index"]),
+        vocab_size=student.config.text_config.vocab_size,
         num_items_in_batch=batch["num_label_tokens"].clamp(min=1),
-        use_cache=False,
-    ).loss
+    )
 
 
 def text_terms(

@@ -13,6 +13,7 @@ from .objectives import OBJECTIVES
 
 # Options that give the student a language model.
 LANGUAGE_OPTIONS = ("language_model", "text_config", "llava", "tokenizer")
+QUANTIZATIONS = ("4bit", "8bit")
 TRAINABLE_PARTS = ("vision_tower", "adapters", "routers", "projector", "language_model", "projections")
 # How a run can be distributed; `training/accelerate` has a file of settings for each but `single`.
 STRATEGIES = ("single", "ddp", "fsdp2", "zero2", "zero3")
@@ -41,10 +42,21 @@ class ModelArguments:
         tokenizer (`str`, *optional*):
             Folder or hub id; the language model's or LLaVA's if not given.
         dtype (`str`, *optional*, defaults to `"float32"`):
-            Precision of the student's weights.
+            Precision of the student's weights. With `lora` or `quantization`, weights that train are float32 and only
+            the finished model has this precision.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether to run code that the language model or the tokenizer brings along. A student with such a language
             model can be loaded only where the classes of that code are registered with transformers.
+        lora (`dict`, *optional*):
+            Fields of PEFT's `LoraConfig`: the language model's weights are frozen, and the part `language_model` in
+            `trainable` means the adapters of this LoRA. `target_modules` are layers of the language model; all of its
+            linear layers if not given, without the head.
+        quantization (`str`, *optional*):
+            `4bit` or `8bit`: precision of the language model's linear layers during training, which are frozen. The
+            finished model is made from the original weights.
+        merge (`bool`, *optional*, defaults to `True`):
+            Whether the finished stage is one model with the LoRA merged into its weights, or a PEFT folder next to
+            its base.
 
     Raises:
         UserError: the encoder, the language model or its tokenizer is missing, or a part is named twice.
@@ -58,9 +70,16 @@ class ModelArguments:
     tokenizer: str | None = None
     dtype: str = "float32"
     trust_remote_code: bool = False
+    lora: dict | None = None
+    quantization: str | None = None
+    merge: bool = True
 
     def __post_init__(self):
         check_choice("dtype", self.dtype, DTYPES)
+        if self.quantization is not None:
+            check_choice("quantization", self.quantization, QUANTIZATIONS)
+        if not self.merge and self.lora is None:
+            raise UserError("merge is false, but there is no lora to keep apart; leave it out, or add lora.")
         for name in ("vision_tower", "language_model", "text_config"):
             if self.llava is not None and getattr(self, name) is not None:
                 raise UserError(f"llava and {name} are both given, but a llava contains all parts; leave one out.")
@@ -74,6 +93,11 @@ class ModelArguments:
             raise UserError("there is a tokenizer but no language model; name a language_model or a text_config.")
         if self.tokenizer is None and self.language_model is None:
             raise UserError("there is no tokenizer for the language model of text_config; name a tokenizer.")
+
+    @property
+    def has_frozen_base(self) -> bool:
+        """Whether the weights of the language model are frozen and never saved in a checkpoint."""
+        return self.lora is not None or self.quantization is not None
 
     @property
     def is_encoder_alone(self) -> bool:
@@ -144,8 +168,11 @@ class HawaiiTrainingArguments(TrainingArguments):
             [`expand_teachers`].
         trainable (`list[str]`, *optional*):
             Parts to train: `vision_tower`, `adapters`, `routers`, `projector`, `language_model`, and `projections`,
-            the objective's projections of the teachers' features; all if not given. Trainable projections can collapse
-            the targets to a constant, which is easy to match.
+            the objective's projections of the teachers' features; all if not given. With `lora`, `language_model` is
+            its LoRA alone. Trainable projections can collapse the targets to a constant, which is easy to match.
+        learning_rates (`dict[str, float]`, *optional*):
+            Learning rate of single parts, by their names in `trainable`; `learning_rate` for all others. The schedule
+            scales all by the same factor.
         strategy (`str`, *optional*):
             How the run must be distributed: `single`, `ddp`, `fsdp2`, `zero2` or `zero3`. The launcher decides; a run
             that has another strategy is refused before it loads a model.
@@ -159,6 +186,7 @@ class HawaiiTrainingArguments(TrainingArguments):
     objective: str = field(default="hawaii")
     teachers: list[dict] | str | None = field(default=None)
     trainable: list[str] | None = field(default=None)
+    learning_rates: dict[str, float] | None = field(default=None)
     strategy: str | None = field(default=None)
     num_processes: int | None = field(default=None)
     shard_teachers: bool = field(default=False)
@@ -173,6 +201,7 @@ class HawaiiTrainingArguments(TrainingArguments):
             check_choice("trainable", part, TRAINABLE_PARTS)
         # Every run stops at signals, see [`StopCallback`], which replaces transformers' callback.
         self.enable_jit_checkpoint = False
+        self.learning_rates = self._check_learning_rates(self.learning_rates or {})
         # The objective needs complete batches.
         self.remove_unused_columns = False
         # Otherwise a resumed run would report only the seconds since the resume.
@@ -194,3 +223,19 @@ class HawaiiTrainingArguments(TrainingArguments):
                 "push_to_hub and load_best_model_at_end are not supported: publish the finished folder with "
                 "`hawaii publish`, and choose among the checkpoints yourself."
             )
+
+    def _check_learning_rates(self, rates: dict) -> dict[str, float]:
+        for part, rate in rates.items():
+            check_choice("a part of learning_rates", part, TRAINABLE_PARTS)
+            # A projection that only weights targets learns in every stage.
+            if part not in (*self.trainable, "projections"):
+                raise UserError(
+                    f"learning_rates has a rate for {part}, but trainable is {self.trainable!r}: leave {part} out of "
+                    "learning_rates, or add it to trainable."
+                )
+            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < float("inf"):
+                raise UserError(
+                    f"The learning rate of {part} in learning_rates is {rate!r}; it must be a number that is at least "
+                    "0, such as 2.0e-5."
+                )
+        return {part: float(rate) for part, rate in rates.items()}

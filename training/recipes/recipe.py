@@ -21,6 +21,7 @@ from ..teachers.presets import expand_teachers
 from .arguments import LANGUAGE_OPTIONS, DataArguments, HawaiiTrainingArguments, ModelArguments
 from .built_in import find_recipe
 from .interpolation import check_interpolations
+from .lora import check_frozen_base, check_lora
 from .model_configs import check_text_config, check_vision_config
 from .objectives import OBJECTIVES
 from .options import OPTIONS, check_names, convert_option, convert_options
@@ -29,10 +30,11 @@ from .options import OPTIONS, check_names, convert_option, convert_options
 # Options that the first stage builds the student from; a later stage continues with the result.
 STUDENT_OPTIONS = ("vision_tower", "vision_config", "language_model", "text_config", "llava")
 # Options that need a language model.
-TEXT_OPTIONS = ("chat_template", "eval_data_path", "neftune_noise_alpha")
+TEXT_OPTIONS = ("chat_template", "eval_data_path", "neftune_noise_alpha", "lora", "quantization")
 CONFIG_CHECKS: dict[str, Callable[[str, dict], None]] = {
     "vision_config": check_vision_config,
     "text_config": check_text_config,
+    "lora": check_lora,
 }
 NOT_GIVEN = object()
 
@@ -207,6 +209,7 @@ def _build_stage(path: Path, name: str, given: Mapping[str, Any], output_dir: Pa
     except (ValueError, ImportError) as error:  # a value that transformers refuses, or a missing optional library
         raise UserError(f"{location}: {error}") from error
     _check_evaluation(location, data, training)
+    check_frozen_base(location, model, training)
     return Stage(name, model, data, training, objective_options, teachers, given)
 
 

@@ -7,6 +7,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ...configuration.configuration_hawaii import HawaiiConfig
+from ...files.manifest import check_manifest
+from ...files.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, JSON_FILES, check_json_files, open_tensors
+from ...files.run_contents import BASE_FOLDER
+from ...files.user_error import UserError
 from ...modeling_hawaii.conversion.llava import convert_llava
 from ...modeling_hawaii.conversion.saved_model import check_saved_model
 from ...modeling_hawaii.conversion.vocabulary import grow_vocabulary
@@ -112,6 +116,38 @@ def build_student(
     return student, processor
 
 
+def load_student(folder: Path, dtype: torch.dtype | str) -> HawaiiForConditionalGeneration:
+    """
+    Loads the model of a finished stage. A LoRA that was kept apart is merged.
+
+    Args:
+        folder (`Path`):
+            Model folder of the stage.
+        dtype (`torch.dtype` or `str`):
+            Precision of the weights; `"auto"` for the saved one.
+
+    Raises:
+        UserError: a file of the stage, or of the base of its LoRA, is missing or damaged.
+    """
+    if not (folder / ADAPTER_CONFIG).is_file():
+        check_saved_model(folder)
+        return HawaiiForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    from .lora import load_merged
+
+    check_json_files(folder, (ADAPTER_CONFIG, *JSON_FILES))
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise UserError(f"{folder} has no {ADAPTER_WEIGHTS}. Restore the file.")
+    with open_tensors(folder / ADAPTER_WEIGHTS):
+        pass
+    base = folder.resolve().parent / BASE_FOLDER  # also if the run was moved
+    check_saved_model(base)
+    try:
+        check_manifest(base)
+    except UserError as error:
+        raise UserError(f"{error}. Restore it from a copy: {folder} has only the adapters of this base.") from error
+    return load_merged(base, folder, dtype)
+
+
 def continue_student(
     folder: Path, model_args: ModelArguments, data_args: DataArguments
 ) -> tuple[Student, HawaiiProcessor | EncoderProcessor]:
@@ -122,10 +158,10 @@ def continue_student(
         UserError: a file of the stage is missing or damaged, or [`adapt_processor`] refuses the chat template.
     """
     dtype = getattr(torch, model_args.dtype)
-    check_saved_model(folder)
     if holds_encoder(folder):
+        check_saved_model(folder)
         return load_encoder(folder, dtype, data_args.image_aspect_ratio)
-    student = HawaiiForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    student = load_student(folder, dtype)
     saved = HawaiiProcessor.from_pretrained(folder, trust_remote_code=model_args.trust_remote_code)
     processor = adapt_processor(saved, model_args, data_args)
     stop_where_answers_end(student, processor)

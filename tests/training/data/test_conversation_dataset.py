@@ -425,6 +425,12 @@ def test_a_batch_is_padded_on_the_right(samples, processor):
         assert batch["prompt_mask"][index].sum() == batch["prompt_mask"][index, :prompt_length].sum() == prompt_length
 
 
+def test_a_batch_has_the_position_of_each_label(samples, processor):
+    batch = Collator(processor, 32)(samples)
+    labels, index = batch["labels"].flatten().tolist(), batch["label_index"].tolist()
+    assert index == [position for position, label in enumerate(labels) if label != -100]
+
+
 def test_a_batch_has_the_sample_of_each_image(samples, processor):
     for name in ("pixel_values", "teacher_images"):
         samples[2][name] = samples[2][name].repeat(2, 1, 1, 1)

@@ -5,6 +5,7 @@ import torch
 
 from hawaii.tests.tiny.training import (
     CHECKPOINTING,
+    count,
     gradients,
     make_module,
     make_options,
@@ -34,7 +35,7 @@ def pad(batch, processor, text=0, prompt=0):
         return torch.nn.functional.pad(batch[name], (0, number), value=value)
 
     pad_token = processor.tokenizer.pad_token_id
-    return {
+    padded = {
         **batch,
         "input_ids": extend("input_ids", pad_token, text),
         "attention_mask": extend("attention_mask", 0, text),
@@ -42,6 +43,7 @@ def pad(batch, processor, text=0, prompt=0):
         "prompt_ids": extend("prompt_ids", pad_token, prompt),
         "prompt_mask": extend("prompt_mask", False, prompt),
     }
+    return count(padded)
 
 
 @pytest.mark.parametrize("padding", [{"text": 7}, {"prompt": 5}, {"text": 3, "prompt": 1}])

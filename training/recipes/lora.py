@@ -1,0 +1,89 @@
+"""Checks of a stage whose language model is frozen: under a LoRA, or quantized."""
+
+from dataclasses import fields
+from importlib.util import find_spec
+
+from ...files.user_error import UserError, explain_errors
+from .arguments import HawaiiTrainingArguments, ModelArguments
+from .options import check_names
+
+
+# Initial values that leave the weights of the language model as they are; the others of PEFT change them.
+INITIAL_WEIGHTS = (True, False, "gaussian", "orthogonal")
+# Fields that a LoRA of a student cannot have.
+REFUSED_FIELDS = {
+    "modules_to_save": "the parts in trainable train whole",
+    "trainable_token_indices": "the embeddings of words stay frozen",
+    "layer_replication": "the merged model would have more layers than its configuration",
+    "alora_invocation_tokens": "such an adapter cannot be merged",
+    "lora_bias": "such an adapter cannot be merged into layers without a bias",
+}
+
+
+def check_lora(location: str, given: dict) -> None:
+    """
+    Checks the fields of a stage's `lora`; PEFT itself knows their names and most of their values.
+
+    Raises:
+        UserError: PEFT is not installed, has no such field or refuses a value, or a student cannot have the field.
+    """
+    if find_spec("peft") is None:
+        raise UserError(f"{location} needs PEFT, which is not installed: run `pip install peft`.")
+    from peft import LoraConfig, PeftConfig
+
+    check_names(location, "field", given, (field.name for field in fields(LoraConfig)))
+    for name in given:
+        if name in {field.name for field in fields(PeftConfig)}:
+            raise UserError(f"{location}: {name} is set by training; leave it out.")
+        if given[name] and name in REFUSED_FIELDS:
+            raise UserError(f"{location}: {name} is not supported, because {REFUSED_FIELDS[name]}; leave it out.")
+    if given.get("init_lora_weights", True) not in INITIAL_WEIGHTS:
+        raise UserError(
+            f"{location}: init_lora_weights is {given['init_lora_weights']!r}, which changes the weights of the "
+            f"language model; it must be one of {', '.join(map(str, INITIAL_WEIGHTS))}."
+        )
+    for name in ("r", "lora_alpha"):
+        if name in given and (type(given[name]) is not int or given[name] < 1):
+            raise UserError(f"{location}: {name} is {given[name]!r}; it must be a whole number that is at least 1.")
+    with explain_errors(f"{location}: PEFT refuses it"):
+        LoraConfig(**{"target_modules": "all-linear", **given})
+
+
+def check_bitsandbytes(location: str) -> None:
+    """Raises a `UserError` if bitsandbytes cannot be imported."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"{location}: quantization needs bitsandbytes, which cannot be imported: run "
+            '`pip install "hawaii-vlm[quantization]"`.'
+        ) from error
+
+
+def check_frozen_base(location: str, model: ModelArguments, training: HawaiiTrainingArguments) -> None:
+    """
+    Checks `lora` and `quantization` of a stage against its other options.
+
+    Raises:
+        UserError: what they freeze should train, or the reverse; or a precision needs autocast, which is off.
+    """
+    if not model.has_frozen_base:
+        return
+    if model.quantization is not None:
+        check_bitsandbytes(location)
+    is_trained = "language_model" in training.trainable
+    if model.lora is not None and not is_trained:
+        raise UserError(
+            f"{location}: there is a lora, but trainable is {training.trainable!r}: add language_model, which means "
+            "the LoRA, or leave lora out."
+        )
+    if model.lora is None and is_trained:
+        raise UserError(
+            f"{location}: quantization {model.quantization} freezes the language model, but it is in trainable; leave "
+            "language_model out of trainable, or add lora."
+        )
+    if model.dtype != "float32" and not (training.bf16 or training.fp16):
+        raise UserError(
+            f"{location}: dtype is {model.dtype}, which with lora or quantization is the precision of frozen weights "
+            "next to trained ones in float32: add bf16: true, or set dtype: float32."
+        )

@@ -1,0 +1,184 @@
+"""A student whose language model is frozen, under a LoRA or quantized: only what trains is saved before the end."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ...files.atomic import atomic_folder
+from ...files.digest import digest
+from ...files.manifest import write_manifest
+from ...files.model_folder import ADAPTER_WEIGHTS
+from ...files.run_contents import BASE_FOLDER, TRAINED_FILE
+from ...files.user_error import UserError, explain_errors
+from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
+from ..recipes.arguments import ModelArguments
+from .quantization import quantize_language_model
+from .trainable import set_trainable
+
+
+LORA_PREFIX = "lora_"  # of PEFT's weights
+
+
+def frozen_digest(student: nn.Module) -> str:
+    """Returns the hash of the names and values of a module's frozen parameters, which are on the CPU."""
+
+    def parts() -> Iterable:
+        for name, parameter in student.named_parameters():
+            if not parameter.requires_grad:
+                yield f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode()
+                yield parameter.detach().contiguous().flatten().view(torch.uint8).numpy()
+
+    return digest(*parts())
+
+
+class FrozenBase:
+    """
+    The frozen weights of a stage with `lora` or `quantization`, and the names of the weights that train. It prepares a
+    student for training, in place, saves and loads what trains, and makes the finished model from the original
+    weights.
+
+    Args:
+        build (`Callable[[], HawaiiForConditionalGeneration]`):
+            Builds the student with which the stage starts, in full precision, on the CPU; the same at each call.
+        student (`HawaiiForConditionalGeneration`):
+            Its first result, which is prepared.
+        model_args (`ModelArguments`):
+            Options of the stage.
+        trainable (`list[str]`):
+            Parts that train.
+        device (`torch.device`):
+            Device that the student is trained on.
+        source (`str`):
+            What the student is built from, for errors.
+
+    Attributes:
+        names (`list[str]`):
+            Names of the student's parameters that train.
+
+    Raises:
+        UserError: PEFT refuses the LoRA.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], HawaiiForConditionalGeneration],
+        student: HawaiiForConditionalGeneration,
+        model_args: ModelArguments,
+        trainable: list[str],
+        device: torch.device,
+        source: str,
+    ):
+        self._build, self._model_args, self._source = build, model_args, source
+        self._whole_parts = [part for part in trainable if part != "language_model"]
+        set_trainable(student, self._whole_parts)
+        self._digest = frozen_digest(student)
+        if model_args.quantization is not None:
+            quantize_language_model(student, model_args.quantization, device)
+        if model_args.lora is not None:
+            from .lora import add_lora
+
+            add_lora(student, model_args.lora)
+        # Small updates are lost in half precision.
+        for parameter in student.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        self.names = [name for name, parameter in student.named_parameters() if parameter.requires_grad]
+
+    @property
+    def quantization(self) -> str | None:
+        return self._model_args.quantization
+
+    def _metadata(self) -> dict[str, str]:
+        return {"frozen": self._digest, "quantization": str(self._model_args.quantization)}
+
+    def save_trained(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+        """Saves the weights that train, of all those in `weights`, with the hash of the frozen ones."""
+        trained = {name: weights[name].detach().cpu().contiguous() for name in self.names}
+        save_file(trained, folder / TRAINED_FILE, metadata=self._metadata())
+
+    def load_trained(self, folder: Path) -> dict[str, torch.Tensor]:
+        """
+        Loads the weights that [`save_trained`] saved.
+
+        Raises:
+            UserError: the file is missing or damaged, or was trained on other frozen weights.
+        """
+        path = folder / TRAINED_FILE
+        if not path.is_file():
+            raise UserError(
+                f"{path} is missing, so training cannot continue from {folder}: it was saved by a stage without lora "
+                "and quantization, or the file was removed. Remove the folder, or undo the change of the recipe."
+            )
+        with explain_errors(f"{path} cannot be read", SafetensorError):
+            with safe_open(path, framework="pt") as file:
+                saved = file.metadata() or {}
+            weights = load_file(path)
+        for name, value in self._metadata().items():
+            if saved.get(name) != value:
+                difference = (
+                    f"quantization was {saved.get(name)} and is {value}"
+                    if name == "quantization"
+                    else f"the frozen weights of {self._source} have changed"
+                )
+                raise UserError(
+                    f"{folder} cannot be resumed, because {difference}. Restore what it was trained with, or remove "
+                    "the checkpoints to start over."
+                )
+        return weights
+
+    def _restore(self, weights: dict[str, torch.Tensor]) -> HawaiiForConditionalGeneration:
+        """Returns the student with its original frozen weights and what trained, without the LoRA."""
+        student = self._build()
+        set_trainable(student, self._whole_parts)
+        if frozen_digest(student) != self._digest:
+            raise UserError(
+                f"The frozen weights of {self._source} changed while the stage was trained, so its model cannot be "
+                "made. Restore them and run the same command again: it continues from the last checkpoint."
+            )
+        # PEFT trains a bias inside of the layer that it wraps.
+        whole = {name.replace(".base_layer.", "."): weights[name] for name in self.names if LORA_PREFIX not in name}
+        student.load_state_dict(whole, strict=False)
+        return student
+
+    def save_finished(self, folder: Path, stage_folder: Path, weights: dict[str, torch.Tensor], processor) -> None:
+        """
+        Makes the finished model from the original full-precision weights and saves it.
+
+        Args:
+            folder (`Path`):
+                Folder to write: the model with the LoRA merged or, with `merge: false`, a folder of PEFT.
+            stage_folder (`Path`):
+                Folder of the stage, which then gets the base of the PEFT folder.
+            weights (`dict[str, torch.Tensor]`):
+                Weights of the trained student, or at least those that trained.
+            processor:
+                Processor of the student, for the base.
+
+        Raises:
+            UserError: the original weights have changed.
+        """
+        student = self._restore(weights)
+        if self._model_args.lora is None:
+            student.save_pretrained(folder)
+            return
+        from .lora import add_lora, outside_config, outside_weights
+
+        base = stage_folder.resolve() / BASE_FOLDER
+        if not self._model_args.merge:
+            with atomic_folder(base) as incomplete:
+                student.save_pretrained(incomplete)
+                processor.save_pretrained(incomplete)
+                write_manifest(incomplete, {})
+        lora = add_lora(student, self._model_args.lora)
+        adapters = {name: weights[name].detach().cpu() for name in self.names if LORA_PREFIX in name}
+        student.load_state_dict(adapters, strict=False, assign=True)
+        if self._model_args.merge:
+            lora.merge_and_unload()
+            student.save_pretrained(folder)
+        else:
+            outside_config(lora, str(base)).save_pretrained(str(folder))
+            save_file(outside_weights(lora, adapters), folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})

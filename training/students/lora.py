@@ -1,0 +1,111 @@
+"""PEFT's LoRA on a student's language model: added before training, merged into full-precision weights after it."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer, LoraModel
+
+from ...files.user_error import UserError, explain_errors
+from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
+
+
+# Modules of a student that a LoRA adapts have names that start with it.
+LANGUAGE_MODEL = "model.language_model"
+
+
+def _adaptable_names(language_model: torch.nn.Module) -> list[str]:
+    """Returns the last part of the names of linear layers, such as `q_proj`, each once."""
+    names = (name for name, module in language_model.named_modules() if isinstance(module, torch.nn.Linear))
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
+
+
+def add_lora(student: HawaiiForConditionalGeneration, fields: dict[str, Any]) -> LoraModel:
+    """
+    Adds the adapters of a LoRA to a student's language model, in place. Of the language model, only they train.
+
+    Args:
+        student (`HawaiiForConditionalGeneration`):
+            In full precision, quantized or without weights.
+        fields (`dict`):
+            Fields of PEFT's `LoraConfig`, checked by [`check_lora`]. Without `target_modules`, every linear layer of
+            the language model is adapted.
+
+    Raises:
+        UserError: PEFT refuses a value, or the language model has no layer of a name in `target_modules`.
+    """
+    language_model = student.model.language_model
+    with explain_errors("PEFT cannot add the lora of the recipe to the language model"):
+        config = LoraConfig(**{"target_modules": "all-linear", **fields})
+        names = [f".{name}" for name, _ in language_model.named_modules()]
+        # PEFT is content if it finds one of them.
+        for target in () if isinstance(config.target_modules, str) else sorted(config.target_modules):
+            if not any(name.endswith(f".{target}") for name in names):
+                raise UserError(
+                    f"target_modules of lora names {target!r}, but the language model has no such layer: name some of "
+                    f"{', '.join(_adaptable_names(language_model))}, or leave target_modules out for all of them."
+                )
+        lora = LoraModel(language_model, config, "default")
+    if student.config.tie_word_embeddings and any(
+        isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), torch.nn.Embedding)
+        for layer in language_model.modules()
+    ):
+        raise UserError(
+            "target_modules of lora names the embeddings of words, which are the language model's head as well: the "
+            "merged head would differ from the trained one. Leave them out."
+        )
+    return lora
+
+
+def outside_config(lora: LoraModel, base: str) -> LoraConfig:
+    """
+    Returns the configuration with which PEFT loads the adapters into a complete student: it names each layer.
+
+    Args:
+        lora (`LoraModel`):
+            Result of [`add_lora`].
+        base (`str`):
+            Folder of the student.
+    """
+    layers = {
+        f"{LANGUAGE_MODEL}.{name}": layer for name, layer in lora.model.named_modules() if isinstance(layer, LoraLayer)
+    }
+    config = copy.deepcopy(lora.peft_config["default"])
+    config.target_modules = set(layers)
+    config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+    ranks = {name: layer.r["default"] for name, layer in layers.items()}
+    alphas = {name: layer.lora_alpha["default"] for name, layer in layers.items()}
+    config.rank_pattern = {name: rank for name, rank in ranks.items() if rank != config.r}
+    config.alpha_pattern = {name: alpha for name, alpha in alphas.items() if alpha != config.lora_alpha}
+    config.base_model_name_or_path = base
+    config.auto_mapping = {"base_model_class": "AutoModelForImageTextToText", "parent_library": "transformers"}
+    config.inference_mode, config.bias = True, "none"  # the base has the biases that trained
+    return config
+
+
+def outside_weights(lora: LoraModel, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns the adapters' weights, given with the student's names, with those of a PEFT folder."""
+    state = {f"base_model.model.{name}": weight.contiguous() for name, weight in weights.items()}
+    return get_peft_model_state_dict(lora, state_dict=state, save_embedding_layers=False)
+
+
+def load_merged(base: Path, folder: Path, dtype: torch.dtype | str) -> HawaiiForConditionalGeneration:
+    """
+    Loads a student from a PEFT folder and its base, and merges the adapters.
+
+    Args:
+        base (`Path`):
+            Folder of a complete student.
+        folder (`Path`):
+            Folder of the adapters.
+        dtype (`torch.dtype` or `str`):
+            Precision of the weights; `"auto"` for the saved one.
+
+    Raises:
+        UserError: the adapters are damaged or do not fit.
+    """
+    student = HawaiiForConditionalGeneration.from_pretrained(base, dtype=dtype)
+    with explain_errors(f"The adapters of {folder} cannot be loaded"):
+        return PeftModel.from_pretrained(student, folder, autocast_adapter_dtype=False).merge_and_unload()
