@@ -1,20 +1,31 @@
 """Tiny versions of the presets' models, their official processors and their official features."""
 
+import json
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     Pix2StructConfig,
     Pix2StructForConditionalGeneration,
     Pix2StructImageProcessor,
+    RadioConfig,
+    RadioModel,
+    Sam3Config,
+    Sam3Model,
     SamConfig,
     SamImageProcessor,
     SamModel,
     SamVisionModel,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
 )
 
 from hawaii.training.teachers.config import TeacherConfig
@@ -44,7 +55,24 @@ TEXT = {
     "vocab_size": 64,
 }
 # Fields of each preset, without those of the published weights.
-FIELDS = {"clip": {"layer": -2}, "sam": {}, "pix2struct": {"image_size": IMAGE_SIZE}}
+FIELDS = {
+    "clip": {"layer": -2},
+    "sam": {},
+    "pix2struct": {"image_size": IMAGE_SIZE},
+    "siglip2": {},
+    "dinov3": {},
+    "sam3": {},
+    "radio": {},
+}
+# Official processors that exist with torchvision only: their files, which teachers read without it.
+PROCESSOR_FILES = {
+    "dinov3": {
+        "image_processor_type": "DINOv3ViTImageProcessor",
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    },
+    "sam3": {"image_processor_type": "Sam3ImageProcessor", "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+}
 
 
 def make_clip() -> CLIPModel:
@@ -71,12 +99,66 @@ def make_pix2struct() -> Pix2StructForConditionalGeneration:
     return fill(model)
 
 
-MAKE = {"clip": make_clip, "sam": make_sam, "pix2struct": make_pix2struct}
+def make_siglip2() -> SiglipModel:
+    return fill(SiglipModel(SiglipConfig(vision_config=SIZES, text_config=TEXT)))
+
+
+def make_dinov3() -> DINOv3ViTModel:
+    return fill(DINOv3ViTModel(DINOv3ViTConfig(**SIZES, num_register_tokens=4)))
+
+
+def make_sam3() -> Sam3Model:
+    backbone = {**SIZES, "window_size": 2, "pretrain_image_size": 12, "global_attn_indexes": [2]}
+    backbone = {"model_type": "sam3_vit_model", **backbone, "initializer_range": 0.1}
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_layers": 1, "num_attention_heads": 2}
+    config = Sam3Config(
+        vision_config={"backbone_config": backbone, "fpn_hidden_size": 8},
+        text_config={**TEXT, "projection_dim": 8},
+        geometry_encoder_config=sizes,
+        detr_encoder_config=sizes,
+        detr_decoder_config={**sizes, "num_queries": 4},
+        mask_decoder_config={"hidden_size": 8, "num_attention_heads": 2},
+    )
+    model = fill(Sam3Model(config))
+    # As in `make_sam`, for the one layer of the neck that the features pass.
+    with torch.no_grad():
+        model.vision_encoder.neck.fpn_layers[2].proj2.weight[..., 1, 1] += 2 * torch.eye(8)
+    return model
+
+
+def make_radio() -> RadioModel:
+    sizes = {name: SIZES[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")}
+    config = RadioConfig(
+        **sizes, mlp_ratio=2.0, image_size=IMAGE_SIZE, max_img_size=48, num_cls_tokens=3, num_registers=4
+    )
+    return fill(RadioModel(config))
+
+
+MAKE = {
+    "clip": make_clip,
+    "sam": make_sam,
+    "pix2struct": make_pix2struct,
+    "siglip2": make_siglip2,
+    "dinov3": make_dinov3,
+    "sam3": make_sam3,
+    "radio": make_radio,
+}
+# To compare with the official processors, of which some need torchvision.
+OFFICIAL = [pytest.param(name, marks=pytest.mark.timm) if name in PROCESSOR_FILES else name for name in MAKE]
 
 
 def make_processor(name: str):
     """The official image processor, for images of 24 pixels. Pix2Struct's pads 36 patches to 40."""
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    if name in PROCESSOR_FILES:  # both need torchvision
+        from transformers import DINOv3ViTImageProcessor, Sam3ImageProcessor
+
+        return {"dinov3": DINOv3ViTImageProcessor, "sam3": Sam3ImageProcessor}[name](size=size)
+    if name == "siglip2":
+        # The published file asks for this filter, not for the class's own.
+        return SiglipImageProcessor(size=size, resample=Image.Resampling.BILINEAR)
+    if name == "radio":
+        return CLIPImageProcessor(size=size, do_center_crop=False, do_normalize=False)
     if name == "clip":
         return CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
     if name == "sam":
@@ -86,9 +168,20 @@ def make_processor(name: str):
 
 def vision_part(model):
     """The vision part of a complete model."""
-    if isinstance(model, CLIPModel):
+    if isinstance(model, CLIPModel | SiglipModel):
         return model.vision_model
-    return model.vision_encoder if isinstance(model, SamModel) else model.encoder
+    if isinstance(model, DINOv3ViTModel | RadioModel):
+        return model
+    return model.vision_encoder if isinstance(model, SamModel | Sam3Model) else model.encoder
+
+
+def save_processor(name: str, folder: Path) -> None:
+    """Saves the official image processor, or writes the file that it would save."""
+    if name not in PROCESSOR_FILES:
+        return make_processor(name).save_pretrained(folder)
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    values = {**PROCESSOR_FILES[name], "size": size, "resample": int(Image.Resampling.BILINEAR)}
+    (folder / "preprocessor_config.json").write_text(json.dumps(values))
 
 
 def save_expert(name: str, folder: Path, is_vision_part: bool = False):
@@ -100,7 +193,7 @@ def save_expert(name: str, folder: Path, is_vision_part: bool = False):
         alone.save_pretrained(folder)
     else:
         (vision_part(model) if is_vision_part else model).save_pretrained(folder)
-    make_processor(name).save_pretrained(folder)
+    save_processor(name, folder)
     return model
 
 
@@ -132,6 +225,14 @@ def official_features(name: str, model, images: torch.Tensor) -> torch.Tensor:
         return states[-2][:, 1:].view(-1, SIDE, SIDE, SIZES["hidden_size"])
     if name == "sam":
         return part(inputs["pixel_values"]).last_hidden_state.permute(0, 2, 3, 1)
+    if name == "siglip2":
+        return part(inputs["pixel_values"]).last_hidden_state.view(-1, SIDE, SIDE, SIZES["hidden_size"])
+    if name == "dinov3":  # a class token and four registers
+        return part(inputs["pixel_values"]).last_hidden_state[:, 5:].view(-1, SIDE, SIDE, SIZES["hidden_size"])
+    if name == "radio":
+        return part(inputs["pixel_values"]).features.view(-1, SIDE, SIDE, SIZES["hidden_size"])
+    if name == "sam3":  # the detector leaves out the last map, and its encoder attends to the last of the others
+        return part(inputs["pixel_values"]).fpn_hidden_states[:-1][-1].permute(0, 2, 3, 1)
     assert (inputs["attention_mask"] == 0).sum() == 4 * len(images)
     tokens = part(**inputs).last_hidden_state
     grid = tokens.new_full((len(images), SIDE, SIDE, tokens.shape[-1]), torch.nan)

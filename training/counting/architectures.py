@@ -7,7 +7,7 @@ from transformers import AutoConfig, PretrainedConfig
 from ...files.user_error import explain_errors
 
 
-# From their config.json files: of CLIP, SAM and Pix2Struct the vision part, which recipes use.
+# From their config.json files: of CLIP, SigLIP 2, SAM, SAM 3 and Pix2Struct the vision part, which recipes use.
 ARCHITECTURES = {
     "openai/clip-vit-large-patch14-336": {
         "model_type": "clip_vision_model",
@@ -41,6 +41,53 @@ ARCHITECTURES = {
         "patch_embed_hidden_size": 768,
         "patch_size": 16,
         "seq_len": 4096,
+    },
+    "google/siglip2-so400m-patch16-384": {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "image_size": 384,
+        "patch_size": 16,
+    },
+    "facebook/dinov3-vitl16-pretrain-lvd1689m": {
+        "model_type": "dinov3_vit",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_register_tokens": 4,
+        "image_size": 224,
+        "patch_size": 16,
+    },
+    "facebook/sam3": {
+        "model_type": "sam3_vision_model",
+        "backbone_config": {
+            "model_type": "sam3_vit_model",
+            "hidden_size": 1024,
+            "intermediate_size": 4736,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 16,
+            "image_size": 1008,
+            "patch_size": 14,
+            "window_size": 24,
+            "global_attn_indexes": [7, 15, 23, 31],
+            "pretrain_image_size": 336,
+            "layer_scale_init_value": None,
+        },
+        "fpn_hidden_size": 256,
+        "scale_factors": [4.0, 2.0, 1.0, 0.5],
+    },
+    "nvidia/C-RADIOv4-H": {
+        "model_type": "radio",
+        "hidden_size": 1280,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "patch_size": 16,
+        "max_img_size": 2048,
+        "num_cls_tokens": 3,
+        "num_registers": 7,
     },
     "lmsys/vicuna-7b-v1.5": {
         "model_type": "llama",

@@ -13,7 +13,7 @@ from .clip_like import ClipLikeTeacher
 from .config import TeacherConfig
 from .naflex import NaflexTeacher
 from .pix2struct import Pix2StructTeacher
-from .sam import SamTeacher
+from .sam import Sam3Teacher, SamTeacher
 from .teacher import Teacher
 from .timm_models import TimmArchitecture, TimmTeacher, is_timm
 from .transformers_models import TransformersTeacher, vision_part
@@ -26,6 +26,7 @@ TEACHER_KINDS: list[type[Teacher]] = [
     ClipLikeTeacher,
     Pix2StructTeacher,
     SamTeacher,
+    Sam3Teacher,
     TransformersTeacher,
 ]
 

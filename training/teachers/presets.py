@@ -1,4 +1,4 @@
-"""Presets of the paper's experts, and the configurations of the teachers that a recipe names."""
+"""Presets of the paper's experts and of newer ones, and the configurations of the teachers that a recipe names."""
 
 import copy
 import difflib
@@ -15,7 +15,15 @@ CLIP_IMAGES = {
     "resample": "bicubic",
 }
 
-# Fields of [`TeacherConfig`] by name.
+IMAGENET_IMAGES = {
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+    "resample": "bilinear",
+}
+# From -1 to 1.
+CENTERED_IMAGES = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": "bilinear"}
+
+# Fields of [`TeacherConfig`] by name: the paper's five, then those of 2025 and 2026.
 PRESETS = {
     "clip": {
         "checkpoint": "openai/clip-vit-large-patch14-336",
@@ -47,18 +55,46 @@ PRESETS = {
     "sam": {
         "checkpoint": "facebook/sam-vit-large",
         "image_size": 1024,
-        "image_mean": [0.485, 0.456, 0.406],
-        "image_std": [0.229, 0.224, 0.225],
-        "resample": "bilinear",
+        **IMAGENET_IMAGES,
+        "dtype": "bfloat16",
+    },
+    # The grids of these are multiples of LLaVA's 24 x 24 tokens, so that no feature is interpolated. SigLIP 2 has 24 x
+    # 24 patches with patches of 16 pixels only.
+    "siglip2": {
+        "checkpoint": "google/siglip2-so400m-patch16-384",
+        "image_size": 384,
+        **CENTERED_IMAGES,
+        "dtype": "bfloat16",
+    },
+    "dinov3": {
+        "checkpoint": "facebook/dinov3-vitl16-pretrain-lvd1689m",
+        "image_size": 768,
+        **IMAGENET_IMAGES,
+        "dtype": "bfloat16",
+    },
+    "sam3": {
+        "checkpoint": "facebook/sam3",
+        "image_size": 1008,
+        **CENTERED_IMAGES,
+        "dtype": "bfloat16",
+    },
+    # The model itself normalises values from zero to one.
+    "radio": {
+        "checkpoint": "nvidia/C-RADIOv4-H",
+        "image_size": 768,
+        "image_mean": [0.0] * 3,
+        "image_std": [1.0] * 3,
+        "resample": "bicubic",
         "dtype": "bfloat16",
     },
 }
 
-# HAWAII, HAWAII dagger and HAWAII double dagger (section 3.1).
+# HAWAII, HAWAII dagger and HAWAII double dagger (section 3.1), and the families that taught C-RADIOv4.
 TEACHER_SETS = {
     "hawaii": ("clip", "convnext", "eva02"),
     "hawaii_dagger": ("clip", "convnext", "eva02", "pix2struct"),
     "hawaii_double_dagger": ("clip", "convnext", "eva02", "sam"),
+    "frontier": ("siglip2", "dinov3", "sam3"),
 }
 
 

@@ -34,6 +34,8 @@ FILTERS = {2: "bilinear", 3: "bicubic"}
 
 def vision_part(architecture: PretrainedConfig) -> PretrainedConfig:
     """Returns the configuration of a model's vision encoder or of the backbone under a head, else its own."""
+    # SAM 3's published checkpoint is for videos: the detector has the encoder, and the tracker has none.
+    architecture = getattr(architecture, "detector_config", None) or architecture
     if getattr(architecture, "vision_config", None) is not None:
         return architecture.vision_config
     # SAM 2's vision model is only complete with the neck on its backbone; the backbone of a hybrid is only its stem.
@@ -169,6 +171,7 @@ class TransformersTeacher(Teacher):
     """
 
     num_prefix_tokens = 0  # class and register tokens that the features are read without
+    vision_keys = VISION_KEYS
 
     @classmethod
     def matches(cls, architecture: PretrainedConfig) -> bool:
@@ -193,7 +196,7 @@ class TransformersTeacher(Teacher):
                     config.checkpoint,
                     config=without_pooling(part),
                     dtype=getattr(torch, config.dtype),
-                    key_mapping=None if is_complete else VISION_KEYS,
+                    key_mapping=None if is_complete else cls.vision_keys,
                     use_safetensors=True,
                     ignore_mismatched_sizes=True,  # `check_weights` names them
                     output_loading_info=True,

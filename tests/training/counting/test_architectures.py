@@ -17,13 +17,17 @@ def build(checkpoint):
         return model_class.from_config(config)
 
 
-# Of CLIP, SAM and Pix2Struct the vision part.
+# Of CLIP, SigLIP 2, SAM, SAM 3 and Pix2Struct the vision part.
 @pytest.mark.parametrize(
     ("checkpoint", "num_parameters"),
     [
         ("openai/clip-vit-large-patch14-336", 303_507_456),
         ("facebook/sam-vit-large", 308_278_272),
         ("google/pix2struct-large", 512_812_032),
+        ("google/siglip2-so400m-patch16-384", 428_256_704),
+        ("facebook/dinov3-vitl16-pretrain-lvd1689m", 303_129_600),
+        ("facebook/sam3", 454_038_784),
+        ("nvidia/C-RADIOv4-H", 651_727_360),
         ("lmsys/vicuna-7b-v1.5", 6_738_415_616),
     ],
 )
@@ -32,7 +36,7 @@ def test_a_known_model_has_its_published_size(checkpoint, num_parameters):
 
 
 def test_every_known_architecture_is_checked_above():
-    assert len(ARCHITECTURES) == 4
+    assert len(ARCHITECTURES) == 8
 
 
 def test_a_folder_takes_precedence(tmp_path, monkeypatch):

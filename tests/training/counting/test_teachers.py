@@ -1,21 +1,27 @@
 """Costs of the presets at full size."""
 
 import sys
+from functools import lru_cache
 
 import pytest
 
 from hawaii.__main__ import main
+from hawaii.training.counting import teachers as counting
 from hawaii.training.counting.teachers import describe_presets, student_flops, teacher_cost
 from hawaii.training.teachers.presets import TEACHER_SETS, expand_teachers
 
 
-# From the paper's table: side of the image, grid, channels.
+# Side of the image, grid, channels: of the paper's five from its table.
 SHAPES = {
     "clip": (336, (24, 24, 1024)),
     "convnext": (768, (24, 24, 3072)),
     "eva02": (448, (32, 32, 1024)),
     "pix2struct": (720, (45, 45, 1536)),
     "sam": (1024, (64, 64, 256)),
+    "siglip2": (384, (24, 24, 1152)),
+    "dinov3": (768, (48, 48, 1024)),
+    "sam3": (1008, (72, 72, 256)),
+    "radio": (768, (48, 48, 1280)),
 }
 NEED_TIMM = ("convnext", "eva02")
 
@@ -25,14 +31,20 @@ def transformer_flops(num_tokens, width, hidden, num_layers):
     return num_layers * 2 * num_tokens * (4 * width**2 + 2 * width * hidden + 2 * num_tokens * width)
 
 
-def check_shape(name):
+@lru_cache
+def cost_of(name):
+    """Counting a preset takes seconds."""
     (config,) = expand_teachers(name)
-    cost = teacher_cost(config)
+    return teacher_cost(config)
+
+
+def check_shape(name):
+    cost = cost_of(name)
     assert (cost.name, cost.image_size, cost.grid) == (name, *SHAPES[name])
 
 
 @pytest.mark.parametrize("name", [name for name in SHAPES if name not in NEED_TIMM])
-def test_a_preset_has_the_size_and_grid_of_the_paper(name):
+def test_a_preset_has_its_size_and_its_grid(name):
     check_shape(name)
 
 
@@ -43,9 +55,29 @@ def test_a_timm_preset_has_the_size_and_grid_of_the_paper(name):
 
 
 def test_the_flops_of_clip_are_those_of_23_layers():
-    (config,) = expand_teachers("clip")
     patches = 2 * 576 * 3 * 14 * 14 * 1024
-    assert teacher_cost(config).flops == patches + transformer_flops(577, 1024, 4096, num_layers=23)
+    assert cost_of("clip").flops == patches + transformer_flops(577, 1024, 4096, num_layers=23)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_tokens", "width", "hidden", "num_layers", "num_patches"),
+    [
+        ("siglip2", 576, 1152, 4304, 27, 576),
+        ("dinov3", 2309, 1024, 4096, 24, 2304),
+        ("radio", 2314, 1280, 5120, 32, 2304),
+    ],
+)
+def test_the_flops_of_a_newer_expert_are_those_of_its_layers(name, num_tokens, width, hidden, num_layers, num_patches):
+    patches = 2 * num_patches * 3 * 16 * 16 * width
+    assert cost_of(name).flops == patches + transformer_flops(num_tokens, width, hidden, num_layers)
+
+
+def test_the_flops_of_sam_3_are_those_of_windows_and_of_one_layer_of_its_neck():
+    patches = 2 * 72 * 72 * 3 * 14 * 14 * 1024
+    windows = 9 * transformer_flops(24 * 24, 1024, 4736, num_layers=28)
+    everywhere = transformer_flops(72 * 72, 1024, 4736, num_layers=4)
+    neck = 2 * 72 * 72 * 256 * (1024 + 9 * 256)
+    assert cost_of("sam3").flops == patches + windows + everywhere + neck
 
 
 @pytest.mark.timm
@@ -55,8 +87,7 @@ def test_the_flops_of_a_convolution_grow_with_the_square_of_the_image_size():
 
 
 def test_the_student_needs_2_percent_more_flops_than_clip():
-    (config,) = expand_teachers("clip")
-    assert 1.02 < student_flops(3) / teacher_cost(config).flops < 1.03
+    assert 1.02 < student_flops(3) / cost_of("clip").flops < 1.03
 
 
 @pytest.mark.timm
@@ -71,14 +102,14 @@ def test_the_table_adds_up_the_papers_sets():
 
 def test_without_timm_the_other_presets_are_shown_and_one_line_says_what_is_missing(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setattr(counting, "teacher_cost", lambda config: cost_of(config.name))
     assert main(["teachers"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {
         cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in (line[1:-1].split("|") for line in lines)
     }
     for name in SHAPES:
-        (config,) = expand_teachers(name)
-        shown = "-" if name in NEED_TIMM else f"{teacher_cost(config).num_parameters / 1e6:.1f} M"
+        shown = "-" if name in NEED_TIMM else f"{cost_of(name).num_parameters / 1e6:.1f} M"
         assert rows[name][0] == shown
         assert (rows[name] == ["-"] * 6) == (name in NEED_TIMM)
     for name, members in TEACHER_SETS.items():

@@ -18,9 +18,7 @@ from hawaii.training.train import train
 RECIPES = Path(__file__).parents[3] / "training" / "recipes"
 # The presets have the resolutions of the published weights, which are too large for the tests.
 SMALL = {
-    "clip": {"image_size": 24, **FIELDS["clip"]},
-    "sam": {"image_size": 24, **FIELDS["sam"]},
-    "pix2struct": FIELDS["pix2struct"],
+    **{name: {"image_size": 24, **fields} for name, fields in FIELDS.items()},
     "convnext": {"image_size": 192},
     "eva02": {"image_size": 84},
 }
@@ -93,13 +91,13 @@ def test_the_papers_recipe_runs_with_any_language_model_and_its_chat_template(tm
     assert student.generate(**inputs, max_new_tokens=3, do_sample=False).shape[1] > inputs["input_ids"].shape[1]
 
 
-def test_the_papers_recipe_runs_with_teachers_from_transformers(tmp_path):
-    members = ("clip", "pix2struct", "sam")
+@pytest.mark.parametrize("members", [("clip", "pix2struct", "sam"), TEACHER_SETS["frontier"], ("radio",)])
+def test_the_papers_recipe_runs_with_teachers_from_transformers(tmp_path, members):
     check(run_small("hawaii_vicuna_7b.yaml", tmp_path, members), members)
 
 
 @pytest.mark.timm
-@pytest.mark.parametrize("name", TEACHER_SETS)
+@pytest.mark.parametrize("name", [name for name in TEACHER_SETS if name.startswith("hawaii")])
 def test_the_papers_recipes_run_with_all_their_teachers(tmp_path, name):
     members = TEACHER_SETS[name]
     check(run_small(f"{name}_vicuna_7b.yaml", tmp_path, members), members)

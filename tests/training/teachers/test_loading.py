@@ -11,6 +11,7 @@ from transformers import (
     Pix2StructConfig,
     ResNetConfig,
     ResNetModel,
+    Sam3Config,
     SamConfig,
     SamHQVisionConfig,
     Siglip2VisionConfig,
@@ -29,7 +30,7 @@ from hawaii.training.teachers.loading import TEACHER_KINDS, find_kind, load_teac
 from hawaii.training.teachers.naflex import NaflexTeacher
 from hawaii.training.teachers.pix2struct import Pix2StructTeacher
 from hawaii.training.teachers.presets import PRESETS, expand_teachers
-from hawaii.training.teachers.sam import SamTeacher
+from hawaii.training.teachers.sam import Sam3Teacher, SamTeacher
 from hawaii.training.teachers.timm_models import TimmArchitecture, TimmTeacher
 from hawaii.training.teachers.transformers_models import TransformersTeacher
 
@@ -57,6 +58,7 @@ KINDS = {
     ClipLikeTeacher: LlavaConfig(),  # its vision encoder is a CLIP
     Pix2StructTeacher: Pix2StructConfig(),
     SamTeacher: SamHQVisionConfig(),
+    Sam3Teacher: Sam3Config(),
     TransformersTeacher: ViTConfig(),
 }
 

@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor, CLIPImageProcessor, ResNetConfig, R
 
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import fill, make_processor
-from hawaii.tests.tiny.teachers import MAKE, load_expert, pictures, random_images, save_expert
+from hawaii.tests.tiny.teachers import MAKE, OFFICIAL, load_expert, pictures, random_images, save_expert
 from hawaii.tests.tiny.teachers import make_processor as make_image_processor
 from hawaii.tests.tiny.training import make_dataset, make_record, save_data, save_image_processor
 from hawaii.training.teachers.config import TeacherConfig
@@ -75,17 +75,18 @@ def test_preprocessing_equals_the_official_processors_at_its_size(tmp_path, imag
     torch.testing.assert_close(teacher.preprocess(images), official_pixels(folder, images), rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["clip", "sam"])
+@pytest.mark.parametrize("name", [name for name in OFFICIAL if name != "pix2struct"])
 def test_resized_input_differs_by_at_most_two_levels(tmp_path, name):
     save_expert(name, tmp_path)
     teacher = load_expert(name, tmp_path)
-    assert teacher.resample == {"clip": "bicubic", "sam": "bilinear"}[name]
+    assert teacher.resample == ("bicubic" if name in ("clip", "radio") else "bilinear")
     for side, allowed in [(24, 0), (61, 2), (17, 2)]:
         images = random_images(3, side)
         official = make_image_processor(name)(pictures(images), return_tensors="pt")["pixel_values"]
         levels = ((teacher.preprocess(images) - official) * teacher.std).abs()
         assert levels.max() < allowed + 1e-3, side
-        assert (levels > 0.5).float().mean() < 0.02
+        # DINOv3's processor does not round to integers.
+        assert (levels > 0.5).float().mean() < 0.02 or name == "dinov3"
 
 
 @pytest.mark.parametrize("number", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR])

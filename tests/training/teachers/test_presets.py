@@ -1,11 +1,14 @@
-"""The paper's experts are presets, alone and in sets; a recipe can replace each of their fields."""
+"""The paper's experts and newer ones are presets, alone and in sets; a recipe can replace each of their fields."""
 
 import re
 from dataclasses import asdict, fields
 
 import pytest
+from PIL import Image
+from transformers import RadioConfig
 
 from hawaii.files.user_error import UserError
+from hawaii.tests.tiny.teachers import OFFICIAL, make_processor
 from hawaii.training.recipes.recipe import read_recipe
 from hawaii.training.teachers.config import TeacherConfig
 from hawaii.training.teachers.presets import PRESETS, TEACHER_SETS, expand_teachers
@@ -15,7 +18,7 @@ def names(value):
     return [config.name for config in expand_teachers(value)]
 
 
-def test_the_presets_are_the_papers_experts():
+def test_the_presets_are_the_papers_experts_and_newer_ones():
     presets = {
         name: (config.checkpoint, config.image_size, config.resample, config.layer)
         for name in PRESETS
@@ -27,6 +30,10 @@ def test_the_presets_are_the_papers_experts():
         "eva02": ("timm/eva02_large_patch14_448.mim_m38m_ft_in22k_in1k", 448, "bicubic", None),
         "pix2struct": ("google/pix2struct-large", 720, "bilinear", None),
         "sam": ("facebook/sam-vit-large", 1024, "bilinear", None),
+        "siglip2": ("google/siglip2-so400m-patch16-384", 384, "bilinear", None),
+        "dinov3": ("facebook/dinov3-vitl16-pretrain-lvd1689m", 768, "bilinear", None),
+        "sam3": ("facebook/sam3", 1008, "bilinear", None),
+        "radio": ("nvidia/C-RADIOv4-H", 768, "bicubic", None),
     }
 
 
@@ -35,16 +42,32 @@ def test_a_preset_defines_its_normalisation(name):
     config = expand_teachers(name)[0]
     assert config.name == name
     assert config.dtype == "bfloat16"
-    means = {"clip": 0.48145466, "convnext": 0.48145466, "eva02": 0.48145466, "sam": 0.485}
+    means = {"clip": 0.48145466, "convnext": 0.48145466, "eva02": 0.48145466, "sam": 0.485, "siglip2": 0.5}
+    means |= {"dinov3": 0.485, "sam3": 0.5, "radio": 0.0}
     assert (config.image_mean or [None])[0] == means.get(name)
     assert (config.image_std is None) == (name == "pix2struct")
 
 
-def test_the_sets_are_the_papers_three():
+def test_the_sets_are_the_papers_three_and_the_teachers_of_c_radio():
     assert names("hawaii") == ["clip", "convnext", "eva02"]
     assert names("hawaii_dagger") == ["clip", "convnext", "eva02", "pix2struct"]
     assert names("hawaii_double_dagger") == ["clip", "convnext", "eva02", "sam"]
-    assert list(TEACHER_SETS) == ["hawaii", "hawaii_dagger", "hawaii_double_dagger"]
+    assert names("frontier") == ["siglip2", "dinov3", "sam3"]
+    assert list(TEACHER_SETS) == ["hawaii", "hawaii_dagger", "hawaii_double_dagger", "frontier"]
+
+
+@pytest.mark.parametrize("name", [name for name in OFFICIAL if name not in ("pix2struct", "radio")])
+def test_the_normalisation_of_a_preset_is_that_of_its_official_processor(name):
+    (config,) = expand_teachers(name)
+    official = make_processor(name)
+    assert (config.image_mean, config.image_std) == (list(official.image_mean), list(official.image_std))
+    assert Image.Resampling[config.resample.upper()] == official.resample
+
+
+def test_radio_normalises_by_itself():
+    (config,) = expand_teachers("radio")
+    assert (config.image_mean, config.image_std) == ([0.0] * 3, [1.0] * 3)
+    assert RadioConfig().norm_mean == PRESETS["clip"]["image_mean"]
 
 
 CHANGES = {
@@ -94,7 +117,7 @@ def test_a_preset_takes_precedence_over_a_folder_of_the_same_name(tmp_path, monk
     [
         (
             [{"preset": "smm"}],
-            "There is no teacher preset 'smm': the presets are clip, .*, sam. Did you mean sam?",
+            "There is no teacher preset 'smm': the presets are clip, .*, radio. Did you mean sam?",
         ),
         ([{"preset": 3}], "There is no teacher preset 3"),
         ([{"preset": ["clip"]}], r"There is no teacher preset \['clip'\]"),

@@ -25,6 +25,8 @@ from transformers import (
     Sam2HieraDetConfig,
     Sam2VisionConfig,
     Sam2VisionModel,
+    Sam3VideoConfig,
+    Sam3VisionModel,
     Siglip2Config,
     Siglip2Model,
     SiglipConfig,
@@ -45,6 +47,7 @@ from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import fill
 from hawaii.tests.tiny.teachers import (
     MAKE,
+    OFFICIAL,
     SIZES,
     TEXT,
     assert_places_stay,
@@ -87,7 +90,7 @@ def num_weights(model):
 
 
 @pytest.mark.parametrize("is_vision_part", [False, True], ids=["complete", "vision_part"])
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", OFFICIAL)
 def test_features_equal_the_official_models_with_its_official_processor(tmp_path, name, is_vision_part):
     model = save_expert(name, tmp_path, is_vision_part)
     teacher = load_expert(name, tmp_path)
@@ -246,6 +249,56 @@ def test_sam_can_have_another_image_size(tmp_path):
         load_expert("sam", tmp_path, image_size=30)
 
 
+def test_sam_3_is_loaded_from_the_published_checkpoint_for_videos(tmp_path):
+    images, model = random_images(), save_expert("sam3", tmp_path)
+    expected = load_expert("sam3", tmp_path)(images)
+    weights = {f"detector_model.{name}": value for name, value in load_file(tmp_path / "model.safetensors").items()}
+    save_file({**weights, "tracker_neck.x": torch.zeros(1)}, tmp_path / "model.safetensors", {"format": "pt"})
+    Sam3VideoConfig(detector_config=model.config).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "sam3_video"
+    assert torch.equal(load_expert("sam3", tmp_path)(images), expected)
+
+
+def test_sam_3_has_no_more_of_its_neck_than_the_features_pass(tmp_path):
+    model = save_expert("sam3", tmp_path).vision_encoder
+    teacher, inner = load_expert("sam3", tmp_path), load_expert("sam3", tmp_path, layer=-1)
+    used = num_weights(model.backbone)
+    assert num_weights(teacher.model) == used + num_weights(model.neck.fpn_layers[2])
+    assert num_weights(inner.model) == used
+    images = random_images()
+    with torch.no_grad():
+        tokens = model(teacher.preprocess(images)).last_hidden_state
+    assert torch.equal(inner(images).flatten(1, 2), tokens)
+
+
+@pytest.mark.parametrize(("size", "side"), [(16, 4), (32, 8)])
+def test_sam_3s_positions_are_those_of_the_image_size(tmp_path, size, side):
+    model = save_expert("sam3", tmp_path)
+    teacher = load_expert("sam3", tmp_path, image_size=size)
+    assert teacher.grid == (side, side, 8)
+    assert_places_stay(teacher)
+    model.config.vision_config.backbone_config.image_size = size
+    official = Sam3VisionModel(model.config.vision_config).eval()
+    official.load_state_dict(model.vision_encoder.state_dict())
+    images = random_images()
+    with torch.no_grad():
+        maps = official(teacher.preprocess(images)).fpn_hidden_states
+    assert torch.equal(teacher(images), maps[2].permute(0, 2, 3, 1))
+    with pytest.raises(UserError, match="its patches of 4 pixels do not cover 30 pixels"):
+        load_expert("sam3", tmp_path, image_size=30)
+
+
+def test_radio_needs_no_layer_scale_as_its_published_weights_have_none(tmp_path):
+    images = random_images()
+    save_expert("radio", tmp_path)
+    expected = load_expert("radio", tmp_path)(images)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "lambda1" not in name}
+    assert len(kept) == len(weights) - 6
+    save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    assert torch.equal(load_expert("radio", tmp_path)(images), expected)
+
+
 def test_the_encoder_under_a_classifier_is_loaded(tmp_path):
     model = fill(ViTForImageClassification(ViTConfig(**SIZES)))
     teacher = load_teacher(TeacherConfig(save(model, tmp_path)))
@@ -274,12 +327,12 @@ def test_missing_weights_are_an_error(tmp_path):
 def test_missing_weights_of_a_vision_part_are_an_error(tmp_path, name):
     save_expert(name, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    lost = [key for key in weights if "layer_norm1.weight" in key and "vision" in key] or [
-        key for key in weights if key.startswith("encoder.encoder.layer.0.mlp")
-    ]
+    first = {"pix2struct": "encoder.encoder.layer.0.mlp", "dinov3": "layer.0.mlp", "radio": ".0.mlp"}
+    marker, part = first.get(name, "layer_norm1.weight"), "" if name in first else "vision"
+    lost = [key for key in weights if marker in key and part in key]
     del weights[lost[0]]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=r"lacks 1 weights of its \w+VisionModel .* cannot have random weights"):
+    with pytest.raises(UserError, match=r"lacks 1 weights of its \w+Model .* cannot have random weights"):
         load_expert(name, tmp_path)
 
 
