@@ -15,8 +15,8 @@ from ...processing.processing_hawaii import HawaiiProcessor
 USER_START, USER_END, ANSWER_END = "\ue000", "\ue001", "\ue002"
 MARK = re.compile(f"[{USER_START}{USER_END}{ANSWER_END}]")
 GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
-# Of the turns of one kind, so many of the first and of the last are rendered.
-NUM_RENDERED = 8
+# Of the turns of one kind, so many of the first, whose prompts are short, and of the last are rendered.
+NUM_FIRST, NUM_LAST = 16, 2
 
 
 @dataclass
@@ -101,12 +101,13 @@ def _find_starts(text: str, messages: list[dict], processor: HawaiiProcessor) ->
         return True
 
     for turns in _kinds_of_turns(messages).values():
-        rendered = turns if len(turns) <= 2 * NUM_RENDERED else [*turns[:NUM_RENDERED], *turns[-NUM_RENDERED:]]
+        others = turns[NUM_FIRST:-NUM_LAST]
+        rendered = [*turns[:NUM_FIRST], *turns[NUM_FIRST:][-NUM_LAST:]]
         if not render_prompts(rendered):
             return None
         gaps = {text[anchors[turn] : starts[turn]] if turn in anchors else None for turn in rendered}
         gap = gaps.pop()
-        for turn in turns[NUM_RENDERED:-NUM_RENDERED] if len(rendered) < len(turns) else []:
+        for turn in others:
             is_same = not gaps and gap and turn in anchors and text.startswith(gap, anchors[turn])
             if is_same:
                 starts[turn] = anchors[turn] + len(gap)
