@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ...files.user_error import UserError
 from ...processing.processing_hawaii import HawaiiProcessor
-from .record import Message
+from ..sources.record import Message
 from .renderings import MARK, Rendering, render_conversation, render_prompt
 
 

@@ -15,8 +15,8 @@ from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_messages
 from hawaii.training.data import renderings
 from hawaii.training.data.conversations import chat_messages, tokenize_conversation
-from hawaii.training.data.record import Message
 from hawaii.training.data.renderings import MARK, render_conversation
+from hawaii.training.sources.record import Message
 
 
 TURNS = ["<image>\nwhat is it ?", "a circle", "and its color ?", "red\n\nor  blue"]
