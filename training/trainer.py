@@ -25,6 +25,7 @@ from .checkpoints import (
     remove_old_checkpoints,
     save_objective,
 )
+from .data.sample_stream import SampleStream, load_stream
 from .finished_stage import ObjectiveSettings, save_settings
 from .finite_checks import check_step, check_weights, gradient_norms
 from .recipes.arguments import HawaiiTrainingArguments
@@ -166,6 +167,27 @@ class HawaiiTrainer(Trainer):
     def timer(self) -> TimerCallback:
         # Not an attribute: a resume replaces the callback.
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, TimerCallback))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Returns this process's batches; accelerate would let one process read a stream for all."""
+        dataset, args = self.train_dataset, self.args
+        if not isinstance(dataset, SampleStream):
+            return super().get_train_dataloader()
+        return load_stream(
+            dataset,
+            self._train_batch_size,
+            self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+
+    def _init_training_state(self, *args, **kwargs):
+        """Also lets a stream know how many batches it need not make: the loop takes them and drops them."""
+        epochs, num_batches = super()._init_training_state(*args, **kwargs)
+        if isinstance(self.train_dataset, SampleStream):
+            self.train_dataset.num_skipped = num_batches
+        return epochs, num_batches
 
     def _get_train_sampler(self, train_dataset=None):
         """Samplers that need the lengths of all samples get them without reading an image."""

@@ -24,6 +24,10 @@ class ImageReader(RecordReader):
     def _find_problem(self, record: Record) -> str | None:
         return self._find_image_problem(record.images) if record.is_readable else record.problem
 
+    def split(self, record: Record) -> list[Record]:
+        """Returns a record per image."""
+        return [Record(record.id, (image,)) for image in record.images] if record.is_readable else [record]
+
     def make_sample(self, record: Record) -> dict:
         """Returns the images of [`RecordReader`] and `record_id`, as text for errors."""
         return {**self._read_images(record), "record_id": repr(record.id)}

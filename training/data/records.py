@@ -107,6 +107,16 @@ class RecordReader(ABC):
     def make_sample(self, record: Record) -> dict:
         """Returns the sample of a record; raises a `UserError` if it cannot be read."""
 
+    def split(self, record: Record) -> list[Record]:
+        """Returns the records of a stream that one sample is made of; a record is one, unless a subclass differs."""
+        return [record]
+
+    def identify(self, image: Any) -> str:
+        """The same text for the same image, wherever it is: see [`ImageStore.identity`]."""
+        if isinstance(image, dict):
+            return digest(image["bytes"])
+        return image if self.images is None else self.images.identity(image)
+
     def _open_image(self, image: Any) -> Image.Image:
         try:
             if not isinstance(image, str):
@@ -214,7 +224,7 @@ class RecordDataset(RecordReader, Dataset):
         records = self._check(records)
         if image_share < 1:
             records = records.select(
-                choose_share(records.without_messages(), image_share, self.data_path, images.identity)
+                choose_share(records.without_messages(), image_share, self.data_path, self.identify)
             )
         self.records = records
 

@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from datasets import Dataset
@@ -73,7 +73,7 @@ def _list_tar(path: Path) -> Iterator[Member]:
     members: dict[str, tuple[int, int]] = {}
     with tarfile.open(path, "r:") as archive:
         for info in archive:
-            archive.members = []  # otherwise it keeps all
+            archive.members = []  # otherwise it keeps all  # pyright: ignore[reportAttributeAccessIssue]
             name = _normalise(info.name)
             if name is None:
                 continue
@@ -110,7 +110,9 @@ class ImageArchive:
         self.is_zip = path.suffix.lower() == ".zip"
         status = self.path.stat()
         key = digest(VERSION, f"{self.path}\n{status.st_size}\n{status.st_mtime_ns}".encode(errors="surrogateescape"))
-        self._rows = Dataset.from_file(str(cached_file(f"{key}.index.arrow", self._write_index))).with_format("arrow")
+        self._rows: Any = Dataset.from_file(str(cached_file(f"{key}.index.arrow", self._write_index))).with_format(
+            "arrow"
+        )
         self._names = self._rows.data.column("name")
         self._descriptor: int | None = None
 

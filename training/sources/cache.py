@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-import datasets
+from datasets import config
 from filelock import FileLock
 
 from ...files.user_error import UserError
@@ -24,7 +24,7 @@ def cached_file(name: str, write: Callable[[Path], None]) -> Path:
     Raises:
         UserError: The cache cannot be written; names the file and how to choose another folder.
     """
-    path = Path(datasets.config.HF_DATASETS_CACHE) / "hawaii" / name
+    path = Path(config.HF_DATASETS_CACHE) / "hawaii" / name
     if path.is_file():
         return path
     incomplete = path.with_name(f".{path.name}.{uuid.uuid4().hex}")

@@ -31,18 +31,20 @@ SHUFFLE_BUFFER = 1000  # rows, with their images as they are in the files
 
 def is_dataset(path: str) -> bool:
     """Whether `datasets` reads the path: a folder, a file of one of its formats, or an id of the Hub."""
-    if Path(path).exists():
-        return Path(path).is_dir() or Path(path).suffix in BUILDERS
-    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) is not None and not Path(path).suffix
+    return Path(path).is_dir() or Path(path).suffix in ("", *BUILDERS)
 
 
 def _load(path: str, config: str | None, split: str, streaming: bool) -> Any:
     folder = Path(path)
+    if not folder.exists() and (folder.suffix in BUILDERS or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path)):
+        raise UserError(f"There is no data set {path}: it is neither a file or folder here nor an id of the Hub.")
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         rows = datasets.load_from_disk(path)
         if isinstance(rows, datasets.DatasetDict):
             if split not in rows:
-                raise UserError(f"The data set {path} has no split {split!r}; its splits are {', '.join(rows)}.")
+                raise UserError(
+                    f"The data set {path} has no split {split!r}; its splits are {', '.join(map(str, rows))}."
+                )
             rows = rows[split]
         return rows.to_iterable_dataset(num_shards=max(1, len(rows.data.to_batches()))) if streaming else rows
     if folder.is_file():
@@ -146,7 +148,7 @@ class DatasetImages(ImageStore):
         self.path, self.folder = path, folder
         self.root = Path(path) if folder is None else folder.root
         self.columns = _image_columns(rows.column_names)
-        self._rows = rows.select_columns(self.columns).with_format("arrow")
+        self._rows: Any = rows.select_columns(self.columns).with_format("arrow")
 
     def _find_bytes(self, name: str) -> bytes | None:
         place = self.PLACE.fullmatch(name)
@@ -184,7 +186,7 @@ class DatasetImages(ImageStore):
         return f"{self.path}, {name}" if is_place else self.folder.describe(name)
 
 
-def _iterate_records(rows: datasets.Dataset) -> Iterator[Record]:
+def _iterate_records(rows: Any) -> Iterator[Record]:
     columns = _image_columns(rows.column_names)
     rows = rows.with_format("arrow")
     for first in range(0, len(rows), NUM_ROWS):

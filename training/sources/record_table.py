@@ -86,12 +86,12 @@ class RecordTable(Sequence[Record]):
     def __init__(self, path: Path, indices: np.ndarray | None = None):
         self.path = path
         self.indices = indices
-        self._rows = Dataset.from_file(str(path)).with_format("arrow")
+        self._rows: Any = Dataset.from_file(str(path)).with_format("arrow")
 
     def __len__(self) -> int:
         return len(self._rows) if self.indices is None else len(self.indices)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
@@ -103,7 +103,7 @@ class RecordTable(Sequence[Record]):
     def __iter__(self) -> Iterator[Record]:
         return map(_to_record, self._read(self._rows))
 
-    def _read(self, rows: Dataset) -> Iterator[dict]:
+    def _read(self, rows: Any) -> Iterator[dict]:
         for start in range(0, len(self), NUM_ROWS):
             end = min(start + NUM_ROWS, len(self))
             chosen = slice(start, end) if self.indices is None else self.indices[start:end]
