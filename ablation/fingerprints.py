@@ -34,7 +34,7 @@ def fingerprints(recipe: Recipe, data_file: str | None) -> dict[str, str]:
     for stage in recipe.stages.values():
         model, data = stage.model, stage.data
         paths |= {model.vision_tower, model.language_model, model.llava, model.tokenizer}
-        paths |= {data.data_path, data.eval_data_path, data.chat_template}
+        paths |= {data.eval_data_path, data.chat_template, *(source.path for source in data.sources)}
         paths |= {teacher.checkpoint for teacher in stage.teachers}
     # os.path.exists, since an inline chat template is too long for Path.exists.
     return {path: fingerprint(Path(path)) for path in sorted(filter(None, paths)) if os.path.exists(path)}

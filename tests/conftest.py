@@ -1,6 +1,9 @@
 """Fixtures for all tests. No fixture and no test needs a network."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 
 # Set before huggingface_hub and transformers are imported, because they read these variables on import.
@@ -8,6 +11,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -12,7 +12,7 @@ import torch
 
 from hawaii import __main__ as command
 from hawaii.files.user_error import UserError
-from hawaii.training.data.readers import read_records
+from hawaii.training.sources.readers import read_records
 
 
 def run(program: str) -> subprocess.CompletedProcess:

@@ -26,7 +26,7 @@ from .recipes.recipe import NOT_GIVEN, Stage, first_different_value
 # Options without an effect on the trained numbers: where files are (their content is compared), logging, evaluation,
 # saving, workers, devices, and what changes speed and memory only. Every other option matters, also one that is new.
 WITHOUT_EFFECT = set(
-    "output_dir data_path image_folder eval_data_path follow_links trust_remote_code "
+    "output_dir data_path image_folder data eval_data_path follow_links trust_remote_code "
     "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs "
     "torch_compile torch_compile_backend torch_compile_mode use_liger_kernel liger_kernel_config use_cache "
     "torch_empty_cache_steps bf16_full_eval fp16_full_eval "
@@ -127,7 +127,12 @@ def describe_data(data: DataArguments) -> Any:
     The content of the data: of a file a hash; of a folder, a hash of its files' names and sizes; a hub id is its own
     description.
     """
-    return _describe_content(data.image_folder if data.data_path is None else data.data_path)
+    if data.data is None:
+        return _describe_content(data.image_folder if data.data_path is None else data.data_path)
+    return [
+        {name: _describe_content(value) for name, value in source.items() if name != "image_folder"}
+        for source in data.data
+    ]
 
 
 def _describe_content(value: Any) -> Any:

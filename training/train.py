@@ -22,15 +22,18 @@ from ..processing.encoder_processor import EncoderProcessor
 from ..processing.processing_hawaii import HawaiiProcessor
 from .callbacks import JsonLinesCallback
 from .checkpoints import FoundCheckpoint, find_checkpoint, list_checkpoints, load_objective
-from .data.conversation_dataset import Collator, ConversationDataset
-from .data.images import ImageDataset, collate_images
+from .data.conversation_dataset import Collator, ConversationDataset, ConversationReader
+from .data.images import ImageDataset, ImageReader, collate_images
+from .data.mixture import MixedDataset
 from .data.questions import QuestionDataset
+from .data.sample_stream import SampleStream, StreamPart
 from .finished_stage import ObjectiveSettings
 from .identity import check_options, check_processes, check_run, decide_once, describe_options, describe_stage
 from .objectives.encoder_passes import Student
 from .recipes.arguments import DataArguments
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
 from .recipes.recipe import Recipe, Stage, read_recipe
+from .sources.dataset_rows import TableStream
 from .stop_requests import StopRequests
 from .strategy import check_strategy, create_accelerator, describe_strategy, whole_weights
 from .students.encoders import warn_of_other_teachers
@@ -43,6 +46,7 @@ from .trainer import HawaiiTrainer
 
 
 NUM_SAMPLES = 64  # images whose features set the scale of the targets
+TrainingData = ConversationDataset | ImageDataset | MixedDataset | SampleStream
 
 
 def print_once(line: str) -> None:
@@ -50,24 +54,58 @@ def print_once(line: str) -> None:
     PartialState().print(line, flush=True)
 
 
+def stream_data(
+    data_args: DataArguments, processor: HawaiiProcessor | EncoderProcessor, seed: int, **options: Any
+) -> SampleStream:
+    """The training data of a stage with a streamed source; `options` as for the reader of its processor."""
+    parts, is_encoder_alone = [], isinstance(processor, EncoderProcessor)
+    for source in data_args.sources:
+        if source.streaming:
+            make_reader = ImageReader if is_encoder_alone else ConversationReader
+            images = source.open_images(data_args.follow_links)
+            stream, reader = source.stream(), make_reader(images, processor, **options)
+        else:
+            make_dataset = ImageDataset if is_encoder_alone else ConversationDataset
+            checks = {"bad_records": data_args.bad_records, "follow_links": data_args.follow_links}
+            reader = make_dataset(source, None, processor, **checks, **options)
+            stream = TableStream(reader.records)
+        parts.append(StreamPart(source.path, stream, reader, source.weight or 1.0))
+    state = PartialState()
+    shared = (seed, data_args.bad_records, data_args.image_share)
+    return SampleStream(parts, *shared, state.process_index, state.num_processes)
+
+
 def read_data(
-    data_args: DataArguments, processor: HawaiiProcessor | EncoderProcessor, teachers: list
-) -> tuple[ConversationDataset | ImageDataset, Callable[[list[dict]], dict]]:
+    data_args: DataArguments, processor: HawaiiProcessor | EncoderProcessor, teachers: list, seed: int
+) -> tuple[TrainingData, Callable[[list[dict]], dict]]:
     """The training data of a stage and its collator."""
-    paths = (data_args.data_path, data_args.image_folder)
     size = max((teacher.image_size for teacher in teachers), default=None)
-    options = {name: getattr(data_args, name) for name in ("bad_records", "image_share", "follow_links")}
+    options: dict[str, Any] = {"teacher_image_size": size}
     if isinstance(processor, EncoderProcessor):
         assert size is not None  # without a language model there are teachers
-        return ImageDataset(*paths, processor, teacher_image_size=size, **options), collate_images
-    options["max_length"] = data_args.max_length
-    return ConversationDataset(*paths, processor, teacher_image_size=size, **options), Collator(processor, size)
+        make_dataset, collator = ImageDataset, collate_images
+    else:
+        make_dataset, collator = ConversationDataset, Collator(processor, size)
+        options["max_length"] = data_args.max_length
+    if data_args.is_streaming:
+        return stream_data(data_args, processor, seed, **options), collator
+    options |= {name: getattr(data_args, name) for name in ("bad_records", "image_share", "follow_links")}
+    if not data_args.sources:
+        return make_dataset(None, data_args.image_folder, processor, **options), collator
+    parts = [make_dataset(source, None, processor, **options) for source in data_args.sources]
+    weights = [source.weight for source in data_args.sources]
+    if len(parts) == 1:
+        return parts[0], collator
+    return MixedDataset(parts, None if None in weights else weights), collator
 
 
-def sample_teacher_features(dataset: ConversationDataset | ImageDataset, teachers: list, device: torch.device) -> list:
+def sample_teacher_features(dataset: TrainingData, teachers: list, device: torch.device) -> list:
     """The features of each teacher, on the CPU, for images spread over the data, the same on every process."""
-    step = max(1, len(dataset) // NUM_SAMPLES)
-    samples = [dataset[index] for index in range(0, len(dataset), step)[:NUM_SAMPLES]]
+    if isinstance(dataset, SampleStream):
+        samples = dataset.take(NUM_SAMPLES)
+    else:
+        step = max(1, len(dataset) // NUM_SAMPLES)
+        samples = [dataset[index] for index in range(0, len(dataset), step)[:NUM_SAMPLES]]
     images = [sample["teacher_images"] for sample in samples if "teacher_images" in sample]
     if not images:
         raise UserError(
@@ -158,7 +196,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
     if previous is not None:
         load_objective(objective, previous)
 
-    dataset, collator = read_data(data_args, processor, teachers)
+    dataset, collator = read_data(data_args, processor, teachers, args.seed)
     questions = None
     if data_args.eval_data_path is not None:
         assert isinstance(processor, HawaiiProcessor)  # a recipe of an encoder alone has no questions
@@ -215,7 +253,7 @@ def save_finished(stage: Stage, trainer: HawaiiTrainer, step: int, num_parameter
     used = teachers if stage.options.lambda_1 else []  # without weight a distillation loss has no effect
     report = {
         "steps": step,
-        "samples": len(dataset),
+        "samples": None if isinstance(dataset, SampleStream) else len(dataset),
         "seconds": round(trainer.timer.seconds, 1),
         "learning_rate": args.learning_rate,
         "batch_size": trainer.get_total_train_batch_size(args),

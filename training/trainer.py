@@ -28,6 +28,7 @@ from .checkpoints import (
     remove_old_checkpoints,
     save_objective,
 )
+from .data.sample_stream import SampleStream, load_stream
 from .finished_stage import ObjectiveSettings, save_settings
 from .finite_checks import check_step, check_weights, gradient_norms
 from .learning_rates import split_groups
@@ -236,6 +237,31 @@ class HawaiiTrainer(Trainer):
         # Not an attribute: a resume replaces the callback.
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, TimerCallback))
 
+    def get_train_dataloader(self) -> DataLoader:
+        """
+        Returns this process's batches, from workers that a signal to the whole run does not end. Accelerate would let
+        one process read a stream for all.
+        """
+        dataset, args = self.train_dataset, self.args
+        if not isinstance(dataset, SampleStream):
+            return protect_workers(super().get_train_dataloader())
+        loader = load_stream(
+            dataset,
+            self._train_batch_size,
+            self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+        return protect_workers(loader)
+
+    def _init_training_state(self, *args, **kwargs):
+        """Also lets a stream know how many batches it need not make: the loop takes them and drops them."""
+        epochs, num_batches = super()._init_training_state(*args, **kwargs)
+        if isinstance(self.train_dataset, SampleStream):
+            self.train_dataset.num_skipped = num_batches
+        return epochs, num_batches
+
     def _get_train_sampler(self, train_dataset=None):
         """Samplers that need the lengths of all samples get them without reading an image."""
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
@@ -244,10 +270,6 @@ class HawaiiTrainer(Trainer):
             name = processor.model_input_names[0]
             dataset = [{name: range(length)} for length in dataset.lengths()]
         return super()._get_train_sampler(dataset)
-
-    def get_train_dataloader(self) -> DataLoader:
-        """As transformers', with workers that a signal to the whole run does not end."""
-        return protect_workers(super().get_train_dataloader())
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """Returns this process's share of the questions, in batches."""

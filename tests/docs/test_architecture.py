@@ -106,7 +106,7 @@ print(len(dataset), dataset.records[1].messages[1].text, tuple(dataset[0]["pixel
     (package / "tests").symlink_to(ROOT / "tests")
     assert run(package, "-c", program) == "2 a circle (1, 3, 16, 16)\n"
     (tmp_path / "data.tsv").write_text("a.png\twhat color is it ?\n")
-    program = "import sys; from hawaii.training.data.readers import read_records; read_records('data.tsv')"
+    program = "import sys; from hawaii.training.sources.readers import read_records; list(read_records('data.tsv'))"
     with pytest.raises(AssertionError, match="UserError: data.tsv, line 1: it has 2 cells; write image, question"):
         run(package, "-c", program)
 

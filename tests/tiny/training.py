@@ -16,12 +16,12 @@ from hawaii.processing.chat_templates import load_chat_template
 from hawaii.training.baselines.class_token_teacher import ClassTokenGrid
 from hawaii.training.checkpoints import save_objective
 from hawaii.training.data.conversation_dataset import Collator, ConversationDataset
-from hawaii.training.data.readers import read_records
-from hawaii.training.data.record import Message, Record
 from hawaii.training.finished_stage import ObjectiveSettings, save_settings
 from hawaii.training.objectives.objective import ObjectiveOptions
 from hawaii.training.recipes.arguments import TRAINABLE_PARTS, HawaiiTrainingArguments
 from hawaii.training.recipes.objectives import OBJECTIVES, StudentWithObjective
+from hawaii.training.sources.readers import read_records
+from hawaii.training.sources.record import Message, Record
 from hawaii.training.teachers.config import TeacherConfig
 
 from .models import VISION, fill, make_model, make_processor, make_tokenizer
@@ -97,7 +97,7 @@ def make_messages(*texts: str) -> list[Message]:
 def read_data(folder: Path, records: list[dict]) -> list[Record]:
     """Writes records in LLaVA's form to `data.json` and reads them."""
     (folder / "data.json").write_text(json.dumps(records), encoding="utf-8")
-    return read_records(str(folder / "data.json"))
+    return list(read_records(str(folder / "data.json")))
 
 
 # Samples of which no two are alike: an image with one question, text alone, an image with two questions.

@@ -7,22 +7,23 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...files.user_error import UserError
 from ...processing.processing_hawaii import HawaiiProcessor
-from .conversations import chat_messages, tokenize_conversation
-from .records import RecordDataset
+from ..sources.record import Record
+from .conversations import clean_text, tokenize_conversation
+from .records import RecordDataset, RecordReader
 
 
 IGNORE_INDEX = -100
 
 
-class ConversationDataset(RecordDataset):
+class ConversationReader(RecordReader):
     """
-    Conversations to learn from. A sample that is too long raises when it is read.
+    Makes samples of conversations to learn from. A sample that is too long raises when it is read.
 
     Args:
         max_length (`int`, *optional*, defaults to 2048):
             Longer samples are truncated.
         args, kwargs:
-            As for [`RecordDataset`].
+            As for [`RecordReader`].
     """
 
     processor: HawaiiProcessor
@@ -31,34 +32,15 @@ class ConversationDataset(RecordDataset):
         super().__init__(*args, **kwargs)
         self.max_length = max_length
 
-    @property
-    def question(self) -> str:
-        """The first question of the first record; empty for captions without questions."""
-        content = chat_messages(self.records[0].messages[:1])[0]["content"]
-        return "".join(item["text"] for item in content if item["type"] == "text")
-
-    def lengths(self) -> list[int]:
-        """The number of tokens of each sample, without reading its images; 0 if it cannot be tokenized."""
-        result = []
-        for record in self.records:
-            with suppress(UserError):
-                result.append(
-                    min(self.max_length, len(tokenize_conversation(record.messages, self.processor).input_ids))
-                )
-                continue
-            result.append(0)
-        return result
-
-    def _read(self, index: int) -> dict:
+    def make_sample(self, record: Record) -> dict:
         """
         Returns:
             `dict` with `input_ids`, `labels` (-100 outside of answers) and `prompt_ids`, each one-dimensional, the
-            images of [`RecordDataset`], and `record_id`, as text for errors.
+            images of [`RecordReader`], and `record_id`, as text for errors.
 
         Raises:
             UserError: An image is broken, or no label is left after truncation.
         """
-        record = self.records[index]
         conversation = tokenize_conversation(record.messages, self.processor)
         input_ids = torch.tensor(conversation.input_ids[: self.max_length])
         is_answer = torch.tensor(conversation.is_answer[: self.max_length])
@@ -78,6 +60,39 @@ class ConversationDataset(RecordDataset):
             **self._read_images(record),
             "record_id": repr(record.id),
         }
+
+
+def first_question(record: Record) -> str:
+    """The first question of a conversation; empty for captions without questions."""
+    questions = [message for message in record.messages if message.role == "user"]
+    return clean_text(questions[0].text) if questions else ""
+
+
+class ConversationDataset(ConversationReader, RecordDataset):
+    """
+    Conversations to learn from.
+
+    Args:
+        args, kwargs:
+            As for [`RecordDataset`] and [`ConversationReader`].
+    """
+
+    @property
+    def question(self) -> str:
+        """The first question of the first record; empty for captions without questions."""
+        return first_question(self.records[0])
+
+    def lengths(self) -> list[int]:
+        """The number of tokens of each sample, without reading its images; 0 if it cannot be tokenized."""
+        result = []
+        for record in self.records:
+            with suppress(UserError):
+                result.append(
+                    min(self.max_length, len(tokenize_conversation(record.messages, self.processor).input_ids))
+                )
+                continue
+            result.append(0)
+        return result
 
 
 class Collator:

@@ -1,6 +1,7 @@
 """Tokenizes conversations and labels the tokens of answers and of instructions."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ...files.user_error import UserError
 from ...processing.processing_hawaii import HawaiiProcessor
-from .record import Message
+from ..sources.record import Message
 from .renderings import MARK, Rendering, render_conversation, render_prompt
 
 
@@ -84,8 +85,9 @@ def _find_end_tokens(
     if user text or an image comes first.
     """
     special, ends, index = _special_tokens(processor.tokenizer), [], 0
+    user_starts = [*(start for start, _ in rendering.instructions), math.inf]
     for answer_end in rendering.answer_ends:
-        next_user_text = next((start for start, _ in rendering.instructions if start >= answer_end), math.inf)
+        next_user_text = user_starts[bisect_left(user_starts, answer_end)]
         while index < len(input_ids) and (offsets[index][0] < answer_end or input_ids[index] not in special):
             index += 1
         has_end = index < len(input_ids) and input_ids[index] != processor.image_token_id
@@ -138,6 +140,7 @@ def tokenize_conversation(messages: Sequence[Message], processor: HawaiiProcesso
                 "learn to stop; put {% generation %} and {% endgeneration %} around the assistant's text, or name "
                 "another template, such as vicuna_v1."
             )
+    ending = set(end_tokens)
     in_answer, in_instruction = _cover(rendering.text, answers), _cover(rendering.text, rendering.instructions)
 
     result = TokenizedConversation([], [], [], set())
@@ -148,6 +151,6 @@ def tokenize_conversation(messages: Sequence[Message], processor: HawaiiProcesso
         result.input_ids += [token] * num_repeats
         result.is_answer += [is_answer] * num_repeats
         result.is_prompt += [1 in in_instruction[start:end] and not is_image] * num_repeats
-        if is_answer and index in end_tokens:
+        if is_answer and index in ending:
             result.end_ids.add(token)
     return result

@@ -1,24 +1,45 @@
 """Images without text, the data of an encoder that is trained without a language model."""
 
+from collections.abc import Iterator
+
 import torch
 
-from ...files.atomic import visible_files
+from ...files.digest import digest
 from ...files.user_error import UserError
 from ...processing.encoder_processor import EncoderProcessor
-from .record import Record
-from .records import RecordDataset
+from ..sources.image_folder import ImageStore, open_image_folder
+from ..sources.readers import code_digest
+from ..sources.record import Record
+from ..sources.record_table import RecordTable, save_records
+from ..sources.source import Source
+from .records import RecordDataset, RecordReader
 
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
-class ImageDataset(RecordDataset):
+class ImageReader(RecordReader):
+    """Makes samples of the images of records; conversations are not read."""
+
+    def _find_problem(self, record: Record) -> str | None:
+        return self._find_image_problem(record.images) if record.is_readable else record.problem
+
+    def split(self, record: Record) -> list[Record]:
+        """Returns a record per image."""
+        return [Record(record.id, (image,)) for image in record.images] if record.is_readable else [record]
+
+    def make_sample(self, record: Record) -> dict:
+        """Returns the images of [`RecordReader`] and `record_id`, as text for errors."""
+        return {**self._read_images(record), "record_id": repr(record.id)}
+
+
+class ImageDataset(ImageReader, RecordDataset):
     """
     Images, each once even if several records name it.
 
     Args:
-        data_path (`str`, *optional*):
-            Data file, of which only the images are read; all images under `image_folder` if not given.
+        data_path (`str` or [`Source`], *optional*):
+            Data, of which only the images are read; all images under `image_folder` if not given.
         image_folder, processor, kwargs:
             As for [`RecordDataset`].
 
@@ -29,39 +50,44 @@ class ImageDataset(RecordDataset):
     processor: EncoderProcessor
     question = ""
 
-    def __init__(self, data_path: str | None, image_folder: str, processor: EncoderProcessor, **kwargs):
+    def __init__(
+        self, data_path: str | Source | None, image_folder: str | None, processor: EncoderProcessor, **kwargs
+    ):
         self.has_data_file = bool(data_path)
-        super().__init__(data_path or image_folder, image_folder, processor, **kwargs)
+        super().__init__(data_path or Source(image_folder, image_folder), image_folder, processor, **kwargs)
 
-    def _read_records(self) -> list[Record]:
+    def _read_source(self, source: Source) -> tuple[RecordTable, ImageStore]:
         """Returns a record per image under the folder if there is no data file, in the same order on every machine."""
         if self.has_data_file:
-            return super()._read_records()
-        images = [path for path in visible_files(self.image_folder) if path.suffix.lower() in IMAGE_SUFFIXES]
-        if not images:
+            return super()._read_source(source)
+        images = open_image_folder(source.path, self.follow_links)
+        names = [name for name in images.names() if name.lower().endswith(IMAGE_SUFFIXES)]
+        if not names:
             raise UserError(
                 f"There is no image in the folder {self.data_path}, nor in its subfolders: no file name "
                 f"ends in {', '.join(IMAGE_SUFFIXES)}."
             )
-        paths = sorted(image.relative_to(self.image_folder).as_posix() for image in images)
-        return [Record(path, (path,)) for path in paths]
+        records = [Record(name, (name,)) for name in names]
+        key = digest("\0".join(names).encode(errors="backslashreplace"), code_digest().encode())
+        return save_records(key, records, self.data_path), images
 
-    def _check(self, records: list[Record]) -> list[Record]:
+    def _check(self, records: RecordTable) -> RecordTable:
         good = super()._check(records)
-        first = {}
-        for record in good:
-            for path in record.images:
-                first.setdefault(path, Record(record.id, (path,)))
-        if not first:
+
+        def unique_images() -> Iterator[Record]:
+            seen = set()
+            for record in good.without_messages():
+                for name in record.images:
+                    identity = self.images.identity(name)
+                    if identity not in seen:
+                        seen.add(identity)
+                        yield Record(record.id, (name,))
+
+        unused = b"" if good.indices is None else good.indices.tobytes()
+        unique = save_records(digest(self._check_key(records).encode(), unused), unique_images(), self.data_path)
+        if not len(unique):
             raise UserError(f"None of the {len(good)} records of {self.data_path} has an image to learn from.")
-        return list(first.values())
-
-    def _find_problem(self, record: Record) -> str | None:
-        return self._find_path_problem(record.images) if record.is_readable else record.problem
-
-    def _read(self, index: int) -> dict:
-        record = self.records[index]
-        return {**self._read_images(record), "record_id": repr(record.id)}
+        return unique
 
 
 def collate_images(samples: list[dict]) -> dict:

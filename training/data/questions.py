@@ -5,8 +5,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...files.user_error import UserError
 from ...processing.processing_hawaii import HawaiiProcessor
+from ..sources.record import Record
 from .conversations import clean_text, tokenize_conversation, tokenize_prompt
-from .record import Record
 from .records import RecordDataset
 
 
@@ -78,9 +78,13 @@ class QuestionDataset(RecordDataset):
             )
         return problem
 
+    def make_sample(self, record: Record) -> dict:
+        """Returns the images of the record."""
+        return self._read_images(record)
+
     def _read(self, index: int) -> dict:
         """Returns `index`, `input_ids` and, if the record has images, `pixel_values`."""
-        return {"index": index, "input_ids": self.prompts[index], **self._read_images(self.records[index])}
+        return {"index": index, "input_ids": self.prompts[index], **super()._read(index)}
 
 
 def collate_prompts(samples: list[dict], pad_token_id: int) -> tuple[list[int], dict[str, torch.Tensor]]:

@@ -1,26 +1,32 @@
 """Data sets of records, checked before training, and their images."""
 
 import hashlib
+import json
 import logging
 import operator
-import os
-import stat
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ...files.digest import digest
 from ...files.user_error import UserError
 from ...processing.encoder_processor import EncoderProcessor
 from ...processing.images_hawaii import open_image
 from ...processing.processing_hawaii import HawaiiProcessor
+from ..sources.cache import cached_file
+from ..sources.image_folder import ImageStore
+from ..sources.readers import code_digest
+from ..sources.record import Record
+from ..sources.record_table import RecordTable
+from ..sources.source import Source
 from .conversations import clean_text
-from .readers import read_records
-from .record import Record
 
 
 logger = logging.getLogger(__name__)
@@ -33,51 +39,163 @@ def teacher_image(square: Image.Image, size: int) -> torch.Tensor:
     return flat.view(size, size, 3).permute(2, 0, 1)
 
 
-def choose_share(records: list[Record], share: float, data_path: str) -> list[Record]:
+def is_in_share(record: Record, share: float, identify: Callable[[str], str] = str) -> bool:
     """
-    Chooses the records of a share of the images by a hash of each image's path: the choice is the same on every
-    machine, a smaller share is a subset of a larger one, and 1 chooses all. A record with several images is chosen if
-    all of its images are; a record without images is chosen by its id. The hash must never change, or a finished stage
-    and the next one would have other images.
+    Whether the record is in a share of the images: decided by a hash of each image's path, so it is the same on every
+    machine, a smaller share is a subset of a larger one, and 1 has all. A record with several images is in it if all
+    of its images are; a record without images is chosen by its id. The hash must never change, or a finished stage and
+    the next one would have other images.
+
+    Args:
+        record (`Record`), share (`float`):
+            The record and the share.
+        identify (`Callable[[str], str]`, *optional*):
+            Gives what to hash of an image; its path if not given.
+    """
+    names = list(map(identify, record.images)) or [str(record.id)]
+    digests = [hashlib.blake2b(name.encode(errors="backslashreplace"), digest_size=8).digest() for name in names]
+    return all(int.from_bytes(digest, "big") < share * 2**64 for digest in digests)
+
+
+def choose_share(
+    records: Iterable[Record], share: float, data_path: str, identify: Callable[[str], str] = str
+) -> np.ndarray:
+    """
+    Returns the indices of the records of a share of the images, see [`is_in_share`].
 
     Raises:
         UserError: The share has no record, or none with an image although there are some; names `data_path`.
     """
-    chosen = []
-    for record in records:
-        names = record.images or [str(record.id)]
-        digests = [hashlib.blake2b(name.encode(errors="backslashreplace"), digest_size=8).digest() for name in names]
-        if all(int.from_bytes(digest, "big") < share * 2**64 for digest in digests):
-            chosen.append(record)
-    images = {path for record in records for path in record.images}
-    if not chosen or (images and not any(record.images for record in chosen)):
+    chosen, images, has_images, number = [], set(), False, -1
+    for number, record in enumerate(records):
+        images.update(record.images)
+        if is_in_share(record, share, identify):
+            chosen.append(number)
+            has_images = has_images or bool(record.images)
+    if not chosen or (images and not has_images):
         raise UserError(
             f"image_share {share} selects no record with an image: there are {len(images)} images in the "
-            f"{len(records)} records of {data_path}; make it larger."
+            f"{number + 1} records of {data_path}; make it larger."
         )
-    return chosen
+    return np.array(chosen)
 
 
-class RecordDataset(Dataset, ABC):
+class RecordReader(ABC):
     """
-    Base of the data sets; `_read` of a subclass makes a sample. All checks that need no decoding run in `__init__`;
-    a broken image raises when its sample is read.
+    Makes samples of records.
 
     Args:
-        data_path (`str`):
-            Data file of a format in [`READERS`].
-        image_folder (`str`):
-            Folder of the images. Paths in records may not leave it; links in it may.
+        images (`ImageStore`, *optional*):
+            Where the images are; records of a stream may contain theirs.
         processor (`HawaiiProcessor` or `EncoderProcessor`):
             Squares and normalises images; tokenizes conversations.
+        teacher_image_size (`int`, *optional*):
+            Side of the uint8 image that all teachers share; no image is made for them if not given.
+    """
+
+    def __init__(
+        self,
+        images: ImageStore | None,
+        processor: HawaiiProcessor | EncoderProcessor,
+        teacher_image_size: int | None = None,
+    ):
+        self.images = images
+        self.processor = processor
+        self.teacher_image_size = teacher_image_size
+
+    @abstractmethod
+    def make_sample(self, record: Record) -> dict:
+        """Returns the sample of a record; raises a `UserError` if it cannot be read."""
+
+    def split(self, record: Record) -> list[Record]:
+        """Returns the records of a stream that one sample is made of; a record is one, unless a subclass differs."""
+        return [record]
+
+    def identify(self, image: Any) -> str:
+        """The same text for the same image, wherever it is: see [`ImageStore.identity`]."""
+        if isinstance(image, dict):
+            return digest(image["bytes"])
+        return image if self.images is None else self.images.identity(image)
+
+    def _open_image(self, image: Any) -> Image.Image:
+        try:
+            if not isinstance(image, str):
+                return open_image(image)
+            assert self.images is not None  # otherwise the record has a problem
+            return open_image(self.images.find(image))
+        except ValueError as error:
+            name = self.images.describe(image) if isinstance(image, str) else (image["path"] or "in its row")
+            raise UserError(f"its image {name} cannot be read ({error})") from error
+
+    def _read_images(self, record: Record) -> dict[str, torch.Tensor]:
+        """
+        Returns:
+            `dict` with `pixel_values` of shape `(num_images, 3, image_size, image_size)` and, with a
+            `teacher_image_size`, `teacher_images`, uint8, of shape
+            `(num_images, 3, teacher_image_size, teacher_image_size)`; empty if the record has no image.
+        """
+        images = [self._open_image(image) for image in record.images]
+        if not images:
+            return {}
+        processor, size = self.processor.image_processor, self.teacher_image_size
+        result = {"pixel_values": processor(images, return_tensors="pt")["pixel_values"]}
+        if size is not None:
+            squares = [processor.square_image(image, size, Image.Resampling.BICUBIC) for image in images]
+            result["teacher_images"] = torch.stack([teacher_image(square, size) for square in squares])
+        return result
+
+    def _find_problem(self, record: Record) -> str | None:
+        """Returns why the record cannot be used, without reading its images; image data sets check less."""
+        if record.problem is not None:
+            return record.problem
+        for message in record.messages:
+            try:
+                message.text.encode()
+            except UnicodeEncodeError as error:
+                return f"its text {message.text!r} cannot be tokenized ({error.reason})"
+        if not any(message.role == "assistant" and clean_text(message.text) for message in record.messages):
+            return "it has no answer to learn"
+        num_images = sum(message.num_images for message in record.messages)
+        if num_images != len(record.images):
+            return f"its conversation shows {num_images} images but it has {len(record.images)} images"
+        return self._find_image_problem(record.images)
+
+    def _find_image_problem(self, images: Iterable) -> str | None:
+        for image in images:
+            if isinstance(image, dict) and isinstance(image.get("bytes"), bytes):
+                continue  # of a stream
+            if not isinstance(image, str) or "\0" in image:
+                return f"its image is {image!r}, not a path"
+            if self.images is None:
+                return f"its image is the path {image}, and the source has no image_folder"
+            problem = self.images.find_problem(image)
+            if problem is not None:
+                return problem
+        return None
+
+
+class RecordDataset(RecordReader, Dataset):
+    """
+    Base of the data sets. All checks that need no decoding run in `__init__`, unless they did before with the same
+    data; a broken image raises when its sample is read.
+
+    Args:
+        data_path (`str` or [`Source`]):
+            Data, see [`Source`].
+        image_folder (`str`, *optional*):
+            Folder or archive of the images. Paths in records may not leave it; links in it may.
+        processor, teacher_image_size:
+            As for [`RecordReader`].
         bad_records (`str`, *optional*, defaults to `"error"`):
             `"error"` raises for records that cannot be used; `"skip"` drops them with a warning.
         image_share (`float`, *optional*, defaults to 1.0):
-            Share of the images to train on, see [`choose_share`].
-        teacher_image_size (`int`, *optional*):
-            Side of the uint8 image that all teachers share; no image is made for them if not given.
+            Share of the images to train on, see [`is_in_share`].
         follow_links (`bool`, *optional*, defaults to `True`):
             Whether an image may be a symbolic link or in a linked folder.
+
+    Attributes:
+        records ([`RecordTable`]):
+            The usable records of the share.
 
     Raises:
         UserError: The data file or the folder is missing, no record is within the share, or records cannot be used
@@ -85,26 +203,30 @@ class RecordDataset(Dataset, ABC):
     """
 
     hint = "set bad_records: skip"  # the alternative to fixing a bad record
+    images: ImageStore
 
     def __init__(
         self,
-        data_path: str,
-        image_folder: str,
+        data_path: str | Source,
+        image_folder: str | None,
         processor: HawaiiProcessor | EncoderProcessor,
         bad_records: str = "error",
         image_share: float = 1.0,
-        teacher_image_size: int | None = None,
         follow_links: bool = True,
+        **kwargs,
     ):
-        self.image_folder = Path(image_folder).resolve()
-        if not self.image_folder.is_dir():
-            raise UserError(f"There is no image folder {image_folder}.")
-        self.processor = processor
+        source = data_path if isinstance(data_path, Source) else Source(data_path, image_folder)
+        self.data_path = source.path
         self.bad_records = bad_records
-        self.teacher_image_size = teacher_image_size
         self.follow_links = follow_links
-        self.data_path = data_path
-        self.records = choose_share(self._check(self._read_records()), image_share, data_path)
+        records, images = self._read_source(source)
+        super().__init__(images, processor, **kwargs)
+        records = self._check(records)
+        if image_share < 1:
+            records = records.select(
+                choose_share(records.without_messages(), image_share, self.data_path, self.identify)
+            )
+        self.records = records
 
     def __len__(self) -> int:
         return len(self.records)
@@ -136,91 +258,52 @@ class RecordDataset(Dataset, ABC):
         """The number of tokens of each sample; 1 for an image, which has as many as every other."""
         return [1] * len(self)
 
-    def _read_records(self) -> list[Record]:
-        return read_records(self.data_path)
+    def _read_source(self, source: Source) -> tuple[RecordTable, ImageStore]:
+        return source.read(self.follow_links)
 
-    @abstractmethod
     def _read(self, index: int) -> dict:
-        """Returns the sample of a record; raises a `UserError` if it cannot be read."""
+        return self.make_sample(self.records[index])
 
     def _name_record(self, index: int, error: UserError) -> str:
         return f"{self.data_path}, record {self.records[index].id!r}: {str(error).removesuffix('.')}"
 
-    def _read_images(self, record: Record) -> dict[str, torch.Tensor]:
-        """
-        Returns:
-            `dict` with `pixel_values` of shape `(num_images, 3, image_size, image_size)` and, with a
-            `teacher_image_size`, `teacher_images`, uint8, of shape
-            `(num_images, 3, teacher_image_size, teacher_image_size)`; empty if the record has no image.
-        """
-        images = []
-        for path in record.images:
-            try:
-                images.append(open_image(self._locate(path)))
-            except ValueError as error:
-                raise UserError(f"its image {self.image_folder / path} cannot be read ({error})") from error
-        if not images:
-            return {}
-        processor, size = self.processor.image_processor, self.teacher_image_size
-        result = {"pixel_values": processor(images, return_tensors="pt")["pixel_values"]}
-        if size is not None:
-            squares = [processor.square_image(image, size, Image.Resampling.BICUBIC) for image in images]
-            result["teacher_images"] = torch.stack([teacher_image(square, size) for square in squares])
-        return result
+    def _check_key(self, records: RecordTable) -> str:
+        """A digest of all that the result of the checks depends on, except the image folder's content."""
+        code = [Path(__file__).with_name(name) for name in ("records.py", "images.py", "questions.py")]
+        images = [str(self.images.root), str(self.follow_links), type(self).__name__]
+        return digest(*code, code_digest().encode(), records.path.name.encode(), "\n".join(images).encode())
 
-    def _check(self, records: list[Record]) -> list[Record]:
+    def _find_problems(self, records: RecordTable) -> list[tuple[int, str]]:
+        """
+        Returns the indices and problems of the records that cannot be used. Records that once had none are not checked
+        again: what has happened to their images since is an error when they are read.
+        """
+        problems: dict[int, str] = {}
+        is_first = False
+
+        def write(path: Path) -> None:
+            nonlocal problems, is_first
+            found = ((number, self._find_problem(record)) for number, record in enumerate(records))
+            problems, is_first = {number: problem for number, problem in found if problem is not None}, True
+            path.write_text(json.dumps(sorted(problems)), encoding="utf-8")
+
+        path = cached_file(f"{self._check_key(records)}.problems.json", write)
+        if not is_first:
+            for number in json.loads(path.read_text(encoding="utf-8")):
+                problem = self._find_problem(records[number])
+                if problem is not None:
+                    problems[number] = problem
+        return list(problems.items())
+
+    def _check(self, records: RecordTable) -> RecordTable:
         """Returns the usable records; raises or warns if there are others."""
-        good, problems = [], []
-        for record in records:
-            problem = self._find_problem(record)
-            if problem is None:
-                good.append(record)
-            else:
-                problems.append(f"record {record.id!r}: {problem}")
+        problems = self._find_problems(records)
         if not problems:
-            return good
-        first = "; ".join(problems[:5])
+            return records
+        first = "; ".join(f"record {records[number].id!r}: {problem}" for number, problem in problems[:5])
         summary = f"{len(problems)} of {len(records)} records of {self.data_path} cannot be used: {first}"
-        if self.bad_records == "error" or not good:
+        if self.bad_records == "error" or len(problems) == len(records):
             raise UserError(f"{summary}. Fix them, or {self.hint.replace(' it ', ' them ')}.")
         logger.warning("%s. They are skipped.", summary)
-        return good
-
-    def _find_problem(self, record: Record) -> str | None:
-        """Returns why the record cannot be used; image data sets check less."""
-        if record.problem is not None:
-            return record.problem
-        for message in record.messages:
-            try:
-                message.text.encode()
-            except UnicodeEncodeError as error:
-                return f"its text {message.text!r} cannot be tokenized ({error.reason})"
-        if not any(message.role == "assistant" and clean_text(message.text) for message in record.messages):
-            return "it has no answer to learn"
-        num_images = sum(message.num_images for message in record.messages)
-        if num_images != len(record.images):
-            return f"its conversation shows {num_images} images but it has {len(record.images)} images"
-        return self._find_path_problem(record.images)
-
-    def _locate(self, path: str) -> Path:
-        # `..` is removed from the text: behind a link, the system would follow it out of the folder.
-        return Path(os.path.normpath(self.image_folder / path))
-
-    def _find_path_problem(self, paths: Sequence) -> str | None:
-        for path in paths:
-            if not isinstance(path, str) or "\0" in path:
-                return f"its image is {path!r}, not a path"
-            full = self._locate(path)
-            if not full.is_relative_to(self.image_folder):
-                return f"its image {path} is outside {self.image_folder}"
-            try:
-                if not stat.S_ISREG(full.stat().st_mode):
-                    return f"its image {full} is not a file"
-                if not self.follow_links and full.resolve() != full:
-                    return f"its image {path} is a symbolic link, or in a linked folder, and follow_links is false"
-            except (FileNotFoundError, NotADirectoryError):
-                return f"its image {full} is missing"
-            except (OSError, ValueError, RuntimeError) as error:
-                # A name that is too long or that the file system cannot encode, or a cycle of links.
-                return f"its image {path!r} cannot be looked up ({error})"
-        return None
+        bad = [number for number, _ in problems]
+        return records.select(np.delete(np.arange(len(records)), bad))

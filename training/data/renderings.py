@@ -15,6 +15,8 @@ from ...processing.processing_hawaii import HawaiiProcessor
 USER_START, USER_END, ANSWER_END = "\ue000", "\ue001", "\ue002"
 MARK = re.compile(f"[{USER_START}{USER_END}{ANSWER_END}]")
 GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
+# Of the turns of one kind, so many of the first, whose prompts are short, and of the last are rendered.
+NUM_FIRST, NUM_LAST = 16, 2
 
 
 @dataclass
@@ -62,13 +64,65 @@ def _render(messages: list[dict], processor: HawaiiProcessor, **kwargs) -> tuple
     return texts[0], spans[0] if spans else []
 
 
+def _kinds_of_turns(messages: list[dict]) -> dict[tuple, list[int]]:
+    """Returns the assistant's turns by what precedes them: the role, the number of items, and whether one is text."""
+    kinds: dict[tuple, list[int]] = {}
+    for turn, message in enumerate(messages):
+        if message["role"] == "assistant":
+            previous = messages[turn - 1] if turn else {"role": None, "content": []}
+            content = previous["content"]
+            kind = (turn == 0, previous["role"], len(content), any("text" in item for item in content))
+            kinds.setdefault(kind, []).append(turn)
+    return kinds
+
+
+def _find_starts(text: str, messages: list[dict], processor: HawaiiProcessor) -> dict[int, int] | None:
+    """
+    Returns the position in `text` at which each turn of the assistant begins, the end of its prompt; `None` if a
+    prompt is not the start of the text.
+
+    Prompts are as long as the conversation, so rendering all of them would take quadratic time. The first and the last
+    turns of a kind are rendered. If the template writes the same between the last mark and each of these answers, and
+    also in the text of the others, these begin there as well; any other turn is rendered.
+    """
+    marks = [match.start() for match in MARK.finditer(text)]
+    ends = [position for position in marks if text[position] == ANSWER_END]
+    turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
+    # The end of the last mark before the end of an answer.
+    anchors = {turn: marks[bisect_left(marks, end) - 1] + 1 for turn, end in zip(turns, ends) if end > marks[0]}
+    starts: dict[int, int] = {}
+
+    def render_prompts(turns: list[int]) -> bool:
+        for turn in turns:
+            prompt, _ = _render(messages[:turn], processor, add_generation_prompt=True)
+            if not text.startswith(prompt):
+                return False
+            starts[turn] = len(prompt)
+        return True
+
+    for turns in _kinds_of_turns(messages).values():
+        others = turns[NUM_FIRST:-NUM_LAST]
+        rendered = [*turns[:NUM_FIRST], *turns[NUM_FIRST:][-NUM_LAST:]]
+        if not render_prompts(rendered):
+            return None
+        gaps = {text[anchors[turn] : starts[turn]] if turn in anchors else None for turn in rendered}
+        gap = gaps.pop()
+        for turn in others:
+            is_same = not gaps and gap and turn in anchors and text.startswith(gap, anchors[turn])
+            if is_same:
+                starts[turn] = anchors[turn] + len(gap)
+            elif not render_prompts([turn]):
+                return None
+    return starts
+
+
 def _render_without_markers(messages: list[dict], processor: HawaiiProcessor) -> tuple[str, list[tuple[int, None]]]:
     """Returns the text of a conversation and its answers, which begin at the end of their prompts."""
-    turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
+    num_answers = sum(message["role"] == "assistant" for message in messages)
     for _ in range(2):  # a template may print the date, which may change between two renderings
         text, _ = _render(messages, processor)
-        prompts = [_render(messages[:turn], processor, add_generation_prompt=True)[0] for turn in turns]
-        if all(text.startswith(prompt) for prompt in prompts):
+        starts = _find_starts(text, messages, processor)
+        if starts is not None:
             break
     else:
         raise UserError(
@@ -76,12 +130,12 @@ def _render_without_markers(messages: list[dict], processor: HawaiiProcessor) ->
             "answer is unknown; put {% generation %} and {% endgeneration %} around the assistant's text, or name "
             "another template, such as vicuna_v1."
         )
-    if text.count(ANSWER_END) != len(turns):
+    if text.count(ANSWER_END) != num_answers:
         raise UserError(
-            f"The chat template shows the ends of {text.count(ANSWER_END)} answers but there are {len(turns)}; name "
+            f"The chat template shows the ends of {text.count(ANSWER_END)} answers but there are {num_answers}; name "
             "another one, such as vicuna_v1."
         )
-    return text, [(len(prompt), None) for prompt in prompts]
+    return text, [(starts[turn], None) for turn in sorted(starts)]
 
 
 def _check_is_complete(rendered: str, messages: list[dict], processor: HawaiiProcessor) -> None:

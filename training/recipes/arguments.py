@@ -1,14 +1,17 @@
 """The options of a stage that do not belong to one objective: model, data and training."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from transformers import TrainingArguments
 
 from ...configuration.configuration_hawaii import check_choice
 from ...files.user_error import UserError
 from ...processing.images_hawaii import IMAGE_ASPECT_RATIOS
+from ..sources.source import Source
 from ..teachers.config import DTYPES
 from .objectives import OBJECTIVES
+from .values import check_names, convert_option
 
 
 # Options that give the student a language model.
@@ -112,10 +115,13 @@ class DataArguments:
 
     Args:
         data_path (`str`, *optional*):
-            Data file of a format in [`READERS`]. An encoder without a language model is trained on the images it
-            names; if not given, on all images under `image_folder`, except hidden files and linked folders.
+            Data file, or another source as in [`Source`]. An encoder without a language model is trained on the images
+            it names; if not given, on all images under `image_folder`, except hidden files and linked folders.
         image_folder (`str`):
-            Folder that image paths are relative to.
+            Folder, zip or tar that image paths are relative to. A data set may contain its images instead.
+        data (`list[dict]`, *optional*):
+            Several sources instead of a `data_path`, each a mapping of the fields of [`Source`]. `image_folder` is
+            that of the sources that name none.
         chat_template (`str`, *optional*):
             `plain`, `vicuna_v1` or a `.jinja` file; the tokenizer's if not given. A template for text only, as
             language models have, is adapted to images.
@@ -138,6 +144,7 @@ class DataArguments:
 
     data_path: str | None = None
     image_folder: str = ""
+    data: list[dict] | None = None
     chat_template: str | None = None
     image_aspect_ratio: str = "pad"
     max_length: int = 2048
@@ -151,8 +158,50 @@ class DataArguments:
             raise UserError(f"image_share is {self.image_share}; it must be above 0 and at most 1.")
         check_choice("image_aspect_ratio", self.image_aspect_ratio, IMAGE_ASPECT_RATIOS)
         check_choice("bad_records", self.bad_records, ("error", "skip"))
-        if not self.image_folder:
+        if self.data is not None and self.data_path:
+            raise UserError(
+                f"data_path is {self.data_path!r}, and data names sources, too; move it to data as "
+                f"{{path: {self.data_path}}}."
+            )
+        if self.data is not None and not self.data:
+            raise UserError("data is an empty list; name one or more sources, or a data_path.")
+        if not self.image_folder and (not (self.data_path or self.data) or self.eval_data_path):
             raise UserError("there is no image_folder; name the folder that image paths are relative to.")
+        weighted = [source for source in self.sources if source.weight is not None]
+        if len(weighted) not in (0, len(self.sources)) or (
+            self.is_streaming and len(self.sources) > len(weighted) + 1
+        ):
+            raise UserError(
+                "data: only some sources have a weight; give every source one, or none, to use every record once per "
+                "epoch. Streamed sources have no epoch, so they need weights."
+            )
+
+    @property
+    def sources(self) -> list[Source]:
+        """The sources of the training data; none if an encoder is trained on all images under `image_folder`."""
+        if self.data is None:
+            return [Source(self.data_path, self.image_folder or None)] if self.data_path else []
+        return [self._parse_source(number, given) for number, given in enumerate(self.data)]
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether any source is streamed."""
+        return any(source.streaming for source in self.sources)
+
+    def _parse_source(self, number: int, given: Any) -> Source:
+        location = f"data[{number}]"
+        if not isinstance(given, dict):
+            raise UserError(
+                f"{location} is {given!r}; it must be a mapping, as in {{path: FILE, image_folder: FOLDER}}."
+            )
+        location = f"{location} ({given.get('path', 'without path')})"
+        types: dict[str, Any] = {option.name: option.type for option in fields(Source)}
+        check_names(location, "key", given, types)
+        values = {key: convert_option(location, key, value, types[key]) for key, value in given.items()}
+        try:
+            return Source(**{"path": "", "image_folder": self.image_folder or None, **values})
+        except UserError as error:
+            raise UserError(f"{location}: {error}") from error
 
 
 @dataclass

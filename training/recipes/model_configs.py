@@ -7,7 +7,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 
 from ...configuration.configuration_hawaii import HawaiiVisionConfig
 from ...files.user_error import UserError
-from .options import check_names, convert_option
+from .values import check_names, convert_option
 
 
 # transformers accepts these instead of rope_parameters.

@@ -24,7 +24,8 @@ from .interpolation import check_interpolations
 from .lora import check_frozen_base, check_lora
 from .model_configs import check_text_config, check_vision_config
 from .objectives import OBJECTIVES
-from .options import OPTIONS, check_names, convert_option, convert_options
+from .options import OPTIONS, convert_options
+from .values import check_names, convert_option
 
 
 # Options that the first stage builds the student from; a later stage continues with the result.
@@ -190,6 +191,18 @@ def _check_evaluation(location: str, data: DataArguments, training: HawaiiTraini
         )
 
 
+def _check_streaming(location: str, data: DataArguments, training: HawaiiTrainingArguments) -> None:
+    if not data.is_streaming:
+        return
+    if training.max_steps <= 0:
+        raise UserError(f"{location}: a streamed source has no end, so the number of steps is needed: add max_steps.")
+    if training.train_sampling_strategy != "random":
+        raise UserError(
+            f"{location}: train_sampling_strategy is {training.train_sampling_strategy}, but samples of a streamed "
+            "source come in the order of reading; leave it out, or set streaming: false."
+        )
+
+
 def _build_stage(path: Path, name: str, given: Mapping[str, Any], output_dir: Path, use_cpu: bool) -> Stage:
     location = f"{path}, stage {name}"
     options = convert_options(location, dict(given))
@@ -210,6 +223,7 @@ def _build_stage(path: Path, name: str, given: Mapping[str, Any], output_dir: Pa
         raise UserError(f"{location}: {error}") from error
     _check_evaluation(location, data, training)
     check_frozen_base(location, model, training)
+    _check_streaming(location, data, training)
     return Stage(name, model, data, training, objective_options, teachers, given)
 
 
@@ -235,8 +249,8 @@ def _check_continuation(path: Path, first: Stage, stage: Stage) -> None:
 def _check_encoder(path: Path, recipe: Recipe) -> None:
     """Rejects text options for an encoder alone, and requires data_path for every other student."""
     for name, stage in recipe.stages.items():
-        if not recipe.is_encoder_alone and not stage.data.data_path:
-            raise UserError(f"{path}, stage {name}: there is no data_path; name a data file.")
+        if not recipe.is_encoder_alone and not stage.data.sources:
+            raise UserError(f"{path}, stage {name}: there is no data_path; name a data file, or several under data.")
         given = {**stage.given, **({"eval_tasks": ",".join(recipe.eval_tasks)} if recipe.eval_tasks else {})}
         text = [key for key in (*TEXT_OPTIONS, "eval_tasks", *LANGUAGE_OPTIONS) if given.get(key) is not None]
         if recipe.is_encoder_alone and text:

@@ -19,10 +19,10 @@ from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ...processing.encoder_processor import EncoderProcessor
 from ...processing.processing_hawaii import IMAGE_TOKEN, HawaiiProcessor
 from ..data.conversations import tokenize_conversation
-from ..data.record import Message
 from ..objectives.encoder_passes import Student
 from ..recipes.arguments import DataArguments, ModelArguments
 from ..recipes.objectives import OBJECTIVES
+from ..sources.record import Message
 from .encoders import build_encoder, build_vision_tower, holds_encoder, load_encoder
 from .language_models import build_language_model
 from .processor import adapt_processor, build_processor

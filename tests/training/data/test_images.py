@@ -11,8 +11,8 @@ from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.encoders import make_encoder_processor
 from hawaii.tests.tiny.training import make_image, make_record, save_data
 from hawaii.training.data.images import ImageDataset, collate_images
-from hawaii.training.data.record import Record
 from hawaii.training.data.records import choose_share, teacher_image
+from hawaii.training.sources.record import Record
 
 
 def make_dataset(folder, data_path="data.json", **kwargs):
@@ -132,7 +132,7 @@ def test_a_broken_image_raises_when_it_is_read_or_is_replaced_by_the_next_one(tm
 def test_a_share_does_not_depend_on_the_order_of_the_images(tmp_path):
     save_data(tmp_path, [make_record(number) for number in range(30)])
     records = [Record(number, (f"{number}.png",)) for number in range(30)]
-    expected = [record.images[0] for record in choose_share(records, 0.2, "")]
+    expected = [records[index].images[0] for index in choose_share(records, 0.2, "")]
     assert paths(make_dataset(tmp_path, image_share=0.2)) == expected
     assert sorted(paths(make_dataset(tmp_path, data_path=None, image_share=0.2))) == sorted(expected)
     with pytest.raises(UserError, match="image_share 1e-06 selects no record with an image: there are 30 images"):

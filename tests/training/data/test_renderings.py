@@ -15,7 +15,8 @@ from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_messages
 from hawaii.training.data import renderings
 from hawaii.training.data.conversations import chat_messages, tokenize_conversation
-from hawaii.training.data.record import Message
+from hawaii.training.data.renderings import MARK, render_conversation
+from hawaii.training.sources.record import Message
 
 
 TURNS = ["<image>\nwhat is it ?", "a circle", "and its color ?", "red\n\nor  blue"]
@@ -176,6 +177,65 @@ def test_each_turn_is_rendered_once_and_the_text_tokenized_once(monkeypatch):
     )
     tokenize(processor, *TURNS)
     assert (rendered, tokenized) == ([4, 1, 3], [1])
+
+
+def render_every_prompt(messages, processor):
+    """The starts of the answers from one rendering of each prompt, which takes quadratic time."""
+    marked = [renderings._mark(message) for message in messages]
+    turns = [turn for turn, message in enumerate(messages) if message["role"] == "assistant"]
+    prompts = [renderings._render(marked[:turn], processor, add_generation_prompt=True)[0] for turn in turns]
+    return [len(MARK.sub("", prompt)) for prompt in prompts]
+
+
+# The name of the assistant changes within the conversation, with the number of the turn or with the text before it.
+RENAMED = "{{ '<|im_start|>' + ('bot' if number == 41 else 'assistant') + '\n' }}"
+RENAMED = (
+    "{% for turn in messages %}{% set number = loop.index0 %}{% if turn.role == 'user' %}"
+    "{{ '<|im_start|>user\n' + turn.content + '<|im_end|>\n' }}{% else %}"
+    + RENAMED
+    + "{{ turn.content + '<|im_end|>\n' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{% set number = messages | length %}"
+    + RENAMED
+    + "{% endif %}"
+)
+LONG_TEMPLATES = {
+    **{name: family.chat_template for name, family in FAMILIES.items()},
+    "renamed": RENAMED,
+    "renamed_after": RENAMED.replace("number == 41", "'14' in messages[number - 1].content"),
+}
+
+
+@pytest.mark.parametrize("name", LONG_TEMPLATES)
+def test_answers_of_a_long_conversation_begin_where_every_prompt_ends(name):
+    processor = make_family_processor(FAMILIES.get(name, FAMILIES["qwen2"]), LONG_TEMPLATES[name])
+    texts = []
+    for number in range(48):
+        image = "<image>\n" if number % 5 == 0 else ""
+        texts += [f"{image}what {number} ?" if number % 7 else "<image>", "" if number == 30 else f" red {number}\n"]
+    messages = chat_messages(make_messages(*texts))
+    if renderings.GENERATION.search(processor.chat_template):
+        pytest.skip("has generation markers")
+    answers = render_conversation(messages, processor).answers
+    assert [start for start, _ in answers] == render_every_prompt(messages, processor)
+
+
+def test_a_conversation_takes_linear_time(monkeypatch):
+    processor, rendered = qwen(), []
+    render = renderings.render_jinja_template
+    monkeypatch.setattr(
+        renderings,
+        "render_jinja_template",
+        lambda conversations, **kwargs: rendered.append(len(conversations[0])) or render(conversations, **kwargs),
+    )
+    numbers = {}
+    for num_questions in (40, 400):
+        rendered.clear()
+        conversation = tokenize(
+            processor, *(text for n in range(num_questions) for text in (f"what {n} ?", f"red {n}"))
+        )
+        assert len(chosen(processor, conversation, conversation.is_answer)) == num_questions
+        numbers[num_questions] = sum(rendered)
+    assert numbers[400] < 12 * numbers[40]
 
 
 class Calendar:

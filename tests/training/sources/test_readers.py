@@ -6,10 +6,10 @@ import pytest
 
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.training import make_messages, make_record, read_data
-from hawaii.training.data import readers
-from hawaii.training.data.llava_json import LlavaJson
-from hawaii.training.data.readers import read_records
-from hawaii.training.data.record import Message, Record
+from hawaii.training.sources import readers
+from hawaii.training.sources.llava_json import LlavaJson
+from hawaii.training.sources.readers import read_records
+from hawaii.training.sources.record import Message, Record
 
 
 def test_a_record_has_an_id_images_and_messages(tmp_path):
@@ -23,7 +23,7 @@ def test_json_lines_give_the_same_records(tmp_path):
     path = tmp_path / "data.jsonl"
     values = [make_record(0), {**make_record(1), "note": "one\u2028line"}]
     path.write_text("\n".join(json.dumps(value, ensure_ascii=False) for value in values) + "\n\n", encoding="utf-8")
-    assert read_records(str(path)) == read_data(tmp_path, values)
+    assert list(read_records(str(path))) == read_data(tmp_path, values)
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["no mark", "mark"])
@@ -35,7 +35,7 @@ def test_a_list_and_lines_are_told_apart_by_their_text(tmp_path, mark, name, num
     texts = [json.dumps(values), json.dumps(values, indent=2), "\n".join(map(json.dumps, values))]
     for text in [*texts, f"\n {texts[1]}\n", texts[2].replace("\n", "\r\n\r\n")]:
         (tmp_path / name).write_text(mark + text, encoding="utf-8", newline="")
-        assert read_records(str(tmp_path / name)) == expected
+        assert list(read_records(str(tmp_path / name))) == expected
 
 
 @pytest.mark.parametrize("image", ['""', '" "', "NaN", "null", "[]", '[""]', "[null, NaN]"])
@@ -43,7 +43,7 @@ def test_a_row_of_text_may_have_an_empty_field_for_its_image(tmp_path, image):
     turns = json.dumps(make_record(0, image=False)["conversations"])
     text = f'[{{"id": "", "image": {image}, "question_type": {image}, "conversations": {turns}}}]'
     (tmp_path / "data.json").write_text(text, encoding="utf-8")
-    (record,) = read_records(str(tmp_path / "data.json"))
+    (record,) = list(read_records(str(tmp_path / "data.json")))
     assert (record.id, record.images, record.problem) == (0, (), None) and len(record.messages) == 2
     assert image.startswith("[") or record.question_type is None
 
@@ -67,14 +67,14 @@ def test_a_row_of_text_may_have_an_empty_field_for_its_image(tmp_path, image):
 def test_an_error_names_the_file_and_the_line(tmp_path, name, text, problem):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=problem):
-        read_records(str(tmp_path / name))
+        list(read_records(str(tmp_path / name)))
 
 
 @pytest.mark.parametrize("name", ["data.json", "data.jsonl"])
 def test_a_file_that_is_not_utf_8_is_an_error(tmp_path, name):
     (tmp_path / name).write_bytes(b"\xff\xfe[")
     with pytest.raises(UserError, match=rf"{name} is not UTF-8 text"):
-        read_records(str(tmp_path / name))
+        list(read_records(str(tmp_path / name)))
 
 
 def read_turns(folder, *turns):
@@ -130,8 +130,8 @@ class TsvReader:
 def test_a_new_format_needs_a_reader_and_an_entry_in_the_list(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "READERS", [LlavaJson, TsvReader])
     (tmp_path / "data.tsv").write_text("0.png\twhat ?\tred\n1.png\twho ?\tme\n")
-    records = read_records(str(tmp_path / "data.tsv"))
+    records = list(read_records(str(tmp_path / "data.tsv")))
     assert records[1] == Record(1, ("1.png",), tuple(make_messages("<image>\nwho ?", "me")))
     with pytest.raises(UserError, match=r"has no supported data format: LLaVA's JSON .*; a table \(\.tsv\)"):
         (tmp_path / "data.csv").touch()
-        read_records(str(tmp_path / "data.csv"))
+        list(read_records(str(tmp_path / "data.csv")))

@@ -1,0 +1,73 @@
+"""Several data sets in one, in exact shares."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+from torch.utils.data import Dataset
+
+from .conversation_dataset import ConversationDataset
+from .images import ImageDataset
+
+
+def share_counts(sizes: Sequence[int], weights: Sequence[float] | None) -> list[int]:
+    """
+    Returns how many samples of an epoch come from each source.
+
+    Without weights every record is used once. With weights the samples are shared among the sources in proportion to
+    them, and the epoch is the shortest in which every record of every source is used at least once.
+    """
+    if weights is None:
+        return list(sizes)
+    length = max(size / weight for size, weight in zip(sizes, weights))
+    return [max(size, round(weight * length)) for size, weight in zip(sizes, weights)]
+
+
+class MixedDataset(Dataset):
+    """
+    The samples of several data sets, one after the other; a sampler shuffles them. A record of a source with more
+    samples than records is used several times per epoch, no record more than once more often than another of its
+    source.
+
+    Args:
+        parts (`list[ConversationDataset]` or `list[ImageDataset]`):
+            The data sets.
+        weights (`list[float]`, *optional*):
+            Of each, see [`share_counts`].
+    """
+
+    def __init__(self, parts: Sequence[ConversationDataset | ImageDataset], weights: list[float] | None = None):
+        self.parts = parts
+        self.counts = share_counts([len(part) for part in parts], weights)
+        self._starts = [0, *accumulate(self.counts)]
+
+    @property
+    def data_path(self) -> str:
+        """The names of all parts, for errors."""
+        return ", ".join(part.data_path for part in self.parts)
+
+    @property
+    def question(self) -> str:
+        """The first question of the first part that has one."""
+        return next((part.question for part in self.parts if part.question), "")
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> dict:
+        """Returns the sample of a part, as [`RecordDataset`] does; raises as it does."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        part = bisect_right(self._starts, index) - 1
+        # Rows are spread evenly over the part's share of the indices.
+        row = (index - self._starts[part]) * len(self.parts[part]) // self.counts[part]
+        return self.parts[part][row]
+
+    def lengths(self) -> list[int]:
+        """The number of tokens of each sample."""
+        result = []
+        for part, count in zip(self.parts, self.counts):
+            lengths = part.lengths()
+            result += [lengths[number * len(part) // count] for number in range(count)]
+        return result

@@ -1,0 +1,283 @@
+"""Records of a data set of the library `datasets`: a folder, a file or an id of the Hub, complete or streamed."""
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from ...files.digest import digest
+from ...files.user_error import UserError, explain_errors
+from .image_folder import ImageStore
+from .readers import code_digest
+from .record import Record
+from .record_forms import is_given, make_record
+from .record_table import RecordTable, save_records
+
+
+# The builder of `datasets` that reads a file.
+BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
+CONVERSATION_COLUMNS = ("conversations", "messages")
+IMAGE_COLUMNS = ("image", "images")
+# Columns of tar shards have the suffixes of the files.
+SHARD_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
+NUM_ROWS = 1000
+SHUFFLE_BUFFER = 1000  # rows, with their images as they are in the files
+
+
+def is_dataset(path: str) -> bool:
+    """Whether `datasets` reads the path: a folder, a file of one of its formats, or an id of the Hub."""
+    return Path(path).is_dir() or Path(path).suffix in ("", *BUILDERS)
+
+
+def _load(path: str, config: str | None, split: str, streaming: bool) -> Any:
+    folder = Path(path)
+    if not folder.exists() and (folder.suffix in BUILDERS or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path)):
+        raise UserError(f"There is no data set {path}: it is neither a file or folder here nor an id of the Hub.")
+    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+        rows = datasets.load_from_disk(path)
+        if isinstance(rows, datasets.DatasetDict):
+            if split not in rows:
+                raise UserError(
+                    f"The data set {path} has no split {split!r}; its splits are {', '.join(map(str, rows))}."
+                )
+            rows = rows[split]
+        return rows.to_iterable_dataset(num_shards=max(1, len(rows.data.to_batches()))) if streaming else rows
+    if folder.is_file():
+        builder = BUILDERS[folder.suffix]
+        return datasets.load_dataset(builder, data_files=path, split=split, streaming=streaming)
+    return datasets.load_dataset(path, name=config, split=split, streaming=streaming)
+
+
+def load_rows(path: str, config: str | None = None, split: str = "train", streaming: bool = False) -> Any:
+    """
+    Loads the rows.
+
+    Returns:
+        A `datasets.Dataset`, or a `datasets.IterableDataset` if streaming.
+
+    Raises:
+        UserError: There is no such data set, configuration or split, or it has no conversations.
+    """
+    try:
+        with explain_errors(f"The data set {path} cannot be loaded"):
+            rows = _load(path, config, split, streaming)
+    except OSError as error:  # of the Hub, too
+        raise UserError(f"The data set {path} cannot be loaded: {error}") from error
+    names = rows.column_names or list(next(iter(rows), {}))
+    if not set(names) & {*CONVERSATION_COLUMNS, "json", "txt"}:
+        raise UserError(
+            f"The data set {path} has no conversations: its columns are {', '.join(names) or 'none'}, but one must be "
+            "conversations, as in LLaVA's JSON, or messages, as in a chat; in tar shards, each NAME.jpg has a "
+            "NAME.json with one of them or a NAME.txt with a caption."
+        )
+    return rows
+
+
+def _image_columns(names: list[str]) -> list[str]:
+    shard = [name for name in names if name.lower() in SHARD_IMAGES]
+    return shard if "__key__" in names else [name for name in IMAGE_COLUMNS if name in names]
+
+
+def _as_list(value: Any) -> list:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _to_value(row: dict, columns: list[str]) -> dict:
+    """Returns a row in the form of a JSON record, with its images in one list."""
+    images = [image for column in columns for image in _as_list(row[column])]
+    if "__key__" not in row:
+        return {**{name: field for name, field in row.items() if name not in columns}, "image": images}
+    content = row.get("json")
+    if not isinstance(content, dict):
+        caption = row.get("txt")
+        if caption is None:
+            return {"id": row["__key__"], "image": images}
+        turns = [{"from": "human", "value": "<image>" * len(images)}, {"from": "gpt", "value": caption}]
+        content = {"conversations": turns}
+    return {"id": row["__key__"], **content, "image": images}
+
+
+def _without_bytes(images: pa.Array) -> pa.Array:
+    """Replaces the bytes of images by whether there are some, without reading them."""
+    kind = images.type
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        return pa.StructArray.from_arrays([images.field("bytes").is_valid(), images.field("path")], ["bytes", "path"])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        first, last = images.offsets[0].as_py(), images.offsets[-1].as_py()
+        values = _without_bytes(images.values.slice(first, last - first))
+        offsets = pa.array([offset - first for offset in images.offsets.to_pylist()], images.offsets.type)
+        return type(images).from_arrays(offsets, values)
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        valid = images.is_valid()
+        return pa.StructArray.from_arrays([valid, pa.nulls(len(images), pa.string())], ["bytes", "path"])
+    return images
+
+
+def _place_images(values: list, place: str) -> list:
+    """Returns the names of a row's images: the path of one without bytes, else its place in the data set."""
+    names = []
+    for number, image in enumerate(values):
+        if isinstance(image, dict) and image.keys() >= {"bytes", "path"}:
+            names.append(f"{place}{number}" if image["bytes"] else image["path"])
+        else:
+            names.append(image)
+    return names
+
+
+class DatasetImages(ImageStore):
+    """
+    The images of a data set: in its rows, by `row ROW, image NUMBER`, or files in a folder.
+
+    Args:
+        rows (`datasets.Dataset`):
+            The data set.
+        path (`str`):
+            Its name in errors.
+        folder ([`ImageStore`], *optional*):
+            Where the files are that rows name by their paths.
+    """
+
+    PLACE = re.compile(r"row (\d+), image (\d+)")
+
+    def __init__(self, rows: datasets.Dataset, path: str, folder: ImageStore | None):
+        self.path, self.folder = path, folder
+        self.root = Path(path) if folder is None else folder.root
+        self.columns = _image_columns(rows.column_names)
+        self._rows: Any = rows.select_columns(self.columns).with_format("arrow")
+
+    def _find_bytes(self, name: str) -> bytes | None:
+        place = self.PLACE.fullmatch(name)
+        if place is None:
+            return None
+        row, number = map(int, place.groups())
+        values = self._rows[row].to_pylist()[0]
+        image = [image for column in self.columns for image in _as_list(values[column]) if is_given(image)][number]
+        return image["bytes"] if isinstance(image, dict) else image
+
+    def find(self, name: str) -> Any:
+        content = self._find_bytes(name)
+        if content is not None:
+            return content
+        if self.folder is None:
+            raise ValueError(f"{name} is a path, and the source has no image_folder")
+        return self.folder.find(name)
+
+    def find_problem(self, name: str) -> str | None:
+        if self.PLACE.fullmatch(name):
+            return None
+        if self.folder is None:
+            return f"its image is the path {name}, and the source has no image_folder"
+        return self.folder.find_problem(name)
+
+    def names(self) -> Iterator[str]:
+        raise NotImplementedError  # only a folder is listed
+
+    def identity(self, name: str) -> str:
+        content = self._find_bytes(name)
+        return name if content is None else digest(content)
+
+    def describe(self, name: str) -> str:
+        is_place = self.folder is None or self.PLACE.fullmatch(name) is not None
+        return f"{self.path}, {name}" if is_place else self.folder.describe(name)
+
+
+def _iterate_records(rows: Any) -> Iterator[Record]:
+    columns = _image_columns(rows.column_names)
+    rows = rows.with_format("arrow")
+    for first in range(0, len(rows), NUM_ROWS):
+        table = rows[first : first + NUM_ROWS].combine_chunks()
+        for column in columns:
+            array = table.column(column)
+            array = array.chunk(0) if array.num_chunks == 1 else pa.concat_arrays(array.chunks)
+            table = table.set_column(table.column_names.index(column), column, _without_bytes(array))
+        for number, row in enumerate(table.to_pylist(), start=first):
+            value = _to_value(row, columns)
+            value["image"] = _place_images([i for i in value["image"] if is_given(i)], f"row {number}, image ")
+            yield make_record(value, number)
+
+
+def read_dataset(
+    path: str, config: str | None, split: str, folder: ImageStore | None
+) -> tuple[RecordTable, DatasetImages]:
+    """
+    Returns the records of a data set, without the bytes of their images, and its images.
+
+    Raises:
+        UserError: As for [`load_rows`], or it is empty.
+    """
+    rows = load_rows(path, config, split)
+    if not len(rows):
+        raise UserError(f"The data set {path} has no row.")
+    key = digest(rows._fingerprint.encode(), code_digest().encode())
+    return save_records(key, _iterate_records(rows), path), DatasetImages(rows, path, folder)
+
+
+class DatasetStream:
+    """
+    Records of a data set that is read from its start to its end, again and again.
+
+    Args:
+        path (`str`), config (`str`, *optional*), split (`str`):
+            As for [`load_rows`].
+    """
+
+    def __init__(self, path: str, config: str | None, split: str):
+        self.path = path
+        rows = load_rows(path, config, split, streaming=True)
+        self.rows = rows.decode(False)
+        self.columns = _image_columns(rows.column_names or list(next(iter(rows))))
+
+    def _to_record(self, row: dict, number: int) -> Record:
+        value = _to_value(row, self.columns)
+        images = [image for image in value["image"] if is_given(image)]
+        for place, image in enumerate(images):
+            if isinstance(image, dict) and image.get("bytes") is None and is_given(image.get("path")):
+                images[place] = image["path"]
+            elif isinstance(image, bytes):
+                images[place] = {"bytes": image, "path": None}
+        value["image"] = images
+        return make_record(value, number)
+
+    def read(self, seed: int, epoch: int, reader: int, num_readers: int) -> Iterator[Record]:
+        """
+        Reads one reader's share of an epoch: whole shards (files) if there are enough for all, else every
+        `num_readers`-th row of all.
+
+        Args:
+            seed (`int`), epoch (`int`):
+                Decide the order.
+            reader (`int`), num_readers (`int`):
+                Which of the readers, over all processes and their workers, this is.
+        """
+        rows, is_sharded = self.rows, self.rows.num_shards >= num_readers
+        if is_sharded:
+            rows = rows.shard(num_readers, reader, contiguous=False)
+        rows = rows.shuffle(seed=int(np.random.default_rng([seed, epoch]).integers(2**31)), buffer_size=SHUFFLE_BUFFER)
+        # `iter` reads all rows, where `__iter__` would divide them among the workers once more.
+        batches = rows.iter(batch_size=1)
+        chosen = enumerate(batches) if is_sharded else islice(enumerate(batches), reader, None, num_readers)
+        for number, batch in chosen:
+            yield self._to_record({name: values[0] for name, values in batch.items()}, number)
+
+
+class TableStream:
+    """
+    Records of a table in the place of a stream.
+
+    Args:
+        records ([`RecordTable`]):
+            The records.
+    """
+
+    def __init__(self, records: RecordTable):
+        self.records = records
+
+    def read(self, seed: int, epoch: int, reader: int, num_readers: int) -> Iterator[Record]:
+        """Reads every `num_readers`-th record in the order of the epoch; arguments as for [`DatasetStream.read`]."""
+        order = np.random.default_rng([seed, epoch]).permutation(len(self.records))
+        return (self.records[int(number)] for number in order[reader::num_readers])

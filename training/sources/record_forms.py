@@ -1,0 +1,108 @@
+"""
+The two forms of a conversation: LLaVA's `conversations` of `{"from": "human" or "gpt", "value": text}`, and the
+`messages` of OpenAI and transformers, `{"role": "user", "assistant" or "system", "content": text or list of items}`.
+"""
+
+from typing import Any
+
+from .record import Message, Record
+
+
+ROLES = {"human": "user", "gpt": "assistant"}
+IMAGE_PLACEHOLDER = "<image>"
+TURN_FORM = '{"from": "human" or "gpt", "value": text}'
+MESSAGE_FORM = '{"role": "user" or "assistant", "content": text, or a list of items of type text and image}'
+
+
+def _make_message(role: str, text: str, num_images: int = 0) -> Message:
+    """Returns a message; placeholders of images anywhere in a user's text are moved to its front."""
+    num_images += text.count(IMAGE_PLACEHOLDER) if role == "user" else 0
+    return Message(role, text.replace(IMAGE_PLACEHOLDER, "").strip(), num_images)
+
+
+def parse_turn(value: dict) -> Message | dict:
+    """
+    Converts a turn of LLaVA's form; returns any other object unchanged. Called by the JSON parser, since the
+    dictionaries of all turns would need twice the memory.
+    """
+    speaker, text = value.get("from"), value.get("value")
+    if not (isinstance(text, str) and isinstance(speaker, str) and speaker in ROLES):
+        return value
+    return _make_message(ROLES[speaker], text)
+
+
+def _parse_message(value: Any) -> tuple[Message, list] | None:
+    """Returns a message of the chat form with the images that are written in it, or `None` if it has another form."""
+    if not isinstance(value, dict) or value.get("role") not in ("user", "assistant", "system"):
+        return None
+    content = value.get("content")
+    if isinstance(content, str):
+        return _make_message(value["role"], content), []
+    if not isinstance(content, list):
+        return None
+    texts, images, num_images = [], [], 0
+    for item in content:
+        kind = item.get("type") if isinstance(item, dict) else None
+        if kind == "text" and isinstance(item.get("text"), str):
+            texts.append(item["text"])
+        elif kind in ("image", "image_url") and value["role"] == "user":
+            num_images += 1
+            address = item.get("image_url")
+            address = address.get("url") if isinstance(address, dict) else address
+            given = (item.get("image"), item.get("path"), item.get("url"), address)
+            images += [image for image in given if is_given(image)][:1]
+        else:
+            return None
+    return _make_message(value["role"], "".join(texts), num_images), images
+
+
+def is_given(value: Any) -> bool:
+    """Whether a field has a value: tables have empty text or NaN in a row without one."""
+    return not (value is None or (isinstance(value, str) and not value.strip()) or value != value)
+
+
+def _parse_conversation(turns: list, is_chat: bool, images: tuple) -> tuple[list[Message], tuple, str | None]:
+    """Returns the messages, the images and the problem of a conversation."""
+    messages, written = [], []
+    for turn in turns:
+        if is_chat:
+            parsed = _parse_message(turn)
+            if parsed is None:
+                return [], images, f"a message is {turn!r}; it must be {MESSAGE_FORM}"
+            messages.append(parsed[0])
+            written += parsed[1]
+        else:
+            message = parse_turn(turn) if isinstance(turn, dict) else turn
+            if not isinstance(message, Message):
+                return [], images, f"a turn is {turn!r}; it must be {TURN_FORM}"
+            messages.append(message)
+    return messages, images or tuple(written), None
+
+
+def make_record(value: Any, index: int) -> Record:
+    """
+    Converts one JSON value, or the row of a table, whose turns may be messages already.
+
+    An `<image>` anywhere in a turn of the user is moved to its front; turns of the assistant before the first one of
+    the user are dropped. Images of a chat whose messages show none precede its first question. The id of a record
+    without one is its index in the file.
+    """
+    if not isinstance(value, dict):
+        return Record(index, (), problem=f"it is {value!r}, not a JSON object", is_readable=False)
+    value = {name: field for name, field in value.items() if is_given(field)}
+    images = value.get("image", value.get("images", []))
+    images = tuple(filter(is_given, images)) if isinstance(images, list) else (images,)
+    fields = {"id": value.get("id", index), "question_type": value.get("question_type")}
+    is_chat = "conversations" not in value and "messages" in value
+    turns = value.get("messages" if is_chat else "conversations")
+    if not isinstance(turns, list):
+        name = "messages" if is_chat else "conversations"
+        return Record(**fields, images=images, problem=f"it has no list of {name}")
+    messages, images, problem = _parse_conversation(turns, is_chat, images)
+    if problem is not None:
+        return Record(**fields, images=images, problem=problem)
+    first = next((turn for turn, message in enumerate(messages) if message.role == "user"), len(messages))
+    if is_chat and images and first < len(messages) and not any(message.num_images for message in messages):
+        messages[first] = messages[first]._replace(num_images=len(images))
+    instructions = [message for message in messages[:first] if message.role == "system"]
+    return Record(**fields, images=images, messages=(*instructions, *messages[first:]))
