@@ -28,6 +28,7 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256, tr
     import torch
 
     from ..processing.chat_templates.limits import check_rendering
+    from .lmms.image_words import leave_out
     from .lmms.loading import load_checkpoint
     from .picture import open_picture
 
@@ -36,10 +37,8 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256, tr
     with explain_errors(f"{folder} could not be loaded"):
         model, processor = load_checkpoint(str(path), trust_remote_code, dtype="auto")
     model = model.to(device).eval()
-    text = question
     image_token = getattr(processor, "image_token", None)  # of any model that transformers has
-    while image_token and image_token in text:
-        text = text.replace(image_token, "")  # the word would stand for another image
+    text = leave_out(image_token, question) if image_token else question  # the word would stand for another image
     content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
     messages = [{"role": "user", "content": content}]
     subject = f"The chat template of {folder}"

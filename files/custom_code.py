@@ -23,7 +23,7 @@ def find_code(values: Any) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def refuse_code(subject: str, source: str | Path, references: list[str], way_out: str) -> UserError:
+def refuse_code(subject: str, source: str | Path, references: list[str], hint: str) -> UserError:
     """
     The error for a checkpoint whose code is not trusted, which says whose code it is.
 
@@ -34,7 +34,7 @@ def refuse_code(subject: str, source: str | Path, references: list[str], way_out
             Its folder, or repository of the Hub.
         references (`list[str]`):
             Classes from [`find_code`].
-        way_out (`str`):
+        hint (`str`):
             How a user says that the code is trusted.
     """
     places = []
@@ -46,5 +46,5 @@ def refuse_code(subject: str, source: str | Path, references: list[str], way_out
         places.append(f"{name.partition('.')[0]}.py in {place}")
     return UserError(
         f"{subject} needs code that neither transformers nor hawaii-vlm has: {' and '.join(dict.fromkeys(places))}. "
-        f"It would run on this machine with all your rights: read it, and {way_out} if you trust its authors."
+        f"It would run on this machine with all your rights: read it, and {hint} if you trust its authors."
     )

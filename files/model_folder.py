@@ -31,12 +31,12 @@ JSON_FILES = ("config.json", "generation_config.json", *IMAGE_PROCESSOR_FILES, *
 
 def describe_part(folder: str | Path, file: str) -> UserError:
     """The error for a checkpoint that has `file`, one of [`PART_FILES`], in place of a model."""
-    way_out = (
+    hint = (
         "merge them into their base model with PEFT's merge_and_unload, save the result, and name its folder"
         if file in ADAPTER_FILES
         else "name the folder of the complete model"
     )
-    return UserError(f"{folder} is not a complete model: its {file} contains {PART_FILES[file]}; {way_out}.")
+    return UserError(f"{folder} is not a complete model: its {file} contains {PART_FILES[file]}; {hint}.")
 
 
 def check_is_no_part(folder: Path) -> None:

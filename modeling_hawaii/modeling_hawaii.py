@@ -277,9 +277,8 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationWithImages
     def __init__(self, config: HawaiiConfig):
         super().__init__(config)
         self.model = HawaiiModel(config)
-        embeddings = self.get_input_embeddings()
         # Looked up, because the name of the embeddings depends on the language model.
-        name = next(name for name, module in self.named_modules() if module is embeddings)
+        name = next(name for name, module in self.named_modules() if module is self.get_input_embeddings())
         self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=config.head_bias)
         self.post_init()
@@ -303,12 +302,13 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationWithImages
         a head that shares the embeddings' matrix although the configuration says that they are not tied.
         """
         name, is_tied = self._tied_weights_keys["lm_head.weight"], self.config.tie_word_embeddings
-        weights = self.state_dict() if kwargs.get("state_dict") is None else kwargs["state_dict"]
-        head, embeddings = weights.get("lm_head.weight"), weights.get(name)
+        head, embeddings = (part.get_parameter("weight") for part in (self.lm_head, self.get_input_embeddings()))
+        if (given := kwargs.get("state_dict")) is not None:
+            head, embeddings = given.get("lm_head.weight"), given.get(name)
         is_comparable = not any(weight is None or weight.device.type == "meta" for weight in (head, embeddings))
         is_shared = is_comparable and head.device == embeddings.device and head.data_ptr() == embeddings.data_ptr()
         if is_shared and not is_tied:
-            kwargs["state_dict"] = {**weights, "lm_head.weight": head.detach().clone()}
+            kwargs["state_dict"] = {**(given or self.state_dict()), "lm_head.weight": head.detach().clone()}
         elif is_comparable and is_tied and not is_shared:
             self.config.tie_word_embeddings = torch.equal(head.cpu(), embeddings.cpu())
         try:

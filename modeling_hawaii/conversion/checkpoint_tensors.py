@@ -18,7 +18,7 @@ from ...files.user_error import UserError
 # Floating-point types as safetensors names them. Quantized weights have other types.
 FLOAT_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Parts of a model that are saved alone, and the names of their tensors.
-PARTS = {
+PART_TENSORS = {
     "only a projector": re.compile(r"(^|\.)(mm_|multi_modal_)projector\."),
     "only adapters, such as a LoRA": re.compile(r"lora_|^base_model\."),
 }
@@ -114,7 +114,7 @@ class CheckpointTensors:
                     tensor = file.get_slice(name)
                     self.shapes[name] = tuple(tensor.get_shape())
                     self.dtypes[name] = tensor.get_dtype()
-        for part, pattern in PARTS.items():
+        for part, pattern in PART_TENSORS.items():
             if self.shapes and all(map(pattern.search, self.shapes)):
                 raise UserError(
                     f"{self.checkpoint} contains {part} and no other weights: name the folder of the complete model."

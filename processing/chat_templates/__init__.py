@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from transformers.utils.chat_template_utils import render_jinja_template
-
 from ...files.user_error import UserError, explain_errors
 from ..processing_hawaii import IMAGE_TOKEN
 from .limits import check_once
+from .rendering import render_or_describe
 
 
 FOLDER = Path(__file__).parent
@@ -38,11 +37,7 @@ def load_chat_template(name_or_path: str) -> str:
 
 def _render(template: str, content: str | list[dict], special_tokens: dict[str, str]) -> str:
     """Renders one user message; returns the error if the template raises one."""
-    try:
-        messages = [{"role": "user", "content": content}]
-        return render_jinja_template([messages], chat_template=template, **special_tokens)[0][0]
-    except Exception as error:  # a template is a program and may raise anything
-        return f"{type(error).__name__}: {error}"
+    return render_or_describe(template, [{"role": "user", "content": content}], **special_tokens)
 
 
 def _takes_lists(template: str, special_tokens: dict[str, str]) -> bool:

@@ -8,9 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from transformers.utils.chat_template_utils import render_jinja_template
-
 from ...files.user_error import UserError
+from .rendering import render_or_describe
 
 
 SECONDS = 2  # of computing; a conversation takes milliseconds
@@ -53,16 +52,14 @@ def _render_all(template: str, conversations: Sequence[Any], special_tokens: Map
     for messages in conversations:
         for add_generation_prompt in (False, True):
             try:
-                (text,), _ = render_jinja_template(
-                    [messages],
-                    chat_template=template,
+                text = render_or_describe(
+                    template,
+                    messages,
                     add_generation_prompt=add_generation_prompt,
                     **{**SPECIAL_TOKENS, **special_tokens},
                 )
             except MemoryError:
                 return STATUS_TOO_LARGE
-            except Exception:  # a template may reject a conversation, such as one with a system message
-                continue
             if len(text) > CHARACTERS:
                 return STATUS_TOO_LARGE
     return 0

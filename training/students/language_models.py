@@ -80,8 +80,8 @@ def read_config(checkpoint: str) -> PretrainedConfig:
     except UserError as error:
         values = _raw_config(checkpoint)
         if values.get("model_type") not in CONFIG_MAPPING and (references := find_code(values)):
-            way_out = "set trust_remote_code: true in the recipe"
-            raise refuse_code(f"The language_model {checkpoint}", checkpoint, references, way_out) from error
+            hint = "set trust_remote_code: true in the recipe"
+            raise refuse_code(f"The language_model {checkpoint}", checkpoint, references, hint) from error
         raise
 
 

@@ -38,8 +38,8 @@ def read_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTo
             if not code or "trust_remote_code" not in str(error):
                 raise
             if not trust_remote_code:
-                way_out = "set trust_remote_code: true in the recipe"
-                raise refuse_code(f"The tokenizer {source}", source, code, way_out) from None
+                hint = "set trust_remote_code: true in the recipe"
+                raise refuse_code(f"The tokenizer {source}", source, code, hint) from None
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
     except UserError:
         raise

@@ -12,7 +12,7 @@ from lmms_eval.protocol import ChatMessages
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from hawaii.evaluation.lmms.model import Hawaii, StopStrings, generation_arguments, place_images
+from hawaii.evaluation.lmms.model import Hawaii, StopStrings, generation_arguments
 from hawaii.evaluation.lmms.plugin import hawaii
 from hawaii.files.user_error import UserError
 from hawaii.tests.evaluation.answering_models import save_llava
@@ -230,43 +230,6 @@ def test_an_error_is_not_an_empty_answer(hub_folder):
     model = load(hub_folder, documents=[{"images": ["nowhere.png"], "text": "yes"}])
     with pytest.raises(ValueError, match="nowhere.png"):
         model.generate_until(chat_requests(model.task_dict["colors"]["test"]))
-
-
-def image(name):
-    return {"type": "image", "image": name}
-
-
-def text(words):
-    return {"type": "text", "text": words}
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ([text("what ?")], [text("what ?")]),
-        ([image("a"), text("what ?")], [image("a"), text("what ?")]),
-        ([image("a"), text("<image>\nwhat ?")], [image("a"), text("what ?")]),
-        ([image("a"), text("what ?\n<image>")], [text("what ?"), image("a")]),
-        (
-            [image("a"), image("b"), text("is <image> like <image> ?")],
-            [text("is "), image("a"), text(" like "), image("b"), text(" ?")],
-        ),
-        ([image("a"), image("b"), text("<image><image>what ?")], [image("a"), image("b"), text("what ?")]),
-        (
-            [text("<image> and"), image("a"), image("b"), text("or <image>")],
-            [image("a"), text(" and"), text("or "), image("b")],
-        ),
-        ([text("what is <image> ?")], [text("what is  ?")]),
-        ([text("what is <im<image>age> ?")], [text("what is  ?")]),
-        ([text("what is <ima"), text("ge> ?")], [text("what is  ?")]),
-        ([image("a"), text("<image> or <image> ?")], [image("a"), text(" or  ?")]),
-        ([image("a"), image("b"), text("what is <image> ?")], [image("a"), image("b"), text("what is  ?")]),
-        ([image("a"), text("<image>")], [image("a")]),
-        ([], []),
-    ],
-)
-def test_images_go_where_the_text_says_and_other_tokens_are_left_out(content, expected):
-    assert place_images(content, "<image>") == expected
 
 
 def test_an_image_token_in_a_question_does_not_end_the_evaluation(hub_folder):
