@@ -4,6 +4,7 @@ run is exact if its weights, optimizers, random states and losses equal those of
 
     python benchmarks/interruptions.py kill --kills 80 --pairs 20
     python benchmarks/interruptions.py damage
+    python benchmarks/interruptions.py disk
     python benchmarks/interruptions.py kill --kills 20 dataloader_num_workers=2
 """
 
@@ -13,6 +14,7 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +28,7 @@ from hawaii.__main__ import main
 from hawaii.tests.finished_runs import logged_steps
 from hawaii.tests.folders import DAMAGES, contents, damage
 from hawaii.tests.tiny.training import save_teachers, write_recipe
+from hawaii.training.checkpoints import find_checkpoint
 from hawaii.training.train import train  # noqa: F401  imported once, before the processes are forked
 
 
@@ -122,8 +125,11 @@ def kill_runs(recipe: Path, overrides: list[str], num_kills: int, num_processes:
         while True:
             pids = start([str(recipe), f"output_dir={folder}", *overrides], num_processes, log)
             may_kill = counts["kills"] + kills < num_kills
+            began = time.monotonic()
             statuses = wait(pids, random.uniform(0, duration) if may_kill else GRACE_SECONDS)
             if not pids:
+                if not kills:  # the machine may be less busy than before
+                    duration = time.monotonic() - began
                 break
             kills += 1
             victim = random.choice(pids)
@@ -176,9 +182,39 @@ def damage_checkpoints(recipe: Path, overrides: list[str], stage: str, scratch: 
     return counts
 
 
+def fill_disks(recipe: Path, overrides: list[str], scratch: Path) -> Counter:
+    """Trains on five file systems that are too small, then makes them larger and continues. It needs root on Linux."""
+    whole, log = scratch / "whole", scratch / "log"
+    assert wait(start([str(recipe), f"output_dir={whole}", *overrides], 1, log)) == [0], log.read_text()
+    expected, counts = read_run(whole), Counter()
+    needed = sum(len(content) for content in contents(whole).values())
+    for percent in (5, 20, 40, 60, 90):
+        log.unlink(missing_ok=True)
+        disk = scratch / f"disk-{percent}"
+        disk.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={needed * percent // 100}", "tmpfs", disk], check=True)
+        try:
+            arguments = [str(recipe), f"output_dir={disk / 'run'}", *overrides]
+            statuses = wait(start(arguments, 1, log))
+            output = log.read_text()
+            lines = [line for line in output.splitlines() if line.startswith("hawaii train: ")]
+            is_sentence = statuses == [2] and len(lines) == 1 and "Traceback" not in output and str(disk) in lines[0]
+            skipped = [find_checkpoint(disk / "run" / stage) for stage in STAGES]
+            counts["disks"] += 1
+            counts["one sentence with the path"] += is_sentence
+            counts["all checkpoints whole"] += not any(found.skipped for found in skipped if found is not None)
+            print(f"{percent} % of {needed:,} bytes: {lines}", flush=True)
+            subprocess.run(["mount", "-o", f"remount,size={needed * 3}", disk], check=True)
+            assert wait(start(arguments, 1, log)) == [0], log.read_text()
+            counts["continued exactly"] += is_exact(disk / "run", expected)
+        finally:
+            subprocess.run(["umount", disk], check=True)
+    return counts
+
+
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("kill", "damage"))
+    parser.add_argument("command", choices=("kill", "damage", "disk"))
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the recipe")
     parser.add_argument("--kills", type=int, default=80, help="kills of runs of one process (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=0, help="kills of runs of two processes (default: %(default)s)")
@@ -193,6 +229,9 @@ def run() -> None:
         recipe = write_recipe(scratch, save_teachers(scratch / "teachers"), max_steps=args.steps)
         if args.command == "damage":
             print(f"damaged: {dict(damage_checkpoints(recipe, args.overrides, args.stage, scratch))}")
+            return
+        if args.command == "disk":
+            print(f"full: {dict(fill_disks(recipe, args.overrides, scratch))}")
             return
         for num_processes, num_kills in ((1, args.kills), (2, args.pairs)):
             if num_kills:
