@@ -5,6 +5,7 @@ run is exact if its weights, optimizers, random states and losses equal those of
     python benchmarks/interruptions.py kill --kills 80 --pairs 20
     python benchmarks/interruptions.py damage
     python benchmarks/interruptions.py disk
+    python benchmarks/interruptions.py hash --megabytes 1000
     python benchmarks/interruptions.py kill --kills 20 dataloader_num_workers=2
 """
 
@@ -27,9 +28,23 @@ from safetensors.torch import load_file
 from hawaii.__main__ import main
 from hawaii.tests.finished_runs import logged_steps
 from hawaii.tests.folders import DAMAGES, contents, damage
-from hawaii.tests.tiny.training import save_teachers, write_recipe
+from hawaii.tests.tiny.models import make_processor
+from hawaii.tests.tiny.training import (
+    make_arguments,
+    make_dataset,
+    make_module,
+    make_record,
+    save_data,
+    save_teachers,
+    write_recipe,
+)
+from hawaii.training import trainer as trainer_module
 from hawaii.training.checkpoints import find_checkpoint
+from hawaii.training.data.conversation_dataset import Collator
+from hawaii.training.teachers.config import TeacherConfig
+from hawaii.training.teachers.loading import load_teachers
 from hawaii.training.train import train  # noqa: F401  imported once, before the processes are forked
+from hawaii.training.trainer import HawaiiTrainer
 
 
 STAGES = ("pretrain", "finetune")
@@ -212,20 +227,59 @@ def fill_disks(recipe: Path, overrides: list[str], scratch: Path) -> Counter:
     return counts
 
 
+def time_hashes(megabytes: int, scratch: Path) -> None:
+    """Prints the share of a save's time in which the manifest is made, for checkpoints of some size."""
+    seconds: dict[str, list[float]] = {"save": [], "manifest": []}
+
+    def timed(name, function):
+        def run(*args):
+            began = time.perf_counter()
+            function(*args)
+            seconds[name].append(time.perf_counter() - began)
+
+        return run
+
+    processor = make_processor()
+    # A checkpoint has three numbers of four bytes for each weight; nine tenths of these are in the language model.
+    layers = max(1, round(megabytes * 1e6 * 0.9 / 12 / (12 * 1024**2)))
+    text = {"hidden_size": 1024, "intermediate_size": 2730, "num_hidden_layers": layers, "num_key_value_heads": 4}
+    module = make_module(text=text)
+    trainer = HawaiiTrainer(
+        model=module,
+        teachers=load_teachers(
+            [TeacherConfig.parse(str(path)) for path in save_teachers(scratch / "teachers").values()]
+        ),
+        args=make_arguments(scratch / "run", max_steps=3, save_steps=1, save_total_limit=1, disable_tqdm=True),
+        train_dataset=make_dataset(save_data(scratch, [make_record(number) for number in range(6)]), processor),
+        data_collator=Collator(processor, 32),
+        processing_class=processor,
+    )
+    trainer._save_checkpoint = timed("save", trainer._save_checkpoint)
+    trainer_module.write_manifest = timed("manifest", trainer_module.write_manifest)
+    trainer.train()
+    size = sum(path.stat().st_size for path in (scratch / "run" / "checkpoint-3").rglob("*"))
+    for save, manifest in zip(*seconds.values(), strict=True):
+        print(f"{size / 1e6:,.0f} MB in {save:.2f} s, of which {manifest / save:.0%} for hashes")
+
+
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("kill", "damage", "disk"))
+    parser.add_argument("command", choices=("kill", "damage", "disk", "hash"))
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the recipe")
     parser.add_argument("--kills", type=int, default=80, help="kills of runs of one process (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=0, help="kills of runs of two processes (default: %(default)s)")
     parser.add_argument("--stage", choices=STAGES, default="finetune", help="its newest checkpoint is damaged")
     parser.add_argument("--steps", type=int, default=6, help="steps of each stage (default: %(default)s)")
+    parser.add_argument("--megabytes", type=int, default=1000, help="size of the checkpoint (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     random.seed(args.seed)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
+        if args.command == "hash":
+            time_hashes(args.megabytes, scratch)
+            return
         recipe = write_recipe(scratch, save_teachers(scratch / "teachers"), max_steps=args.steps)
         if args.command == "damage":
             print(f"damaged: {dict(damage_checkpoints(recipe, args.overrides, args.stage, scratch))}")
