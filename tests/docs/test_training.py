@@ -6,6 +6,8 @@ import sys
 import pytest
 import yaml
 
+from hawaii.__main__ import main
+from hawaii.files.user_error import Stopped
 from hawaii.tests.documents import ROOT, blocks, read
 from hawaii.training.recipes.recipe import read_recipe
 
@@ -37,3 +39,10 @@ def test_the_recipes_of_both_data_sets_start_from_a_language_model_that_reads(re
     for stage in read_recipe(recipe, use_cpu=True).stages.values():
         assert stage.model.language_model.endswith("/language_model")
         assert stage.model.text_config is None and stage.model.tokenizer is None
+
+
+def test_the_exit_status_of_a_stopped_run_is_the_documented_one(capsys):
+    assert f"| {Stopped.STATUS} | a signal stopped it" in DOCUMENT
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert f"exit with status {Stopped.STATUS}" in " ".join(capsys.readouterr().out.split())

@@ -383,13 +383,14 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step(recipe, tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", tmp_path / "script.py"]
     done = run_elsewhere(*launch, recipe, f"output_dir={tmp_path / 'run'}")
     assert done.returncode == 1  # the launcher's, whatever the processes' is
-    assert done.stderr.count("exitcode  : 75") == 2
+    assert "exitcode  : 75" in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("hawaii train: ")]
     continues = f"continues from {tmp_path / 'run' / 'pretrain' / 'checkpoint-2'}."
-    assert sorted(lines) == [
+    # The launcher may end one of them before it prints its line.
+    assert lines and set(lines) <= {
         f"hawaii train: Training was stopped by {name} {STOPPED.format(2, continues)}"
         for name in ("SIGTERM", "a signal")
-    ]
+    }
     assert_unfinished(tmp_path / "run", "pretrain")
 
 
@@ -432,28 +433,38 @@ def test_a_run_that_is_killed_repeatedly_while_it_saves_equals_an_uninterrupted_
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_weights_as_one(recipe, tmp_path):
+def test_two_processes_train_the_same_weights_as_one_which_continues_for_them(recipe, tmp_path):
     # One process accumulates the micro-batches of the two processes.
-    shared = ["optim=sgd", "learning_rate=0.05", "max_grad_norm=1.0", "save_strategy=no"]
+    shared = ["optim=sgd", "learning_rate=0.05", "max_grad_norm=1.0", "save_steps=1"]
     # Less than an epoch, because at its end processes without samples repeat some.
     shared += ["text_config.attention_dropout=0.0", "max_steps=3", "stages.finetune.max_steps=1"]
     one, two = tmp_path / "one", tmp_path / "two"
-    overrides = [f"output_dir={one}", "gradient_accumulation_steps=2", "stages.finetune.gradient_accumulation_steps=4"]
-    train(str(recipe), [*overrides, *shared])
+    alone = ["gradient_accumulation_steps=2", "stages.finetune.gradient_accumulation_steps=4", *shared]
+    train(str(recipe), [f"output_dir={one}", *alone])
     # accelerate launch would need MPI for processes on a CPU.
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hawaii", "train"]
     finished = run_elsewhere(*launch, recipe, f"output_dir={two}", *shared)
     assert finished.returncode == 0, finished.stderr[-4000:]
     assert json.loads((two / "train_results.json").read_text())["stages"]["pretrain"]["batch_size"] == 4
-    for stage in ("pretrain", "finetune"):
-        for entry, expected in zip(logged_steps(two, stage), logged_steps(one, stage)):
-            assert entry.keys() == expected.keys()
-            for name in set(entry) - {"epoch"}:
-                assert entry[name] == pytest.approx(expected[name], rel=2e-3), (stage, name)
-        for name in ("model", "objective"):
-            weights = load_file(two / stage / "model" / f"{name}.safetensors")
-            for key, tensor in load_file(one / stage / "model" / f"{name}.safetensors").items():
-                torch.testing.assert_close(weights[key], tensor, rtol=1e-3, atol=1e-5, msg=f"{stage} {key}")
+    # One process continues after the first step of the two.
+    resumed = shutil.copytree(two, tmp_path / "resumed")
+    for left in ("hub", "finetune", *(f"pretrain/{name}" for name in ("model", "checkpoint-2", "checkpoint-3"))):
+        shutil.rmtree(resumed / left)
+    with pytest.raises(
+        UserError, match=r"checkpoint-1 was written by 2 processes and this run has 1: .* 1 batches of"
+    ):
+        train(str(recipe), [f"output_dir={resumed}", *shared])
+    train(str(recipe), [f"output_dir={resumed}", *alone])
+    for run in (two, resumed):
+        for stage in ("pretrain", "finetune"):
+            for entry, expected in zip(logged_steps(run, stage), logged_steps(one, stage), strict=True):
+                assert entry.keys() == expected.keys()
+                for name in set(entry) - {"epoch"}:
+                    assert entry[name] == pytest.approx(expected[name], rel=2e-3), (stage, name)
+            for name in ("model", "objective"):
+                weights = load_file(run / stage / "model" / f"{name}.safetensors")
+                for key, tensor in load_file(one / stage / "model" / f"{name}.safetensors").items():
+                    torch.testing.assert_close(weights[key], tensor, rtol=1e-3, atol=1e-5, msg=f"{run} {stage} {key}")
 
 
 @pytest.mark.slow
