@@ -12,6 +12,7 @@ RUN/                              `output_dir` of the recipe
       objective.safetensors             OBJECTIVE_FILE: weights of the objective's projections
       optimizer.pt, scheduler.pt, trainer_state.json, rng_state*.pth   from which transformers resumes
       pytorch_model_fsdp*, optimizer*   instead of optimizer.pt, if FSDP shards the run: student, objective, optimizer
+      latest, global_step*              the same, if DeepSpeed shards it
       training_args.bin                 written by transformers, never read
     model/                        MODEL_FOLDER: the finished stage, from which the next one starts
       student and processor             as in a checkpoint
@@ -43,3 +44,5 @@ SHARDED_STATE_FILES = {
     "SHARDED_STATE_DICT": ("pytorch_model_fsdp_0", "optimizer_0", "scheduler.pt", "trainer_state.json"),
     "FULL_STATE_DICT": ("pytorch_model_fsdp.bin", "optimizer.bin", "scheduler.pt", "trainer_state.json"),
 }
+# The same for a run that DeepSpeed shards; the folder of the step comes on top.
+ZERO_STATE_FILES = ("latest", "scheduler.pt", "trainer_state.json")

@@ -117,9 +117,9 @@ def describe_strategy(accelerator: Accelerator, dtype: str = "float32") -> Strat
         )
     if accelerator.distributed_type == DistributedType.FSDP and accelerator.state.fsdp_plugin.activation_checkpointing:
         raise UserError(
-            "fsdp_activation_checkpointing is true, but with it accelerate recomputes layers with other random numbers "
-            "than in the forward pass, so gradients are wrong where there is dropout: set it to false, and "
-            "activation_checkpointing: true in the recipe."
+            "fsdp_activation_checkpointing is true, but accelerate then recomputes layers with other random numbers, "
+            "so gradients are wrong where there is dropout: set it to false, and activation_checkpointing: true in "
+            "the recipe."
         )
     device = accelerator.device
     names = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
