@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    GradientAccumulationPlugin,
+    gather_object,
+)
 from transformers.integrations import deepspeed
 
 from ..files.user_error import UserError
@@ -61,7 +66,10 @@ def create_accelerator(args: HawaiiTrainingArguments) -> Accelerator:
     """
     plugin = None if args.fsdp_plugin_args is None else FullyShardedDataParallelPlugin(**args.fsdp_plugin_args)
     return Accelerator(
-        mixed_precision=args.mixed_precision, deepspeed_plugin=args.deepspeed_plugin, fsdp_plugin=plugin
+        mixed_precision=args.mixed_precision,
+        deepspeed_plugin=args.deepspeed_plugin,
+        fsdp_plugin=plugin,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the Trainer counts them itself
     )
 
 
