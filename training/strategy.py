@@ -170,12 +170,10 @@ def whole_weights(args: HawaiiTrainingArguments) -> Iterator[None]:
     Inside, `from_pretrained` loads whole weights. While a ZeRO-3 configuration is alive it would partition them, but
     only the module that is trained may be: DeepSpeed partitions that when training begins.
     """
-    if args.deepspeed_plugin is None:
-        yield
-        return
-    config = args.hf_deepspeed_config if args.deepspeed else args.deepspeed_plugin.dschf
-    deepspeed.unset_hf_deepspeed_config()
+    deepspeed.unset_hf_deepspeed_config()  # also one that an earlier run of this process left
     try:
         yield
     finally:
-        deepspeed.set_hf_deepspeed_config(config)
+        if args.deepspeed_plugin is not None:
+            config = args.hf_deepspeed_config if args.deepspeed else args.deepspeed_plugin.dschf
+            deepspeed.set_hf_deepspeed_config(config)
