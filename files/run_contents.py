@@ -14,6 +14,7 @@ RUN/                              `output_dir` of the recipe
       objective.safetensors             OBJECTIVE_FILE: weights of the objective's projections
       optimizer.pt, scheduler.pt, trainer_state.json, rng_state*.pth   from which transformers resumes
       pytorch_model_fsdp*, optimizer*   instead of optimizer.pt, if FSDP shards the run: student, objective, optimizer
+      latest, global_step*              the same, if DeepSpeed shards it
       manifest.json                     MANIFEST_FILE, written last: size and hash of every file, and the run's
                                         identity, see `describe_stage`
     model/                        MODEL_FOLDER: the finished stage, from which the next one starts
@@ -56,3 +57,5 @@ SHARDED_STATE_FILES = {
     "SHARDED_STATE_DICT": ("pytorch_model_fsdp_0", "optimizer_0", "scheduler.pt", "trainer_state.json"),
     "FULL_STATE_DICT": ("pytorch_model_fsdp.bin", "optimizer.bin", "scheduler.pt", "trainer_state.json"),
 }
+# The same for a run that DeepSpeed shards; the folder of the step comes on top.
+ZERO_STATE_FILES = ("latest", "scheduler.pt", "trainer_state.json")

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    GradientAccumulationPlugin,
+    gather_object,
+)
 from transformers.integrations import deepspeed
 
 from ..files.user_error import UserError
@@ -61,7 +66,10 @@ def create_accelerator(args: HawaiiTrainingArguments) -> Accelerator:
     """
     plugin = None if args.fsdp_plugin_args is None else FullyShardedDataParallelPlugin(**args.fsdp_plugin_args)
     return Accelerator(
-        mixed_precision=args.mixed_precision, deepspeed_plugin=args.deepspeed_plugin, fsdp_plugin=plugin
+        mixed_precision=args.mixed_precision,
+        deepspeed_plugin=args.deepspeed_plugin,
+        fsdp_plugin=plugin,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the Trainer counts them itself
     )
 
 
@@ -117,9 +125,9 @@ def describe_strategy(accelerator: Accelerator, dtype: str = "float32") -> Strat
         )
     if accelerator.distributed_type == DistributedType.FSDP and accelerator.state.fsdp_plugin.activation_checkpointing:
         raise UserError(
-            "fsdp_activation_checkpointing is true, but accelerate then recomputes layers with other random numbers "
-            "than in the forward pass, so gradients are wrong where there is dropout: set it to false, and "
-            "activation_checkpointing: true in the recipe."
+            "fsdp_activation_checkpointing is true, but accelerate then recomputes layers with other random numbers, "
+            "so gradients are wrong where there is dropout: set it to false, and activation_checkpointing: true in "
+            "the recipe."
         )
     device = accelerator.device
     names = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
@@ -162,12 +170,10 @@ def whole_weights(args: HawaiiTrainingArguments) -> Iterator[None]:
     Inside, `from_pretrained` loads whole weights. While a ZeRO-3 configuration is alive it would partition them, but
     only the module that is trained may be: DeepSpeed partitions that when training begins.
     """
-    if args.deepspeed_plugin is None:
-        yield
-        return
-    config = args.hf_deepspeed_config if args.deepspeed else args.deepspeed_plugin.dschf
-    deepspeed.unset_hf_deepspeed_config()
+    deepspeed.unset_hf_deepspeed_config()  # also one that an earlier run of this process left
     try:
         yield
     finally:
-        deepspeed.set_hf_deepspeed_config(config)
+        if args.deepspeed_plugin is not None:
+            config = args.hf_deepspeed_config if args.deepspeed else args.deepspeed_plugin.dschf
+            deepspeed.set_hf_deepspeed_config(config)

@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from ..files.atomic import replace_folder, write_json
 from ..files.manifest import read_identity, write_manifest
-from ..files.run_contents import SHARDED_STATE_FILES, STAGE_FILE
+from ..files.run_contents import SHARDED_STATE_FILES, STAGE_FILE, ZERO_STATE_FILES
 from ..files.user_error import UserError
 from ..files.write_errors import describe_write_error
 from .answers import answer_questions, evaluation_mode, load_questions, score_answers
@@ -151,6 +151,10 @@ class HawaiiTrainer(Trainer):
         check_step(self.state.global_step + 1, self._step_terms, norms, self._step_records, self.accelerator)
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        if self.is_deepspeed_enabled and resume_from_checkpoint is not None:
+            check_random_states(resume_from_checkpoint, self.args.world_size)
+            step = Path(resume_from_checkpoint).name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+            check_state_files(resume_from_checkpoint, [f"global_step{step}", *ZERO_STATE_FILES])
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if self.is_deepspeed_enabled:  # it steps inside the last backward pass, so the check must be there
             engine = self.deepspeed

@@ -41,7 +41,7 @@ def bad_gradient_norms(module: nn.Module, engine: Any) -> dict[str, torch.Tensor
 
     Under fp16, DeepSpeed skips steps whose gradients overflow while it can lower its scale.
     """
-    from deepspeed.utils import safe_get_full_grad
+    from deepspeed.utils import safe_get_full_grad  # pyright: ignore[reportMissingImports]
 
     if engine.fp16_enabled() and engine.optimizer.loss_scale > 1 or not engine.optimizer.has_overflow():
         return {}

@@ -1,6 +1,6 @@
 """
-Lets accelerate shard on CPUs, as torch and DeepSpeed can: it joins processes by gloo and takes them for processes on
-GPUs where ACCELERATE_TORCH_DEVICE is cpu. Python imports this module at its start if the folder is in PYTHONPATH.
+Lets accelerate take CPUs for GPUs where ACCELERATE_TORCH_DEVICE is cpu: it joins the processes of a launcher by gloo,
+and shards, as torch and DeepSpeed can on CPUs. Python imports this module at its start if the folder is in PYTHONPATH.
 """
 
 import os
@@ -15,7 +15,8 @@ prepare = PartialState._prepare_backend
 def prepare_gloo(self, cpu=False, sagemaker_dp=False, backend=None):
     if cpu or "LOCAL_RANK" not in os.environ or os.environ.get("ACCELERATE_TORCH_DEVICE") != "cpu":
         return prepare(self, cpu, sagemaker_dp, backend)
-    return "gloo", DistributedType.MULTI_GPU
+    is_sharded = "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED"))
+    return "gloo", DistributedType.MULTI_GPU if is_sharded else DistributedType.MULTI_CPU
 
 
 PartialState._prepare_backend = prepare_gloo

@@ -41,11 +41,24 @@ def broken(*args):
 
 stack.enter_context(mock.patch.object(HawaiiObjective, "forward", broken))
 """
+# transformers asks a GPU whether it has bfloat16.
+BF16 = """
+from unittest import mock
+stack.enter_context(mock.patch("transformers.training_args.is_torch_bf16_gpu_available", lambda: True))
+"""
 # Teachers take one image at once, so that the number of their passes differs between the processes.
 ONE_BY_ONE = """
 from unittest import mock
-from hawaii.training.teachers import teacher
+from hawaii.training.teachers import loading, teacher
+shard = loading.shard
+
+def show(loaded):
+    shard(loaded)
+    sizes = [(weight.to_local().numel(), weight.numel()) for weight in loaded.model.parameters()]
+    print(f"{loaded.name} keeps {sum(own for own, _ in sizes) / sum(size for _, size in sizes):.1f} of its weights")
+
 stack.enter_context(mock.patch.object(teacher, "PIXELS_AT_ONCE", 1))
+stack.enter_context(mock.patch.object(loading, "shard", show))
 """
 
 
@@ -67,11 +80,11 @@ def finished(world):
     two, one = world / "recipe.yaml", world / "one.yaml"
     pairs = ["max_steps=3", "save_strategy=no", "train_sampling_strategy=sequential"]
     runs = {
-        "ddp": Run([two, "strategy=ddp", *TIED]),
+        "ddp": Run([two, "use_cpu=false", "strategy=ddp", *TIED], launcher_environment("ddp")),
         "sharded": Run([two, *FSDP2, *TIED], SHARDED),
         "full": Run([two, *FSDP2, *TIED, *RECOMPUTED], FULL),
         "ddp_mixed": Run([one, *MIXED]),
-        "sharded_mixed": Run([one, *FSDP2, *MIXED], SHARDED),
+        "sharded_mixed": Run([one, *FSDP2, *MIXED], SHARDED, setup=BF16),
         "ddp_pairs": Run([one, *pairs]),
         "sharded_pairs": Run([one, *FSDP2, *pairs, "shard_teachers=true"], SHARDED, setup=ONE_BY_ONE),
         "ddp_broken": Run([one, "max_steps=4", "save_steps=1"], setup=BREAK),
@@ -90,11 +103,11 @@ def finished(world):
 def resumed(world, finished):
     """Copies of the uninterrupted runs without what came after the first step, resumed by new processes."""
     runs = {
-        "ddp": Run([world / "recipe.yaml", *TIED]),
+        "ddp": Run([world / "recipe.yaml", "use_cpu=false", *TIED], launcher_environment("ddp")),
         "sharded": Run([world / "recipe.yaml", *FSDP2, *TIED], SHARDED),
         "full": Run([world / "recipe.yaml", *FSDP2, *TIED, *RECOMPUTED], FULL),
         "ddp_mixed": Run([world / "one.yaml", *MIXED]),
-        "sharded_mixed": Run([world / "one.yaml", *FSDP2, *MIXED], SHARDED),
+        "sharded_mixed": Run([world / "one.yaml", *FSDP2, *MIXED], SHARDED, setup=BF16),
     }
     for name, run in runs.items():
         folder = world / f"{name}_resumed"
@@ -152,7 +165,11 @@ def test_the_folder_that_fsdp2_publishes_gives_ddps_logits(world, finished, name
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_bf16_has_about_the_same_losses_under_fsdp2(finished):
+def test_bf16_has_about_the_same_losses_under_fsdp2_and_keeps_weights_in_float32(world, finished):
+    for name in ("ddp_mixed", "sharded_mixed"):
+        assert {tensor.dtype for tensor in weights_of(world / name)["train/model/model.safetensors"].values()} == {
+            torch.float32
+        }
     for process, expected in zip(finished["sharded_mixed"], finished["ddp_mixed"]):
         assert process.records == expected.records
         assert process.losses == pytest.approx(expected.losses, rel=0.02)
@@ -178,6 +195,8 @@ def test_a_process_with_text_alone_keeps_up_with_one_that_has_images_and_sharded
         assert process.status == expected.status == 0
         assert process.records == expected.records and len(expected.losses) == 3
         assert process.losses == pytest.approx(expected.losses, abs=1e-4)
+        kept = re.findall("(.*) of its weights", process.stdout)
+        assert kept == ["vit keeps 0.5", "convnext keeps 0.5"]
     kinds = [{int(re.sub(r"\D", "", record)) % 4 < 2 for record in records} for records in (texts, images)]
     assert kinds == [{True}, {False}]
 
@@ -245,5 +264,5 @@ def test_processes_that_accelerate_does_not_join_are_refused(world, finished):
 def test_activations_that_accelerate_recomputes_with_other_dropout_are_refused(world, finished):
     assert statuses(finished["recomputed"]) == [2, 2]
     for process in finished["recomputed"]:
-        assert "fsdp_activation_checkpointing is true, but with it accelerate recomputes layers" in process.stderr
+        assert "fsdp_activation_checkpointing is true, but accelerate then recomputes layers" in process.stderr
     assert not (world / "recomputed").exists()

@@ -468,66 +468,6 @@ def test_two_processes_train_the_same_weights_as_one_which_continues_for_them(re
 
 
 @pytest.mark.slow
-def test_every_process_loads_the_weights_of_its_teachers_under_fsdp(recipe, tmp_path):
-    # The environment that `accelerate launch` sets under FSDP, which itself needs an accelerator.
-    environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hawaii", "train"]
-    finished = run_elsewhere(*launch, recipe, f"output_dir={tmp_path}", "max_steps=1", **environment)
-    assert finished.returncode == 0, finished.stderr[-4000:]
-
-
-# accelerate shards no processes on a CPU, though torch can: here it takes them for processes on GPUs.
-SHARD_ON_CPU = """
-import sys
-from accelerate.state import PartialState
-from accelerate.utils import DistributedType
-from hawaii.__main__ import main
-init = PartialState.__init__
-
-def pretend(self, *args, **kwargs):
-    init(self, *args, **kwargs)
-    if self.distributed_type == DistributedType.MULTI_CPU:
-        self._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-
-PartialState.__init__ = pretend
-sys.exit(main(["train", *sys.argv[1:]]))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["SHARDED_STATE_DICT", "FULL_STATE_DICT"])
-def test_a_stage_that_fsdp2_shards_is_saved_whole_and_resumes_bit_for_bit(recipe, tmp_path, form):
-    (tmp_path / "script.py").write_text(SHARD_ON_CPU)
-    processes = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": form}
-    overrides = ["max_steps=2", "save_steps=1", "text_config.tie_word_embeddings=true"]
-
-    def run(folder, *launch, **environment):
-        done = run_elsewhere(*processes, *launch, recipe, f"output_dir={tmp_path / folder}", *overrides, **environment)
-        assert done.returncode == 0, done.stderr[-4000:]
-        return done.stdout
-
-    run("plain", "-m", "hawaii", "train")
-    run("sharded", tmp_path / "script.py", **environment)
-    files = ["hub/model", *(f"{stage}/model/{name}" for stage in STAGES for name in ("model", "objective"))]
-    files += [f"pretrain/checkpoint-1/{name}" for name in ("model", "objective")]
-    for name in files:
-        plain, sharded = (load_file(tmp_path / folder / f"{name}.safetensors") for folder in ("plain", "sharded"))
-        assert sharded.keys() == plain.keys(), name
-        for key, tensor in plain.items():
-            torch.testing.assert_close(sharded[key], tensor, rtol=1e-4, atol=1e-5, msg=f"{name} {key}")
-    shutil.copytree(tmp_path / "sharded", tmp_path / "resumed")
-    for left in ("hub", "finetune", "pretrain/model", "pretrain/checkpoint-2"):
-        shutil.rmtree(tmp_path / "resumed" / left)
-    assert f"Resuming from {tmp_path / 'resumed' / 'pretrain' / 'checkpoint-1'}." in run(
-        "resumed", tmp_path / "script.py", **environment
-    )
-    for name in files:
-        whole, resumed = (tmp_path / folder / f"{name}.safetensors" for folder in ("sharded", "resumed"))
-        assert whole.read_bytes() == resumed.read_bytes(), name
-
-
-@pytest.mark.slow
 def test_samples_can_be_grouped_by_length(recipe, tmp_path):
     overrides = [f"output_dir={tmp_path}", "train_sampling_strategy=group_by_length", "max_steps=2"]
     train(str(recipe), overrides)

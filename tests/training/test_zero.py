@@ -18,6 +18,11 @@ STAGES = ("pretrain", "finetune")
 STEPS = ["max_steps=2", "save_steps=1"]
 ON_CPUS = {"DS_ACCELERATOR": "cpu"}
 
+# transformers asks a GPU whether it has bfloat16.
+BF16 = """
+from unittest import mock
+stack.enter_context(mock.patch("transformers.training_args.is_torch_bf16_gpu_available", lambda: True))
+"""
 # The third micro-batch of the second process has a loss that is not finite.
 BREAK_LOSS = """
 from unittest import mock
@@ -75,7 +80,7 @@ def finished(world):
         runs[f"{name}_loss"] = Run([*shared, *broken], environment, setup=BREAK_LOSS)
         runs[f"{name}_gradient"] = Run([*shared, *broken], environment, setup=BREAK_GRADIENT)
     runs["zero3_teachers"] = Run([*shared, *STEPS, "save_strategy=no", "shard_teachers=true"], environment)
-    runs["zero3_bf16"] = Run([*shared, *STEPS, "save_strategy=no", "bf16=true"], environment)
+    runs["zero3_bf16"] = Run([*shared, *STEPS, "save_strategy=no", "bf16=true"], environment, setup=BF16)
     runs["on_cpu"] = Run([recipe, "max_steps=1", "strategy=zero3"], environment)
     for name, run in runs.items():
         run.arguments.append(f"output_dir={world / name}")
@@ -93,6 +98,12 @@ def resumed(world, finished):
             shutil.rmtree(folder / left)
         arguments = [world / "recipe.yaml", "use_cpu=false", *STEPS, f"output_dir={folder}"]
         runs[name] = Run(arguments, launcher_environment(name))
+    shutil.copytree(world / "zero2_resumed", world / "as_ddp")
+    shutil.copytree(world / "zero2_resumed", world / "without_state")
+    shutil.rmtree(world / "without_state/pretrain/checkpoint-1/global_step1")
+    runs["as_ddp"] = Run([world / "recipe.yaml", *STEPS, f"output_dir={world / 'as_ddp'}"])
+    arguments = [world / "recipe.yaml", "use_cpu=false", *STEPS, f"output_dir={world / 'without_state'}"]
+    runs["without_state"] = Run(arguments, launcher_environment("zero2"))
     return dict(zip(runs, launch(world / "launch_again", list(runs.values()), **ON_CPUS)))
 
 
@@ -139,11 +150,21 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one_bit_for_bit(world, fi
         assert [key for key, tensor in tensors.items() if not torch.equal(found[file][key], tensor)] == [], file
 
 
-def test_bf16_has_about_the_same_losses(finished):
+@pytest.mark.parametrize(("name", "missing"), [("as_ddp", "optimizer.pt"), ("without_state", "global_step1")])
+def test_a_checkpoint_without_the_state_of_the_strategy_is_refused(world, resumed, name, missing):
+    assert [outcome.status for outcome in resumed[name]] == [2, 2]
+    checkpoint = world / name / "pretrain/checkpoint-1"
+    for outcome in resumed[name]:
+        assert f"hawaii train: {checkpoint} lacks {missing}: it cannot be resumed." in outcome.stderr.splitlines()[-1]
+
+
+def test_bf16_has_about_the_same_losses(world, finished):
     for process, expected in zip(finished["zero3_bf16"], finished["ddp"]):
         assert process.status == 0
         assert process.losses == pytest.approx(expected.losses, rel=0.02)
     assert "CPU, bfloat16 with float32 weights." in finished["zero3_bf16"][0].stdout.splitlines()[0]
+    dtypes = {tensor.dtype for tensor in weights_of(world / "zero3_bf16")["pretrain/model/model"].values()}
+    assert dtypes == {torch.bfloat16}  # DeepSpeed's copies
 
 
 @pytest.mark.parametrize("name", ["zero2", "zero3"])
@@ -171,8 +192,8 @@ def test_what_is_not_finite_on_one_process_stops_all_before_the_optimizer_steps(
     ]
 
 
-def test_deepspeed_that_use_cpu_turns_off_is_refused(finished):
-    assert [outcome.status for outcome in finished["on_cpu"]] == [2, 2]
-    message = finished["on_cpu"][0].stderr.splitlines()[-1]
-    assert "The recipe demands strategy: zero3, but this run has ddp." in message
-    assert "The launcher asked for DeepSpeed, but accelerate does not shard on CPUs" in message
+def test_deepspeed_shards_on_cpus_too(finished):
+    """Unlike FSDP: use_cpu does not turn it off where the Trainer builds the accelerator."""
+    for outcome, line in zip(finished["on_cpu"], ["Strategy zero3: 2 processes on 1 machine, CPU, float32.", None]):
+        assert outcome.status == 0
+        assert next(iter(outcome.stdout.splitlines()), None) == line

@@ -1,0 +1,98 @@
+"""The strategy that a run of one process has, and the demands of a recipe."""
+
+import pytest
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from hawaii.__main__ import main
+from hawaii.files.user_error import UserError
+from hawaii.tests.tiny.training import make_arguments, write_recipe
+from hawaii.training.strategy import check_strategy, create_accelerator, describe_strategy
+
+
+@pytest.fixture(autouse=True)
+def own_state():
+    """Each test has an accelerator of its own; the next test builds another."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype", "precision"),
+    [
+        ({}, "float32", "float32"),
+        ({}, "bfloat16", "bfloat16"),
+        ({"bf16": True}, "float32", "bfloat16 with float32 weights"),
+        ({"bf16": True}, "bfloat16", "bfloat16 with bfloat16 weights"),
+    ],
+)
+def test_one_process_is_single_with_the_precision_of_computation_and_weights(options, dtype, precision):
+    strategy = describe_strategy(create_accelerator(make_arguments(**options)), dtype)
+    assert str(strategy) == f"Strategy single: 1 process on 1 machine, CPU, {precision}."
+
+
+@pytest.mark.parametrize(
+    ("variable", "reason"),
+    [
+        ("ACCELERATE_USE_FSDP", "The launcher asked for FSDP, but accelerate does not shard on CPUs"),
+        ("ACCELERATE_USE_DEEPSPEED", "The launcher asked for DeepSpeed, but accelerate does not shard on CPUs"),
+        ("ACCELERATE_USE_CPU", "On CPUs `accelerate launch` starts one process unless MPI starts more"),
+    ],
+)
+def test_a_setting_of_the_launcher_without_effect_is_named(monkeypatch, variable, reason):
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setenv(variable, "true")
+    strategy = describe_strategy(accelerator)
+    assert strategy.name == "single" and strategy.refusal.startswith(reason)
+    assert str(strategy).endswith(strategy.refusal)
+
+
+def test_processes_that_do_not_see_each_other_are_an_error(monkeypatch):
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(
+        UserError, match="The launcher started 4 processes, but each takes itself for one of 1, so all"
+    ):
+        describe_strategy(accelerator)
+
+
+@pytest.mark.parametrize(
+    ("demands", "problem"),
+    [
+        (
+            {"strategy": "ddp"},
+            r"demands strategy: ddp, but this run has single\. Strategy single: .*/ddp\.yaml -m hawaii",
+        ),
+        ({"strategy": "zero3"}, r"demands strategy: zero3, but this run has single\. .*/zero3\.yaml -m hawaii"),
+        (
+            {"strategy": "single", "num_processes": 2},
+            r"demands num_processes: 2, but this run has 1\. .* with 2 processes",
+        ),
+        ({"strategy": "single", "num_processes": 1}, None),
+        ({}, None),
+    ],
+)
+def test_what_a_recipe_demands_is_what_the_run_has_or_an_error(demands, problem):
+    arguments = make_arguments(**demands)
+    strategy = describe_strategy(create_accelerator(arguments))
+    if problem is None:
+        check_strategy(strategy, arguments)
+    else:
+        with pytest.raises(UserError, match=f"The recipe {problem}"):
+            check_strategy(strategy, arguments)
+
+
+def test_a_refused_run_writes_nothing_and_its_first_line_is_the_strategy(tmp_path, teacher_folders, capsys):
+    recipe = write_recipe(tmp_path, teacher_folders)
+    assert main(["train", str(recipe), "strategy=fsdp2"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == ["Strategy single: 1 process on 1 machine, CPU, float32."]
+    assert "hawaii train: The recipe demands strategy: fsdp2, but this run has single." in printed.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_strategy_is_an_error_of_the_recipe(tmp_path, teacher_folders, capsys):
+    recipe = write_recipe(tmp_path, teacher_folders)
+    assert main(["train", str(recipe), "strategy=fsdp"]) == 2
+    assert "strategy" in capsys.readouterr().err
