@@ -30,6 +30,7 @@ from .recipes.recipe import Stage, read_recipe
 from .students.encoders import warn_of_other_teachers
 from .students.frozen_base import FrozenBase
 from .students.language_models import register_code
+from .students.packing import check_packing
 from .students.student import build_student, continue_student, load_student
 from .students.trainable import set_trainable
 from .teachers.loading import load_teachers
@@ -55,7 +56,9 @@ def read_data(
         assert size is not None  # without a language model there are teachers
         return ImageDataset(*paths, processor, teacher_image_size=size, **options), collate_images
     options["max_length"] = data_args.max_length
-    return ConversationDataset(*paths, processor, teacher_image_size=size, **options), Collator(processor, size)
+    return ConversationDataset(*paths, processor, teacher_image_size=size, **options), Collator(
+        processor, size, data_args.packing
+    )
 
 
 def sample_teacher_features(dataset: ConversationDataset | ImageDataset, teachers: list, device: torch.device) -> list:
@@ -95,6 +98,8 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
     teachers = objective_class.prepare_teachers(load_teachers(stage.distilled_teachers, args.device))
     student, processor = start_student(stage, previous, len(teachers))
     num_parameters = student.num_parameters()
+    if data_args.packing:
+        check_packing(student)
     set_trainable(student, args.trainable)
     base = None
     if model_args.has_frozen_base:
