@@ -54,7 +54,7 @@ def test_packed_samples_have_the_loss_and_gradients_of_padded_ones(tmp_path, pro
     module = make_module()
     loss, expected = loss_of(module, packed), loss_of(module, padded)
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
-    torch.testing.assert_close(gradients(module, loss), gradients(module, expected), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradients(module, loss), gradients(module, expected), rtol=1e-3, atol=1e-5)
 
 
 def test_a_batch_without_labels_has_no_loss_and_reaches_every_weight(batch):
