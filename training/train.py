@@ -39,6 +39,7 @@ from .strategy import check_strategy, create_accelerator, describe_strategy, who
 from .students.encoders import warn_of_other_teachers
 from .students.frozen_base import FrozenBase
 from .students.language_models import register_code
+from .students.packing import check_packing
 from .students.student import build_student, continue_student, load_student
 from .students.trainable import set_trainable
 from .teachers.loading import load_teachers
@@ -85,7 +86,7 @@ def read_data(
         assert size is not None  # without a language model there are teachers
         make_dataset, collator = ImageDataset, collate_images
     else:
-        make_dataset, collator = ConversationDataset, Collator(processor, size)
+        make_dataset, collator = ConversationDataset, Collator(processor, size, data_args.packing)
         options["max_length"] = data_args.max_length
     if data_args.is_streaming:
         return stream_data(data_args, processor, seed, **options), collator
@@ -179,6 +180,8 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
         teachers = objective_class.prepare_teachers(teachers)
         student, processor = start_student(stage, previous, len(teachers))
     num_parameters = student.num_parameters()
+    if data_args.packing:
+        check_packing(student)
     set_trainable(student, args.trainable)
     base = None
     if model_args.has_frozen_base:

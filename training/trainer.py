@@ -174,7 +174,8 @@ class HawaiiTrainer(Trainer):
 
     def _get_learning_rate(self) -> float:
         """Also keeps the rate of each part: a log entry has those of its step, and the scheduler is ahead of it."""
-        rates = zip(self._group_parts, (group["lr"] for group in self.optimizer.param_groups))
+        optimizer: Any = self.optimizer
+        rates = zip(self._group_parts, (group["lr"] for group in optimizer.param_groups if self._group_parts))
         self._logged_rates = {f"learning_rate/{part}": float(rate) for part, rate in rates if part is not None}
         return super()._get_learning_rate()
 

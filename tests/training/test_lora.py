@@ -399,3 +399,12 @@ def test_the_hash_of_the_frozen_weights_is_in_the_checkpoint(finished):
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     assert len(metadata["frozen"]) == 32 and metadata["quantization"] == "4bit"
+
+
+def test_packing_changes_no_loss(recipe, pretrained, finished, tmp_path):
+    run = start(pretrained, tmp_path)
+    train(str(recipe), [f"output_dir={run}", *options("lora", lora={"r": 4, "lora_alpha": 8}, packing=True)])
+    padded = start(pretrained, tmp_path / "padded")
+    train(str(recipe), [f"output_dir={padded}", *options("lora", lora={"r": 4, "lora_alpha": 8})])
+    losses = [[entry["text"] for entry in logged_steps(each, "finetune")] for each in (run, padded)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3) and losses[0][0] != losses[0][-1]

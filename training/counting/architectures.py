@@ -51,6 +51,24 @@ ARCHITECTURES = {
         "image_size": 384,
         "patch_size": 16,
     },
+    "google/siglip2-base-patch16-384": {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "image_size": 384,
+        "patch_size": 16,
+    },
+    "google/siglip2-large-patch16-384": {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 384,
+        "patch_size": 16,
+    },
     "facebook/dinov3-vitl16-pretrain-lvd1689m": {
         "model_type": "dinov3_vit",
         "hidden_size": 1024,
@@ -101,7 +119,22 @@ ARCHITECTURES = {
         "rms_norm_eps": 1e-5,
         "tie_word_embeddings": False,
     },
+    "Qwen/Qwen3-0.6B": {
+        "model_type": "qwen3",
+        "vocab_size": 151936,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40960,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+    },
 }
+# Tokens of their tokenizers, in place of which there is no tokenizer to count; Qwen's has spare embeddings.
+NUM_TOKENS = {"lmsys/vicuna-7b-v1.5": 32000, "Qwen/Qwen3-0.6B": 151669}
 
 
 def known_architecture(checkpoint: str) -> PretrainedConfig | None:

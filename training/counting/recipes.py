@@ -1,5 +1,6 @@
 """Parameter counts of a recipe on the meta device: no weights are loaded and nothing is trained."""
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 
@@ -24,7 +25,7 @@ from ..students.student import vision_fields
 from ..students.tokenizer import load_tokenizer
 from ..students.trainable import part_of, set_trainable
 from ..teachers.teacher import Teacher
-from .architectures import ARCHITECTURES, known_architecture, read_architecture
+from .architectures import NUM_TOKENS, known_architecture, read_architecture
 from .teachers import count_parameters, outline
 
 
@@ -55,9 +56,8 @@ def _outline_text(model_args: ModelArguments) -> PretrainedConfig:
         if known is None and model_args.trust_remote_code:
             register_code(model_args.language_model)
         config = known or read_config(model_args.language_model)
-    # In a known architecture tokens fill the vocabulary, so the image token is one more.
-    is_known = model_args.language_model in ARCHITECTURES
-    num_tokens = config.vocab_size + 1 if is_known else len(load_tokenizer(model_args))
+    known_tokens = NUM_TOKENS.get(model_args.language_model)  # without the image token
+    num_tokens = len(load_tokenizer(model_args)) if known_tokens is None else known_tokens + 1
     if num_tokens > config.vocab_size:
         config.vocab_size = -(-num_tokens // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     return config
@@ -94,9 +94,21 @@ def outline_student(model_args: ModelArguments, num_teachers: int, objective: st
         return HawaiiForConditionalGeneration(config)
 
 
-def _students_table(counts: Counter, num_projections: int, stages: dict[str, Stage]) -> str:
+def count_lora(student: HawaiiForConditionalGeneration, fields: dict) -> int:
+    """Counts the parameters of a LoRA on a student's language model; the student is on the meta device."""
+    from ..students.lora import add_lora
+
+    adapted = copy.deepcopy(student)
+    with torch.device("meta"):
+        add_lora(adapted, fields)
+    return sum(parameter.numel() for parameter in adapted.model.language_model.parameters() if parameter.requires_grad)
+
+
+def _students_table(counts: Counter, num_projections: int, loras: dict[str, int], stages: dict[str, Stage]) -> str:
     def is_trained(part: str, stage: Stage) -> bool:
         trainable = stage.training.trainable
+        if part == "language_model" and stage.model.lora is not None:
+            return False
         if part == "projections":
             return OBJECTIVES[stage.training.objective].projections_learn(trainable)
         return part in trainable
@@ -107,6 +119,8 @@ def _students_table(counts: Counter, num_projections: int, stages: dict[str, Sta
     parts = [*ENCODER_PARTS, *(part for part in LANGUAGE_MODEL_PARTS if counts[part])]
     rows = [row(part, counts[part]) for part in parts]
     rows.append(["the student", f"{counts.total():,}", *("" for _ in stages)])
+    for name, count in loras.items():
+        rows.append([f"LoRA of {name}", f"{count:,}", *("learns" if name == other else "" for other in stages)])
     rows.append(row("projections", num_projections))
     return markdown_table(["part", "parameters", *stages], rows)
 
@@ -122,8 +136,8 @@ def _teachers_table(teachers: list[Teacher]) -> str:
 
 def describe_recipe(recipe: str, overrides: Sequence[str] | None = None) -> str:
     """
-    Counts the parameters of each part of the student, with the stages that train it, of the objective's projections
-    and of each teacher.
+    Counts the parameters of each part of the student, with the stages that train it, of each stage's LoRA, of the
+    objective's projections and of each teacher.
 
     Args:
         recipe (`str`):
@@ -147,5 +161,8 @@ def describe_recipe(recipe: str, overrides: Sequence[str] | None = None) -> str:
         counts[part_of(name)] += parameter.numel()
     for stage in stages.values():
         set_trainable(student, stage.training.trainable)
-    students = _students_table(counts, count_parameters(objective), stages)
+    loras = {
+        name: count_lora(student, stage.model.lora) for name, stage in stages.items() if stage.model.lora is not None
+    }
+    students = _students_table(counts, count_parameters(objective), loras, stages)
     return "\n\n".join([students, objective_class.note, *([_teachers_table(teachers)] if teachers else [])])

@@ -97,7 +97,7 @@ class ConversationDataset(ConversationReader, RecordDataset):
 
 class Collator:
     """
-    Pads samples to a batch, on the right.
+    Pads samples to a batch, on the right, or packs them into one sequence.
 
     A batch without images gets a blank one without tokens: in a sharded run every rank must run the encoder, or the
     others wait forever.
@@ -105,9 +105,12 @@ class Collator:
     Args:
         processor, teacher_image_size:
             As for [`ConversationDataset`].
+        packing (`bool`, *optional*, defaults to `False`):
+            Whether to pack the samples: one sequence without padding, in which positions start over with each sample.
     """
 
-    def __init__(self, processor: HawaiiProcessor, teacher_image_size: int | None = None):
+    def __init__(self, processor: HawaiiProcessor, teacher_image_size: int | None = None, packing: bool = False):
+        self.packing = packing
         tokenizer = processor.tokenizer
         self.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         size = processor.image_processor.crop_size
@@ -119,7 +122,8 @@ class Collator:
     def __call__(self, samples: list[dict]) -> dict:
         """
         Returns:
-            `dict` with `input_ids`, `attention_mask` and `labels` of shape `(batch_size, sequence_length)`;
+            `dict` with `input_ids`, `attention_mask` and `labels` of shape `(batch_size, sequence_length)`, or packed
+            `input_ids`, `position_ids` and `labels` of shape `(1, num_tokens)`;
             `label_index` of shape `(num_labels,)`, the positions of the labels in the flattened batch;
             `prompt_ids` and `prompt_mask` of shape `(batch_size, num_prompt_tokens)`; `pixel_values` and
             `teacher_images`, whose first dimension is all images of the batch; `image_index` of shape
@@ -130,18 +134,21 @@ class Collator:
         def pad(name: str, value: int) -> torch.Tensor:
             return pad_sequence([sample[name] for sample in samples], batch_first=True, padding_value=value)
 
-        input_ids, prompt_ids = pad("input_ids", self.pad_token_id), pad("prompt_ids", self.pad_token_id)
-        labels = pad("labels", IGNORE_INDEX)
-        lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
+        prompt_ids = pad("prompt_ids", self.pad_token_id)
         prompt_lengths = torch.tensor([len(sample["prompt_ids"]) for sample in samples])
+        lengths = [len(sample["input_ids"]) for sample in samples]
+        if self.packing:
+            text = {name: torch.cat([sample[name] for sample in samples])[None] for name in ("input_ids", "labels")}
+            text["position_ids"] = torch.cat([torch.arange(length) for length in lengths])[None]
+        else:
+            text = {"input_ids": pad("input_ids", self.pad_token_id), "labels": pad("labels", IGNORE_INDEX)}
+            text["attention_mask"] = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
         with_images = [(index, sample) for index, sample in enumerate(samples) if "pixel_values" in sample]
         image_index = [index for index, sample in with_images for _ in sample["pixel_values"]]
         images = {name: [sample[name] for _, sample in with_images] or [blank] for name, blank in self.blank.items()}
         return {
-            "input_ids": input_ids,
-            "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
-            "labels": labels,
-            "label_index": (labels.flatten() != IGNORE_INDEX).nonzero().squeeze(-1),
+            **text,
+            "label_index": (text["labels"].flatten() != IGNORE_INDEX).nonzero().squeeze(-1),
             "prompt_ids": prompt_ids,
             "prompt_mask": torch.arange(prompt_ids.shape[1]) < prompt_lengths[:, None],
             "image_index": torch.tensor(image_index or [-1]),

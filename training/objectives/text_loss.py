@@ -31,7 +31,9 @@ def text_loss(
         model.get_input_embeddings()(batch["input_ids"]),
         model.multi_modal_projector(image_features),
     )
-    outputs = model(inputs_embeds=inputs_embeds, attention_mask=batch["attention_mask"], use_cache=False)
+    # Padded samples have a mask; packed ones have positions, by which transformers' attention keeps them apart.
+    context = {name: batch.get(name) for name in ("attention_mask", "position_ids")}
+    outputs = model(inputs_embeds=inputs_embeds, use_cache=False, **context)
     # A token is predicted from the position before it.
     predicting = outputs.last_hidden_state.flatten(0, 1).index_select(0, batch["label_index"] - 1)  # (num_labels, D)
     return student.loss_function(

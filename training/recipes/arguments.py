@@ -129,6 +129,9 @@ class DataArguments:
             How an image is made square: `pad` or `crop`.
         max_length (`int`, *optional*, defaults to 2048):
             Maximum number of tokens of a sample; unused when an encoder is trained alone.
+        packing (`bool`, *optional*, defaults to `False`):
+            Whether the samples of a batch are one sequence without padding. A language model that would mix them is
+            refused, see [`check_packing`].
         bad_records (`str`, *optional*, defaults to `"error"`):
             `error` or `skip`, see [`RecordDataset`]; applies to training data only.
         image_share (`float`, *optional*, defaults to 1.0):
@@ -148,6 +151,7 @@ class DataArguments:
     chat_template: str | None = None
     image_aspect_ratio: str = "pad"
     max_length: int = 2048
+    packing: bool = False
     bad_records: str = "error"
     image_share: float = 1.0
     follow_links: bool = True

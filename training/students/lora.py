@@ -72,7 +72,7 @@ def outside_config(lora: LoraModel, base: str) -> LoraConfig:
     layers = {
         f"{LANGUAGE_MODEL}.{name}": layer for name, layer in lora.model.named_modules() if isinstance(layer, LoraLayer)
     }
-    config = copy.deepcopy(lora.peft_config["default"])
+    config: Any = copy.deepcopy(lora.peft_config["default"])  # a union of every kind's
     config.target_modules = set(layers)
     config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
     ranks = {name: layer.r["default"] for name, layer in layers.items()}
@@ -108,4 +108,5 @@ def load_merged(base: Path, folder: Path, dtype: torch.dtype | str) -> HawaiiFor
     """
     student = HawaiiForConditionalGeneration.from_pretrained(base, dtype=dtype)
     with explain_errors(f"The adapters of {folder} cannot be loaded"):
-        return PeftModel.from_pretrained(student, folder, autocast_adapter_dtype=False).merge_and_unload()
+        adapted: Any = PeftModel.from_pretrained(student, folder, autocast_adapter_dtype=False)
+        return adapted.merge_and_unload()

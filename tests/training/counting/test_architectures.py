@@ -10,7 +10,7 @@ from hawaii.training.counting.architectures import ARCHITECTURES, read_architect
 
 def build(checkpoint):
     config = read_architecture(checkpoint)
-    model_class = {"llama": AutoModelForCausalLM}.get(config.model_type, AutoModel)
+    model_class = dict.fromkeys(("llama", "qwen3"), AutoModelForCausalLM).get(config.model_type, AutoModel)
     with torch.device("meta"):
         if config.model_type == "pix2struct_vision_model":  # it is in no Auto class
             return Pix2StructVisionModel(config)
@@ -24,11 +24,14 @@ def build(checkpoint):
         ("openai/clip-vit-large-patch14-336", 303_507_456),
         ("facebook/sam-vit-large", 308_278_272),
         ("google/pix2struct-large", 512_812_032),
+        ("google/siglip2-base-patch16-384", 93_176_064),
+        ("google/siglip2-large-patch16-384", 316_283_904),
         ("google/siglip2-so400m-patch16-384", 428_256_704),
         ("facebook/dinov3-vitl16-pretrain-lvd1689m", 303_129_600),
         ("facebook/sam3", 454_038_784),
         ("nvidia/C-RADIOv4-H", 651_727_360),
         ("lmsys/vicuna-7b-v1.5", 6_738_415_616),
+        ("Qwen/Qwen3-0.6B", 596_049_920),
     ],
 )
 def test_a_known_model_has_its_published_size(checkpoint, num_parameters):

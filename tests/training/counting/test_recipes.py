@@ -230,3 +230,16 @@ def test_the_papers_recipes_are_counted_without_weights(name, teachers):
     assert rows["routers"][0] == f"{routers:,}"
     assert rows["convnext"] == ["843,398,016", "768 x 768", "24 x 24", "3072"]
     assert rows["eva02"] == ["304,055,232", "448 x 448", "32 x 32", "1024"]
+
+
+def test_a_lora_is_counted_and_the_language_model_does_not_learn():
+    """Both recipes are counted without a download."""
+    tables = read_tables(describe_recipe("hawaii_qwen3_small"))
+    # Of each layer: the query is twice as wide as the model, key and value are as wide, the mlp is three times.
+    pairs = [(1024, 2048), (1024, 1024), (1024, 1024), (2048, 1024), (1024, 3072), (1024, 3072), (3072, 1024)]
+    assert tables["LoRA of finetune"] == [f"{28 * 64 * sum(map(sum, pairs)):,}", "", "learns"]
+    assert tables["language_model"] == ["596,049,920", "", ""]
+    assert tables["projector"][1:] == ["learns", "learns"]
+    tables = read_tables(describe_recipe("hawaii_vicuna_7b_lora", ["teachers=[clip]"]))
+    pairs = [(4096, 4096)] * 4 + [(4096, 11008)] * 3
+    assert tables["LoRA of finetune"] == [f"{32 * 128 * sum(map(sum, pairs)):,}", "", "learns"]

@@ -5,7 +5,16 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hawaii.tests.tiny.training import count, gradients, make_module, without_labels
+from hawaii.tests.tiny.training import (
+    RAGGED,
+    count,
+    gradients,
+    make_dataset,
+    make_module,
+    save_data,
+    without_labels,
+)
+from hawaii.training.data.conversation_dataset import Collator
 from hawaii.training.objectives.encoder_passes import routed_pass
 from hawaii.training.objectives.text_loss import text_loss
 
@@ -33,6 +42,19 @@ def test_the_loss_and_its_gradients_are_those_of_every_position(batch, text):
     found, expected = gradients(module, loss), gradients(module, expected)
     assert found["student.model.multi_modal_projector.linear_1.weight"].any()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_packed_samples_have_the_loss_and_gradients_of_padded_ones(tmp_path, processor):
+    dataset = make_dataset(save_data(tmp_path, RAGGED), processor)
+    samples = [dataset[index] for index in range(len(dataset))]
+    padded, packed = (count(Collator(processor, 32, packing)(samples)) for packing in (False, True))
+    num_tokens = sum(len(sample["input_ids"]) for sample in samples)
+    assert packed["input_ids"].shape == (1, num_tokens) and padded["input_ids"].numel() > num_tokens
+    assert "attention_mask" not in packed and len(packed["label_index"]) == len(padded["label_index"])
+    module = make_module()
+    loss, expected = loss_of(module, packed), loss_of(module, padded)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradients(module, loss), gradients(module, expected), rtol=1e-3, atol=1e-5)
 
 
 def test_a_batch_without_labels_has_no_loss_and_reaches_every_weight(batch):

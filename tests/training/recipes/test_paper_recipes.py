@@ -4,13 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
+from transformers import DINOv3ViTConfig, DINOv3ViTModel, SiglipVisionConfig, SiglipVisionModel
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.tests.tiny.language_models import FAMILIES, save_language_model
+from hawaii.tests.tiny.models import fill
 from hawaii.tests.tiny.students import save_clip_folder
 from hawaii.tests.tiny.teachers import FIELDS, save_expert
-from hawaii.tests.tiny.training import make_image, make_record, save_data
+from hawaii.tests.tiny.training import make_image, make_record, save_data, save_image_processor
+from hawaii.training.recipes.recipe import read_recipe
 from hawaii.training.teachers.presets import TEACHER_SETS
 from hawaii.training.train import train
 
@@ -39,10 +44,10 @@ def save_teacher(name, folder):
     return {"preset": name, "checkpoint": str(folder), **SMALL[name]}
 
 
-def run_small(recipe, folder, members, family="mistral"):
+def run_small(recipe, folder, members, family="mistral", teachers=None, **more):
     """Runs a recipe with tiny models and few images; returns the folder of the run."""
     save_data(folder, [make_record(number) for number in range(6)])
-    teachers = [save_teacher(name, folder / name) for name in members]
+    teachers = teachers or [save_teacher(name, folder / name) for name in members]
     # One process, two images per step and one step per stage; everything else is the recipe's.
     changes = {
         "output_dir": folder / "run",
@@ -56,7 +61,9 @@ def run_small(recipe, folder, members, family="mistral"):
         changes[f"stages.{stage}.data_path"] = folder / "data.json"
         changes[f"stages.{stage}.image_folder"] = folder / "images"
         changes[f"stages.{stage}.per_device_train_batch_size"] = 2
+        changes[f"stages.{stage}.gradient_accumulation_steps"] = 1
         changes[f"stages.{stage}.max_steps"] = 1
+    changes |= more
     train(str(RECIPES / recipe), [f"{key}={value}" for key, value in changes.items()])
     return folder / "run"
 
@@ -94,6 +101,83 @@ def test_the_papers_recipe_runs_with_any_language_model_and_its_chat_template(tm
 @pytest.mark.parametrize("members", [("clip", "pix2struct", "sam"), TEACHER_SETS["frontier"], ("radio",)])
 def test_the_papers_recipe_runs_with_teachers_from_transformers(tmp_path, members):
     check(run_small("hawaii_vicuna_7b.yaml", tmp_path, members), members)
+
+
+def save_modern_teachers(folder):
+    """The teachers of hawaii_qwen3_small with its fields and small weights of the same kinds of models."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes |= {"image_size": 24, "patch_size": 4}
+    models = {
+        "dinov3": fill(DINOv3ViTModel(DINOv3ViTConfig(**sizes, num_register_tokens=4))),
+        "siglip2": fill(SiglipVisionModel(SiglipVisionConfig(**sizes))),
+    }
+    teachers = yaml.safe_load((RECIPES / "hawaii_qwen3_small.yaml").read_text())["teachers"]
+    small = [save_teacher(teachers[0], folder / teachers[0])]
+    for teacher in teachers[1:]:
+        models[teacher["name"]].save_pretrained(folder / teacher["name"])
+        save_image_processor(folder / teacher["name"], 24)
+        small.append({**teacher, "checkpoint": str(folder / teacher["name"]), "image_size": 24})
+    return small
+
+
+def save_siglip(folder):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+    fill(SiglipVisionModel(SiglipVisionConfig(**sizes, image_size=16, patch_size=4))).save_pretrained(folder)
+    save_image_processor(folder, 16)
+    return str(folder)
+
+
+def check_lora_rates(run, rate, others):
+    (entry,) = [
+        entry
+        for entry in map(json.loads, (run / "finetune" / "log.jsonl").read_text().splitlines())
+        if "loss" in entry
+    ]
+    assert entry["learning_rate"] == pytest.approx(rate)
+    for part in ("vision_tower", "adapters", "routers", "projector", "projections"):
+        assert entry[f"learning_rate/{part}"] == pytest.approx(others)
+    dtypes = {tensor.dtype for tensor in load_file(run / "hub" / "model.safetensors").values()}
+    assert dtypes == {torch.bfloat16}
+    assert not (run / "hub" / "adapter_config.json").exists()
+
+
+# Without warm-up, the rate of the first and only step is the highest.
+FULL_RATE = {"logging_steps": 1, "warmup_steps": 0}
+
+
+def test_the_recipe_with_a_lora_has_llavas_values_and_runs(tmp_path):
+    members = ("clip", "sam")
+    run = run_small("hawaii_vicuna_7b_lora.yaml", tmp_path, members, **FULL_RATE)
+    check(run, members)
+    check_lora_rates(run, 2e-4, 2e-5)
+    (stage,) = [
+        stage for stage in read_recipe("hawaii_vicuna_7b_lora", use_cpu=True).stages.values() if stage.model.lora
+    ]
+    assert stage.model.lora == {"r": 128, "lora_alpha": 256, "lora_dropout": 0.05}
+
+
+def test_the_small_recipe_runs_with_its_kinds_of_models(tmp_path):
+    run = run_small(
+        "hawaii_qwen3_small.yaml",
+        tmp_path,
+        ("clip", "dinov3", "siglip2"),
+        family="qwen3",
+        teachers=save_modern_teachers(tmp_path),
+        vision_tower=save_siglip(tmp_path / "siglip"),
+        **FULL_RATE,
+    )
+    check(run, ("clip", "dinov3", "siglip2"))
+    check_lora_rates(run, 2e-4, 2e-5)
+
+
+def test_the_recipe_for_one_card_runs_as_its_comment_says(tmp_path):
+    comment = (RECIPES / "hawaii_vicuna_7b_lora.yaml").read_text().replace("\\\n#", "")
+    (line,) = [line for line in comment.splitlines() if "quantization=4bit" in line]
+    options = dict(word.split("=") for word in line.split() if "=" in word)
+    assert options.pop("stages.pretrain.gradient_accumulation_steps") == "256"
+    assert options.pop("stages.finetune.gradient_accumulation_steps") == "128"
+    run = run_small("hawaii_vicuna_7b_lora.yaml", tmp_path, ("clip",), **options)
+    check(run, ("clip",))
 
 
 @pytest.mark.timm
