@@ -19,7 +19,9 @@ from .checkpoints import find_checkpoint, load_objective
 from .data.conversation_dataset import Collator, ConversationDataset
 from .data.images import ImageDataset, collate_images
 from .data.questions import QuestionDataset
+from .data.records import TEACHER_INPUTS, join
 from .finished_stage import ObjectiveSettings
+from .objectives.encoder_passes import encoder_of
 from .recipes.arguments import DataArguments
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
 from .recipes.recipe import Stage, read_recipe
@@ -27,8 +29,9 @@ from .students.encoders import warn_of_other_teachers
 from .students.language_models import register_code
 from .students.student import build_student, continue_student
 from .students.trainable import set_trainable
+from .teacher_cache.cached_teacher import FeatureCache, open_cache
 from .teachers.loading import load_teachers
-from .trainer import HawaiiTrainer
+from .trainer import HawaiiTrainer, teacher_features
 
 
 NUM_SAMPLES = 64  # images whose features set the scale of the targets
@@ -40,30 +43,38 @@ def print_once(line: str) -> None:
 
 
 def read_data(
-    data_args: DataArguments, processor: HawaiiProcessor | EncoderProcessor, teachers: list
+    data_args: DataArguments,
+    processor: HawaiiProcessor | EncoderProcessor,
+    teachers: list,
+    feature_cache: FeatureCache | None = None,
 ) -> tuple[ConversationDataset | ImageDataset, Callable[[list[dict]], dict]]:
-    """The training data of a stage and its collator."""
+    """The training data of a stage and its collator; with a cache, no images are made for teachers."""
     paths = (data_args.data_path, data_args.image_folder)
-    size = max((teacher.image_size for teacher in teachers), default=None)
+    size = None if feature_cache else max((teacher.image_size for teacher in teachers), default=None)
     options = {name: getattr(data_args, name) for name in ("bad_records", "image_share", "follow_links")}
+    options |= {"teacher_image_size": size, "feature_cache": feature_cache}
     if isinstance(processor, EncoderProcessor):
-        assert size is not None  # without a language model there are teachers
-        return ImageDataset(*paths, processor, teacher_image_size=size, **options), collate_images
+        return ImageDataset(*paths, processor, **options), collate_images
     options["max_length"] = data_args.max_length
-    return ConversationDataset(*paths, processor, teacher_image_size=size, **options), Collator(processor, size)
+    return ConversationDataset(*paths, processor, **options), Collator(processor, size, feature_cache)
 
 
 def sample_teacher_features(dataset: ConversationDataset | ImageDataset, teachers: list, device: torch.device) -> list:
     """The features of each teacher, on the CPU, for images spread over the data, the same on every process."""
     step = max(1, len(dataset) // NUM_SAMPLES)
     samples = [dataset[index] for index in range(0, len(dataset), step)[:NUM_SAMPLES]]
-    images = [sample["teacher_images"] for sample in samples if "teacher_images" in sample]
-    if not images:
+    with_images = [sample for sample in samples if "pixel_values" in sample]
+    if not with_images:
         raise UserError(
             f"{dataset.data_path}: none of the {len(samples)} sampled records has an image, but the targets are "
             "scaled with images; name a data_path with images for the first stage."
         )
-    return [send_to_device(teacher(torch.cat(images).to(device)), "cpu") for teacher in teachers]
+    batch = {
+        name: send_to_device(join([sample[name] for sample in with_images]), device)
+        for name in TEACHER_INPUTS
+        if name in with_images[0]
+    }
+    return send_to_device(teacher_features(teachers, batch), "cpu")
 
 
 def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
@@ -74,20 +85,31 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
         UserError: training stopped before its last step.
     """
     model_args, data_args, args = stage.model, stage.data, stage.training
-    set_seed(args.seed)
     objective_class = OBJECTIVES[args.objective]
-    teachers = objective_class.prepare_teachers(load_teachers(stage.distilled_teachers, args.device))
+    matching = None if data_args.teacher_cache is None else objective_class.cached_matching(stage.options)
+    feature_cache, teachers = None, []
+    if matching is None:
+        if data_args.teacher_cache is not None and stage.distilled_teachers:
+            print_once(f"The objective {args.objective} reads more than a teacher_cache holds: its teachers run.")
+        teachers = objective_class.prepare_teachers(load_teachers(stage.distilled_teachers, args.device))
+    set_seed(args.seed)  # after the teachers, so that the student is the same with and without a cache
     if previous is None:
-        student, processor = build_student(model_args, data_args, len(teachers), args.objective)
+        num_teachers = len(stage.distilled_teachers)
+        student, processor = build_student(model_args, data_args, num_teachers, args.objective)
     else:
         student, processor = continue_student(previous, model_args, data_args)
+    if matching is not None and data_args.teacher_cache is not None:
+        vision, configs = encoder_of(student).config, stage.distilled_teachers
+        grid, images = vision.image_size // vision.patch_size, processor.image_processor
+        feature_cache = open_cache(data_args.teacher_cache, configs, images, grid, matching)
+        teachers = feature_cache.teachers
     set_trainable(student, args.trainable)
     objective = objective_class(stage.options, student, {teacher.name: teacher.grid for teacher in teachers})
     objective.set_trainable(args.trainable)
     if previous is not None:
         load_objective(objective, previous)
 
-    dataset, collator = read_data(data_args, processor, teachers)
+    dataset, collator = read_data(data_args, processor, teachers, feature_cache)
     questions = None
     if data_args.eval_data_path is not None:
         assert isinstance(processor, HawaiiProcessor)  # a recipe of an encoder alone has no questions

@@ -25,6 +25,7 @@ from .checkpoints import (
     remove_old_checkpoints,
     save_objective,
 )
+from .data.records import TEACHER_INPUTS
 from .finished_stage import ObjectiveSettings, save_settings
 from .finite_checks import check_step, check_weights, gradient_norms
 from .recipes.arguments import HawaiiTrainingArguments
@@ -48,6 +49,12 @@ def _child_state(state_dict: dict | None, child: str) -> dict | None:
     }
 
 
+def teacher_features(teachers: list, batch: dict) -> list:
+    """Removes from a batch what the teachers receive, and returns each one's features."""
+    inputs = [batch.pop(name) for name in TEACHER_INPUTS if name in batch]
+    return [teacher(*inputs) for teacher in teachers]
+
+
 class HawaiiTrainer(Trainer):
     """
     Trains a student and its objective's projections against frozen teachers.
@@ -55,7 +62,7 @@ class HawaiiTrainer(Trainer):
     Args:
         model (`StudentWithObjective`):
             The modules that train.
-        teachers (`list[Teacher]`):
+        teachers (`list[Teacher]` or `list[CachedTeacher]`):
             Teachers as the objective prepares them, in its order.
         eval_dataset (`QuestionDataset`, *optional*):
             Questions for evaluations during training, as often as `eval_strategy` sets.
@@ -92,8 +99,7 @@ class HawaiiTrainer(Trainer):
         self._warned_of_collapse: set[str] = set()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        teacher_images = inputs.pop("teacher_images", None)
-        features = [teacher(teacher_images) for teacher in self.teachers]
+        features = teacher_features(self.teachers, inputs)
         loss, terms = model(features, inputs)
         for name, value in terms.items():
             self._terms[name] = self._terms.get(name, 0) + value

@@ -1,15 +1,21 @@
 """Images without text, the data of an encoder that is trained without a language model."""
 
+from typing import Any
+
 import torch
 
 from ...files.atomic import visible_files
 from ...files.user_error import UserError
 from ...processing.encoder_processor import EncoderProcessor
 from .record import Record
-from .records import RecordDataset
+from .records import TEACHER_INPUTS, RecordDataset, join
 
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+class NoImagesError(UserError):
+    """None of the records has an image."""
 
 
 class ImageDataset(RecordDataset):
@@ -53,7 +59,7 @@ class ImageDataset(RecordDataset):
             for path in record.images:
                 first.setdefault(path, Record(record.id, (path,)))
         if not first:
-            raise UserError(f"None of the {len(good)} records of {self.data_path} has an image to learn from.")
+            raise NoImagesError(f"None of the {len(good)} records of {self.data_path} has an image to learn from.")
         return list(first.values())
 
     def _find_problem(self, record: Record) -> str | None:
@@ -69,9 +75,10 @@ def collate_images(samples: list[dict]) -> dict:
     Joins samples to a batch.
 
     Returns:
-        `dict` with `pixel_values` and `teacher_images`, whose first dimension is all images of the batch;
-        `image_index` of shape `(num_images,)`, the sample of each image; and `record_ids`, a list of text.
+        `dict` with `pixel_values` and `teacher_images` or `teacher_features`, whose first dimension is all images of
+        the batch; `image_index` of shape `(num_images,)`, the sample of each image; and `record_ids`, a list of text.
     """
-    batch = {name: torch.cat([sample[name] for sample in samples]) for name in ("pixel_values", "teacher_images")}
+    names = [name for name in ("pixel_values", *TEACHER_INPUTS) if name in samples[0]]
+    batch: dict[str, Any] = {name: join([sample[name] for sample in samples]) for name in names}
     record_ids = [sample["record_id"] for sample in samples]
     return {**batch, "image_index": torch.arange(len(samples)), "record_ids": record_ids}

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -24,6 +25,29 @@ from .record import Record
 
 
 logger = logging.getLogger(__name__)
+
+
+# What the teachers of a step receive: the shared squares, or features from a cache.
+TEACHER_INPUTS = ("teacher_images", "teacher_features")
+
+
+class MissingFeaturesError(UserError):
+    """The cache of features has none for an image. It is raised also if bad records are skipped: the image is good."""
+
+
+class FeatureReader(Protocol):
+    """Reads the features of a record's image from a cache, see [`FeatureCache`]."""
+
+    def read(self, path: Path) -> dict: ...
+
+    def blank(self) -> dict: ...
+
+
+def join(parts: list) -> Any:
+    """Concatenates tensors, or the tensors under each key of equal dictionaries."""
+    if isinstance(parts[0], dict):
+        return {name: join([part[name] for part in parts]) for name in parts[0]}
+    return torch.cat(parts)
 
 
 def teacher_image(square: Image.Image, size: int) -> torch.Tensor:
@@ -78,6 +102,8 @@ class RecordDataset(Dataset, ABC):
             Side of the uint8 image that all teachers share; no image is made for them if not given.
         follow_links (`bool`, *optional*, defaults to `True`):
             Whether an image may be a symbolic link or in a linked folder.
+        feature_cache ([`FeatureReader`], *optional*):
+            Has the teachers' features of every image.
 
     Raises:
         UserError: The data file or the folder is missing, no record is within the share, or records cannot be used
@@ -95,6 +121,7 @@ class RecordDataset(Dataset, ABC):
         image_share: float = 1.0,
         teacher_image_size: int | None = None,
         follow_links: bool = True,
+        feature_cache: FeatureReader | None = None,
     ):
         self.image_folder = Path(image_folder).resolve()
         if not self.image_folder.is_dir():
@@ -103,6 +130,7 @@ class RecordDataset(Dataset, ABC):
         self.bad_records = bad_records
         self.teacher_image_size = teacher_image_size
         self.follow_links = follow_links
+        self.feature_cache = feature_cache
         self.data_path = data_path
         self.records = choose_share(self._check(self._read_records()), image_share, data_path)
 
@@ -127,6 +155,8 @@ class RecordDataset(Dataset, ABC):
                 return self._read(number)
             except UserError as error:
                 problem = self._name_record(number, error)
+                if isinstance(error, MissingFeaturesError):
+                    raise UserError(f"{problem}.") from error
                 if self.bad_records == "error":
                     raise UserError(f"{problem}. Fix it, or {self.hint}.") from error
                 logger.warning("%s. The next one takes its place.", problem)
@@ -151,14 +181,10 @@ class RecordDataset(Dataset, ABC):
         Returns:
             `dict` with `pixel_values` of shape `(num_images, 3, image_size, image_size)` and, with a
             `teacher_image_size`, `teacher_images`, uint8, of shape
-            `(num_images, 3, teacher_image_size, teacher_image_size)`; empty if the record has no image.
+            `(num_images, 3, teacher_image_size, teacher_image_size)`; with a `feature_cache`, `teacher_features`;
+            empty if the record has no image.
         """
-        images = []
-        for path in record.images:
-            try:
-                images.append(open_image(self._locate(path)))
-            except ValueError as error:
-                raise UserError(f"its image {self.image_folder / path} cannot be read ({error})") from error
+        images = [self._open(path) for path in record.images]
         if not images:
             return {}
         processor, size = self.processor.image_processor, self.teacher_image_size
@@ -166,7 +192,23 @@ class RecordDataset(Dataset, ABC):
         if size is not None:
             squares = [processor.square_image(image, size, Image.Resampling.BICUBIC) for image in images]
             result["teacher_images"] = torch.stack([teacher_image(square, size) for square in squares])
+        if self.feature_cache is not None:
+            features = [self.feature_cache.read(self._locate(path)) for path in record.images]
+            result["teacher_features"] = join(features)
         return result
+
+    def read_square(self, path: str) -> torch.Tensor:
+        """Reads the image that all teachers share, `(3, teacher_image_size, teacher_image_size)`, uint8."""
+        assert self.teacher_image_size is not None
+        processor, size = self.processor.image_processor, self.teacher_image_size
+        square = processor.square_image(self._open(path), size, Image.Resampling.BICUBIC)
+        return teacher_image(square, size)
+
+    def _open(self, path: str) -> Image.Image:
+        try:
+            return open_image(self._locate(path))
+        except ValueError as error:
+            raise UserError(f"its image {self.image_folder / path} cannot be read ({error})") from error
 
     def _check(self, records: list[Record]) -> list[Record]:
         """Returns the usable records; raises or warns if there are others."""
