@@ -91,7 +91,7 @@ class FeatureWriter:
         self._last_file = time.monotonic()
 
     def add(self, images: Sequence[str], features: Sequence[torch.Tensor]) -> None:
-        """Adds `(num_images, num_cells, channels)` of each teacher; writes a full file, or what there is each minute."""
+        """Adds `(num_images, num_cells, channels)` of each teacher; writes a file if it is full or after a minute."""
         self.images += images
         for parts, part in zip(self.features, features):
             parts.append(part)
