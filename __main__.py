@@ -144,6 +144,22 @@ def train(commands) -> None:
     )
 
 
+def cache(commands) -> None:
+    parser = add_command(
+        commands,
+        "cache",
+        "training.teacher_cache.build:build_cache",
+        "compute the teachers' features of a recipe's images once, for training without teachers",
+        "Continues where an earlier run stopped. On many devices: accelerate launch -m hawaii cache RECIPE.",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or the name of a built-in recipe")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="replaces a key of the recipe")
+    parser.add_argument(
+        "--output_dir", metavar="DIR", help="folder of the cache (default: the recipe's teacher_cache)"
+    )
+    parser.add_argument("--storage", choices=("int8", "bfloat16"), help="int8 is half as large (default: int8)")
+
+
 def recipes(commands) -> None:
     handler, details = "training.recipes.built_in:describe_recipes", "Train one with `hawaii train NAME`."
     add_command(commands, "recipes", handler, "list the built-in recipes", details)
@@ -260,7 +276,7 @@ def publish(commands) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check and list the files, without an upload")
 
 
-COMMANDS = [data, convert, train, recipes, teachers, evaluate, ablate, figures, chat, publish]
+COMMANDS = [data, convert, train, cache, recipes, teachers, evaluate, ablate, figures, chat, publish]
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -26,10 +26,11 @@ from .data.conversation_dataset import Collator, ConversationDataset, Conversati
 from .data.images import ImageDataset, ImageReader, collate_images
 from .data.mixture import MixedDataset
 from .data.questions import QuestionDataset
+from .data.records import TEACHER_INPUTS, join
 from .data.sample_stream import SampleStream, StreamPart
 from .finished_stage import ObjectiveSettings
 from .identity import check_options, check_processes, check_run, decide_once, describe_options, describe_stage
-from .objectives.encoder_passes import Student
+from .objectives.encoder_passes import Student, encoder_of
 from .recipes.arguments import DataArguments
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
 from .recipes.recipe import Recipe, Stage, read_recipe
@@ -42,8 +43,9 @@ from .students.language_models import register_code
 from .students.packing import check_packing
 from .students.student import build_student, continue_student, load_student
 from .students.trainable import set_trainable
+from .teacher_cache.cached_teacher import FeatureCache, open_cache
 from .teachers.loading import load_teachers
-from .trainer import HawaiiTrainer
+from .trainer import HawaiiTrainer, teacher_features
 
 
 NUM_SAMPLES = 64  # images whose features set the scale of the targets
@@ -77,16 +79,19 @@ def stream_data(
 
 
 def read_data(
-    data_args: DataArguments, processor: HawaiiProcessor | EncoderProcessor, teachers: list, seed: int
+    data_args: DataArguments,
+    processor: HawaiiProcessor | EncoderProcessor,
+    teachers: list,
+    seed: int,
+    feature_cache: FeatureCache | None = None,
 ) -> tuple[TrainingData, Callable[[list[dict]], dict]]:
-    """The training data of a stage and its collator."""
-    size = max((teacher.image_size for teacher in teachers), default=None)
-    options: dict[str, Any] = {"teacher_image_size": size}
+    """The training data of a stage and its collator; with a cache, no images are made for teachers."""
+    size = None if feature_cache else max((teacher.image_size for teacher in teachers), default=None)
+    options: dict[str, Any] = {"teacher_image_size": size, "feature_cache": feature_cache}
     if isinstance(processor, EncoderProcessor):
-        assert size is not None  # without a language model there are teachers
         make_dataset, collator = ImageDataset, collate_images
     else:
-        make_dataset, collator = ConversationDataset, Collator(processor, size, data_args.packing)
+        make_dataset, collator = ConversationDataset, Collator(processor, size, data_args.packing, feature_cache)
         options["max_length"] = data_args.max_length
     if data_args.is_streaming:
         return stream_data(data_args, processor, seed, **options), collator
@@ -107,13 +112,18 @@ def sample_teacher_features(dataset: TrainingData, teachers: list, device: torch
     else:
         step = max(1, len(dataset) // NUM_SAMPLES)
         samples = [dataset[index] for index in range(0, len(dataset), step)[:NUM_SAMPLES]]
-    images = [sample["teacher_images"] for sample in samples if "teacher_images" in sample]
-    if not images:
+    with_images = [sample for sample in samples if "pixel_values" in sample]
+    if not with_images:
         raise UserError(
             f"{dataset.data_path}: none of the {len(samples)} sampled records has an image, but the targets are "
             "scaled with images; name a data_path with images for the first stage."
         )
-    return [send_to_device(teacher(torch.cat(images).to(device)), "cpu") for teacher in teachers]
+    batch = {
+        name: send_to_device(join([sample[name] for sample in with_images]), device)
+        for name in TEACHER_INPUTS
+        if name in with_images[0]
+    }
+    return send_to_device(teacher_features(teachers, batch), "cpu")
 
 
 def find_resumable(output_dir: str, identity: dict) -> FoundCheckpoint | None:
@@ -147,14 +157,12 @@ def prepare_stage(plan: Recipe, name: str, described: str | None) -> tuple[Stage
     return plan.build_stage(name), str(strategy)  # again, for the Trainer's own accelerator
 
 
-def start_student(
-    stage: Stage, previous: Path | None, num_teachers: int
-) -> tuple[Student, HawaiiProcessor | EncoderProcessor]:
+def start_student(stage: Stage, previous: Path | None) -> tuple[Student, HawaiiProcessor | EncoderProcessor]:
     """The student with which a stage starts, in full precision, and its processor; the same at each call."""
     if stage.model.has_frozen_base:
         set_seed(stage.training.seed)
     if previous is None:
-        return build_student(stage.model, stage.data, num_teachers, stage.training.objective)
+        return build_student(stage.model, stage.data, len(stage.distilled_teachers), stage.training.objective)
     return continue_student(previous, stage.model, stage.data)
 
 
@@ -173,12 +181,22 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
         for skipped in checkpoint.skipped:
             print_once(skipped)
         print_once(f"Resuming from {checkpoint.path}.")
-    set_seed(args.seed)
     objective_class = OBJECTIVES[args.objective]
+    matching = None if data_args.teacher_cache is None else objective_class.cached_matching(stage.options)
+    feature_cache, teachers = None, []
     with whole_weights(args):
-        teachers = load_teachers(stage.distilled_teachers, args.device, args.shard_teachers)
-        teachers = objective_class.prepare_teachers(teachers)
-        student, processor = start_student(stage, previous, len(teachers))
+        if matching is None:
+            if data_args.teacher_cache is not None and stage.distilled_teachers:
+                print_once(f"The objective {args.objective} reads more than a teacher_cache holds: its teachers run.")
+            teachers = load_teachers(stage.distilled_teachers, args.device, args.shard_teachers)
+            teachers = objective_class.prepare_teachers(teachers)
+        set_seed(args.seed)  # after the teachers, so that the student is the same with and without a cache
+        student, processor = start_student(stage, previous)
+    if matching is not None and data_args.teacher_cache is not None:
+        vision, configs = encoder_of(student).config, stage.distilled_teachers
+        grid, images = vision.image_size // vision.patch_size, processor.image_processor
+        feature_cache = open_cache(data_args.teacher_cache, configs, images, grid, matching)
+        teachers = feature_cache.teachers
     num_parameters = student.num_parameters()
     if data_args.packing:
         check_packing(student)
@@ -187,7 +205,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
     if model_args.has_frozen_base:
         source = previous or model_args.llava or model_args.language_model or "the language model"
         base = FrozenBase(
-            lambda: start_student(stage, previous, len(teachers))[0],
+            lambda: start_student(stage, previous)[0],
             student,
             model_args,
             args.trainable,
@@ -199,7 +217,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
     if previous is not None:
         load_objective(objective, previous)
 
-    dataset, collator = read_data(data_args, processor, teachers, args.seed)
+    dataset, collator = read_data(data_args, processor, teachers, args.seed, feature_cache)
     questions = None
     if data_args.eval_data_path is not None:
         assert isinstance(processor, HawaiiProcessor)  # a recipe of an encoder alone has no questions

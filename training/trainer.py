@@ -28,6 +28,7 @@ from .checkpoints import (
     remove_old_checkpoints,
     save_objective,
 )
+from .data.records import TEACHER_INPUTS
 from .data.sample_stream import SampleStream, load_stream
 from .finished_stage import ObjectiveSettings, save_settings
 from .finite_checks import check_step, check_weights, gradient_norms
@@ -57,6 +58,12 @@ def _child_state(state_dict: dict | None, child: str) -> dict | None:
     }
 
 
+def teacher_features(teachers: list, batch: dict) -> list:
+    """Removes from a batch what the teachers receive, and returns each one's features."""
+    inputs = [batch.pop(name) for name in TEACHER_INPUTS if name in batch]
+    return [teacher(*inputs) for teacher in teachers]
+
+
 class HawaiiTrainer(Trainer):
     """
     Trains a student and its objective's projections against frozen teachers.
@@ -64,7 +71,7 @@ class HawaiiTrainer(Trainer):
     Args:
         model (`StudentWithObjective`):
             The modules that train.
-        teachers (`list[Teacher]`):
+        teachers (`list[Teacher]` or `list[CachedTeacher]`):
             Teachers as the objective prepares them, in its order.
         base (`FrozenBase`, *optional*):
             Frozen weights of the student under a LoRA or in few bits: checkpoints hold only what trains.
@@ -129,8 +136,7 @@ class HawaiiTrainer(Trainer):
         self._logged_rates: dict[str, float] = {}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        teacher_images = inputs.pop("teacher_images", None)
-        features = [teacher(teacher_images) for teacher in self.teachers]
+        features = teacher_features(self.teachers, inputs)
         loss, terms = model(features, inputs)
         for name, value in terms.items():
             self._terms[name] = self._terms.get(name, 0) + value

@@ -1,5 +1,7 @@
 """The tables, recipes and code of docs/teachers.md agree with the package."""
 
+import re
+import shlex
 import subprocess
 import sys
 
@@ -8,9 +10,10 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, ViTConfig, ViTModel
 
+from hawaii.__main__ import main
 from hawaii.files.user_error import UserError
 from hawaii.tests.documents import blocks, read
-from hawaii.tests.tiny.training import save_image_processor
+from hawaii.tests.tiny.training import save_image_processor, write_recipe
 from hawaii.training.counting.teachers import describe_presets
 from hawaii.training.teachers import loading
 from hawaii.training.teachers.config import TeacherConfig
@@ -35,6 +38,24 @@ def test_each_recipe_names_teachers():
     assert [teacher.name for teacher in expand_teachers(yaml.safe_load(third)["teachers"])][-1] == "sam"
     for block in blocks(TEACHERS, "yaml")[1:]:
         assert len(expand_teachers(yaml.safe_load(block)["teachers"])) >= 3
+
+
+def test_the_commands_of_a_cache_run(tmp_path, monkeypatch, teacher_folders):
+    (block,) = blocks(TEACHERS, "bash")
+    write_recipe(tmp_path, teacher_folders, max_steps=1)
+    monkeypatch.chdir(tmp_path)
+    commands = [shlex.split(line) for line in block.splitlines()]
+    assert [command[:2] for command in commands] == [["hawaii", "cache"], ["hawaii", "train"]]
+    for command in commands:
+        assert main(command[1:]) == 0
+    assert (tmp_path / "run" / "hub" / "model.safetensors").is_file()
+
+
+def test_a_cached_image_takes_the_bytes_of_its_tokens():
+    sizes = {"hawaii": 1024 + 3072 + 1024, "frontier": 1152 + 4 * 1024 + 9 * 256}
+    (sentence,) = re.findall(r"channels of all teachers: (.*?), half", TEACHERS, re.DOTALL)
+    numbers = dict(zip(re.findall(r"`(\w+)`", sentence), re.findall(r"([\d.]+) MiB", sentence)))
+    assert numbers == {name: f"{24 * 24 * channels / 2**20:.1f}" for name, channels in sizes.items()}
 
 
 def test_the_code_that_inspects_a_teacher_runs(tmp_path):

@@ -72,6 +72,11 @@ class RadioObjective(Objective):
         self.token_projections.requires_grad_("projections" in trainable)
 
     @staticmethod
+    def cached_matching(options: ObjectiveOptions) -> str:
+        assert isinstance(options, RadioOptions)
+        return options.grid_matching
+
+    @staticmethod
     def projections_learn(trainable: list[str]) -> bool:
         return True
 

@@ -1,6 +1,7 @@
 """Samples of conversations about images, and their batches."""
 
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -9,7 +10,7 @@ from ...files.user_error import UserError
 from ...processing.processing_hawaii import HawaiiProcessor
 from ..sources.record import Record
 from .conversations import clean_text, tokenize_conversation
-from .records import RecordDataset, RecordReader
+from .records import FeatureReader, RecordDataset, RecordReader, join
 
 
 IGNORE_INDEX = -100
@@ -103,21 +104,29 @@ class Collator:
     others wait forever.
 
     Args:
-        processor, teacher_image_size:
+        processor, teacher_image_size, feature_cache:
             As for [`ConversationDataset`].
         packing (`bool`, *optional*, defaults to `False`):
             Whether to pack the samples: one sequence without padding, in which positions start over with each sample.
     """
 
-    def __init__(self, processor: HawaiiProcessor, teacher_image_size: int | None = None, packing: bool = False):
+    def __init__(
+        self,
+        processor: HawaiiProcessor,
+        teacher_image_size: int | None = None,
+        packing: bool = False,
+        feature_cache: FeatureReader | None = None,
+    ):
         self.packing = packing
         tokenizer = processor.tokenizer
         self.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         size = processor.image_processor.crop_size
-        self.blank = {"pixel_values": torch.zeros(1, 3, size["height"], size["width"])}
+        self.blank: dict[str, Any] = {"pixel_values": torch.zeros(1, 3, size["height"], size["width"])}
         if teacher_image_size is not None:
             blank = torch.zeros(1, 3, teacher_image_size, teacher_image_size, dtype=torch.uint8)
             self.blank["teacher_images"] = blank
+        if feature_cache is not None:
+            self.blank["teacher_features"] = feature_cache.blank()
 
     def __call__(self, samples: list[dict]) -> dict:
         """
@@ -126,9 +135,9 @@ class Collator:
             `input_ids`, `position_ids` and `labels` of shape `(1, num_tokens)`;
             `label_index` of shape `(num_labels,)`, the positions of the labels in the flattened batch;
             `prompt_ids` and `prompt_mask` of shape `(batch_size, num_prompt_tokens)`; `pixel_values` and
-            `teacher_images`, whose first dimension is all images of the batch; `image_index` of shape
-            `(num_images,)`, the sample of each image, -1 for a blank one; and `record_ids`, a list of text, which
-            stays on the host.
+            `teacher_images` or `teacher_features`, whose first dimension is all images of the batch; `image_index` of
+            shape `(num_images,)`, the sample of each image, -1 for a blank one; and `record_ids`, a list of text,
+            which stays on the host.
         """
 
         def pad(name: str, value: int) -> torch.Tensor:
@@ -152,6 +161,6 @@ class Collator:
             "prompt_ids": prompt_ids,
             "prompt_mask": torch.arange(prompt_ids.shape[1]) < prompt_lengths[:, None],
             "image_index": torch.tensor(image_index or [-1]),
-            **{name: torch.cat(tensors) for name, tensors in images.items()},
+            **{name: join(parts) for name, parts in images.items()},
             "record_ids": [sample["record_id"] for sample in samples],
         }

@@ -1,6 +1,7 @@
 """Images without text, the data of an encoder that is trained without a language model."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -12,10 +13,14 @@ from ..sources.readers import code_digest
 from ..sources.record import Record
 from ..sources.record_table import RecordTable, save_records
 from ..sources.source import Source
-from .records import RecordDataset, RecordReader
+from .records import TEACHER_INPUTS, RecordDataset, RecordReader, join
 
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+class NoImagesError(UserError):
+    """None of the records has an image."""
 
 
 class ImageReader(RecordReader):
@@ -86,7 +91,7 @@ class ImageDataset(ImageReader, RecordDataset):
         unused = b"" if good.indices is None else good.indices.tobytes()
         unique = save_records(digest(self._check_key(records).encode(), unused), unique_images(), self.data_path)
         if not len(unique):
-            raise UserError(f"None of the {len(good)} records of {self.data_path} has an image to learn from.")
+            raise NoImagesError(f"None of the {len(good)} records of {self.data_path} has an image to learn from.")
         return unique
 
 
@@ -95,9 +100,10 @@ def collate_images(samples: list[dict]) -> dict:
     Joins samples to a batch.
 
     Returns:
-        `dict` with `pixel_values` and `teacher_images`, whose first dimension is all images of the batch;
-        `image_index` of shape `(num_images,)`, the sample of each image; and `record_ids`, a list of text.
+        `dict` with `pixel_values` and `teacher_images` or `teacher_features`, whose first dimension is all images of
+        the batch; `image_index` of shape `(num_images,)`, the sample of each image; and `record_ids`, a list of text.
     """
-    batch = {name: torch.cat([sample[name] for sample in samples]) for name in ("pixel_values", "teacher_images")}
+    names = [name for name in ("pixel_values", *TEACHER_INPUTS) if name in samples[0]]
+    batch: dict[str, Any] = {name: join([sample[name] for sample in samples]) for name in names}
     record_ids = [sample["record_id"] for sample in samples]
     return {**batch, "image_index": torch.arange(len(samples)), "record_ids": record_ids}

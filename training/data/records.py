@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ...files.digest import digest
-from ...files.user_error import UserError
+from ...files.user_error import UserError, explain_errors
 from ...processing.encoder_processor import EncoderProcessor
 from ...processing.images_hawaii import open_image
 from ...processing.processing_hawaii import HawaiiProcessor
@@ -30,6 +30,31 @@ from .conversations import clean_text
 
 
 logger = logging.getLogger(__name__)
+
+
+# What the teachers of a step receive: the shared squares, or features from a cache.
+TEACHER_INPUTS = ("teacher_images", "teacher_features")
+
+
+class MissingFeaturesError(UserError):
+    """The cache of features has none for an image. It is raised also if bad records are skipped: the image is good."""
+
+
+class FeatureReader(Protocol):
+    """Reads the features of a record's image from a cache, see [`FeatureCache`]."""
+
+    folder: Path
+
+    def read(self, content: Path | bytes) -> dict | None: ...
+
+    def blank(self) -> dict: ...
+
+
+def join(parts: list) -> Any:
+    """Concatenates tensors, or the tensors under each key of equal dictionaries."""
+    if isinstance(parts[0], dict):
+        return {name: join([part[name] for part in parts]) for name in parts[0]}
+    return torch.cat(parts)
 
 
 def teacher_image(square: Image.Image, size: int) -> torch.Tensor:
@@ -91,6 +116,8 @@ class RecordReader(ABC):
             Squares and normalises images; tokenizes conversations.
         teacher_image_size (`int`, *optional*):
             Side of the uint8 image that all teachers share; no image is made for them if not given.
+        feature_cache ([`FeatureReader`], *optional*):
+            Has the teachers' features of every image.
     """
 
     def __init__(
@@ -98,10 +125,12 @@ class RecordReader(ABC):
         images: ImageStore | None,
         processor: HawaiiProcessor | EncoderProcessor,
         teacher_image_size: int | None = None,
+        feature_cache: FeatureReader | None = None,
     ):
         self.images = images
         self.processor = processor
         self.teacher_image_size = teacher_image_size
+        self.feature_cache = feature_cache
 
     @abstractmethod
     def make_sample(self, record: Record) -> dict:
@@ -117,32 +146,68 @@ class RecordReader(ABC):
             return digest(image["bytes"])
         return image if self.images is None else self.images.identity(image)
 
-    def _open_image(self, image: Any) -> Image.Image:
-        try:
-            if not isinstance(image, str):
-                return open_image(image)
-            assert self.images is not None  # otherwise the record has a problem
-            return open_image(self.images.find(image))
-        except ValueError as error:
-            name = self.images.describe(image) if isinstance(image, str) else (image["path"] or "in its row")
-            raise UserError(f"its image {name} cannot be read ({error})") from error
+    def read_content(self, image: Any) -> Path | bytes:
+        """
+        Returns the file of a record's image, or its bytes, if they are in an archive or in the record.
 
-    def _read_images(self, record: Record) -> dict[str, torch.Tensor]:
+        Raises:
+            UserError: The archive has changed or is damaged.
+        """
+        if not isinstance(image, str):
+            return image["bytes"]
+        assert self.images is not None  # otherwise the record has a problem
+        with explain_errors(f"its image {self.images.describe(image)} cannot be read"):
+            return self.images.find(image)
+
+    def _describe_image(self, image: Any) -> str:
+        if isinstance(image, str):
+            return image if self.images is None else self.images.describe(image)
+        return image["path"] or "in its row"
+
+    def _open_image(self, image: Any, content: Path | bytes) -> Image.Image:
+        try:
+            return open_image(content)
+        except ValueError as error:
+            raise UserError(f"its image {self._describe_image(image)} cannot be read ({error})") from error
+
+    def _read_images(self, record: Record) -> dict[str, Any]:
         """
         Returns:
             `dict` with `pixel_values` of shape `(num_images, 3, image_size, image_size)` and, with a
             `teacher_image_size`, `teacher_images`, uint8, of shape
-            `(num_images, 3, teacher_image_size, teacher_image_size)`; empty if the record has no image.
+            `(num_images, 3, teacher_image_size, teacher_image_size)`; with a `feature_cache`, `teacher_features`;
+            empty if the record has no image.
         """
-        images = [self._open_image(image) for image in record.images]
-        if not images:
+        contents = [self.read_content(image) for image in record.images]
+        if not contents:
             return {}
-        processor, size = self.processor.image_processor, self.teacher_image_size
+        images = [self._open_image(image, content) for image, content in zip(record.images, contents)]
+        processor = self.processor.image_processor
         result = {"pixel_values": processor(images, return_tensors="pt")["pixel_values"]}
-        if size is not None:
-            squares = [processor.square_image(image, size, Image.Resampling.BICUBIC) for image in images]
-            result["teacher_images"] = torch.stack([teacher_image(square, size) for square in squares])
+        if self.teacher_image_size is not None:
+            result["teacher_images"] = torch.stack([self._make_teacher_image(image) for image in images])
+        if self.feature_cache is not None:
+            features = []
+            for image, content in zip(record.images, contents):
+                features.append(self.feature_cache.read(content))
+                if features[-1] is None:
+                    raise MissingFeaturesError(
+                        f"the cache {self.feature_cache.folder} has no features of its image "
+                        f"{self._describe_image(image)}, or the image has changed: run `hawaii cache` again, which "
+                        "computes what is missing"
+                    )
+            result["teacher_features"] = join(features)
         return result
+
+    def read_teacher_image(self, image: Any, content: Path | bytes) -> torch.Tensor:
+        """Reads the image that all teachers share: `(3, teacher_image_size, teacher_image_size)`, uint8."""
+        return self._make_teacher_image(self._open_image(image, content))
+
+    def _make_teacher_image(self, image: Image.Image) -> torch.Tensor:
+        size = self.teacher_image_size
+        assert size is not None
+        square = self.processor.image_processor.square_image(image, size, Image.Resampling.BICUBIC)
+        return teacher_image(square, size)
 
     def _find_problem(self, record: Record) -> str | None:
         """Returns why the record cannot be used, without reading its images; image data sets check less."""
@@ -184,7 +249,7 @@ class RecordDataset(RecordReader, Dataset):
             Data, see [`Source`].
         image_folder (`str`, *optional*):
             Folder or archive of the images. Paths in records may not leave it; links in it may.
-        processor, teacher_image_size:
+        processor, teacher_image_size, feature_cache:
             As for [`RecordReader`].
         bad_records (`str`, *optional*, defaults to `"error"`):
             `"error"` raises for records that cannot be used; `"skip"` drops them with a warning.
@@ -249,6 +314,8 @@ class RecordDataset(RecordReader, Dataset):
                 return self._read(number)
             except UserError as error:
                 problem = self._name_record(number, error)
+                if isinstance(error, MissingFeaturesError):
+                    raise UserError(f"{problem}.") from error
                 if self.bad_records == "error":
                     raise UserError(f"{problem}. Fix it, or {self.hint}.") from error
                 logger.warning("%s. The next one takes its place.", problem)

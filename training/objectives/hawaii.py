@@ -129,6 +129,11 @@ class HawaiiObjective(Objective):
             self.text_projection.requires_grad_(self.options.token_scoring and self.options.score_gradient != "none")
 
     @staticmethod
+    def cached_matching(options: ObjectiveOptions) -> str:
+        assert isinstance(options, HawaiiOptions)
+        return options.grid_matching
+
+    @staticmethod
     def vision_fields(num_teachers: int) -> dict:
         # A LLaVA has no adapters; a student that starts from one gets the default number.
         general = HawaiiVisionConfig().num_general_adapters

@@ -109,6 +109,14 @@ class Objective(nn.Module, ABC):
         return list(teachers)
 
     @staticmethod
+    def cached_matching(options: ObjectiveOptions) -> str | None:
+        """
+        Returns the argument of [`match_grid`] with which the objective reads the teachers' features, or `None` if it
+        needs more than the features on the student's grid, so that no cache has them.
+        """
+        return None
+
+    @staticmethod
     def projections_learn(trainable: list[str]) -> bool:
         """Whether its modules learn in a stage that trains the parts `trainable`."""
         return "projections" in trainable

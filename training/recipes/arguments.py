@@ -139,6 +139,8 @@ class DataArguments:
             of any larger share.
         follow_links (`bool`, *optional*, defaults to `True`):
             Whether a record's image may be a symbolic link or in a linked folder.
+        teacher_cache (`str`, *optional*):
+            Folder of features that `hawaii cache` computed; the teachers are then neither loaded nor run.
         eval_data_path (`str`, *optional*):
             Data file of questions, one per record, for evaluation during training; transformers' `eval_strategy`,
             `eval_steps` and `per_device_eval_batch_size` apply. Only useful in a stage that trains on answers:
@@ -155,6 +157,7 @@ class DataArguments:
     bad_records: str = "error"
     image_share: float = 1.0
     follow_links: bool = True
+    teacher_cache: str | None = None
     eval_data_path: str | None = None
 
     def __post_init__(self):
@@ -178,6 +181,12 @@ class DataArguments:
             raise UserError(
                 "data: only some sources have a weight; give every source one, or none, to use every record once per "
                 "epoch. Streamed sources have no epoch, so they need weights."
+            )
+
+        if self.teacher_cache is not None and self.is_streaming:
+            raise UserError(
+                "teacher_cache is given and data is streamed, but a cache holds the features of all images: leave out "
+                "one of them."
             )
 
     @property

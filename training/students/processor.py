@@ -40,6 +40,14 @@ def adapt_processor(
     return processor
 
 
+def image_source(model_args: ModelArguments) -> str | None:
+    """Returns the checkpoint whose image processor a student's is made from; `None` for CLIP's."""
+    if model_args.llava is None:
+        return model_args.vision_tower
+    # A LLaVA in its original format names the encoder's checkpoint, which has the image processor.
+    return read_llava(model_args.llava, vision_tower=None).vision_tower or model_args.llava
+
+
 def build_processor(
     model_args: ModelArguments,
     data_args: DataArguments,
@@ -47,12 +55,8 @@ def build_processor(
     tokenizer: PreTrainedTokenizerBase,
 ) -> HawaiiProcessor:
     """Creates a new student's processor; images are normalised as for the checkpoint that the encoder starts from."""
-    source = model_args.vision_tower
-    if model_args.llava is not None:
-        # A LLaVA in its original format names the encoder's checkpoint, which has the image processor.
-        source = read_llava(model_args.llava, vision_tower=None).vision_tower or model_args.llava
     processor = HawaiiProcessor(
-        image_processor=square_image_processor(load_image_processor(source), vision_config),
+        image_processor=square_image_processor(load_image_processor(image_source(model_args)), vision_config),
         tokenizer=tokenizer,
         patch_size=vision_config.patch_size,
     )

@@ -1,0 +1,109 @@
+"""
+Compares reading features from a cache with computing them: both give the features of the same images on the student's
+grid, and run alternately, after a check that their outputs are close. The read includes the hash of the image's file,
+the values in memory-mapped files and their conversion; the computation is a teacher's forward pass alone.
+
+    python benchmarks/teacher_cache.py --size base --batch_size 4
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from hawaii.files.digest import digest
+from hawaii.processing.image_processing_hawaii import HawaiiImageProcessor
+from hawaii.training.data.records import join
+from hawaii.training.teacher_cache.cached_teacher import FeatureCache, open_cache
+from hawaii.training.teacher_cache.contents import CachedFeatures, Contents, Squares
+from hawaii.training.teacher_cache.feature_files import write_features, write_index
+from hawaii.training.teachers.config import TeacherConfig
+from hawaii.training.teachers.grids import match_grid
+from hawaii.training.teachers.loading import load_teacher
+
+
+# A tenth of the cheapest preset's operations, and the cheapest preset itself, whose grid is that of LLaVA's student.
+SIZES = {
+    "base": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
+    | {"image_size": 224, "patch_size": 16},
+    "clip": {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
+    | {"image_size": 336, "patch_size": 14},
+    "tiny": {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_hidden_layers": 4}
+    | {"image_size": 96, "patch_size": 8},
+}
+
+
+def seconds(function: Callable[[], torch.Tensor]) -> float:
+    """Returns the seconds of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="base")
+    parser.add_argument("--batch_size", type=int, default=4, metavar="N")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N")
+    arguments = parser.parse_args()
+
+    torch.manual_seed(0)
+    sizes, mean = SIZES[arguments.size], {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "resample": "bicubic"}
+    side = sizes["image_size"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        CLIPVisionModel(CLIPVisionConfig(**sizes)).save_pretrained(folder / "clip")
+        config = TeacherConfig(str(folder / "clip"), layer=-2, **mean)
+        teacher = load_teacher(config)
+        grid = teacher.grid[0]
+        images = torch.randint(256, (arguments.batch_size, 3, side, side), dtype=torch.uint8)
+        paths = [folder / f"{number}.png" for number in range(arguments.batch_size)]
+        for path, image in zip(paths, images):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+
+        def run() -> torch.Tensor:
+            return match_grid(teacher(images), grid, "unshuffle")
+
+        size = {"height": side, "width": side}
+        processor = HawaiiImageProcessor("pad", size=size, crop_size=size)
+        described = [CachedFeatures.of(config, teacher)]
+        live, digests = run(), [digest(path) for path in paths]
+        print(
+            f"{arguments.size}, {arguments.batch_size} images, grid {teacher.grid}, {torch.get_num_threads()} threads"
+        )
+        sizes_of_files = {}
+        for storage in ("bfloat16", "int8"):
+            contents = Contents(storage, Squares.of(processor, side), grid, "unshuffle", described)
+            subfolder = folder / storage / contents.folder_name
+            contents.write(subfolder)
+            file = write_features(subfolder, contents, digests, [live])
+            sizes_of_files[storage] = file.stat().st_size
+            write_index(subfolder)
+            cache = open_cache(folder / storage, [config], processor, grid, "unshuffle")
+
+            def read(cache: FeatureCache = cache) -> torch.Tensor:
+                features = join([cache.read(path) for path in paths])
+                return match_grid(cache.teachers[0](features), grid, "unshuffle")
+
+            cosine = F.cosine_similarity(read(), live, dim=-1)
+            assert cosine.min() > 0.999, cosine.min()
+            pairs = [(seconds(run), seconds(read)) for _ in range(arguments.rounds)]
+            ratios = sorted(forward / stored for forward, stored in pairs)
+            forward, stored = (statistics.median(times) for times in zip(*pairs))
+            print(
+                f"{storage}: a forward pass / a read: {forward / stored:.1f} (of {len(pairs)} pairs {ratios[0]:.1f} "
+                f"to {ratios[-1]:.1f}); cosine {cosine.mean():.6f}, of a cell at least {cosine.min():.6f}"
+            )
+        print(f"bytes of int8 / bytes of bfloat16: {sizes_of_files['int8'] / sizes_of_files['bfloat16']:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""Computes the features of all images of a recipe once, for training without teachers."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch.utils.data import ConcatDataset, DataLoader, Subset
+from tqdm import tqdm
+
+from ...configuration.configuration_hawaii import check_choice
+from ...files.digest import digest
+from ...files.user_error import UserError, explain_errors
+from ...processing.encoder_processor import EncoderProcessor, load_image_processor
+from ..counting.recipes import outline_vision
+from ..data.images import ImageDataset, NoImagesError
+from ..recipes.arguments import DataArguments
+from ..recipes.objectives import OBJECTIVES
+from ..recipes.recipe import Recipe, Stage, read_recipe
+from ..sources.record import Record
+from ..students.processor import image_source
+from ..students.student import vision_fields
+from ..teachers.config import TeacherConfig
+from ..teachers.grids import match_grid
+from ..teachers.loading import load_teachers
+from ..teachers.teacher import Teacher
+from .contents import STORAGES, CachedFeatures, Contents, Squares
+from .feature_files import FeatureFiles, stored_images, write_features, write_index
+from .quantization import dequantize, images_per_block, quantize
+
+
+BYTES_PER_FILE = 256 * 2**20
+SECONDS_PER_FILE = 60.0  # a kill loses no more work than this
+# Features in 8 bits with a smaller cosine to the computed ones are reported.
+LEAST_COSINE = 0.999
+
+
+class UncachedImages(ImageDataset):
+    """
+    The squares of the images that a cache does not have yet. Arguments as for [`ImageDataset`].
+
+    Args:
+        stored (`set[str]`):
+            Digests of the images that have features.
+    """
+
+    def __init__(self, *args, stored: set[str], **kwargs):
+        self.stored = stored
+        super().__init__(*args, **kwargs)
+
+    def make_sample(self, record: Record) -> dict:
+        """
+        Returns:
+            `dict` with the `digest` of an image and, if it has no features yet, its `teacher_image`, uint8, of shape
+            `(3, side, side)`.
+        """
+        (image,) = record.images
+        content = self.read_content(image)
+        with explain_errors(f"its image {image} cannot be read"):
+            key = digest(content)
+        return (
+            {"digest": key}
+            if key in self.stored
+            else {
+                "digest": key,
+                "teacher_image": self.read_teacher_image(image, content),
+            }
+        )
+
+
+class FeatureWriter:
+    """
+    Collects features and writes them to files of bounded size.
+
+    Args:
+        folder (`Path`), contents ([`Contents`]):
+            The subfolder and what its features depend on.
+
+    Attributes:
+        cosines (`list[list[float]]`):
+            For each teacher, the mean cosine between the cells of the stored and the computed features of each file,
+            and the least of an image.
+    """
+
+    def __init__(self, folder: Path, contents: Contents):
+        self.folder, self.contents = folder, contents
+        shapes = [contents.shape_of(teacher) for teacher in contents.teachers]
+        bytes_per_value = 1 if contents.storage == "int8" else 2
+        bytes_per_image = sum(cells * channels for cells, channels in shapes) * bytes_per_value
+        # A block of images that share their scales is never divided.
+        whole = max(images_per_block(cells) for cells, _ in shapes)
+        self.images_per_file = max(1, BYTES_PER_FILE // (bytes_per_image * whole)) * whole
+        self.images: list[str] = []
+        self.features: list[list[torch.Tensor]] = [[] for _ in shapes]
+        self.cosines: list[torch.Tensor] = []
+        self._last_file = time.monotonic()
+
+    def add(self, images: Sequence[str], features: Sequence[torch.Tensor]) -> None:
+        """Adds `(num_images, num_cells, channels)` of each teacher; writes a file if it is full or after a minute."""
+        self.images += images
+        for parts, part in zip(self.features, features):
+            parts.append(part)
+        while len(self.images) >= self.images_per_file:
+            self._write(self.images_per_file)
+        if time.monotonic() - self._last_file > SECONDS_PER_FILE:
+            self.finish()
+
+    def finish(self) -> None:
+        """Writes what is left."""
+        if self.images:
+            self._write(len(self.images))
+
+    def _write(self, count: int) -> None:
+        joined = [torch.cat(parts) for parts in self.features]
+        chosen = [features[:count] for features in joined]
+        for teacher, features in zip(self.contents.teachers, chosen):
+            is_finite = features.isfinite().flatten(1).all(dim=1)
+            if not is_finite.all():
+                number = int(is_finite.int().argmin())
+                raise UserError(
+                    f"The features of teacher {teacher.name} are not finite for the image with digest "
+                    f"{self.images[number]}: set its dtype to float32."
+                )
+        write_features(self.folder, self.contents, self.images[:count], chosen)
+        if self.contents.storage == "int8":
+            self.cosines.append(torch.stack([cosines(features) for features in chosen]))
+        self.images = self.images[count:]
+        self.features = [[features[count:].clone()] for features in joined]
+        self._last_file = time.monotonic()
+
+
+def cosines(features: torch.Tensor) -> torch.Tensor:
+    """
+    Compares features with what remains of them in 8 bits: the mean over all cells of the cosine between the channels
+    of a cell, and the least mean of an image.
+
+    Args:
+        features (`torch.FloatTensor` of shape `(num_images, num_cells, channels)`):
+            Computed features.
+    """
+    values, scale, offset = quantize(features)
+    block = torch.arange(len(values)) // images_per_block(features.shape[1])
+    restored = dequantize(values, scale[block], offset[block], torch.float32)
+    similarity = F.cosine_similarity(restored, features.float(), dim=-1).mean(dim=1)  # (n,)
+    return torch.stack([similarity.mean(), similarity.min()])
+
+
+def collate(samples: list[dict]) -> tuple[list[str], torch.Tensor | None, int]:
+    """Returns digests and squares `(num_images, 3, side, side)` of the images without features, and a count of all."""
+    new = {sample["digest"]: sample["teacher_image"] for sample in samples if "teacher_image" in sample}
+    return list(new), torch.stack(list(new.values())) if new else None, len(samples)
+
+
+@torch.no_grad()
+def compute(
+    loader: DataLoader, teachers: list[Teacher], writer: FeatureWriter, stored: set[str], device: torch.device
+) -> Iterator[int]:
+    """Computes and writes the features of a loader's images; yields how many images each batch contained."""
+    contents = writer.contents
+    for images, squares, count in loader:
+        new = [number for number, image in enumerate(images) if image not in stored]  # equal files have one content
+        if new:
+            inputs = squares[new].to(device)
+            grids = [teacher(inputs) for teacher in teachers]
+            matched = [match_grid(grid, contents.student_grid, contents.grid_matching) for grid in grids]
+            writer.add([images[number] for number in new], [features.cpu() for features in matched])
+            stored.update(images[number] for number in new)
+        yield count
+    writer.finish()
+
+
+def _stages_to_cache(recipe: Recipe) -> list[tuple[Stage, str]]:
+    """Returns the stages whose objective can read its features from a cache, each with its grid matching."""
+    stages = []
+    for stage in recipe.stages.values():
+        matching = OBJECTIVES[stage.training.objective].cached_matching(stage.options)
+        if matching is not None and stage.distilled_teachers:
+            stages.append((stage, matching))
+    if not stages:
+        raise UserError(
+            f"{recipe.path}: no stage can read features from a cache: its objective has no teachers or reads more "
+            "than their grids."
+        )
+    return stages
+
+
+def _cache_stage(
+    folder: Path, storage: str, stage: Stage, first: Stage, matching: str, loaded: dict[str, list[Teacher]]
+) -> str | None:
+    """Computes what a stage needs and the cache does not have; returns a line about it, `None` without images."""
+    state, args = PartialState(), stage.training
+    fields = vision_fields(first.model, len(stage.distilled_teachers), args.objective)
+    with explain_errors(f"The encoder of stage {first.name} cannot be built"):
+        vision = outline_vision(first.model, fields)
+    original = load_image_processor(image_source(first.model))
+    processor = EncoderProcessor(original, vision, stage.data.image_aspect_ratio)
+    teachers = _load(stage.distilled_teachers, args.device, loaded)
+    side = max(teacher.image_size for teacher in teachers)
+    contents = Contents(
+        storage,
+        Squares.of(processor.image_processor, side),
+        vision.image_size // vision.patch_size,
+        matching,
+        [CachedFeatures.of(config, teacher) for config, teacher in zip(stage.distilled_teachers, teachers)],
+    )
+    subfolder = folder / contents.folder_name
+    if state.is_main_process:
+        for leftover in subfolder.glob("*.incomplete"):
+            leftover.unlink()
+        contents.write(subfolder)
+    state.wait_for_everyone()
+    stored = stored_images(subfolder)
+    num_stored = len(stored)
+    state.wait_for_everyone()  # before any process writes a file
+    parts = _uncached_images(stage.data, processor, side, stored)
+    if not parts:
+        return None
+    images = ConcatDataset(parts)
+    share = Subset(images, range(state.process_index, len(images), state.num_processes))
+    loader = DataLoader(
+        share, args.per_device_train_batch_size, num_workers=args.dataloader_num_workers, collate_fn=collate
+    )
+    writer = FeatureWriter(subfolder, contents)
+    with tqdm(total=len(share), unit=" images", desc=stage.name, disable=not state.is_local_main_process) as bar:
+        for count in compute(loader, teachers, writer, stored, args.device):
+            bar.update(count)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        write_index(subfolder)
+    state.wait_for_everyone()
+    similarity = gather_object([torch.stack(writer.cosines)] if writer.cosines else [])
+    return _describe(stage.name, subfolder, contents, num_stored, similarity)
+
+
+def _uncached_images(
+    data: DataArguments, processor: EncoderProcessor, side: int, stored: set[str]
+) -> list[UncachedImages]:
+    """The images of each source of a stage that has some."""
+    options = {name: getattr(data, name) for name in ("bad_records", "image_share", "follow_links")}
+    options |= {"teacher_image_size": side, "stored": stored}
+    parts = []
+    for source in data.sources or [None]:
+        with suppress(NoImagesError):
+            parts.append(UncachedImages(source, data.image_folder, processor, **options))
+    return parts
+
+
+def _load(configs: list[TeacherConfig], device: torch.device, loaded: dict[str, list[Teacher]]) -> list[Teacher]:
+    """Loads the teachers of a stage, once for all stages with the same."""
+    if repr(configs) not in loaded:
+        loaded.clear()
+        loaded[repr(configs)] = load_teachers(configs, device)
+    return loaded[repr(configs)]
+
+
+def _describe(name: str, subfolder: Path, contents: Contents, num_stored: int, similarity: list[torch.Tensor]) -> str:
+    files = FeatureFiles(subfolder, contents)
+    size = sum((subfolder / file).stat().st_size for file in files.names)
+    num_images = len(files)
+    values = sum(cells * channels for cells, channels in map(contents.shape_of, contents.teachers))
+    lines = [
+        f"Stage {name}: {subfolder} has the features of {num_images} images, {num_images - num_stored} of them new; "
+        f"{size / 2**20:.1f} MiB, {size / num_images / 2**10:.1f} KiB for each image, "
+        f"{size / (2 * values * num_images):.1%} of bfloat16's."
+    ]
+    if similarity:
+        means, least = torch.cat(similarity).unbind(dim=-1)  # (files, N)
+        for index, teacher in enumerate(contents.teachers):
+            mean, lowest = means[:, index].mean().item(), least[:, index].min().item()
+            line = f"  {teacher.name}: cosine to the computed features {mean:.5f}, of an image at least {lowest:.5f}"
+            advice = "" if mean >= LEAST_COSINE else " (store it with --storage bfloat16)"
+            lines.append(line + advice)
+    return "\n".join(lines)
+
+
+def build_cache(
+    recipe: str, overrides: Sequence[str] | None = None, output_dir: str | None = None, storage: str = "int8"
+) -> None:
+    """
+    Computes the features of each teacher for all images of a recipe's stages, as the objective uses them, and stores
+    them. Images that have features are skipped, so that a run that was stopped continues. Under `accelerate launch`
+    the processes share the images.
+
+    Args:
+        recipe (`str`):
+            A YAML file, or the name of a built-in recipe.
+        overrides (`Sequence[str]`, *optional*):
+            `key=value` or `stages.NAME.key=value`.
+        output_dir (`str`, *optional*):
+            Folder of the cache; the recipe's `teacher_cache` if not given.
+        storage (`str`, *optional*, defaults to `"int8"`):
+            `int8`, with a range for each channel, or `bfloat16`.
+
+    Raises:
+        UserError: there is no folder for the cache, no stage can use one, an image cannot be read, or features are not
+            finite.
+    """
+    with explain_errors():
+        check_choice("storage", storage, STORAGES)
+    plan = read_recipe(recipe, overrides)
+    first = next(iter(plan.stages.values()))
+    loaded: dict[str, list[Teacher]] = {}
+    lines = []
+    for stage, matching in _stages_to_cache(plan):
+        folder = output_dir or stage.data.teacher_cache
+        if folder is None:
+            raise UserError(
+                f"{plan.path}, stage {stage.name}: there is no folder for the cache: name one with --output_dir or as "
+                "the recipe's teacher_cache."
+            )
+        stage = plan.build_stage(stage.name)
+        line = _cache_stage(Path(folder), storage, stage, first, matching, loaded)
+        lines.append(line or f"Stage {stage.name} has no images.")
+    PartialState().print("\n".join(lines))

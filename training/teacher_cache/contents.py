@@ -1,0 +1,218 @@
+"""
+What the features in a cache depend on. Features are used only if all of this is equal.
+
+```
+FOLDER/                            `teacher_cache` of a recipe
+  RATIO-GRID-DIGEST/               the features of some teachers for one way to make images square
+    contents.json                  CONTENTS_FILE: what the features depend on, written first
+    features-DIGEST.safetensors    features of some hundred images, each file complete or absent
+    index.safetensors              INDEX_FILE: file and row of each image, written last
+```
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...files.atomic import read_json, write_json
+from ...files.digest import digest
+from ...files.user_error import UserError
+from ..teachers.config import TeacherConfig
+from ..teachers.grids import matched_shape
+from ..teachers.teacher import Teacher
+from .weights import weights_digest
+
+
+CONTENTS_FILE = "contents.json"
+INDEX_FILE = "index.safetensors"
+STORAGES = ("int8", "bfloat16")
+# Fields of a teacher that do not affect its features: the digest of the files stands for the checkpoint.
+NAMES = ("checkpoint", "name")
+
+
+@dataclass(frozen=True)
+class Squares:
+    """
+    How images become the squares that all teachers share.
+
+    Args:
+        image_aspect_ratio (`str`):
+            `pad` or `crop`.
+        color (`list[int]`, *optional*):
+            The padding; `None` if nothing is padded.
+        side (`int`):
+            Resolution: the largest of all teachers.
+    """
+
+    image_aspect_ratio: str
+    color: list[int] | None
+    side: int
+
+    @classmethod
+    def of(cls, image_processor: Any, side: int) -> "Squares":
+        """Returns what an image processor of the student makes for teachers of this size."""
+        ratio = image_processor.image_aspect_ratio
+        color = [int(255 * mean) for mean in image_processor.image_mean] if ratio == "pad" else None
+        return cls(ratio, color, side)
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """
+    What a teacher's features depend on, and their shape.
+
+    Args:
+        name (`str`), checkpoint (`str`):
+            Of the recipe.
+        weights (`str`):
+            Digest of the checkpoint's files.
+        options (`dict`):
+            The other fields of its [`TeacherConfig`], as given in the recipe.
+        image_size (`int`), grid (`list[int]`):
+            Those of the teacher.
+    """
+
+    name: str
+    checkpoint: str
+    weights: str
+    options: dict[str, Any]
+    image_size: int
+    grid: list[int]
+
+    @classmethod
+    def of(cls, config: TeacherConfig, teacher: Teacher) -> "CachedFeatures":
+        """Describes a loaded teacher."""
+        grid = list(teacher.grid)
+        return cls(
+            teacher.name, config.checkpoint, weights_digest(config), options_of(config), teacher.image_size, grid
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision in which the teacher computes its features."""
+        return getattr(torch, self.options["dtype"])
+
+
+def options_of(config: TeacherConfig) -> dict[str, Any]:
+    """Returns the fields of a teacher that its features depend on, except for its checkpoint."""
+    return {name: value for name, value in asdict(config).items() if name not in NAMES}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """
+    What all features of a cache's subfolder depend on.
+
+    Args:
+        storage (`str`):
+            `int8` or `bfloat16`.
+        squares ([`Squares`]):
+            The images that teachers receive.
+        student_grid (`int`), grid_matching (`str`):
+            Arguments of [`match_grid`].
+        teachers (`list[CachedFeatures]`):
+            The teachers, in the order of their features.
+    """
+
+    storage: str
+    squares: Squares
+    student_grid: int
+    grid_matching: str
+    teachers: list[CachedFeatures]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Contents":
+        """Reads the file of a subfolder; raises a `UserError` if it is damaged."""
+        path = folder / CONTENTS_FILE
+        values = read_json(path)
+        try:
+            values["squares"] = Squares(**values["squares"])
+            values["teachers"] = [CachedFeatures(**teacher) for teacher in values["teachers"]]
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}): remove its folder and run `hawaii cache` again.") from error
+
+    def write(self, folder: Path) -> None:
+        """Writes the file of a subfolder."""
+        write_json(folder / CONTENTS_FILE, asdict(self))
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the subfolder; names and places of teachers do not matter."""
+        teachers = [{**asdict(teacher), **dict.fromkeys(NAMES)} for teacher in self.teachers]
+        values = json.dumps({**asdict(self), "teachers": teachers}, sort_keys=True)
+        key = digest(values.encode())[:12]
+        return f"{self.squares.image_aspect_ratio}-{self.student_grid}x{self.student_grid}-{key}"
+
+    def shape_of(self, teacher: CachedFeatures) -> tuple[int, int]:
+        """Returns cells and channels of a teacher's features in the cache."""
+        height, width, channels = teacher.grid
+        return matched_shape(height, width, channels, self.student_grid, self.grid_matching)
+
+
+@dataclass(frozen=True)
+class Needed:
+    """
+    What a stage needs to find in a cache.
+
+    Args:
+        teachers (`Sequence[TeacherConfig]`), weights (`Sequence[str]`):
+            Its teachers, and the digest of each one's files.
+        image_processor (image processor):
+            The student's.
+        student_grid (`int`), grid_matching (`str`):
+            Arguments of [`match_grid`].
+    """
+
+    teachers: Sequence[TeacherConfig]
+    weights: Sequence[str]
+    image_processor: Any
+    student_grid: int
+    grid_matching: str
+
+    def choose(self, contents: Contents) -> list[int]:
+        """
+        Returns the indices of the stage's teachers in a subfolder.
+
+        Raises:
+            UserError: its features depend on something else; the message names the first difference.
+        """
+        indices = [self._find(contents, *wanted) for wanted in zip(self.teachers, self.weights)]
+        side = max(contents.teachers[index].image_size for index in indices)
+        squares = Squares.of(self.image_processor, side)
+        pairs: dict[str, tuple] = {
+            "image_aspect_ratio": (contents.squares.image_aspect_ratio, squares.image_aspect_ratio),
+            "the colour of the padding": (contents.squares.color, squares.color),
+            "the side of the squares that teachers share": (contents.squares.side, side),
+            "the side of the student's grid": (contents.student_grid, self.student_grid),
+            "grid_matching": (contents.grid_matching, self.grid_matching),
+        }
+        for what, (there, here) in pairs.items():
+            if there != here:
+                raise UserError(f"{what} is {there} there and {here} here")
+        return indices
+
+    @staticmethod
+    def _find(contents: Contents, config: TeacherConfig, weights: str) -> int:
+        """Returns the index of a teacher; raises a [`UserError`] with the difference to the most similar one."""
+        options, differences = options_of(config), {}
+        for index, teacher in enumerate(contents.teachers):
+            different = [name for name in options if teacher.options[name] != options[name]]
+            if teacher.weights == weights and not different:
+                return index
+            is_named = config.name == teacher.name
+            rank = (teacher.weights != weights, not is_named, len(different))
+            if teacher.weights != weights:
+                differences[rank] = (
+                    f"the files of teacher {config.name} ({config.checkpoint}) are others than those of "
+                    f"{teacher.name} ({teacher.checkpoint})"
+                )
+            else:
+                name = different[0]
+                there, here = teacher.options[name], options[name]
+                differences[rank] = f"{name} of teacher {config.name} is {there} there and {here} here"
+        raise UserError(differences[min(differences)])

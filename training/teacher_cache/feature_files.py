@@ -1,0 +1,181 @@
+"""The files of a cache: features of many images in each, and an index. All reads are memory-mapped."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ...files.atomic import atomic_file
+from ...files.digest import digest
+from ...files.user_error import UserError
+from .contents import INDEX_FILE, Contents
+from .quantization import Quantized, images_per_block, quantize
+
+
+IMAGES = "images"  # name of the tensor of the images' digests
+DIGEST_BYTES = 16
+# Shapes: n images of a file, N of a cache, m cells, C channels, b blocks.
+
+
+def to_rows(digests: Sequence[str]) -> torch.Tensor:
+    """Returns hexadecimal digests as a tensor `(n, 16)`, uint8."""
+    content = bytearray.fromhex("".join(digests))
+    return torch.frombuffer(content, dtype=torch.uint8).view(-1, DIGEST_BYTES)
+
+
+def to_digests(rows: torch.Tensor) -> list[str]:
+    """The inverse of [`to_rows`]."""
+    return [row.tobytes().hex() for row in rows.numpy()]
+
+
+def open_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """
+    Maps the tensors of a file into memory; only what is used of them is read.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}): remove it and run `hawaii cache` again.") from error
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    with atomic_file(path) as incomplete:
+        save_file(tensors, incomplete, {"format": "pt", **metadata})
+        with incomplete.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def write_features(folder: Path, contents: Contents, digests: Sequence[str], features: list[torch.Tensor]) -> Path:
+    """
+    Writes the features of some images, in a file that is complete or absent.
+
+    Args:
+        folder (`Path`):
+            Subfolder of the cache.
+        contents ([`Contents`]):
+            Of the subfolder.
+        digests (`Sequence[str]`):
+            The digest of each image.
+        features (`list[torch.FloatTensor]`):
+            For each teacher `(num_images, num_cells, channels)`.
+    """
+    tensors = {IMAGES: to_rows(digests)}
+    for number, values in enumerate(features):
+        if contents.storage == "int8":
+            for name, tensor in quantize(values)._asdict().items():
+                tensors[f"{number}.{name}"] = tensor
+        else:
+            tensors[f"{number}.values"] = values.to(torch.bfloat16)
+    path = folder / f"features-{digest(tensors[IMAGES].numpy())}.safetensors"
+    _write(path, tensors, {})
+    return path
+
+
+def feature_files(folder: Path) -> list[Path]:
+    """Returns the complete files of features in a subfolder, in a fixed order."""
+    return sorted(folder.glob("features-*.safetensors"))
+
+
+def stored_images(folder: Path) -> set[str]:
+    """Returns the digests of all images that have features; only digests are read."""
+    return {image for path in feature_files(folder) for image in to_digests(open_tensors(path)[IMAGES])}
+
+
+def write_index(folder: Path) -> int:
+    """Writes the index of all files of a subfolder; returns the number of images."""
+    files = feature_files(folder)
+    images = [open_tensors(path)[IMAGES] for path in files]
+    sizes = torch.tensor([len(rows) for rows in images], dtype=torch.int64)
+    images = torch.cat(images) if images else torch.empty(0, DIGEST_BYTES, dtype=torch.uint8)
+    # Equal images in two files, which two processes had at once, keep the first.
+    _, order = np.unique(images.numpy().view(f"S{DIGEST_BYTES}").ravel(), return_index=True)
+    order = torch.from_numpy(order)
+    number = torch.arange(len(files)).repeat_interleave(sizes)
+    row = torch.arange(len(images)) - (sizes.cumsum(0) - sizes)[number]
+    tensors = {IMAGES: images[order], "file": number[order].int(), "row": row[order].int()}
+    names = {str(index): f"{path.name} {path.stat().st_size}" for index, path in enumerate(files)}
+    _write(folder / INDEX_FILE, tensors, names)
+    return len(order)
+
+
+class FeatureFiles:
+    """
+    Features of single images, read in any process. Files are opened when they are first used, also after the object
+    was sent to another process.
+
+    Args:
+        folder (`Path`):
+            Subfolder of a cache.
+        contents ([`Contents`]):
+            Of the subfolder.
+
+    Raises:
+        UserError: the cache is not finished, or one of its files is missing or has another size.
+    """
+
+    def __init__(self, folder: Path, contents: Contents):
+        self.folder, self.contents = folder, contents
+        path = folder / INDEX_FILE
+        if not path.is_file():
+            raise UserError(
+                f"The cache {folder} is not finished: run `hawaii cache` again; it continues where it stopped."
+            )
+        open_tensors(path)  # raises for a damaged file
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        names = [metadata[str(index)].split(" ") for index in range(len(metadata) - 1)]
+        for name, size in names:
+            file = folder / name
+            if not file.is_file() or file.stat().st_size != int(size):
+                raise UserError(
+                    f"{file} is missing or damaged: remove it and the {INDEX_FILE} next to it, and run `hawaii cache` "
+                    "again, which computes the missing features."
+                )
+        self.names = [name for name, _ in names]
+
+    def __getstate__(self) -> dict:
+        return {name: self.__dict__[name] for name in ("folder", "contents", "names")}
+
+    def __len__(self) -> int:
+        return len(self._index()[0])
+
+    def find(self, image: str) -> tuple[int, int] | None:
+        """Returns file and row of the image with this digest; `None` if it has no features."""
+        keys, file, row = self._index()
+        key = np.frombuffer(bytes.fromhex(image), dtype=keys.dtype)[0]
+        place = int(np.searchsorted(keys, key))
+        if place == len(keys) or keys[place] != key:
+            return None
+        return int(file[place]), int(row[place])
+
+    def read(self, place: tuple[int, int], teacher: int) -> Quantized | torch.Tensor:
+        """Returns views of one image's features: quantized, `(1, m, C)` with scales `(1, C)`, or as they are."""
+        tensors = self._file(place[0])
+        row, values = place[1], tensors[f"{teacher}.values"]
+        if self.contents.storage != "int8":
+            return values[row : row + 1]
+        block = row // images_per_block(values.shape[1])
+        scale, offset = (tensors[f"{teacher}.{name}"][block : block + 1] for name in ("scale", "offset"))
+        return Quantized(values[row : row + 1], scale, offset)
+
+    def _index(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if "_opened_index" not in self.__dict__:
+            tensors = open_tensors(self.folder / INDEX_FILE)
+            keys = tensors[IMAGES].numpy().view(f"S{DIGEST_BYTES}").ravel()
+            self._opened_index = (keys, tensors["file"].numpy(), tensors["row"].numpy())
+        return self._opened_index
+
+    def _file(self, number: int) -> dict[str, torch.Tensor]:
+        if "_opened" not in self.__dict__:
+            self._opened: dict[int, dict[str, torch.Tensor]] = {}
+        if number not in self._opened:
+            self._opened[number] = open_tensors(self.folder / self.names[number])
+        return self._opened[number]
