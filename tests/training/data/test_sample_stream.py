@@ -1,6 +1,8 @@
 """A stream has every record, in an order that a resume continues, with any number of workers and processes."""
 
 import logging
+import threading
+import time
 from collections import Counter
 
 import datasets
@@ -13,6 +15,7 @@ from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_dataset, make_record, save_data
 from hawaii.training.data.conversation_dataset import Collator, ConversationReader
 from hawaii.training.data.sample_stream import SampleStream, StreamPart, load_stream
+from hawaii.training.sources import dataset_rows
 from hawaii.training.sources.dataset_rows import TableStream
 from hawaii.training.sources.source import Source
 
@@ -96,6 +99,26 @@ def test_another_seed_or_epoch_has_another_order_and_the_same_records(folder, pr
     assert all(sorted(order) == list(range(12)) for order in orders)
     assert len({tuple(order) for order in orders}) == 3
     assert [record.id for record in stream.read(0, 0, 0, 1)] == orders[0]
+
+
+def test_shards_are_read_in_turn_and_by_no_other_thread(folder, processor, monkeypatch):
+    """Threads would be lost in forked workers, and `datasets` sleeps 5 s whenever an iteration with threads ends."""
+    stream = make_stream(folder, processor).parts[0].stream
+    monkeypatch.setattr(dataset_rows, "SHUFFLE_BUFFER", 1)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("slept"))
+    num_threads = threading.active_count()
+    records = stream.read(0, 0, 0, 1)
+    shards = [next(records).id // 3 for _ in range(4)]
+    assert sorted(shards) == [0, 1, 2, 3] and threading.active_count() == num_threads
+    records.close()
+
+
+@pytest.mark.parametrize(("num_rows", "num_open"), [(1, 10), (2, 10), (5, 2), (12, 10)])
+def test_a_small_buffer_loses_no_record(folder, processor, monkeypatch, num_rows, num_open):
+    monkeypatch.setattr(dataset_rows, "SHUFFLE_BUFFER", num_rows)
+    monkeypatch.setattr(dataset_rows, "NUM_OPEN_SHARDS", num_open)
+    stream = make_stream(folder, processor).parts[0].stream
+    assert sorted(record.id for record in stream.read(3, 2, 0, 1)) == list(range(12))
 
 
 @pytest.mark.parametrize("num_readers", [2, 3, 4, 5, 7])
