@@ -43,6 +43,8 @@ class Rendering:
 
 def _mark(message: dict) -> dict:
     content = message["content"]
+    if message["role"] == "system":
+        return message  # neither an instruction of the user nor an answer
     if message["role"] == "assistant":
         # No mark at the start: a template may check whether an answer begins with a thought.
         text = content[-1]["text"] if content else ""

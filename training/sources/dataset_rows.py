@@ -1,6 +1,7 @@
 """Records of a data set of the library `datasets`: a folder, a file or an id of the Hub, complete or streamed."""
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -27,6 +28,7 @@ IMAGE_COLUMNS = ("image", "images")
 SHARD_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 NUM_ROWS = 1000
 SHUFFLE_BUFFER = 1000  # rows, with their images as they are in the files
+NUM_OPEN_SHARDS = 10
 
 
 def is_dataset(path: str) -> bool:
@@ -217,6 +219,38 @@ def read_dataset(
     return save_records(key, _iterate_records(rows), path), DatasetImages(rows, path, folder)
 
 
+def _interleave(rows: Any, generator: np.random.Generator) -> Iterator[dict]:
+    """Yields the rows of shards in a random order, in turn from several of them."""
+    waiting = generator.permutation(rows.num_shards).tolist()
+    opened: deque[Iterator[dict]] = deque()
+    while waiting or opened:
+        if waiting and len(opened) < NUM_OPEN_SHARDS:
+            # `iter` reads all rows, where `__iter__` would divide them among the workers once more.
+            opened.append(rows.shard(rows.num_shards, waiting.pop()).iter(batch_size=1))
+            continue
+        shard = opened.popleft()
+        for batch in islice(shard, 1):
+            yield {name: values[0] for name, values in batch.items()}
+            opened.append(shard)
+
+
+def _shuffle(rows: Any, generator: np.random.Generator) -> Iterator[dict]:
+    """
+    Yields the rows in a random order, mixed within a buffer.
+
+    `IterableDataset.shuffle` reads shards with threads, too, and therefore sleeps 5 s in each worker whenever an
+    iteration ends or is given up (`SLEEP_TIME_ON_THREADS_SHUTDOWN` in `datasets` 5).
+    """
+    buffer: list[dict] = []
+    for row in _interleave(rows, generator):
+        buffer.append(row)
+        if len(buffer) == SHUFFLE_BUFFER:
+            place = int(generator.integers(SHUFFLE_BUFFER))
+            buffer[place], buffer[-1] = buffer[-1], buffer[place]
+            yield buffer.pop()
+    yield from (buffer[place] for place in generator.permutation(len(buffer)))
+
+
 class DatasetStream:
     """
     Records of a data set that is read from its start to its end, again and again.
@@ -254,15 +288,11 @@ class DatasetStream:
             reader (`int`), num_readers (`int`):
                 Which of the readers, over all processes and their workers, this is.
         """
-        rows, is_sharded = self.rows, self.rows.num_shards >= num_readers
-        if is_sharded:
-            rows = rows.shard(num_readers, reader, contiguous=False)
-        rows = rows.shuffle(seed=int(np.random.default_rng([seed, epoch]).integers(2**31)), buffer_size=SHUFFLE_BUFFER)
-        # `iter` reads all rows, where `__iter__` would divide them among the workers once more.
-        batches = rows.iter(batch_size=1)
-        chosen = enumerate(batches) if is_sharded else islice(enumerate(batches), reader, None, num_readers)
-        for number, batch in chosen:
-            yield self._to_record({name: values[0] for name, values in batch.items()}, number)
+        is_sharded = self.rows.num_shards >= num_readers
+        rows = self.rows.shard(num_readers, reader, contiguous=False) if is_sharded else self.rows
+        shuffled = enumerate(_shuffle(rows, np.random.default_rng([seed, epoch])))
+        for number, row in shuffled if is_sharded else islice(shuffled, reader, None, num_readers):
+            yield self._to_record(row, number)
 
 
 class TableStream:

@@ -10,7 +10,7 @@ class Message(NamedTuple):
 
     Args:
         role (`str`):
-            `"user"` or `"assistant"`.
+            `"user"` or `"assistant"`, or `"system"` in the first message.
         text (`str`):
             The words, without placeholders for images.
         num_images (`int`, *optional*, defaults to 0):

@@ -1,0 +1,57 @@
+"""Several sources give exact shares of the samples, and every record is used."""
+
+from collections import Counter
+
+import pytest
+
+from hawaii.tests.tiny.models import make_processor
+from hawaii.tests.tiny.training import make_dataset, make_record, save_data
+from hawaii.training.data.mixture import MixedDataset, share_counts
+
+
+@pytest.mark.parametrize(
+    ("sizes", "weights", "counts"),
+    [
+        ([3, 5], None, [3, 5]),
+        ([4, 4], [1, 1], [4, 4]),
+        ([4, 4], [2, 1], [8, 4]),
+        ([10, 2], [1, 1], [10, 10]),
+        ([3, 100], [3, 1], [300, 100]),
+        ([7, 3, 2], [0.7, 0.3, 0.2], [7, 3, 2]),
+    ],
+)
+def test_an_epoch_is_the_shortest_with_every_record_and_the_shares(sizes, weights, counts):
+    assert share_counts(sizes, weights) == counts
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    processor = make_processor()
+    numbers = (range(5), range(5, 7))
+    return [
+        make_dataset(save_data(tmp_path_factory.mktemp("part"), [make_record(n, 1 + n % 3) for n in each]), processor)
+        for each in numbers
+    ]
+
+
+@pytest.mark.parametrize("weights", [None, [1, 1], [1, 3], [5, 1]])
+def test_no_record_is_used_more_than_once_more_than_another_of_its_source(parts, weights):
+    mixed = MixedDataset(parts, weights)
+    counts = Counter(mixed[index]["record_id"] for index in range(len(mixed)))
+    for part, count in zip(parts, mixed.counts):
+        used = [counts[repr(record.id)] for record in part.records]
+        assert sum(used) == count and min(used) >= 1 and max(used) - min(used) <= 1
+    assert sum(mixed.counts) == len(mixed)
+
+
+def test_lengths_are_those_of_the_samples(parts):
+    mixed = MixedDataset(parts, [1, 2])
+    assert mixed.lengths() == [len(mixed[index]["input_ids"]) for index in range(len(mixed))]
+    assert len(set(mixed.lengths())) == 3
+
+
+def test_an_index_counts_from_the_end_if_it_is_negative_and_ends_an_iteration(parts):
+    mixed = MixedDataset(parts)
+    assert mixed[-1]["record_id"] == "'6'"
+    with pytest.raises(IndexError):
+        mixed[7]

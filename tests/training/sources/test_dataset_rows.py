@@ -1,0 +1,249 @@
+"""A data set of the library `datasets` gives the records and the pixels of the same data in LLaVA's form."""
+
+import io
+import json
+import tarfile
+
+import datasets
+import pytest
+import torch
+from PIL import Image
+
+from hawaii.files.user_error import UserError
+from hawaii.tests.tiny.encoders import make_encoder_processor
+from hawaii.tests.tiny.models import make_processor
+from hawaii.tests.tiny.training import make_record, save_data
+from hawaii.training.data.conversation_dataset import ConversationDataset, ConversationReader
+from hawaii.training.data.images import ImageDataset
+from hawaii.training.data.sample_stream import SampleStream, StreamPart
+from hawaii.training.sources.source import Source
+
+
+RECORDS = [make_record(0), make_record(1, questions=2), make_record(2, image=False), make_record(3)]
+ROLES = {"human": "user", "gpt": "assistant"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_data(tmp_path_factory.mktemp("data"), RECORDS)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return make_processor()
+
+
+@pytest.fixture(scope="module")
+def expected(folder, processor):
+    dataset = ConversationDataset(str(folder / "data.json"), str(folder / "images"), processor)
+    return [dataset[index] for index in range(len(dataset))]
+
+
+def png(record, folder):
+    return (folder / "images" / record["image"]).read_bytes()
+
+
+def as_items(text):
+    items = [{"type": "image", "text": None}] if "<image>" in text else []
+    return [*items, {"type": "text", "text": text.replace("<image>", "").strip()}]
+
+
+def chat(record, content):
+    return [{"role": ROLES[turn["from"]], "content": content(turn["value"])} for turn in record["conversations"]]
+
+
+def llava_paths(folder):
+    return [{"id": r["id"], "image": r.get("image"), "conversations": r["conversations"]} for r in RECORDS], None
+
+
+def llava_bytes(folder):
+    return [
+        {"id": r["id"], "images": [png(r, folder)] if "image" in r else [], "conversations": r["conversations"]}
+        for r in RECORDS
+    ], None
+
+
+def messages_of_text(folder):
+    rows = [
+        {
+            "id": r["id"],
+            "images": [{"bytes": png(r, folder), "path": None}] if "image" in r else None,
+            "messages": chat(r, str),
+        }
+        for r in RECORDS
+    ]
+    return rows, None
+
+
+def messages_of_items(folder):
+    rows = [
+        {
+            "id": r["id"],
+            "images": [Image.open(io.BytesIO(png(r, folder)))] if "image" in r else [],
+            "messages": chat(r, as_items),
+        }
+        for r in RECORDS
+    ]
+    item = {"type": datasets.Value("string"), "text": datasets.Value("string")}
+    message = {"role": datasets.Value("string"), "content": datasets.List(item)}
+    return rows, datasets.Features(
+        {
+            "id": datasets.Value("string"),
+            "images": datasets.List(datasets.Image()),
+            "messages": datasets.List(message),
+        }
+    )
+
+
+FORMS = {
+    "llava_paths": llava_paths,
+    "llava_bytes": llava_bytes,
+    "messages_of_text": messages_of_text,
+    "messages_of_items": messages_of_items,
+}
+
+
+def save(form, container, folder, tmp_path):
+    rows, features = FORMS[form](folder)
+    dataset = datasets.Dataset.from_list(rows, features=features)
+    path = tmp_path / "set"
+    if container == "save_to_disk":
+        dataset.save_to_disk(path)
+    elif container == "dict":
+        datasets.DatasetDict({"train": dataset, "test": dataset.select([0])}).save_to_disk(path)
+    elif container == "folder":
+        path.mkdir()
+        for number in range(2):
+            dataset.select([2 * number, 2 * number + 1]).to_parquet(path / f"train-{number}.parquet")
+    elif container == "jsonl":
+        path.mkdir()
+        dataset.to_json(path / "train.jsonl")
+    else:
+        path = tmp_path / "set.parquet"
+        dataset.to_parquet(path)
+    return str(path)
+
+
+def assert_equal(samples, expected, ids=True):
+    assert len(samples) == len(expected)
+    for sample, other in zip(samples, expected):
+        assert set(sample) == set(other)
+        for name in set(other) - {"record_id"}:
+            assert torch.equal(sample[name], other[name]), name
+        assert not ids or sample["record_id"] == other["record_id"]
+
+
+CASES = [
+    ("llava_paths", "file"),
+    ("llava_paths", "jsonl"),
+    ("llava_bytes", "file"),
+    ("llava_bytes", "save_to_disk"),
+    ("messages_of_text", "folder"),
+    ("messages_of_items", "file"),
+    ("messages_of_items", "dict"),
+]
+
+
+@pytest.mark.parametrize(("form", "container"), CASES)
+def test_samples_are_those_of_llavas_json(folder, processor, expected, tmp_path, form, container):
+    path = save(form, container, folder, tmp_path)
+    images = str(folder / "images") if form == "llava_paths" else None
+    dataset = ConversationDataset(Source(path, images), None, processor)
+    assert_equal([dataset[index] for index in range(len(dataset))], expected)
+    reader = ConversationReader(Source(path, images).open_images(), processor)
+    part = StreamPart(path, Source(path, images, streaming=True).stream(), reader, 1.0)
+    streamed = SampleStream([part], 0, "error", 1.0, 0, 1).take(4)
+    by_id = {sample["record_id"]: sample for sample in streamed}
+    assert_equal([by_id[sample["record_id"]] for sample in expected], expected)
+    # A share is the same whether rows are streamed or not; this one has two of the three images, or one.
+    share = ConversationDataset(Source(path, images), None, processor, image_share=0.7)
+    streamed = SampleStream([part], 0, "error", 0.7, 0, 1).take(2 * len(share))
+    assert {sample["record_id"] for sample in streamed} == {repr(record.id) for record in share.records}
+
+
+def save_shards(folder, tmp_path, captions=False):
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as archive:
+            for record in (RECORDS[0], RECORDS[1], RECORDS[3])[shard::2]:
+                caption = record["conversations"][1]["value"].encode()
+                text = {"txt": caption} if captions else {"json": json.dumps(record).encode()}
+                for suffix, content in {"png": png(record, folder), **text}.items():
+                    info = tarfile.TarInfo(f"{record['id']}.{suffix}")
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_tar_shards_hold_an_image_and_its_record(folder, processor, expected, tmp_path, streaming):
+    path = save_shards(folder, tmp_path)
+    wanted = [expected[0], expected[3], expected[1]]
+    if streaming:
+        part = StreamPart(path, Source(path, streaming=True).stream(), ConversationReader(None, processor), 1.0)
+        by_id = {each["record_id"]: each for each in SampleStream([part], 0, "error", 1.0, 0, 1).take(3)}
+        assert_equal([by_id[sample["record_id"]] for sample in wanted], wanted)
+    else:
+        dataset = ConversationDataset(Source(path), None, processor)
+        assert_equal([dataset[index] for index in range(3)], wanted)
+
+
+def test_tar_shards_hold_an_image_and_its_caption(folder, tmp_path):
+    dataset = ConversationDataset(Source(save_shards(folder, tmp_path, captions=True)), None, make_processor())
+    assert [record.messages[1].text for record in dataset.records] == [
+        RECORDS[number]["conversations"][1]["value"] for number in (0, 3, 1)
+    ]
+    assert [record.messages[0] for record in dataset.records] == [("user", "", 1)] * 3
+    assert [record.id for record in dataset.records] == ["0", "3", "1"]
+
+
+def test_images_in_rows_are_used_once_by_their_content(folder, tmp_path):
+    content = [png(RECORDS[0], folder), png(RECORDS[1], folder), png(RECORDS[0], folder)]
+    rows = [{"images": [image], "messages": chat(RECORDS[0], str)} for image in content]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "set.parquet")
+    dataset = ImageDataset(
+        Source(str(tmp_path / "set.parquet")), None, make_encoder_processor(), teacher_image_size=32
+    )
+    assert [record.id for record in dataset.records] == [0, 1]
+    assert dataset[1]["pixel_values"].shape == (1, 3, 16, 16)
+
+
+def bad(**changes):
+    row = {"images": [{"bytes": b"no image", "path": None}], "messages": chat(RECORDS[0], str), **changes}
+    return row
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        (bad(), r"record 0: its image .*set\.parquet, row 0, image 0 cannot be read"),
+        (bad(images=[]), "record 0: its conversation shows 1 images but it has 0 images"),
+        (bad(images=[{"bytes": None, "path": "gone.png"}]), "record 0: its image .*gone.png is missing"),
+        (bad(images=[{"bytes": None, "path": "/etc/hostname"}]), "record 0: its image /etc/hostname is outside"),
+        (bad(messages=[{"role": "tool", "content": "x"}]), "record 0: a message is .*'tool'.* it must be"),
+    ],
+)
+def test_a_bad_row_is_named(processor, tmp_path, row, problem):
+    datasets.Dataset.from_list([row]).to_parquet(tmp_path / "set.parquet")
+    source = Source(str(tmp_path / "set.parquet"))
+    with pytest.raises(UserError, match=problem):
+        ConversationDataset(source, None, processor)[0]
+    part = StreamPart(source.path, source.stream(), ConversationReader(source.open_images(), processor), 1.0)
+    problem = problem.replace(r".*set\.parquet, row 0, image 0", "in its row")
+    with pytest.raises(UserError, match=f"set.parquet, {problem}"):
+        SampleStream([part], 0, "error", 1.0, 0, 1).take(1)
+
+
+def test_what_cannot_be_loaded_is_a_sentence(processor, tmp_path):
+    datasets.Dataset.from_list([{"text": "x"}]).to_parquet(tmp_path / "text.parquet")
+    for source, problem in {
+        Source(str(tmp_path / "text.parquet")): "has no conversations: its columns are text, but one must be",
+        Source(str(tmp_path / "gone.parquet")): "There is no data set .*gone.parquet",
+        Source(str(tmp_path / "gone")): "There is no data set .*gone: it is neither a file or folder here nor",
+        Source("nobody/nothing"): "The data set nobody/nothing cannot be loaded",
+        Source(str(tmp_path), split="train", config="none"): "The data set .* cannot be loaded",
+    }.items():
+        with pytest.raises(UserError, match=problem):
+            ConversationDataset(source, None, processor)
+    (tmp_path / "broken.parquet").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"The data set .*broken\.parquet cannot be loaded"):
+        ConversationDataset(Source(str(tmp_path / "broken.parquet")), None, processor)
