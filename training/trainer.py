@@ -158,7 +158,6 @@ class HawaiiTrainer(Trainer):
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         if self.is_deepspeed_enabled and resume_from_checkpoint is not None:
-            check_random_states(resume_from_checkpoint, self.args.world_size)
             step = Path(resume_from_checkpoint).name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
             check_state_files(resume_from_checkpoint, [f"global_step{step}", *ZERO_STATE_FILES])
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
