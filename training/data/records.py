@@ -6,7 +6,7 @@ import operator
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from ...files.user_error import UserError
 from ...processing.encoder_processor import EncoderProcessor
-from ...processing.images_hawaii import open_image
+from ...processing.images_hawaii import open_image, to_planes
 from ...processing.processing_hawaii import HawaiiProcessor
 from .conversations import clean_text
 from .readers import read_records
@@ -28,9 +28,7 @@ logger = logging.getLogger(__name__)
 
 def teacher_image(square: Image.Image, size: int) -> torch.Tensor:
     """Resizes a square image for the teachers: `(3, size, size)`, uint8."""
-    image = square.resize((size, size), Image.Resampling.BICUBIC)
-    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return flat.view(size, size, 3).permute(2, 0, 1)
+    return to_planes(square.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def choose_share(records: list[Record], share: float, data_path: str) -> list[Record]:
@@ -146,6 +144,14 @@ class RecordDataset(Dataset, ABC):
     def _name_record(self, index: int, error: UserError) -> str:
         return f"{self.data_path}, record {self.records[index].id!r}: {str(error).removesuffix('.')}"
 
+    def _open_images(self, record: Record) -> Iterator[Image.Image]:
+        """Decodes the images of a record, one after another; raises a `UserError` for one that cannot be read."""
+        for path in record.images:
+            try:
+                yield open_image(self._locate(path))
+            except ValueError as error:
+                raise UserError(f"its image {self.image_folder / path} cannot be read ({error})") from error
+
     def _read_images(self, record: Record) -> dict[str, torch.Tensor]:
         """
         Returns:
@@ -153,12 +159,7 @@ class RecordDataset(Dataset, ABC):
             `teacher_image_size`, `teacher_images`, uint8, of shape
             `(num_images, 3, teacher_image_size, teacher_image_size)`; empty if the record has no image.
         """
-        images = []
-        for path in record.images:
-            try:
-                images.append(open_image(self._locate(path)))
-            except ValueError as error:
-                raise UserError(f"its image {self.image_folder / path} cannot be read ({error})") from error
+        images = list(self._open_images(record))
         if not images:
             return {}
         processor, size = self.processor.image_processor, self.teacher_image_size
