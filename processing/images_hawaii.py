@@ -194,7 +194,8 @@ def open_image(image: Any) -> Image.Image:
             f"{_name(image)} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; make it smaller."
         ) from None
     except Exception as error:  # Pillow raises anything from SyntaxError to struct.error
-        raise ValueError(f"{_name(image)} is no image that Pillow can read ({error}).") from error
+        reason = str(error) or type(error).__name__  # a MemoryError says nothing
+        raise ValueError(f"{_name(image)} is no image that Pillow can read ({reason}).") from error
 
 
 def flatten_images(images: Any) -> list:

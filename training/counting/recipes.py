@@ -32,7 +32,8 @@ ENCODER_PARTS = ("vision_tower", "adapters", "routers")
 LANGUAGE_MODEL_PARTS = ("projector", "language_model")
 
 
-def _outline_vision(model_args: ModelArguments, fields: dict) -> HawaiiVisionConfig:
+def outline_vision(model_args: ModelArguments, fields: dict) -> HawaiiVisionConfig:
+    """Returns the configuration of a recipe's encoder, without its weights; `fields` as from [`vision_fields`]."""
     if model_args.llava is not None:
         llava = read_llava(model_args.llava, vision_tower=None)
         return make_vision_config(llava.vision_config, llava.vision_feature_layer, fields)
@@ -82,7 +83,7 @@ def outline_student(model_args: ModelArguments, num_teachers: int, objective: st
     fields = vision_fields(model_args, num_teachers, objective)
     # Wrong sizes raise errors of every type in transformers and in the model, such as a ZeroDivisionError.
     with torch.device("meta"), explain_errors("The student of the recipe cannot be built"):
-        vision_config = _outline_vision(model_args, fields)
+        vision_config = outline_vision(model_args, fields)
         if model_args.is_encoder_alone:
             return HawaiiVisionModel(vision_config)
         language_model = AutoModelForCausalLM.from_config(_outline_text(model_args))

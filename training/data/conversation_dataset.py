@@ -26,10 +26,14 @@ class ConversationDataset(RecordDataset):
     """
 
     processor: HawaiiProcessor
+    kind = "conversations"
 
     def __init__(self, *args, max_length: int = 2048, **kwargs):
-        super().__init__(*args, **kwargs)
         self.max_length = max_length
+        super().__init__(*args, **kwargs)
+
+    def _check_options(self) -> list[str]:
+        return [str(self.max_length)]
 
     @property
     def question(self) -> str:
@@ -38,7 +42,12 @@ class ConversationDataset(RecordDataset):
         return "".join(item["text"] for item in content if item["type"] == "text")
 
     def lengths(self) -> list[int]:
-        """The number of tokens of each sample, without reading its images; 0 if it cannot be tokenized."""
+        """
+        The number of tokens of each sample, without reading its images; 0 if it cannot be tokenized. A check has
+        counted them already.
+        """
+        if self.checked is not None:
+            return [min(self.max_length, self.checked.num_tokens[index]) for index in self.row_numbers]
         result = []
         for record in self.records:
             with suppress(UserError):

@@ -27,6 +27,7 @@ class ImageDataset(RecordDataset):
     """
 
     processor: EncoderProcessor
+    kind = "images"
     question = ""
 
     def __init__(self, data_path: str | None, image_folder: str, processor: EncoderProcessor, **kwargs):

@@ -7,7 +7,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from ...files.user_error import UserError
 from ...processing.encoder_processor import EncoderProcessor
 from ...processing.images_hawaii import open_image, to_planes
 from ...processing.processing_hawaii import HawaiiProcessor
+from .checked import find_checked, image_key, make_key, processor_key
 from .conversations import clean_text
 from .readers import read_records
 from .record import Record
@@ -59,7 +60,8 @@ def choose_share(records: list[Record], share: float, data_path: str) -> list[Re
 class RecordDataset(Dataset, ABC):
     """
     Base of the data sets; `_read` of a subclass makes a sample. All checks that need no decoding run in `__init__`;
-    a broken image raises when its sample is read.
+    a broken image raises when its sample is read. After a `hawaii check` of the same contents, its result takes the
+    place of all checks.
 
     Args:
         data_path (`str`):
@@ -82,6 +84,7 @@ class RecordDataset(Dataset, ABC):
             and `bad_records` is `"error"`; names the first ones and the problem of each.
     """
 
+    kind: str  # a check of one kind says nothing about another
     hint = "set bad_records: skip"  # the alternative to fixing a bad record
 
     def __init__(
@@ -102,7 +105,11 @@ class RecordDataset(Dataset, ABC):
         self.teacher_image_size = teacher_image_size
         self.follow_links = follow_links
         self.data_path = data_path
-        self.records = choose_share(self._check(self._read_records()), image_share, data_path)
+        records = self._read_records()
+        self.checked = find_checked(lambda: self.content_key(records))
+        self.records = choose_share(self._check(records), image_share, data_path)
+        numbers = {} if self.checked is None else {id(record): number for number, record in enumerate(records)}
+        self.row_numbers = [numbers.get(id(record)) for record in self.records]  # in a check
 
     def __len__(self) -> int:
         return len(self.records)
@@ -171,21 +178,32 @@ class RecordDataset(Dataset, ABC):
 
     def _check(self, records: list[Record]) -> list[Record]:
         """Returns the usable records; raises or warns if there are others."""
-        good, problems = [], []
-        for record in records:
-            problem = self._find_problem(record)
-            if problem is None:
-                good.append(record)
-            else:
-                problems.append(f"record {record.id!r}: {problem}")
+        if self.checked is None:
+            found = ((index, self._find_problem(record)) for index, record in enumerate(records))
+            problems = {index: problem for index, problem in found if problem is not None}
+        else:
+            problems = self.checked.problems
         if not problems:
-            return good
-        first = "; ".join(problems[:5])
+            return records
+        good = [record for index, record in enumerate(records) if index not in problems]
+        first = "; ".join(f"record {records[index].id!r}: {problem}" for index, problem in islice(problems.items(), 5))
         summary = f"{len(problems)} of {len(records)} records of {self.data_path} cannot be used: {first}"
         if self.bad_records == "error" or not good:
             raise UserError(f"{summary}. Fix them, or {self.hint.replace(' it ', ' them ')}.")
         logger.warning("%s. They are skipped.", summary)
         return good
+
+    def content_key(self, records: list[Record]) -> str:
+        """Returns the key of everything that a check of the records depends on, for [`find_checked`]."""
+        options = [self.kind, str(self.image_folder), str(self.follow_links), *self._check_options()]
+        path = Path(self.data_path)
+        source = path if path.is_file() else "\n".join(image for record in records for image in record.images)
+        images = (self._locate(image) for record in records for image in record.images if isinstance(image, str))
+        return make_key("\0".join(options), source, processor_key(self.processor), image_key(images))
+
+    def _check_options(self) -> list[str]:
+        """Further options that decide whether a record is good."""
+        return []
 
     def _find_problem(self, record: Record) -> str | None:
         """Returns why the record cannot be used; image data sets check less."""
