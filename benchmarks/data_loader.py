@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,6 +61,15 @@ def seconds(function: Callable[[], dict]) -> float:
     return time.process_time() - start
 
 
+def compare(name: str, ours: Callable[[], dict], theirs: Callable[[], dict], rounds: int) -> None:
+    """Prints the ratio of the medians of `ours` and `theirs`."""
+    sample, plain = ours(), theirs()
+    assert all(torch.equal(sample[name], value) for name, value in plain.items())
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+    our, their = (1e3 * statistics.median(times) for times in zip(*pairs))
+    print(f"{name}: {our / their:.3f} ({our:.1f} ms / {their:.1f} ms, medians of {rounds})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image_size", type=int, default=336, metavar="N", help="side of the student's image")
@@ -71,25 +81,18 @@ def main() -> None:
     torch.manual_seed(0)
     size = {"height": arguments.image_size, "width": arguments.image_size}
     clip = CLIPImageProcessorPil(size=size, crop_size=size, image_mean=MEAN)
-    config = HawaiiVisionConfig(image_size=arguments.image_size)
+    processor = EncoderProcessor(clip, HawaiiVisionConfig(image_size=arguments.image_size), "pad")
     for width, height in [(640, 480), (480, 640)]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "photo.jpg")
-            save_photo(path, width, height)
-            for teacher_image_size in (arguments.teacher_image_size, None):
-                processor = EncoderProcessor(clip, config, "pad")
+        for teacher_image_size in (arguments.teacher_image_size, None):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, "photo.jpg")
+                save_photo(path, width, height)
                 dataset = ImageDataset(None, folder, processor, teacher_image_size=teacher_image_size)
-                plain = read_plainly(path, clip, teacher_image_size)
-                assert all(torch.equal(dataset[0][name], value) for name, value in plain.items())
-                pairs = []
-                for _ in range(arguments.rounds):
-                    ours = seconds(lambda: dataset[0])
-                    pairs.append((ours, seconds(lambda: read_plainly(path, clip, teacher_image_size))))
-                ours, theirs = (statistics.median(times) for times in zip(*pairs))
-                name = "without teachers" if teacher_image_size is None else f"teachers' image of {teacher_image_size}"
-                print(
-                    f"{width} x {height}, {name}: {ours / theirs:.3f} ({1e3 * ours:.1f} ms / {1e3 * theirs:.1f} ms, "
-                    f"medians of {arguments.rounds})"
+                compare(
+                    f"{width} x {height}, teachers' image {teacher_image_size}",
+                    partial(dataset.__getitem__, 0),
+                    partial(read_plainly, path, clip, teacher_image_size),
+                    arguments.rounds,
                 )
 
 

@@ -18,7 +18,7 @@ from .rows import AllRows, Row
 
 CHUNK_SIZE = 32  # rows that a process reads at a time
 ROW_SECONDS = 60
-# What a process may use for a row. The largest image that Pillow opens, of 179 million pixels, needs 2 GiB in training.
+# What a process may use for a row. The largest image that Pillow opens, of 179 million pixels, needs 1 to 3 GiB.
 ROW_BYTES = 4 * 2**30
 
 # Of a process of the pool.

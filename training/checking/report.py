@@ -59,8 +59,10 @@ class SourceReport:
         """What training will do."""
         if self.rows is None:
             return "training stops"
-        num_bad = len(self.rows.problems)
-        return "training stops" if self.is_refused else f"{num_bad:,} rows are skipped" if num_bad else "all are used"
+        if self.is_refused:
+            return "training stops"
+        num_bad, num_rows = len(self.rows.problems), len(self.rows.num_images)
+        return f"skips {num_bad:,} of {num_rows:,} rows" if num_bad else "uses all rows"
 
     def count_kinds(self) -> dict[str, int]:
         """Numbers of rows by their images and turns; bad rows count too."""

@@ -12,6 +12,9 @@ from ..data.record import Record
 from ..data.records import RecordDataset
 
 
+LONGEST_PROBLEM = 600
+
+
 class Row(NamedTuple):
     """
     Args:
@@ -52,6 +55,8 @@ class AllRows(RecordDataset):
                 problem = str(error).removesuffix(".")
             with suppress(UserError):
                 num_tokens = self._count_tokens(record, sample)
+        if problem is not None and len(problem) > LONGEST_PROBLEM:  # it quotes what is far too long
+            problem = f"{problem[: LONGEST_PROBLEM // 2]} ... {problem[-LONGEST_PROBLEM // 2 :]}"
         return Row(len(record.images), len(record.messages), num_tokens, problem)
 
 

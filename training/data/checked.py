@@ -91,7 +91,9 @@ def find_checked(make_key: Callable[[], str]) -> CheckedRows | None:
 
 def make_key(*parts: str | bytes | Path) -> str:
     """Joins parts to a key; a `Path` stands for the content of the file."""
-    return digest(*(part if isinstance(part, Path) else digest(_encode(part)).encode() for part in (str(FORMAT), *parts)))
+    return digest(
+        *(part if isinstance(part, Path) else digest(_encode(part)).encode() for part in (str(FORMAT), *parts))
+    )
 
 
 def _encode(part: str | bytes) -> bytes:

@@ -21,7 +21,7 @@ from ...processing.processing_hawaii import HawaiiProcessor
 from .checked import find_checked, image_key, make_key, processor_key
 from .conversations import clean_text
 from .readers import read_records
-from .record import Record
+from .record import Record, short_repr
 
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ def choose_share(records: list[Record], share: float, data_path: str) -> list[Re
     Raises:
         UserError: The share has no record, or none with an image although there are some; names `data_path`.
     """
+    if share == 1:
+        return records
     chosen = []
     for record in records:
         names = record.images or [str(record.id)]
@@ -213,7 +215,7 @@ class RecordDataset(Dataset, ABC):
             try:
                 message.text.encode()
             except UnicodeEncodeError as error:
-                return f"its text {message.text!r} cannot be tokenized ({error.reason})"
+                return f"its text {short_repr(message.text)} cannot be tokenized ({error.reason})"
         if not any(message.role == "assistant" and clean_text(message.text) for message in record.messages):
             return "it has no answer to learn"
         num_images = sum(message.num_images for message in record.messages)
@@ -228,7 +230,7 @@ class RecordDataset(Dataset, ABC):
     def _find_path_problem(self, paths: Sequence) -> str | None:
         for path in paths:
             if not isinstance(path, str) or "\0" in path:
-                return f"its image is {path!r}, not a path"
+                return f"its image is {short_repr(path)}, not a path"
             full = self._locate(path)
             if not full.is_relative_to(self.image_folder):
                 return f"its image {path} is outside {self.image_folder}"
