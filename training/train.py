@@ -105,6 +105,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path) -> None:
     trainer = HawaiiTrainer(
         model=StudentWithObjective(student, objective),
         teachers=teachers,
+        max_batch_tokens=data_args.max_batch_tokens,
         args=args,
         train_dataset=dataset,
         eval_dataset=questions,

@@ -17,6 +17,7 @@ from ..files.atomic import replace_folder, write_json
 from ..files.run_contents import SHARDED_STATE_FILES, STAGE_FILE
 from ..files.user_error import UserError
 from .answers import answer_questions, evaluation_mode, load_questions, score_answers
+from .batches import GroupedBatchSampler
 from .callbacks import SigtermCallback, TimerCallback
 from .checkpoints import (
     check_random_states,
@@ -57,6 +58,8 @@ class HawaiiTrainer(Trainer):
             The modules that train.
         teachers (`list[Teacher]`):
             Teachers as the objective prepares them, in its order.
+        max_batch_tokens (`int`, *optional*):
+            As in [`DataArguments`].
         eval_dataset (`QuestionDataset`, *optional*):
             Questions for evaluations during training, as often as `eval_strategy` sets.
         kwargs:
@@ -68,7 +71,9 @@ class HawaiiTrainer(Trainer):
 
     args: HawaiiTrainingArguments
 
-    def __init__(self, model: StudentWithObjective, teachers: list[Teacher], **kwargs):
+    def __init__(
+        self, model: StudentWithObjective, teachers: list[Teacher], max_batch_tokens: int | None = None, **kwargs
+    ):
         super().__init__(model=model, **kwargs)
         self.add_callback(TimerCallback())
         replaced = self.pop_callback(JITCheckpointCallback)
@@ -81,6 +86,8 @@ class HawaiiTrainer(Trainer):
                 "eval_strategy, and evaluate its checkpoints with `hawaii evaluate`."
             )
         self.teachers = teachers
+        self.max_batch_tokens = max_batch_tokens
+        self._batch_sampler: GroupedBatchSampler | None = None
         # The loss is divided by the counts of the whole step, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
         self._terms: dict[str, torch.Tensor] = {}
@@ -171,10 +178,34 @@ class HawaiiTrainer(Trainer):
         """Samplers that need the lengths of all samples get them without reading an image."""
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         processor: Any = self.processing_class
-        if self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
+        if self.max_batch_tokens is not None or self.args.train_sampling_strategy == "group_by_length":
+            lengths, has_images = dataset.lengths(), dataset.has_images()
+            dataset.sizes = (torch.tensor(lengths), torch.tensor(has_images))
+            is_skipping = dataset.bad_records == "skip"
+            self._batch_sampler = GroupedBatchSampler(
+                lengths,
+                has_images,
+                self.args.train_batch_size,
+                self.max_batch_tokens,
+                num_processes=self.accelerator.num_processes,
+                process_index=self.accelerator.process_index,
+                accumulation=self.args.gradient_accumulation_steps,
+                seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+                drop_last=self.args.dataloader_drop_last,
+                # A sample without tokens cannot be read.
+                indices=[index for index, length in enumerate(lengths) if length or not is_skipping],
+            )
+            return self._batch_sampler
+        if self.args.train_sampling_strategy == "batch_rebalance":
             name = processor.model_input_names[0]
             dataset = [{name: range(length)} for length in dataset.lengths()]
         return super()._get_train_sampler(dataset)
+
+    def _run_epoch(self, *args, epoch, **kwargs):
+        # transformers and accelerate do not find the sampler if other processes have batches, or some are skipped.
+        if self._batch_sampler is not None:
+            self._batch_sampler.set_epoch(epoch)
+        super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """Returns this process's share of the questions, in batches."""

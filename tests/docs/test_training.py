@@ -6,6 +6,7 @@ import sys
 import pytest
 import yaml
 
+from hawaii.__main__ import main
 from hawaii.tests.documents import ROOT, blocks, read
 from hawaii.training.recipes.recipe import read_recipe
 
@@ -30,6 +31,14 @@ def test_the_metric_forgives_case_and_a_period_and_nothing_else(tmp_path):
     ran = subprocess.run([sys.executable, "-c", block], **options)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == "{'accuracy': 0.5}"
+
+
+def test_its_commands_check_a_recipe(monkeypatch):
+    calls = []
+    monkeypatch.setattr("hawaii.training.checking.check.check", lambda **options: calls.append(options))
+    (block,) = [block for block in blocks(DOCUMENT, "bash") if "hawaii check" in block]
+    assert [main(line.split()[1:]) for line in block.splitlines()] == [0, 0]
+    assert calls[1] == {"recipe": "easy_vqa", "overrides": ["bad_records=skip"], "num_processes": 8}
 
 
 @pytest.mark.parametrize("recipe", ["easy_vqa", "emoji_vqa"])

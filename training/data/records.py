@@ -7,7 +7,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -107,6 +107,7 @@ class RecordDataset(Dataset, ABC):
         self.teacher_image_size = teacher_image_size
         self.follow_links = follow_links
         self.data_path = data_path
+        self.sizes: tuple[torch.Tensor, torch.Tensor] | None = None  # length and has_images of each sample, if needed
         records = self._read_records()
         self.checked = find_checked(lambda: self.content_key(records))
         self.records = choose_share(self._check(records), image_share, data_path)
@@ -129,7 +130,7 @@ class RecordDataset(Dataset, ABC):
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.data_path} has {len(self)} records; there is no sample {index}.")
         index %= len(self)
-        for number in chain(range(index, len(self)), range(index)):
+        for number in self._replacements(index):
             try:
                 return self._read(number)
             except UserError as error:
@@ -142,6 +143,25 @@ class RecordDataset(Dataset, ABC):
     def lengths(self) -> list[int]:
         """The number of tokens of each sample; 1 for an image, which has as many as every other."""
         return [1] * len(self)
+
+    def has_images(self) -> list[bool]:
+        """Whether each sample has images."""
+        return [bool(record.images) for record in self.records]
+
+    def _replacements(self, index: int) -> Iterator[int]:
+        """
+        Yields a sample and then those that may take its place: the next ones, but first those that fit into its
+        batch, if batches are made by lengths.
+        """
+        yield index
+        others = torch.cat([torch.arange(index + 1, len(self)), torch.arange(index)])
+        if self.sizes is None:
+            yield from others.tolist()
+            return
+        lengths, has_images = self.sizes
+        fits = (has_images == has_images[index]) & (lengths > 0) & (lengths <= lengths[index])
+        yield from others[fits[others]].tolist()
+        yield from others[~fits[others]].tolist()
 
     def _read_records(self) -> list[Record]:
         return read_records(self.data_path)

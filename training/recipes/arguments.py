@@ -97,6 +97,9 @@ class DataArguments:
             How an image is made square: `pad` or `crop`.
         max_length (`int`, *optional*, defaults to 2048):
             Maximum number of tokens of a sample; unused when an encoder is trained alone.
+        max_batch_tokens (`int`, *optional*):
+            Maximum number of tokens of a batch on one device, padding included, instead of a number of samples
+            (`per_device_train_batch_size`). Samples of similar lengths are in one batch, with images or without.
         bad_records (`str`, *optional*, defaults to `"error"`):
             `error` or `skip`, see [`RecordDataset`]; applies to training data only.
         image_share (`float`, *optional*, defaults to 1.0):
@@ -115,6 +118,7 @@ class DataArguments:
     chat_template: str | None = None
     image_aspect_ratio: str = "pad"
     max_length: int = 2048
+    max_batch_tokens: int | None = None
     bad_records: str = "error"
     image_share: float = 1.0
     follow_links: bool = True
@@ -123,6 +127,11 @@ class DataArguments:
     def __post_init__(self):
         if not 0 < self.image_share <= 1:
             raise UserError(f"image_share is {self.image_share}; it must be above 0 and at most 1.")
+        if self.max_batch_tokens is not None and self.max_batch_tokens < self.max_length:
+            raise UserError(
+                f"max_batch_tokens is {self.max_batch_tokens}, but a sample may have {self.max_length} tokens "
+                "(max_length) and must fit into a batch; make max_batch_tokens larger, or max_length smaller."
+            )
         check_choice("image_aspect_ratio", self.image_aspect_ratio, IMAGE_ASPECT_RATIOS)
         check_choice("bad_records", self.bad_records, ("error", "skip"))
         if not self.image_folder:
