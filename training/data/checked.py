@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import datasets
+from datasets import config as datasets_config
 from torch import distributed
 
 from ...files.atomic import read_json, write_json
@@ -50,8 +50,8 @@ def processor_key(processor: HawaiiProcessor | EncoderProcessor) -> bytes:
     return json.dumps(content, sort_keys=True).encode()
 
 
-def image_key(paths: Iterable[Path]) -> bytes:
-    """Returns the size and the time of change of each image file; a missing one has neither."""
+def image_key(paths: Iterable[Path]) -> str:
+    """Returns the key of the size and the time of change of each image file; a missing one has neither."""
     lines = []
     for path in sorted({os.fspath(path) for path in paths}):
         try:
@@ -59,11 +59,11 @@ def image_key(paths: Iterable[Path]) -> bytes:
             lines.append(f"{path}\0{status.st_size}\0{status.st_mtime_ns}")
         except (OSError, ValueError):  # also a name with a null byte
             lines.append(path)
-    return "\n".join(lines).encode(errors="backslashreplace")
+    return make_key("\n".join(lines))
 
 
 def _cache_file(key: str) -> Path:
-    return Path(datasets.config.HF_DATASETS_CACHE) / "hawaii_check" / f"{key}.json"
+    return Path(datasets_config.HF_DATASETS_CACHE) / "hawaii_check" / f"{key}.json"
 
 
 def save_checked(key: str, rows: CheckedRows) -> None:
@@ -71,16 +71,22 @@ def save_checked(key: str, rows: CheckedRows) -> None:
     write_json(_cache_file(key), asdict(rows))
 
 
-def find_checked(make_key: Callable[[], str]) -> CheckedRows | None:
+def find_checked(source_key: Callable[[], str], images_key: Callable[[], str]) -> CheckedRows | None:
     """
     Returns the result of an earlier check, or `None`. All processes of a run get what the first one finds: with other
     rows than the others, a process would wait forever.
+
+    Args:
+        source_key, images_key (`Callable`):
+            Make the parts of [`RecordDataset.content_key`]. Images are looked up only if the other part is known.
     """
     found: list[CheckedRows | None] = [None]
     is_distributed = distributed.is_available() and distributed.is_initialized()
     if not is_distributed or distributed.get_rank() == 0:
-        path = _cache_file(make_key())
-        if path.is_file():
+        folder = _cache_file("").parent
+        source = source_key() if folder.is_dir() else ""
+        path = _cache_file(f"{source}-{images_key()}") if any(folder.glob(f"{source}-*.json")) else None
+        if path is not None and path.is_file():
             values = read_json(path)
             problems = {int(index): problem for index, problem in values.pop("problems").items()}
             found = [CheckedRows(**values, problems=problems)]

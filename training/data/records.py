@@ -109,10 +109,10 @@ class RecordDataset(Dataset, ABC):
         self.data_path = data_path
         self.sizes: tuple[torch.Tensor, torch.Tensor] | None = None  # length and has_images of each sample, if needed
         records = self._read_records()
-        self.checked = find_checked(lambda: self.content_key(records))
+        self.checked = find_checked(lambda: self._source_key(records), lambda: self._images_key(records))
         self.records = choose_share(self._check(records), image_share, data_path)
         numbers = {} if self.checked is None else {id(record): number for number, record in enumerate(records)}
-        self.row_numbers = [numbers.get(id(record)) for record in self.records]  # in a check
+        self.row_numbers = [numbers.get(id(record), -1) for record in self.records]  # in a check
 
     def __len__(self) -> int:
         return len(self.records)
@@ -216,12 +216,19 @@ class RecordDataset(Dataset, ABC):
         return good
 
     def content_key(self, records: list[Record]) -> str:
-        """Returns the key of everything that a check of the records depends on, for [`find_checked`]."""
+        """Returns the key of everything that a check of the records depends on."""
+        return f"{self._source_key(records)}-{self._images_key(records)}"
+
+    def _source_key(self, records: list[Record]) -> str:
         options = [self.kind, str(self.image_folder), str(self.follow_links), *self._check_options()]
         path = Path(self.data_path)
         source = path if path.is_file() else "\n".join(image for record in records for image in record.images)
-        images = (self._locate(image) for record in records for image in record.images if isinstance(image, str))
-        return make_key("\0".join(options), source, processor_key(self.processor), image_key(images))
+        return make_key("\0".join(options), source, processor_key(self.processor))
+
+    def _images_key(self, records: list[Record]) -> str:
+        return image_key(
+            self._locate(image) for record in records for image in record.images if isinstance(image, str)
+        )
 
     def _check_options(self) -> list[str]:
         """Further options that decide whether a record is good."""
