@@ -160,6 +160,20 @@ def cache(commands) -> None:
     parser.add_argument("--storage", choices=("int8", "bfloat16"), help="int8 is half as large (default: int8)")
 
 
+def check(commands) -> None:
+    parser = add_command(
+        commands,
+        "check",
+        "training.checking.check:check",
+        "read all data of a recipe once and report every bad row",
+        "Decodes every image and tokenizes every conversation, in parallel. Training does not repeat it. The exit "
+        "status is 2 if training would stop.",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file, or the name of a built-in recipe")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="replaces a key of the recipe")
+    parser.add_argument("--num_processes", type=int, metavar="N", help="read with N processes (default: all cores)")
+
+
 def recipes(commands) -> None:
     handler, details = "training.recipes.built_in:describe_recipes", "Train one with `hawaii train NAME`."
     add_command(commands, "recipes", handler, "list the built-in recipes", details)
@@ -276,7 +290,7 @@ def publish(commands) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check and list the files, without an upload")
 
 
-COMMANDS = [data, convert, train, cache, recipes, teachers, evaluate, ablate, figures, chat, publish]
+COMMANDS = [data, convert, check, cache, train, recipes, teachers, evaluate, ablate, figures, chat, publish]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -296,7 +310,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the arguments. Overrides may be anywhere; argparse alone accepts them only next to RECIPE."""
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
-    takes_overrides = arguments.command in ("train", "ablate")
+    takes_overrides = arguments.command in ("check", "train", "ablate")
     if unknown := [word for word in rest if not takes_overrides or "=" not in word or word.startswith("-")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if rest:

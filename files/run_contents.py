@@ -4,6 +4,7 @@ Files that `hawaii train` writes, and their names. A change to any of these fold
 ```
 RUN/                              `output_dir` of the recipe
   train_results.json              RESULTS_FILE: the report of every stage, the training time and the parameter count
+  check.json, check.md            CHECK_FILE, CHECK_TABLES_FILE: the report of `hawaii check`
   STAGE/                          one folder per stage of the recipe
     log.jsonl                     LOG_FILE: all log entries
     checkpoint-STEP/              a checkpoint of the unfinished stage
@@ -40,6 +41,8 @@ its manifest says whether it still is.
 
 RESULTS_FILE = "train_results.json"
 MANIFEST_FILE = "manifest.json"
+CHECK_FILE = "check.json"
+CHECK_TABLES_FILE = "check.md"
 LOG_FILE = "log.jsonl"
 MODEL_FOLDER = "model"
 HUB_FOLDER = "hub"

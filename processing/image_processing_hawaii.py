@@ -1,8 +1,11 @@
 """Image processor: squares, resizes and normalises images, the same way through every Auto class."""
 
+from functools import lru_cache
 from typing import Any
 
+import torch
 from PIL import Image
+from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import get_size_dict
 
 
@@ -13,13 +16,21 @@ except ImportError:  # transformers 4.57, where the one that needs no torchvisio
 
 from ..configuration.configuration_hawaii import check_choice
 from ..configuration.hub_hawaii import SavedWithCode
-from .images_hawaii import IMAGE_ASPECT_RATIOS, flatten_images, open_image, square_image
+from .images_hawaii import IMAGE_ASPECT_RATIOS, flatten_images, open_image, square_image, to_planes
 
 
 def _is_floating(image: Any) -> bool:
     """Whether an image is an array or a tensor of floating-point values up to 1."""
     kind = getattr(getattr(image, "dtype", None), "kind", None) or str(getattr(image, "dtype", ""))
     return (kind == "f" or "float" in kind) and float(image.max()) < 1.01
+
+
+@lru_cache(maxsize=16)
+def _values_of_levels(**settings) -> torch.Tensor:
+    """What CLIP's image processor makes of each level of each colour, of shape `(3, 256)`."""
+    levels = Image.frombytes("L", (256, 1), bytes(range(256))).convert("RGB")
+    clip = CLIPImageProcessorPil(do_resize=False, do_center_crop=False, **settings)
+    return clip(levels, return_tensors="pt", input_data_format="channels_last")["pixel_values"][0, :, 0]
 
 
 class HawaiiImageProcessor(SavedWithCode, CLIPImageProcessorPil):
@@ -59,6 +70,20 @@ class HawaiiImageProcessor(SavedWithCode, CLIPImageProcessorPil):
         resample = self.resample if resample is None else resample
         return square_image(image, self.image_aspect_ratio, self.image_mean, side, resample)
 
+    def _normalize(self, square: Image.Image) -> torch.Tensor:
+        """Rescales and normalises a square as CLIP's image processor does: looked up, since there are 256 levels."""
+        values = _values_of_levels(
+            do_rescale=self.do_rescale,
+            rescale_factor=self.rescale_factor,
+            do_normalize=self.do_normalize,
+            image_mean=tuple(self.image_mean),
+            image_std=tuple(self.image_std),
+        )
+        result = torch.empty(3, square.height * square.width, dtype=values.dtype)
+        for row, color, plane in zip(result, values, to_planes(square).flatten(1)):
+            torch.index_select(color, 0, plane.int(), out=row)
+        return result.view(3, square.height, square.width)
+
     def preprocess(self, images: Any, *args, do_resize=None, size=None, resample=None, **kwargs):
         """
         Prepares images; every form that [`open_image`] reads is one.
@@ -85,6 +110,9 @@ class HawaiiImageProcessor(SavedWithCode, CLIPImageProcessorPil):
                 raise ValueError(f"size is {size}; it must be that of a square.")
             side = sides.pop()
         squares = [self.square_image(image, side, resample) for image in images]
+        is_cropped = self.do_center_crop and (self.crop_size["height"], self.crop_size["width"]) != (side, side)
+        if not args and kwargs == {"return_tensors": "pt"} and side is not None and not is_cropped:
+            return BatchFeature({"pixel_values": torch.stack([self._normalize(square) for square in squares])})
         # transformers 4.57 would take an image of 3 x 3 pixels for one whose colours come first.
         kwargs["input_data_format"] = "channels_last"
         if kwargs.get("do_rescale") is False and all(_is_floating(image) for image in images):

@@ -2,7 +2,7 @@
 
 import os
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from io import BytesIO
 from typing import Any
@@ -23,6 +23,7 @@ RASTER_FORMATS = """
 OPENED_FORMATS = [name for name in RASTER_FORMATS if name in Image.OPEN]  # an MPO is opened as a JPEG
 ORIENTATION = 0x0112
 LONGEST_NAME = 250
+BAND_AREA = 2**22  # pixels that are resized at once where a large image is resized in parts
 TIMEOUT = 60.0  # seconds without an answer
 
 
@@ -193,7 +194,8 @@ def open_image(image: Any) -> Image.Image:
             f"{_name(image)} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; make it smaller."
         ) from None
     except Exception as error:  # Pillow raises anything from SyntaxError to struct.error
-        raise ValueError(f"{_name(image)} is no image that Pillow can read ({error}).") from error
+        reason = str(error) or type(error).__name__  # a MemoryError says nothing
+        raise ValueError(f"{_name(image)} is no image that Pillow can read ({reason}).") from error
 
 
 def flatten_images(images: Any) -> list:
@@ -202,6 +204,13 @@ def flatten_images(images: Any) -> list:
     if is_sequence or getattr(images, "ndim", 3) > 3:
         return [image for item in images for image in flatten_images(item)]
     return [images]
+
+
+def to_planes(image: Image.Image) -> torch.Tensor:
+    """Returns the levels of an RGB image, uint8 of shape `(3, height, width)`."""
+    # Plane by plane, Pillow copies faster than torch could permute, and the result is contiguous.
+    planes = bytearray().join(band.tobytes() for band in image.split())
+    return torch.frombuffer(planes, dtype=torch.uint8).view(3, image.height, image.width)
 
 
 def _resize_padded_rows(
@@ -215,36 +224,60 @@ def _resize_padded_rows(
     """
     width, start = image.width, (length - image.width) // 2
     # What the filter makes of a row in which one pixel of the image is 1 are the weights of that pixel.
-    impulses = F.pad(torch.eye(width), (start, length - start - width))
-    resized = Image.fromarray(impulses.numpy()).resize((side, width), Image.Resampling(resample))
-    weights = torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.float32).view(width, side)
+    weights = []
+    for pixels in torch.arange(start, start + width).split(max(1, BAND_AREA // length)):
+        impulses = F.one_hot(pixels, length).float()  # (pixels, length)
+        resized = Image.fromarray(impulses.numpy()).resize((side, len(pixels)), Image.Resampling(resample))
+        weights.append(torch.frombuffer(bytearray(resized.tobytes()), dtype=torch.float32).view(-1, side))
+    weights = torch.cat(weights)  # (width, side)
     shown = weights.any(dim=0).nonzero().flatten().tolist() or [0]  # the nearest pixels may all be padding
     first, last = shown[0], shown[-1] + 1
     weights = weights[:, first:last]
-    bands = []
-    for band, padding in zip(image.split(), color):
-        values = torch.frombuffer(bytearray(band.tobytes()), dtype=torch.uint8).view(image.height, width)
-        values = values.float() @ weights + padding * (1 - weights.sum(dim=0))  # (height, last - first)
-        bands.append(Image.fromarray(values.round_().clamp_(0, 255).byte().numpy()))
-    return Image.merge("RGB", bands), first
+    result = Image.new("RGB", (last - first, image.height))
+    for top, band in _bands(image, width):
+        colors = []
+        for plane, padding in zip(to_planes(band), color):
+            values = plane.float() @ weights + padding * (1 - weights.sum(dim=0))  # (height of band, last - first)
+            colors.append(Image.fromarray(values.round_().clamp_(0, 255).byte().numpy()))
+        result.paste(Image.merge("RGB", colors), (0, top))
+    return result, first
+
+
+def _bands(image: Image.Image, width: int) -> Iterator[tuple[int, Image.Image]]:
+    """Yields rows of an image, as many as make a small image of this width, and the index of the first."""
+    num_rows = max(1, BAND_AREA // width)
+    for top in range(0, image.height, num_rows):
+        yield top, image.crop((0, top, image.width, min(top + num_rows, image.height)))
 
 
 def _pad(image: Image.Image, side: int, resample: int, color: tuple[int, ...]) -> Image.Image:
-    """Pads an image to a square and resizes it. A long strip is resized first: its square may not fit into memory."""
+    """
+    Pads an image to a square and resizes it, without the square in memory. Pillow resizes rows before columns and
+    rounds in between, so both can be done in turn, each on no more padding than it needs.
+    """
     (width, height), length = image.size, max(image.size)
-    if length**2 <= 4 * max(width * height, side**2):
-        square = Image.new("RGB", (length, length), color)
-        square.paste(image, ((length - width) // 2, (length - height) // 2))
-        return square.resize((side, side), Image.Resampling(resample))
+    kernel = Image.Resampling(resample)
+    top, left = (length - height) // 2, (length - width) // 2
+    if width > height and length * side <= 4 * max(width * height, side**2):
+        # Above and below the image, rows are of one colour, whatever their width.
+        strip = Image.new("RGB", (side, length), color)
+        strip.paste(image.resize((side, height), kernel), (0, top))
+        return strip.resize((side, side), kernel)
+    if width <= height and length**2 <= 4 * max(width * height, side**2):
+        strip = Image.new("RGB", (side, length), color)
+        for first, band in _bands(image, length):
+            square = Image.new("RGB", (length, band.height), color)
+            square.paste(band, (left, 0))
+            strip.paste(square.resize((side, band.height), kernel), (0, first))
+        return strip.resize((side, side), kernel)
     square = Image.new("RGB", (side, side), color)
-    # Rows before columns, as in Pillow, which rounds in between.
     if width > height:
-        strip = image.resize((side, height), Image.Resampling(resample)).transpose(Image.Transpose.TRANSPOSE)
+        strip = image.resize((side, height), kernel).transpose(Image.Transpose.TRANSPOSE)
         shown, first = _resize_padded_rows(strip, length, side, resample, color)
         square.paste(shown.transpose(Image.Transpose.TRANSPOSE), (0, first))
     else:
         shown, first = _resize_padded_rows(image, length, side, resample, color)
-        square.paste(shown.resize((shown.width, side), Image.Resampling(resample)), (first, 0))
+        square.paste(shown.resize((shown.width, side), kernel), (first, 0))
     return square
 
 

@@ -54,6 +54,7 @@ def test_python_dash_m_is_the_same_command():
         "data emoji_vqa",
         "convert",
         "convert llava",
+        "check",
         "train",
         "recipes",
         "teachers",

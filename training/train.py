@@ -234,6 +234,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
         model=StudentWithObjective(student, objective),
         teachers=teachers,
         base=base,
+        max_batch_tokens=data_args.max_batch_tokens,
         args=args,
         train_dataset=dataset,
         eval_dataset=questions,

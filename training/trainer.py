@@ -20,6 +20,7 @@ from ..files.run_contents import SHARDED_STATE_FILES, STAGE_FILE, ZERO_STATE_FIL
 from ..files.user_error import UserError
 from ..files.write_errors import describe_write_error
 from .answers import answer_questions, evaluation_mode, load_questions, score_answers
+from .batches import GroupedBatchSampler
 from .callbacks import TimerCallback
 from .checkpoints import (
     check_state_files,
@@ -75,6 +76,8 @@ class HawaiiTrainer(Trainer):
             Teachers as the objective prepares them, in its order.
         base (`FrozenBase`, *optional*):
             Frozen weights of the student under a LoRA or in few bits: checkpoints hold only what trains.
+        max_batch_tokens (`int`, *optional*):
+            As in [`DataArguments`].
         eval_dataset (`QuestionDataset`, *optional*):
             Questions for evaluations during training, as often as `eval_strategy` sets.
         identity (`dict`, *optional*):
@@ -95,6 +98,7 @@ class HawaiiTrainer(Trainer):
         model: StudentWithObjective,
         teachers: list[Teacher],
         base: FrozenBase | None = None,
+        max_batch_tokens: int | None = None,
         identity: dict[str, Any] | None = None,
         stop_requests: StopRequests | None = None,
         **kwargs,
@@ -115,6 +119,11 @@ class HawaiiTrainer(Trainer):
                 "A sharded model (FSDP, ZeRO-3) cannot answer questions during training: leave out eval_data_path and "
                 "eval_strategy, and evaluate its checkpoints with `hawaii evaluate`."
             )
+        if isinstance(self.train_dataset, SampleStream) and self.args.train_sampling_strategy != "random":
+            raise UserError(
+                f"train_sampling_strategy is {self.args.train_sampling_strategy}, but data is streamed in an order of "
+                "its own: leave out one of them."
+            )
         self.teachers = teachers
         self.identity = {
             "world_size": self.args.world_size,
@@ -122,6 +131,8 @@ class HawaiiTrainer(Trainer):
             "samples": len(self.train_dataset) if has_length(self.train_dataset) else None,
             "mixed_precision": self.accelerator.mixed_precision,
         }
+        self.max_batch_tokens = max_batch_tokens
+        self._batch_sampler: GroupedBatchSampler | None = None
         # The loss is divided by the counts of the whole step, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
         self._terms: dict[str, torch.Tensor] = {}
@@ -276,10 +287,33 @@ class HawaiiTrainer(Trainer):
         """Samplers that need the lengths of all samples get them without reading an image."""
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         processor: Any = self.processing_class
-        if self.args.train_sampling_strategy in ("group_by_length", "batch_rebalance"):
+        if self.max_batch_tokens is not None or self.args.train_sampling_strategy == "group_by_length":
+            lengths, has_images = dataset.measure()
+            is_skipping = dataset.bad_records == "skip"
+            self._batch_sampler = GroupedBatchSampler(
+                lengths,
+                has_images,
+                self.args.train_batch_size,
+                self.max_batch_tokens,
+                num_processes=self.accelerator.num_processes,
+                process_index=self.accelerator.process_index,
+                accumulation=self.args.gradient_accumulation_steps,
+                seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+                drop_last=self.args.dataloader_drop_last,
+                # A sample without tokens cannot be read.
+                indices=[index for index, length in enumerate(lengths) if length or not is_skipping],
+            )
+            return self._batch_sampler
+        if self.args.train_sampling_strategy == "batch_rebalance":
             name = processor.model_input_names[0]
             dataset = [{name: range(length)} for length in dataset.lengths()]
         return super()._get_train_sampler(dataset)
+
+    def _run_epoch(self, *args, epoch, **kwargs):
+        # transformers and accelerate do not find the sampler if other processes have batches, or some are skipped.
+        if self._batch_sampler is not None:
+            self._batch_sampler.set_epoch(epoch)
+        super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """Returns this process's share of the questions, in batches."""

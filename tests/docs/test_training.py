@@ -34,6 +34,14 @@ def test_the_metric_forgives_case_and_a_period_and_nothing_else(tmp_path):
     assert ran.stdout.strip() == "{'accuracy': 0.5}"
 
 
+def test_its_commands_check_a_recipe(monkeypatch):
+    calls = []
+    monkeypatch.setattr("hawaii.training.checking.check.check", lambda **options: calls.append(options))
+    (block,) = [block for block in blocks(DOCUMENT, "bash") if "hawaii check" in block]
+    assert [main(line.split()[1:]) for line in block.splitlines()] == [0, 0]
+    assert calls[1] == {"recipe": "easy_vqa", "overrides": ["bad_records=skip"], "num_processes": 8}
+
+
 @pytest.mark.parametrize("recipe", ["easy_vqa", "emoji_vqa"])
 def test_the_recipes_of_both_data_sets_start_from_a_language_model_that_reads(recipe):
     for stage in read_recipe(recipe, use_cpu=True).stages.values():

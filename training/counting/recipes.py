@@ -34,7 +34,7 @@ LANGUAGE_MODEL_PARTS = ("projector", "language_model")
 
 
 def outline_vision(model_args: ModelArguments, fields: dict) -> HawaiiVisionConfig:
-    """Returns the configuration of a recipe's encoder, without weights; `fields` are those of [`vision_fields`]."""
+    """Returns the configuration of a recipe's encoder, without its weights; `fields` as from [`vision_fields`]."""
     if model_args.llava is not None:
         llava = read_llava(model_args.llava, vision_tower=None)
         return make_vision_config(llava.vision_config, llava.vision_feature_layer, fields)

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
@@ -30,8 +31,8 @@ class ConversationReader(RecordReader):
     processor: HawaiiProcessor
 
     def __init__(self, *args, max_length: int = 2048, **kwargs):
-        super().__init__(*args, **kwargs)
         self.max_length = max_length
+        super().__init__(*args, **kwargs)
 
     def make_sample(self, record: Record) -> dict:
         """
@@ -78,13 +79,25 @@ class ConversationDataset(ConversationReader, RecordDataset):
             As for [`RecordDataset`] and [`ConversationReader`].
     """
 
+    kind = "conversations"
+
+    def _check_options(self) -> list[str]:
+        return [str(self.max_length)]
+
     @property
     def question(self) -> str:
         """The first question of the first record; empty for captions without questions."""
         return first_question(self.records[0])
 
     def lengths(self) -> list[int]:
-        """The number of tokens of each sample, without reading its images; 0 if it cannot be tokenized."""
+        """
+        The number of tokens of each sample, without reading its images; 0 if it cannot be tokenized. A check has
+        counted them already.
+        """
+        if self.checked is not None:
+            num_tokens = np.array(self.checked.num_tokens)
+            chosen = num_tokens if self.records.indices is None else num_tokens[self.records.indices]
+            return np.minimum(chosen, self.max_length).tolist()
         result = []
         for record in self.records:
             with suppress(UserError):

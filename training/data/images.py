@@ -53,6 +53,7 @@ class ImageDataset(ImageReader, RecordDataset):
     """
 
     processor: EncoderProcessor
+    kind = "images"
     question = ""
 
     def __init__(

@@ -64,10 +64,22 @@ class MixedDataset(Dataset):
         row = (index - self._starts[part]) * len(self.parts[part]) // self.counts[part]
         return self.parts[part][row]
 
+    @property
+    def bad_records(self) -> str:
+        """What happens to bad records, the same in all parts."""
+        return self.parts[0].bad_records
+
     def lengths(self) -> list[int]:
         """The number of tokens of each sample."""
-        result = []
-        for part, count in zip(self.parts, self.counts):
-            lengths = part.lengths()
-            result += [lengths[number * len(part) // count] for number in range(count)]
-        return result
+        return self._spread([part.lengths() for part in self.parts])
+
+    def measure(self) -> tuple[list[int], list[bool]]:
+        """As [`RecordDataset.measure`]."""
+        lengths, has_images = zip(*(part.measure() for part in self.parts))
+        return self._spread(lengths), self._spread(has_images)
+
+    def _spread(self, values: Sequence[list]) -> list:
+        """Returns a value for each sample from one for each record of each part."""
+        return [
+            part[number * len(part) // count] for part, count in zip(values, self.counts) for number in range(count)
+        ]

@@ -35,6 +35,7 @@ class QuestionDataset(RecordDataset):
     """
 
     processor: HawaiiProcessor
+    kind = "questions"
     hint = "remove it from the file"
 
     def __init__(self, data_path: str, image_folder: str, processor: HawaiiProcessor, follow_links: bool = True):

@@ -5,8 +5,8 @@ import json
 import logging
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,14 +18,15 @@ from torch.utils.data import Dataset
 from ...files.digest import digest
 from ...files.user_error import UserError, explain_errors
 from ...processing.encoder_processor import EncoderProcessor
-from ...processing.images_hawaii import open_image
+from ...processing.images_hawaii import open_image, to_planes
 from ...processing.processing_hawaii import HawaiiProcessor
 from ..sources.cache import cached_file
 from ..sources.image_folder import ImageStore
 from ..sources.readers import code_digest
-from ..sources.record import Record
+from ..sources.record import Record, short_repr
 from ..sources.record_table import RecordTable
 from ..sources.source import Source
+from .checked import find_checked, image_states, processor_key
 from .conversations import clean_text
 
 
@@ -59,9 +60,7 @@ def join(parts: list) -> Any:
 
 def teacher_image(square: Image.Image, size: int) -> torch.Tensor:
     """Resizes a square image for the teachers: `(3, size, size)`, uint8."""
-    image = square.resize((size, size), Image.Resampling.BICUBIC)
-    flat = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return flat.view(size, size, 3).permute(2, 0, 1)
+    return to_planes(square.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def is_in_share(record: Record, share: float, identify: Callable[[str], str] = str) -> bool:
@@ -217,7 +216,7 @@ class RecordReader(ABC):
             try:
                 message.text.encode()
             except UnicodeEncodeError as error:
-                return f"its text {message.text!r} cannot be tokenized ({error.reason})"
+                return f"its text {short_repr(message.text)} cannot be tokenized ({error.reason})"
         if not any(message.role == "assistant" and clean_text(message.text) for message in record.messages):
             return "it has no answer to learn"
         num_images = sum(message.num_images for message in record.messages)
@@ -230,7 +229,7 @@ class RecordReader(ABC):
             if isinstance(image, dict) and isinstance(image.get("bytes"), bytes):
                 continue  # of a stream
             if not isinstance(image, str) or "\0" in image:
-                return f"its image is {image!r}, not a path"
+                return f"its image is {short_repr(image)}, not a path"
             if self.images is None:
                 return f"its image is the path {image}, and the source has no image_folder"
             problem = self.images.find_problem(image)
@@ -267,6 +266,7 @@ class RecordDataset(RecordReader, Dataset):
             and `bad_records` is `"error"`; names the first ones and the problem of each.
     """
 
+    kind: str  # a check of one kind says nothing about another
     hint = "set bad_records: skip"  # the alternative to fixing a bad record
     images: ImageStore
 
@@ -284,8 +284,10 @@ class RecordDataset(RecordReader, Dataset):
         self.data_path = source.path
         self.bad_records = bad_records
         self.follow_links = follow_links
+        self.sizes: tuple[torch.Tensor, torch.Tensor] | None = None  # see `measure`
         records, images = self._read_source(source)
         super().__init__(images, processor, **kwargs)
+        self.checked = find_checked(self.check_key(records))
         records = self._check(records)
         if image_share < 1:
             records = records.select(
@@ -309,7 +311,7 @@ class RecordDataset(RecordReader, Dataset):
         if not -len(self) <= index < len(self):
             raise IndexError(f"{self.data_path} has {len(self)} records; there is no sample {index}.")
         index %= len(self)
-        for number in chain(range(index, len(self)), range(index)):
+        for number in self._replacements(index):
             try:
                 return self._read(number)
             except UserError as error:
@@ -325,6 +327,33 @@ class RecordDataset(RecordReader, Dataset):
         """The number of tokens of each sample; 1 for an image, which has as many as every other."""
         return [1] * len(self)
 
+    def has_images(self) -> list[bool]:
+        """Whether each sample has images."""
+        return [bool(record.images) for record in self.records.without_messages()]
+
+    def measure(self) -> tuple[list[int], list[bool]]:
+        """
+        Returns [`lengths`] and [`has_images`]. From then on the sample that takes a bad one's place fits its batch.
+        """
+        lengths, has_images = self.lengths(), self.has_images()
+        self.sizes = torch.tensor(lengths), torch.tensor(has_images)
+        return lengths, has_images
+
+    def _replacements(self, index: int) -> Iterator[int]:
+        """
+        Yields a sample and then those that may take its place: the next ones, but first those that fit into its
+        batch, if batches are made by lengths.
+        """
+        yield index
+        others = torch.cat([torch.arange(index + 1, len(self)), torch.arange(index)])
+        if self.sizes is None:
+            yield from others.tolist()
+            return
+        lengths, has_images = self.sizes
+        fits = (has_images == has_images[index]) & (lengths > 0) & (lengths <= lengths[index])
+        yield from others[fits[others]].tolist()
+        yield from others[~fits[others]].tolist()
+
     def _read_source(self, source: Source) -> tuple[RecordTable, ImageStore]:
         return source.read(self.follow_links)
 
@@ -334,17 +363,35 @@ class RecordDataset(RecordReader, Dataset):
     def _name_record(self, index: int, error: UserError) -> str:
         return f"{self.data_path}, record {self.records[index].id!r}: {str(error).removesuffix('.')}"
 
-    def _check_key(self, records: RecordTable) -> str:
-        """A digest of all that the result of the checks depends on, except the image folder's content."""
+    def _cheap_key(self, records: RecordTable) -> str:
+        """A digest of all that the checks without decoding depend on, except the image folder's content."""
         code = [Path(__file__).with_name(name) for name in ("records.py", "images.py", "questions.py")]
-        images = [str(self.images.root), str(self.follow_links), type(self).__name__]
+        images = [str(self.images.root), str(self.follow_links), self.kind]
         return digest(*code, code_digest().encode(), records.path.name.encode(), "\n".join(images).encode())
 
-    def _find_problems(self, records: RecordTable) -> list[tuple[int, str]]:
+    def check_key(self, records: RecordTable) -> str:
+        """A digest of all that the result of `hawaii check` depends on, except the image folder's content."""
+        options = "\n".join(self._check_options()).encode()
+        return digest(self._cheap_key(records).encode(), processor_key(self.processor), options)
+
+    def _check_options(self) -> list[str]:
+        """Further options that decide whether a record is good."""
+        return []
+
+    def _find_problems(self, records: RecordTable) -> dict[int, str]:
         """
-        Returns the indices and problems of the records that cannot be used. Records that once had none are not checked
-        again: what has happened to their images since is an error when they are read.
+        Returns the problems of the records that cannot be used, by their indices. Records that once had none are not
+        checked again: what has happened to their images since is an error when they are read.
         """
+        if self.checked is not None:
+            problems = {}
+            for number, problem in self.checked.problems.items():
+                record = records[number]
+                if image_states(self.images, record) == self.checked.image_states[number]:
+                    problems[number] = problem
+                elif (problem := self._find_problem(record)) is not None:
+                    problems[number] = problem
+            return problems
         problems: dict[int, str] = {}
         is_first = False
 
@@ -354,23 +401,24 @@ class RecordDataset(RecordReader, Dataset):
             problems, is_first = {number: problem for number, problem in found if problem is not None}, True
             path.write_text(json.dumps(sorted(problems)), encoding="utf-8")
 
-        path = cached_file(f"{self._check_key(records)}.problems.json", write)
+        path = cached_file(f"{self._cheap_key(records)}.problems.json", write)
         if not is_first:
             for number in json.loads(path.read_text(encoding="utf-8")):
                 problem = self._find_problem(records[number])
                 if problem is not None:
                     problems[number] = problem
-        return list(problems.items())
+        return problems
 
     def _check(self, records: RecordTable) -> RecordTable:
         """Returns the usable records; raises or warns if there are others."""
         problems = self._find_problems(records)
         if not problems:
             return records
-        first = "; ".join(f"record {records[number].id!r}: {problem}" for number, problem in problems[:5])
+        first = "; ".join(
+            f"record {records[number].id!r}: {problem}" for number, problem in islice(problems.items(), 5)
+        )
         summary = f"{len(problems)} of {len(records)} records of {self.data_path} cannot be used: {first}"
         if self.bad_records == "error" or len(problems) == len(records):
             raise UserError(f"{summary}. Fix them, or {self.hint.replace(' it ', ' them ')}.")
         logger.warning("%s. They are skipped.", summary)
-        bad = [number for number, _ in problems]
-        return records.select(np.delete(np.arange(len(records)), bad))
+        return records.select(np.delete(np.arange(len(records)), list(problems)))

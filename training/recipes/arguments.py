@@ -132,6 +132,9 @@ class DataArguments:
         packing (`bool`, *optional*, defaults to `False`):
             Whether the samples of a batch are one sequence without padding. A language model that would mix them is
             refused, see [`check_packing`].
+        max_batch_tokens (`int`, *optional*):
+            Maximum number of tokens of a batch on one device, padding included, instead of a number of samples
+            (`per_device_train_batch_size`). Samples of similar lengths are in one batch, with images or without.
         bad_records (`str`, *optional*, defaults to `"error"`):
             `error` or `skip`, see [`RecordDataset`]; applies to training data only.
         image_share (`float`, *optional*, defaults to 1.0):
@@ -154,6 +157,7 @@ class DataArguments:
     image_aspect_ratio: str = "pad"
     max_length: int = 2048
     packing: bool = False
+    max_batch_tokens: int | None = None
     bad_records: str = "error"
     image_share: float = 1.0
     follow_links: bool = True
@@ -163,6 +167,11 @@ class DataArguments:
     def __post_init__(self):
         if not 0 < self.image_share <= 1:
             raise UserError(f"image_share is {self.image_share}; it must be above 0 and at most 1.")
+        if self.max_batch_tokens is not None and self.max_batch_tokens < self.max_length:
+            raise UserError(
+                f"max_batch_tokens is {self.max_batch_tokens}, but a sample may have {self.max_length} tokens "
+                "(max_length) and must fit into a batch; make max_batch_tokens larger, or max_length smaller."
+            )
         check_choice("image_aspect_ratio", self.image_aspect_ratio, IMAGE_ASPECT_RATIOS)
         check_choice("bad_records", self.bad_records, ("error", "skip"))
         if self.data is not None and self.data_path:
@@ -183,6 +192,11 @@ class DataArguments:
                 "epoch. Streamed sources have no epoch, so they need weights."
             )
 
+        if self.max_batch_tokens is not None and self.is_streaming:
+            raise UserError(
+                "max_batch_tokens is given and data is streamed, but the lengths of all samples must be known before: "
+                "leave out one of them."
+            )
         if self.teacher_cache is not None and self.is_streaming:
             raise UserError(
                 "teacher_cache is given and data is streamed, but a cache holds the features of all images: leave out "

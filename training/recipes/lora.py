@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 from ...files.user_error import UserError, explain_errors
 from .arguments import HawaiiTrainingArguments, ModelArguments
-from .options import check_names
+from .values import check_names
 
 
 # Initial values that leave the weights of the language model as they are; the others of PEFT change them.

@@ -31,7 +31,15 @@ from .values import check_names, convert_option
 # Options that the first stage builds the student from; a later stage continues with the result.
 STUDENT_OPTIONS = ("vision_tower", "vision_config", "language_model", "text_config", "llava")
 # Options that need a language model.
-TEXT_OPTIONS = ("chat_template", "eval_data_path", "neftune_noise_alpha", "lora", "quantization", "packing")
+TEXT_OPTIONS = (
+    "chat_template",
+    "eval_data_path",
+    "max_batch_tokens",
+    "neftune_noise_alpha",
+    "lora",
+    "quantization",
+    "packing",
+)
 CONFIG_CHECKS: dict[str, Callable[[str, dict], None]] = {
     "vision_config": check_vision_config,
     "text_config": check_text_config,

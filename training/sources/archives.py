@@ -101,6 +101,10 @@ class ImageArchive:
         path (`Path`):
             A zip whose files are stored or deflated, or a tar without compression.
 
+    Attributes:
+        key (`str`):
+            Is another one if the archive has changed.
+
     Raises:
         UserError: The archive is damaged, compressed as a whole or empty.
     """
@@ -109,10 +113,12 @@ class ImageArchive:
         self.path = path.resolve()
         self.is_zip = path.suffix.lower() == ".zip"
         status = self.path.stat()
-        key = digest(VERSION, f"{self.path}\n{status.st_size}\n{status.st_mtime_ns}".encode(errors="surrogateescape"))
-        self._rows: Any = Dataset.from_file(str(cached_file(f"{key}.index.arrow", self._write_index))).with_format(
-            "arrow"
+        self.key = digest(
+            VERSION, f"{self.path}\n{status.st_size}\n{status.st_mtime_ns}".encode(errors="surrogateescape")
         )
+        self._rows: Any = Dataset.from_file(
+            str(cached_file(f"{self.key}.index.arrow", self._write_index))
+        ).with_format("arrow")
         self._names = self._rows.data.column("name")
         self._descriptor: int | None = None
 

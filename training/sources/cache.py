@@ -11,6 +11,11 @@ from filelock import FileLock
 from ...files.user_error import UserError
 
 
+def cache_path(name: str) -> Path:
+    """Returns where a file of the cache is or will be."""
+    return Path(config.HF_DATASETS_CACHE) / "hawaii" / name
+
+
 def cached_file(name: str, write: Callable[[Path], None]) -> Path:
     """
     Returns a file of the cache, which one process writes and all others wait for.
@@ -24,7 +29,7 @@ def cached_file(name: str, write: Callable[[Path], None]) -> Path:
     Raises:
         UserError: The cache cannot be written; names the file and how to choose another folder.
     """
-    path = Path(config.HF_DATASETS_CACHE) / "hawaii" / name
+    path = cache_path(name)
     if path.is_file():
         return path
     incomplete = path.with_name(f".{path.name}.{uuid.uuid4().hex}")

@@ -179,6 +179,10 @@ class DatasetImages(ImageStore):
     def names(self) -> Iterator[str]:
         raise NotImplementedError  # only a folder is listed
 
+    def state(self, name: str) -> str:
+        # The key of the records has the content of the rows.
+        return name if self.folder is None or self.PLACE.fullmatch(name) else self.folder.state(name)
+
     def identity(self, name: str) -> str:
         content = self._find_bytes(name)
         return name if content is None else digest(content)

@@ -34,6 +34,10 @@ class ImageStore(ABC):
         """The same for the same image, wherever it is named."""
         return name
 
+    @abstractmethod
+    def state(self, name: str) -> str:
+        """A text that is another one if the image has been replaced, removed or added."""
+
     def describe(self, name: str) -> str:
         """The image in an error."""
         return str(self.root / name)
@@ -72,6 +76,13 @@ class ImageFolder(ImageStore):
             return f"its image {name!r} cannot be looked up ({error})"
         return None
 
+    def state(self, name: str) -> str:
+        try:
+            status = os.stat(self.find(name))
+        except (OSError, ValueError):  # also a name with a null byte
+            return name
+        return f"{name}\0{status.st_size}\0{status.st_mtime_ns}"
+
     def names(self) -> Iterator[str]:
         yield from sorted(path.relative_to(self.root).as_posix() for path in visible_files(self.root))
 
@@ -107,6 +118,9 @@ class ArchiveFolder(ImageStore):
         if full is None:
             return f"its image {name} is outside {self.root}"
         return None if full in self.archive else f"its image {self.root / name} is missing"
+
+    def state(self, name: str) -> str:
+        return f"{name}\0{self.archive.key}"
 
     def names(self) -> Iterator[str]:
         start = f"{self.folder}/" if self.folder else ""

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from ...files.user_error import UserError
 from .record import Record
-from .record_forms import make_record, parse_turn
+from .record_forms import RepeatedName, make_record, parse_object
 
 
 WHITE_SPACE = re.compile(r"[ \t\n\r]*")
@@ -29,7 +29,7 @@ def _explain(error: Exception, path: Path, line: int) -> UserError:
 
 def _parse_json(text: str, path: Path, first_line: int = 1) -> Any:
     try:
-        return json.loads(text, object_hook=parse_turn)
+        return json.loads(text, object_pairs_hook=parse_object)
     except (ValueError, RecursionError) as error:
         raise _explain(error, path, first_line) from error
 
@@ -47,7 +47,7 @@ class _ListReader:
         self.file, self.path = file, path
         self.text, self.position = "", 0
         self.num_lines = 0  # before `text`
-        self.decoder = json.JSONDecoder(object_hook=parse_turn)
+        self.decoder = json.JSONDecoder(object_pairs_hook=parse_object)
 
     def _read_more(self) -> bool:
         more = self.file.read(max(NUM_CHARACTERS, len(self.text) - self.position))
@@ -147,6 +147,6 @@ class LlavaJson:
             UserError: The file is not JSON of this form; names the line.
         """
         for index, value in enumerate(_read_values(path)):
-            if index == 0 and not isinstance(value, dict):
+            if index == 0 and not isinstance(value, dict | RepeatedName):
                 raise UserError(f"{path} must hold a list of records, each a JSON object with conversations.")
             yield make_record(value, index)

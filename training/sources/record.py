@@ -1,7 +1,17 @@
 """One record of training data, independent of the file format it was read from."""
 
 from dataclasses import dataclass
+from reprlib import Repr
 from typing import Any, NamedTuple
+
+
+_short = Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 300
+
+
+def short_repr(value: Any) -> str:
+    """Returns a value as an error shows it: `repr` would raise for one that is nested deeply, or be a megabyte."""
+    return _short.repr(value)
 
 
 class Message(NamedTuple):

@@ -3,9 +3,9 @@ The two forms of a conversation: LLaVA's `conversations` of `{"from": "human" or
 `messages` of OpenAI and transformers, `{"role": "user", "assistant" or "system", "content": text or list of items}`.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from .record import Message, Record
+from .record import Message, Record, short_repr
 
 
 ROLES = {"human": "user", "gpt": "assistant"}
@@ -20,11 +20,26 @@ def _make_message(role: str, text: str, num_images: int = 0) -> Message:
     return Message(role, text.replace(IMAGE_PLACEHOLDER, "").strip(), num_images)
 
 
-def parse_turn(value: dict) -> Message | dict:
+class RepeatedName(NamedTuple):
+    """A name that an object has twice, so that one of its values is lost; stands in the object's place."""
+
+    name: str
+
+
+def parse_object(pairs: list[tuple[str, Any]]) -> Message | dict | RepeatedName:
     """
     Converts a turn of LLaVA's form; returns any other object unchanged. Called by the JSON parser, since the
     dictionaries of all turns would need twice the memory.
     """
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        return RepeatedName(next(name for name in names if names.count(name) > 1))
+    return parse_turn(value)
+
+
+def parse_turn(value: dict) -> Message | dict:
+    """Converts a turn of LLaVA's form; returns any other object unchanged."""
     speaker, text = value.get("from"), value.get("value")
     if not (isinstance(text, str) and isinstance(speaker, str) and speaker in ROLES):
         return value
@@ -65,16 +80,18 @@ def _parse_conversation(turns: list, is_chat: bool, images: tuple) -> tuple[list
     """Returns the messages, the images and the problem of a conversation."""
     messages, written = [], []
     for turn in turns:
+        if isinstance(turn, RepeatedName):
+            return [], images, f"a turn has the field {turn.name!r} twice"
         if is_chat:
             parsed = _parse_message(turn)
             if parsed is None:
-                return [], images, f"a message is {turn!r}; it must be {MESSAGE_FORM}"
+                return [], images, f"a message is {short_repr(turn)}; it must be {MESSAGE_FORM}"
             messages.append(parsed[0])
             written += parsed[1]
         else:
             message = parse_turn(turn) if isinstance(turn, dict) else turn
             if not isinstance(message, Message):
-                return [], images, f"a turn is {turn!r}; it must be {TURN_FORM}"
+                return [], images, f"a turn is {short_repr(turn)}; it must be {TURN_FORM}"
             messages.append(message)
     return messages, images or tuple(written), None
 
@@ -87,12 +104,17 @@ def make_record(value: Any, index: int) -> Record:
     the user are dropped. Images of a chat whose messages show none precede its first question. The id of a record
     without one is its index in the file.
     """
+    if isinstance(value, RepeatedName):
+        return Record(index, (), problem=f"it has the field {value.name!r} twice", is_readable=False)
     if not isinstance(value, dict):
-        return Record(index, (), problem=f"it is {value!r}, not a JSON object", is_readable=False)
+        return Record(index, (), problem=f"it is {short_repr(value)}, not a JSON object", is_readable=False)
     value = {name: field for name, field in value.items() if is_given(field)}
     images = value.get("image", value.get("images", []))
     images = tuple(filter(is_given, images)) if isinstance(images, list) else (images,)
-    fields = {"id": value.get("id", index), "question_type": value.get("question_type")}
+    record_id = value.get("id", index)
+    if isinstance(record_id, list | dict | RepeatedName):
+        record_id = short_repr(record_id)
+    fields = {"id": record_id, "question_type": value.get("question_type")}
     is_chat = "conversations" not in value and "messages" in value
     turns = value.get("messages" if is_chat else "conversations")
     if not isinstance(turns, list):

@@ -1,0 +1,141 @@
+"""Batches of one modality and of similar lengths, with a fixed number of samples or of tokens."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grouped_indices
+
+from ..files.user_error import UserError
+
+
+LENGTH_MULTIPLE = 8  # samples whose lengths differ by less change places from epoch to epoch
+
+
+class GroupedBatchSampler(BatchRebalanceSampler):
+    """
+    The batches of one process of a run. Samples with and without images are never in one batch, and all batches of an
+    optimizer step are of one modality as long as there are enough: a process with text alone would wait for the
+    others, whose batches have images. Each sample is in one batch of one process. All processes have the same number
+    of batches, which is that of every epoch; the order depends on the seed and the epoch alone.
+
+    It derives from transformers' sampler of batches because the Trainer hands no other one to the data loader.
+
+    Args:
+        lengths (`Sequence[int]`):
+            Number of tokens of each sample.
+        has_images (`Sequence[bool]`):
+            Whether each sample has images.
+        batch_size (`int`):
+            Number of samples in a batch, if there is no `max_batch_tokens`.
+        max_batch_tokens (`int`, *optional*):
+            Maximum of a batch's samples times the length of its longest one, which is what padding makes of it.
+        num_processes (`int`), process_index (`int`):
+            Number of processes and the index of this one.
+        accumulation (`int`, *optional*, defaults to 1):
+            Batches of a process in an optimizer step.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the order.
+        drop_last (`bool`, *optional*, defaults to `False`):
+            Whether to leave out the samples that do not fill a batch in each process, instead of making smaller ones.
+        indices (`Sequence[int]`, *optional*):
+            The samples to use; all if not given.
+
+    Raises:
+        UserError: a sample alone has more tokens than `max_batch_tokens`, or there is no batch for each process.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        has_images: Sequence[bool],
+        batch_size: int,
+        max_batch_tokens: int | None = None,
+        num_processes: int = 1,
+        process_index: int = 0,
+        accumulation: int = 1,
+        seed: int = 0,
+        drop_last: bool = False,
+        indices: Sequence[int] | None = None,
+    ):
+        # Without the base's `__init__`, whose batches are others. With an attribute `batch_size` accelerate would drop
+        # all batches of another size.
+        self.lengths, self.samples_per_batch, self.max_batch_tokens = lengths, batch_size, max_batch_tokens
+        self.num_processes, self.process_index, self.accumulation = num_processes, process_index, accumulation
+        self.seed, self.drop_last, self.epoch = seed, drop_last, 0
+        indices = range(len(lengths)) if indices is None else indices
+        self.modalities = [[index for index in indices if has_images[index] == modality] for modality in (True, False)]
+        longest = max((lengths[index] for index in indices), default=0)
+        if max_batch_tokens is not None and longest > max_batch_tokens:
+            raise UserError(
+                f"max_batch_tokens is {max_batch_tokens}, but a sample has {longest} tokens: make it {longest} or "
+                "more."
+            )
+        self.num_batches = len(self._make_batches())
+        if not self.num_batches:
+            raise UserError(
+                f"The {len(indices)} samples are too few for a batch in each of {num_processes} processes: set "
+                "dataloader_drop_last: false, or use more data."
+            )
+
+    def __len__(self) -> int:
+        return self.num_batches // self.num_processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._make_batches()[self.process_index :: self.num_processes])
+
+    def _make_batches(self) -> list[list[int]]:
+        """Returns the batches of all processes: those of one micro-batch follow each other."""
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        fill = self._fill_with_samples if self.max_batch_tokens is None else self._fill_with_tokens
+        modalities = [list(fill(indices, generator)) for indices in self.modalities if indices]
+        modalities = [batches for batches in modalities if batches]
+        num_batches = sum(map(len, modalities))
+        if not self.drop_last:
+            self._split(modalities, -num_batches % self.num_processes)
+        steps, rest = [], []
+        size = self.num_processes * self.accumulation
+        for batches in modalities:
+            order = torch.randperm(len(batches), generator=generator).tolist()
+            groups = [
+                [batches[index] for index in order[start : start + size]] for start in range(0, len(order), size)
+            ]
+            rest += groups.pop() if len(groups[-1]) < size else []
+            steps += groups
+        order = torch.randperm(len(steps), generator=generator).tolist()
+        batches = [batch for index in order for batch in steps[index]] + rest
+        missing = -len(batches) % self.num_processes
+        if self.drop_last:
+            return batches[: len(batches) - len(batches) % self.num_processes]
+        return batches + (batches * missing)[:missing]  # fewer samples than processes
+
+    def _fill_with_samples(self, indices: list[int], generator: torch.Generator) -> Iterator[list[int]]:
+        lengths = [self.lengths[index] for index in indices]
+        grouped = get_length_grouped_indices(lengths, self.samples_per_batch * self.num_processes, generator=generator)
+        for start in range(0, len(grouped), self.samples_per_batch):
+            batch = [indices[number] for number in grouped[start : start + self.samples_per_batch]]
+            if len(batch) == self.samples_per_batch or not self.drop_last:
+                yield batch
+
+    def _fill_with_tokens(self, indices: list[int], generator: torch.Generator) -> Iterator[list[int]]:
+        # Sorted by rounded lengths, so that the number of batches is the same in every epoch.
+        assert self.max_batch_tokens is not None
+        order = torch.randperm(len(indices), generator=generator).tolist()
+        shuffled = [(indices[number], -(-self.lengths[indices[number]] // LENGTH_MULTIPLE)) for number in order]
+        batch, size = [], 0
+        for index, length in sorted(shuffled, key=lambda item: -item[1]):
+            if len(batch) == size:
+                if batch:
+                    yield batch
+                batch, size = [], max(1, self.max_batch_tokens // max(1, length * LENGTH_MULTIPLE))
+            batch.append(index)
+        yield batch
+
+    @staticmethod
+    def _split(modalities: list[list[list[int]]], times: int) -> None:
+        """Halves the largest batch several times, so that each process gets as many batches."""
+        for _ in range(times):
+            batches = max(modalities, key=lambda batches: max(map(len, batches)))
+            largest = max(range(len(batches)), key=lambda number: len(batches[number]))
+            middle = len(batches[largest]) // 2
+            if middle:
+                batches[largest : largest + 1] = [batches[largest][:middle], batches[largest][middle:]]

@@ -1,0 +1,91 @@
+"""Data sets with all rows of a file, good or bad, each of which is read to see whether training can use it."""
+
+from contextlib import suppress
+from typing import NamedTuple
+
+from ...files.user_error import UserError
+from ..data.conversation_dataset import ConversationDataset
+from ..data.conversations import tokenize_conversation, tokenize_prompt
+from ..data.images import ImageDataset
+from ..data.questions import QuestionDataset
+from ..data.records import RecordDataset
+from ..sources.record import Record
+from ..sources.record_table import RecordTable
+
+
+LONGEST_PROBLEM = 600
+
+
+class Row(NamedTuple):
+    """
+    Args:
+        num_images (`int`), num_turns (`int`), num_tokens (`int`):
+            As in [`CheckedRows`].
+        problem (`str`, *optional*):
+            Why the row cannot be used.
+    """
+
+    num_images: int = 0
+    num_turns: int = 0
+    num_tokens: int = 0
+    problem: str | None = None
+
+
+class AllRows(RecordDataset):
+    """Keeps bad rows, and decodes images without keeping them. Mixed into the data sets of training."""
+
+    def _check(self, records: RecordTable) -> RecordTable:
+        return records
+
+    def _read_images(self, record: Record) -> dict:
+        for image in record.images:  # one after another, so that a record of many images needs the memory of one
+            self._open_image(image, self.read_content(image))
+        return {}
+
+    def _count_tokens(self, record: Record, sample: dict) -> int:
+        return 0
+
+    def inspect(self, index: int) -> Row:
+        """Reads a row as training would."""
+        record, sample = self.records[index], {}
+        problem, num_tokens = self._find_problem(record), 0
+        if problem is None:
+            try:
+                sample = self.make_sample(record)
+            except UserError as error:
+                problem = str(error).removesuffix(".")
+            with suppress(UserError):
+                num_tokens = self._count_tokens(record, sample)
+        if problem is not None and len(problem) > LONGEST_PROBLEM:  # it quotes what is far too long
+            problem = f"{problem[: LONGEST_PROBLEM // 2]} ... {problem[-LONGEST_PROBLEM // 2 :]}"
+        return Row(len(record.images), len(record.messages), num_tokens, problem)
+
+
+class AllConversations(AllRows, ConversationDataset):
+    """All conversations of a file."""
+
+    def _count_tokens(self, record: Record, sample: dict) -> int:
+        num_tokens = len(sample.get("input_ids", ()))
+        if 0 < num_tokens < self.max_length:
+            return num_tokens
+        return len(tokenize_conversation(record.messages, self.processor).input_ids)  # it is truncated, or bad
+
+
+class AllImages(AllRows, ImageDataset):
+    """All images of a file or folder."""
+
+
+class AllQuestions(AllRows, QuestionDataset):
+    """All questions of a file."""
+
+    def __init__(self, *args, **kwargs):
+        RecordDataset.__init__(self, *args, **kwargs)
+
+    def _count_tokens(self, record: Record, sample: dict) -> int:
+        return len(sample["input_ids"]) if sample else 0
+
+    def make_sample(self, record: Record) -> dict:
+        """Returns `input_ids`, the tokens of the prompt."""
+        tokenize_conversation(record.messages, self.processor)
+        input_ids = tokenize_prompt(record.messages[:-1], self.processor)
+        return {"input_ids": input_ids, **self._read_images(record)}

@@ -1,0 +1,88 @@
+"""
+What `hawaii check` found in the rows of a data set. The result is in the cache of `datasets` under a key of all that
+it depends on, so that training, on any machine that shares the cache, does not look again.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from ...files.atomic import read_json, write_json
+from ...files.digest import digest
+from ...processing.encoder_processor import EncoderProcessor
+from ...processing.processing_hawaii import HawaiiProcessor
+from ..sources.cache import cache_path
+from ..sources.image_folder import ImageStore
+from ..sources.record import Record
+
+
+INDEXED = ("problems", "image_states")  # by the index of a row, which JSON makes a text
+
+
+@dataclass
+class CheckedRows:
+    """
+    Args:
+        num_images (`list[int]`), num_turns (`list[int]`):
+            Number of images and of messages of each row, in the order of the file.
+        num_tokens (`list[int]`):
+            Number of tokens of each row before truncation; 0 if it cannot be tokenized or has no text.
+        problems (`dict[int, str]`):
+            Why a row cannot be used, by its index.
+        image_states (`dict[int, str]`):
+            [`image_states`] of each row with a problem: if an image has changed since, the row is looked at again.
+        all_states (`str`):
+            Digest of the states of all images: another check reads them again if one has changed.
+    """
+
+    num_images: list[int]
+    num_turns: list[int]
+    num_tokens: list[int]
+    problems: dict[int, str]
+    image_states: dict[int, str]
+    all_states: str
+
+
+def processor_key(processor: HawaiiProcessor | EncoderProcessor) -> bytes:
+    """Returns what the tokens of a conversation depend on; nothing for images alone."""
+    if isinstance(processor, EncoderProcessor):
+        return b""
+    tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+    for name in ("padding", "truncation"):  # of the last call
+        tokenizer.pop(name, None)
+    content = [tokenizer, processor.tokenizer.special_tokens_map, processor.chat_template, processor.num_image_tokens]
+    return json.dumps(content, sort_keys=True).encode()
+
+
+def image_states(images: ImageStore, record: Record) -> str:
+    """Returns a text that is another one if an image of the record has been replaced, removed or added."""
+    return "\n".join(images.state(image) for image in record.images if isinstance(image, str))
+
+
+def digest_states(images: ImageStore, records: Iterable[Record]) -> str:
+    """Returns the digest of the states of all images."""
+    return digest("\n".join(image_states(images, record) for record in records).encode(errors="backslashreplace"))
+
+
+def save_checked(key: str, rows: CheckedRows) -> None:
+    """Keeps a result under its key, see [`RecordDataset.check_key`], in the place of an earlier one."""
+    write_json(cache_path(f"{key}.checked.json"), asdict(rows))
+
+
+def find_checked(key: str) -> CheckedRows | None:
+    """
+    Returns the result of an earlier check, or `None`. All processes of a run get what the first one finds: with other
+    rows than the others, a process would wait forever.
+    """
+    state, content = PartialState(), None
+    path = cache_path(f"{key}.checked.json")
+    if state.is_main_process and path.is_file():
+        content = read_json(path)
+    (content,) = broadcast_object_list([content])
+    if content is None:
+        return None
+    by_index = {name: {int(index): text for index, text in content[name].items()} for name in INDEXED}
+    return CheckedRows(**{**content, **by_index})
