@@ -20,7 +20,6 @@ from ..files.run_contents import SHARDED_STATE_FILES, STAGE_FILE, ZERO_STATE_FIL
 from ..files.user_error import UserError
 from ..files.write_errors import describe_write_error
 from .answers import answer_questions, evaluation_mode, load_questions, score_answers
-from .batches import GroupedBatchSampler
 from .callbacks import TimerCallback
 from .checkpoints import (
     check_state_files,
@@ -29,6 +28,7 @@ from .checkpoints import (
     remove_old_checkpoints,
     save_objective,
 )
+from .data.batches import GroupedBatchSampler
 from .data.records import TEACHER_INPUTS
 from .data.sample_stream import SampleStream, load_stream
 from .finished_stage import ObjectiveSettings, save_settings

@@ -14,7 +14,7 @@ from ...files.user_error import UserError
 from ...processing.encoder_processor import EncoderProcessor, load_image_processor
 from ...processing.processing_hawaii import HawaiiProcessor
 from ..counting.recipes import outline_vision
-from ..data.checked import CheckedRows, digest_states, image_states, save_checked
+from ..data.checked import CheckedRows, image_states, save_checked
 from ..recipes.arguments import DataArguments
 from ..recipes.recipe import Recipe, Stage, read_recipe
 from ..sources.source import Source
@@ -47,7 +47,7 @@ def _open_data(data: DataArguments, source: Source | None, processor: HawaiiProc
 
 
 def _check_rows(report: SourceReport, dataset: AllRows, num_processes: int, checked: dict[str, CheckedRows]) -> None:
-    key, states = dataset.check_key(dataset.records), digest_states(dataset.images, dataset.records)
+    key, states = dataset.check_key(dataset.records), image_states(dataset.images, dataset.records.without_messages())
     rows = checked.get(key, dataset.checked)
     report.is_cached = rows is not None and rows.all_states == states
     if rows is None or not report.is_cached:
@@ -56,9 +56,9 @@ def _check_rows(report: SourceReport, dataset: AllRows, num_processes: int, chec
             inspected = inspect_rows(dataset, num_processes, bar.update)
         images, turns, tokens, problems = (list(values) for values in zip(*inspected))
         bad = {index: problem for index, problem in enumerate(problems) if problem is not None}
-        bad_states = {index: image_states(dataset.images, dataset.records[index]) for index in bad}
+        bad_states = {index: image_states(dataset.images, [dataset.records[index]]) for index in bad}
         rows = CheckedRows(images, turns, tokens, bad, bad_states, states)
-        if digest_states(dataset.images, dataset.records) != states:
+        if image_states(dataset.images, dataset.records.without_messages()) != states:
             raise UserError(f"Files of {report.data_path} changed while they were read: run the check again.")
         save_checked(key, rows)
     checked[key] = report.rows = rows

@@ -35,7 +35,7 @@ class CheckedRows:
         image_states (`dict[int, str]`):
             [`image_states`] of each row with a problem: if an image has changed since, the row is looked at again.
         all_states (`str`):
-            Digest of the states of all images: another check reads them again if one has changed.
+            The same of all rows: another check reads all again if an image has changed.
     """
 
     num_images: list[int]
@@ -57,14 +57,10 @@ def processor_key(processor: HawaiiProcessor | EncoderProcessor) -> bytes:
     return json.dumps(content, sort_keys=True).encode()
 
 
-def image_states(images: ImageStore, record: Record) -> str:
-    """Returns a text that is another one if an image of the record has been replaced, removed or added."""
-    return "\n".join(images.state(image) for image in record.images if isinstance(image, str))
-
-
-def digest_states(images: ImageStore, records: Iterable[Record]) -> str:
-    """Returns the digest of the states of all images."""
-    return digest("\n".join(image_states(images, record) for record in records).encode(errors="backslashreplace"))
+def image_states(images: ImageStore, records: Iterable[Record]) -> str:
+    """Returns a digest that is another one if an image of the records has been replaced, removed or added."""
+    states = [images.state(image) for record in records for image in record.images if isinstance(image, str)]
+    return digest("\n".join(states).encode(errors="backslashreplace"))
 
 
 def save_checked(key: str, rows: CheckedRows) -> None:

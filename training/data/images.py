@@ -90,7 +90,7 @@ class ImageDataset(ImageReader, RecordDataset):
                         yield Record(record.id, (name,))
 
         unused = b"" if good.indices is None else good.indices.tobytes()
-        unique = save_records(digest(self._check_key(records).encode(), unused), unique_images(), self.data_path)
+        unique = save_records(digest(self._cheap_key(records).encode(), unused), unique_images(), self.data_path)
         if not len(unique):
             raise NoImagesError(f"None of the {len(good)} records of {self.data_path} has an image to learn from.")
         return unique

@@ -387,7 +387,7 @@ class RecordDataset(RecordReader, Dataset):
             problems = {}
             for number, problem in self.checked.problems.items():
                 record = records[number]
-                if image_states(self.images, record) == self.checked.image_states[number]:
+                if image_states(self.images, [record]) == self.checked.image_states[number]:
                     problems[number] = problem
                 elif (problem := self._find_problem(record)) is not None:
                     problems[number] = problem

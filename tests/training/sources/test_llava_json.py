@@ -8,7 +8,7 @@ from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.training import make_record, read_data
 from hawaii.training.sources import llava_json
 from hawaii.training.sources.readers import read_records, read_table
-from hawaii.training.sources.record import Message
+from hawaii.training.sources.record import Message, short_repr
 
 
 @pytest.mark.parametrize("num_characters", [1, 7, 64, 2**20])
@@ -122,4 +122,4 @@ def test_a_chat_may_begin_with_an_instruction_of_the_system(tmp_path):
     ],
 )
 def test_a_message_of_another_form_is_a_problem(tmp_path, message):
-    assert chat(tmp_path, [message, ANSWER]).problem.startswith(f"a message is {message!r}; it must be ")
+    assert chat(tmp_path, [message, ANSWER]).problem.startswith(f"a message is {short_repr(message)}; it must be ")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_dataset, make_record, save_data, write_recipe
-from hawaii.training.batches import GroupedBatchSampler
+from hawaii.training.data.batches import GroupedBatchSampler
 from hawaii.training.recipes.recipe import read_recipe
 from hawaii.training.train import train
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grouped_indices
 
-from ..files.user_error import UserError
+from ...files.user_error import UserError
 
 
 LENGTH_MULTIPLE = 8  # samples whose lengths differ by less change places from epoch to epoch
