@@ -19,6 +19,9 @@ WORKER_ERROR = re.compile(
     r"Caught UserError in DataLoader worker process \d+\.\n.*^[\w.]*UserError: (.*)", re.DOTALL | re.M
 )
 
+DRY_RUN = "training.counting.recipes:describe_recipe"
+COST_OPTIONS = ("devices", "strategy", "gpu", "mfu", "tokens")
+
 
 def add_command(commands, name: str, handler: str, summary: str, details: str = "") -> argparse.ArgumentParser:
     """
@@ -138,9 +141,19 @@ def train(commands) -> None:
         "--dry-run",
         action="store_const",
         dest="handler",
-        const="training.counting.recipes:describe_recipe",
-        help="count the parameters that would be trained, without weights or data, and stop",
+        const=DRY_RUN,
+        help="count parameters, memory, operations and hours, without weights, and stop",
     )
+    costs = parser.add_argument_group("options of --dry-run")
+    costs.add_argument("--devices", type=int, metavar="N", help="number of GPUs (default: 1)")
+    costs.add_argument("--strategy", metavar="NAME", help="ddp, fsdp2, zero2 or zero3 (default: ddp on several GPUs)")
+    costs.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help="A100, H100, H200, L40S, RTX4090 or RTX3090 (default: H100), for hours and memory",
+    )
+    costs.add_argument("--mfu", type=float, metavar="X", help="share of the GPU's peak that is reached (default: 0.4)")
+    costs.add_argument("--tokens", type=int, metavar="N", help="mean positions of a sample (default: the data's)")
 
 
 def recipes(commands) -> None:
@@ -282,6 +295,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     takes_overrides = arguments.command in ("train", "ablate")
     if unknown := [word for word in rest if not takes_overrides or "=" not in word or word.startswith("-")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    costs = [name for name in COST_OPTIONS if hasattr(arguments, name)]
+    if arguments.command == "train" and costs and arguments.handler != DRY_RUN:
+        parser.error(f"--{costs[0]} needs --dry-run: it describes the GPUs whose costs are counted")
     if rest:
         arguments.overrides = [*getattr(arguments, "overrides", []), *rest]
     return arguments

@@ -1,9 +1,10 @@
-"""Parameter counts of a recipe on the meta device: no weights are loaded and nothing is trained."""
+"""Parameters and costs of a recipe on the meta device: no weights are loaded and nothing is trained."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from ...configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfig
@@ -16,7 +17,7 @@ from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ..objectives.encoder_passes import Student
 from ..recipes.arguments import ModelArguments
-from ..recipes.objectives import OBJECTIVES
+from ..recipes.objectives import OBJECTIVES, StudentWithObjective
 from ..recipes.recipe import Stage, read_recipe
 from ..students.encoders import continue_config
 from ..students.language_models import read_config, register_code
@@ -25,6 +26,7 @@ from ..students.tokenizer import load_tokenizer
 from ..students.trainable import part_of, set_trainable
 from ..teachers.teacher import Teacher
 from .architectures import ARCHITECTURES, known_architecture, read_architecture
+from .costs import Machine, count_stage, describe_costs
 from .teachers import count_parameters, outline
 
 
@@ -120,20 +122,33 @@ def _teachers_table(teachers: list[Teacher]) -> str:
     return markdown_table(["teacher", "parameters", "input", "grid", "channels"], rows)
 
 
-def describe_recipe(recipe: str, overrides: Sequence[str] | None = None) -> str:
+def describe_recipe(
+    recipe: str,
+    overrides: Sequence[str] | None = None,
+    devices: int = 1,
+    strategy: str | None = None,
+    gpu: str = "H100",
+    mfu: float = 0.4,
+    tokens: int | None = None,
+) -> str:
     """
     Counts the parameters of each part of the student, with the stages that train it, of the objective's projections
-    and of each teacher.
+    and of each teacher; and the memory, operations, steps, bytes and hours of each stage.
 
     Args:
         recipe (`str`):
             A YAML file, or the name of a built-in recipe.
         overrides (`Sequence[str]`, *optional*):
             `key=value` or `stages.NAME.key=value`.
+        devices, strategy, gpu, mfu:
+            As for [`Machine`].
+        tokens (`int`, *optional*):
+            Mean positions of a sample, with those of its image; that of the data if not given.
 
     Returns:
-        `str`: two Markdown tables, or one if the objective has no teachers.
+        `str`: Markdown tables and sentences.
     """
+    machine = Machine(devices, strategy, gpu, mfu)
     stages = read_recipe(recipe, overrides, use_cpu=True).stages
     first = next(iter(stages.values()))
     name = first.training.objective
@@ -145,7 +160,16 @@ def describe_recipe(recipe: str, overrides: Sequence[str] | None = None) -> str:
     counts = Counter()
     for name, parameter in student.named_parameters():
         counts[part_of(name)] += parameter.numel()
-    for stage in stages.values():
-        set_trainable(student, stage.training.trainable)
+    module, costs = StudentWithObjective(student, objective), []
     students = _students_table(counts, count_parameters(objective), stages)
-    return "\n\n".join([students, objective_class.note, *([_teachers_table(teachers)] if teachers else [])])
+    try:
+        for stage in stages.values():
+            student.to(getattr(torch, stage.model.dtype))
+            set_trainable(student, stage.training.trainable)
+            objective.set_trainable(stage.training.trainable)
+            costs.append(count_stage(stage, module, teachers, machine, tokens))
+        costs = describe_costs(costs)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        costs = f"Memory and operations are not known, because sizes in the language model depend on its data: {error}"
+    teachers = [_teachers_table(teachers)] if teachers else []
+    return "\n\n".join([students, objective_class.note, *teachers, costs])

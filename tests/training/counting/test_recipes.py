@@ -24,7 +24,8 @@ LAYERS, ADAPTERS, WIDTH, RANK, ROUTER = 23, 6, 1024, 16, 64
 
 
 def read_tables(text):
-    """Maps the first cell of each row with a number to the other cells."""
+    """Maps the first cell of each row of the tables of parameters to the other cells."""
+    text = text.partition("Memory of each device")[0]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
     ]
