@@ -256,6 +256,19 @@ def figures(commands) -> None:
         parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the figure")
 
 
+def plot(commands) -> None:
+    parser = add_command(
+        commands,
+        "plot",
+        "figures.training_curves:plot_run",
+        "draw the curves of a training run",
+        "Loss terms, learning rate, throughput, load of the adapters and accuracy of each stage, as PNG with their "
+        "numbers. The run may still be training.",
+    )
+    parser.add_argument("run", metavar="RUN", help="output_dir of `hawaii train`, or the folder of one of its stages")
+    parser.add_argument("--output_dir", metavar="DIR", help="folder for the figures (default: RUN)")
+
+
 def chat(commands) -> None:
     parser = add_command(commands, "chat", "evaluation.chat:answer", "answer one question about one image")
     parser.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
@@ -272,7 +285,7 @@ def publish(commands) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check and list the files, without an upload")
 
 
-COMMANDS = [data, convert, train, recipes, teachers, evaluate, ablate, figures, chat, publish]
+COMMANDS = [data, convert, train, recipes, teachers, evaluate, ablate, figures, plot, chat, publish]
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import ProgressCallback, Trainer
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -27,6 +27,8 @@ from .checkpoints import (
 )
 from .finished_stage import ObjectiveSettings, save_settings
 from .finite_checks import check_step, check_weights, gradient_norms
+from .monitoring.monitor import Monitor
+from .monitoring.progress import ProgressBar
 from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import StudentWithObjective
 from .teachers.teacher import Teacher
@@ -80,7 +82,10 @@ class HawaiiTrainer(Trainer):
                 "A sharded model (FSDP, ZeRO-3) cannot answer questions during training: leave out eval_data_path and "
                 "eval_strategy, and evaluate its checkpoints with `hawaii evaluate`."
             )
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(ProgressBar())
         self.teachers = teachers
+        self.monitor = Monitor(model, teachers, self.accelerator)
         # The loss is divided by the counts of the whole step, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
         self._terms: dict[str, torch.Tensor] = {}
@@ -94,6 +99,7 @@ class HawaiiTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         teacher_images = inputs.pop("teacher_images", None)
         features = [teacher(teacher_images) for teacher in self.teachers]
+        self.monitor.expect(inputs, self.timer.seconds)
         loss, terms = model(features, inputs)
         for name, value in terms.items():
             self._terms[name] = self._terms.get(name, 0) + value
@@ -146,6 +152,7 @@ class HawaiiTrainer(Trainer):
             self._warn_of_collapse(terms)
             logs = {**logs, **{name: float(f"{value:.4g}") for name, value in terms.items()}}
             self._terms, self._num_steps = {}, 0
+            logs |= self.monitor.summarize(self.timer.seconds)
         super().log(logs, start_time)
 
     def _warn_of_collapse(self, terms: dict[str, float]) -> None:

@@ -108,7 +108,7 @@ class StageCost:
         weights (`Weights`):
             Sizes of the module that trains.
         usual (`StepCost`), recomputation (`int`):
-            A micro-batch of mean size without gradient checkpointing, and the operations that it adds.
+            A micro-batch of mean size without gradient checkpointing, and the operations that it adds if it is on.
         plain, checkpointed (`StepCost`):
             A micro-batch of the longest samples, without and with gradient checkpointing.
         teacher_flops, teacher_bytes, feature_bytes (`int`):
@@ -254,7 +254,9 @@ def count_stage(
     plain, checkpointed = (trace(samples.longest, is_checkpointed) for is_checkpointed in (False, True))
     usual, recomputing = plain, checkpointed
     if samples.usual != samples.longest:
-        usual, recomputing = (trace(samples.usual, is_checkpointed) for is_checkpointed in (False, True))
+        usual = recomputing = trace(samples.usual, is_checkpointed=False)
+        if args.activation_checkpointing:
+            recomputing = trace(samples.usual, is_checkpointed=True)
     return StageCost(
         stage,
         machine,
@@ -311,7 +313,7 @@ def describe_costs(costs: list[StageCost]) -> str:
                 flops.append([f"{part}, {name}", *map(tera, values)])
     flops.append(["all", *(tera(cost.step_flops) for cost in costs)])
     if any(cost.is_checkpointed for cost in costs):
-        values = [cost.num_micro_batches * cost.recomputation * cost.is_checkpointed for cost in costs]
+        values = [cost.num_micro_batches * cost.recomputation if cost.is_checkpointed else 0 for cost in costs]
         flops.append(["recomputation, in addition", *map(tera, values)])
 
     def known(value, form: str) -> str:
