@@ -1,13 +1,17 @@
 """docs/training.md: its recipe is one, and its code gives what it says."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 import yaml
 
+from hawaii.__main__ import main
 from hawaii.tests.documents import ROOT, blocks, read
+from hawaii.tests.tiny.training import write_recipe
 from hawaii.training.recipes.recipe import read_recipe
+from hawaii.training.train import train
 
 
 DOCUMENT = read("docs/training.md")
@@ -37,3 +41,23 @@ def test_the_recipes_of_both_data_sets_start_from_a_language_model_that_reads(re
     for stage in read_recipe(recipe, use_cpu=True).stages.values():
         assert stage.model.language_model.endswith("/language_model")
         assert stage.model.text_config is None and stage.model.tokenizer is None
+
+
+def test_the_commands_of_costs_and_monitoring_run(tmp_path, teacher_folders, capsys):
+    """Each with a tiny recipe in place of its own."""
+    recipe = write_recipe(tmp_path, teacher_folders, max_steps=2)
+    section = DOCUMENT.partition("## Costs before you pay")[2].partition("## Images of the data")[0]
+    lines = [line.split() for block in blocks(section, "bash") for line in block.splitlines()]
+    assert [words[1] for words in lines] == ["train", "train", "plot"]
+    train(str(recipe))
+    for words in lines:
+        words[2] = str(recipe if words[1] == "train" else tmp_path / "run")
+        assert main(words[1:]) == 0, words
+    printed = capsys.readouterr().out
+    assert "Memory of each device, one H100, in GiB" in printed
+    assert "Memory of each device, 8 x H100 with fsdp2, in GiB" in printed
+    for stage in ("pretrain", "finetune"):
+        assert (tmp_path / "run" / f"training_{stage}.png").is_file()
+    entry = json.loads((tmp_path / "run" / "finetune" / "log.jsonl").read_text().splitlines()[0])
+    assert {"time", "samples_per_second", "tokens_per_second", "flops_per_second"} <= set(entry)
+    assert {"load/teacher/vit", "load/general/0", "load_entropy/teacher", "variance/student"} <= set(entry)

@@ -63,9 +63,9 @@ class Monitor:
                 Seconds of training so far, without evaluations.
 
         Returns:
-            `dict`: `time`, in seconds since 1970; `samples_per_second` and `tokens_per_second` (without padding) of all
-            processes; `mfu` of one device where its peak is known, otherwise its `flops_per_second`; and the entries of
-            [`RouterLoad`].
+            `dict`: `time`, in seconds since 1970; `samples_per_second` and `tokens_per_second`, without padding, of
+            all processes; `mfu` of one device where its peak is known, otherwise its `flops_per_second`; and the
+            entries of [`RouterLoad`].
         """
         entries: dict[str, Any] = {"time": round(time.time(), 3)}
         counts = [self._samples, self._tokens, self._flops.take()]
