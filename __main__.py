@@ -19,6 +19,9 @@ WORKER_ERROR = re.compile(
     r"Caught UserError in DataLoader worker process \d+\.\n.*^[\w.]*UserError: (.*)", re.DOTALL | re.M
 )
 
+DRY_RUN = "training.counting.recipes:describe_recipe"
+COST_OPTIONS = ("devices", "strategy", "gpu", "mfu", "tokens")
+
 
 def add_command(commands, name: str, handler: str, summary: str, details: str = "") -> argparse.ArgumentParser:
     """
@@ -139,9 +142,19 @@ def train(commands) -> None:
         "--dry-run",
         action="store_const",
         dest="handler",
-        const="training.counting.recipes:describe_recipe",
-        help="count the parameters that would be trained, without weights or data, and stop",
+        const=DRY_RUN,
+        help="count parameters, memory, operations and hours, without weights, and stop",
     )
+    costs = parser.add_argument_group("options of --dry-run")
+    costs.add_argument("--devices", type=int, metavar="N", help="number of GPUs (default: 1)")
+    costs.add_argument("--strategy", metavar="NAME", help="ddp, fsdp2, zero2 or zero3 (default: ddp on several GPUs)")
+    costs.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help="A100, H100, H200, L40S, RTX4090 or RTX3090 (default: H100), for hours and memory",
+    )
+    costs.add_argument("--mfu", type=float, metavar="X", help="share of the GPU's peak that is reached (default: 0.4)")
+    costs.add_argument("--tokens", type=int, metavar="N", help="mean positions of a sample (default: the data's)")
 
 
 def cache(commands) -> None:
@@ -274,6 +287,19 @@ def figures(commands) -> None:
         parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the figure")
 
 
+def plot(commands) -> None:
+    parser = add_command(
+        commands,
+        "plot",
+        "figures.training_curves:plot_run",
+        "draw the curves of a training run",
+        "Loss terms, learning rate, throughput, load of the adapters and accuracy of each stage, as PNG with their "
+        "numbers. The run may still be training.",
+    )
+    parser.add_argument("run", metavar="RUN", help="output_dir of `hawaii train`, or the folder of one of its stages")
+    parser.add_argument("--output_dir", metavar="DIR", help="folder for the figures (default: RUN)")
+
+
 def chat(commands) -> None:
     parser = add_command(commands, "chat", "evaluation.chat:answer", "answer one question about one image")
     parser.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
@@ -290,7 +316,7 @@ def publish(commands) -> None:
     parser.add_argument("--dry-run", action="store_true", help="check and list the files, without an upload")
 
 
-COMMANDS = [data, convert, check, cache, train, recipes, teachers, evaluate, ablate, figures, chat, publish]
+COMMANDS = [data, convert, check, cache, train, recipes, teachers, evaluate, ablate, figures, plot, chat, publish]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -313,6 +339,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     takes_overrides = arguments.command in ("check", "train", "ablate")
     if unknown := [word for word in rest if not takes_overrides or "=" not in word or word.startswith("-")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    costs = [name for name in COST_OPTIONS if hasattr(arguments, name)]
+    if arguments.command == "train" and costs and arguments.handler != DRY_RUN:
+        parser.error(f"--{costs[0]} needs --dry-run: it describes the GPUs whose costs are counted")
     if rest:
         arguments.overrides = [*getattr(arguments, "overrides", []), *rest]
     return arguments

@@ -7,13 +7,18 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from hawaii.training.monitoring.monitor import CLOCK_ENTRIES
 from hawaii.training.train import train
 
 
 def logged_steps(run: Path, stage: str) -> list[dict]:
-    """Returns the log entries of training steps; none of them depends on the clock."""
+    """Returns the log entries of training steps, without what depends on the clock."""
     entries = map(json.loads, (run / stage / "log.jsonl").read_text().splitlines())
-    return [entry for entry in entries if "loss" in entry]
+    return [
+        {name: value for name, value in entry.items() if name not in CLOCK_ENTRIES}
+        for entry in entries
+        if "loss" in entry
+    ]
 
 
 def weights_of(run: Path, *stages: str) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
-from transformers import Trainer, set_seed
+from transformers import ProgressCallback, Trainer, set_seed
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
@@ -34,6 +34,8 @@ from .data.sample_stream import SampleStream, load_stream
 from .finished_stage import ObjectiveSettings, save_settings
 from .finite_checks import check_step, check_weights, gradient_norms
 from .learning_rates import split_groups
+from .monitoring.monitor import Monitor
+from .monitoring.progress import ProgressBar
 from .objectives.encoder_passes import Student
 from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import StudentWithObjective
@@ -124,7 +126,10 @@ class HawaiiTrainer(Trainer):
                 f"train_sampling_strategy is {self.args.train_sampling_strategy}, but data is streamed in an order of "
                 "its own: leave out one of them."
             )
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(ProgressBar())
         self.teachers = teachers
+        self.monitor = Monitor(model, teachers, self.accelerator)
         self.identity = {
             "world_size": self.args.world_size,
             **(identity or {}),
@@ -148,6 +153,7 @@ class HawaiiTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         features = teacher_features(self.teachers, inputs)
+        self.monitor.expect(inputs, self.timer.seconds)
         loss, terms = model(features, inputs)
         for name, value in terms.items():
             self._terms[name] = self._terms.get(name, 0) + value
@@ -235,6 +241,7 @@ class HawaiiTrainer(Trainer):
             self._warn_of_collapse(terms)
             logs = {**logs, **{name: float(f"{value:.4g}") for name, value in terms.items()}}
             self._terms, self._num_steps = {}, 0
+            logs |= self.monitor.summarize(self.timer.seconds)
         if "learning_rate" in logs:
             logs = {**logs, **self._logged_rates}
         super().log(logs, start_time)

@@ -1,5 +1,6 @@
 """docs/training.md: its recipe is one, and its code gives what it says."""
 
+import json
 import subprocess
 import sys
 
@@ -9,7 +10,9 @@ import yaml
 from hawaii.__main__ import main
 from hawaii.files.user_error import Stopped
 from hawaii.tests.documents import ROOT, blocks, read
+from hawaii.tests.tiny.training import write_recipe
 from hawaii.training.recipes.recipe import read_recipe
+from hawaii.training.train import train
 
 
 DOCUMENT = read("docs/training.md")
@@ -54,3 +57,23 @@ def test_the_exit_status_of_a_stopped_run_is_the_documented_one(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     assert f"exit with status {Stopped.STATUS}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_commands_of_costs_and_monitoring_run(tmp_path, teacher_folders, capsys):
+    """Each with a tiny recipe in place of its own."""
+    recipe = write_recipe(tmp_path, teacher_folders, max_steps=2)
+    section = DOCUMENT.partition("## Costs before you pay")[2].partition("## Images of the data")[0]
+    lines = [line.split() for block in blocks(section, "bash") for line in block.splitlines()]
+    assert [words[1] for words in lines] == ["train", "train", "plot"]
+    train(str(recipe))
+    for words in lines:
+        words[2] = str(recipe if words[1] == "train" else tmp_path / "run")
+        assert main(words[1:]) == 0, words
+    printed = capsys.readouterr().out
+    assert "Memory of each device, one H100, in GiB" in printed
+    assert "Memory of each device, 8 x H100 with fsdp2, in GiB" in printed
+    for stage in ("pretrain", "finetune"):
+        assert (tmp_path / "run" / f"training_{stage}.png").is_file()
+    entry = json.loads((tmp_path / "run" / "finetune" / "log.jsonl").read_text().splitlines()[0])
+    assert {"time", "samples_per_second", "tokens_per_second", "flops_per_second"} <= set(entry)
+    assert {"load/teacher/vit", "load/general/0", "load_entropy/teacher", "variance/student"} <= set(entry)

@@ -1,10 +1,12 @@
-"""Parameter counts of a recipe on the meta device: no weights are loaded and nothing is trained."""
+"""Parameters and costs of a recipe on the meta device: no weights are loaded and nothing is trained."""
 
 import copy
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from ...configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfig
@@ -17,15 +19,17 @@ from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ..objectives.encoder_passes import Student
 from ..recipes.arguments import ModelArguments
-from ..recipes.objectives import OBJECTIVES
+from ..recipes.objectives import OBJECTIVES, StudentWithObjective
 from ..recipes.recipe import Stage, read_recipe
 from ..students.encoders import continue_config
+from ..students.frozen_base import freeze_base, prepare_trained
 from ..students.language_models import read_config, register_code
 from ..students.student import vision_fields
 from ..students.tokenizer import load_tokenizer
 from ..students.trainable import part_of, set_trainable
 from ..teachers.teacher import Teacher
 from .architectures import NUM_TOKENS, known_architecture, read_architecture
+from .costs import Machine, count_stage, describe_costs
 from .teachers import count_parameters, outline
 
 
@@ -95,14 +99,37 @@ def outline_student(model_args: ModelArguments, num_teachers: int, objective: st
         return HawaiiForConditionalGeneration(config)
 
 
-def count_lora(student: HawaiiForConditionalGeneration, fields: dict) -> int:
-    """Counts the parameters of a LoRA on a student's language model; the student is on the meta device."""
-    from ..students.lora import add_lora
+def outline_stage(module: StudentWithObjective, stage: Stage) -> StudentWithObjective:
+    """
+    Returns the module as a stage trains it: its precision, what is frozen, and its LoRA. A stage with neither a LoRA
+    nor a quantized language model gets the module itself.
 
-    adapted = copy.deepcopy(student)
+    Args:
+        module (`StudentWithObjective`):
+            Outline on the meta device.
+        stage (`Stage`):
+            Stage of a recipe.
+
+    Raises:
+        UserError: PEFT refuses the LoRA.
+    """
+    trainable = stage.training.trainable
+    module.student.to(getattr(torch, stage.model.dtype))
+    module.objective.set_trainable(trainable)
+    set_trainable(module.student, trainable)
+    if not stage.model.has_frozen_base:
+        return module
+    module = copy.deepcopy(module)
     with torch.device("meta"):
-        add_lora(adapted, fields)
-    return sum(parameter.numel() for parameter in adapted.model.language_model.parameters() if parameter.requires_grad)
+        freeze_base(module.student, trainable)
+        prepare_trained(module.student, stage.model)
+    return module
+
+
+def _count_language_model(module: StudentWithObjective) -> int:
+    """Counts the parameters of the language model that learn."""
+    student: Any = module.student
+    return sum(weight.numel() for weight in student.model.language_model.parameters() if weight.requires_grad)
 
 
 def _students_table(counts: Counter, num_projections: int, loras: dict[str, int], stages: dict[str, Stage]) -> str:
@@ -135,20 +162,33 @@ def _teachers_table(teachers: list[Teacher]) -> str:
     return markdown_table(["teacher", "parameters", "input", "grid", "channels"], rows)
 
 
-def describe_recipe(recipe: str, overrides: Sequence[str] | None = None) -> str:
+def describe_recipe(
+    recipe: str,
+    overrides: Sequence[str] | None = None,
+    devices: int = 1,
+    strategy: str | None = None,
+    gpu: str = "H100",
+    mfu: float = 0.4,
+    tokens: int | None = None,
+) -> str:
     """
     Counts the parameters of each part of the student, with the stages that train it, of each stage's LoRA, of the
-    objective's projections and of each teacher.
+    objective's projections and of each teacher; and the memory, operations, steps, bytes and hours of each stage.
 
     Args:
         recipe (`str`):
             A YAML file, or the name of a built-in recipe.
         overrides (`Sequence[str]`, *optional*):
             `key=value` or `stages.NAME.key=value`.
+        devices, strategy, gpu, mfu:
+            As for [`Machine`].
+        tokens (`int`, *optional*):
+            Mean positions of a sample, with those of its image; that of the data if not given.
 
     Returns:
-        `str`: two Markdown tables, or one if the objective has no teachers.
+        `str`: Markdown tables and sentences.
     """
+    machine = Machine(devices, strategy, gpu, mfu)
     stages = read_recipe(recipe, overrides, use_cpu=True).stages
     first = next(iter(stages.values()))
     name = first.training.objective
@@ -160,10 +200,19 @@ def describe_recipe(recipe: str, overrides: Sequence[str] | None = None) -> str:
     counts = Counter()
     for name, parameter in student.named_parameters():
         counts[part_of(name)] += parameter.numel()
-    for stage in stages.values():
-        set_trainable(student, stage.training.trainable)
+    module, costs = StudentWithObjective(student, objective), []
+    outlines = (outline_stage(module, stage) for stage in stages.values())
     loras = {
-        name: count_lora(student, stage.model.lora) for name, stage in stages.items() if stage.model.lora is not None
+        name: _count_language_model(outline)
+        for (name, stage), outline in zip(stages.items(), outlines)
+        if stage.model.lora is not None
     }
     students = _students_table(counts, count_parameters(objective), loras, stages)
-    return "\n\n".join([students, objective_class.note, *([_teachers_table(teachers)] if teachers else [])])
+    try:
+        for stage in stages.values():
+            costs.append(count_stage(stage, outline_stage(module, stage), teachers, machine, tokens))
+        costs = describe_costs(costs)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        costs = f"Memory and operations are not known, because sizes in the language model depend on its data: {error}"
+    teachers = [_teachers_table(teachers)] if teachers else []
+    return "\n\n".join([students, objective_class.note, *teachers, costs])

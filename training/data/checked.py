@@ -6,13 +6,13 @@ it depends on, so that training, on any machine that shares the cache, does not 
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from ...files.atomic import read_json, write_json
 from ...files.digest import digest
-from ...processing.encoder_processor import EncoderProcessor
 from ...processing.processing_hawaii import HawaiiProcessor
 from ..sources.cache import cache_path
 from ..sources.image_folder import ImageStore
@@ -46,9 +46,9 @@ class CheckedRows:
     all_states: str
 
 
-def processor_key(processor: HawaiiProcessor | EncoderProcessor) -> bytes:
+def processor_key(processor: Any) -> bytes:
     """Returns what the tokens of a conversation depend on; nothing for images alone."""
-    if isinstance(processor, EncoderProcessor):
+    if not isinstance(processor, HawaiiProcessor):
         return b""
     tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
     for name in ("padding", "truncation"):  # of the last call

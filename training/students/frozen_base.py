@@ -35,6 +35,28 @@ def frozen_digest(student: nn.Module) -> str:
     return digest(*parts())
 
 
+def freeze_base(student: nn.Module, trainable: list[str]) -> None:
+    """Freezes the language model and the parts that are not in `trainable`."""
+    set_trainable(student, [part for part in trainable if part != "language_model"])
+
+
+def prepare_trained(student: HawaiiForConditionalGeneration, model_args: ModelArguments) -> None:
+    """
+    Adds a stage's LoRA, if it has one, to a student with a frozen base, and raises what trains to float32.
+
+    Raises:
+        UserError: PEFT refuses the LoRA.
+    """
+    if model_args.lora is not None:
+        from .lora import add_lora
+
+        add_lora(student, model_args.lora)
+    # Small updates are lost in half precision.
+    for parameter in student.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
 class FrozenBase:
     """
     The frozen weights of a stage with `lora` or `quantization`, and the names of the weights that train. It prepares a
@@ -73,19 +95,12 @@ class FrozenBase:
         source: str,
     ):
         self._build, self._model_args, self._source = build, model_args, source
-        self._whole_parts = [part for part in trainable if part != "language_model"]
-        set_trainable(student, self._whole_parts)
+        self._trainable = trainable
+        freeze_base(student, trainable)
         self._digest = frozen_digest(student)
         if model_args.quantization is not None:
             quantize_language_model(student, model_args.quantization, device)
-        if model_args.lora is not None:
-            from .lora import add_lora
-
-            add_lora(student, model_args.lora)
-        # Small updates are lost in half precision.
-        for parameter in student.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        prepare_trained(student, model_args)
         self.names = [name for name, parameter in student.named_parameters() if parameter.requires_grad]
 
     @property
@@ -133,7 +148,7 @@ class FrozenBase:
     def _restore(self, weights: dict[str, torch.Tensor]) -> HawaiiForConditionalGeneration:
         """Returns the student with its original frozen weights and what trained, without the LoRA."""
         student = self._build()
-        set_trainable(student, self._whole_parts)
+        freeze_base(student, self._trainable)
         if frozen_digest(student) != self._digest:
             raise UserError(
                 f"The frozen weights of {self._source} changed while the stage was trained, so its model cannot be "

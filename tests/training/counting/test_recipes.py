@@ -11,6 +11,7 @@ from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.language_models import FAMILIES, save_language_model
 from hawaii.tests.tiny.students import save_clip_folder, save_llava
 from hawaii.tests.tiny.training import write_recipe
+from hawaii.training.counting import recipes
 from hawaii.training.counting.recipes import describe_recipe
 from hawaii.training.recipes.objectives import OBJECTIVES
 from hawaii.training.recipes.recipe import read_recipe
@@ -20,11 +21,21 @@ from hawaii.training.teachers.loading import load_teachers
 
 
 RECIPES = "training/recipes/"
+
+
+@pytest.fixture(autouse=True)
+def no_costs(monkeypatch):
+    """Tests of the costs are in test_costs.py; those here are about parameters."""
+    monkeypatch.setattr(recipes, "count_stage", lambda *args: None)
+    monkeypatch.setattr(recipes, "describe_costs", lambda costs: "Memory of each device")
+
+
 LAYERS, ADAPTERS, WIDTH, RANK, ROUTER = 23, 6, 1024, 16, 64
 
 
 def read_tables(text):
-    """Maps the first cell of each row with a number to the other cells."""
+    """Maps the first cell of each row of the tables of parameters to the other cells."""
+    text = text.partition("Memory of each device")[0]
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
     ]

@@ -1,0 +1,195 @@
+"""Bytes, steps and hours of a dry run are those of a training run at small size."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from hawaii import __main__ as command
+from hawaii.files.user_error import UserError
+from hawaii.tests.tiny.training import make_arguments, make_module, write_recipe
+from hawaii.training import train as train_module
+from hawaii.training.counting.costs import Machine, StageCost
+from hawaii.training.counting.gpus import find_peak
+from hawaii.training.counting.memory import Weights, checkpoint_bytes, place_on_devices
+from hawaii.training.counting.recipes import describe_recipe
+from hawaii.training.counting.samples import mean_padded_length
+from hawaii.training.counting.step import BatchShape
+from hawaii.training.train import train
+
+
+def rows_of(text):
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in lines}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, teacher_folders):
+    return str(write_recipe(tmp_path_factory.mktemp("world"), teacher_folders, max_steps=2))
+
+
+@pytest.fixture(scope="module")
+def trained(recipe):
+    """The trainer of each stage, after training, and the folder of the run."""
+    trainers, patch = [], pytest.MonkeyPatch()
+    original = train_module.HawaiiTrainer
+
+    def keep(*args, **kwargs):
+        trainers.append(original(*args, **kwargs))
+        return trainers[-1]
+
+    patch.setattr(train_module, "HawaiiTrainer", keep)
+    train(recipe)
+    patch.undo()
+    return SimpleNamespace(trainers=trainers)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_weights_gradients_and_optimizer_have_the_bytes_of_a_training_run(trained, stage):
+    trainer = trained.trainers[stage]
+    module = trainer._module
+    sizes = Weights.measure(module, trainer.args)
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.grad = torch.zeros_like(parameter)
+    assert sizes.gradients == sum(parameter.grad.nbytes for parameter in trainable)
+    assert sizes.weights == sum(tensor.nbytes for tensor in [*module.parameters(), *module.buffers()])
+    states = trainer.optimizer.optimizer.state.values()
+    assert sizes.optimizer == sum(tensor.nbytes for state in states for tensor in state.values())
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_the_bytes_of_a_checkpoint_are_those_of_its_tensors(trained, stage):
+    trainer = trained.trainers[stage]
+    (folder,) = Path(trainer.args.output_dir).glob("checkpoint-*")
+    expected = checkpoint_bytes(Weights.measure(trainer._module, trainer.args), None, 4)
+    found = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            found += sum(file.get_tensor(name).nbytes for name in file.keys())
+    states = torch.load(folder / "optimizer.pt", weights_only=True)["state"].values()
+    found += sum(tensor.nbytes for state in states for tensor in state.values())
+    # Buffers such as those of rotary embeddings are not saved.
+    assert found <= expected <= found * 1.01
+    names = ("optimizer.pt", "model.safetensors", "objective.safetensors")
+    on_disk = sum((folder / name).stat().st_size for name in names)
+    assert on_disk == pytest.approx(expected, rel=0.25)  # names are longer than the tiny tensors
+
+
+def test_every_optimizer_of_torch_and_transformers_is_measured():
+    module = make_module()
+    count = sum(parameter.numel() for parameter in module.parameters())
+    sizes = {
+        name: Weights.measure(module, make_arguments(optim=name)).optimizer
+        for name in ("adamw_torch", "sgd", "adafactor", "adagrad")
+    }
+    assert sizes["adamw_torch"] == pytest.approx(8 * count, rel=0.01)
+    assert sizes["sgd"] == 0
+    assert 0 < sizes["adafactor"] < sizes["adagrad"] == pytest.approx(4 * count, rel=0.01)
+
+
+def test_strategies_divide_what_they_shard():
+    sizes = Weights(weights=800, gradients=400, optimizer=960, num_parameters=200, num_trainable=100, num_gathered=30)
+    placed = {name: place_on_devices(sizes, name, 4, 2) for name in (None, "ddp", "fsdp2", "zero2", "zero3")}
+    numbers = {name: (item.weights, item.gradients, item.optimizer) for name, item in placed.items()}
+    assert numbers[None] == numbers["ddp"] == (800, 400, 960)
+    assert numbers["fsdp2"] == (200, 100, 240)
+    assert numbers["zero2"] == (400, 50, (960 + 400) // 4)  # bfloat16 weights; float32 ones with the optimizer
+    assert numbers["zero3"] == (100, 50, (960 + 400) // 4)
+    assert (placed[None].buffers, placed["ddp"].buffers, placed["fsdp2"].buffers) == (0, 400, 30 * 2 * 2)
+
+
+def make_cost(**changes):
+    """A stage of 1000 samples, without counting."""
+    training = make_arguments(per_device_train_batch_size=4, gradient_accumulation_steps=2, num_train_epochs=3)
+    training.max_steps = changes.pop("max_steps", -1)
+    shape = BatchShape(4, 4)
+    samples = SimpleNamespace(count=1000, usual=shape, longest=shape, note="")
+    cost = SimpleNamespace(flops=10**15, peak=0, activations=0)
+    weights = Weights(10**9, 10**9, 2 * 10**9, 250_000_000, 250_000_000, 10**6)
+    stage = SimpleNamespace(name="finetune", training=training, model=SimpleNamespace(dtype="float32"))
+    machine = Machine(**changes)
+    return StageCost(stage, machine, samples, weights, cost, 0, cost, cost, 10**14, 0, 0, 0)
+
+
+def test_steps_and_hours_by_hand():
+    cost = make_cost(devices=8, gpu="A100", mfu=0.5)
+    assert cost.samples_per_step == 64
+    assert cost.steps == 3 * 16  # 32 batches of 32 samples, two to a step
+    assert cost.step_flops == 2 * (10**15 + 10**14)
+    assert cost.hours == pytest.approx(48 * 2.2e15 / (312e12 * 0.5) / 3600)
+    assert make_cost(max_steps=7).steps == 7
+
+
+def test_a_stage_that_does_not_fit_names_what_makes_it_fit():
+    assert make_cost(gpu="RTX4090").warning() is None
+    cost = make_cost(gpu="RTX4090")
+    cost.plain = SimpleNamespace(peak=25 * 10**9, activations=25 * 10**9)
+    cost.checkpointed = SimpleNamespace(peak=10**9, activations=10**9)
+    assert cost.warning() == (
+        "Stage finetune does not fit: it needs 27.0 GiB on each device, and the RTX4090 has 23.0 GiB for it. With "
+        "gradient checkpointing it needs 4.7 GiB."
+    )
+    cost.weights = Weights(10**10, 10**10, 2 * 10**10, 2_500_000_000, 2_500_000_000, 10**6)
+    assert "With gradient checkpointing and --strategy fsdp2 and --devices 2 it needs" in cost.warning()
+    cost.checkpointed = cost.plain
+    assert cost.warning().endswith("Lower per_device_train_batch_size and raise gradient_accumulation_steps.")
+
+
+def test_padding_counts():
+    assert mean_padded_length([4, 4, 4, 4], 2, is_grouped=False) == 4
+    assert mean_padded_length([1, 9, 1, 9], 2, is_grouped=True) == 5
+    assert mean_padded_length([1, 9], 2, is_grouped=False) == 9
+
+
+def test_a_dry_run_has_the_steps_of_training_and_measures_the_data(recipe, trained):
+    text = describe_recipe(recipe)
+    rows = rows_of(text)
+    assert rows["steps"] == ["2", "2"]
+    assert rows["samples of the data"] == ["14", "14"]
+    assert text.count("Lengths are those of 14 records of the data.") == 2
+    whole = rows_of(describe_recipe(recipe, ["max_steps=-1", "num_train_epochs=2"], devices=2))
+    assert whole["steps"] == ["8", "4"]  # 14 samples in batches of 2 on 2 devices; the second stage accumulates 2
+    assert whole["samples of a step"] == ["4", "8"]
+
+
+def test_options_need_a_dry_run_and_known_values(recipe, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["train", recipe, "--gpu", "H100"])
+    assert "--gpu needs --dry-run" in capsys.readouterr().err
+    for options, problem in (
+        (["--gpu", "B200"], "--gpu is 'B200'; it must be one of A100, H100, H200, L40S, RTX4090, RTX3090."),
+        (["--strategy", "fsdp"], "--strategy is 'fsdp'; it must be one of ddp, fsdp2, zero2, zero3."),
+        (["--devices", "0"], "--devices is 0; it must be 1 or more."),
+        (["--mfu", "40"], "--mfu is 40.0; it must be above 0 and at most 1."),
+    ):
+        assert command.main(["train", recipe, "--dry-run", *options]) == 2
+        assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mfu", [0, 1.5])
+def test_an_mfu_is_a_share(mfu):
+    with pytest.raises(UserError, match="must be above 0"):
+        Machine(mfu=mfu)
+
+
+def test_peaks_are_known_by_the_names_of_cuda():
+    assert find_peak("NVIDIA H100 80GB HBM3") == find_peak("NVIDIA H200") == 989.4e12
+    assert find_peak("NVIDIA A100-SXM4-80GB") == 312e12
+    for other in ("NVIDIA H100 PCIe", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 3090 Ti", "cpu"):
+        assert find_peak(other) is None
+
+
+@pytest.mark.slow
+def test_the_papers_recipe_has_llavas_steps():
+    text = describe_recipe("hawaii_vicuna_7b", ["teachers=[clip, pix2struct, sam]"], 8, "fsdp2")
+    rows = rows_of(text)
+    assert rows["steps"] == ["2,181", "5,198"]  # LLaVA-1.5's
+    assert "does not fit" not in text
+    alone = describe_recipe("hawaii_vicuna_7b", ["teachers=[clip, pix2struct, sam]"], gpu="RTX4090", tokens=700)
+    assert re.search(r"Stage finetune does not fit: .* on each device, and the RTX4090 has 23\.0 GiB", alone)
+    # 12 bytes per parameter and 4 for the gradients.
+    assert float(rows["weights"][1]) * 8 == pytest.approx(4 * 7.078e9 / 2**30, rel=0.01)

@@ -1,0 +1,382 @@
+"""What a stage costs: memory, FLOPs, bytes on disk and hours."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers.training_args import OptimizerNames
+
+from ...files.markdown_table import markdown_table
+from ...files.user_error import UserError
+from ..baselines.class_token_teacher import ClassTokenTeacher
+from ..objectives.encoder_passes import encoder_of
+from ..recipes.objectives import OBJECTIVES, StudentWithObjective
+from ..recipes.recipe import Stage
+from ..teachers.grids import matched_shape
+from ..teachers.teacher import Teacher
+from .gpus import GPUS
+from .memory import STRATEGIES, DeviceMemory, Weights, checkpoint_bytes, module_bytes, place_on_devices
+from .samples import Samples, find_samples
+from .step import PARTS, BatchShape, StepCost, trace_outline
+from .teachers import count_flops
+
+
+GIB = 2**30
+CACHED_BYTES = 4  # of a cached value on the device, converted to float32
+CONTEXT_BYTES = GIB  # of CUDA and its libraries
+
+
+@dataclass(frozen=True)
+class Machine:
+    """
+    What a stage runs on.
+
+    Args:
+        devices (`int`, *optional*, defaults to 1):
+            Number of devices.
+        strategy (`str`, *optional*):
+            One of `STRATEGIES`; `ddp` on several devices if not given.
+        gpu (`str`, *optional*, defaults to `"H100"`):
+            One of `GPUS`.
+        mfu (`float`, *optional*, defaults to 0.4):
+            Share of the GPU's peak that the step reaches, without recomputation.
+
+    Raises:
+        UserError: a value is not one of these.
+    """
+
+    devices: int = 1
+    strategy: str | None = None
+    gpu: str = "H100"
+    mfu: float = 0.4
+
+    def __post_init__(self):
+        if self.devices < 1:
+            raise UserError(f"--devices is {self.devices}; it must be 1 or more.")
+        if self.strategy not in (None, *STRATEGIES):
+            raise UserError(f"--strategy is {self.strategy!r}; it must be one of {', '.join(STRATEGIES)}.")
+        if self.gpu not in GPUS:
+            raise UserError(f"--gpu is {self.gpu!r}; it must be one of {', '.join(GPUS)}.")
+        if not 0 < self.mfu <= 1:
+            raise UserError(f"--mfu is {self.mfu}; it must be above 0 and at most 1.")
+        if self.strategy is None and self.devices > 1:
+            object.__setattr__(self, "strategy", "ddp")
+
+    def __str__(self) -> str:
+        if self.strategy is None:
+            return f"one {self.gpu}"
+        return f"{self.devices} x {self.gpu} with {self.strategy}"
+
+
+def teacher_step_flops(teachers: Sequence[Teacher | ClassTokenTeacher], num_images: int) -> int:
+    """Floating-point operations of all teachers for a micro-batch."""
+
+    def flops(teacher: Teacher | ClassTokenTeacher) -> int:
+        image = torch.zeros(1, 3, teacher.image_size, teacher.image_size, dtype=torch.uint8, device="meta")
+        return count_flops(lambda: teacher(image))
+
+    return num_images * sum(map(flops, teachers))
+
+
+def teacher_feature_bytes(teachers: Sequence[Teacher | ClassTokenTeacher], num_images: int) -> int:
+    """Bytes of the features, and of the pixels that the teachers see."""
+    total = 0
+    for teacher in teachers:
+        height, width, channels = teacher.grid
+        weight = next(teacher.model.parameters())
+        total += num_images * height * width * channels * weight.element_size()
+    side = max((teacher.image_size for teacher in teachers), default=0)
+    return total + num_images * 3 * side**2
+
+
+def cache_values(stage: Stage, module: StudentWithObjective, teachers: Sequence[Teacher | ClassTokenTeacher]) -> int:
+    """Number of values of one image's features at the student's grid."""
+    vision = encoder_of(module.student).config
+    matching = getattr(stage.options, "grid_matching", "unshuffle")
+    shapes = [matched_shape(*teacher.grid, vision.image_size // vision.patch_size, matching) for teacher in teachers]
+    return sum(tokens * channels for tokens, channels in shapes)
+
+
+@dataclass
+class StageCost:
+    """
+    Costs of a stage on one device of a machine.
+
+    Args:
+        stage (`Stage`), machine (`Machine`), samples (`Samples`):
+            What was counted.
+        weights (`Weights`):
+            Sizes of the module that trains.
+        usual (`StepCost`), recomputation (`int`):
+            A micro-batch of mean size without gradient checkpointing, and the operations that it adds if it is on.
+        plain, checkpointed (`StepCost`):
+            A micro-batch of the longest samples, without and with gradient checkpointing.
+        teacher_flops, feature_bytes (`int`):
+            The teachers' operations for a micro-batch, and the bytes of their features.
+        teacher_sizes (`list[int]`):
+            Bytes of each teacher's weights; empty if a cache takes their place.
+        num_cached (`int`):
+            Number of values in an image's features.
+    """
+
+    stage: Stage
+    machine: Machine
+    samples: Samples
+    weights: Weights
+    usual: StepCost
+    recomputation: int
+    plain: StepCost
+    checkpointed: StepCost
+    teacher_flops: int
+    teacher_sizes: list[int]
+    feature_bytes: int
+    num_cached: int
+
+    @property
+    def is_checkpointed(self) -> bool:
+        return bool(self.stage.training.activation_checkpointing)
+
+    @property
+    def is_half(self) -> bool:
+        return self.stage.training.bf16 or self.stage.training.fp16
+
+    @property
+    def compute_bytes(self) -> int:
+        return 2 if self.is_half else torch.empty((), dtype=getattr(torch, self.stage.model.dtype)).element_size()
+
+    def on(self, strategy: str | None, devices: int) -> DeviceMemory:
+        """The memory of weights, gradients and the optimizer with another strategy."""
+        return place_on_devices(self.weights, strategy, devices, self.compute_bytes)
+
+    def activation_bytes(self, is_checkpointed: bool, strategy: str | None) -> int:
+        """Activations at their highest; strategies that gather weights in 16 bits need no copies of autocast."""
+        cost = self.checkpointed if is_checkpointed else self.plain
+        return cost.peak if strategy in (None, "ddp") else cost.activations
+
+    def teacher_bytes(self, devices: int) -> int:
+        """Bytes of the teachers on a device; sharded ones are gathered one after another."""
+        total = sum(self.teacher_sizes)
+        if not self.stage.training.shard_teachers or devices == 1:
+            return total
+        return -(-total // devices) + max(self.teacher_sizes, default=0)
+
+    def device_bytes(self, strategy: str | None, devices: int, is_checkpointed: bool) -> int:
+        """All bytes of a device."""
+        activations = self.activation_bytes(is_checkpointed, strategy)
+        return self.on(strategy, devices).total + activations + self.teacher_bytes(devices) + self.feature_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        return self.device_bytes(self.machine.strategy, self.machine.devices, self.is_checkpointed)
+
+    @property
+    def num_micro_batches(self) -> int:
+        return self.stage.training.gradient_accumulation_steps
+
+    @property
+    def samples_per_step(self) -> int:
+        args = self.stage.training
+        return self.samples.usual.num_samples * self.machine.devices * args.gradient_accumulation_steps
+
+    @property
+    def step_flops(self) -> int:
+        """Operations of an optimizer step on one device, without recomputation."""
+        return self.num_micro_batches * (self.teacher_flops + self.usual.flops)
+
+    @property
+    def steps(self) -> int | None:
+        args, count = self.stage.training, self.samples.count
+        if args.max_steps > 0:
+            return args.max_steps
+        if count is None:
+            return None
+        batches = math.ceil(count / (self.samples.usual.num_samples * self.machine.devices))
+        per_epoch = max(1, math.ceil(batches / args.gradient_accumulation_steps))
+        return math.ceil(args.num_train_epochs * per_epoch)
+
+    @property
+    def hours(self) -> float | None:
+        if self.steps is None:
+            return None
+        return self.steps * self.step_flops / (GPUS[self.machine.gpu].peak * self.machine.mfu) / 3600
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        return checkpoint_bytes(self.weights, self.machine.strategy, self.compute_bytes)
+
+    def warning(self) -> str | None:
+        """A sentence if the stage does not fit, with what would make it fit."""
+        limit = GPUS[self.machine.gpu].memory - CONTEXT_BYTES
+        if self.total_bytes <= limit:
+            return None
+        sentence = (
+            f"Stage {self.stage.name} does not fit: it needs {self.total_bytes / GIB:.1f} GiB on each device, and the "
+            f"{self.machine.gpu} has {limit / GIB:.1f} GiB for it."
+        )
+        options = [(self.machine.strategy, self.machine.devices, True)]
+        counts = sorted(
+            {self.machine.devices, *(number for number in (2, 4, 8, 16, 32, 64) if number > self.machine.devices)}
+        )
+        options += [("fsdp2", number, is_on) for number in counts for is_on in (self.is_checkpointed, True)]
+        for strategy, devices, is_on in options:
+            size = self.device_bytes(strategy, devices, is_on)
+            if size <= limit:
+                ways = [] if is_on == self.is_checkpointed else ["gradient checkpointing"]
+                ways += [] if strategy == self.machine.strategy else [f"--strategy {strategy}"]
+                ways += [] if devices == self.machine.devices else [f"--devices {devices}"]
+                return f"{sentence} With {' and '.join(ways)} it needs {size / GIB:.1f} GiB."
+        return f"{sentence} Lower per_device_train_batch_size and raise gradient_accumulation_steps."
+
+
+def count_stage(
+    stage: Stage,
+    module: StudentWithObjective,
+    teachers: Sequence[Teacher | ClassTokenTeacher],
+    machine: Machine,
+    num_tokens: int | None = None,
+) -> StageCost:
+    """
+    Counts the costs of a stage.
+
+    Args:
+        stage (`Stage`):
+            Stage of a recipe.
+        module (`StudentWithObjective`):
+            Outline on the meta device; the parts that the stage does not train are frozen.
+        teachers (`list[Teacher]`):
+            Outlines, as the objective prepares them.
+        machine (`Machine`):
+            Devices.
+        num_tokens (`int`, *optional*):
+            Mean positions of a sample, instead of the data's.
+
+    Raises:
+        RuntimeError: sizes in the model depend on data.
+    """
+    args, samples = stage.training, find_samples(stage, module.student, num_tokens)
+    autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    grids = [teacher.grid for teacher in teachers]
+
+    def trace(shape: BatchShape, is_checkpointed: bool) -> StepCost:
+        return trace_outline(module, grids, shape, autocast, is_checkpointed)
+
+    plain, checkpointed = (trace(samples.longest, is_checkpointed) for is_checkpointed in (False, True))
+    usual, recomputing = plain, checkpointed
+    if samples.usual != samples.longest:
+        usual = recomputing = trace(samples.usual, is_checkpointed=False)
+        if args.activation_checkpointing:
+            recomputing = trace(samples.usual, is_checkpointed=True)
+    num_cached, longest_images = cache_values(stage, module, teachers), samples.longest.num_images
+    has_cache = stage.data.teacher_cache is not None
+    if has_cache and OBJECTIVES[args.objective].cached_matching(stage.options) is not None:
+        running, feature_bytes = [], longest_images * num_cached * CACHED_BYTES
+    else:
+        running, feature_bytes = teachers, teacher_feature_bytes(teachers, longest_images)
+    return StageCost(
+        stage,
+        machine,
+        samples,
+        Weights.measure(module, args, stage.model.quantization),
+        usual,
+        recomputing.flops - usual.flops,
+        plain,
+        checkpointed,
+        teacher_step_flops(running, samples.usual.num_images),
+        [module_bytes(teacher.model) for teacher in running],
+        feature_bytes,
+        num_cached,
+    )
+
+
+def describe_costs(costs: list[StageCost]) -> str:
+    """Tables of memory, operations and the run, with a column for each stage, and sentences of warning."""
+    machine, names = costs[0].machine, [cost.stage.name for cost in costs]
+
+    def gib(size: int) -> str:
+        return f"{size / GIB:.2f}"
+
+    def tera(flops: float) -> str:
+        return f"{flops / 1e12:.3f}"
+
+    placed = [cost.on(machine.strategy, machine.devices) for cost in costs]
+    memory = [["weights", *(gib(item.weights) for item in placed)]]
+    memory.append(["gradients", *(gib(item.gradients) for item in placed)])
+    optimizer = [
+        "not known" if cost.weights.optimizer is None else gib(item.optimizer) for cost, item in zip(costs, placed)
+    ]
+    memory.append([f"optimizer states ({OptimizerNames(costs[0].stage.training.optim).value})", *optimizer])
+    if machine.strategy is not None:
+        memory.append(["buffers of the communication", *(gib(item.buffers) for item in placed)])
+    for is_on in (False, True):
+        title = f"activations with{'' if is_on else 'out'} gradient checkpointing"
+        memory.append([title, *(gib(cost.activation_bytes(is_on, machine.strategy)) for cost in costs)])
+    memory.append(["teachers", *(gib(cost.teacher_bytes(machine.devices)) for cost in costs)])
+    memory.append(["features of the teachers", *(gib(cost.feature_bytes) for cost in costs)])
+    ways = ["with" if cost.is_checkpointed else "without" for cost in costs]
+    memory.append(
+        [
+            f"all, {ways[0] if len(set(ways)) == 1 else 'with or without'} gradient checkpointing",
+            *(gib(cost.total_bytes) for cost in costs),
+        ]
+    )
+
+    flops = [["teachers", *(tera(cost.num_micro_batches * cost.teacher_flops) for cost in costs)]]
+    for name in ("forward", "backward"):
+        for part in PARTS:
+            values = [cost.num_micro_batches * getattr(cost.usual, name)[part] for cost in costs]
+            if any(values):
+                flops.append([f"{part}, {name}", *map(tera, values)])
+    flops.append(["all", *(tera(cost.step_flops) for cost in costs)])
+    if any(cost.is_checkpointed for cost in costs):
+        values = [cost.num_micro_batches * cost.recomputation if cost.is_checkpointed else 0 for cost in costs]
+        flops.append(["recomputation, in addition", *map(tera, values)])
+
+    def known(value, form: str) -> str:
+        return "not known" if value is None else form.format(value)
+
+    counts = [cost.steps * cost.samples_per_step if cost.steps is not None else None for cost in costs]
+    run = [["samples of the data", *(known(cost.samples.count, "{:,}") for cost in costs)]]
+    run.append(["samples of a step", *(f"{cost.samples_per_step:,}" for cost in costs)])
+    run.append(["positions of a sample, padded", *(f"{cost.samples.usual.num_tokens:,}" for cost in costs)])
+    run.append(["steps", *(known(cost.steps, "{:,}") for cost in costs)])
+    run.append(["samples of all steps", *(known(count, "{:,}") for count in counts)])
+    run.append(["hours", *(known(cost.hours, "{:.2f}") for cost in costs)])
+    run.append(["GiB of a checkpoint", *(gib(cost.checkpoint_bytes) for cost in costs)])
+    if any(cost.num_cached for cost in costs):
+        for name, size in (("int8", 1), ("bfloat16", 2)):
+            sizes = [
+                None if cost.samples.count is None else cost.samples.count * cost.num_cached * size for cost in costs
+            ]
+            run.append(
+                [
+                    f"GiB of a cache of the teachers' features in {name}",
+                    *(known(item and item / GIB, "{:.2f}") for item in sizes),
+                ]
+            )
+
+    notes = [f"Stage {cost.stage.name}: {cost.samples.note}" for cost in costs if cost.samples.note]
+    half = [cost.stage.name for cost in costs if not cost.is_half]
+    if half:
+        notes.append(
+            f"{', '.join(half)}: computations are in float32 without bf16 or fp16, for which the peak of a "
+            f"{machine.gpu} is lower than the one that the hours assume."
+        )
+    hours = [cost.hours for cost in costs if cost.hours is not None]
+    total = f" All stages take {sum(hours):.2f} hours." if len(hours) == len(costs) else ""
+    notes.append(
+        f"Hours at {machine.mfu:.0%} of the bfloat16 peak of each {machine.gpu} "
+        f"({GPUS[machine.gpu].peak / 1e12:.0f} TFLOP/s); loading data, evaluations and checkpoints come on top.{total}"
+    )
+    warnings = [warning for cost in costs if (warning := cost.warning())]
+    return "\n\n".join(
+        [
+            f"Memory of each device, {machine}, in GiB, for a batch of the longest samples:",
+            markdown_table(["memory", *names], memory),
+            "Operations of a step on each device, in TFLOP:",
+            markdown_table(["part", *names], flops),
+            markdown_table(["run", *names], run),
+            *notes,
+            *warnings,
+        ]
+    )
