@@ -203,6 +203,8 @@ class StageCost:
 
     @property
     def checkpoint_bytes(self) -> int:
+        if self.stage.model.has_frozen_base:  # only what trains is saved
+            return self.weights.gradients + (self.weights.optimizer or 0)
         return checkpoint_bytes(self.weights, self.machine.strategy, self.compute_bytes)
 
     def warning(self) -> str | None:

@@ -39,7 +39,7 @@ def test_a_known_model_has_its_published_size(checkpoint, num_parameters):
 
 
 def test_every_known_architecture_is_checked_above():
-    assert len(ARCHITECTURES) == 8
+    assert len(ARCHITECTURES) == 11
 
 
 def test_a_folder_takes_precedence(tmp_path, monkeypatch):

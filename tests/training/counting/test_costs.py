@@ -1,23 +1,30 @@
 """Bytes, steps and hours of a dry run are those of a training run at small size."""
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import bitsandbytes
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 
 from hawaii import __main__ as command
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.training import make_arguments, make_module, write_recipe
 from hawaii.training import train as train_module
+from hawaii.training.counting import recipes
 from hawaii.training.counting.costs import Machine, StageCost
 from hawaii.training.counting.gpus import find_peak
 from hawaii.training.counting.memory import Weights, checkpoint_bytes, place_on_devices
-from hawaii.training.counting.recipes import describe_recipe
+from hawaii.training.counting.recipes import describe_recipe, outline_stage, outline_student
 from hawaii.training.counting.samples import mean_padded_length
 from hawaii.training.counting.step import BatchShape
+from hawaii.training.objectives.hawaii import HawaiiObjective
+from hawaii.training.recipes.objectives import StudentWithObjective
+from hawaii.training.recipes.recipe import read_recipe
 from hawaii.training.train import train
 
 
@@ -110,9 +117,10 @@ def make_cost(**changes):
     samples = SimpleNamespace(count=1000, usual=shape, longest=shape, note="")
     cost = SimpleNamespace(flops=10**15, peak=0, activations=0)
     weights = Weights(10**9, 10**9, 2 * 10**9, 250_000_000, 250_000_000, 10**6)
-    stage = SimpleNamespace(name="finetune", training=training, model=SimpleNamespace(dtype="float32"))
+    model = SimpleNamespace(dtype="float32", has_frozen_base=False)
+    stage = SimpleNamespace(name="finetune", training=training, model=model)
     machine = Machine(**changes)
-    return StageCost(stage, machine, samples, weights, cost, 0, cost, cost, 10**14, 0, 0, 0)
+    return StageCost(stage, machine, samples, weights, cost, 0, cost, cost, 10**14, [], 0, 0)
 
 
 def test_steps_and_hours_by_hand():
@@ -193,3 +201,90 @@ def test_the_papers_recipe_has_llavas_steps():
     assert re.search(r"Stage finetune does not fit: .* on each device, and the RTX4090 has 23\.0 GiB", alone)
     # 12 bytes per parameter and 4 for the gradients.
     assert float(rows["weights"][1]) * 8 == pytest.approx(4 * 7.078e9 / 2**30, rel=0.01)
+
+
+LORA = ["stages.finetune.lora={r: 2, lora_alpha: 4}", "stages.finetune.dtype=bfloat16", "stages.finetune.bf16=true"]
+
+
+@pytest.mark.parametrize("quantization", [None, "8bit", "4bit"])
+def test_a_lora_has_the_bytes_of_a_training_run(recipe, tmp_path, monkeypatch, quantization):
+    kept = []
+    original = train_module.HawaiiTrainer
+
+    def keep(*args, **kwargs):
+        kept.append(original(*args, **kwargs))
+        return kept[-1]
+
+    monkeypatch.setattr(train_module, "HawaiiTrainer", keep)
+    overrides = [f"output_dir={tmp_path / 'run'}", *LORA, f"stages.finetune.quantization={quantization or 'null'}"]
+    train(recipe, overrides)
+    trainer = kept[1]
+    (folder,) = Path(trainer.args.output_dir).glob("checkpoint-*")
+    stage = read_recipe(recipe, overrides, use_cpu=True).stages["finetune"]
+    student = outline_student(stage.model, len(stage.distilled_teachers))
+    grids = {teacher.name: teacher.grid for teacher in trainer.teachers}
+    with torch.device("meta"):
+        outline = StudentWithObjective(student, HawaiiObjective(stage.options, student, grids))
+    sizes = Weights.measure(outline_stage(outline, stage), stage.training, quantization)
+    tensors = {id(tensor): tensor for tensor in [*trainer._module.parameters(), *trainer._module.buffers()]}
+    found = sum(tensor.nbytes for tensor in tensors.values())
+    for weight in tensors.values():  # the scales of bitsandbytes are beside the weights
+        state = getattr(weight, "quant_state", None)
+        if state is not None:
+            scales = [state.absmax, *([state.state2.absmax] if state.nested else [])]
+            found += sum(scale.nbytes for scale in scales)
+    for layer in trainer._module.modules():
+        if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+            found += layer.state.SCB.nbytes
+    assert sizes.weights == pytest.approx(found, rel=0.01)
+    trainable = [weight for weight in trainer._module.parameters() if weight.requires_grad]
+    assert sizes.num_trainable == sum(weight.numel() for weight in trainable)
+    assert sizes.gradients == sum(weight.nbytes for weight in trainable)
+    states = trainer.optimizer.optimizer.state.values()
+    assert sizes.optimizer == sum(tensor.nbytes for state in states for tensor in state.values())
+    saved = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            saved += sum(file.get_tensor(name).nbytes for name in file.keys())
+    assert saved == pytest.approx(sizes.gradients, rel=0.01)  # what the dry run says without the optimizer
+
+
+def test_teachers_in_a_cache_cost_no_weights_and_no_operations(recipe, monkeypatch):
+    counted = []
+    monkeypatch.setattr(recipes, "describe_costs", lambda costs: str(counted.extend(costs)))
+    describe_recipe(recipe, ["stages.finetune.teacher_cache=features"])
+    pretrain, finetune = counted
+    assert pretrain.teacher_flops > 0 and pretrain.teacher_bytes(1) > 0
+    assert finetune.teacher_flops == finetune.teacher_bytes(1) == 0
+    assert finetune.feature_bytes > 0
+
+
+def test_sharded_teachers_are_gathered_one_after_another():
+    cost = make_cost(devices=4)
+    cost.teacher_sizes = [100, 60]
+    assert cost.teacher_bytes(4) == 160
+    cost.stage.training.shard_teachers = True
+    assert cost.teacher_bytes(4) == 40 + 100
+    assert cost.teacher_bytes(1) == 160
+
+
+def test_sources_are_counted_by_their_weights(recipe, tmp_path):
+    values = yaml.safe_load(Path(recipe).read_text())
+    path = values.pop("data_path")
+    rows = json.loads(Path(path).read_text())
+    few = tmp_path / "few.json"
+    few.write_text(json.dumps(rows[:2]))
+    values["data"] = [{"path": path, "weight": 1}, {"path": str(few), "weight": 3}]
+    changed = tmp_path / "sources.yaml"
+    changed.write_text(yaml.safe_dump(values, sort_keys=False))
+    assert rows_of(describe_recipe(str(changed)))["samples of the data"][0] == f"{4 * len(rows):,}"
+
+
+def test_a_budget_of_tokens_sets_the_size_of_a_batch(recipe, monkeypatch):
+    counted = []
+    monkeypatch.setattr(recipes, "describe_costs", lambda costs: str(counted.extend(costs)))
+    describe_recipe(recipe, ["max_batch_tokens=400", "max_length=400"])
+    for cost in counted:
+        usual, longest = cost.samples.usual, cost.samples.longest
+        assert longest.num_samples == 400 // longest.num_tokens <= usual.num_samples
+        assert cost.samples_per_step == usual.num_samples * cost.num_micro_batches
