@@ -10,6 +10,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 from weakref import finalize
 
 import torch
@@ -49,7 +50,7 @@ class PeakMemory(TorchDispatchMode):
 
 def loss_of_every_position(student: nn.Module, features: torch.Tensor, batch: dict) -> torch.Tensor:
     """The same loss with a score of each token of the vocabulary at each position."""
-    model = student.model
+    model: Any = student.model
     is_image = model.find_image_tokens(batch["input_ids"], None)
     words = model.get_input_embeddings()(batch["input_ids"])
     embeddings = model.merge_image_features(is_image, words, model.multi_modal_projector(features))

@@ -113,10 +113,11 @@ def outline_stage(module: StudentWithObjective, stage: Stage) -> StudentWithObje
     Raises:
         UserError: PEFT refuses the LoRA.
     """
-    trainable = stage.training.trainable
-    module.student.to(getattr(torch, stage.model.dtype))
+    trainable: Any = stage.training.trainable
+    student: Any = module.student
+    student.to(getattr(torch, stage.model.dtype))
+    set_trainable(student, trainable)
     module.objective.set_trainable(trainable)
-    set_trainable(module.student, trainable)
     if not stage.model.has_frozen_base:
         return module
     module = copy.deepcopy(module)

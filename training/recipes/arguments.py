@@ -304,7 +304,7 @@ class HawaiiTrainingArguments(TrainingArguments):
         for part, rate in rates.items():
             check_choice("a part of learning_rates", part, TRAINABLE_PARTS)
             # A projection that only weights targets learns in every stage.
-            if part not in (*self.trainable, "projections"):
+            if part not in [*(self.trainable or []), "projections"]:
                 raise UserError(
                     f"learning_rates has a rate for {part}, but trainable is {self.trainable!r}: leave {part} out of "
                     "learning_rates, or add it to trainable."
