@@ -27,6 +27,8 @@ RECOMPUTED = [f"{CHECKPOINTING[0]}=true"]
 MIXED = ["max_steps=2", "save_steps=1", "bf16=true", "gradient_accumulation_steps=2"]
 MIXED += ["train_sampling_strategy=group_by_length", "dataloader_num_workers=1"]
 
+LORA = ["max_steps=2", "save_steps=1", "lora={r: 2, lora_alpha: 4}"]
+
 # The third micro-batch of the second process has a loss that is not finite.
 BREAK = """
 from unittest import mock
@@ -85,6 +87,8 @@ def finished(world):
         "full": Run([two, *FSDP2, *TIED, *RECOMPUTED], FULL),
         "ddp_mixed": Run([one, *MIXED]),
         "sharded_mixed": Run([one, *FSDP2, *MIXED], SHARDED, setup=BF16),
+        "ddp_lora": Run([one, *LORA]),
+        "sharded_lora": Run([one, *FSDP2, *LORA], SHARDED),
         "ddp_pairs": Run([one, *pairs]),
         "sharded_pairs": Run([one, *FSDP2, *pairs, "shard_teachers=true"], SHARDED, setup=ONE_BY_ONE),
         "ddp_broken": Run([one, "max_steps=4", "save_steps=1"], setup=BREAK),
@@ -108,6 +112,8 @@ def resumed(world, finished):
         "full": Run([world / "recipe.yaml", *FSDP2, *TIED, *RECOMPUTED], FULL),
         "ddp_mixed": Run([world / "one.yaml", *MIXED]),
         "sharded_mixed": Run([world / "one.yaml", *FSDP2, *MIXED], SHARDED, setup=BF16),
+        "ddp_lora": Run([world / "one.yaml", *LORA]),
+        "sharded_lora": Run([world / "one.yaml", *FSDP2, *LORA], SHARDED),
     }
     for name, run in runs.items():
         folder = world / f"{name}_resumed"
@@ -154,6 +160,18 @@ def test_fsdp2_trains_what_ddp_trains(world, finished, name):
             torch.testing.assert_close(found[file][key], tensor, rtol=1e-4, atol=1e-5, msg=f"{file} {key}")
 
 
+def test_a_lora_trains_under_fsdp2_what_it_trains_under_ddp(world, finished):
+    for process, expected in zip(finished["sharded_lora"], finished["ddp_lora"]):
+        assert process.status == expected.status == 0
+        assert process.records == expected.records and len(expected.losses) == 2
+        assert process.losses == pytest.approx(expected.losses, abs=1e-4)
+    expected, found = weights_of(world / "ddp_lora"), weights_of(world / "sharded_lora")
+    assert found.keys() == expected.keys() > {"train/checkpoint-1/trained.safetensors"}
+    for file, tensors in expected.items():
+        for key, tensor in tensors.items():
+            torch.testing.assert_close(found[file][key], tensor, rtol=1e-4, atol=1e-5, msg=f"{file} {key}")
+
+
 @pytest.mark.parametrize("name", ["sharded", "full"])
 def test_the_folder_that_fsdp2_publishes_gives_ddps_logits(world, finished, name):
     inputs = torch.arange(1, 9).view(1, -1)
@@ -175,7 +193,7 @@ def test_bf16_has_about_the_same_losses_under_fsdp2_and_keeps_weights_in_float32
         assert process.losses == pytest.approx(expected.losses, rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["ddp", "sharded", "full", "ddp_mixed", "sharded_mixed"])
+@pytest.mark.parametrize("name", ["ddp", "sharded", "full", "ddp_mixed", "sharded_mixed", "ddp_lora", "sharded_lora"])
 def test_an_interrupted_run_ends_like_an_uninterrupted_one_bit_for_bit(world, finished, resumed, name):
     assert statuses(finished[name]) == statuses(resumed[name]) == [0, 0]
     assert f"Resuming from {world / f'{name}_resumed'}" in resumed[name][0].stdout

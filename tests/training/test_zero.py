@@ -81,6 +81,10 @@ def finished(world):
         runs[f"{name}_gradient"] = Run([*shared, *broken], environment, setup=BREAK_GRADIENT)
     runs["zero3_teachers"] = Run([*shared, *STEPS, "save_strategy=no", "shard_teachers=true"], environment)
     runs["zero3_bf16"] = Run([*shared, *STEPS, "save_strategy=no", "bf16=true"], environment, setup=BF16)
+    for name in ("zero2", "zero3"):
+        shared = [recipe, "use_cpu=false", f"strategy={name}", *STEPS, "stages.finetune.lora={r: 2, lora_alpha: 4}"]
+        runs[f"{name}_lora"] = Run(shared, launcher_environment(name))
+    runs["ddp_lora"] = Run([recipe, "strategy=ddp", *STEPS, "stages.finetune.lora={r: 2, lora_alpha: 4}"])
     runs["on_cpu"] = Run([recipe, "max_steps=1", "strategy=zero3"], environment)
     for name, run in runs.items():
         run.arguments.append(f"output_dir={world / name}")
