@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import make_processor
@@ -176,3 +177,18 @@ def test_a_record_whose_image_is_not_in_the_archive_is_named_before_training(tmp
         ConversationDataset(*arguments)
     dataset = ConversationDataset(*arguments, bad_records="skip")
     assert [sample["record_id"] for sample in dataset] == ["'0'", "'2'"]
+
+
+@pytest.mark.parametrize("name", ["images", "images.zip", "images.tar"])
+def test_forked_workers_make_the_samples_of_the_main_process(tmp_path, name):
+    """Records and archives are open, and have been read, when the workers start, as in training."""
+    folder = save_data(tmp_path, [make_record(number, questions=1 + number % 3) for number in range(9)])
+    if name != "images":
+        pack(tmp_path / name, {path.name: path.read_bytes() for path in (folder / "images").iterdir()})
+    dataset = ConversationDataset(str(folder / "data.json"), str(tmp_path / name), make_processor())
+    expected = [dataset[index] for index in range(9)]
+    for _ in range(3):
+        loader = DataLoader(dataset, batch_size=None, num_workers=3, multiprocessing_context="fork", timeout=60)
+        for sample, other in zip(loader, expected, strict=True):
+            assert sample["record_id"] == other["record_id"]
+            assert all(torch.equal(sample[key], other[key]) for key in ("input_ids", "labels", "pixel_values"))
