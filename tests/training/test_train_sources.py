@@ -1,7 +1,10 @@
 """A recipe with several sources, of which one may be streamed, trains and resumes bit for bit."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 
 import datasets
@@ -57,6 +60,18 @@ class Interrupted(BaseException):
     """Like a signal, in the middle of a step."""
 
 
+def assert_same(whole, resumed):
+    """Asserts that the weights and logs of two runs of four steps per stage are equal."""
+    expected, actual = (weights_of(run, *STAGES) for run in (whole, resumed))
+    assert expected.keys() == actual.keys()
+    assert [name for name, tensor in expected.items() if not tensor.equal(actual[name])] == []
+    for stage in STAGES:
+        assert len(logged_steps(whole, stage)) == 4
+        assert logged_steps(whole, stage) == logged_steps(resumed, stage)
+    hubs = [run / "hub" / "model.safetensors" for run in (whole, resumed)]
+    assert hubs[0].read_bytes() == hubs[1].read_bytes()
+
+
 @pytest.mark.parametrize(
     "recipe", [(False, 0), (True, 0), (True, 2)], indirect=True, ids=["mixed", "streamed", "streamed_by_workers"]
 )
@@ -80,13 +95,7 @@ def test_a_mixed_run_that_is_interrupted_resumes_bit_for_bit(recipe, tmp_path, m
         with pytest.raises(Interrupted):
             train(str(recipe), overrides)
     train(str(recipe), overrides)
-    whole, resumed = (weights_of(tmp_path / name, *STAGES) for name in ("whole", "resumed"))
-    assert whole.keys() == resumed.keys() and all(tensor.equal(resumed[name]) for name, tensor in whole.items())
-    for stage in STAGES:
-        assert len(logged_steps(tmp_path / "whole", stage)) == 4
-        assert logged_steps(tmp_path / "whole", stage) == logged_steps(tmp_path / "resumed", stage)
-    hubs = [tmp_path / name / "hub" / "model.safetensors" for name in ("whole", "resumed")]
-    assert hubs[0].read_bytes() == hubs[1].read_bytes()
+    assert_same(tmp_path / "whole", tmp_path / "resumed")
 
 
 @pytest.mark.parametrize("recipe", [(False, 0), (True, 0)], indirect=True, ids=["mixed", "streamed"])
@@ -105,6 +114,43 @@ def test_the_shares_of_the_samples_are_the_weights(recipe, tmp_path, monkeypatch
     counts = Counter(int(name.strip("'")) < 20 for name in names[:240])
     assert set(map(int, (name.strip("'") for name in names))) == {*range(7), *range(20, 32)}
     assert counts[True] / 240 == pytest.approx(0.25, abs=0.1)
+
+
+# Each process ends when the first one has begun its fourth step.
+STOP = """
+import os, sys
+from hawaii.__main__ import main
+from hawaii.training.trainer import HawaiiTrainer
+step = HawaiiTrainer.training_step
+
+def stop(self, *args, **kwargs):
+    if self.state.global_step == 3:
+        os._exit(9)
+    return step(self, *args, **kwargs)
+
+HawaiiTrainer.training_step = stop
+main(["train", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [(True, 1)], indirect=True)
+def test_two_processes_with_a_stream_resume_bit_for_bit(recipe, tmp_path):
+    (tmp_path / "script.py").write_text(STOP)
+
+    def run(name, *program):
+        command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *program, str(recipe)]
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+        options = {"capture_output": True, "text": True, "timeout": 300, "env": environment}
+        return subprocess.run([sys.executable, *command, f"output_dir={tmp_path / name}"], **options)
+
+    train_in_two = ("-m", "hawaii", "train")
+    whole = run("whole", *train_in_two)
+    assert whole.returncode == 0, whole.stderr[-4000:]
+    assert run("resumed", str(tmp_path / "script.py")).returncode != 0
+    resumed = run("resumed", *train_in_two)
+    assert f"Resuming from {tmp_path / 'resumed' / 'pretrain' / 'checkpoint-2'}" in resumed.stdout, resumed.stderr
+    assert_same(tmp_path / "whole", tmp_path / "resumed")
 
 
 @pytest.mark.parametrize("recipe", [(True, 2)], indirect=True)
