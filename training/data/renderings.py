@@ -66,14 +66,17 @@ def _render(messages: list[dict], processor: HawaiiProcessor, **kwargs) -> tuple
     return texts[0], spans[0] if spans else []
 
 
-def _kinds_of_turns(messages: list[dict]) -> dict[tuple, list[int]]:
-    """Returns the assistant's turns by what precedes them: the role, the number of items, and whether one is text."""
+def _kinds_of_turns(messages: list[dict], anchors: dict[int, int]) -> dict[tuple, list[int]]:
+    """
+    Returns the assistant's turns by what precedes them: whether there is a mark, the role, the number of items, and
+    whether one is text.
+    """
     kinds: dict[tuple, list[int]] = {}
     for turn, message in enumerate(messages):
         if message["role"] == "assistant":
             previous = messages[turn - 1] if turn else {"role": None, "content": []}
             content = previous["content"]
-            kind = (turn == 0, previous["role"], len(content), any("text" in item for item in content))
+            kind = (turn in anchors, previous["role"], len(content), any("text" in item for item in content))
             kinds.setdefault(kind, []).append(turn)
     return kinds
 
@@ -84,8 +87,9 @@ def _find_starts(text: str, messages: list[dict], processor: HawaiiProcessor) ->
     prompt is not the start of the text.
 
     Prompts are as long as the conversation, so rendering all of them would take quadratic time. The first and the last
-    turns of a kind are rendered. If the template writes the same between the last mark and each of these answers, and
-    also in the text of the others, these begin there as well; any other turn is rendered.
+    turns of a kind are rendered. What the template writes between the last mark and these answers is what it writes
+    before the others, too: where one of these texts is found, the answer begins after it. Turns with none of them, or
+    with several, are rendered.
     """
     marks = [match.start() for match in MARK.finditer(text)]
     ends = [position for position in marks if text[position] == ANSWER_END]
@@ -102,19 +106,20 @@ def _find_starts(text: str, messages: list[dict], processor: HawaiiProcessor) ->
             starts[turn] = len(prompt)
         return True
 
-    for turns in _kinds_of_turns(messages).values():
-        others = turns[NUM_FIRST:-NUM_LAST]
+    for turns in _kinds_of_turns(messages, anchors).values():
         rendered = [*turns[:NUM_FIRST], *turns[NUM_FIRST:][-NUM_LAST:]]
         if not render_prompts(rendered):
             return None
-        gaps = {text[anchors[turn] : starts[turn]] if turn in anchors else None for turn in rendered}
-        gap = gaps.pop()
-        for turn in others:
-            is_same = not gaps and gap and turn in anchors and text.startswith(gap, anchors[turn])
-            if is_same:
-                starts[turn] = anchors[turn] + len(gap)
-            elif not render_prompts([turn]):
+        gaps = {text[anchors[turn] : starts[turn]] for turn in rendered if turn in anchors}
+        for turn in turns[NUM_FIRST:-NUM_LAST]:
+            found = [gap for gap in gaps if turn in anchors and text.startswith(gap, anchors[turn])]
+            if len(found) == 1 and found[0]:
+                starts[turn] = anchors[turn] + len(found[0])
+                continue
+            if not render_prompts([turn]):
                 return None
+            if turn in anchors:
+                gaps.add(text[anchors[turn] : starts[turn]])
     return starts
 
 

@@ -1,8 +1,10 @@
 """Records of a data set of the library `datasets`: a folder, a file or an id of the Hub, complete or streamed."""
 
 import re
+import textwrap
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,11 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+from datasets.exceptions import DatasetGenerationError
+from pyarrow.parquet import read_schema
 
 from ...files.digest import digest
-from ...files.user_error import UserError, explain_errors
+from ...files.user_error import UserError
 from .image_folder import ImageStore
 from .readers import code_digest
 from .record import Record
@@ -55,6 +59,36 @@ def _load(path: str, config: str | None, split: str, streaming: bool) -> Any:
     return datasets.load_dataset(path, name=config, split=split, streaming=streaming)
 
 
+def _find_broken_file(path: str) -> Path | None:
+    """Returns a file of a folder that is no parquet file, or that has other columns than the first one."""
+    columns = None
+    for file in sorted(Path(path).rglob("*.parquet")) if Path(path).is_dir() else []:
+        try:
+            names = read_schema(file).names
+        except (OSError, pa.ArrowException):
+            return file
+        columns = names if columns is None else columns
+        if names != columns:
+            return file
+    return None
+
+
+@contextmanager
+def _explain_errors(path: str) -> Iterator[None]:
+    """Names the data set, and the file if it is broken, in the errors of `datasets`, which hide the cause of some."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # also an `OSError`, of the Hub or of Arrow, which may name no file
+        is_general = type(error) is DatasetGenerationError
+        cause = error.__cause__ if is_general and error.__cause__ is not None else error
+        reason = textwrap.shorten(str(cause) or type(cause).__name__, 400)
+        broken = _find_broken_file(path)
+        place = "" if broken is None else f", because of {broken}"
+        raise UserError(f"The data set {path} cannot be loaded{place}: {reason}") from error
+
+
 def load_rows(path: str, config: str | None = None, split: str = "train", streaming: bool = False) -> Any:
     """
     Loads the rows.
@@ -65,12 +99,9 @@ def load_rows(path: str, config: str | None = None, split: str = "train", stream
     Raises:
         UserError: There is no such data set, configuration or split, or it has no conversations.
     """
-    try:
-        with explain_errors(f"The data set {path} cannot be loaded"):
-            rows = _load(path, config, split, streaming)
-    except OSError as error:  # of the Hub, too
-        raise UserError(f"The data set {path} cannot be loaded: {error}") from error
-    names = rows.column_names or list(next(iter(rows), {}))
+    with _explain_errors(path):
+        rows = _load(path, config, split, streaming)
+        names = rows.column_names or list(next(iter(rows), {}))
     if not set(names) & {*CONVERSATION_COLUMNS, "json", "txt"}:
         raise UserError(
             f"The data set {path} has no conversations: its columns are {', '.join(names) or 'none'}, but one must be "
@@ -295,8 +326,9 @@ class DatasetStream:
         is_sharded = self.rows.num_shards >= num_readers
         rows = self.rows.shard(num_readers, reader, contiguous=False) if is_sharded else self.rows
         shuffled = enumerate(_shuffle(rows, np.random.default_rng([seed, epoch])))
-        for number, row in shuffled if is_sharded else islice(shuffled, reader, None, num_readers):
-            yield self._to_record(row, number)
+        with _explain_errors(self.path):
+            for number, row in shuffled if is_sharded else islice(shuffled, reader, None, num_readers):
+                yield self._to_record(row, number)
 
 
 class TableStream:

@@ -219,8 +219,13 @@ def test_answers_of_a_long_conversation_begin_where_every_prompt_ends(name):
     assert [start for start, _ in answers] == render_every_prompt(messages, processor)
 
 
-def test_a_conversation_takes_linear_time(monkeypatch):
-    processor, rendered = qwen(), []
+LINEAR = [name for name in LONG_TEMPLATES if not renderings.GENERATION.search(LONG_TEMPLATES[name])]
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_conversation_takes_linear_time(monkeypatch, name):
+    """Few prompts are rendered, of every kind of question, with an exception here and there."""
+    processor, rendered = make_family_processor(FAMILIES.get(name, FAMILIES["qwen2"]), LONG_TEMPLATES[name]), []
     render = renderings.render_jinja_template
     monkeypatch.setattr(
         renderings,
@@ -228,14 +233,17 @@ def test_a_conversation_takes_linear_time(monkeypatch):
         lambda conversations, **kwargs: rendered.append(len(conversations[0])) or render(conversations, **kwargs),
     )
     numbers = {}
-    for num_questions in (40, 400):
+    for num_questions in (100, 1000):
         rendered.clear()
-        conversation = tokenize(
-            processor, *(text for n in range(num_questions) for text in (f"what {n} ?", f"red {n}"))
-        )
-        assert len(chosen(processor, conversation, conversation.is_answer)) == num_questions
+        texts = []
+        for number in range(num_questions):
+            image = "<image>\n" if number % 5 == 0 else ""
+            texts += [f"{image}what {number} ?" if number % 7 else "<image>", f"red {number}" if number % 50 else ""]
+        conversation = tokenize(processor, *texts)
+        starts = [end for end, begin in zip(conversation.is_answer, conversation.is_answer[1:]) if begin and not end]
+        assert len(starts) == num_questions
         numbers[num_questions] = sum(rendered)
-    assert numbers[400] < 12 * numbers[40]
+    assert numbers[1000] < 12 * numbers[100]
 
 
 class Calendar:

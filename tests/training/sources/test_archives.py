@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import make_processor
@@ -73,18 +74,25 @@ def read_in_process(archive, seed, queue):
     queue.put(all(archive.read(name) == FILES[name] for name in names))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_processes_read_at_the_same_time(archive_path, method):
-    archive = ImageArchive(archive_path)
+def read_in_processes(path, method, num_workers):
+    archive = ImageArchive(path)
     archive.read("0.png")  # opens the file before the fork
     context = multiprocessing.get_context(method)
     queue = context.Queue()
-    workers = [context.Process(target=read_in_process, args=(archive, seed, queue)) for seed in range(3)]
+    workers = [context.Process(target=read_in_process, args=(archive, seed, queue)) for seed in range(num_workers)]
     for worker in workers:
         worker.start()
-    assert [queue.get(timeout=100) for _ in workers] == [True] * 3
+    assert [queue.get(timeout=100) for _ in workers] == [True] * num_workers
     for worker in workers:
         worker.join()
+
+
+def test_processes_read_at_the_same_time(archive_path):
+    read_in_processes(archive_path, "fork", 3)
+
+
+def test_a_new_process_reads_the_archive(tmp_path):
+    read_in_processes(pack(tmp_path / "a.zip", FILES), "spawn", 1)
 
 
 def test_a_copy_of_an_archive_reads_the_same(archive_path):
@@ -157,3 +165,30 @@ def test_what_is_no_archive_is_an_error(tmp_path, name):
     pack(tmp_path / "empty.tar", {})
     with pytest.raises(UserError, match=r"empty\.tar has no file"):
         open_image_folder(str(tmp_path / "empty.tar"))
+
+
+@pytest.mark.parametrize("name", ["images.zip", "images.tar"])
+def test_a_record_whose_image_is_not_in_the_archive_is_named_before_training(tmp_path, name):
+    folder = save_data(tmp_path, [make_record(number) for number in range(3)])
+    pack(tmp_path / name, {f"{number}.png": (folder / "images" / f"{number}.png").read_bytes() for number in (0, 2)})
+    arguments = (str(folder / "data.json"), str(tmp_path / name), make_processor())
+    problem = rf"1 of 3 records of .*data\.json cannot be used: record '1': its image .*{name}/1\.png is missing"
+    with pytest.raises(UserError, match=problem):
+        ConversationDataset(*arguments)
+    dataset = ConversationDataset(*arguments, bad_records="skip")
+    assert [sample["record_id"] for sample in dataset] == ["'0'", "'2'"]
+
+
+@pytest.mark.parametrize("name", ["images", "images.zip", "images.tar"])
+def test_forked_workers_make_the_samples_of_the_main_process(tmp_path, name):
+    """Records and archives are open, and have been read, when the workers start, as in training."""
+    folder = save_data(tmp_path, [make_record(number, questions=1 + number % 3) for number in range(9)])
+    if name != "images":
+        pack(tmp_path / name, {path.name: path.read_bytes() for path in (folder / "images").iterdir()})
+    dataset = ConversationDataset(str(folder / "data.json"), str(tmp_path / name), make_processor())
+    expected = [dataset[index] for index in range(9)]
+    for _ in range(3):
+        loader = DataLoader(dataset, batch_size=None, num_workers=3, multiprocessing_context="fork", timeout=60)
+        for sample, other in zip(loader, expected, strict=True):
+            assert sample["record_id"] == other["record_id"]
+            assert all(torch.equal(sample[key], other[key]) for key in ("input_ids", "labels", "pixel_values"))

@@ -247,3 +247,74 @@ def test_what_cannot_be_loaded_is_a_sentence(processor, tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"broken")
     with pytest.raises(UserError, match=r"The data set .*broken\.parquet cannot be loaded"):
         ConversationDataset(Source(str(tmp_path / "broken.parquet")), None, processor)
+
+
+def read_all(path, processor, streaming):
+    source = Source(str(path), streaming=streaming)
+    if not streaming:
+        dataset = ConversationDataset(source, None, processor)
+        return [dataset[index] for index in range(len(dataset))]
+    part = StreamPart(source.path, source.stream(), ConversationReader(None, processor), 1.0)
+    return SampleStream([part], 0, "skip", 1.0, 0, 1).take(40)
+
+
+def change_header(path):
+    content = bytearray(path.read_bytes())
+    content[4:60] = bytes(byte ^ 90 for byte in content[4:60])
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def change_columns(path):
+    datasets.Dataset.from_list([{"text": "x"}]).to_parquet(path)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (change_header, "set cannot be loaded.*: .*page header"),
+        (cut, r"set cannot be loaded, because of .*set/b\.parquet: .*magic bytes"),
+        (empty, r"set cannot be loaded, because of .*set/b\.parquet: .*Parquet file size is 0 bytes"),
+        (change_columns, r"set cannot be loaded, because of .*set/b\.parquet: Couldn't cast"),
+    ],
+)
+def test_a_broken_shard_among_others_is_named(folder, processor, tmp_path, streaming, damage, problem):
+    """Also if records are skipped: a file holds many of them."""
+    (tmp_path / "set").mkdir()
+    rows = [{"images": [{"bytes": png(RECORDS[0], folder), "path": None}], "messages": chat(RECORDS[0], str)}] * 20
+    for name in ("a", "b"):
+        datasets.Dataset.from_list(rows).to_parquet(tmp_path / "set" / f"{name}.parquet")
+    assert len(read_all(tmp_path / "set", processor, streaming)) == 40
+    damage(tmp_path / "set" / "b.parquet")
+    with pytest.raises(UserError, match=f"The data set .*{problem}"):
+        read_all(tmp_path / "set", processor, streaming)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ({"0.png": b"x"}, "has no conversations: its columns are .*png.* each NAME.jpg has a NAME.json"),
+        ({"0.png": b"x", "0.json": b"{broken"}, "cannot be loaded: Expecting property name"),
+        (None, "cannot be loaded: "),
+    ],
+)
+def test_a_broken_tar_shard_is_a_sentence(processor, tmp_path, streaming, files, problem):
+    path = tmp_path / "shard.tar"
+    path.write_bytes(b"no archive" * 200)
+    if files is not None:
+        with tarfile.open(path, "w") as archive:
+            for name, content in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(UserError, match=rf"The data set .*shard\.tar {problem}"):
+        read_all(path, processor, streaming)

@@ -1,0 +1,77 @@
+"""Records are checked once for their content; what had a problem is checked again."""
+
+import json
+import shutil
+
+import pytest
+
+from hawaii.files.user_error import UserError
+from hawaii.tests.tiny.models import make_processor
+from hawaii.tests.tiny.training import make_record, save_data
+from hawaii.training.data.conversation_dataset import ConversationDataset, ConversationReader
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return make_processor()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_data(tmp_path, [make_record(number) for number in range(5)])
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """The ids of the records that are checked."""
+    found, check = [], ConversationReader._find_problem
+    monkeypatch.setattr(
+        ConversationReader, "_find_problem", lambda self, record: found.append(record.id) or check(self, record)
+    )
+    return found
+
+
+def read(folder, processor, checked, images="images", **kwargs):
+    """The ids of the usable records, and of those that were checked."""
+    checked.clear()
+    dataset = ConversationDataset(str(folder / "data.json"), str(folder / images), processor, **kwargs)
+    return [record.id for record in dataset.records], list(checked)
+
+
+def test_a_second_start_checks_nothing(folder, processor, checked):
+    names = [str(number) for number in range(5)]
+    assert read(folder, processor, checked) == (names, names)
+    assert read(folder, processor, checked) == (names, [])
+    shutil.copy(folder / "data.json", folder / "other.json")
+    (folder / "other.json").rename(folder / "data.json")  # the same content
+    assert read(folder, processor, checked) == (names, [])
+
+
+def test_changed_records_and_another_image_folder_are_checked(folder, processor, checked):
+    read(folder, processor, checked)
+    records = [make_record(number) for number in range(3)]
+    (folder / "data.json").write_text(json.dumps(records))
+    assert read(folder, processor, checked)[1] == ["0", "1", "2"]
+    shutil.copytree(folder / "images", folder / "copied")
+    assert read(folder, processor, checked, "copied")[1] == ["0", "1", "2"]
+
+
+def test_a_record_is_used_as_soon_as_its_image_is_there(folder, processor, checked):
+    image = folder / "images" / "3.png"
+    content = image.read_bytes()
+    image.unlink()
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"1 of 5 records .* record '3': its image .*3\.png is missing"):
+            read(folder, processor, checked)
+    assert checked == ["3"]
+    assert read(folder, processor, checked, bad_records="skip") == (["0", "1", "2", "4"], ["3"])
+    image.write_bytes(content)
+    assert read(folder, processor, checked) == (["0", "1", "2", "3", "4"], ["3"])
+
+
+def test_an_image_that_is_lost_after_the_check_is_an_error_when_it_is_read(folder, processor):
+    ConversationDataset(str(folder / "data.json"), str(folder / "images"), processor)
+    (folder / "images" / "2.png").unlink()
+    dataset = ConversationDataset(str(folder / "data.json"), str(folder / "images"), processor)
+    with pytest.raises(UserError, match=r"data\.json, record '2': its image .*2\.png cannot be read"):
+        dataset[2]
