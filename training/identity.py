@@ -116,6 +116,8 @@ def describe_options(stage: Stage) -> dict[str, Any]:
                 continue
             if (value := getattr(arguments, field.name)) != _default(field):
                 options[field.name] = _describe(field.name, value)
+    if stage.data.is_streaming:  # the order depends on the number of readers
+        options["dataloader_num_workers"] = max(1, stage.training.dataloader_num_workers)
     teachers = {teacher.name: asdict(teacher) for teacher in stage.distilled_teachers}
     options["teachers"] = list(teachers)
     options["teacher"] = {name: _describe(name, teacher) for name, teacher in teachers.items()}
@@ -130,17 +132,16 @@ def describe_data(data: DataArguments) -> Any:
     if data.data is None:
         return _describe_content(data.image_folder if data.data_path is None else data.data_path)
     return [
-        {name: _describe_content(value) for name, value in source.items() if name != "image_folder"}
+        {
+            **{name: value for name, value in source.items() if name != "image_folder"},
+            "path": _describe_content(source["path"]),
+        }
         for source in data.data
     ]
 
 
-def _describe_content(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _describe_content(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_describe_content(item) for item in value]
-    if not isinstance(value, str) or not os.path.exists(value):
+def _describe_content(value: str) -> str:
+    if not os.path.exists(value):
         return value
     return digest(Path(value)) if os.path.isfile(value) else _digest_folder(Path(value), is_model=False)
 

@@ -11,6 +11,7 @@ import datasets
 import pytest
 
 from hawaii.__main__ import main
+from hawaii.files.user_error import UserError
 from hawaii.tests.finished_runs import logged_steps, weights_of
 from hawaii.tests.tiny.training import make_record, save_data, write_recipe
 from hawaii.training.train import train
@@ -82,10 +83,8 @@ def test_a_mixed_run_that_is_interrupted_resumes_bit_for_bit(recipe, tmp_path, m
     def interrupt(*args, **kwargs):
         nonlocal num_calls
         num_calls += 1
-        if num_calls in (
-            4,
-            11,
-        ):  # in the fourth step of the first stage; in the third step, with two batches, of the next
+        # In the fourth step of the first stage; in the third step, with two batches, of the next.
+        if num_calls in (4, 11):
             raise Interrupted
         return step(*args, **kwargs)
 
@@ -96,6 +95,30 @@ def test_a_mixed_run_that_is_interrupted_resumes_bit_for_bit(recipe, tmp_path, m
             train(str(recipe), overrides)
     train(str(recipe), overrides)
     assert_same(tmp_path / "whole", tmp_path / "resumed")
+
+
+@pytest.mark.parametrize("recipe", [(True, 1), (False, 0)], indirect=True, ids=["streamed", "mixed"])
+def test_a_stream_needs_as_many_readers_as_before(recipe, tmp_path, monkeypatch, request):
+    overrides = [f"output_dir={tmp_path / 'run'}"]
+    step, num_calls = HawaiiTrainer.training_step, 0
+
+    def interrupt(*args, **kwargs):
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls == 4:
+            raise Interrupted
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(HawaiiTrainer, "training_step", interrupt)
+    with pytest.raises(Interrupted):
+        train(str(recipe), overrides)
+    if "streamed" in request.node.name:
+        problem = r"checkpoint-2 was trained with another recipe: dataloader_num_workers is 1 there and 2 here"
+        with pytest.raises(UserError, match=problem):
+            train(str(recipe), [*overrides, "dataloader_num_workers=2"])
+        train(str(recipe), [*overrides, "dataloader_num_workers=0"])  # one reader as well
+    else:
+        train(str(recipe), [*overrides, "dataloader_num_workers=2"])
 
 
 @pytest.mark.parametrize("recipe", [(False, 0), (True, 0)], indirect=True, ids=["mixed", "streamed"])
@@ -120,6 +143,7 @@ def test_the_shares_of_the_samples_are_the_weights(recipe, tmp_path, monkeypatch
 STOP = """
 import os, sys
 from hawaii.__main__ import main
+from hawaii.files.user_error import UserError
 from hawaii.training.trainer import HawaiiTrainer
 step = HawaiiTrainer.training_step
 
