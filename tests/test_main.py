@@ -12,7 +12,7 @@ import torch
 
 from hawaii import __main__ as command
 from hawaii.files.user_error import UserError
-from hawaii.training.sources.readers import read_records
+from hawaii.training.sources.readers import read_table
 
 
 def run(program: str) -> subprocess.CompletedProcess:
@@ -233,7 +233,7 @@ def test_an_error_in_a_worker_is_one_sentence_too(monkeypatch, capsys):
     fail_with(monkeypatch, lambda: load_in_a_worker(lambda: open("/there/is/no/data.json")))
     # A missing file is no ValueError: the worker must not change the class of the error.
     assert command.main(["train", "recipe.yaml"]) == 2
-    fail_with(monkeypatch, lambda: load_in_a_worker(lambda: read_records("data.tsv")))
+    fail_with(monkeypatch, lambda: load_in_a_worker(lambda: read_table("data.tsv")))
     assert command.main(["train", "recipe.yaml"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "hawaii train: There is no data file data.tsv."
 

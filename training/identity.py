@@ -38,7 +38,7 @@ WITHOUT_EFFECT = set(
     "save_only_model save_strategy save_steps save_on_each_node save_total_limit enable_jit_checkpoint "
     "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision "
     "load_best_model_at_end metric_for_best_model greater_is_better resume_from_checkpoint "
-    "restore_callback_states_from_checkpoint use_cpu local_rank "
+    "restore_callback_states_from_checkpoint use_cpu local_rank strategy num_processes shard_teachers "
     "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
     "dataloader_multiprocessing_context remove_unused_columns label_names length_column_name "
     "ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout "

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from hawaii.files.manifest import write_manifest
 from hawaii.tests.tiny.answers import make_parrot, make_question, make_questions, save_questions
 from hawaii.tests.tiny.models import FACTS, make_processor
 from hawaii.tests.tiny.training import (
@@ -25,7 +26,9 @@ from hawaii.tests.tiny.training import (
 from hawaii.training import trainer as trainer_module
 from hawaii.training.checkpoints import save_objective
 from hawaii.training.data.conversation_dataset import Collator
+from hawaii.training.identity import describe_stage
 from hawaii.training.monitoring.monitor import CLOCK_ENTRIES
+from hawaii.training.recipes.recipe import read_recipe
 from hawaii.training.train import train
 from hawaii.training.trainer import HawaiiTrainer
 
@@ -248,13 +251,15 @@ def test_the_error_about_a_broken_image_names_it(recipe, tmp_path):
         train(str(path), overrides)
 
 
-def finish_first_stage(run):
-    """Saves a parrot as the model of the first stage."""
+def finish_first_stage(run, path, overrides):
+    """Saves a parrot as the model of the first stage of a recipe."""
     folder = run / "pretrain" / "model"
     make_parrot("red", vision={"num_teacher_adapters": 0, "num_general_adapters": 0}).save_pretrained(folder)
     make_processor().save_pretrained(folder)
     save_objective(make_module(objective="llava").objective, folder)
     (folder / "stage.json").write_text(json.dumps({**FACTS["stages"]["finetune"], "num_parameters": 1}))
+    stage = read_recipe(path, overrides).stages["pretrain"]
+    write_manifest(folder, describe_stage(stage, None, 1))
 
 
 @pytest.mark.slow
@@ -264,7 +269,7 @@ def test_two_processes_get_the_accuracy_of_one(recipe, tmp_path):
     overrides += ["learning_rate=0", "save_strategy=no", "max_steps=1", "per_device_eval_batch_size=2"]
     one, two = tmp_path / "one", tmp_path / "two"
     for run in (one, two):
-        finish_first_stage(run)
+        finish_first_stage(run, path, overrides)
     train(str(path), [*overrides, f"output_dir={one}"])
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hawaii", "train"]
     done = subprocess.run(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from hawaii import HawaiiForConditionalGeneration
 from hawaii.__main__ import main
+from hawaii.files.manifest import read_identity, write_manifest
 from hawaii.files.run_contents import TRAINED_FILE
 from hawaii.tests.finished_runs import logged_steps, weights_of
 from hawaii.tests.tiny.training import write_recipe
@@ -235,15 +236,17 @@ def test_other_frozen_weights_are_refused(recipe, finished, tmp_path, capsys):
     weights[name].flatten()[5] += 1e-6
     save_file(weights, path, metadata={"format": "pt"})
     assert main(["train", str(recipe), f"output_dir={run}", *options("lora 4bit")]) == 2
-    problem = f"checkpoint-2 cannot be resumed, because the frozen weights of {run}/pretrain/model have changed."
-    assert problem in capsys.readouterr().err
+    assert f"{path} is damaged: its bytes are not those that were saved" in capsys.readouterr().err
+    write_manifest(path.parent, read_identity(path.parent))  # as if the stage had been trained again
+    assert main(["train", str(recipe), f"output_dir={run}", *options("lora 4bit")]) == 2
+    assert "finetune/checkpoint-2 started from other weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("lora 8bit", "checkpoint-2 cannot be resumed, because quantization was 4bit and is 8bit."),
-        ("dora", "checkpoint-2 cannot be resumed, because quantization was 4bit and is None."),
+        ("lora 8bit", "checkpoint-2 was trained with another recipe: quantization is '4bit' there and '8bit' here."),
+        ("dora", "checkpoint-2 was trained with another recipe: lora.r is 4 there and 2 here."),
     ],
 )
 def test_another_precision_is_refused(recipe, finished, tmp_path, capsys, kind, message):
@@ -256,10 +259,10 @@ def test_a_checkpoint_of_another_kind_of_stage_is_refused(recipe, pretrained, fi
     run = interrupt(finished("lora"), tmp_path / "run")
     (run / "finetune" / "checkpoint-2" / TRAINED_FILE).unlink()
     assert main(["train", str(recipe), f"output_dir={run}", *options("lora")]) == 2
-    assert f"checkpoint-2/{TRAINED_FILE} is missing" in capsys.readouterr().err
+    assert f"checkpoint-2 lacks {TRAINED_FILE}" in capsys.readouterr().err
     run = interrupt(finished("lora"), tmp_path / "other")
     assert main(["train", str(recipe), f"output_dir={run}", *options("lora", lora={"r": 2})]) == 2
-    assert "does not fit this recipe" in capsys.readouterr().err
+    assert "checkpoint-2 was trained with another recipe: lora." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["lora", "lora 4bit", "bias"])
@@ -325,9 +328,9 @@ def test_a_damaged_lora_is_refused(recipe, finished, tmp_path, capsys):
     path = run / "finetune" / "model" / "adapter_model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-8])
-    assert main(flags) == 2 and f"{path} is damaged or truncated" in capsys.readouterr().err
+    assert main(flags) == 2 and f"{path} is truncated: it has" in capsys.readouterr().err
     path.unlink()
-    assert main(flags) == 2 and "has no adapter_model.safetensors" in capsys.readouterr().err
+    assert main(flags) == 2 and f"{path.parent} lacks adapter_model.safetensors" in capsys.readouterr().err
     path.write_bytes(content)
     (run / "finetune" / "base" / "model.safetensors").unlink()
     assert main(flags) == 2 and str(run / "finetune" / "base") in capsys.readouterr().err

@@ -60,7 +60,14 @@ def test_the_hub_folder_is_an_encoder_that_loads_and_its_image_processor(finishe
         features = model(**inputs).last_hidden_state
     assert features.shape == (1, 17, 32) and features.isfinite().all()
     published = {path.name for path in (folder / "hub").iterdir() if path.suffix != ".py"}
-    assert published == {"README.md", "training.json", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert published == {
+        "README.md",
+        "training.json",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "manifest.json",
+    }
     assert not list(folder.rglob("tokenizer*")) and not list(folder.rglob("*chat_template*"))
 
 
@@ -200,9 +207,9 @@ def test_two_processes_train_the_same_weights_as_one(recipe, tmp_path, objective
 
 def test_the_first_line_states_that_the_encoder_is_trained_alone(recipe, tmp_path, capsys):
     train(str(recipe), [f"output_dir={tmp_path}", "max_steps=1"])
-    assert capsys.readouterr().out.startswith(
-        "The recipe names no language model: the encoder is trained alone, on im"
-    )
+    strategy, line = capsys.readouterr().out.splitlines()[:2]
+    assert strategy.startswith("Strategy single: ")
+    assert line.startswith("The recipe names no language model: the encoder is trained alone, on im")
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, recipe, tmp_path):

@@ -63,7 +63,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, recipe,
 
 def test_llava_loads_no_teachers_and_makes_no_images_for_them(recipe, tmp_path, monkeypatch):
     sizes, loaded = [], []
-    monkeypatch.setattr(train_module, "load_teachers", lambda configs, device: loaded.extend(configs) or [])
+    monkeypatch.setattr(train_module, "load_teachers", lambda configs, *options: loaded.extend(configs) or [])
 
     def record_size(self, *args, **kwargs):
         sizes.append(kwargs["teacher_image_size"])
