@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import disable_fsdp_ram_efficient_loading, send_to_device
 from transformers import set_seed
+from transformers.integrations import deepspeed
 
 from ..files.atomic import read_json, write_json
 from ..files.manifest import check_manifest, write_manifest
@@ -161,9 +162,10 @@ def start_student(stage: Stage, previous: Path | None) -> tuple[Student, HawaiiP
     """The student with which a stage starts, in full precision, and its processor; the same at each call."""
     if stage.model.has_frozen_base:
         set_seed(stage.training.seed)
-    if previous is None:
-        return build_student(stage.model, stage.data, len(stage.distilled_teachers), stage.training.objective)
-    return continue_student(previous, stage.model, stage.data)
+    with whole_weights(stage.training):
+        if previous is None:
+            return build_student(stage.model, stage.data, len(stage.distilled_teachers), stage.training.objective)
+        return continue_student(previous, stage.model, stage.data)
 
 
 def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests: StopRequests) -> None:
@@ -184,14 +186,14 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
     objective_class = OBJECTIVES[args.objective]
     matching = None if data_args.teacher_cache is None else objective_class.cached_matching(stage.options)
     feature_cache, teachers = None, []
-    with whole_weights(args):
-        if matching is None:
-            if data_args.teacher_cache is not None and stage.distilled_teachers:
-                print_once(f"The objective {args.objective} reads more than a teacher_cache holds: its teachers run.")
+    if matching is None:
+        if data_args.teacher_cache is not None and stage.distilled_teachers:
+            print_once(f"The objective {args.objective} reads more than a teacher_cache holds: its teachers run.")
+        with whole_weights(args):
             teachers = load_teachers(stage.distilled_teachers, args.device, args.shard_teachers)
-            teachers = objective_class.prepare_teachers(teachers)
-        set_seed(args.seed)  # after the teachers, so that the student is the same with and without a cache
-        student, processor = start_student(stage, previous)
+        teachers = objective_class.prepare_teachers(teachers)
+    set_seed(args.seed)  # after the teachers, so that the student is the same with and without a cache
+    student, processor = start_student(stage, previous)
     if matching is not None and data_args.teacher_cache is not None:
         vision, configs = encoder_of(student).config, stage.distilled_teachers
         grid, images = vision.image_size // vision.patch_size, processor.image_processor
@@ -250,6 +252,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
         output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
         check_is_finished(trainer, output.global_step, requests)
         save_finished(stage, trainer, output.global_step, num_parameters, model_folder)
+    deepspeed.unset_hf_deepspeed_config()  # what is loaded from now on is whole
 
 
 def check_is_finished(trainer: HawaiiTrainer, step: int, requests: StopRequests) -> None:

@@ -133,6 +133,17 @@ def test_zero_trains_what_ddp_trains(world, finished, name):
             torch.testing.assert_close(found[file][key], tensor, rtol=1e-4, atol=1e-5, msg=f"{file} {key}")
 
 
+@pytest.mark.parametrize("name", ["zero2", "zero3"])
+def test_a_lora_trains_what_it_trains_under_ddp(world, finished, name):
+    for process, expected in zip(finished[f"{name}_lora"], finished["ddp_lora"]):
+        assert process.status == expected.status == 0
+        assert process.losses == pytest.approx(expected.losses, abs=1e-4)
+    expected, found = weights_of(world / "ddp_lora"), weights_of(world / f"{name}_lora")
+    for file, tensors in expected.items():
+        for key, tensor in tensors.items():
+            torch.testing.assert_close(found[file][key], tensor, rtol=1e-4, atol=1e-5, msg=f"{file} {key}")
+
+
 def test_the_folder_that_zero_3_publishes_gives_ddps_logits(world, finished):
     inputs = torch.arange(1, 9).view(1, -1)
     with torch.no_grad():
@@ -154,12 +165,20 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one_bit_for_bit(world, fi
         assert [key for key, tensor in tensors.items() if not torch.equal(found[file][key], tensor)] == [], file
 
 
-@pytest.mark.parametrize(("name", "missing"), [("as_ddp", "optimizer.pt"), ("without_state", "global_step1")])
-def test_a_checkpoint_without_the_state_of_the_strategy_is_refused(world, resumed, name, missing):
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        (
+            "as_ddp",
+            "checkpoint-1 lacks optimizer.pt, which this run needs, though it is whole: start the run with the ",
+        ),
+        ("without_state", "checkpoint-1 lacks global_step1/"),
+    ],
+)
+def test_a_checkpoint_without_the_state_of_the_strategy_is_refused(world, resumed, name, problem):
     assert [outcome.status for outcome in resumed[name]] == [2, 2]
-    checkpoint = world / name / "pretrain/checkpoint-1"
     for outcome in resumed[name]:
-        assert f"hawaii train: {checkpoint} lacks {missing}: it cannot be resumed." in outcome.stderr.splitlines()[-1]
+        assert f"{world / name / 'pretrain'}/{problem}" in outcome.stderr.splitlines()[-1]
 
 
 def test_bf16_has_about_the_same_losses(world, finished):
