@@ -48,7 +48,7 @@ class PeakMemory(TorchDispatchMode):
         return result
 
 
-def loss_of_every_position(student: nn.Module, features: torch.Tensor, batch: dict) -> torch.Tensor:
+def loss_of_every_position(student: Any, features: torch.Tensor, batch: dict) -> torch.Tensor:
     """The same loss with a score of each token of the vocabulary at each position."""
     model: Any = student.model
     is_image = model.find_image_tokens(batch["input_ids"], None)

@@ -115,9 +115,10 @@ def outline_stage(module: StudentWithObjective, stage: Stage) -> StudentWithObje
     """
     trainable: Any = stage.training.trainable
     student: Any = module.student
+    objective: Any = module.objective
     student.to(getattr(torch, stage.model.dtype))
     set_trainable(student, trainable)
-    module.objective.set_trainable(trainable)
+    objective.set_trainable(trainable)
     if not stage.model.has_frozen_base:
         return module
     module = copy.deepcopy(module)
