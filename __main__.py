@@ -336,7 +336,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the arguments. Overrides may be anywhere; argparse alone accepts them only next to RECIPE."""
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
-    takes_overrides = arguments.command in ("check", "train", "ablate")
+    takes_overrides = arguments.command in ("cache", "check", "train", "ablate")
     if unknown := [word for word in rest if not takes_overrides or "=" not in word or word.startswith("-")]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     costs = [name for name in COST_OPTIONS if hasattr(arguments, name)]

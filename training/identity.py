@@ -1,15 +1,13 @@
 """What a run is: the options and data that decide its numbers, and what a checkpoint of another run differs in."""
 
 import os
-from collections.abc import Callable
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from accelerate import PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import DistributedType
 from transformers import TrainingArguments
 
 from ..files.atomic import visible_files
@@ -50,21 +48,6 @@ PATHS = ("vision_tower", "language_model", "llava", "tokenizer", "chat_template"
 COMPARED_APART = {"teachers", "gradient_accumulation_steps"}
 
 T = TypeVar("T")
-
-
-def decide_once(function: Callable[..., T], *args) -> T:
-    """Calls a function on the main process alone; every process gets its result, or raises its `UserError`."""
-    answer: list[Any] = [None, None]
-    if PartialState().is_main_process:
-        try:
-            answer[0] = function(*args)
-        except (UserError, OSError) as error:
-            answer[1] = error
-    if PartialState().num_processes > 1:
-        broadcast_object_list(answer)
-    if answer[1] is not None:
-        raise answer[1]
-    return answer[0]
 
 
 def _digest_folder(folder: Path, is_model: bool) -> str:

@@ -26,11 +26,12 @@ from .checkpoints import FoundCheckpoint, find_checkpoint, list_checkpoints, loa
 from .data.conversation_dataset import Collator, ConversationDataset, ConversationReader
 from .data.images import ImageDataset, ImageReader, collate_images
 from .data.mixture import MixedDataset
+from .data.processes import decide_once
 from .data.questions import QuestionDataset
 from .data.records import TEACHER_INPUTS, join
 from .data.sample_stream import SampleStream, StreamPart
 from .finished_stage import ObjectiveSettings
-from .identity import check_options, check_processes, check_run, decide_once, describe_options, describe_stage
+from .identity import check_options, check_processes, check_run, describe_options, describe_stage
 from .objectives.encoder_passes import Student, encoder_of
 from .recipes.arguments import DataArguments
 from .recipes.objectives import OBJECTIVES, StudentWithObjective

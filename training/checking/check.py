@@ -11,6 +11,7 @@ from tqdm import tqdm
 from ...files.atomic import write_json, write_text
 from ...files.run_contents import CHECK_FILE, CHECK_TABLES_FILE
 from ...files.user_error import UserError
+from ...files.write_errors import explain_write_errors
 from ...processing.encoder_processor import EncoderProcessor, load_image_processor
 from ...processing.processing_hawaii import HawaiiProcessor
 from ..counting.recipes import outline_vision
@@ -123,9 +124,10 @@ def check(recipe: str, overrides: Sequence[str] | None = None, num_processes: in
     sources = check_stages(plan, max(1, num_processes))
     refused = [source for source in sources if source.is_refused]
     content = {"name": plan.name, "is_usable": not refused, "sources": [source.to_dict() for source in sources]}
-    write_json(plan.output_dir / CHECK_FILE, content)
     tables = plan.output_dir / CHECK_TABLES_FILE
-    write_text(tables, f"# Check of the data of {plan.name}\n\n{write_markdown(sources)}\n")
+    with explain_write_errors(plan.output_dir, "make room and run the same command again."):
+        write_json(plan.output_dir / CHECK_FILE, content)
+        write_text(tables, f"# Check of the data of {plan.name}\n\n{write_markdown(sources)}\n")
     summary = f"{write_markdown(sources, NUM_SHOWN)}\n\nThe report: {tables}"
     if not refused:
         return summary

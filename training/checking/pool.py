@@ -54,6 +54,8 @@ def _inspect(indices: Sequence[int]) -> list[Row]:
             rows.append(Row(problem=str(error)))
         except MemoryError:
             rows.append(Row(problem=f"reading it takes more than {ROW_BYTES >> 30} GiB of memory"))
+        except Exception as error:  # of a file system, or of a library that meets what it does not expect
+            rows.append(Row(problem=f"it cannot be read ({type(error).__name__}: {error})"))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     return rows

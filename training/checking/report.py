@@ -57,9 +57,7 @@ class SourceReport:
     @property
     def effect(self) -> str:
         """What training will do."""
-        if self.rows is None:
-            return "training stops"
-        if self.is_refused:
+        if self.rows is None or self.is_refused:
             return "training stops"
         num_bad, num_rows = len(self.rows.problems), len(self.rows.num_images)
         return f"skips {num_bad:,} of {num_rows:,} rows" if num_bad else "uses all rows"

@@ -42,7 +42,7 @@ class AllRows(RecordDataset):
             self._open_image(image, self.read_content(image))
         return {}
 
-    def _count_tokens(self, record: Record, sample: dict) -> int:
+    def _count_sample(self, record: Record, sample: dict) -> int:
         return 0
 
     def inspect(self, index: int) -> Row:
@@ -54,8 +54,10 @@ class AllRows(RecordDataset):
                 sample = self.make_sample(record)
             except UserError as error:
                 problem = str(error).removesuffix(".")
-            with suppress(UserError):
-                num_tokens = self._count_tokens(record, sample)
+        # Also of a row whose image is bad: it may be replaced.
+        if record.messages:
+            with suppress(UserError, UnicodeError):
+                num_tokens = self._count_sample(record, sample)
         if problem is not None and len(problem) > LONGEST_PROBLEM:  # it quotes what is far too long
             problem = f"{problem[: LONGEST_PROBLEM // 2]} ... {problem[-LONGEST_PROBLEM // 2 :]}"
         return Row(len(record.images), len(record.messages), num_tokens, problem)
@@ -64,7 +66,7 @@ class AllRows(RecordDataset):
 class AllConversations(AllRows, ConversationDataset):
     """All conversations of a file."""
 
-    def _count_tokens(self, record: Record, sample: dict) -> int:
+    def _count_sample(self, record: Record, sample: dict) -> int:
         num_tokens = len(sample.get("input_ids", ()))
         if 0 < num_tokens < self.max_length:
             return num_tokens
@@ -81,7 +83,7 @@ class AllQuestions(AllRows, QuestionDataset):
     def __init__(self, *args, **kwargs):
         RecordDataset.__init__(self, *args, **kwargs)
 
-    def _count_tokens(self, record: Record, sample: dict) -> int:
+    def _count_sample(self, record: Record, sample: dict) -> int:
         return len(sample["input_ids"]) if sample else 0
 
     def make_sample(self, record: Record) -> dict:

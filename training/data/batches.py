@@ -106,7 +106,7 @@ class GroupedBatchSampler(BatchRebalanceSampler):
         missing = -len(batches) % self.num_processes
         if self.drop_last:
             return batches[: len(batches) - len(batches) % self.num_processes]
-        return batches + (batches * missing)[:missing]  # fewer samples than processes
+        return batches + (batches * missing)[:missing]  # no batch was left that could be halved
 
     def _fill_with_samples(self, indices: list[int], generator: torch.Generator) -> Iterator[list[int]]:
         lengths = [self.lengths[index] for index in indices]

@@ -8,15 +8,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-
 from ...files.atomic import read_json, write_json
 from ...files.digest import digest
+from ...files.write_errors import explain_write_errors
 from ...processing.processing_hawaii import HawaiiProcessor
 from ..sources.cache import cache_path
 from ..sources.image_folder import ImageStore
 from ..sources.record import Record
+from .processes import decide_once
 
 
 INDEXED = ("problems", "image_states")  # by the index of a row, which JSON makes a text
@@ -65,7 +64,9 @@ def image_states(images: ImageStore, records: Iterable[Record]) -> str:
 
 def save_checked(key: str, rows: CheckedRows) -> None:
     """Keeps a result under its key, see [`RecordDataset.check_key`], in the place of an earlier one."""
-    write_json(cache_path(f"{key}.checked.json"), asdict(rows))
+    path = cache_path(f"{key}.checked.json")
+    with explain_write_errors(path, "set HF_DATASETS_CACHE to a folder with space."):
+        write_json(path, asdict(rows))
 
 
 def find_checked(key: str) -> CheckedRows | None:
@@ -73,11 +74,8 @@ def find_checked(key: str) -> CheckedRows | None:
     Returns the result of an earlier check, or `None`. All processes of a run get what the first one finds: with other
     rows than the others, a process would wait forever.
     """
-    state, content = PartialState(), None
     path = cache_path(f"{key}.checked.json")
-    if state.is_main_process and path.is_file():
-        content = read_json(path)
-    (content,) = broadcast_object_list([content])
+    content = decide_once(lambda: read_json(path) if path.is_file() else None)
     if content is None:
         return None
     by_index = {name: {int(index): text for index, text in content[name].items()} for name in INDEXED}

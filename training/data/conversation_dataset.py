@@ -1,6 +1,7 @@
 """Samples of conversations about images, and their batches."""
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...files.user_error import UserError
 from ...processing.processing_hawaii import HawaiiProcessor
+from ..sources.cache import cached_file
 from ..sources.record import Record
+from ..sources.record_table import RecordTable
 from .conversations import clean_text, tokenize_conversation
 from .records import FeatureReader, RecordDataset, RecordReader, join
 
@@ -95,18 +98,23 @@ class ConversationDataset(ConversationReader, RecordDataset):
         counted them already.
         """
         if self.checked is not None:
-            num_tokens = np.array(self.checked.num_tokens)
-            chosen = num_tokens if self.records.indices is None else num_tokens[self.records.indices]
-            return np.minimum(chosen, self.max_length).tolist()
-        result = []
-        for record in self.records:
+            counts = np.array(self.checked.num_tokens)
+        else:
+
+            def write(path: Path) -> None:
+                with path.open("wb") as file:
+                    np.save(file, np.fromiter(map(self._count_tokens, all_records), np.int32))
+
+            all_records = RecordTable(self.records.path)
+            counts = np.load(cached_file(f"{self.check_key(self.records)}.lengths.npy", write))
+        chosen = counts if self.records.indices is None else counts[self.records.indices]
+        return np.minimum(chosen, self.max_length).tolist()
+
+    def _count_tokens(self, record: Record) -> int:
+        if self._find_problem(record) is None:
             with suppress(UserError):
-                result.append(
-                    min(self.max_length, len(tokenize_conversation(record.messages, self.processor).input_ids))
-                )
-                continue
-            result.append(0)
-        return result
+                return len(tokenize_conversation(record.messages, self.processor).input_ids)
+        return 0
 
 
 class Collator:

@@ -6,6 +6,7 @@ import logging
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset
 
 from ...files.digest import digest
 from ...files.user_error import UserError, explain_errors
+from ...processing import images_hawaii
 from ...processing.encoder_processor import EncoderProcessor
 from ...processing.images_hawaii import open_image, to_planes
 from ...processing.processing_hawaii import HawaiiProcessor
@@ -28,9 +30,13 @@ from ..sources.record_table import RecordTable
 from ..sources.source import Source
 from .checked import find_checked, image_states, processor_key
 from .conversations import clean_text
+from .processes import decide_once
 
 
 logger = logging.getLogger(__name__)
+
+CHECKING = Path(__file__).parents[1] / "checking"  # whose code decides what a check finds
+NUM_LOOKED_AT = 100  # records of a known data set, at each start
 
 
 # What the teachers of a step receive: the shared squares, or features from a cache.
@@ -371,8 +377,10 @@ class RecordDataset(RecordReader, Dataset):
 
     def check_key(self, records: RecordTable) -> str:
         """A digest of all that the result of `hawaii check` depends on, except the image folder's content."""
+        folders = [Path(__file__).parent, Path(images_hawaii.__file__).parent, CHECKING]
+        code = [path for folder in folders for path in sorted(folder.glob("*.py"))]
         options = "\n".join(self._check_options()).encode()
-        return digest(self._cheap_key(records).encode(), processor_key(self.processor), options)
+        return digest(*code, self._cheap_key(records).encode(), processor_key(self.processor), options)
 
     def _check_options(self) -> list[str]:
         """Further options that decide whether a record is good."""
@@ -380,38 +388,33 @@ class RecordDataset(RecordReader, Dataset):
 
     def _find_problems(self, records: RecordTable) -> dict[int, str]:
         """
-        Returns the problems of the records that cannot be used, by their indices. Records that once had none are not
-        checked again: what has happened to their images since is an error when they are read.
+        Returns the problems of the records that cannot be used, by their indices. Of records that once had none, some
+        are looked at again, and all if one of these has a problem now, such as an image on a disk that is not mounted.
         """
-        if self.checked is not None:
-            problems = {}
-            for number, problem in self.checked.problems.items():
-                record = records[number]
-                if image_states(self.images, [record]) == self.checked.image_states[number]:
-                    problems[number] = problem
-                elif (problem := self._find_problem(record)) is not None:
-                    problems[number] = problem
-            return problems
-        problems: dict[int, str] = {}
-        is_first = False
-
-        def write(path: Path) -> None:
-            nonlocal problems, is_first
+        if self.checked is None:
+            path = cached_file(f"{self._cheap_key(records)}.problems.json", partial(self._write_problems, records))
+            bad = json.loads(path.read_text(encoding="utf-8"))
+            problems = {number: self._find_problem(records[number]) for number in bad}
+        else:
+            problems = {
+                number: problem
+                if image_states(self.images, [records[number]]) == self.checked.image_states[number]
+                else self._find_problem(records[number])
+                for number, problem in self.checked.problems.items()
+            }
+        good = np.setdiff1d(np.arange(len(records)), list(problems))
+        if any(self._find_problem(records[int(number)]) for number in good[:: max(1, len(good) // NUM_LOOKED_AT)]):
             found = ((number, self._find_problem(record)) for number, record in enumerate(records))
-            problems, is_first = {number: problem for number, problem in found if problem is not None}, True
-            path.write_text(json.dumps(sorted(problems)), encoding="utf-8")
+            problems = dict(found) | {number: problem for number, problem in problems.items() if problem is not None}
+        return {number: problem for number, problem in sorted(problems.items()) if problem is not None}
 
-        path = cached_file(f"{self._cheap_key(records)}.problems.json", write)
-        if not is_first:
-            for number in json.loads(path.read_text(encoding="utf-8")):
-                problem = self._find_problem(records[number])
-                if problem is not None:
-                    problems[number] = problem
-        return problems
+    def _write_problems(self, records: RecordTable, path: Path) -> None:
+        bad = [number for number, record in enumerate(records) if self._find_problem(record) is not None]
+        path.write_text(json.dumps(bad), encoding="utf-8")
 
     def _check(self, records: RecordTable) -> RecordTable:
         """Returns the usable records; raises or warns if there are others."""
-        problems = self._find_problems(records)
+        problems = decide_once(self._find_problems, records)
         if not problems:
             return records
         first = "; ".join(

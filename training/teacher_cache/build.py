@@ -60,16 +60,13 @@ class UncachedImages(ImageDataset):
         """
         (image,) = record.images
         content = self.read_content(image)
-        with explain_errors(f"its image {image} cannot be read"):
+        try:
             key = digest(content)
-        return (
-            {"digest": key}
-            if key in self.stored
-            else {
-                "digest": key,
-                "teacher_image": self.read_teacher_image(image, content),
-            }
-        )
+        except OSError as error:
+            raise UserError(f"its image {image} cannot be read ({error})") from error
+        if key in self.stored:
+            return {"digest": key}
+        return {"digest": key, "teacher_image": self.read_teacher_image(image, content)}
 
 
 class FeatureWriter:
@@ -110,7 +107,7 @@ class FeatureWriter:
             self.finish()
 
     def finish(self) -> None:
-        """Writes what is left."""
+        """Writes the remaining features."""
         if self.images:
             self._write(len(self.images))
 

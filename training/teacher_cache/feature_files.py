@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from ...files.atomic import atomic_file
 from ...files.digest import digest
 from ...files.user_error import UserError
+from ...files.write_errors import explain_write_errors
 from .contents import INDEX_FILE, Contents
 from .quantization import Quantized, images_per_block, quantize
 
@@ -47,7 +48,7 @@ def open_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    with atomic_file(path) as incomplete:
+    with explain_write_errors(path, "make room and run `hawaii cache` again."), atomic_file(path) as incomplete:
         save_file(tensors, incomplete, {"format": "pt", **metadata})
         with incomplete.open("rb") as file:
             os.fsync(file.fileno())
