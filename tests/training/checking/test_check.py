@@ -171,13 +171,33 @@ def test_training_after_a_check_looks_at_no_row_again_and_leaves_out_the_broken_
     recipe = write_recipe(tmp_path, teacher_folders, bad_records="skip", train_sampling_strategy="group_by_length")
     (tmp_path / "images" / "3.png").write_bytes(b"broken")
     check(str(recipe))
-    monkeypatch.setattr(ConversationDataset, "_find_problem", forbid)
+    looked_at, look = [], ConversationDataset._find_problem
+    monkeypatch.setattr(
+        ConversationDataset, "_find_problem", lambda self, record: looked_at.append(record.id) or look(self, record)
+    )
+    monkeypatch.setattr("hawaii.training.data.records.NUM_LOOKED_AT", 1)
     monkeypatch.setattr("hawaii.training.data.conversation_dataset.suppress", forbid)  # lengths of a second look
     with caplog.at_level(logging.WARNING):
         train(str(recipe))
     stages = json.loads((tmp_path / "run" / "train_results.json").read_text())["stages"]
     assert [stage["samples"] for stage in stages.values()] == [13, 13]
     assert "takes its place" not in caplog.text and "1 of 14 records" in caplog.text
+    assert looked_at == ["0", "0"]  # one record in each stage, in case that the disk is not there
+
+
+@pytest.mark.parametrize("content", [None, b"broken"])
+def test_a_row_whose_image_is_replaced_after_the_check_has_its_length(tmp_path, recipe, content):
+    path = tmp_path / "images" / "3.png"
+    good = path.read_bytes()
+    path.unlink() if content is None else path.write_bytes(content)
+    check(str(recipe), ["bad_records=skip"])
+    path.write_bytes(good)
+    paths = (str(tmp_path / "data.json"), str(tmp_path / "images"))
+    dataset = ConversationDataset(*paths, make_processor(), max_length=300)
+    assert dataset.checked is not None and len(dataset.checked.problems) == 1
+    lengths, has_images = dataset.measure()
+    assert lengths == [len(dataset[index]["input_ids"]) for index in range(len(dataset))]
+    assert has_images == ["pixel_values" in dataset[index] for index in range(len(dataset))]
 
 
 def test_a_data_set_after_a_check_has_the_lengths_of_its_samples(tmp_path, recipe):

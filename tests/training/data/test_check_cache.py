@@ -1,4 +1,4 @@
-"""Records are checked once for their content; what had a problem is checked again."""
+"""Records are checked once for their content; what had a problem is checked again, and a few of the others."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ import pytest
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_record, save_data
+from hawaii.training.data import records
 from hawaii.training.data.conversation_dataset import ConversationDataset, ConversationReader
 
 
@@ -23,7 +24,8 @@ def folder(tmp_path):
 
 @pytest.fixture
 def checked(monkeypatch):
-    """The ids of the records that are checked."""
+    """The ids of the records that are checked; of those that once were good, only the first one is."""
+    monkeypatch.setattr(records, "NUM_LOOKED_AT", 1)
     found, check = [], ConversationReader._find_problem
     monkeypatch.setattr(
         ConversationReader, "_find_problem", lambda self, record: found.append(record.id) or check(self, record)
@@ -38,22 +40,21 @@ def read(folder, processor, checked, images="images", **kwargs):
     return [record.id for record in dataset.records], list(checked)
 
 
-def test_a_second_start_checks_nothing(folder, processor, checked):
+def test_a_second_start_checks_some_records_only(folder, processor, checked):
     names = [str(number) for number in range(5)]
-    assert read(folder, processor, checked) == (names, names)
-    assert read(folder, processor, checked) == (names, [])
+    assert read(folder, processor, checked) == (names, [*names, "0"])
+    assert read(folder, processor, checked) == (names, ["0"])
     shutil.copy(folder / "data.json", folder / "other.json")
     (folder / "other.json").rename(folder / "data.json")  # the same content
-    assert read(folder, processor, checked) == (names, [])
+    assert read(folder, processor, checked) == (names, ["0"])
 
 
 def test_changed_records_and_another_image_folder_are_checked(folder, processor, checked):
     read(folder, processor, checked)
-    records = [make_record(number) for number in range(3)]
-    (folder / "data.json").write_text(json.dumps(records))
-    assert read(folder, processor, checked)[1] == ["0", "1", "2"]
+    (folder / "data.json").write_text(json.dumps([make_record(number) for number in range(3)]))
+    assert read(folder, processor, checked)[1] == ["0", "1", "2", "0"]
     shutil.copytree(folder / "images", folder / "copied")
-    assert read(folder, processor, checked, "copied")[1] == ["0", "1", "2"]
+    assert read(folder, processor, checked, "copied")[1] == ["0", "1", "2", "0"]
 
 
 def test_a_record_is_used_as_soon_as_its_image_is_there(folder, processor, checked):
@@ -63,13 +64,21 @@ def test_a_record_is_used_as_soon_as_its_image_is_there(folder, processor, check
     for _ in range(2):
         with pytest.raises(UserError, match=r"1 of 5 records .* record '3': its image .*3\.png is missing"):
             read(folder, processor, checked)
-    assert checked == ["3"]
-    assert read(folder, processor, checked, bad_records="skip") == (["0", "1", "2", "4"], ["3"])
+    assert checked == ["3", "0"]
+    assert read(folder, processor, checked, bad_records="skip") == (["0", "1", "2", "4"], ["3", "0"])
     image.write_bytes(content)
-    assert read(folder, processor, checked) == (["0", "1", "2", "3", "4"], ["3"])
+    assert read(folder, processor, checked) == (["0", "1", "2", "3", "4"], ["3", "0"])
 
 
-def test_an_image_that_is_lost_after_the_check_is_an_error_when_it_is_read(folder, processor):
+def test_a_folder_that_has_lost_its_images_is_an_error_at_the_start(folder, processor, checked):
+    read(folder, processor, checked)
+    shutil.rmtree(folder / "images")
+    (folder / "images").mkdir()  # like a disk that is not mounted
+    with pytest.raises(UserError, match="5 of 5 records .* cannot be used: record '0': its image .* is missing"):
+        read(folder, processor, checked)
+
+
+def test_an_image_that_is_lost_after_the_check_is_an_error_when_it_is_read(folder, processor, checked):
     ConversationDataset(str(folder / "data.json"), str(folder / "images"), processor)
     (folder / "images" / "2.png").unlink()
     dataset = ConversationDataset(str(folder / "data.json"), str(folder / "images"), processor)
