@@ -28,7 +28,7 @@ class GroupedBatchSampler(BatchRebalanceSampler):
         batch_size (`int`):
             Number of samples in a batch, if there is no `max_batch_tokens`.
         max_batch_tokens (`int`, *optional*):
-            Maximum of a batch's samples times the length of its longest one, which is what padding makes of it.
+            Maximum number of tokens of a batch, including padding.
         num_processes (`int`), process_index (`int`):
             Number of processes and the index of this one.
         accumulation (`int`, *optional*, defaults to 1):

@@ -169,7 +169,7 @@ class SampleStream(IterableDataset):
 
 
 class _SkippingCollator:
-    """Makes nothing of the empty samples before a resume."""
+    """Leaves out the empty samples before a resume."""
 
     def __init__(self, collator):
         self.collator = collator

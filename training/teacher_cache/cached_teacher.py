@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from ...files.digest import digest
 from ...files.user_error import UserError
+from ..data.processes import decide_once
 from ..teachers.config import TeacherConfig
 from .contents import CONTENTS_FILE, CachedFeatures, Contents, Needed
 from .feature_files import FeatureFiles
@@ -139,21 +138,22 @@ def open_cache(
         UserError: there is no cache, it is not finished or damaged, or its features depend on something else; the
             message names the first difference.
     """
-    found = {path.parent: Contents.read(path.parent) for path in sorted(Path(folder).glob(f"*/{CONTENTS_FILE}"))}
+    subfolders = [path.parent for path in sorted(Path(folder).glob(f"*/{CONTENTS_FILE}"))]
     advice = "run `hawaii cache RECIPE`, or leave out teacher_cache"
-    if not found:
+    if not subfolders:
         raise UserError(f"The teacher_cache {folder} contains no features: {advice}.")
     # One process reads the checkpoints for all.
-    weights = [weights_digest(config) if PartialState().is_main_process else "" for config in configs]
-    weights = broadcast_object_list(weights)
+    weights = decide_once(lambda: [weights_digest(config) for config in configs])
     needed = Needed(configs, weights, image_processor, student_grid, grid_matching)
     problems, suitable = [], []
-    for subfolder, contents in found.items():
+    for subfolder in subfolders:
         try:
-            suitable.append((contents.storage == "int8", subfolder, contents, needed.choose(contents)))
+            contents = Contents.read(subfolder)
+            cache = FeatureCache(subfolder, contents, needed.choose(contents), configs)
+            suitable.append((contents.storage == "int8", subfolder, cache))
         except UserError as error:
-            problems.append(f"in {subfolder.name}, {error}")
+            problems.append(f"in {subfolder.name}, {str(error).removesuffix('.')}")
     if not suitable:
-        raise UserError(f"The teacher_cache {folder} has other features: {'; '.join(problems[:3])}. So {advice}.")
-    _, subfolder, contents, indices = min(suitable, key=lambda each: each[:2])  # features in 16 bits if there are both
-    return FeatureCache(subfolder, contents, indices, configs)
+        raise UserError(f"The teacher_cache {folder} has no features to use: {'; '.join(problems[:3])}. So {advice}.")
+    _, _, cache = min(suitable, key=lambda each: each[:2])  # features in 16 bits if there are both
+    return cache

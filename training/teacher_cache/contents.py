@@ -201,18 +201,18 @@ class Needed:
         """Returns the index of a teacher; raises a [`UserError`] with the difference to the most similar one."""
         options, differences = options_of(config), {}
         for index, teacher in enumerate(contents.teachers):
-            different = [name for name in options if teacher.options[name] != options[name]]
+            different = [name for name in options if teacher.options.get(name) != options[name]]
             if teacher.weights == weights and not different:
                 return index
             is_named = config.name == teacher.name
             rank = (teacher.weights != weights, not is_named, len(different))
             if teacher.weights != weights:
                 differences[rank] = (
-                    f"the files of teacher {config.name} ({config.checkpoint}) are others than those of "
+                    f"the files of teacher {config.name} ({config.checkpoint}) differ from those of "
                     f"{teacher.name} ({teacher.checkpoint})"
                 )
             else:
                 name = different[0]
-                there, here = teacher.options[name], options[name]
+                there, here = teacher.options.get(name), options[name]
                 differences[rank] = f"{name} of teacher {config.name} is {there} there and {here} here"
         raise UserError(differences[min(differences)])

@@ -166,7 +166,7 @@ def replace_teacher(world, **fields):
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        (change_weights, r"the files of teacher vit \(.*vit\) are others than those of vit \(.*vit\)"),
+        (change_weights, r"the files of teacher vit \(.*vit\) differ from those of vit \(.*vit\)"),
         (lambda world, _: replace_teacher(world, layer=0), "layer of teacher vit is None there and 0 here"),
         (
             lambda world, _: replace_teacher(world, image_size=32),
@@ -188,7 +188,7 @@ def replace_teacher(world, **fields):
 )
 def test_other_features_are_refused_with_the_difference(world, cache, tmp_path, change, difference):
     overrides = [*change(world, tmp_path), *SHORT, f"teacher_cache={cache}", f"output_dir={tmp_path / 'run'}"]
-    with pytest.raises(UserError, match=rf"The teacher_cache .* has other features: in pad-4x4-\w+, {difference}"):
+    with pytest.raises(UserError, match=rf"The teacher_cache .* has no features to use: in pad-4x4-\w+, {difference}"):
         train(str(world), overrides)
 
 
