@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,12 @@ def find_checkpoint(output_dir: str | Path) -> FoundCheckpoint | None:
         UserError: there are checkpoints, but none is whole. A stage does not start over by itself then: that would
             replace days of training that a backup may still have.
     """
+    for old in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*{OLD_SUFFIX}"):
+        final = old.with_name(old.name.removesuffix(OLD_SUFFIX))
+        if not final.exists():  # a kill between the two renames of a step that is saved twice, or while it is removed
+            with suppress(UserError, OSError):
+                check_manifest(old)
+                old.rename(final)
     problems = []
     for path in reversed(list_checkpoints(output_dir)):
         try:

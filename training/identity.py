@@ -24,7 +24,7 @@ from .recipes.recipe import NOT_GIVEN, Stage, first_different_value
 # Options without an effect on the trained numbers: where files are (their content is compared), logging, evaluation,
 # saving, workers, devices, and what changes speed and memory only. Every other option matters, also one that is new.
 WITHOUT_EFFECT = set(
-    "output_dir data_path image_folder data eval_data_path follow_links trust_remote_code "
+    "output_dir data_path image_folder data eval_data_path teacher_cache follow_links trust_remote_code "
     "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs "
     "torch_compile torch_compile_backend torch_compile_mode use_liger_kernel liger_kernel_config use_cache "
     "torch_empty_cache_steps bf16_full_eval fp16_full_eval "
@@ -45,6 +45,11 @@ WITHOUT_EFFECT = set(
 # Options that name a model or a file.
 PATHS = ("vision_tower", "language_model", "llava", "tokenizer", "chat_template", "checkpoint")
 # Compared in other ways: teachers with the values of their presets, and accumulation with the number of processes.
+NAMED_APART = {
+    "samples": "usable records",
+    "mixed_precision": "mixed precision",
+    "features": "features of a teacher_cache",
+}
 COMPARED_APART = {"teachers", "gradient_accumulation_steps"}
 
 T = TypeVar("T")
@@ -99,6 +104,11 @@ def describe_options(stage: Stage) -> dict[str, Any]:
                 continue
             if (value := getattr(arguments, field.name)) != _default(field):
                 options[field.name] = _describe(field.name, value)
+    if stage.data.data is not None:
+        options["data"] = [
+            {name: value for name, value in asdict(source).items() if name not in ("path", "image_folder")}
+            for source in stage.data.sources
+        ]
     if stage.data.is_streaming:  # the order depends on the number of readers
         options["dataloader_num_workers"] = max(1, stage.training.dataloader_num_workers)
     teachers = {teacher.name: asdict(teacher) for teacher in stage.distilled_teachers}
@@ -114,13 +124,7 @@ def describe_data(data: DataArguments) -> Any:
     """
     if data.data is None:
         return _describe_content(data.image_folder if data.data_path is None else data.data_path)
-    return [
-        {
-            **{name: value for name, value in source.items() if name != "image_folder"},
-            "path": _describe_content(source["path"]),
-        }
-        for source in data.data
-    ]
+    return [_describe_content(source.path) for source in data.sources]
 
 
 def _describe_content(value: str) -> str:
@@ -166,6 +170,8 @@ def describe_stage(stage: Stage, previous: Path | None, world_size: int) -> dict
 
 def _moved(there: Any, here: Any) -> Any:
     """`there` with the paths of `here` where the content is the same."""
+    if isinstance(there, dict) and "content_hash" in there and isinstance(here, str):  # it is not there any more
+        return there["path"]
     if isinstance(there, dict) and isinstance(here, dict):
         if "content_hash" in there and there["content_hash"] == here.get("content_hash"):
             return here
@@ -263,11 +269,12 @@ def check_processes(folder: Path, there: dict[str, Any], here: dict[str, Any], a
     Raises:
         UserError: they would have others; says why, and what would be the same.
     """
-    for name, noun in {"samples": "usable records", "mixed_precision": "mixed precision"}.items():
-        if there[name] != here[name]:
+    for name, noun in NAMED_APART.items():
+        old, new = there.get(name), here.get(name)
+        if old != new:
             raise UserError(
-                f"{folder} was trained with other {noun}: {there[name]} there and {here[name]} here. Undo the change, "
-                "or give the recipe another output_dir."
+                f"{folder} was trained with other {noun}: {old} there and {new} here. Undo the change, or give the "
+                "recipe another output_dir."
             )
     old, new = there["world_size"], here["world_size"]
     if old == new:

@@ -99,9 +99,11 @@ class StopCallback(TrainerCallback):
 
 
 def _start_worker(start: Callable[[int], None] | None, number: int) -> None:
-    # A signal to the process group, as from torch's launcher, must not end the workers before the step.
+    # A signal to all processes, as from torch's launcher or SLURM, must not end the workers before the step. They end
+    # with their loader, or with the process that started them.
     os.setsid()
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number_of_signal in SIGNALS:
+        signal.signal(number_of_signal, signal.SIG_IGN)
     if start is not None:
         start(number)
 

@@ -17,10 +17,13 @@ from transformers.integrations import deepspeed
 
 from ..files.user_error import UserError
 from .recipes.arguments import HawaiiTrainingArguments
+from .recipes.recipe import Stage
 
 
 # Where accelerate reads what its launcher was configured for.
 REQUESTS = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
+SHARDED_MODELS = ("fsdp1", "fsdp2", "zero3")
+GATHERING = "stage3_gather_16bit_weights_on_model_save"
 PRECISIONS = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -144,13 +147,31 @@ def describe_strategy(accelerator: Accelerator, dtype: str = "float32") -> Strat
     )
 
 
-def check_strategy(strategy: Strategy, args: HawaiiTrainingArguments) -> None:
+def check_strategy(strategy: Strategy, stage: Stage) -> None:
     """
-    Checks that a run is distributed as its recipe demands.
+    Checks that a stage is distributed as its recipe demands, and that this strategy can do what the stage needs.
 
     Raises:
-        UserError: it is not; names what it got, why, and how to start it.
+        UserError: it is not, or cannot; names what it got, why, and how to start it.
     """
+    args = stage.training
+    if strategy.name in SHARDED_MODELS:
+        if stage.model.quantization is not None:
+            raise UserError(
+                f"quantization {stage.model.quantization} is for models that are not sharded (one process, DDP or "
+                f"ZeRO-2), but this run has {strategy.name}: leave one of them out."
+            )
+        if stage.data.eval_data_path is not None:
+            raise UserError(
+                "A sharded model (FSDP, ZeRO-3) cannot answer questions during training: leave out eval_data_path and "
+                "eval_strategy, and evaluate its checkpoints with `hawaii evaluate`."
+            )
+    plugin = args.deepspeed_plugin
+    if strategy.name == "zero3" and not plugin.deepspeed_config["zero_optimization"].get(GATHERING):
+        raise UserError(
+            f"DeepSpeed's {GATHERING} is not true, so the model could not be saved: set it, or zero3_save_16bit_model "
+            "of accelerate's configuration, to true."
+        )
     name, count = strategy.name, strategy.num_processes
     launch = f"accelerate launch --config_file training/accelerate/{args.strategy}.yaml -m hawaii train RECIPE"
     remedy = "without a launcher" if args.strategy == "single" else f"with `{launch}`"

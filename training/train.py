@@ -10,13 +10,13 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import disable_fsdp_ram_efficient_loading, send_to_device
 from transformers import set_seed
-from transformers.integrations import deepspeed
+from transformers.integrations import deepspeed, get_reporting_integration_callbacks
 
 from ..files.atomic import read_json, write_json
 from ..files.manifest import check_manifest, write_manifest
 from ..files.model_folder import ADAPTER_CONFIG
 from ..files.run_contents import HUB_FOLDER, MODEL_FOLDER, RESULTS_FILE, STAGE_FILE
-from ..files.user_error import Stopped, UserError
+from ..files.user_error import Stopped, UserError, explain_errors
 from ..files.write_errors import explain_write_errors
 from ..hub_cards.export import export
 from ..processing.encoder_processor import EncoderProcessor
@@ -33,7 +33,7 @@ from .data.sample_stream import SampleStream, StreamPart
 from .finished_stage import ObjectiveSettings
 from .identity import check_options, check_processes, check_run, describe_options, describe_stage
 from .objectives.encoder_passes import Student, encoder_of
-from .recipes.arguments import DataArguments
+from .recipes.arguments import DataArguments, HawaiiTrainingArguments
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
 from .recipes.recipe import Recipe, Stage, read_recipe
 from .sources.dataset_rows import TableStream
@@ -155,8 +155,16 @@ def prepare_stage(plan: Recipe, name: str, described: str | None) -> tuple[Stage
     strategy = describe_strategy(create_accelerator(stage.training), stage.model.dtype)
     if str(strategy) != described:
         print_once(str(strategy))
-    check_strategy(strategy, stage.training)
+    check_strategy(strategy, stage)
+    check_trackers(stage.training)
     return plan.build_stage(name), str(strategy)  # again, for the Trainer's own accelerator
+
+
+def check_trackers(args: HawaiiTrainingArguments) -> None:
+    """Raises a `UserError` if a tracker in `report_to` cannot be used, before models are loaded."""
+    for tracker in get_reporting_integration_callbacks(args.report_to):
+        with explain_errors(f"report_to is {', '.join(args.report_to)}, which cannot be used", RuntimeError):
+            tracker()
 
 
 def start_student(stage: Stage, previous: Path | None) -> tuple[Student, HawaiiProcessor | EncoderProcessor]:
@@ -211,8 +219,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
             lambda: start_student(stage, previous)[0],
             student,
             model_args,
-            args.trainable,
-            args.device,
+            args,
             str(source),
         )
     objective = objective_class(stage.options, student, {teacher.name: teacher.grid for teacher in teachers})
@@ -244,7 +251,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
         data_collator=collator,
         processing_class=processor,
         callbacks=[JsonLinesCallback()],
-        identity=identity,
+        identity={**identity, "features": feature_cache.folder.name if feature_cache else None},
         stop_requests=requests,
     )
     if checkpoint is not None:
@@ -272,6 +279,15 @@ def check_is_finished(trainer: HawaiiTrainer, step: int, requests: StopRequests)
     raise UserError(f"Training stopped early, {message}")
 
 
+def samples_per_step(trainer: HawaiiTrainer) -> int:
+    """Samples of an optimizer step over all processes; the mean if a budget of tokens makes the batches."""
+    if trainer.max_batch_tokens is None:
+        return trainer.get_total_train_batch_size(trainer.args)
+    batches = len(trainer.get_train_dataloader()) * trainer.accelerator.num_processes
+    step = trainer.accelerator.num_processes * trainer.args.gradient_accumulation_steps
+    return max(1, round(len(trainer.train_dataset) / batches * step))
+
+
 def save_finished(stage: Stage, trainer: HawaiiTrainer, step: int, num_parameters: int, model_folder: Path) -> None:
     """Saves a stage that has reached its last step, with its report."""
     args, teachers = stage.training, trainer.teachers
@@ -282,7 +298,7 @@ def save_finished(stage: Stage, trainer: HawaiiTrainer, step: int, num_parameter
         "samples": None if isinstance(dataset, SampleStream) else len(dataset),
         "seconds": round(trainer.timer.seconds, 1),
         "learning_rate": args.learning_rate,
-        "batch_size": trainer.get_total_train_batch_size(args),
+        "batch_size": samples_per_step(trainer),
         "epochs": round(trainer.state.epoch, 2),
         "objective": args.objective,
         "teachers": {teacher.name: {"image_size": teacher.image_size, "grid": teacher.grid} for teacher in used},

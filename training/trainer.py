@@ -11,7 +11,6 @@ import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from transformers import ProgressCallback, Trainer, set_seed
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from ..files.atomic import replace_folder, write_json
@@ -110,22 +109,6 @@ class HawaiiTrainer(Trainer):
         self.add_callback(TimerCallback())
         self.stop_callback = StopCallback(stop_requests or StopRequests())
         self.add_callback(self.stop_callback)
-        is_sharded = self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
-        if is_sharded and base is not None and base.quantization is not None:
-            raise UserError(
-                f"quantization {base.quantization} is for models that are not sharded (one process, DDP or ZeRO-2): "
-                "leave it out under FSDP and ZeRO-3."
-            )
-        if self.eval_dataset is not None and is_sharded:
-            raise UserError(
-                "A sharded model (FSDP, ZeRO-3) cannot answer questions during training: leave out eval_data_path and "
-                "eval_strategy, and evaluate its checkpoints with `hawaii evaluate`."
-            )
-        if isinstance(self.train_dataset, SampleStream) and self.args.train_sampling_strategy != "random":
-            raise UserError(
-                f"train_sampling_strategy is {self.args.train_sampling_strategy}, but data is streamed in an order of "
-                "its own: leave out one of them."
-            )
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ProgressBar())
         self.teachers = teachers
@@ -177,6 +160,7 @@ class HawaiiTrainer(Trainer):
         if self.is_deepspeed_enabled and resume_from_checkpoint is not None:
             step = Path(resume_from_checkpoint).name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
             check_state_files(resume_from_checkpoint, [f"global_step{step}", *ZERO_STATE_FILES])
+            self._check_base(resume_from_checkpoint)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if self.is_deepspeed_enabled:  # it steps inside the last backward pass, so the check must be there
             engine = self.deepspeed
@@ -417,9 +401,13 @@ class HawaiiTrainer(Trainer):
             super()._save_rng_state(output_dir)
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """Saves the whole model; under FSDP, transformers saves none if checkpoints are in shards, the default."""
-        if self.is_fsdp_enabled:
-            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+        """
+        Saves the whole model; under FSDP, transformers saves none if checkpoints are in shards, the default, and under
+        DeepSpeed it takes an error of saving for one of gathering.
+        """
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            wrapped = self.deepspeed if self.is_deepspeed_enabled else self.model
+            self._save(output_dir, state_dict=self.accelerator.get_state_dict(wrapped))
         else:
             super().save_model(output_dir, _internal_call)
 
@@ -465,11 +453,7 @@ class HawaiiTrainer(Trainer):
             self._raise_write_errors(final)
             if self.args.should_save:
                 if not any(incomplete.glob("*model*.safetensors")):
-                    raise UserError(
-                        f"{incomplete} has no weights, so the stage is not finished: under ZeRO-3, DeepSpeed gathers "
-                        "them with stage3_gather_16bit_weights_on_model_save. Set it to true and run the same command "
-                        "again."
-                    )
+                    raise UserError(f"{incomplete} has no weights, so the stage is not finished.")
                 with self._noting_write_errors():
                     write_json(incomplete / STAGE_FILE, report)
                     save_settings(settings, incomplete)
@@ -490,6 +474,11 @@ class HawaiiTrainer(Trainer):
         else:
             set_seed(self.args.seed + self.state.global_step)
 
+    def _check_base(self, checkpoint: str) -> None:
+        """Refuses other frozen weights than those that a sharded checkpoint was trained with."""
+        if self.base is not None:
+            self.base.load_trained(Path(checkpoint))
+
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if self.is_fsdp_enabled:
             form = self.accelerator.state.fsdp_plugin.state_dict_type.name
@@ -498,6 +487,7 @@ class HawaiiTrainer(Trainer):
                     f"fsdp_state_dict_type is {form}; training resumes from {' or '.join(SHARDED_STATE_FILES)} only."
                 )
             check_state_files(resume_from_checkpoint, SHARDED_STATE_FILES[form])
+            self._check_base(resume_from_checkpoint)
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             module = self.accelerator.unwrap_model(model or self.model)

@@ -136,7 +136,15 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path):
     assert find_checkpoint(tmp_path) is None
     for name in ("checkpoint-9", "checkpoint-10", "incomplete/checkpoint-11", "checkpoint-12.incomplete.old", "model"):
         save_checkpoint(tmp_path / name, name)
+    damage(tmp_path / "checkpoint-12.incomplete.old" / "model.safetensors", "missing")  # half removed
     assert find_checkpoint(tmp_path) == FoundCheckpoint(tmp_path / "checkpoint-10", {"step": "checkpoint-10"}, [])
+
+
+def test_a_whole_checkpoint_whose_step_was_saved_again_when_the_run_was_killed_is_found(tmp_path):
+    save_checkpoint(tmp_path / "checkpoint-10.incomplete.old", 10)
+    save_checkpoint(tmp_path / "incomplete" / "checkpoint-10", 10)
+    assert find_checkpoint(tmp_path) == FoundCheckpoint(tmp_path / "checkpoint-10", {"step": 10}, [])
+    assert not (tmp_path / "checkpoint-10.incomplete.old").exists()
 
 
 def test_damaged_checkpoints_are_skipped_from_the_newest_on_each_with_its_reason(tmp_path):
@@ -413,6 +421,6 @@ def test_a_stage_without_weights_is_not_finished(make_trainer, run, monkeypatch,
             (Path(output_dir) / "config.json").write_text("{}")
 
     monkeypatch.setattr(HawaiiTrainer, "save_model", save_nothing)
-    with pytest.raises(UserError, match="model.incomplete has no weights, so the stage is not finished: under ZeRO-3"):
+    with pytest.raises(UserError, match="model.incomplete has no weights, so the stage is not finished"):
         make_trainer(make_module()).save_whole(run / "model", {}, SETTINGS)
     assert not (run / "model").exists()

@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from hawaii import HawaiiForConditionalGeneration
+from hawaii.files.manifest import read_identity, write_manifest
 from hawaii.tests.finished_runs import logged_steps
 from hawaii.tests.tiny.processes import Run, launch, launcher_environment
 from hawaii.tests.tiny.training import CHECKPOINTING, make_record, save_data, save_recipe, write_recipe
@@ -122,6 +123,13 @@ def resumed(world, finished):
         for left in ("hub", *later, f"{first}/model", f"{first}/checkpoint-2"):
             shutil.rmtree(folder / left)
         run.arguments.append(f"output_dir={folder}")
+    folder = world / "other_base"
+    shutil.copytree(world / "sharded_lora_resumed", folder)
+    other = ["seed=1", f"output_dir={folder}"]
+    identity = read_identity(folder / "train/checkpoint-1")
+    identity["options"]["seed"] = 1
+    write_manifest(folder / "train/checkpoint-1", identity)  # so that only the frozen weights differ
+    runs["other_base"] = Run([world / "one.yaml", *FSDP2, *LORA, *other], SHARDED)
     return dict(zip(runs, launch(world / "launch_again", list(runs.values()))))
 
 
@@ -158,6 +166,12 @@ def test_fsdp2_trains_what_ddp_trains(world, finished, name):
         assert found[file].keys() == tensors.keys()
         for key, tensor in tensors.items():
             torch.testing.assert_close(found[file][key], tensor, rtol=1e-4, atol=1e-5, msg=f"{file} {key}")
+
+
+def test_other_frozen_weights_under_a_lora_are_refused(resumed):
+    assert statuses(resumed["other_base"]) == [2, 2]
+    for outcome in resumed["other_base"]:
+        assert "the frozen weights of the language model have changed" in outcome.stderr.splitlines()[-1]
 
 
 def test_a_lora_trains_under_fsdp2_what_it_trains_under_ddp(world, finished):

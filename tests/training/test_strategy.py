@@ -1,5 +1,7 @@
 """The strategy that a run of one process has, and the demands of a recipe."""
 
+from types import SimpleNamespace
+
 import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -7,7 +9,15 @@ from accelerate.state import AcceleratorState
 from hawaii.__main__ import main
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.training import make_arguments, write_recipe
-from hawaii.training.strategy import check_strategy, create_accelerator, describe_strategy
+from hawaii.training.strategy import Strategy, check_strategy, create_accelerator, describe_strategy
+
+
+def make_stage(**training):
+    return SimpleNamespace(
+        training=make_arguments(**training),
+        model=SimpleNamespace(quantization=None),
+        data=SimpleNamespace(eval_data_path=None),
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -74,13 +84,46 @@ def test_processes_that_do_not_see_each_other_are_an_error(monkeypatch):
     ],
 )
 def test_what_a_recipe_demands_is_what_the_run_has_or_an_error(demands, problem):
-    arguments = make_arguments(**demands)
-    strategy = describe_strategy(create_accelerator(arguments))
+    stage = make_stage(**demands)
+    strategy = describe_strategy(create_accelerator(stage.training))
     if problem is None:
-        check_strategy(strategy, arguments)
+        check_strategy(strategy, stage)
     else:
         with pytest.raises(UserError, match=f"The recipe {problem}"):
-            check_strategy(strategy, arguments)
+            check_strategy(strategy, stage)
+
+
+@pytest.mark.parametrize("name", ["fsdp1", "fsdp2", "zero3"])
+def test_what_a_sharded_model_cannot_do_is_refused_before_models_are_loaded(name):
+    strategy = Strategy(name, 2, 1, "NVIDIA H200", "bfloat16", "")
+    stage = make_stage()
+    stage.model.quantization = "4bit"
+    with pytest.raises(UserError, match=rf"quantization 4bit is for models that are not sharded .* has {name}"):
+        check_strategy(strategy, stage)
+    stage = make_stage()
+    stage.data.eval_data_path = "questions.json"
+    with pytest.raises(UserError, match="cannot answer questions during training: leave out eval_data_path"):
+        check_strategy(strategy, stage)
+
+
+@pytest.mark.parametrize("gathering", [None, False, True])
+def test_a_model_that_deepspeed_would_not_gather_is_refused(gathering):
+    stage = make_stage()
+    config = {"zero_optimization": {"stage3_gather_16bit_weights_on_model_save": gathering}}
+    stage.training.deepspeed_plugin = SimpleNamespace(deepspeed_config=config)
+    strategy = Strategy("zero3", 2, 1, "NVIDIA H200", "bfloat16", "")
+    if gathering:
+        check_strategy(strategy, stage)
+    else:
+        with pytest.raises(UserError, match="stage3_gather_16bit_weights_on_model_save is not true, so"):
+            check_strategy(strategy, stage)
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_models_are_loaded(tmp_path, teacher_folders, capsys):
+    recipe = write_recipe(tmp_path, teacher_folders)
+    assert main(["train", str(recipe), "report_to=comet_ml"]) == 2
+    assert "hawaii train: report_to is comet_ml, which cannot be used: " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_refused_run_writes_nothing_and_its_first_line_is_the_strategy(tmp_path, teacher_folders, capsys):

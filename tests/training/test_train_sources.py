@@ -9,6 +9,7 @@ from collections import Counter
 
 import datasets
 import pytest
+import yaml
 
 from hawaii.__main__ import main
 from hawaii.files.user_error import UserError
@@ -95,6 +96,18 @@ def test_a_mixed_run_that_is_interrupted_resumes_bit_for_bit(recipe, tmp_path, m
             train(str(recipe), overrides)
     train(str(recipe), overrides)
     assert_same(tmp_path / "whole", tmp_path / "resumed")
+
+
+@pytest.mark.parametrize("recipe", [(False, 0)], indirect=True)
+def test_other_weights_of_sources_are_another_recipe(recipe, world, tmp_path):
+    overrides = [f"output_dir={tmp_path / 'run'}", "max_steps=1"]
+    train(str(recipe), overrides)
+    shutil.rmtree(tmp_path / "run" / "finetune")
+    values = yaml.safe_load(recipe.read_text())
+    values["data"][1]["weight"] = 9
+    recipe.write_text(yaml.safe_dump(values, sort_keys=False))
+    with pytest.raises(UserError, match=r"pretrain/model was trained with another recipe: data.*weight.* 3.* 9"):
+        train(str(recipe), overrides)
 
 
 @pytest.mark.parametrize("recipe", [(True, 1), (False, 0)], indirect=True, ids=["streamed", "mixed"])

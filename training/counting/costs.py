@@ -203,8 +203,9 @@ class StageCost:
 
     @property
     def checkpoint_bytes(self) -> int:
-        if self.stage.model.has_frozen_base:  # only what trains is saved
-            return self.weights.gradients + (self.weights.optimizer or 0)
+        if self.stage.model.has_frozen_base:  # only what trains is saved, but shards have all weights
+            trained = self.weights.gradients + (self.weights.optimizer or 0)
+            return trained + (0 if self.machine.strategy in (None, "ddp") else self.weights.weights)
         return checkpoint_bytes(self.weights, self.machine.strategy, self.compute_bytes)
 
     def warning(self) -> str | None:
@@ -220,7 +221,8 @@ class StageCost:
         counts = sorted(
             {self.machine.devices, *(number for number in (2, 4, 8, 16, 32, 64) if number > self.machine.devices)}
         )
-        options += [("fsdp2", number, is_on) for number in counts for is_on in (self.is_checkpointed, True)]
+        if self.stage.model.quantization is None:
+            options += [("fsdp2", number, is_on) for number in counts for is_on in (self.is_checkpointed, True)]
         for strategy, devices, is_on in options:
             size = self.device_bytes(strategy, devices, is_on)
             if size <= limit:
@@ -319,7 +321,7 @@ def describe_costs(costs: list[StageCost]) -> str:
     memory.append(
         [
             f"all, {ways[0] if len(set(ways)) == 1 else 'with or without'} gradient checkpointing",
-            *(gib(cost.total_bytes) for cost in costs),
+            *(("" if cost.weights.optimizer is not None else "more than ") + gib(cost.total_bytes) for cost in costs),
         ]
     )
 
@@ -352,7 +354,7 @@ def describe_costs(costs: list[StageCost]) -> str:
             ]
             run.append(
                 [
-                    f"GiB of a cache of the teachers' features in {name}",
+                    f"GiB of a cache of the teachers' features in {name}, at most",
                     *(known(item and item / GIB, "{:.2f}") for item in sizes),
                 ]
             )

@@ -9,12 +9,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Trainer
 from transformers.pytorch_utils import Conv1D
 
+from ..recipes.arguments import STRATEGIES as recipes_strategies
 from ..recipes.arguments import HawaiiTrainingArguments
 from ..recipes.objectives import StudentWithObjective
 from .step import find_layers, find_parts
 
 
-STRATEGIES = ("ddp", "fsdp2", "zero2", "zero3")
+STRATEGIES = tuple(name for name in recipes_strategies if name != "single")
 NF4_BLOCK, SCALES_BLOCK = 64, 256  # weights that share a scale in 4 bits, and scales that share one, in bitsandbytes
 # Defaults of DeepSpeed, in elements: reduce_bucket_size and allgather_bucket_size, and stage3_max_live_parameters.
 BUCKET_SIZE, MAX_LIVE_PARAMETERS = 500_000_000, 1_000_000_000
@@ -157,6 +158,7 @@ def place_on_devices(sizes: Weights, strategy: str | None, num_devices: int, com
     states = optimizer + (4 * sizes.num_trainable if compute_bytes < 4 else 0)
     buffers = 2 * min(BUCKET_SIZE, sizes.num_trainable) * compute_bytes
     if strategy == "zero2":
+        weights = min(weights, sizes.weights)  # a quantized base stays as it is
         return DeviceMemory(weights, share(gradients), share(states), buffers)
     buffers += min(MAX_LIVE_PARAMETERS, sizes.num_parameters) * compute_bytes
     return DeviceMemory(share(weights), share(gradients), share(states), buffers)

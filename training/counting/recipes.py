@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from ...configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfig
 from ...files.markdown_table import markdown_table
-from ...files.user_error import explain_errors
+from ...files.user_error import UserError, explain_errors
 from ...modeling_hawaii.conversion.clip import make_vision_config
 from ...modeling_hawaii.conversion.llava_checkpoint import read_llava
 from ...modeling_hawaii.conversion.vocabulary import VOCABULARY_MULTIPLE
@@ -167,7 +167,7 @@ def _teachers_table(teachers: list[Teacher]) -> str:
 def describe_recipe(
     recipe: str,
     overrides: Sequence[str] | None = None,
-    devices: int = 1,
+    devices: int | None = None,
     strategy: str | None = None,
     gpu: str = "H100",
     mfu: float = 0.4,
@@ -183,16 +183,24 @@ def describe_recipe(
         overrides (`Sequence[str]`, *optional*):
             `key=value` or `stages.NAME.key=value`.
         devices, strategy, gpu, mfu:
-            As for [`Machine`].
+            As for [`Machine`]; of devices and strategy, those that the recipe demands if not given.
         tokens (`int`, *optional*):
             Mean positions of a sample, with those of its image; that of the data if not given.
 
     Returns:
         `str`: Markdown tables and sentences.
     """
-    machine = Machine(devices, strategy, gpu, mfu)
     stages = read_recipe(recipe, overrides, use_cpu=True).stages
     first = next(iter(stages.values()))
+    demanded = None if first.training.strategy == "single" else first.training.strategy
+    devices = first.training.num_processes or 1 if devices is None else devices
+    machine = Machine(devices, strategy or demanded, gpu, mfu)
+    for stage in stages.values():
+        if stage.model.quantization is not None and machine.strategy in ("fsdp2", "zero3"):
+            raise UserError(
+                f"quantization {stage.model.quantization} is for models that are not sharded (one process, DDP or "
+                f"ZeRO-2), but the strategy is {machine.strategy}."
+            )
     name = first.training.objective
     objective_class = OBJECTIVES[name]
     teachers = objective_class.prepare_teachers([outline(config) for config in first.distilled_teachers])

@@ -1,7 +1,7 @@
 """Number and lengths of a stage's samples: from the data if they are there, otherwise from what is known."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,10 @@ def _measure(stage: Stage, datasets: list[ConversationDataset]) -> Samples:
         padded(prompts, size),
         max(1, round(size * mean(labels))),
     )
-    longest = BatchShape(largest, max(1, largest * max(images)), max(lengths), max(prompts), largest * max(labels))
+    # As if the batch with the longest samples had as many images as one of the shortest.
+    shortest = min((length for length, number in zip(lengths, images) if number), default=max(lengths))
+    num_images = max(largest * max(images), batch_size(shortest))
+    longest = BatchShape(largest, max(1, num_images), max(lengths), max(prompts), largest * max(labels))
     note = f"Lengths are those of {len(rows):,} records of the data."
     return Samples(sum(sizes), usual, longest, note)
 
@@ -138,12 +141,16 @@ def find_samples(stage: Stage, student: Student, num_tokens: int | None = None) 
         batch_size = max(1, data_args.max_batch_tokens // length)
     num_text = max(1, length - vision.num_patches)
     shape = BatchShape(batch_size, batch_size, length, num_text, batch_size * num_text)
+    num_text = max(1, data_args.max_length - vision.num_patches)
+    texts = {"num_prompt_tokens": num_text, "num_labels": batch_size * num_text}
+    longest = replace(shape, num_tokens=data_args.max_length, **texts)
     counts = [KNOWN_SIZES.get(Path(path).name) for path in paths]
     count = None if None in counts else sum(filter(None, counts))
     note = (
         f"{problem}, so each sample has one image and {length:,} positions, the max_length: an upper bound. "
         "`--tokens N` sets the mean of your data."
         if num_tokens is None
-        else f"Each sample has one image and {length:,} positions, as `--tokens` says."
+        else f"Each sample has one image and {length:,} positions, as `--tokens` says; the longest have "
+        f"{data_args.max_length:,}, the max_length."
     )
-    return Samples(count, shape, shape, note)
+    return Samples(count, shape, longest, note)

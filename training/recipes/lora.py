@@ -1,7 +1,6 @@
 """Checks of a stage whose language model is frozen: under a LoRA, or quantized."""
 
 from dataclasses import fields
-from importlib.util import find_spec
 
 from ...files.user_error import UserError, explain_errors
 from .arguments import HawaiiTrainingArguments, ModelArguments
@@ -25,10 +24,8 @@ def check_lora(location: str, given: dict) -> None:
     Checks the fields of a stage's `lora`; PEFT itself knows their names and most of their values.
 
     Raises:
-        UserError: PEFT is not installed, has no such field or refuses a value, or a student cannot have the field.
+        UserError: PEFT has no such field or refuses a value, or a student cannot have the field.
     """
-    if find_spec("peft") is None:
-        raise UserError(f"{location} needs PEFT, which is not installed: run `pip install peft`.")
     from peft import LoraConfig, PeftConfig
 
     check_names(location, "field", given, (field.name for field in fields(LoraConfig)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,7 +16,7 @@ from ...files.model_folder import ADAPTER_WEIGHTS
 from ...files.run_contents import BASE_FOLDER, TRAINED_FILE
 from ...files.user_error import UserError, explain_errors
 from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
-from ..recipes.arguments import ModelArguments
+from ..recipes.arguments import HawaiiTrainingArguments, ModelArguments
 from .quantization import quantize_language_model
 from .trainable import set_trainable
 
@@ -70,10 +71,8 @@ class FrozenBase:
             Its first result, which is prepared.
         model_args (`ModelArguments`):
             Options of the stage.
-        trainable (`list[str]`):
-            Parts that train.
-        device (`torch.device`):
-            Device that the student is trained on.
+        args (`HawaiiTrainingArguments`):
+            Name the parts that train, the device and the precision of computations.
         source (`str`):
             What the student is built from, for errors.
 
@@ -90,16 +89,18 @@ class FrozenBase:
         build: Callable[[], HawaiiForConditionalGeneration],
         student: HawaiiForConditionalGeneration,
         model_args: ModelArguments,
-        trainable: list[str],
-        device: torch.device,
+        args: HawaiiTrainingArguments,
         source: str,
     ):
         self._build, self._model_args, self._source = build, model_args, source
-        self._trainable = trainable
-        freeze_base(student, trainable)
+        self._trainable: Any = args.trainable
+        freeze_base(student, self._trainable)
         self._digest = frozen_digest(student)
         if model_args.quantization is not None:
-            quantize_language_model(student, model_args.quantization, device)
+            # On CPUs bitsandbytes is tested in float32 alone.
+            is_half = args.device.type != "cpu" and (args.bf16 or args.fp16)
+            dtype = torch.float32 if not is_half else torch.bfloat16 if args.bf16 else torch.float16
+            quantize_language_model(student, model_args.quantization, args.device, dtype)
         prepare_trained(student, model_args)
         self.names = [name for name, parameter in student.named_parameters() if parameter.requires_grad]
 

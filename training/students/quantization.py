@@ -7,7 +7,7 @@ from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 
 
 def quantize_language_model(
-    student: HawaiiForConditionalGeneration, quantization: str, device: torch.device
+    student: HawaiiForConditionalGeneration, quantization: str, device: torch.device, dtype: torch.dtype
 ) -> HawaiiForConditionalGeneration:
     """
     Quantizes the linear layers of a student's language model in place, one after another, and moves them to the
@@ -20,6 +20,8 @@ def quantize_language_model(
             `4bit` (NF4, with quantized scales) or `8bit` (LLM.int8).
         device (`torch.device`):
             Device that the student is trained on; its kernels quantize.
+        dtype (`torch.dtype`):
+            Precision of computations with 4 bits.
     """
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
@@ -27,7 +29,7 @@ def quantize_language_model(
         **{f"load_in_{quantization}": True},
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
+        bnb_4bit_compute_dtype=dtype,
     )
     language_model = student.model.language_model
     originals = {name: module for name, module in language_model.named_modules() if list(module.children()) == []}

@@ -117,7 +117,7 @@ def make_cost(**changes):
     samples = SimpleNamespace(count=1000, usual=shape, longest=shape, note="")
     cost = SimpleNamespace(flops=10**15, peak=0, activations=0)
     weights = Weights(10**9, 10**9, 2 * 10**9, 250_000_000, 250_000_000, 10**6)
-    model = SimpleNamespace(dtype="float32", has_frozen_base=False)
+    model = SimpleNamespace(dtype="float32", has_frozen_base=False, quantization=None)
     stage = SimpleNamespace(name="finetune", training=training, model=model)
     machine = Machine(**changes)
     return StageCost(stage, machine, samples, weights, cost, 0, cost, cost, 10**14, [], 0, 0)
@@ -246,7 +246,12 @@ def test_a_lora_has_the_bytes_of_a_training_run(recipe, tmp_path, monkeypatch, q
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
             saved += sum(file.get_tensor(name).nbytes for name in file.keys())
-    assert saved == pytest.approx(sizes.gradients, rel=0.01)  # what the dry run says without the optimizer
+    cost = make_cost()
+    cost.weights, cost.stage.model.has_frozen_base = sizes, True
+    assert saved == pytest.approx(cost.checkpoint_bytes - sizes.optimizer, rel=0.01)
+    sharded = make_cost(strategy="fsdp2", devices=2)
+    sharded.weights, sharded.stage.model.has_frozen_base = sizes, True
+    assert sharded.checkpoint_bytes == cost.checkpoint_bytes + sizes.weights  # shards have the frozen weights, too
 
 
 def test_teachers_in_a_cache_cost_no_weights_and_no_operations(recipe, monkeypatch):
@@ -287,4 +292,33 @@ def test_a_budget_of_tokens_sets_the_size_of_a_batch(recipe, monkeypatch):
     for cost in counted:
         usual, longest = cost.samples.usual, cost.samples.longest
         assert longest.num_samples == 400 // longest.num_tokens <= usual.num_samples
+        assert longest.num_images >= usual.num_images  # a batch of short samples has more images
         assert cost.samples_per_step == usual.num_samples * cost.num_micro_batches
+
+
+def test_a_dry_run_has_the_devices_and_the_strategy_that_the_recipe_demands(recipe):
+    text = describe_recipe(recipe, ["strategy=fsdp2", "num_processes=8"])
+    assert "Memory of each device, 8 x H100 with fsdp2, in GiB" in text
+    assert "Memory of each device, 2 x H100 with zero2, in GiB" in describe_recipe(
+        recipe, ["strategy=fsdp2", "num_processes=8"], devices=2, strategy="zero2"
+    )
+
+
+def test_a_sharded_strategy_and_a_quantized_model_are_refused_like_in_training(recipe):
+    overrides = ["stages.finetune.quantization=4bit", *LORA]
+    with pytest.raises(UserError, match="quantization 4bit is for models that are not sharded .* strategy is fsdp2"):
+        describe_recipe(recipe, overrides, devices=2, strategy="fsdp2")
+
+
+def test_a_mean_length_leaves_the_longest_samples_as_long_as_they_may_be(recipe, monkeypatch):
+    counted = []
+    monkeypatch.setattr(recipes, "describe_costs", lambda costs: str(counted.extend(costs)))
+    describe_recipe(recipe, ["max_length=400"], tokens=50)
+    for cost in counted:
+        assert (cost.samples.usual.num_tokens, cost.samples.longest.num_tokens) == (50, 400)
+
+
+def test_unknown_states_of_an_optimizer_make_the_sum_a_lower_bound(recipe):
+    table = rows_of(describe_recipe(recipe, ["optim=adamw_bnb_8bit"]))
+    row = next(cells for name, cells in table.items() if name.startswith("all, "))
+    assert all(cell.startswith("more than ") for cell in row)

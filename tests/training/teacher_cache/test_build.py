@@ -342,3 +342,20 @@ def test_a_cache_that_is_killed_at_a_random_moment_continues(world, cache, tmp_p
     there, here = contents_of(subfolder(folder)), contents_of(subfolder(cache))
     assert there.keys() == here.keys()
     assert all(torch.equal(*pair) for image in here for pair in zip(there[image], here[image]))
+
+
+def test_a_run_continues_with_the_features_that_it_began_with(world, tmp_path):
+    folder, run = tmp_path / "cache", tmp_path / "run"
+    build_cache(str(world), output_dir=str(folder))
+    options = [f"output_dir={run}", *SHORT, f"teacher_cache={folder}", "save_strategy=steps", "save_steps=1"]
+    train(str(world), options)
+    shutil.rmtree(run / "hub")
+    shutil.rmtree(run / "finetune" / "model")
+    folder = shutil.move(folder, tmp_path / "moved")
+    options[options.index(f"teacher_cache={tmp_path / 'cache'}")] = f"teacher_cache={folder}"
+    build_cache(str(world), output_dir=str(folder), storage="bfloat16")  # training prefers it
+    with pytest.raises(UserError, match="was trained with other features of a teacher_cache: pad-"):
+        train(str(world), options)
+    bfloat16 = next(path for path in folder.iterdir() if "bfloat16" in (path / "contents.json").read_text())
+    shutil.rmtree(bfloat16)
+    train(str(world), options)
