@@ -385,9 +385,12 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
     if start.trust_remote_code and start.language_model is not None:
         register_code(start.language_model)  # finished stages need it, too
     with StopRequests() as requests:
-        previous, results, described = None, {}, None
+        folders = {name: plan.output_dir / name / MODEL_FOLDER for name in plan.stages}
+        # The first line is the strategy, also if the first stages are finished.
+        described = next((prepare_stage(plan, name, None)[1] for name in folders if not folders[name].is_dir()), None)
+        previous, results = None, {}
         for number, name in enumerate(plan.stages, start=1):
-            model_folder = plan.output_dir / name / MODEL_FOLDER
+            model_folder = folders[name]
             title = f"Stage {number} of {len(plan.stages)}, {name}"
             if model_folder.is_dir():
                 print_once(f"{title}: already done.")
