@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets.exceptions import DatasetGenerationError
 from pyarrow.parquet import read_schema
 
@@ -116,45 +117,60 @@ def _image_columns(names: list[str]) -> list[str]:
     return shard if "__key__" in names else [name for name in IMAGE_COLUMNS if name in names]
 
 
-def _as_list(value: Any) -> list:
-    return value if isinstance(value, list) else [] if value is None else [value]
+def _has_content(image: Any) -> bool:
+    if isinstance(image, dict) and image.keys() >= {"bytes", "path"}:
+        return image["bytes"] is not None or is_given(image["path"])
+    return is_given(image)
 
 
-def _to_value(row: dict, columns: list[str]) -> dict:
-    """Returns a row in the form of a JSON record, with its images in one list."""
-    images = [image for column in columns for image in _as_list(row[column])]
-    if "__key__" not in row:
-        return {**{name: field for name, field in row.items() if name not in columns}, "image": images}
+def _row_images(row: dict, columns: list[str]) -> list:
+    """Returns the images of a row; the place of each names it, so that those that are null have none."""
+    fields = [field if isinstance(field, list) else [field] for field in (row[column] for column in columns)]
+    return [image for field in fields for image in field if _has_content(image)]
+
+
+def _to_record(row: dict, columns: list[str], images: list, number: int | str) -> Record:
+    """Returns the record of a row; `number` identifies it if it has no id."""
     content = row.get("json")
-    if not isinstance(content, dict):
-        caption = row.get("txt")
-        if caption is None:
-            return {"id": row["__key__"], "image": images}
-        turns = [{"from": "human", "value": "<image>" * len(images)}, {"from": "gpt", "value": caption}]
-        content = {"conversations": turns}
-    return {"id": row["__key__"], **content, "image": images}
+    if "__key__" not in row:
+        value = {name: field for name, field in row.items() if name not in columns}
+    elif isinstance(content, dict):
+        value = {"id": row["__key__"], **content}
+    elif row.get("txt") is None:
+        value = {"id": row["__key__"]}
+    elif images:
+        turns = [{"from": "human", "value": "<image>" * len(images)}, {"from": "gpt", "value": row["txt"]}]
+        value = {"id": row["__key__"], "conversations": turns}
+    else:
+        # `datasets` decides by the first files of a tar which suffixes it reads, and leaves out others.
+        found = ", ".join(f".{column}" for column in columns) or "none"
+        problem = f"its caption has no image; suffixes of images at the start of its shards: {found}"
+        return Record(row["__key__"], (), problem=problem, is_readable=False)
+    return make_record({**value, "image": images}, number)
 
 
 def _without_bytes(images: pa.Array) -> pa.Array:
-    """Replaces the bytes of images by whether there are some, without reading them."""
+    """Replaces the bytes of images by true, or by null if there are none, without reading them."""
     kind = images.type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        return pa.StructArray.from_arrays([images.field("bytes").is_valid(), images.field("path")], ["bytes", "path"])
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        content, paths = images.field("bytes"), images.field("path")
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        content, paths = images, pa.nulls(len(images), pa.string())
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
         first, last = images.offsets[0].as_py(), images.offsets[-1].as_py()
         values = _without_bytes(images.values.slice(first, last - first))
         offsets = pa.array([offset - first for offset in images.offsets.to_pylist()], images.offsets.type)
-        return type(images).from_arrays(offsets, values)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        valid = images.is_valid()
-        return pa.StructArray.from_arrays([valid, pa.nulls(len(images), pa.string())], ["bytes", "path"])
-    return images
+        return type(images).from_arrays(offsets, values, mask=images.is_null())
+    else:
+        return images
+    has_bytes = pc.if_else(content.is_valid(), True, pa.scalar(None, pa.bool_()))
+    return pa.StructArray.from_arrays([has_bytes, paths], ["bytes", "path"], mask=images.is_null())
 
 
-def _place_images(values: list, place: str) -> list:
+def _place_images(images: list, place: str) -> list:
     """Returns the names of a row's images: the path of one without bytes, else its place in the data set."""
     names = []
-    for number, image in enumerate(values):
+    for number, image in enumerate(images):
         if isinstance(image, dict) and image.keys() >= {"bytes", "path"}:
             names.append(f"{place}{number}" if image["bytes"] else image["path"])
         else:
@@ -188,8 +204,7 @@ class DatasetImages(ImageStore):
         if place is None:
             return None
         row, number = map(int, place.groups())
-        values = self._rows[row].to_pylist()[0]
-        image = [image for column in self.columns for image in _as_list(values[column]) if is_given(image)][number]
+        image = _row_images(self._rows[row].to_pylist()[0], self.columns)[number]
         return image["bytes"] if isinstance(image, dict) else image
 
     def find(self, name: str) -> Any:
@@ -233,9 +248,8 @@ def _iterate_records(rows: Any) -> Iterator[Record]:
             array = array.chunk(0) if array.num_chunks == 1 else pa.concat_arrays(array.chunks)
             table = table.set_column(table.column_names.index(column), column, _without_bytes(array))
         for number, row in enumerate(table.to_pylist(), start=first):
-            value = _to_value(row, columns)
-            value["image"] = _place_images([i for i in value["image"] if is_given(i)], f"row {number}, image ")
-            yield make_record(value, number)
+            images = _place_images(_row_images(row, columns), f"row {number}, image ")
+            yield _to_record(row, columns, images, number)
 
 
 def read_dataset(
@@ -302,15 +316,13 @@ class DatasetStream:
         self.columns = _image_columns(rows.column_names or list(next(iter(rows))))
 
     def _to_record(self, row: dict, number: int) -> Record:
-        value = _to_value(row, self.columns)
-        images = [image for image in value["image"] if is_given(image)]
+        images = _row_images(row, self.columns)
         for place, image in enumerate(images):
             if isinstance(image, dict) and image.get("bytes") is None and is_given(image.get("path")):
                 images[place] = image["path"]
             elif isinstance(image, bytes):
                 images[place] = {"bytes": image, "path": None}
-        value["image"] = images
-        return make_record(value, number)
+        return _to_record(row, self.columns, images, number)
 
     def read(self, seed: int, epoch: int, reader: int, num_readers: int) -> Iterator[Record]:
         """
