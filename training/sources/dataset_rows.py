@@ -3,9 +3,10 @@
 import re
 import textwrap
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -268,30 +269,37 @@ def read_dataset(
     return save_records(key, _iterate_records(rows), path), DatasetImages(rows, path, folder)
 
 
-def _interleave(rows: Any, generator: np.random.Generator) -> Iterator[dict]:
-    """Yields the rows of shards in a random order, in turn from several of them."""
-    waiting = generator.permutation(rows.num_shards).tolist()
-    opened: deque[Iterator[dict]] = deque()
+def _number(rows: Any, shard: int) -> Iterator[tuple[int | str, dict]]:
+    """Yields the rows of a shard, each with what identifies it in every order: its number, and that of the shard."""
+    # `iter` reads all rows, where `__iter__` would divide them among the workers once more.
+    for number, batch in enumerate(rows.shard(rows.num_shards, shard).iter(batch_size=1)):
+        place = number if rows.num_shards == 1 else f"shard {shard}, row {number}"
+        yield place, {name: values[0] for name, values in batch.items()}
+
+
+def _interleave(rows: Any, shards: Sequence[int], generator: np.random.Generator) -> Iterator[tuple[int | str, dict]]:
+    """Yields the numbered rows of shards in a random order, in turn from several of them."""
+    waiting = generator.permutation(shards).tolist()
+    opened: deque[Iterator[tuple[int | str, dict]]] = deque()
     while waiting or opened:
         if waiting and len(opened) < NUM_OPEN_SHARDS:
-            # `iter` reads all rows, where `__iter__` would divide them among the workers once more.
-            opened.append(rows.shard(rows.num_shards, waiting.pop()).iter(batch_size=1))
+            opened.append(_number(rows, waiting.pop()))
             continue
         shard = opened.popleft()
-        for batch in islice(shard, 1):
-            yield {name: values[0] for name, values in batch.items()}
+        for row in islice(shard, 1):
+            yield row
             opened.append(shard)
 
 
-def _shuffle(rows: Any, generator: np.random.Generator) -> Iterator[dict]:
+def _shuffle(rows: Iterator[Any], generator: np.random.Generator) -> Iterator[Any]:
     """
     Yields the rows in a random order, mixed within a buffer.
 
     `IterableDataset.shuffle` reads shards with threads, too, and therefore sleeps 5 s in each worker whenever an
     iteration ends or is given up (`SLEEP_TIME_ON_THREADS_SHUTDOWN` in `datasets` 5).
     """
-    buffer: list[dict] = []
-    for row in _interleave(rows, generator):
+    buffer: list[Any] = []
+    for row in rows:
         buffer.append(row)
         if len(buffer) == SHUFFLE_BUFFER:
             place = int(generator.integers(SHUFFLE_BUFFER))
@@ -315,7 +323,7 @@ class DatasetStream:
         self.rows = rows.decode(False)
         self.columns = _image_columns(rows.column_names or list(next(iter(rows))))
 
-    def _to_record(self, row: dict, number: int) -> Record:
+    def _to_record(self, row: dict, number: int | str) -> Record:
         images = _row_images(row, self.columns)
         for place, image in enumerate(images):
             if isinstance(image, dict) and image.get("bytes") is None and is_given(image.get("path")):
@@ -326,8 +334,8 @@ class DatasetStream:
 
     def read(self, seed: int, epoch: int, reader: int, num_readers: int) -> Iterator[Record]:
         """
-        Reads one reader's share of an epoch: whole shards (files) if there are enough for all, else every
-        `num_readers`-th row of all.
+        Reads one reader's share of an epoch. Shards (files) are divided into as many equal groups as possible, and
+        the readers of a group use its rows in turn: otherwise, some rows would be used more often than others.
 
         Args:
             seed (`int`), epoch (`int`):
@@ -335,11 +343,12 @@ class DatasetStream:
             reader (`int`), num_readers (`int`):
                 Which of the readers, over all processes and their workers, this is.
         """
-        is_sharded = self.rows.num_shards >= num_readers
-        rows = self.rows.shard(num_readers, reader, contiguous=False) if is_sharded else self.rows
-        shuffled = enumerate(_shuffle(rows, np.random.default_rng([seed, epoch])))
+        num_groups = gcd(self.rows.num_shards, num_readers)
+        shards = range(reader % num_groups, self.rows.num_shards, num_groups)
+        generator = np.random.default_rng([seed, epoch])
+        rows = _shuffle(_interleave(self.rows, shards, generator), generator)
         with _explain_errors(self.path):
-            for number, row in shuffled if is_sharded else islice(shuffled, reader, None, num_readers):
+            for number, row in islice(rows, reader // num_groups, None, num_readers // num_groups):
                 yield self._to_record(row, number)
 
 

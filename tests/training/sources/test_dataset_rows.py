@@ -267,6 +267,17 @@ def test_a_caption_whose_image_is_not_read_is_a_problem(folder, processor, tmp_p
         assert not record.is_readable  # so an encoder, which needs no caption, does not leave it out, either
 
 
+def test_images_in_rows_are_used_once_by_their_content(folder, tmp_path):
+    content = [png(RECORDS[0], folder), png(RECORDS[1], folder), png(RECORDS[0], folder)]
+    rows = [{"images": [image], "messages": chat(RECORDS[0], str)} for image in content]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "set.parquet")
+    dataset = ImageDataset(
+        Source(str(tmp_path / "set.parquet")), None, make_encoder_processor(), teacher_image_size=32
+    )
+    assert [record.id for record in dataset.records] == [0, 1]
+    assert dataset[1]["pixel_values"].shape == (1, 3, 16, 16)
+
+
 def bad(**changes):
     row = {"images": [{"bytes": b"no image", "path": None}], "messages": chat(RECORDS[0], str), **changes}
     return row
