@@ -13,14 +13,13 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets.exceptions import DatasetGenerationError
 from pyarrow.parquet import read_schema
 
 from ...files.digest import digest
 from ...files.user_error import UserError
 from .image_folder import ImageStore
-from .readers import code_digest
+from .readers import OTHER_FORMATS, READERS, code_digest, find_reader
 from .record import Record
 from .record_forms import is_given, make_record
 from .record_table import RecordTable, save_records
@@ -38,8 +37,19 @@ NUM_OPEN_SHARDS = 10
 
 
 def is_dataset(path: str) -> bool:
-    """Whether `datasets` reads the path: a folder, a file of one of its formats, or an id of the Hub."""
-    return Path(path).is_dir() or Path(path).suffix in ("", *BUILDERS)
+    """
+    Whether `datasets` reads what no reader of a data file does: a folder, a file of one of its formats, or an id of
+    the Hub, which may contain dots.
+
+    Raises:
+        UserError: It is a file of another format.
+    """
+    if find_reader(Path(path)) is not None:
+        return False
+    if Path(path).is_file() and Path(path).suffix not in BUILDERS:
+        formats = "; ".join([*(reader.description for reader in READERS), OTHER_FORMATS])
+        raise UserError(f"{path} has no supported data format: {formats}.")
+    return True
 
 
 def _load(path: str, config: str | None, split: str, streaming: bool) -> Any:
@@ -164,7 +174,7 @@ def _without_bytes(images: pa.Array) -> pa.Array:
         return type(images).from_arrays(offsets, values, mask=images.is_null())
     else:
         return images
-    has_bytes = pc.if_else(content.is_valid(), True, pa.scalar(None, pa.bool_()))
+    has_bytes = pa.array(np.ones(len(content), bool), mask=content.is_null().to_numpy(zero_copy_only=False))
     return pa.StructArray.from_arrays([has_bytes, paths], ["bytes", "path"], mask=images.is_null())
 
 
