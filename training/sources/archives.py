@@ -146,8 +146,12 @@ class ImageArchive:
             f"{self.path} cannot be read as a {'zip' if self.is_zip else 'tar without compression'}",
             (zipfile.BadZipFile, tarfile.TarError, NotImplementedError, EOFError, UnicodeError),
         ):
-            for member in _list_zip(self.path) if self.is_zip else _list_tar(self.path):
-                members[member.name.encode(errors="surrogateescape").decode(errors="replace")] = member[1:]
+            try:
+                for member in _list_zip(self.path) if self.is_zip else _list_tar(self.path):
+                    members[member.name.encode(errors="surrogateescape").decode(errors="replace")] = member[1:]
+            except OSError as error:
+                error.filename = error.filename or str(self.path)  # one of reading names no file
+                raise
         if not members:
             raise UserError(f"The archive {self.path} has no file.")
         names = sorted(members)

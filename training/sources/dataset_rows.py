@@ -249,11 +249,12 @@ class DatasetImages(ImageStore):
         return f"{self.path}, {name}" if is_place else self.folder.describe(name)
 
 
-def _iterate_records(rows: Any) -> Iterator[Record]:
+def _iterate_records(rows: Any, path: str) -> Iterator[Record]:
     columns = _image_columns(rows.column_names)
     rows = rows.with_format("arrow")
     for first in range(0, len(rows), NUM_ROWS):
-        table = rows[first : first + NUM_ROWS].combine_chunks()
+        with _explain_errors(path):
+            table = rows[first : first + NUM_ROWS].combine_chunks()
         for column in columns:
             array = table.column(column)
             array = array.chunk(0) if array.num_chunks == 1 else pa.concat_arrays(array.chunks)
@@ -276,7 +277,7 @@ def read_dataset(
     if not len(rows):
         raise UserError(f"The data set {path} has no row.")
     key = digest(rows._fingerprint.encode(), code_digest().encode())
-    return save_records(key, _iterate_records(rows), path), DatasetImages(rows, path, folder)
+    return save_records(key, _iterate_records(rows, path), path), DatasetImages(rows, path, folder)
 
 
 def _number(rows: Any, shard: int) -> Iterator[tuple[int | str, dict]]:
