@@ -1,4 +1,4 @@
-"""Zips and tars whose files are read at random, without extracting them or listing them in memory."""
+"""Zips and tars whose files are read at random, without extracting them; the index of names is mapped into memory."""
 
 import os
 import posixpath
@@ -18,12 +18,13 @@ from .cache import cached_file
 
 
 SUFFIXES = (".zip", ".tar")
-VERSION = b"1"  # of the index
+VERSION = b"2"  # of the index
 NUM_ROWS = 100_000
 SCHEMA = pa.schema(
     [("name", pa.string()), ("start", pa.int64()), ("stored", pa.int64()), ("size", pa.int64()), ("crc", pa.int64())]
 )
 LOCAL_HEADER_SIZE = 30  # of a zip, before the name
+NUM_BYTES = 2**20
 
 
 class Member(NamedTuple):
@@ -68,6 +69,22 @@ def _list_zip(path: Path) -> Iterator[Member]:
             yield Member(name, info.header_offset, info.compress_size, info.file_size, info.CRC)
 
 
+def _check_end(archive: tarfile.TarFile, path: Path) -> None:
+    """Checks that a tar was listed to its end, which is zeros: `tarfile` stops at a damaged header silently."""
+    file: Any = archive.fileobj
+    file.seek(archive.offset)
+    block = file.read(tarfile.BLOCKSIZE)
+    is_end = len(block) == tarfile.BLOCKSIZE
+    while is_end and block:
+        is_end = not block.strip(b"\0")
+        block = file.read(NUM_BYTES)
+    if not is_end:
+        raise UserError(
+            f"The tar {path} is cut or damaged at byte {archive.offset}: neither a file nor its end is there, or data "
+            "follow the end, as in tars joined by `cat`. Copy or write it again."
+        )
+
+
 def _list_tar(path: Path) -> Iterator[Member]:
     links = {}
     members: dict[str, tuple[int, int]] = {}
@@ -82,6 +99,7 @@ def _list_tar(path: Path) -> Iterator[Member]:
                 links[name] = _normalise(posixpath.join(folder, info.linkname))
             elif info.isreg() and not info.issparse():
                 members[name] = (info.offset_data, info.size)
+        _check_end(archive, path)
     for name in links:
         target, seen = name, set()
         while target in links and target not in seen:
@@ -103,7 +121,7 @@ class ImageArchive:
 
     Attributes:
         key (`str`):
-            Is another one if the archive has changed.
+            Changes when the archive changes.
 
     Raises:
         UserError: The archive is damaged, compressed as a whole or empty.
@@ -128,8 +146,12 @@ class ImageArchive:
             f"{self.path} cannot be read as a {'zip' if self.is_zip else 'tar without compression'}",
             (zipfile.BadZipFile, tarfile.TarError, NotImplementedError, EOFError, UnicodeError),
         ):
-            for member in _list_zip(self.path) if self.is_zip else _list_tar(self.path):
-                members[member.name.encode(errors="surrogateescape").decode(errors="replace")] = member[1:]
+            try:
+                for member in _list_zip(self.path) if self.is_zip else _list_tar(self.path):
+                    members[member.name.encode(errors="surrogateescape").decode(errors="replace")] = member[1:]
+            except OSError as error:
+                error.filename = error.filename or str(self.path)  # one of reading names no file
+                raise
         if not members:
             raise UserError(f"The archive {self.path} has no file.")
         names = sorted(members)

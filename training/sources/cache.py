@@ -1,19 +1,78 @@
 """Files made once from data, named by a digest of what they are made of, next to the caches of `datasets`."""
 
+import errno
 import os
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 from datasets import config
 from filelock import FileLock
 
 from ...files.user_error import UserError
 
 
+# What an `OSError` that names no file has if it is of writing; any other is of the data that was read.
+WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+MAX_SECONDS = 24 * 3600  # without a change, after which the process that wrote a file is dead
+ARROW_END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream; without it, one that is cut between batches looks complete
+
+
 def cache_path(name: str) -> Path:
     """Returns where a file of the cache is or will be."""
     return Path(config.HF_DATASETS_CACHE) / "hawaii" / name
+
+
+def _check(path: Path) -> None:
+    """Checks that an Arrow file has its end, and that its batches can be mapped into memory."""
+    if path.suffix != ".arrow":
+        return
+    try:
+        with pa.memory_map(str(path)) as file:
+            file.seek(max(0, file.size() - len(ARROW_END)))
+            if file.read() != ARROW_END:
+                raise pa.ArrowInvalid("it has no end")
+            file.seek(0)
+            pa.ipc.open_stream(file).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"The file {path} of the cache is damaged ({error}); remove it, and it is made again from the data."
+        ) from error
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes have left."""
+    for leftover in folder.glob(f".*.{'[0-9a-f]' * 32}"):
+        try:
+            if time.time() - leftover.stat().st_mtime > MAX_SECONDS:
+                leftover.unlink()
+        except OSError:
+            continue  # of another user, or removed by another process
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    incomplete = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.is_file():
+                _remove_leftovers(path.parent)
+                write(incomplete)
+                with incomplete.open("rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(incomplete, path)
+    except OSError as error:
+        named = Path(str(error.filename))
+        is_own = named.is_relative_to(path.parent) or named in path.parents
+        if not is_own and (error.filename is not None or error.errno not in WRITE_ERRORS):
+            raise
+        raise UserError(
+            f"The cache {path.parent} cannot be written ({error}); set HF_DATASETS_CACHE to a folder with space."
+        ) from error
+    finally:
+        incomplete.unlink(missing_ok=True)
 
 
 def cached_file(name: str, write: Callable[[Path], None]) -> Path:
@@ -27,24 +86,11 @@ def cached_file(name: str, write: Callable[[Path], None]) -> Path:
             Writes the file to the given path. It appears under its own name when it is complete.
 
     Raises:
-        UserError: The cache cannot be written; names the file and how to choose another folder.
+        UserError: The cache cannot be written, or the file is a damaged Arrow file; names the file and how to go on.
+        OSError: Of the data that `write` reads, unchanged.
     """
     path = cache_path(name)
-    if path.is_file():
-        return path
-    incomplete = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            if not path.is_file():
-                write(incomplete)
-                os.replace(incomplete, path)
-    except OSError as error:
-        if error.filename is not None and not str(error.filename).startswith(str(path.parent)):
-            raise  # of the data, which it names
-        raise UserError(
-            f"The cache {path.parent} cannot be written ({error}); set HF_DATASETS_CACHE to a folder with space."
-        ) from error
-    finally:
-        incomplete.unlink(missing_ok=True)
+    if not path.is_file():
+        _write(path, write)
+    _check(path)
     return path

@@ -3,9 +3,10 @@
 import re
 import textwrap
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pyarrow.parquet import read_schema
 from ...files.digest import digest
 from ...files.user_error import UserError
 from .image_folder import ImageStore
-from .readers import code_digest
+from .readers import OTHER_FORMATS, READERS, code_digest, find_reader
 from .record import Record
 from .record_forms import is_given, make_record
 from .record_table import RecordTable, save_records
@@ -36,8 +37,19 @@ NUM_OPEN_SHARDS = 10
 
 
 def is_dataset(path: str) -> bool:
-    """Whether `datasets` reads the path: a folder, a file of one of its formats, or an id of the Hub."""
-    return Path(path).is_dir() or Path(path).suffix in ("", *BUILDERS)
+    """
+    Whether `datasets` reads what no reader of a data file does: a folder, a file of one of its formats, or an id of
+    the Hub, which may contain dots.
+
+    Raises:
+        UserError: It is a file of another format.
+    """
+    if find_reader(Path(path)) is not None:
+        return False
+    if Path(path).is_file() and Path(path).suffix not in BUILDERS:
+        formats = "; ".join([*(reader.description for reader in READERS), OTHER_FORMATS])
+        raise UserError(f"{path} has no supported data format: {formats}.")
+    return True
 
 
 def _load(path: str, config: str | None, split: str, streaming: bool) -> Any:
@@ -116,45 +128,60 @@ def _image_columns(names: list[str]) -> list[str]:
     return shard if "__key__" in names else [name for name in IMAGE_COLUMNS if name in names]
 
 
-def _as_list(value: Any) -> list:
-    return value if isinstance(value, list) else [] if value is None else [value]
+def _has_content(image: Any) -> bool:
+    if isinstance(image, dict) and image.keys() >= {"bytes", "path"}:
+        return image["bytes"] is not None or is_given(image["path"])
+    return is_given(image)
 
 
-def _to_value(row: dict, columns: list[str]) -> dict:
-    """Returns a row in the form of a JSON record, with its images in one list."""
-    images = [image for column in columns for image in _as_list(row[column])]
-    if "__key__" not in row:
-        return {**{name: field for name, field in row.items() if name not in columns}, "image": images}
+def _row_images(row: dict, columns: list[str]) -> list:
+    """Returns the images of a row; the place of each names it, so that those that are null have none."""
+    fields = [field if isinstance(field, list) else [field] for field in (row[column] for column in columns)]
+    return [image for field in fields for image in field if _has_content(image)]
+
+
+def _to_record(row: dict, columns: list[str], images: list, number: int | str) -> Record:
+    """Returns the record of a row; `number` identifies it if it has no id."""
     content = row.get("json")
-    if not isinstance(content, dict):
-        caption = row.get("txt")
-        if caption is None:
-            return {"id": row["__key__"], "image": images}
-        turns = [{"from": "human", "value": "<image>" * len(images)}, {"from": "gpt", "value": caption}]
-        content = {"conversations": turns}
-    return {"id": row["__key__"], **content, "image": images}
+    if "__key__" not in row:
+        value = {name: field for name, field in row.items() if name not in columns}
+    elif isinstance(content, dict):
+        value = {"id": row["__key__"], **content}
+    elif row.get("txt") is None:
+        value = {"id": row["__key__"]}
+    elif images:
+        turns = [{"from": "human", "value": "<image>" * len(images)}, {"from": "gpt", "value": row["txt"]}]
+        value = {"id": row["__key__"], "conversations": turns}
+    else:
+        # `datasets` decides by the first files of a tar which suffixes it reads, and leaves out others.
+        found = ", ".join(f".{column}" for column in columns) or "none"
+        problem = f"its caption has no image; suffixes of images at the start of its shards: {found}"
+        return Record(row["__key__"], (), problem=problem, is_readable=False)
+    return make_record({**value, "image": images}, number)
 
 
 def _without_bytes(images: pa.Array) -> pa.Array:
-    """Replaces the bytes of images by whether there are some, without reading them."""
+    """Replaces the bytes of images by true, or by null if there are none, without reading them."""
     kind = images.type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        return pa.StructArray.from_arrays([images.field("bytes").is_valid(), images.field("path")], ["bytes", "path"])
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        content, paths = images.field("bytes"), images.field("path")
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        content, paths = images, pa.nulls(len(images), pa.string())
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
         first, last = images.offsets[0].as_py(), images.offsets[-1].as_py()
         values = _without_bytes(images.values.slice(first, last - first))
         offsets = pa.array([offset - first for offset in images.offsets.to_pylist()], images.offsets.type)
-        return type(images).from_arrays(offsets, values)
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        valid = images.is_valid()
-        return pa.StructArray.from_arrays([valid, pa.nulls(len(images), pa.string())], ["bytes", "path"])
-    return images
+        return type(images).from_arrays(offsets, values, mask=images.is_null())
+    else:
+        return images
+    has_bytes = pa.array(np.ones(len(content), bool), mask=content.is_null().to_numpy(zero_copy_only=False))
+    return pa.StructArray.from_arrays([has_bytes, paths], ["bytes", "path"], mask=images.is_null())
 
 
-def _place_images(values: list, place: str) -> list:
+def _place_images(images: list, place: str) -> list:
     """Returns the names of a row's images: the path of one without bytes, else its place in the data set."""
     names = []
-    for number, image in enumerate(values):
+    for number, image in enumerate(images):
         if isinstance(image, dict) and image.keys() >= {"bytes", "path"}:
             names.append(f"{place}{number}" if image["bytes"] else image["path"])
         else:
@@ -188,8 +215,7 @@ class DatasetImages(ImageStore):
         if place is None:
             return None
         row, number = map(int, place.groups())
-        values = self._rows[row].to_pylist()[0]
-        image = [image for column in self.columns for image in _as_list(values[column]) if is_given(image)][number]
+        image = _row_images(self._rows[row].to_pylist()[0], self.columns)[number]
         return image["bytes"] if isinstance(image, dict) else image
 
     def find(self, name: str) -> Any:
@@ -223,19 +249,19 @@ class DatasetImages(ImageStore):
         return f"{self.path}, {name}" if is_place else self.folder.describe(name)
 
 
-def _iterate_records(rows: Any) -> Iterator[Record]:
+def _iterate_records(rows: Any, path: str) -> Iterator[Record]:
     columns = _image_columns(rows.column_names)
     rows = rows.with_format("arrow")
     for first in range(0, len(rows), NUM_ROWS):
-        table = rows[first : first + NUM_ROWS].combine_chunks()
+        with _explain_errors(path):
+            table = rows[first : first + NUM_ROWS].combine_chunks()
         for column in columns:
             array = table.column(column)
             array = array.chunk(0) if array.num_chunks == 1 else pa.concat_arrays(array.chunks)
             table = table.set_column(table.column_names.index(column), column, _without_bytes(array))
         for number, row in enumerate(table.to_pylist(), start=first):
-            value = _to_value(row, columns)
-            value["image"] = _place_images([i for i in value["image"] if is_given(i)], f"row {number}, image ")
-            yield make_record(value, number)
+            images = _place_images(_row_images(row, columns), f"row {number}, image ")
+            yield _to_record(row, columns, images, number)
 
 
 def read_dataset(
@@ -251,33 +277,40 @@ def read_dataset(
     if not len(rows):
         raise UserError(f"The data set {path} has no row.")
     key = digest(rows._fingerprint.encode(), code_digest().encode())
-    return save_records(key, _iterate_records(rows), path), DatasetImages(rows, path, folder)
+    return save_records(key, _iterate_records(rows, path), path), DatasetImages(rows, path, folder)
 
 
-def _interleave(rows: Any, generator: np.random.Generator) -> Iterator[dict]:
-    """Yields the rows of shards in a random order, in turn from several of them."""
-    waiting = generator.permutation(rows.num_shards).tolist()
-    opened: deque[Iterator[dict]] = deque()
+def _number(rows: Any, shard: int) -> Iterator[tuple[int | str, dict]]:
+    """Yields the rows of a shard, each with what identifies it in every order: its number, and that of the shard."""
+    # `iter` reads all rows, where `__iter__` would divide them among the workers once more.
+    for number, batch in enumerate(rows.shard(rows.num_shards, shard).iter(batch_size=1)):
+        place = number if rows.num_shards == 1 else f"shard {shard}, row {number}"
+        yield place, {name: values[0] for name, values in batch.items()}
+
+
+def _interleave(rows: Any, shards: Sequence[int], generator: np.random.Generator) -> Iterator[tuple[int | str, dict]]:
+    """Yields the numbered rows of shards in a random order, in turn from several of them."""
+    waiting = generator.permutation(shards).tolist()
+    opened: deque[Iterator[tuple[int | str, dict]]] = deque()
     while waiting or opened:
         if waiting and len(opened) < NUM_OPEN_SHARDS:
-            # `iter` reads all rows, where `__iter__` would divide them among the workers once more.
-            opened.append(rows.shard(rows.num_shards, waiting.pop()).iter(batch_size=1))
+            opened.append(_number(rows, waiting.pop()))
             continue
         shard = opened.popleft()
-        for batch in islice(shard, 1):
-            yield {name: values[0] for name, values in batch.items()}
+        for row in islice(shard, 1):
+            yield row
             opened.append(shard)
 
 
-def _shuffle(rows: Any, generator: np.random.Generator) -> Iterator[dict]:
+def _shuffle(rows: Iterator[Any], generator: np.random.Generator) -> Iterator[Any]:
     """
     Yields the rows in a random order, mixed within a buffer.
 
     `IterableDataset.shuffle` reads shards with threads, too, and therefore sleeps 5 s in each worker whenever an
     iteration ends or is given up (`SLEEP_TIME_ON_THREADS_SHUTDOWN` in `datasets` 5).
     """
-    buffer: list[dict] = []
-    for row in _interleave(rows, generator):
+    buffer: list[Any] = []
+    for row in rows:
         buffer.append(row)
         if len(buffer) == SHUFFLE_BUFFER:
             place = int(generator.integers(SHUFFLE_BUFFER))
@@ -301,21 +334,19 @@ class DatasetStream:
         self.rows = rows.decode(False)
         self.columns = _image_columns(rows.column_names or list(next(iter(rows))))
 
-    def _to_record(self, row: dict, number: int) -> Record:
-        value = _to_value(row, self.columns)
-        images = [image for image in value["image"] if is_given(image)]
+    def _to_record(self, row: dict, number: int | str) -> Record:
+        images = _row_images(row, self.columns)
         for place, image in enumerate(images):
             if isinstance(image, dict) and image.get("bytes") is None and is_given(image.get("path")):
                 images[place] = image["path"]
             elif isinstance(image, bytes):
                 images[place] = {"bytes": image, "path": None}
-        value["image"] = images
-        return make_record(value, number)
+        return _to_record(row, self.columns, images, number)
 
     def read(self, seed: int, epoch: int, reader: int, num_readers: int) -> Iterator[Record]:
         """
-        Reads one reader's share of an epoch: whole shards (files) if there are enough for all, else every
-        `num_readers`-th row of all.
+        Reads one reader's share of an epoch. Shards (files) are divided into as many equal groups as possible, and
+        the readers of a group use its rows in turn: otherwise, some rows would be used more often than others.
 
         Args:
             seed (`int`), epoch (`int`):
@@ -323,11 +354,12 @@ class DatasetStream:
             reader (`int`), num_readers (`int`):
                 Which of the readers, over all processes and their workers, this is.
         """
-        is_sharded = self.rows.num_shards >= num_readers
-        rows = self.rows.shard(num_readers, reader, contiguous=False) if is_sharded else self.rows
-        shuffled = enumerate(_shuffle(rows, np.random.default_rng([seed, epoch])))
+        num_groups = gcd(self.rows.num_shards, num_readers)
+        shards = range(reader % num_groups, self.rows.num_shards, num_groups)
+        generator = np.random.default_rng([seed, epoch])
+        rows = _shuffle(_interleave(self.rows, shards, generator), generator)
         with _explain_errors(self.path):
-            for number, row in shuffled if is_sharded else islice(shuffled, reader, None, num_readers):
+            for number, row in islice(rows, reader // num_groups, None, num_readers // num_groups):
                 yield self._to_record(row, number)
 
 

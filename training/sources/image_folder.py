@@ -36,7 +36,7 @@ class ImageStore(ABC):
 
     @abstractmethod
     def state(self, name: str) -> str:
-        """A text that is another one if the image has been replaced, removed or added."""
+        """A text that changes when the image is replaced, removed or added."""
 
     def describe(self, name: str) -> str:
         """The image in an error."""

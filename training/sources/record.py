@@ -37,9 +37,11 @@ class Record:
     """
     Args:
         id (`Any`):
-            Identifies the record in errors; its index in the file if the file has no ids.
-        images (`tuple[str, ...]`):
-            Paths relative to the image folder, in the order of the messages. Checked by [`RecordDataset`].
+            Identifies the record in errors; its index in the file, or its place in the shards of a stream, if the
+            data have no ids.
+        images (`tuple`):
+            In the order of the messages: names in an [`ImageStore`], such as paths relative to the image folder; in a
+            stream, also dictionaries with the `bytes` of an image. Checked by [`RecordReader`].
         messages (`tuple[Message, ...]`, *optional*):
             The conversation; empty if the record has only images.
         question_type (`Any`, *optional*):
@@ -51,7 +53,7 @@ class Record:
     """
 
     id: Any
-    images: tuple[str, ...]
+    images: tuple[Any, ...]
     messages: tuple[Message, ...] = ()
     question_type: Any = None
     problem: str | None = None

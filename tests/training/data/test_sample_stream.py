@@ -14,6 +14,7 @@ from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_dataset, make_record, save_data
 from hawaii.training.data.conversation_dataset import Collator, ConversationReader
+from hawaii.training.data.records import is_in_share
 from hawaii.training.data.sample_stream import SampleStream, StreamPart, load_stream
 from hawaii.training.sources import dataset_rows
 from hawaii.training.sources.dataset_rows import TableStream
@@ -130,6 +131,48 @@ def test_readers_share_an_epoch_without_a_record_twice(folder, processor, num_re
             [number(record.id) for record in each.read(5, 1, reader, num_readers)] for reader in range(num_readers)
         ]
         assert sorted(sum(parts, [])) == list(range(12)) and all(parts)
+
+
+@pytest.mark.parametrize(("num_readers", "num_groups"), [(2, 2), (3, 1), (4, 4), (6, 2), (8, 4), (1, 1)])
+def test_readers_use_every_row_of_four_shards_equally_often(folder, processor, num_readers, num_groups):
+    stream = make_stream(folder, processor).parts[0].stream
+    lists = [[record.id for record in stream.read(5, 1, reader, num_readers)] for reader in range(num_readers)]
+    assert max(map(len, lists)) - min(map(len, lists)) <= 1  # an epoch of one reader is as long as that of others
+    for reader, numbers in enumerate(lists):
+        assert {number // 3 % num_groups for number in numbers} == {reader % num_groups}
+
+
+@pytest.fixture
+def nameless(tmp_path):
+    """Twelve texts without ids, in four shards."""
+    for shard in range(4):
+        texts = [f"text {3 * shard + row}" for row in range(3)]
+        rows = [
+            {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "x"}]} for text in texts
+        ]
+        datasets.Dataset.from_list(rows).to_parquet(tmp_path / f"train-{shard}.parquet")
+    return Source(str(tmp_path), streaming=True)
+
+
+@pytest.mark.parametrize("num_readers", [1, 2, 3, 4])
+def test_a_row_without_an_id_is_named_by_its_place_in_its_shard(nameless, num_readers):
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        parts = [nameless.stream().read(seed, epoch, reader, num_readers) for reader in range(num_readers)]
+        names = {record.id: record.messages[0].text for part in parts for record in part}
+        assert names == {f"shard {n // 3}, row {n % 3}": f"text {n}" for n in range(12)}
+
+
+def test_a_row_of_one_file_has_the_id_that_it_has_without_streaming(nameless):
+    path = f"{nameless.path}/train-2.parquet"
+    streamed = sorted(Source(path, streaming=True).stream().read(0, 0, 0, 1), key=lambda record: record.id)
+    assert streamed == list(Source(path).read()[0])
+
+
+def test_a_share_of_texts_is_the_same_in_every_epoch(nameless, processor):
+    part = StreamPart("texts", nameless.stream(), ConversationReader(None, processor, 32), 1.0)
+    names = {sample["record_id"] for sample in SampleStream([part], 0, "error", 0.4, 0, 1).take(60)}
+    chosen = {repr(record.id) for record in nameless.stream().read(7, 7, 0, 1) if is_in_share(record, 0.4)}
+    assert names == chosen and 0 < len(chosen) < 12
 
 
 def test_two_processes_with_two_workers_see_different_records(folder, processor):

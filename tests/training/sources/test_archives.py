@@ -167,6 +167,32 @@ def test_what_is_no_archive_is_an_error(tmp_path, name):
         open_image_folder(str(tmp_path / "empty.tar"))
 
 
+BLOCK = tarfile.BLOCKSIZE
+
+
+@pytest.mark.parametrize(
+    ("place", "damage"),
+    [
+        (6 * BLOCK, lambda content: content[: 6 * BLOCK + 9] + b"\x01" + content[6 * BLOCK + 10 :]),  # a header
+        (6 * BLOCK, lambda content: content[: 6 * BLOCK]),  # before a header
+        (6 * BLOCK, lambda content: content[: 6 * BLOCK + 100]),  # inside one
+        (6 * BLOCK, lambda content: content[: 6 * BLOCK] + bytes(BLOCK) + content[7 * BLOCK :]),  # a hole
+        (20 * BLOCK, lambda content: content[: 20 * BLOCK]),  # after the last file
+        (20 * BLOCK, lambda content: content[: 20 * BLOCK + 100]),
+        (20 * BLOCK, lambda content: content * 2),  # joined by `cat`
+    ],
+)
+def test_a_tar_that_was_not_listed_to_its_end_is_an_error(tmp_path, place, damage):
+    path = pack(tmp_path / "a.tar", {f"{number}.png": b"content" for number in range(10)})
+    content = path.read_bytes()
+    for ending in (content, content[: 22 * BLOCK], content[: 21 * BLOCK]):
+        path.write_bytes(ending)
+        assert len(list(ImageArchive(path).names())) == 10
+    path.write_bytes(damage(content))
+    with pytest.raises(UserError, match=rf"The tar .*a\.tar is cut or damaged at byte {place}: "):
+        ImageArchive(path)
+
+
 @pytest.mark.parametrize("name", ["images.zip", "images.tar"])
 def test_a_record_whose_image_is_not_in_the_archive_is_named_before_training(tmp_path, name):
     folder = save_data(tmp_path, [make_record(number) for number in range(3)])

@@ -196,6 +196,77 @@ def test_tar_shards_hold_an_image_and_its_caption(folder, tmp_path):
     assert [record.id for record in dataset.records] == ["0", "3", "1"]
 
 
+def as_struct(content):
+    return content and {"bytes": content, "path": None}
+
+
+@pytest.mark.parametrize("form", [as_struct, lambda content: content])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"images": [None, 0]}, {"images": [1, None, 3]}, {"images": None}, {"images": [3]}],
+        [{"image": None, "images": [0]}, {"image": 1, "images": [3]}, {"image": None, "images": [None]}, {"image": 3}],
+        [{"__key__": "a", "jpg": None, "png": 0}, {"__key__": "b", "jpg": 1, "png": 3}, {}, {"jpg": 3}],
+    ],
+)
+def test_images_between_nulls_are_found(folder, processor, tmp_path, form, rows):
+    def fill(value):
+        if isinstance(value, list):
+            return list(map(fill, value))
+        return form(png(RECORDS[value], folder)) if isinstance(value, int) else value
+
+    rows = [{name: fill(value) for name, value in row.items()} for row in rows]
+    turns = [[{"from": "human", "value": "<image>" * n}, {"from": "gpt", "value": "red"}] for n in (1, 2, 0, 1)]
+    if "__key__" in rows[0]:
+        rows = [{**row, "__key__": str(n), "json": {"conversations": turns[n]}} for n, row in enumerate(rows)]
+    else:
+        rows = [{**row, "conversations": turns[n]} for n, row in enumerate(rows)]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "set.parquet")
+    expected = [[png(RECORDS[number], folder) for number in numbers] for numbers in ([0], [1, 3], [], [3])]
+    source = Source(str(tmp_path / "set.parquet"))
+    records, images = source.read()
+    assert [record.problem for record in records] == [None] * 4
+    assert [[images.find(name) for name in record.images] for record in records] == expected
+    assert [images.find_problem(name) for record in records for name in record.images] == [None] * 4
+    streamed = [[image["bytes"] for image in record.images] for record in source.stream().read(0, 0, 0, 1)]
+    assert sorted(streamed) == sorted(expected)
+
+
+def test_an_image_with_neither_bytes_nor_a_path_is_none(folder, tmp_path):
+    images = [{"bytes": None, "path": None}, as_struct(png(RECORDS[0], folder))]
+    rows = [{"images": images, "conversations": RECORDS[0]["conversations"]}]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "set.parquet")
+    source = Source(str(tmp_path / "set.parquet"))
+    (record,), store = source.read()
+    (streamed,) = source.stream().read(0, 0, 0, 1)
+    assert [store.find(name) for name in record.images] == [image["bytes"] for image in streamed.images]
+    assert len(record.images) == 1 and record.problem is None
+
+
+def write_tar(path, samples):
+    with tarfile.open(path, "w") as archive:
+        for key, files in enumerate(samples):
+            for suffix, content in files.items():
+                info = tarfile.TarInfo(f"{key}.{suffix}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_caption_whose_image_is_not_read_is_a_problem(folder, processor, tmp_path, streaming):
+    """`datasets` reads the suffixes of the first five samples of the first shard."""
+    content = png(RECORDS[0], folder)
+    samples = [{"png": content, "txt": b"red"}] * 5 + [{"webp": content, "txt": b"red"}, {"txt": b"alone"}]
+    write_tar(tmp_path / "set.tar", samples)
+    source = Source(str(tmp_path / "set.tar"), streaming=streaming)
+    records = source.stream().read(0, 0, 0, 1) if streaming else source.read()[0]
+    broken = [record for record in records if record.problem or not record.is_readable]
+    assert sorted(record.id for record in broken) == ["5", "6"]
+    for record in broken:
+        assert record.problem == "its caption has no image; suffixes of images at the start of its shards: .png"
+        assert not record.is_readable  # so an encoder, which needs no caption, does not leave it out, either
+
+
 def test_images_in_rows_are_used_once_by_their_content(folder, tmp_path):
     content = [png(RECORDS[0], folder), png(RECORDS[1], folder), png(RECORDS[0], folder)]
     rows = [{"images": [image], "messages": chat(RECORDS[0], str)} for image in content]

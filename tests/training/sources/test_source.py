@@ -1,5 +1,6 @@
 """What is wrong with the sources of a recipe is a sentence, before anything is read."""
 
+import datasets
 import pytest
 
 from hawaii.files.user_error import UserError
@@ -58,3 +59,39 @@ def test_a_streamed_source_needs_a_number_of_steps_and_its_own_order(tmp_path, t
     assert read_recipe(recipe, use_cpu=True).stages["pretrain"].data.is_streaming
     with pytest.raises(UserError, match=f"stage pretrain: {problem}"):
         read_recipe(recipe, overrides, use_cpu=True)
+
+
+@pytest.mark.parametrize(
+    "path", ["mvp-lab/LLaVA-OneVision-1.5-Instruct-Data", "lab/data-v1.5", "set", "set.v2", "a.tar"]
+)
+def test_what_no_reader_reads_is_a_data_set(path):
+    assert Source(path, streaming=True).is_dataset and Source(path, config="x", split="test").is_dataset
+
+
+def test_a_file_of_json_is_none_whether_it_exists_or_not(tmp_path):
+    (tmp_path / "a.json").touch()
+    assert not Source(str(tmp_path / "a.json"), "images").is_dataset
+    assert not Source(str(tmp_path / "b.jsonl"), "images").is_dataset
+
+
+@pytest.mark.parametrize("name", ["data", "data.csv", "data-v1.5"])
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"streaming": True, "weight": 1}, {"split": "test"}, {"image_folder": "images"}]
+)
+def test_a_file_of_another_format_is_one_error(tmp_path, name, kwargs):
+    path = tmp_path / name
+    path.touch()
+    with pytest.raises(UserError, match=rf"data\[0\] .*: {path} has no supported data format: LLaVA's JSON .*parquet"):
+        DataArguments(data=[{"path": str(path), **kwargs}])
+    path.unlink()
+    path.mkdir()
+    assert Source(str(path)).is_dataset
+
+
+def test_an_id_with_a_dot_is_looked_up_on_the_hub(monkeypatch):
+    def load_dataset(path, **kwargs):
+        raise ConnectionError(f"asked for {path}")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(UserError, match=r"The data set lab/data-v1\.5 cannot be loaded: asked for lab/data-v1\.5"):
+        Source("lab/data-v1.5").read()
