@@ -162,8 +162,9 @@ def prepare_stage(plan: Recipe, name: str, described: str | None) -> tuple[Stage
 
 def check_trackers(args: HawaiiTrainingArguments) -> None:
     """Raises a `UserError` if a tracker in `report_to` cannot be used, before models are loaded."""
-    for tracker in get_reporting_integration_callbacks(args.report_to):
-        with explain_errors(f"report_to is {', '.join(args.report_to)}, which cannot be used", RuntimeError):
+    names: Any = args.report_to
+    for tracker in get_reporting_integration_callbacks(names):
+        with explain_errors(f"report_to is {', '.join(names)}, which cannot be used", RuntimeError):
             tracker()
 
 
