@@ -40,7 +40,7 @@ def test_the_metric_forgives_case_and_a_period_and_nothing_else(tmp_path):
 def test_its_commands_check_a_recipe(monkeypatch):
     calls = []
     monkeypatch.setattr("hawaii.training.checking.check.check", lambda **options: calls.append(options))
-    (block,) = [block for block in blocks(DOCUMENT, "bash") if "hawaii check" in block]
+    (block,) = [block for block in blocks(DOCUMENT, "bash") if "hawaii check easy_vqa" in block]
     assert [main(line.split()[1:]) for line in block.splitlines()] == [0, 0]
     assert calls[1] == {"recipe": "easy_vqa", "overrides": ["bad_records=skip"], "num_processes": 8}
 
