@@ -169,22 +169,6 @@ def test_an_evaluation_does_not_split_the_logged_terms_of_the_loss(make_trainer)
     assert first == second
 
 
-@pytest.mark.parametrize("sharding", ["is_fsdp_enabled", "is_deepspeed_zero3_enabled"])
-def test_a_sharded_model_is_not_evaluated(make_trainer, monkeypatch, sharding):
-    if sharding == "is_fsdp_enabled":
-        create = HawaiiTrainer.create_accelerator_and_postprocess
-
-        def shard(self):
-            create(self)
-            self.is_fsdp_enabled = True
-
-        monkeypatch.setattr(HawaiiTrainer, "create_accelerator_and_postprocess", shard)
-    else:
-        monkeypatch.setattr(trainer_module, sharding, lambda: True)
-    with pytest.raises(ValueError, match="sharded .* cannot answer questions during training: leave out eval_data"):
-        make_trainer()
-
-
 # Recipes, as `hawaii train` runs them.
 
 

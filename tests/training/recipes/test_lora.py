@@ -1,6 +1,5 @@
 """The options of a stage with a LoRA or a quantized language model."""
 
-import importlib.util
 import sys
 
 import pytest
@@ -81,14 +80,6 @@ def test_an_encoder_alone_has_no_lora(tmp_path):
 )
 def test_fields_of_peft_are_taken_as_they_are(tmp_path, lora):
     assert read(tmp_path, lora=lora).model.lora == lora
-
-
-def test_a_missing_peft_is_named_with_its_command(tmp_path, monkeypatch):
-    find = importlib.util.find_spec
-    missing = lambda name, *args: None if name == "peft" else find(name, *args)  # noqa: E731
-    monkeypatch.setattr("hawaii.training.recipes.lora.find_spec", missing)
-    with pytest.raises(UserError, match="lora needs PEFT, which is not installed: run `pip install peft`."):
-        read(tmp_path, lora={})
 
 
 def test_a_missing_bitsandbytes_is_named_with_its_command(tmp_path, monkeypatch):
