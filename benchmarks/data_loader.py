@@ -18,6 +18,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from hawaii import HawaiiVisionConfig
+from hawaii.benchmarks.alternating import measure
 from hawaii.processing.encoder_processor import EncoderProcessor
 from hawaii.training.data.images import ImageDataset
 
@@ -54,18 +55,12 @@ def read_plainly(path: Path, clip: CLIPImageProcessorPil, teacher_image_size: in
     return result
 
 
-def seconds(function: Callable[[], dict]) -> float:
-    """Returns the CPU time of a call: a worker uses one core, and other programs do not count."""
-    start = time.process_time()
-    function()
-    return time.process_time() - start
-
-
-def compare(name: str, ours: Callable[[], dict], theirs: Callable[[], dict], rounds: int) -> None:
+def report(name: str, ours: Callable[[], dict], theirs: Callable[[], dict], rounds: int) -> None:
     """Prints the ratio of the medians of `ours` and `theirs`."""
     sample, plain = ours(), theirs()
     assert all(torch.equal(sample[name], value) for name, value in plain.items())
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+    # CPU time: a worker uses one core, and other programs do not count.
+    pairs = measure([ours, theirs], rounds, time.process_time)
     our, their = (1e3 * statistics.median(times) for times in zip(*pairs))
     print(f"{name}: {our / their:.3f} ({our:.1f} ms / {their:.1f} ms, medians of {rounds})")
 
@@ -88,7 +83,7 @@ def main() -> None:
                 path = Path(folder, "photo.jpg")
                 save_photo(path, width, height)
                 dataset = ImageDataset(None, folder, processor, teacher_image_size=teacher_image_size)
-                compare(
+                report(
                     f"{width} x {height}, teachers' image {teacher_image_size}",
                     partial(dataset.__getitem__, 0),
                     partial(read_plainly, path, clip, teacher_image_size),

@@ -38,7 +38,7 @@ from hawaii.tests.tiny.training import (
     save_teachers,
     write_recipe,
 )
-from hawaii.training import trainer as trainer_module
+from hawaii.training import saving
 from hawaii.training.checkpoints import find_checkpoint
 from hawaii.training.data.conversation_dataset import Collator
 from hawaii.training.teachers.config import TeacherConfig
@@ -256,7 +256,7 @@ def time_hashes(megabytes: int, scratch: Path) -> None:
     )
     save = timed("save", trainer._save_checkpoint)
     trainer._save_checkpoint = save  # pyright: ignore[reportAttributeAccessIssue]
-    trainer_module.write_manifest = timed("manifest", trainer_module.write_manifest)
+    saving.write_manifest = timed("manifest", saving.write_manifest)
     trainer.train()
     size = sum(path.stat().st_size for path in (scratch / "run" / "checkpoint-3").rglob("*"))
     for save, manifest in zip(*seconds.values(), strict=True):

@@ -8,11 +8,11 @@ load). Both run alternately in one process, from the same weights, after a check
 import argparse
 import copy
 import statistics
-import time
 
 import torch
 from accelerate import Accelerator
 
+from hawaii.benchmarks.alternating import compare, measure
 from hawaii.tests.tiny.training import TEACHER_GRIDS, make_module
 from hawaii.training.counting.step import BatchShape, make_features
 from hawaii.training.monitoring.monitor import Monitor
@@ -56,19 +56,12 @@ def main() -> None:
             monitor.summarize(float(number))
         return loss
 
-    def seconds(function, *values) -> float:
-        start = time.perf_counter()
-        function(*values)
-        if accelerator.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
     torch.testing.assert_close(monitored_step(0), step(plain), rtol=0, atol=0)
-    pairs = [(seconds(monitored_step, number), seconds(step, plain)) for number in range(arguments.rounds)]
-    ratios = sorted(ours / theirs for ours, theirs in pairs)
-    ratio = statistics.median(ours for ours, _ in pairs) / statistics.median(theirs for _, theirs in pairs)
+    numbers = iter(range(arguments.rounds))
+    pairs = measure([lambda: monitored_step(next(numbers)), lambda: step(plain)], arguments.rounds)
+    ratio, least, largest = compare(pairs)
     print(
-        f"Step with monitoring / without: {ratio:.3f} (of {len(pairs)} pairs {ratios[0]:.3f} to {ratios[-1]:.3f}; "
+        f"Step with monitoring / without: {ratio:.3f} (of {len(pairs)} pairs {least:.3f} to {largest:.3f}; "
         f"{statistics.median(theirs for _, theirs in pairs) * 1000:.1f} ms)"
     )
 

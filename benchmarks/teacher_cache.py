@@ -7,10 +7,7 @@ the values in memory-mapped files and their conversion; the computation is a tea
 """
 
 import argparse
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,9 +15,10 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from hawaii.benchmarks.alternating import compare, measure
 from hawaii.files.digest import digest
 from hawaii.processing.image_processing_hawaii import HawaiiImageProcessor
-from hawaii.training.data.records import join
+from hawaii.training.data.reader import join
 from hawaii.training.teacher_cache.cached_teacher import FeatureCache, open_cache
 from hawaii.training.teacher_cache.contents import CachedFeatures, Contents, Squares
 from hawaii.training.teacher_cache.feature_files import write_features, write_index
@@ -38,13 +36,6 @@ SIZES = {
     "tiny": {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "num_hidden_layers": 4}
     | {"image_size": 96, "patch_size": 8},
 }
-
-
-def seconds(function: Callable[[], torch.Tensor]) -> float:
-    """Returns the seconds of one call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 @torch.no_grad()
@@ -95,12 +86,10 @@ def main() -> None:
 
             cosine = F.cosine_similarity(read(), live, dim=-1)
             assert cosine.min() > 0.999, cosine.min()
-            pairs = [(seconds(run), seconds(read)) for _ in range(arguments.rounds)]
-            ratios = sorted(forward / stored for forward, stored in pairs)
-            forward, stored = (statistics.median(times) for times in zip(*pairs))
+            ratio, least, largest = compare(measure([run, read], arguments.rounds))
             print(
-                f"{storage}: a forward pass / a read: {forward / stored:.1f} (of {len(pairs)} pairs {ratios[0]:.1f} "
-                f"to {ratios[-1]:.1f}); cosine {cosine.mean():.6f}, of a cell at least {cosine.min():.6f}"
+                f"{storage}: a forward pass / a read: {ratio:.1f} (of {arguments.rounds} pairs {least:.1f} "
+                f"to {largest:.1f}); cosine {cosine.mean():.6f}, of a cell at least {cosine.min():.6f}"
             )
         print(f"bytes of int8 / bytes of bfloat16: {sizes_of_files['int8'] / sizes_of_files['bfloat16']:.3f}")
 

@@ -7,9 +7,8 @@ their losses and gradients are equal. The memory is that of the tensors that exi
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import finalize
 
@@ -19,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hawaii import HawaiiConfig, HawaiiForConditionalGeneration
+from hawaii.benchmarks.alternating import compare, measure
 from hawaii.training.objectives.encoder_passes import routed_pass
 from hawaii.training.objectives.text_loss import text_loss
 
@@ -104,21 +104,16 @@ def main() -> None:
     functions = {"at labels": text_loss, "at every position": loss_of_every_position}
     results = [step(function) for function in functions.values()]
     torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-6)
-    peaks, seconds = {}, {name: [] for name in functions}
+    peaks = {}
     for name, function in functions.items():
         student.zero_grad(set_to_none=True)
         with PeakMemory() as memory:
             step(function)
         peaks[name] = memory.peak
-    for _ in range(arguments.rounds):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            step(function)
-            seconds[name].append(time.perf_counter() - start)
+    pairs = measure([partial(step, function) for function in functions.values()], arguments.rounds)
     for name, peak in peaks.items():
         print(f"peak memory, scores {name}: {peak / MIB:.1f} MiB")
-    ratio = statistics.median(seconds["at labels"]) / statistics.median(seconds["at every position"])
-    print(f"time: {ratio:.3f} (of {arguments.rounds} pairs)")
+    print(f"time: {compare(pairs)[0]:.3f} (of {arguments.rounds} pairs)")
 
 
 if __name__ == "__main__":

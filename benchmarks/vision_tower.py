@@ -7,14 +7,13 @@ their outputs are equal.
 """
 
 import argparse
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from hawaii.benchmarks.alternating import compare, measure
 from hawaii.modeling_hawaii.conversion.clip import convert_clip
 
 
@@ -30,22 +29,11 @@ SIZES = {
 NUM_TEACHERS = 3
 
 
-def seconds(function: Callable[[], torch.Tensor], device: torch.device) -> float:
-    """Returns the seconds of one call until its result is available."""
-    start = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def compare(name: str, ours: Callable, theirs: Callable, rounds: int, device: torch.device) -> None:
+def report(name: str, ours: Callable, theirs: Callable, rounds: int) -> None:
     """Prints the ratio of the medians of `ours` and `theirs`, and the range of the ratios of single rounds."""
     torch.testing.assert_close(ours(), theirs(), rtol=1e-3, atol=1e-3)
-    pairs = [(seconds(ours, device), seconds(theirs, device)) for _ in range(rounds)]
-    ratios = sorted(our / their for our, their in pairs)
-    ratio = statistics.median(our for our, _ in pairs) / statistics.median(their for _, their in pairs)
-    print(f"{name}: {ratio:.3f} (of {rounds} pairs {ratios[0]:.3f} to {ratios[-1]:.3f})")
+    ratio, least, largest = compare(measure([ours, theirs], rounds))
+    print(f"{name}: {ratio:.3f} (of {rounds} pairs {least:.3f} to {largest:.3f})")
 
 
 @torch.no_grad()
@@ -66,17 +54,16 @@ def main() -> None:
     pixel_values = torch.randn(arguments.batch_size, 3, *[SIZES[arguments.size]["image_size"]] * 2, device=device)
     print(f"{arguments.size}, {arguments.batch_size} images, {device}, {torch.get_num_threads()} threads")
 
-    compare(
+    report(
         "Encoder of HAWAII / all layers of CLIP as in LLaVA",
         lambda: tower(pixel_values).last_hidden_state,
         lambda: clip(pixel_values, output_hidden_states=True).hidden_states[-2],
         arguments.rounds,
-        device,
     )
     adapters = torch.arange(-1, NUM_TEACHERS, device=device)
     repeated = pixel_values.repeat(1 + NUM_TEACHERS, 1, 1, 1)
     adapter_per_image = adapters.repeat_interleave(arguments.batch_size)
-    compare(
+    report(
         "The routed and three forced passes in one batch / one after the other",
         lambda: tower(repeated, adapters=adapter_per_image).last_hidden_state,
         lambda: torch.cat(
@@ -86,7 +73,6 @@ def main() -> None:
             ]
         ),
         arguments.rounds,
-        device,
     )
 
 

@@ -15,7 +15,7 @@ from ..files.user_error import UserError
 from ..processing.encoder_processor import EncoderProcessor
 from ..processing.processing_hawaii import HawaiiProcessor
 from ..training.data.conversations import tokenize_conversation
-from ..training.data.records import teacher_image
+from ..training.data.reader import teacher_image
 from ..training.finished_stage import FinishedStage, find_stage, load_stage, read_settings
 from ..training.objectives.hawaii import HawaiiObjective, HawaiiOptions
 from ..training.sources.record import Message

@@ -54,7 +54,7 @@ def explain_write_errors(path: Path, remedy: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # libraries in Rust raise it for a full disk; any other is raised again
         if (problem := describe_write_error(error, path)) is None:
             raise
         raise UserError(f"{problem}: {remedy}") from error

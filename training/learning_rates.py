@@ -3,7 +3,7 @@
 from torch.optim import Optimizer
 
 from ..files.user_error import UserError
-from .finite_checks import trained_parts
+from .distribution.finite_checks import trained_parts
 from .recipes.objectives import StudentWithObjective
 
 

@@ -1,14 +1,13 @@
 """Runs a recipe: each stage, resumed if it was interrupted, then the folder to publish."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
-from accelerate.utils import disable_fsdp_ram_efficient_loading, send_to_device
+from accelerate.utils import disable_fsdp_ram_efficient_loading
 from transformers import set_seed
 from transformers.integrations import deepspeed, get_reporting_integration_callbacks
 
@@ -23,109 +22,32 @@ from ..processing.encoder_processor import EncoderProcessor
 from ..processing.processing_hawaii import HawaiiProcessor
 from .callbacks import JsonLinesCallback
 from .checkpoints import FoundCheckpoint, find_checkpoint, list_checkpoints, load_objective
-from .data.conversation_dataset import Collator, ConversationDataset, ConversationReader
-from .data.images import ImageDataset, ImageReader, collate_images
-from .data.mixture import MixedDataset
 from .data.processes import decide_once
 from .data.questions import QuestionDataset
-from .data.records import TEACHER_INPUTS, join
-from .data.sample_stream import SampleStream, StreamPart
+from .data.sample_stream import SampleStream
+from .distribution.strategy import check_strategy, create_accelerator, describe_strategy, whole_weights
 from .finished_stage import ObjectiveSettings
 from .identity import check_options, check_processes, check_run, describe_options, describe_stage
 from .objectives.encoder_passes import Student, encoder_of
-from .recipes.arguments import DataArguments, HawaiiTrainingArguments
+from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
 from .recipes.recipe import Recipe, Stage, read_recipe
-from .sources.dataset_rows import TableStream
+from .stage_data import read_data, sample_teacher_features
 from .stop_requests import StopRequests
-from .strategy import check_strategy, create_accelerator, describe_strategy, whole_weights
 from .students.encoders import warn_of_other_teachers
 from .students.frozen_base import FrozenBase
 from .students.language_models import register_code
 from .students.packing import check_packing
 from .students.student import build_student, continue_student, load_student
 from .students.trainable import set_trainable
-from .teacher_cache.cached_teacher import FeatureCache, open_cache
+from .teacher_cache.cached_teacher import open_cache
 from .teachers.loading import load_teachers
-from .trainer import HawaiiTrainer, teacher_features
-
-
-NUM_SAMPLES = 64  # images whose features set the scale of the targets
-TrainingData = ConversationDataset | ImageDataset | MixedDataset | SampleStream
+from .trainer import HawaiiTrainer
 
 
 def print_once(line: str) -> None:
     """Prints on the main process."""
     PartialState().print(line, flush=True)
-
-
-def stream_data(
-    data_args: DataArguments, processor: HawaiiProcessor | EncoderProcessor, seed: int, **options: Any
-) -> SampleStream:
-    """The training data of a stage with a streamed source; `options` as for the reader of its processor."""
-    parts, is_encoder_alone = [], isinstance(processor, EncoderProcessor)
-    for source in data_args.sources:
-        if source.streaming:
-            make_reader = ImageReader if is_encoder_alone else ConversationReader
-            images = source.open_images(data_args.follow_links)
-            stream, reader = source.stream(), make_reader(images, processor, **options)
-        else:
-            make_dataset = ImageDataset if is_encoder_alone else ConversationDataset
-            checks = {"bad_records": data_args.bad_records, "follow_links": data_args.follow_links}
-            reader = make_dataset(source, None, processor, **checks, **options)
-            stream = TableStream(reader.records)
-        parts.append(StreamPart(source.path, stream, reader, source.weight or 1.0))
-    state = PartialState()
-    shared = (seed, data_args.bad_records, data_args.image_share)
-    return SampleStream(parts, *shared, state.process_index, state.num_processes)
-
-
-def read_data(
-    data_args: DataArguments,
-    processor: HawaiiProcessor | EncoderProcessor,
-    teachers: list,
-    seed: int,
-    feature_cache: FeatureCache | None = None,
-) -> tuple[TrainingData, Callable[[list[dict]], dict]]:
-    """The training data of a stage and its collator; with a cache, no images are made for teachers."""
-    size = None if feature_cache else max((teacher.image_size for teacher in teachers), default=None)
-    options: dict[str, Any] = {"teacher_image_size": size, "feature_cache": feature_cache}
-    if isinstance(processor, EncoderProcessor):
-        make_dataset, collator = ImageDataset, collate_images
-    else:
-        make_dataset, collator = ConversationDataset, Collator(processor, size, data_args.packing, feature_cache)
-        options["max_length"] = data_args.max_length
-    if data_args.is_streaming:
-        return stream_data(data_args, processor, seed, **options), collator
-    options |= {name: getattr(data_args, name) for name in ("bad_records", "image_share", "follow_links")}
-    if not data_args.sources:
-        return make_dataset(None, data_args.image_folder, processor, **options), collator
-    parts = [make_dataset(source, None, processor, **options) for source in data_args.sources]
-    weights = [source.weight for source in data_args.sources]
-    if len(parts) == 1:
-        return parts[0], collator
-    return MixedDataset(parts, None if None in weights else weights), collator
-
-
-def sample_teacher_features(dataset: TrainingData, teachers: list, device: torch.device) -> list:
-    """The features of each teacher, on the CPU, for images spread over the data, the same on every process."""
-    if isinstance(dataset, SampleStream):
-        samples = dataset.take(NUM_SAMPLES)
-    else:
-        step = max(1, len(dataset) // NUM_SAMPLES)
-        samples = [dataset[index] for index in range(0, len(dataset), step)[:NUM_SAMPLES]]
-    with_images = [sample for sample in samples if "pixel_values" in sample]
-    if not with_images:
-        raise UserError(
-            f"{dataset.data_path}: none of the {len(samples)} sampled records has an image, but the targets are "
-            "scaled with images; name a data_path with images for the first stage."
-        )
-    batch = {
-        name: send_to_device(join([sample[name] for sample in with_images]), device)
-        for name in TEACHER_INPUTS
-        if name in with_images[0]
-    }
-    return send_to_device(teacher_features(teachers, batch), "cpu")
 
 
 def find_resumable(output_dir: str, identity: dict) -> FoundCheckpoint | None:
@@ -216,13 +138,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
     base = None
     if model_args.has_frozen_base:
         source = previous or model_args.llava or model_args.language_model or "the language model"
-        base = FrozenBase(
-            lambda: start_student(stage, previous)[0],
-            student,
-            model_args,
-            args,
-            str(source),
-        )
+        base = FrozenBase(lambda: start_student(stage, previous)[0], student, model_args, args, str(source))
     objective = objective_class(stage.options, student, {teacher.name: teacher.grid for teacher in teachers})
     objective.set_trainable(args.trainable)
     if previous is not None:
@@ -280,15 +196,6 @@ def check_is_finished(trainer: HawaiiTrainer, step: int, requests: StopRequests)
     raise UserError(f"Training stopped early, {message}")
 
 
-def samples_per_step(trainer: HawaiiTrainer) -> int:
-    """Samples of an optimizer step over all processes; the mean if a budget of tokens makes the batches."""
-    if trainer.max_batch_tokens is None:
-        return trainer.get_total_train_batch_size(trainer.args)
-    batches = len(trainer.get_train_dataloader()) * trainer.accelerator.num_processes
-    step = trainer.accelerator.num_processes * trainer.args.gradient_accumulation_steps
-    return max(1, round(len(trainer.train_dataset) / batches * step))
-
-
 def save_finished(stage: Stage, trainer: HawaiiTrainer, step: int, num_parameters: int, model_folder: Path) -> None:
     """Saves a stage that has reached its last step, with its report."""
     args, teachers = stage.training, trainer.teachers
@@ -299,7 +206,7 @@ def save_finished(stage: Stage, trainer: HawaiiTrainer, step: int, num_parameter
         "samples": None if isinstance(dataset, SampleStream) else len(dataset),
         "seconds": round(trainer.timer.seconds, 1),
         "learning_rate": args.learning_rate,
-        "batch_size": samples_per_step(trainer),
+        "batch_size": trainer.samples_per_step,
         "epochs": round(trainer.state.epoch, 2),
         "objective": args.objective,
         "teachers": {teacher.name: {"image_size": teacher.image_size, "grid": teacher.grid} for teacher in used},
@@ -388,7 +295,8 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
     with StopRequests() as requests:
         folders = {name: plan.output_dir / name / MODEL_FOLDER for name in plan.stages}
         # The first line is the strategy, also if the first stages are finished.
-        described = next((prepare_stage(plan, name, None)[1] for name in folders if not folders[name].is_dir()), None)
+        first = next((name for name in folders if not folders[name].is_dir()), None)
+        stage, described = (None, None) if first is None else prepare_stage(plan, first, None)
         previous, results = None, {}
         for number, name in enumerate(plan.stages, start=1):
             model_folder = folders[name]
@@ -397,7 +305,8 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
                 print_once(f"{title}: already done.")
                 decide_once(check_stage, model_folder, plan.stages[name])
             else:
-                stage, described = prepare_stage(plan, name, described)
+                if name != first:
+                    stage, described = prepare_stage(plan, name, described)
                 if plan.is_encoder_alone:
                     print_once("The recipe names no language model: the encoder is trained alone, on images.")
                 print_once(f"{title}: started.")

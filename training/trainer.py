@@ -1,47 +1,34 @@
-"""transformers' Trainer with teachers next to the model, and with checkpoints that are never incomplete."""
+"""transformers' Trainer with teachers next to the model."""
 
 import logging
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
-from transformers import ProgressCallback, Trainer, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
+from transformers import ProgressCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..files.atomic import replace_folder, write_json
-from ..files.manifest import read_identity, write_manifest
-from ..files.run_contents import SHARDED_STATE_FILES, STAGE_FILE, ZERO_STATE_FILES
-from ..files.user_error import UserError
-from ..files.write_errors import describe_write_error
+from ..files.run_contents import ZERO_STATE_FILES
 from .answers import answer_questions, evaluation_mode, load_questions, score_answers
 from .callbacks import TimerCallback
 from .checkpoints import (
     check_state_files,
-    list_checkpoints,
-    load_checkpoint,
-    remove_old_checkpoints,
-    save_objective,
 )
 from .data.batches import GroupedBatchSampler
-from .data.records import TEACHER_INPUTS
+from .data.reader import TEACHER_INPUTS
 from .data.sample_stream import SampleStream, load_stream
-from .finished_stage import ObjectiveSettings, save_settings
-from .finite_checks import check_step, check_weights, gradient_norms
+from .distribution.finite_checks import check_step, check_weights, gradient_norms
+from .distribution.zero_steps import CheckedEngine, bad_gradient_norms
 from .learning_rates import split_groups
 from .monitoring.monitor import Monitor
 from .monitoring.progress import ProgressBar
-from .objectives.encoder_passes import Student
-from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import StudentWithObjective
+from .saving import SavingTrainer
 from .stop_requests import StopCallback, StopRequests, protect_workers
 from .students.frozen_base import FrozenBase
 from .teachers.teacher import Teacher
-from .zero_steps import CheckedEngine, bad_gradient_norms
 
 
 logger = logging.getLogger(__name__)
@@ -51,22 +38,13 @@ logger = logging.getLogger(__name__)
 COLLAPSE_RATIO = 1e-3
 
 
-def _child_state(state_dict: dict | None, child: str) -> dict | None:
-    """Returns the part of a gathered state that belongs to a child of the module; `None` if nothing was gathered."""
-    if state_dict is None:
-        return None
-    return {
-        name.removeprefix(f"{child}."): value for name, value in state_dict.items() if name.startswith(f"{child}.")
-    }
-
-
 def teacher_features(teachers: list, batch: dict) -> list:
     """Removes from a batch what the teachers receive, and returns each one's features."""
     inputs = [batch.pop(name) for name in TEACHER_INPUTS if name in batch]
     return [teacher(*inputs) for teacher in teachers]
 
 
-class HawaiiTrainer(Trainer):
+class HawaiiTrainer(SavingTrainer):
     """
     Trains a student and its objective's projections against frozen teachers.
 
@@ -92,8 +70,6 @@ class HawaiiTrainer(Trainer):
         UserError: there are questions or quantized weights, but the model is sharded.
     """
 
-    args: HawaiiTrainingArguments
-
     def __init__(
         self,
         model: StudentWithObjective,
@@ -104,8 +80,7 @@ class HawaiiTrainer(Trainer):
         stop_requests: StopRequests | None = None,
         **kwargs,
     ):
-        super().__init__(model=model, **kwargs)
-        self.base = base
+        super().__init__(model, base, identity, **kwargs)
         self.add_callback(TimerCallback())
         self.stop_callback = StopCallback(stop_requests or StopRequests())
         self.add_callback(self.stop_callback)
@@ -113,12 +88,6 @@ class HawaiiTrainer(Trainer):
             self.add_callback(ProgressBar())
         self.teachers = teachers
         self.monitor = Monitor(model, teachers, self.accelerator)
-        self.identity = {
-            "world_size": self.args.world_size,
-            **(identity or {}),
-            "samples": len(self.train_dataset) if has_length(self.train_dataset) else None,
-            "mixed_precision": self.accelerator.mixed_precision,
-        }
         self.max_batch_tokens = max_batch_tokens
         self._batch_sampler: GroupedBatchSampler | None = None
         # The loss is divided by the counts of the whole step, not by the number of micro-batches.
@@ -128,8 +97,6 @@ class HawaiiTrainer(Trainer):
         # Of the micro-batches of the current step.
         self._step_terms: list[dict[str, torch.Tensor]] = []
         self._step_records: list[list[str]] = []
-        self._save_folder: Path | None = None
-        self._write_errors: list[Exception] = []
         self._warned_of_collapse: set[str] = set()
         self._group_parts: list[str | None] = []  # of the optimizer's groups, with `learning_rates`
         self._logged_rates: dict[str, float] = {}
@@ -184,16 +151,6 @@ class HawaiiTrainer(Trainer):
         rates = zip(self._group_parts, (group["lr"] for group in optimizer.param_groups if self._group_parts))
         self._logged_rates = {f"learning_rate/{part}": float(rate) for part, rate in rates if part is not None}
         return super()._get_learning_rate()
-
-    @property
-    def _module(self) -> StudentWithObjective:
-        """The module that trains, without what wraps it."""
-        return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-
-    @property
-    def student(self) -> Student:
-        """The model that trains, without what wraps it."""
-        return self._module.student
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """
@@ -306,6 +263,14 @@ class HawaiiTrainer(Trainer):
             self._batch_sampler.set_epoch(epoch)
         super()._run_epoch(*args, epoch=epoch, **kwargs)
 
+    @property
+    def samples_per_step(self) -> int:
+        """Samples of an optimizer step over all processes; the mean if a budget of tokens makes the batches."""
+        if self.max_batch_tokens is None or self._batch_sampler is None:
+            return self.get_total_train_batch_size(self.args)
+        batches = self.accelerator.num_processes * self.args.gradient_accumulation_steps
+        return max(1, round(len(self.train_dataset) / self._batch_sampler.num_batches * batches))
+
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
         """Returns this process's share of the questions, in batches."""
         return load_questions(
@@ -341,154 +306,3 @@ class HawaiiTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    def _get_output_dir(self, trial):
-        return str(self._save_folder) if self._save_folder is not None else super()._get_output_dir(trial)
-
-    @contextmanager
-    def _noting_write_errors(self) -> Iterator[None]:
-        """Notes an error of the file system. If it were raised, the other processes would wait for this one."""
-        try:
-            yield
-        except Exception as error:
-            if describe_write_error(error, Path(self.args.output_dir)) is None:
-                raise
-            self._write_errors.append(error)
-
-    def _raise_write_errors(self, folder: Path) -> None:
-        """Raises the first noted error on all processes as one sentence that names the folder to write."""
-        errors, self._write_errors = self._write_errors, []
-        problems = gather_object([describe_write_error(error, folder) for error in errors[:1]])
-        if not problems:
-            return
-        kept = [path for path in list_checkpoints(self.args.output_dir) if path != folder]
-        remains = f"the last checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-        raise UserError(f"{problems[0]}; {remains}: make room and run the same command again.") from (
-            errors or [None]
-        )[0]
-
-    def _save_checkpoint(self, model, trial):
-        """Writes the checkpoint into a temporary folder and renames it when every process is done."""
-        check_weights(self.state.global_step, self._module, self.accelerator)
-        run_folder = Path(self.args.output_dir)
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        self._save_folder = run_folder / "incomplete"
-        try:
-            if self.args.should_save:
-                shutil.rmtree(self._save_folder, ignore_errors=True)
-            self.accelerator.wait_for_everyone()
-            with self._noting_write_errors():
-                super()._save_checkpoint(model, trial)
-            self._raise_write_errors(run_folder / name)
-            if self.args.should_save:
-                with self._noting_write_errors():
-                    write_manifest(self._save_folder / name, {**self.identity, "step": self.state.global_step})
-                    replace_folder(self._save_folder / name, run_folder / name)
-            self._raise_write_errors(run_folder / name)
-        finally:
-            if self.args.should_save:
-                shutil.rmtree(self._save_folder, ignore_errors=True)
-            self._save_folder = None
-        if self.args.should_save:
-            remove_old_checkpoints(run_folder, self.args.save_total_limit, self.state.global_step)
-
-    def _save_optimizer_and_scheduler(self, output_dir):
-        with self._noting_write_errors():
-            super()._save_optimizer_and_scheduler(output_dir)
-
-    def _save_rng_state(self, output_dir):
-        with self._noting_write_errors():
-            super()._save_rng_state(output_dir)
-
-    def save_model(self, output_dir=None, _internal_call=False):
-        """
-        Saves the whole model; under FSDP, transformers saves none if checkpoints are in shards, the default, and under
-        DeepSpeed it takes an error of saving for one of gathering.
-        """
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            wrapped = self.deepspeed if self.is_deepspeed_enabled else self.model
-            self._save(output_dir, state_dict=self.accelerator.get_state_dict(wrapped))
-        else:
-            super().save_model(output_dir, _internal_call)
-
-    def _save(self, output_dir=None, state_dict=None):
-        """Saves the student as a folder that anyone can load, with the objective in a separate file."""
-        if not self.args.should_save:
-            return
-        module = self._module
-        folder = Path(output_dir or self.args.output_dir)
-        student, objective = (_child_state(state_dict, name) for name in ("student", "objective"))
-        if student is not None:  # gathering makes copies of weights that are one
-            student = {
-                name: value for name, value in student.items() if name not in module.student.all_tied_weights_keys
-            }
-        is_checkpoint = self._save_folder is not None
-        with self._noting_write_errors():
-            folder.mkdir(parents=True, exist_ok=True)
-            if self.base is None:
-                # Checkpoints use the module's names, so that a resume finds every weight. Finished models use the
-                # names of the language model's published checkpoints, which transformers 4.57 reads as well.
-                module.student.save_pretrained(folder, state_dict=student, save_original_format=not is_checkpoint)
-            else:
-                weights = dict(module.student.named_parameters()) if student is None else student
-                if is_checkpoint:
-                    self.base.save_trained(folder, weights)
-                else:
-                    self.base.save_finished(folder, Path(self.args.output_dir), weights, self.processing_class)
-            save_objective(module.objective, folder, objective)
-            self.processing_class.save_pretrained(folder)
-
-    def save_whole(self, final: Path, report: dict, settings: ObjectiveSettings) -> None:
-        """
-        Saves a finished stage: student, objective, its settings and the report, in a folder that appears when it is
-        complete.
-        """
-        check_weights(self.state.global_step, self._module, self.accelerator)
-        incomplete = final.with_name(f"{final.name}.incomplete")
-        try:
-            if self.args.should_save:
-                shutil.rmtree(incomplete, ignore_errors=True)
-            self.accelerator.wait_for_everyone()
-            self.save_model(str(incomplete))
-            self._raise_write_errors(final)
-            if self.args.should_save:
-                if not any(incomplete.glob("*model*.safetensors")):
-                    raise UserError(f"{incomplete} has no weights, so the stage is not finished.")
-                with self._noting_write_errors():
-                    write_json(incomplete / STAGE_FILE, report)
-                    save_settings(settings, incomplete)
-                    write_manifest(incomplete, {**self.identity, "step": self.state.global_step})
-                    replace_folder(incomplete, final)
-            self._raise_write_errors(final)
-        finally:
-            if self.args.should_save:
-                shutil.rmtree(incomplete, ignore_errors=True)
-        if self.args.should_save:
-            # A run that was killed after its last checkpoint saves no other.
-            remove_old_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.global_step)
-
-    def _load_rng_state(self, checkpoint):
-        """As transformers'. Another number of processes draws new random numbers for dropout, the same in each."""
-        if read_identity(checkpoint)["world_size"] == self.args.world_size:
-            super()._load_rng_state(checkpoint)
-        else:
-            set_seed(self.args.seed + self.state.global_step)
-
-    def _check_base(self, checkpoint: str) -> None:
-        """Refuses other frozen weights than those that a sharded checkpoint was trained with."""
-        if self.base is not None:
-            self.base.load_trained(Path(checkpoint))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        if self.is_fsdp_enabled:
-            form = self.accelerator.state.fsdp_plugin.state_dict_type.name
-            if form not in SHARDED_STATE_FILES:
-                raise UserError(
-                    f"fsdp_state_dict_type is {form}; training resumes from {' or '.join(SHARDED_STATE_FILES)} only."
-                )
-            check_state_files(resume_from_checkpoint, SHARDED_STATE_FILES[form])
-            self._check_base(resume_from_checkpoint)
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            module = self.accelerator.unwrap_model(model or self.model)
-            load_checkpoint(module, resume_from_checkpoint, self.base)

@@ -32,7 +32,7 @@ def test_the_commands_for_one_machine_are_those_that_two_processes_run_in_the_te
     for words in ONE_MACHINE:
         assert words[:3] == ["accelerate", "launch", "--config_file"] and (ROOT / words[3]).is_file()
         assert words[words.index("-m") :] == ["-m", "hawaii", "train", "RECIPE"]
-    tests = "".join(read(f"tests/training/{name}.py") for name in ("test_distributed", "test_zero"))
+    tests = "".join(read(f"tests/training/distribution/{name}.py") for name in ("test_distributed", "test_zero"))
     assert 'launcher_environment("fsdp2", "--fsdp_state_dict_type", "FULL_STATE_DICT")' in tests
     for name in options:
         assert f'"{name}"' in tests

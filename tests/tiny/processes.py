@@ -11,6 +11,26 @@ from pathlib import Path
 
 ACCELERATE = Path(__file__).parents[2] / "training/accelerate"
 CPUS_AS_GPUS = Path(__file__).parents[1] / "cpus_as_gpus"
+# Setups of runs, see [`Run`].
+# transformers asks a GPU whether it has bfloat16.
+BF16 = """
+from unittest import mock
+stack.enter_context(mock.patch("transformers.training_args.is_torch_bf16_gpu_available", lambda: True))
+"""
+# The third micro-batch of the second process has a loss that is not finite.
+BREAK_LOSS = """
+from unittest import mock
+from hawaii.training.objectives.hawaii import HawaiiObjective
+forward, calls = HawaiiObjective.forward, []
+
+def broken(*args):
+    loss, terms = forward(*args)
+    calls.append(1)
+    factor = float("nan") if rank == 1 and len(calls) == 3 else 1.0
+    return loss * factor, {**terms, "coarse": terms["coarse"] * factor}
+
+stack.enter_context(mock.patch.object(HawaiiObjective, "forward", broken))
+"""
 # Run by each process of a launch: job.json lists the runs. Each is recorded: its status, what it prints, and loss and
 # records of each micro-batch.
 PROCESS = """

@@ -7,7 +7,7 @@ from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_arguments, make_dataset, make_module, make_record, save_data
 from hawaii.training.data.conversation_dataset import Collator
-from hawaii.training.finite_checks import trained_parts
+from hawaii.training.distribution.finite_checks import trained_parts
 from hawaii.training.learning_rates import split_groups
 from hawaii.training.students.trainable import set_trainable
 from hawaii.training.trainer import HawaiiTrainer

@@ -9,6 +9,7 @@ from transformers import AutoModelForImageTextToText
 from hawaii.tests.finished_runs import assert_resumes_bit_for_bit
 from hawaii.tests.tiny.training import write_recipe
 from hawaii.training import train as train_module
+from hawaii.training.data.conversation_dataset import ConversationDataset
 from hawaii.training.recipes.objectives import OBJECTIVES
 from hawaii.training.train import train
 
@@ -69,8 +70,8 @@ def test_llava_loads_no_teachers_and_makes_no_images_for_them(recipe, tmp_path, 
         sizes.append(kwargs["teacher_image_size"])
         original(self, *args, **kwargs)
 
-    original = train_module.ConversationDataset.__init__
-    monkeypatch.setattr(train_module.ConversationDataset, "__init__", record_size)
+    original = ConversationDataset.__init__
+    monkeypatch.setattr(ConversationDataset, "__init__", record_size)
     train(str(recipe), [f"output_dir={tmp_path}", "objective=llava", "max_steps=1", "teachers=[./nowhere]"])
     assert sizes == [None, None] and loaded == []
 

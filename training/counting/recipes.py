@@ -18,7 +18,7 @@ from ...modeling_hawaii.conversion.vocabulary import VOCABULARY_MULTIPLE
 from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ..objectives.encoder_passes import Student
-from ..recipes.arguments import ModelArguments
+from ..recipes.arguments import SHARDED_MODELS, ModelArguments
 from ..recipes.objectives import OBJECTIVES, StudentWithObjective
 from ..recipes.recipe import Stage, read_recipe
 from ..students.encoders import continue_config
@@ -196,7 +196,7 @@ def describe_recipe(
     devices = first.training.num_processes or 1 if devices is None else devices
     machine = Machine(devices, strategy or demanded, gpu, mfu)
     for stage in stages.values():
-        if stage.model.quantization is not None and machine.strategy in ("fsdp2", "zero3"):
+        if stage.model.quantization is not None and machine.strategy in SHARDED_MODELS:
             raise UserError(
                 f"quantization {stage.model.quantization} is for models that are not sharded (one process, DDP or "
                 f"ZeRO-2), but the strategy is {machine.strategy}."

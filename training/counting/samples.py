@@ -96,8 +96,7 @@ def _measure(stage: Stage, datasets: list[ConversationDataset]) -> Samples:
 
 def _share(stage: Stage, datasets: list) -> list[int]:
     """The number of samples of an epoch from each source."""
-    weights = [source.weight for source in stage.data.sources]
-    return share_counts([len(dataset) for dataset in datasets], None if None in weights or not weights else weights)
+    return share_counts([len(dataset) for dataset in datasets], stage.data.weights)
 
 
 def find_samples(stage: Stage, student: Student, num_tokens: int | None = None) -> Samples:
@@ -113,8 +112,7 @@ def find_samples(stage: Stage, student: Student, num_tokens: int | None = None) 
             Mean number of positions of a sample, instead of that of the data.
     """
     data_args, batch_size = stage.data, stage.training.per_device_train_batch_size
-    options: dict[str, Any] = {name: getattr(data_args, name) for name in ("image_share", "follow_links")}
-    options["bad_records"] = "skip"
+    options = {**data_args.record_options, "bad_records": "skip"}
     paths = [source.path for source in data_args.sources] or [data_args.image_folder]
     has_data = not data_args.is_streaming and all(Path(path).exists() for path in paths)
     if isinstance(student, HawaiiVisionModel):

@@ -14,7 +14,8 @@ from ..sources.cache import cached_file
 from ..sources.record import Record
 from ..sources.record_table import RecordTable
 from .conversations import clean_text, tokenize_conversation
-from .records import FeatureReader, RecordDataset, RecordReader, join
+from .reader import FeatureReader, RecordReader, join
+from .records import RecordDataset
 
 
 IGNORE_INDEX = -100

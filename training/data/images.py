@@ -13,7 +13,8 @@ from ..sources.readers import code_digest
 from ..sources.record import Record
 from ..sources.record_table import RecordTable, save_records
 from ..sources.source import Source
-from .records import TEACHER_INPUTS, RecordDataset, RecordReader, join
+from .reader import TEACHER_INPUTS, RecordReader, join
+from .records import RecordDataset
 
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

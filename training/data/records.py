@@ -4,69 +4,35 @@ import hashlib
 import json
 import logging
 import operator
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from ...files.digest import digest
-from ...files.user_error import UserError, explain_errors
+from ...files.user_error import UserError
 from ...processing import images_hawaii
 from ...processing.encoder_processor import EncoderProcessor
-from ...processing.images_hawaii import open_image, to_planes
 from ...processing.processing_hawaii import HawaiiProcessor
 from ..sources.cache import cached_file
 from ..sources.image_folder import ImageStore
 from ..sources.readers import code_digest
-from ..sources.record import Record, short_repr
+from ..sources.record import Record
 from ..sources.record_table import RecordTable
 from ..sources.source import Source
 from .checked import find_checked, image_states, processor_key
-from .conversations import clean_text
 from .processes import decide_once
+from .reader import MissingFeaturesError, RecordReader
 
 
 logger = logging.getLogger(__name__)
 
 CHECKING = Path(__file__).parents[1] / "checking"  # whose code decides what a check finds
 NUM_LOOKED_AT = 100  # records of a known data set, at each start
-
-
-# What the teachers of a step receive: the shared squares, or features from a cache.
-TEACHER_INPUTS = ("teacher_images", "teacher_features")
-
-
-class MissingFeaturesError(UserError):
-    """The cache of features has none for an image. It is raised also if bad records are skipped: the image is good."""
-
-
-class FeatureReader(Protocol):
-    """Reads the features of a record's image from a cache, see [`FeatureCache`]."""
-
-    folder: Path
-
-    def read(self, content: Path | bytes) -> dict | None: ...
-
-    def blank(self) -> dict: ...
-
-
-def join(parts: list) -> Any:
-    """Concatenates tensors, or the tensors under each key of equal dictionaries."""
-    if isinstance(parts[0], dict):
-        return {name: join([part[name] for part in parts]) for name in parts[0]}
-    return torch.cat(parts)
-
-
-def teacher_image(square: Image.Image, size: int) -> torch.Tensor:
-    """Resizes a square image for the teachers: `(3, size, size)`, uint8."""
-    return to_planes(square.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def is_in_share(record: Record, share: float, identify: Callable[[str], str] = str) -> bool:
@@ -108,140 +74,6 @@ def choose_share(
             f"{number + 1} records of {data_path}; make it larger."
         )
     return np.array(chosen)
-
-
-class RecordReader(ABC):
-    """
-    Makes samples of records.
-
-    Args:
-        images (`ImageStore`, *optional*):
-            Where the images are; records of a stream may contain theirs.
-        processor (`HawaiiProcessor` or `EncoderProcessor`):
-            Squares and normalises images; tokenizes conversations.
-        teacher_image_size (`int`, *optional*):
-            Side of the uint8 image that all teachers share; no image is made for them if not given.
-        feature_cache ([`FeatureReader`], *optional*):
-            Has the teachers' features of every image.
-    """
-
-    def __init__(
-        self,
-        images: ImageStore | None,
-        processor: HawaiiProcessor | EncoderProcessor,
-        teacher_image_size: int | None = None,
-        feature_cache: FeatureReader | None = None,
-    ):
-        self.images = images
-        self.processor = processor
-        self.teacher_image_size = teacher_image_size
-        self.feature_cache = feature_cache
-
-    @abstractmethod
-    def make_sample(self, record: Record) -> dict:
-        """Returns the sample of a record; raises a `UserError` if it cannot be read."""
-
-    def split(self, record: Record) -> list[Record]:
-        """Returns the records of a stream that one sample is made of; a record is one, unless a subclass differs."""
-        return [record]
-
-    def identify(self, image: Any) -> str:
-        """The same text for the same image, wherever it is: see [`ImageStore.identity`]."""
-        if isinstance(image, dict):
-            return digest(image["bytes"])
-        return image if self.images is None else self.images.identity(image)
-
-    def read_content(self, image: Any) -> Path | bytes:
-        """
-        Returns the file of a record's image, or its bytes, if they are in an archive or in the record.
-
-        Raises:
-            UserError: The archive has changed or is damaged.
-        """
-        if not isinstance(image, str):
-            return image["bytes"]
-        assert self.images is not None  # otherwise the record has a problem
-        with explain_errors(f"its image {self.images.describe(image)} cannot be read"):
-            return self.images.find(image)
-
-    def _describe_image(self, image: Any) -> str:
-        if isinstance(image, str):
-            return image if self.images is None else self.images.describe(image)
-        return image["path"] or "in its row"
-
-    def _open_image(self, image: Any, content: Path | bytes) -> Image.Image:
-        try:
-            return open_image(content)
-        except ValueError as error:
-            raise UserError(f"its image {self._describe_image(image)} cannot be read ({error})") from error
-
-    def _read_images(self, record: Record) -> dict[str, Any]:
-        """
-        Returns:
-            `dict` with `pixel_values` of shape `(num_images, 3, image_size, image_size)` and, with a
-            `teacher_image_size`, `teacher_images`, uint8, of shape
-            `(num_images, 3, teacher_image_size, teacher_image_size)`; with a `feature_cache`, `teacher_features`;
-            empty if the record has no image.
-        """
-        contents = [self.read_content(image) for image in record.images]
-        if not contents:
-            return {}
-        images = [self._open_image(image, content) for image, content in zip(record.images, contents)]
-        processor = self.processor.image_processor
-        result = {"pixel_values": processor(images, return_tensors="pt")["pixel_values"]}
-        if self.teacher_image_size is not None:
-            result["teacher_images"] = torch.stack([self._make_teacher_image(image) for image in images])
-        if self.feature_cache is not None:
-            features = []
-            for image, content in zip(record.images, contents):
-                features.append(self.feature_cache.read(content))
-                if features[-1] is None:
-                    raise MissingFeaturesError(
-                        f"the cache {self.feature_cache.folder} has no features of its image "
-                        f"{self._describe_image(image)}, or the image has changed: run `hawaii cache` again, which "
-                        "computes what is missing"
-                    )
-            result["teacher_features"] = join(features)
-        return result
-
-    def read_teacher_image(self, image: Any, content: Path | bytes) -> torch.Tensor:
-        """Reads the image that all teachers share: `(3, teacher_image_size, teacher_image_size)`, uint8."""
-        return self._make_teacher_image(self._open_image(image, content))
-
-    def _make_teacher_image(self, image: Image.Image) -> torch.Tensor:
-        size = self.teacher_image_size
-        assert size is not None
-        square = self.processor.image_processor.square_image(image, size, Image.Resampling.BICUBIC)
-        return teacher_image(square, size)
-
-    def _find_problem(self, record: Record) -> str | None:
-        """Returns why the record cannot be used, without reading its images; image data sets check less."""
-        if record.problem is not None:
-            return record.problem
-        for message in record.messages:
-            try:
-                message.text.encode()
-            except UnicodeEncodeError as error:
-                return f"its text {short_repr(message.text)} cannot be tokenized ({error.reason})"
-        if not any(message.role == "assistant" and clean_text(message.text) for message in record.messages):
-            return "it has no answer to learn"
-        num_images = sum(message.num_images for message in record.messages)
-        if num_images != len(record.images):
-            return f"its conversation shows {num_images} images but it has {len(record.images)} images"
-        return self._find_image_problem(record.images)
-
-    def _find_image_problem(self, images: Iterable) -> str | None:
-        for image in images:
-            if isinstance(image, dict) and isinstance(image.get("bytes"), bytes):
-                continue  # of a stream
-            if not isinstance(image, str) or "\0" in image:
-                return f"its image is {short_repr(image)}, not a path"
-            if self.images is None:
-                return f"its image is the path {image}, and the source has no image_folder"
-            problem = self.images.find_problem(image)
-            if problem is not None:
-                return problem
-        return None
 
 
 class RecordDataset(RecordReader, Dataset):
@@ -371,7 +203,7 @@ class RecordDataset(RecordReader, Dataset):
 
     def _cheap_key(self, records: RecordTable) -> str:
         """A digest of all that the checks without decoding depend on, except the image folder's content."""
-        code = [Path(__file__).with_name(name) for name in ("records.py", "images.py", "questions.py")]
+        code = [Path(__file__).with_name(name) for name in ("reader.py", "records.py", "images.py", "questions.py")]
         images = [str(self.images.root), str(self.follow_links), self.kind]
         return digest(*code, code_digest().encode(), records.path.name.encode(), "\n".join(images).encode())
 

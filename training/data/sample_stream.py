@@ -14,7 +14,8 @@ from ...files.user_error import UserError
 from ..sources.dataset_rows import DatasetStream, TableStream
 from ..sources.record import Record
 from .conversation_dataset import first_question
-from .records import RecordReader, is_in_share
+from .reader import RecordReader
+from .records import is_in_share
 
 
 logger = logging.getLogger(__name__)

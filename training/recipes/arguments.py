@@ -20,6 +20,7 @@ QUANTIZATIONS = ("4bit", "8bit")
 TRAINABLE_PARTS = ("vision_tower", "adapters", "routers", "projector", "language_model", "projections")
 # How a run can be distributed; `training/accelerate` has a file of settings for each but `single`.
 STRATEGIES = ("single", "ddp", "fsdp2", "zero2", "zero3")
+SHARDED_MODELS = ("fsdp1", "fsdp2", "zero3")  # strategies under which no process has a whole student
 
 
 @dataclass
@@ -209,6 +210,17 @@ class DataArguments:
         if self.data is None:
             return [Source(self.data_path, self.image_folder or None)] if self.data_path else []
         return [self._parse_source(number, given) for number, given in enumerate(self.data)]
+
+    @property
+    def weights(self) -> list[float] | None:
+        """The weight of each source; `None` if every record of all is used once per epoch."""
+        weights = [source.weight for source in self.sources]
+        return None if None in weights or not weights else weights
+
+    @property
+    def record_options(self) -> dict[str, Any]:
+        """Options of [`RecordDataset`] that decide which records and images are used."""
+        return {name: getattr(self, name) for name in ("bad_records", "image_share", "follow_links")}
 
     @property
     def is_streaming(self) -> bool:

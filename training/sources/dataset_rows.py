@@ -233,9 +233,6 @@ class DatasetImages(ImageStore):
             return f"its image is the path {name}, and the source has no image_folder"
         return self.folder.find_problem(name)
 
-    def names(self) -> Iterator[str]:
-        raise NotImplementedError  # only a folder is listed
-
     def state(self, name: str) -> str:
         # The key of the records has the content of the rows.
         return name if self.folder is None or self.PLACE.fullmatch(name) else self.folder.state(name)

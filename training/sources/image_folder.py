@@ -26,10 +26,6 @@ class ImageStore(ABC):
     def find_problem(self, name: str) -> str | None:
         """Returns why the image cannot be read, without reading it."""
 
-    @abstractmethod
-    def names(self) -> Iterator[str]:
-        """All files of the store, in the same order on every machine."""
-
     def identity(self, name: str) -> str:
         """The same for the same image, wherever it is named."""
         return name
@@ -84,6 +80,7 @@ class ImageFolder(ImageStore):
         return f"{name}\0{status.st_size}\0{status.st_mtime_ns}"
 
     def names(self) -> Iterator[str]:
+        """All files, in the same order on every machine."""
         yield from sorted(path.relative_to(self.root).as_posix() for path in visible_files(self.root))
 
 
@@ -123,6 +120,7 @@ class ArchiveFolder(ImageStore):
         return f"{name}\0{self.archive.key}"
 
     def names(self) -> Iterator[str]:
+        """All files, in the same order on every machine."""
         start = f"{self.folder}/" if self.folder else ""
         for name in self.archive.names():
             parts = name.removeprefix(start).split("/")
@@ -130,7 +128,7 @@ class ArchiveFolder(ImageStore):
                 yield "/".join(parts)
 
 
-def open_image_folder(path: str, follow_links: bool = True) -> ImageStore:
+def open_image_folder(path: str, follow_links: bool = True) -> ImageFolder | ArchiveFolder:
     """
     Opens a folder of images, a zip or tar, or a folder inside one, as in `images.zip/train`.
 

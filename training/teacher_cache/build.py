@@ -237,8 +237,7 @@ def _uncached_images(
     data: DataArguments, processor: EncoderProcessor, side: int, stored: set[str]
 ) -> list[UncachedImages]:
     """The images of each source of a stage that has some."""
-    options = {name: getattr(data, name) for name in ("bad_records", "image_share", "follow_links")}
-    options |= {"teacher_image_size": side, "stored": stored}
+    options = {**data.record_options, "teacher_image_size": side, "stored": stored}
     parts = []
     for source in data.sources or [None]:
         with suppress(NoImagesError):

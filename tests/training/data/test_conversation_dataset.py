@@ -15,7 +15,7 @@ from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_dataset, make_image, make_record, save_data
 from hawaii.training.data.conversation_dataset import Collator, ConversationDataset
-from hawaii.training.data.records import teacher_image
+from hawaii.training.data.reader import teacher_image
 
 
 @pytest.fixture(scope="module")

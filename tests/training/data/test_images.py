@@ -11,7 +11,8 @@ from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.encoders import make_encoder_processor
 from hawaii.tests.tiny.training import make_image, make_record, save_data
 from hawaii.training.data.images import ImageDataset, collate_images
-from hawaii.training.data.records import choose_share, teacher_image
+from hawaii.training.data.reader import teacher_image
+from hawaii.training.data.records import choose_share
 from hawaii.training.sources.record import Record
 
 

@@ -21,8 +21,8 @@ from hawaii.tests.tiny.training import (
     write_recipe,
 )
 from hawaii.training.data.conversation_dataset import Collator
+from hawaii.training.distribution.finite_checks import check_step, check_weights, gradient_norms
 from hawaii.training.finished_stage import ObjectiveSettings
-from hawaii.training.finite_checks import check_step, check_weights, gradient_norms
 from hawaii.training.recipes.objectives import OBJECTIVES
 from hawaii.training.trainer import HawaiiTrainer
 

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 from hawaii.__main__ import main
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.training import make_arguments, write_recipe
-from hawaii.training.strategy import Strategy, check_strategy, create_accelerator, describe_strategy
+from hawaii.training.distribution.strategy import Strategy, check_strategy, create_accelerator, describe_strategy
 
 
 def make_stage(**training):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from hawaii import HawaiiForConditionalGeneration
-from hawaii.tests.tiny.processes import Run, launch, launcher_environment
+from hawaii.tests.tiny.processes import BF16, BREAK_LOSS, Run, launch, launcher_environment
 from hawaii.tests.tiny.training import write_recipe
 
 
@@ -18,25 +18,6 @@ STAGES = ("pretrain", "finetune")
 STEPS = ["max_steps=2", "save_steps=1"]
 ON_CPUS = {"DS_ACCELERATOR": "cpu"}
 
-# transformers asks a GPU whether it has bfloat16.
-BF16 = """
-from unittest import mock
-stack.enter_context(mock.patch("transformers.training_args.is_torch_bf16_gpu_available", lambda: True))
-"""
-# The third micro-batch of the second process has a loss that is not finite.
-BREAK_LOSS = """
-from unittest import mock
-from hawaii.training.objectives.hawaii import HawaiiObjective
-forward, calls = HawaiiObjective.forward, []
-
-def broken(*args):
-    loss, terms = forward(*args)
-    calls.append(1)
-    factor = float("nan") if rank == 1 and len(calls) == 3 else 1.0
-    return loss * factor, {**terms, "coarse": terms["coarse"] * factor}
-
-stack.enter_context(mock.patch.object(HawaiiObjective, "forward", broken))
-"""
 # The second process has a gradient that is not finite in the second step, though its loss is.
 BREAK_GRADIENT = """
 from unittest import mock

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from hawaii import HawaiiForConditionalGeneration
 from hawaii.files.manifest import read_identity, write_manifest
 from hawaii.tests.finished_runs import logged_steps
-from hawaii.tests.tiny.processes import Run, launch, launcher_environment
+from hawaii.tests.tiny.processes import BF16, BREAK_LOSS, Run, launch, launcher_environment
 from hawaii.tests.tiny.training import CHECKPOINTING, make_record, save_data, save_recipe, write_recipe
 
 
@@ -30,25 +30,6 @@ MIXED += ["train_sampling_strategy=group_by_length", "dataloader_num_workers=1"]
 
 LORA = ["max_steps=2", "save_steps=1", "lora={r: 2, lora_alpha: 4}"]
 
-# The third micro-batch of the second process has a loss that is not finite.
-BREAK = """
-from unittest import mock
-from hawaii.training.objectives.hawaii import HawaiiObjective
-forward, calls = HawaiiObjective.forward, []
-
-def broken(*args):
-    loss, terms = forward(*args)
-    calls.append(1)
-    factor = float("nan") if rank == 1 and len(calls) == 3 else 1.0
-    return loss * factor, {**terms, "coarse": terms["coarse"] * factor}
-
-stack.enter_context(mock.patch.object(HawaiiObjective, "forward", broken))
-"""
-# transformers asks a GPU whether it has bfloat16.
-BF16 = """
-from unittest import mock
-stack.enter_context(mock.patch("transformers.training_args.is_torch_bf16_gpu_available", lambda: True))
-"""
 # Teachers take one image at once, so that the number of their passes differs between the processes.
 ONE_BY_ONE = """
 from unittest import mock
@@ -92,8 +73,8 @@ def finished(world):
         "sharded_lora": Run([one, *FSDP2, *LORA], SHARDED),
         "ddp_pairs": Run([one, *pairs]),
         "sharded_pairs": Run([one, *FSDP2, *pairs, "shard_teachers=true"], SHARDED, setup=ONE_BY_ONE),
-        "ddp_broken": Run([one, "max_steps=4", "save_steps=1"], setup=BREAK),
-        "sharded_broken": Run([one, *FSDP2, "max_steps=4", "save_steps=1"], SHARDED, setup=BREAK),
+        "ddp_broken": Run([one, "max_steps=4", "save_steps=1"], setup=BREAK_LOSS),
+        "sharded_broken": Run([one, *FSDP2, "max_steps=4", "save_steps=1"], SHARDED, setup=BREAK_LOSS),
         "refused": Run([one, "strategy=fsdp2"], SHARDED),  # use_cpu
         "too_few": Run([one, "num_processes=8"]),
         "unjoined": Run([one, "use_cpu=false"]),

@@ -9,8 +9,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
-from ..files.user_error import UserError
-from .students.trainable import part_of
+from ...files.user_error import UserError
+from ..students.trainable import part_of
 
 
 MAX_NAMED_RECORDS = 64  # in an error; a step of many processes has thousands

@@ -15,14 +15,13 @@ from accelerate.utils import (
 )
 from transformers.integrations import deepspeed
 
-from ..files.user_error import UserError
-from .recipes.arguments import HawaiiTrainingArguments
-from .recipes.recipe import Stage
+from ...files.user_error import UserError
+from ..recipes.arguments import SHARDED_MODELS, HawaiiTrainingArguments
+from ..recipes.recipe import Stage
 
 
 # Where accelerate reads what its launcher was configured for.
 REQUESTS = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
-SHARDED_MODELS = ("fsdp1", "fsdp2", "zero3")
 GATHERING = "stage3_gather_16bit_weights_on_model_save"
 PRECISIONS = {"bf16": "bfloat16", "fp16": "float16"}
 
