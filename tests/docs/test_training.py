@@ -62,7 +62,7 @@ def test_the_exit_status_of_a_stopped_run_is_the_documented_one(capsys):
 def test_the_commands_of_costs_and_monitoring_run(tmp_path, teacher_folders, capsys):
     """Each with a tiny recipe in place of its own."""
     recipe = write_recipe(tmp_path, teacher_folders, max_steps=2)
-    section = DOCUMENT.partition("## Costs before you pay")[2].partition("## Images of the data")[0]
+    section = DOCUMENT.partition("## Costs before training")[2].partition("## Images of the data")[0]
     lines = [line.split() for block in blocks(section, "bash") for line in block.splitlines()]
     assert [words[1] for words in lines] == ["train", "train", "plot"]
     train(str(recipe))
