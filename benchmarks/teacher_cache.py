@@ -77,7 +77,7 @@ def main() -> None:
             contents.write(subfolder)
             file = write_features(subfolder, contents, digests, [live])
             sizes_of_files[storage] = file.stat().st_size
-            write_index(subfolder)
+            write_index(subfolder, contents)
             cache = open_cache(folder / storage, [config], processor, grid, "unshuffle")
 
             def read(cache: FeatureCache = cache) -> torch.Tensor:

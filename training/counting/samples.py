@@ -85,11 +85,14 @@ def _measure(stage: Stage, datasets: list[ConversationDataset]) -> Samples:
         padded(lengths, size),
         padded(prompts, size),
         max(1, round(size * mean(labels))),
+        data_args.packing,
     )
     # As if the batch with the longest samples had as many images as one of the shortest.
     shortest = min((length for length, number in zip(lengths, images) if number), default=max(lengths))
     num_images = max(largest * max(images), batch_size(shortest))
-    longest = BatchShape(largest, max(1, num_images), max(lengths), max(prompts), largest * max(labels))
+    longest = BatchShape(
+        largest, max(1, num_images), max(lengths), max(prompts), largest * max(labels), data_args.packing
+    )
     note = f"Lengths are those of {len(rows):,} records of the data."
     return Samples(sum(sizes), usual, longest, note)
 
@@ -138,7 +141,7 @@ def find_samples(stage: Stage, student: Student, num_tokens: int | None = None) 
     if data_args.max_batch_tokens is not None:
         batch_size = max(1, data_args.max_batch_tokens // length)
     num_text = max(1, length - vision.num_patches)
-    shape = BatchShape(batch_size, batch_size, length, num_text, batch_size * num_text)
+    shape = BatchShape(batch_size, batch_size, length, num_text, batch_size * num_text, data_args.packing)
     num_text = max(1, data_args.max_length - vision.num_patches)
     texts = {"num_prompt_tokens": num_text, "num_labels": batch_size * num_text}
     longest = replace(shape, num_tokens=data_args.max_length, **texts)

@@ -49,6 +49,8 @@ class BatchShape:
             Positions of each sample, padded, with those of images, and positions of its instruction.
         num_labels (`int`, *optional*, defaults to 0):
             Label tokens of all samples.
+        is_packed (`bool`, *optional*, defaults to `False`):
+            Whether the samples are packed into one sequence.
     """
 
     num_samples: int
@@ -56,15 +58,20 @@ class BatchShape:
     num_tokens: int = 0
     num_prompt_tokens: int = 0
     num_labels: int = 0
+    is_packed: bool = False
 
     def make(self, student: Student) -> dict[str, torch.Tensor]:
         """Makes a batch like the collator's, with the counts of a step; the values mean nothing."""
         vision = encoder_of(student).config
         text = torch.zeros(self.num_samples, self.num_tokens, dtype=torch.long)
+        context = {"attention_mask": torch.ones_like(text)}
+        if self.is_packed:
+            context = {"position_ids": torch.arange(self.num_tokens).repeat(self.num_samples)[None]}
+            text = text.view(1, -1)
         prompt = torch.zeros(self.num_samples, self.num_prompt_tokens, dtype=torch.long)
         return {
             "input_ids": text,
-            "attention_mask": torch.ones_like(text),
+            **context,
             "labels": torch.zeros_like(text),
             "label_index": torch.ones(self.num_labels, dtype=torch.long),
             "prompt_ids": prompt,

@@ -22,8 +22,11 @@ from .conversations import clean_text
 TEACHER_INPUTS = ("teacher_images", "teacher_features")
 
 
-class MissingFeaturesError(UserError):
-    """The cache of features has none for an image. It is raised also if bad records are skipped: the image is good."""
+class FeaturesError(UserError):
+    """
+    The cache has no features of an image, or damaged ones. It is raised even if bad records are skipped, because the
+    image is good.
+    """
 
 
 class FeatureReader(Protocol):
@@ -132,9 +135,12 @@ class RecordReader(ABC):
         if self.feature_cache is not None:
             features = []
             for image, content in zip(record.images, contents):
-                features.append(self.feature_cache.read(content))
+                try:
+                    features.append(self.feature_cache.read(content))
+                except UserError as error:
+                    raise FeaturesError(str(error).removesuffix(".")) from error
                 if features[-1] is None:
-                    raise MissingFeaturesError(
+                    raise FeaturesError(
                         f"the cache {self.feature_cache.folder} has no features of its image "
                         f"{self._describe_image(image)}, or the image has changed: run `hawaii cache` again, which "
                         "computes what is missing"

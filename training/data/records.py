@@ -26,7 +26,7 @@ from ..sources.record_table import RecordTable
 from ..sources.source import Source
 from .checked import find_checked, image_states, processor_key
 from .processes import decide_once
-from .reader import MissingFeaturesError, RecordReader
+from .reader import FeaturesError, RecordReader
 
 
 logger = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ class RecordDataset(RecordReader, Dataset):
                 return self._read(number)
             except UserError as error:
                 problem = self._name_record(number, error)
-                if isinstance(error, MissingFeaturesError):
+                if isinstance(error, FeaturesError):
                     raise UserError(f"{problem}.") from error
                 if self.bad_records == "error":
                     raise UserError(f"{problem}. Fix it, or {self.hint}.") from error

@@ -227,7 +227,7 @@ def _cache_stage(
             bar.update(count)
     state.wait_for_everyone()
     if state.is_main_process:
-        write_index(subfolder)
+        write_index(subfolder, contents)
     state.wait_for_everyone()
     similarity = gather_object([torch.stack(writer.cosines)] if writer.cosines else [])
     return _describe(stage.name, subfolder, contents, num_stored, similarity)

@@ -96,14 +96,16 @@ class FeatureCache:
         """
         Returns the features of an image, found by its file or bytes: by teacher `values` `(1, m, C)` and, if they are
         in 8 bits, `scale` and `offset` `(1, C)`. `None` if the image has none, or changed since they were computed.
+
+        Raises:
+            UserError: the features are damaged.
         """
         place = self.files.find(digest(content))
         if place is None:
             return None
         result = {}
         for teacher, index in zip(self.teachers, self.indices):
-            stored = self.files.read(place, index)
-            result[teacher.name] = stored._asdict() if isinstance(stored, Quantized) else {"values": stored}
+            result[teacher.name] = dict(zip(Quantized._fields, self.files.read(place, index)))
         return result
 
     def blank(self) -> dict[str, dict[str, torch.Tensor]]:

@@ -1,6 +1,10 @@
-"""The files of a cache: features of many images in each, and an index. All reads are memory-mapped."""
+"""
+The files of a cache: features of many images in each, and an index. All reads are memory-mapped, and what is read is
+compared with its checksum.
+"""
 
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +17,12 @@ from ...files.atomic import atomic_file
 from ...files.digest import digest
 from ...files.user_error import UserError
 from ...files.write_errors import explain_write_errors
-from .contents import INDEX_FILE, Contents
+from .contents import CONTENTS_FILE, INDEX_FILE, Contents
 from .quantization import Quantized, images_per_block, quantize
 
 
 IMAGES = "images"  # name of the tensor of the images' digests
+CHECKSUM = "checksum"
 DIGEST_BYTES = 16
 # Shapes: n images of a file, N of a cache, m cells, C channels, b blocks.
 
@@ -31,6 +36,15 @@ def to_rows(digests: Sequence[str]) -> torch.Tensor:
 def to_digests(rows: torch.Tensor) -> list[str]:
     """The inverse of [`to_rows`]."""
     return [row.tobytes().hex() for row in rows.numpy()]
+
+
+def checksum(*tensors: torch.Tensor) -> int:
+    """Returns the CRC-32 of contiguous tensors' bytes, precisions and shapes. It is faster than a disk."""
+    value = 0
+    for tensor in tensors:
+        value = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.flatten().view(torch.uint8).numpy(), value)
+    return value
 
 
 def open_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -69,15 +83,27 @@ def write_features(folder: Path, contents: Contents, digests: Sequence[str], fea
             For each teacher `(num_images, num_cells, channels)`.
     """
     tensors = {IMAGES: to_rows(digests)}
-    for number, values in enumerate(features):
+    for teacher, values in enumerate(features):
         if contents.storage == "int8":
             for name, tensor in quantize(values)._asdict().items():
-                tensors[f"{number}.{name}"] = tensor
+                tensors[f"{teacher}.{name}"] = tensor
         else:
-            tensors[f"{number}.values"] = values.to(torch.bfloat16)
+            tensors[f"{teacher}.values"] = values.to(torch.bfloat16)
+        rows = (_read_row(tensors, teacher, row) for row in range(len(digests)))
+        tensors[f"{teacher}.{CHECKSUM}"] = torch.tensor([checksum(*row) for row in rows])
     path = folder / f"features-{digest(tensors[IMAGES].numpy())}.safetensors"
     _write(path, tensors, {})
     return path
+
+
+def _read_row(tensors: dict[str, torch.Tensor], teacher: int, row: int) -> tuple[torch.Tensor, ...]:
+    """Returns views of one image's features: `(1, m, C)` and, if they are in 8 bits, scale and offset `(1, C)`."""
+    values = tensors[f"{teacher}.values"]
+    if f"{teacher}.scale" not in tensors:
+        return (values[row : row + 1],)
+    block = row // images_per_block(values.shape[1])
+    scale, offset = (tensors[f"{teacher}.{name}"][block : block + 1] for name in ("scale", "offset"))
+    return Quantized(values[row : row + 1], scale, offset)
 
 
 def feature_files(folder: Path) -> list[Path]:
@@ -90,8 +116,8 @@ def stored_images(folder: Path) -> set[str]:
     return {image for path in feature_files(folder) for image in to_digests(open_tensors(path)[IMAGES])}
 
 
-def write_index(folder: Path) -> int:
-    """Writes the index of all files of a subfolder; returns the number of images."""
+def write_index(folder: Path, contents: Contents) -> int:
+    """Writes the index of all files of a subfolder with these contents; returns the number of images."""
     files = feature_files(folder)
     images = [open_tensors(path)[IMAGES] for path in files]
     sizes = torch.tensor([len(rows) for rows in images], dtype=torch.int64)
@@ -102,9 +128,18 @@ def write_index(folder: Path) -> int:
     number = torch.arange(len(files)).repeat_interleave(sizes)
     row = torch.arange(len(images)) - (sizes.cumsum(0) - sizes)[number]
     tensors = {IMAGES: images[order], "file": number[order].int(), "row": row[order].int()}
-    names = {str(index): f"{path.name} {path.stat().st_size}" for index, path in enumerate(files)}
-    _write(folder / INDEX_FILE, tensors, names)
+    metadata = {str(index): f"{path.name} {path.stat().st_size}" for index, path in enumerate(files)}
+    metadata["contents"] = contents.folder_name
+    metadata[CHECKSUM] = _index_checksum(tensors, metadata)
+    _write(folder / INDEX_FILE, tensors, metadata)
     return len(order)
+
+
+def _index_checksum(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
+    names = sorted(metadata.keys() - {CHECKSUM, "format"})
+    return digest(
+        *(f"{name} {metadata[name]}\n".encode() for name in names), str(checksum(*tensors.values())).encode()
+    )
 
 
 class FeatureFiles:
@@ -129,10 +164,17 @@ class FeatureFiles:
             raise UserError(
                 f"The cache {folder} is not finished: run `hawaii cache` again; it continues where it stopped."
             )
-        open_tensors(path)  # raises for a damaged file
+        tensors = open_tensors(path)
         with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-        names = [metadata[str(index)].split(" ") for index in range(len(metadata) - 1)]
+            metadata = file.metadata() or {}
+        tensors = {name: tensors.get(name, torch.empty(0)) for name in (IMAGES, "file", "row")}
+        if metadata.get(CHECKSUM) != _index_checksum(tensors, metadata):
+            raise UserError(f"{path} is damaged: remove it and run `hawaii cache` again.")
+        if metadata["contents"] != contents.folder_name:
+            raise UserError(
+                f"{folder / CONTENTS_FILE} has changed since {INDEX_FILE} was written: run `hawaii cache` again."
+            )
+        names = [metadata[str(index)].split(" ") for index in range(len(metadata) - 3)]
         for name, size in names:
             file = folder / name
             if not file.is_file() or file.stat().st_size != int(size):
@@ -157,15 +199,25 @@ class FeatureFiles:
             return None
         return int(file[place]), int(row[place])
 
-    def read(self, place: tuple[int, int], teacher: int) -> Quantized | torch.Tensor:
-        """Returns views of one image's features: quantized, `(1, m, C)` with scales `(1, C)`, or as they are."""
-        tensors = self._file(place[0])
-        row, values = place[1], tensors[f"{teacher}.values"]
-        if self.contents.storage != "int8":
-            return values[row : row + 1]
-        block = row // images_per_block(values.shape[1])
-        scale, offset = (tensors[f"{teacher}.{name}"][block : block + 1] for name in ("scale", "offset"))
-        return Quantized(values[row : row + 1], scale, offset)
+    def read(self, place: tuple[int, int], teacher: int) -> tuple[torch.Tensor, ...]:
+        """
+        Returns views of one image's features: [`Quantized`], `(1, m, C)` with scales `(1, C)`, or the values alone.
+
+        Raises:
+            UserError: they differ from their checksum.
+        """
+        tensors, (number, row) = self._file(place[0]), place
+        try:
+            features = _read_row(tensors, teacher, row)
+            is_whole = checksum(*features) == tensors[f"{teacher}.{CHECKSUM}"][row].item()
+        except (KeyError, IndexError):
+            features, is_whole = (), False
+        if not is_whole:
+            raise UserError(
+                f"{self.folder / self.names[number]} is damaged: remove it and the {INDEX_FILE} next to it, and run "
+                "`hawaii cache` again, which computes the missing features."
+            )
+        return features
 
     def _index(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if "_opened_index" not in self.__dict__:

@@ -296,6 +296,20 @@ def test_a_budget_of_tokens_sets_the_size_of_a_batch(recipe, monkeypatch):
         assert cost.samples_per_step == usual.num_samples * cost.num_micro_batches
 
 
+@pytest.mark.parametrize("options", [[], ["max_batch_tokens=400", "max_length=400"]], ids=["samples", "tokens"])
+def test_packed_batches_have_no_padding(recipe, monkeypatch, options):
+    counted = []
+    monkeypatch.setattr(recipes, "describe_costs", lambda costs: str(counted.extend(costs)))
+    for packing in ("true", "false"):
+        describe_recipe(recipe, [f"packing={packing}", *options])
+    *packed, padded = (cost.samples for cost in counted if cost.stage.name == counted[0].stage.name)
+    (packed,) = packed
+    assert (packed.usual.is_packed, packed.longest.is_packed) == (True, True)
+    assert (padded.usual.is_packed, padded.longest.is_packed) == (False, False)
+    assert packed.usual.num_samples == padded.usual.num_samples
+    assert packed.usual.num_tokens < padded.usual.num_tokens
+
+
 def test_a_dry_run_has_the_devices_and_the_strategy_that_the_recipe_demands(recipe):
     text = describe_recipe(recipe, ["strategy=fsdp2", "num_processes=8"])
     assert "Memory of each device, 8 x H100 with fsdp2, in GiB" in text

@@ -1,6 +1,7 @@
 """The traced costs of a step are those of a real one: operations and saved bytes of a forward and a backward pass."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from hawaii.training.students.trainable import set_trainable
 
 
 SHAPE = BatchShape(num_samples=3, num_images=3, num_tokens=48, num_prompt_tokens=7, num_labels=60)
+PACKED = replace(SHAPE, is_packed=True)
 STAGE_1 = ["adapters", "routers", "projector"]
 ALL = ["vision_tower", "adapters", "routers", "projector", "language_model", "projections"]
 DEPTH = {"vision": {"num_hidden_layers": 3}, "text": {"num_hidden_layers": 4}}
@@ -43,20 +45,21 @@ def grids_of(objective):
     return list(grids.values())
 
 
-def trace(module, objective="hawaii", **kwargs):
-    return trace_outline(copy.deepcopy(module).to("meta"), grids_of(objective), SHAPE, **kwargs)
+def trace(module, objective="hawaii", shape=SHAPE, **kwargs):
+    return trace_outline(copy.deepcopy(module).to("meta"), grids_of(objective), shape, **kwargs)
 
 
-def make_inputs(module, grids):
+def make_inputs(module, grids, shape=SHAPE):
     """Features and a batch with padding, without which transformers would leave the mask out."""
-    batch = SHAPE.make(module.student)
-    batch["attention_mask"][0, -1] = 0
-    return make_features(grids, SHAPE.num_images), batch
+    batch = shape.make(module.student)
+    if not shape.is_packed:
+        batch["attention_mask"][0, -1] = 0
+    return make_features(grids, shape.num_images), batch
 
 
-def measure_flops(module, grids):
+def measure_flops(module, grids, shape=SHAPE):
     """Operations of the forward and of the backward pass, by torch's counter on a real step."""
-    features, batch = make_inputs(module, grids)
+    features, batch = make_inputs(module, grids, shape)
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as forward:
         loss, _ = module(features, batch)
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as backward:
@@ -73,6 +76,17 @@ def test_operations_equal_those_of_a_real_step(objective, trainable):
     module = build(trainable, objective=objective)
     cost = trace(module, objective)
     assert (cost.forward.total(), cost.backward.total()) == measure_flops(module, grids_of(objective))
+
+
+def test_packed_samples_cost_the_attention_of_one_long_sequence():
+    module = build()
+    cost, padded = trace(module, shape=PACKED), trace(module)
+    grids = grids_of("hawaii")
+    assert (cost.forward.total(), cost.backward.total()) == measure_flops(module, grids, PACKED)
+    samples, tokens, heads, head_width, layers = 3, 48, 4, 8, DEPTH["text"]["num_hidden_layers"]
+    attention = layers * heads * 2 * (2 * tokens * tokens * head_width)  # of one sample: two products
+    assert cost.forward[LANGUAGE_MODEL] - padded.forward[LANGUAGE_MODEL] == attention * (samples**2 - samples)
+    assert cost.forward[ENCODER] == padded.forward[ENCODER]
 
 
 def test_operations_follow_the_options_of_the_objective():
@@ -109,7 +123,7 @@ def test_frozen_weights_have_no_gradients_but_pass_those_of_their_inputs():
     assert trained.backward[PROJECTOR] == 2 * (first + second)
 
 
-def saved_bytes(module, grids, autocast):
+def saved_bytes(module, grids, autocast, shape):
     """Bytes that autograd saves in a real forward pass: each storage once, without weights and their copies."""
     weights = {tensor.untyped_storage()._cdata for tensor in [*module.parameters(), *module.buffers()]}
     saved = {}
@@ -120,7 +134,7 @@ def saved_bytes(module, grids, autocast):
             saved[storage._cdata] = (storage.nbytes(), storage)
         return tensor
 
-    features, batch = make_inputs(module, grids)
+    features, batch = make_inputs(module, grids, shape)
     given = {tensor.untyped_storage()._cdata for tensor in [*batch.values(), *features]}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast is not None):
@@ -131,10 +145,11 @@ def saved_bytes(module, grids, autocast):
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("trainable", [STAGE_1, ALL], ids=["stage 1", "all"])
-def test_activations_are_within_five_percent_of_what_autograd_saves(trainable, autocast):
+@pytest.mark.parametrize("shape", [SHAPE, PACKED], ids=["padded", "packed"])
+def test_activations_are_within_five_percent_of_what_autograd_saves(trainable, autocast, shape):
     module = build(trainable)
-    cost = trace(module, autocast=autocast)
-    expected = saved_bytes(module, grids_of("hawaii"), autocast)
+    cost = trace(module, shape=shape, autocast=autocast)
+    expected = saved_bytes(module, grids_of("hawaii"), autocast, shape)
     assert cost.saved.total() + cost.saved_copies.total() == pytest.approx(expected, rel=0.05)
     assert (cost.copies.total() > 0) == (autocast is not None)
 

@@ -213,6 +213,22 @@ def test_an_image_without_features_is_named_and_never_skipped(world, cache, tmp_
     assert "run `hawaii cache` again" in error
 
 
+def test_damaged_features_stop_training_and_are_computed_again(world, cache, tmp_path, capsys):
+    whole = losses(world, tmp_path / "whole", f"teacher_cache={cache}")
+    folder = shutil.copytree(cache, tmp_path / "cache")
+    (file,) = feature_files(subfolder(folder))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1  # of the values
+    file.write_bytes(content)
+    overrides = [*SHORT, "max_steps=8", "bad_records=skip", f"teacher_cache={folder}"]
+    assert main(["train", str(world), *overrides, f"output_dir={tmp_path / 'run'}"]) == 2
+    assert f"{file} is damaged: remove it and the {INDEX_FILE} next to it" in capsys.readouterr().err
+    file.unlink()
+    (file.parent / INDEX_FILE).unlink()
+    build_cache(str(world), output_dir=str(folder))
+    assert losses(world, tmp_path / "again", f"teacher_cache={folder}") == whole
+
+
 def test_a_share_of_the_images_has_features_and_a_larger_share_adds_its_own(world, tmp_path):
     folder = tmp_path / "cache"
     build_cache(str(world), ["image_share=0.4"], str(folder))

@@ -7,7 +7,7 @@ import torch
 
 from hawaii.files.digest import digest
 from hawaii.files.user_error import UserError
-from hawaii.training.teacher_cache.contents import INDEX_FILE, CachedFeatures, Contents, Squares
+from hawaii.training.teacher_cache.contents import CONTENTS_FILE, INDEX_FILE, CachedFeatures, Contents, Squares
 from hawaii.training.teacher_cache.feature_files import (
     FeatureFiles,
     feature_files,
@@ -48,7 +48,7 @@ def folder(tmp_path):
         write_features(
             tmp_path, contents, [name(number) for number in range(first, first + count)], make_features(first, count)
         )
-    write_index(tmp_path)
+    write_index(tmp_path, contents)
     return tmp_path
 
 
@@ -57,8 +57,9 @@ def test_every_image_is_found_and_no_other(folder):
     assert len(files) == 7 and stored_images(folder) == {name(number) for number in range(7)}
     for number in range(7):
         place = files.find(name(number))
-        assert (files.read(place, 0) == number).all() and files.read(place, 0).shape == (1, 4, 3)
-        assert (files.read(place, 1) == -number).all() and files.read(place, 1).shape == (1, 4, 8)
+        (first,), (second,) = files.read(place, 0), files.read(place, 1)
+        assert (first == number).all() and first.shape == (1, 4, 3)
+        assert (second == -number).all() and second.shape == (1, 4, 8)
     assert files.find(name(7)) is None and files.find("0" * 32) is None and files.find("f" * 32) is None
 
 
@@ -67,7 +68,7 @@ def test_images_of_a_block_have_its_scale(tmp_path):
     contents.write(tmp_path)
     features = [torch.randn(600, 4, 3), torch.randn(600, 4, 8)]
     write_features(tmp_path, contents, [digest(str(number).encode()) for number in range(600)], features)
-    write_index(tmp_path)
+    write_index(tmp_path, contents)
     files = FeatureFiles(tmp_path, contents)
     for number in (0, 255, 256, 599):
         for teacher in (0, 1):
@@ -109,12 +110,46 @@ def test_a_damaged_file_is_named(folder, damage, is_index):
         FeatureFiles(folder, make_contents())
 
 
+def read_all(folder, contents):
+    files = FeatureFiles(folder, contents)
+    return [files.read(files.find(name(number)), teacher) for number in range(5) for teacher in (0, 1)]
+
+
+@pytest.mark.parametrize("storage", ["int8", "bfloat16"])
+@pytest.mark.parametrize("part", ["features", "index", "contents"])
+def test_a_changed_byte_is_found_when_it_is_read_or_has_no_effect(tmp_path, storage, part):
+    contents = make_contents(storage)
+    contents.write(tmp_path)
+    write_features(
+        tmp_path, contents, [name(number) for number in range(5)], [part.sin() for part in make_features(0, 5)]
+    )
+    write_index(tmp_path, contents)
+    whole = read_all(tmp_path, contents)
+    path = {
+        "features": feature_files(tmp_path)[0],
+        "index": tmp_path / INDEX_FILE,
+        "contents": tmp_path / CONTENTS_FILE,
+    }
+    path = path[part]
+    content, found = path.read_bytes(), 0
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        try:
+            read = read_all(tmp_path, Contents.read(tmp_path))
+        except UserError as error:
+            assert path.name in str(error)
+            found += 1
+        else:
+            assert all(map(torch.equal, sum(read, ()), sum(whole, ())))
+    assert found > 0.5 * len(content)
+
+
 def test_features_are_mapped_into_memory_not_read(tmp_path):
     contents = make_contents()
     write_features(tmp_path, contents, [name(number) for number in range(3)], make_features(0, 3))
-    write_index(tmp_path)
+    write_index(tmp_path, contents)
     files = FeatureFiles(tmp_path, contents)
-    first, again = (files.read(files.find(name(1)), 0) for _ in range(2))
+    first, again = (files.read(files.find(name(1)), 0)[0] for _ in range(2))
     assert first.data_ptr() == again.data_ptr()
     maps = open("/proc/self/maps").read()
     assert str(feature_files(tmp_path)[0]) in maps
