@@ -9,6 +9,7 @@ import numpy as np
 
 from ...files.markdown_table import markdown_table
 from ..data.checked import CheckedRows
+from ..sources.readers import find_reader
 
 
 NUM_SHOWN = 10  # bad rows on the terminal; the files have all
@@ -138,8 +139,8 @@ def write_markdown(sources: list[SourceReport], num_shown: int | None = None) ->
 
 
 def find_lines(path: Path, num_rows: int) -> list[int] | None:
-    """Returns the line of each row, from 1, if the file has one row on each line."""
-    if not path.is_file():
+    """Returns the line of each row, from 1, if the file is a text with one row on each line."""
+    if not path.is_file() or find_reader(path) is None:
         return None
     with path.open("rb") as file:
         lines = [number for number, line in enumerate(file, start=1) if line.strip()]

@@ -1,5 +1,6 @@
 """Several data sets in one, in exact shares."""
 
+import logging
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -8,6 +9,11 @@ from torch.utils.data import Dataset
 
 from .conversation_dataset import ConversationDataset
 from .images import ImageDataset
+
+
+logger = logging.getLogger(__name__)
+
+LARGE = 10  # times as many samples in an epoch as there are records
 
 
 def share_counts(sizes: Sequence[int], weights: Sequence[float] | None) -> list[int]:
@@ -40,6 +46,14 @@ class MixedDataset(Dataset):
         self.parts = parts
         self.counts = share_counts([len(part) for part in parts], weights)
         self._starts = [0, *accumulate(self.counts)]
+        num_records = sum(map(len, parts))
+        if len(self) > LARGE * num_records:
+            uses, name = max((count / len(part), part.data_path) for count, part in zip(self.counts, parts))
+            logger.warning(
+                "An epoch has %s samples, because it uses each of the %s records at least once in the shares that the "
+                "weights set: records of %s are used %s times. Set max_steps, or other weights.",
+                *(f"{len(self):,}", f"{num_records:,}", name, f"{uses:,.0f}"),
+            )
 
     @property
     def data_path(self) -> str:

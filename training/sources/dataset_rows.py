@@ -18,6 +18,7 @@ from pyarrow.parquet import read_schema
 
 from ...files.digest import digest
 from ...files.user_error import UserError
+from .archives import SHARD_IMAGES, unread_images
 from .image_folder import ImageStore
 from .readers import OTHER_FORMATS, READERS, code_digest, find_reader
 from .record import Record
@@ -29,8 +30,6 @@ from .record_table import RecordTable, save_records
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 CONVERSATION_COLUMNS = ("conversations", "messages")
 IMAGE_COLUMNS = ("image", "images")
-# Columns of tar shards have the suffixes of the files.
-SHARD_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 NUM_ROWS = 1000
 SHUFFLE_BUFFER = 1000  # rows, with their images as they are in the files
 NUM_OPEN_SHARDS = 10
@@ -147,6 +146,10 @@ def _to_record(row: dict, columns: list[str], images: list, number: int | str) -
         value = {name: field for name, field in row.items() if name not in columns}
     elif isinstance(content, dict):
         value = {"id": row["__key__"], **content}
+        unread = {} if images else unread_images(row.get("__url__", ""), tuple(columns))
+        if row["__key__"] in unread:
+            problem = f"its image .{unread[row['__key__']]} is not read, because the first samples have no such suffix"
+            return Record(row["__key__"], (), problem=problem, is_readable=False)
     elif row.get("txt") is None:
         value = {"id": row["__key__"]}
     elif images:

@@ -44,6 +44,14 @@ def test_no_record_is_used_more_than_once_more_than_another_of_its_source(parts,
     assert sum(mixed.counts) == len(mixed)
 
 
+def test_an_epoch_that_weights_make_long_is_announced(parts, caplog):
+    assert len(MixedDataset(parts, [1, 13])) == 70 and not caplog.messages  # ten times as many samples as records
+    assert len(MixedDataset(parts, [1, 27])) == 140
+    (message,) = caplog.messages
+    assert message.startswith("An epoch has 140 samples") and "each of the 7 records" in message
+    assert f"records of {parts[1].data_path} are used 68 times" in message
+
+
 def test_lengths_are_those_of_the_samples(parts):
     mixed = MixedDataset(parts, [1, 2])
     assert mixed.lengths() == [len(mixed[index]["input_ids"]) for index in range(len(mixed))]

@@ -267,6 +267,25 @@ def test_a_caption_whose_image_is_not_read_is_a_problem(folder, processor, tmp_p
         assert not record.is_readable  # so an encoder, which needs no caption, does not leave it out, either
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_chat_whose_image_is_not_read_is_a_problem_and_a_text_is_none(folder, processor, tmp_path, streaming):
+    content, chat = png(RECORDS[0], folder), {"conversations": RECORDS[3]["conversations"]}
+    chat = json.dumps(chat).replace("<image>", "").encode()
+    samples = [{"png": content, "json": chat}] * 5
+    samples += [{"webp": content, "json": chat}, {"json": chat}, {"PNG": content, "json": chat}]
+    write_tar(tmp_path / "set.tar", samples)
+    source = Source(str(tmp_path / "set.tar"), streaming=streaming)
+    records = source.stream().read(0, 0, 0, 1) if streaming else source.read()[0]
+    records = {record.id: record for record in records}
+    problem = "its image .{} is not read, because the first samples have no such suffix"
+    assert [records[key].problem for key in map(str, range(5, 8))] == [
+        problem.format("webp"),
+        None,
+        problem.format("PNG"),
+    ]
+    assert [len(records[key].images) for key in map(str, range(8))] == [1] * 5 + [0] * 3
+
+
 def test_images_in_rows_are_used_once_by_their_content(folder, tmp_path):
     content = [png(RECORDS[0], folder), png(RECORDS[1], folder), png(RECORDS[0], folder)]
     rows = [{"images": [image], "messages": chat(RECORDS[0], str)} for image in content]
