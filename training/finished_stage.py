@@ -111,7 +111,7 @@ def read_settings(folder: Path) -> ObjectiveSettings:
     Reads the file that [`save_settings`] wrote.
 
     Raises:
-        UserError: it was changed into something else.
+        UserError: the content of the file is not valid.
     """
     path = folder / OBJECTIVE_SETTINGS_FILE
     with explain_errors(f"{path} does not describe an objective", (KeyError, TypeError, ValueError)):
@@ -141,7 +141,7 @@ def load_stage(folder: Path, device: torch.device | str = "cpu") -> FinishedStag
         if Path(config.checkpoint).is_absolute() and not Path(config.checkpoint).is_dir():
             raise UserError(
                 f"The teacher {config.name} of {folder} is missing: there is no folder {config.checkpoint}. Restore "
-                f"it, or write its new place into {folder / OBJECTIVE_SETTINGS_FILE}."
+                f"it, or write its new path into {folder / OBJECTIVE_SETTINGS_FILE}."
             )
     if holds_encoder(folder):
         check_saved_model(folder)

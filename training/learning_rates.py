@@ -24,7 +24,7 @@ def split_groups(optimizer: Optimizer, module: StudentWithObjective, rates: dict
         `list[str | None]`: the part of each group; `None` for those with the common learning rate, which come first.
 
     Raises:
-        UserError: the optimizer has no groups, as one that DeepSpeed makes from its own configuration.
+        UserError: the optimizer has no groups, such as one that DeepSpeed makes from its own configuration.
     """
     if not getattr(optimizer, "param_groups", None):
         raise UserError(

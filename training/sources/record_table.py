@@ -1,4 +1,4 @@
-"""Records in an Arrow file that is mapped into memory: processes share its pages and copy none of them."""
+"""Records in an Arrow file that is mapped into memory: processes share its pages without copies."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
