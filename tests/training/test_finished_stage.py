@@ -109,7 +109,7 @@ def test_a_missing_teacher_is_an_error(copy):
 
 
 def test_teachers_that_differ_from_those_of_the_run_are_an_error(copy):
-    change_teacher(copy, image_size=16)  # 4 x 4 cells in place of 8 x 8
+    change_teacher(copy, image_size=16)  # 4 x 4 cells instead of 8 x 8
     with pytest.raises(ValueError, match=r"teachers of .*/model are not those that it was trained with: .* differ"):
         load_stage(copy)
 
