@@ -30,7 +30,7 @@ JSON_FILES = ("config.json", "generation_config.json", *IMAGE_PROCESSOR_FILES, *
 
 
 def describe_part(folder: str | Path, file: str) -> UserError:
-    """The error for a checkpoint that has `file`, one of [`PART_FILES`], in place of a model."""
+    """The error for a checkpoint that has `file`, one of [`PART_FILES`], instead of a model."""
     hint = (
         "merge them into their base model with PEFT's merge_and_unload, save the result, and name its folder"
         if file in ADAPTER_FILES

@@ -138,7 +138,7 @@ class HawaiiTrainer(SavingTrainer):
         return prepared
 
     def create_optimizer(self, model=None):
-        """Gives the parts in `learning_rates` groups of their own."""
+        """Makes a separate optimizer group for each part in `learning_rates`."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if self.args.learning_rates and is_new:

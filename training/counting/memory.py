@@ -1,4 +1,4 @@
-"""Bytes that a device holds for training, without activations, and bytes of a checkpoint."""
+"""Memory of a device for training, without activations, and size of a checkpoint, in bytes."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""FLOPs and memory of a training step, traced on the real modules and objective with tensors that hold no data."""
+"""FLOPs and memory of a training step, traced on the real modules and objective with tensors without data."""
 
 import copy
 import weakref

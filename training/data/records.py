@@ -162,7 +162,7 @@ class RecordDataset(RecordReader, Dataset):
         raise UserError(f"No record of {self.data_path} can be read: see the warnings above.")
 
     def lengths(self) -> list[int]:
-        """The number of tokens of each sample; 1 for an image, which has as many as every other."""
+        """The number of tokens of each sample; 1 for each image, because all images have the same number."""
         return [1] * len(self)
 
     def has_images(self) -> list[bool]:

@@ -1,4 +1,4 @@
-"""Stops training at the first loss term, gradient or weight that is not finite, on every process at once."""
+"""Stops training at the first loss term, gradient or weight that is not finite, on all processes."""
 
 from collections.abc import Iterator, Sequence
 

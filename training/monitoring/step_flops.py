@@ -12,7 +12,7 @@ from ..recipes.objectives import StudentWithObjective
 
 
 def _shape(parameter: Any) -> torch.Size:
-    """The shape of a weight, also of one that ZeRO-3 has partitioned or bitsandbytes has packed into 4 bits."""
+    """The shape of a weight, even if ZeRO-3 has partitioned it or bitsandbytes has packed it into 4 bits."""
     if getattr(parameter, "quant_state", None) is not None:
         return parameter.quant_state.shape
     return getattr(parameter, "ds_shape", parameter.shape)

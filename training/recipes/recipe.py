@@ -59,7 +59,7 @@ class Stage:
         options (`ObjectiveOptions`):
             Options of the chosen objective, `training.objective`.
         teachers (`list[TeacherConfig]`):
-            The teachers that the recipe names, also if the objective uses none.
+            The teachers that the recipe names, even if the objective uses none.
         given (`dict`):
             Options as written in the recipe. Two stages are equal if these are.
     """

@@ -75,7 +75,7 @@ class ImageFolder(ImageStore):
     def state(self, name: str) -> str:
         try:
             status = os.stat(self.find(name))
-        except (OSError, ValueError):  # also a name with a null byte
+        except (OSError, ValueError):  # a name with a null byte raises a ValueError
             return name
         return f"{name}\0{status.st_size}\0{status.st_mtime_ns}"
 

@@ -139,7 +139,7 @@ def load_student(folder: Path, dtype: torch.dtype | str) -> HawaiiForConditional
         raise UserError(f"{folder} has no {ADAPTER_WEIGHTS}. Restore the file.")
     with open_tensors(folder / ADAPTER_WEIGHTS):
         pass
-    base = folder.resolve().parent / BASE_FOLDER  # also if the run was moved
+    base = folder.resolve().parent / BASE_FOLDER  # valid even if the run was moved
     check_saved_model(base)
     try:
         check_manifest(base)

@@ -30,7 +30,7 @@ from .weights import weights_digest
 CONTENTS_FILE = "contents.json"
 INDEX_FILE = "index.safetensors"
 STORAGES = ("int8", "bfloat16")
-# Fields of a teacher that do not affect its features: the digest of the files stands for the checkpoint.
+# Fields of a teacher that do not affect its features: the checkpoint is represented by the digest of its files.
 NAMES = ("checkpoint", "name")
 
 
