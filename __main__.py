@@ -357,9 +357,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         `int`: the exit status. It is 2, with one sentence on stderr, for an error that the user can correct: a
-        [`UserError`], an error of the operating system or a damaged file. It is 75 if a signal stopped a training that
-        the same command continues. With `HAWAII_DEBUG=1` in the environment
-        the traceback is shown instead.
+            [`UserError`], an error of the operating system or a damaged file. It is 75 if a signal stopped a training
+            that the same command continues. With `HAWAII_DEBUG=1` in the environment, the traceback is shown instead.
 
     Raises:
         Exception: any other error. It is a bug of this package or of a library, and needs its traceback.
@@ -385,7 +384,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             message = in_worker[1]
         if isinstance(error, OSError) and error.filename is not None:
             message = f"{error.strerror}: {error.filename}"
-        # In one write, with its line end: several processes of a run may say it at once.
+        # One write, including the line end, because several processes of a run may print at the same time.
         print(f"hawaii {command}: {' '.join(message.split())}\n", end="", file=sys.stderr)
         return 2
     return 0

@@ -1,4 +1,4 @@
-"""Times of functions that run alternately, so that other programs on the machine slow all of them down alike."""
+"""Times functions that run alternately, so that other programs on the machine slow them down equally."""
 
 import statistics
 import time
@@ -36,7 +36,7 @@ def measure(
 
 
 def compare(pairs: Sequence[tuple[float, ...]]) -> tuple[float, float, float]:
-    """Returns the ratio of the medians of two functions, and the least and the largest ratio of a round."""
+    """Returns the ratio of the medians of two functions, and the smallest and the largest ratio of a single round."""
     first, second = (statistics.median(times) for times in zip(*pairs))
     ratios = [one / other for one, other in pairs]
     return first / second, min(ratios), max(ratios)

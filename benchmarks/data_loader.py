@@ -1,5 +1,5 @@
 """
-Compares the time in which a data loader's worker makes a sample with that of the definition in plain Pillow and
+Compares the time that a data loader's worker needs for a sample with the time of a plain implementation in Pillow and
 transformers: pad to a square, resize, normalise. Both run alternately, after a check that their pixels are equal.
 
     python benchmarks/data_loader.py
@@ -27,7 +27,7 @@ MEAN = [0.48145466, 0.4578275, 0.40821073]
 
 
 def save_photo(path: Path, width: int, height: int) -> None:
-    """Saves a JPEG with coarse and fine detail, of the size that a photo has."""
+    """Saves a JPEG of a photo's size, with coarse and fine detail."""
     colors = torch.randint(256, (height // 8, width // 8, 3), dtype=torch.uint8)
     smooth = Image.frombytes("RGB", (width // 8, height // 8), bytes(colors.flatten().tolist())).resize(
         (width, height)
@@ -37,7 +37,7 @@ def save_photo(path: Path, width: int, height: int) -> None:
 
 
 def read_plainly(path: Path, clip: CLIPImageProcessorPil, teacher_image_size: int | None) -> dict[str, torch.Tensor]:
-    """The definition of a sample's images."""
+    """Makes a sample's images with plain Pillow and transformers."""
     image = Image.open(path).convert("RGB")
     side = max(image.size)
     square = Image.new("RGB", (side, side), tuple(int(255 * value) for value in MEAN))
@@ -59,7 +59,7 @@ def report(name: str, ours: Callable[[], dict], theirs: Callable[[], dict], roun
     """Prints the ratio of the medians of `ours` and `theirs`."""
     sample, plain = ours(), theirs()
     assert all(torch.equal(sample[name], value) for name, value in plain.items())
-    # CPU time: a worker uses one core, and other programs do not count.
+    # CPU time, because a worker uses one core; it excludes other programs.
     pairs = measure([ours, theirs], rounds, time.process_time)
     our, their = (1e3 * statistics.median(times) for times in zip(*pairs))
     print(f"{name}: {our / their:.3f} ({our:.1f} ms / {their:.1f} ms, medians of {rounds})")

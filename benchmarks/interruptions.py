@@ -1,6 +1,7 @@
 """
-Counts how tiny runs of `hawaii train` end that are killed at random moments, or whose newest checkpoint is damaged. A
-run is exact if its weights, optimizers, random states and losses equal those of an uninterrupted run bit for bit.
+Interrupts tiny runs of `hawaii train`: kills them, damages their newest checkpoint or fills the disk. Counts the
+outcomes. A run is exact if its weights, optimizers, random states and losses equal those of an uninterrupted run bit
+for bit.
 
     python benchmarks/interruptions.py kill --kills 80 --pairs 20
     python benchmarks/interruptions.py damage
@@ -86,7 +87,7 @@ def wait(pids: list[int], seconds: float = GRACE_SECONDS) -> list[int]:
                 statuses[pid] = os.waitstatus_to_exitcode(status)
         time.sleep(0.005)
     for pid in (pid for pid in pids if pid not in statuses and seconds == GRACE_SECONDS):
-        os.kill(pid, signal.SIGKILL)  # it waits for a process that is no more
+        os.kill(pid, signal.SIGKILL)  # it waits for a process that was killed
         statuses[pid] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     pids[:] = [pid for pid in pids if pid not in statuses]
     return list(statuses.values())
@@ -101,14 +102,14 @@ def flatten(state, path=""):
 
 
 def read_run(folder: Path) -> dict[str, torch.Tensor]:
-    """All numbers with which a finished run ends."""
+    """The final weights, optimizers, random states and logged losses of a finished run."""
     numbers = {}
     for stage in STAGES:
         last = max((folder / stage).glob("checkpoint-[0-9]*"), key=lambda path: int(path.name.rpartition("-")[2]))
         for path in [*last.glob("*.safetensors"), *(folder / stage / "model").glob("*.safetensors")]:
             numbers |= {f"{path.relative_to(folder)} {name}": value for name, value in load_file(path).items()}
         for path in [last / "optimizer.pt", last / "scheduler.pt", *last.glob("rng_state*.pth")]:
-            # Written by this script's own runs. The state of Python's generator is no tensor.
+            # This script's own runs wrote these files; the state of Python's generator is not a tensor.
             state = torch.load(path, weights_only=False)
             numbers |= flatten(state, str(path.relative_to(folder)))
         numbers |= flatten(logged_steps(folder, stage), f"{stage}/log")
@@ -116,7 +117,7 @@ def read_run(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def is_exact(folder: Path, expected: dict[str, torch.Tensor]) -> bool:
-    """Whether a run has ended, with these numbers."""
+    """Whether a run is finished and its numbers equal `expected`."""
     if not (folder / "hub").is_dir():
         return False
     numbers = read_run(folder)
@@ -126,7 +127,7 @@ def is_exact(folder: Path, expected: dict[str, torch.Tensor]) -> bool:
 
 
 def kill_runs(recipe: Path, overrides: list[str], num_kills: int, num_processes: int, scratch: Path) -> Counter:
-    """Kills runs at random moments until there were `num_kills`, and compares each run with an uninterrupted one."""
+    """Kills runs at random moments, `num_kills` times in all, and compares each with an uninterrupted run."""
     whole, log = scratch / f"whole-{num_processes}", scratch / "log"
     began = time.monotonic()
     statuses = wait(start([str(recipe), f"output_dir={whole}", *overrides], num_processes, log))
@@ -150,7 +151,7 @@ def kill_runs(recipe: Path, overrides: list[str], num_kills: int, num_processes:
             victim = random.choice(pids)
             os.kill(victim, signal.SIGKILL)
             time.sleep(random.choice([0, 0.05]))
-            for pid in pids:  # the launcher ends the others
+            for pid in pids:  # as a launcher ends the other processes
                 os.kill(pid, signal.SIGKILL)
             wait(pids)
         counts["kills"] += kills
@@ -198,7 +199,7 @@ def damage_checkpoints(recipe: Path, overrides: list[str], stage: str, scratch: 
 
 
 def fill_disks(recipe: Path, overrides: list[str], scratch: Path) -> Counter:
-    """Trains on five file systems that are too small, then makes them larger and continues. It needs root on Linux."""
+    """Trains on five file systems that are too small, then makes them larger and continues. Needs root on Linux."""
     whole, log = scratch / "whole", scratch / "log"
     assert wait(start([str(recipe), f"output_dir={whole}", *overrides], 1, log)) == [0], log.read_text()
     expected, counts = read_run(whole), Counter()
@@ -228,7 +229,7 @@ def fill_disks(recipe: Path, overrides: list[str], scratch: Path) -> Counter:
 
 
 def time_hashes(megabytes: int, scratch: Path) -> None:
-    """Prints the share of a save's time in which the manifest is made, for checkpoints of some size."""
+    """Prints the share of the time of a save that the manifest takes, for checkpoints of about `megabytes`."""
     seconds: dict[str, list[float]] = {"save": [], "manifest": []}
 
     def timed(name, function):
@@ -240,7 +241,8 @@ def time_hashes(megabytes: int, scratch: Path) -> None:
         return run
 
     processor = make_processor()
-    # A checkpoint has three numbers of four bytes for each weight; nine tenths of these are in the language model.
+    # A checkpoint has three numbers of four bytes for each weight; nine tenths of the weights are in the language
+    # model.
     layers = max(1, round(megabytes * 1e6 * 0.9 / 12 / (12 * 1024**2)))
     text = {"hidden_size": 1024, "intermediate_size": 2730, "num_hidden_layers": layers, "num_key_value_heads": 4}
     module = make_module(text=text)

@@ -1,6 +1,6 @@
 """
-Measures the tokenization of long conversations with a chat template without generation markers, whose answers begin
-where the prompts end: the time of a turn must not grow with the number of turns.
+Measures the time to tokenize long conversations with a chat template without generation markers, where an answer
+begins at the end of its prompt. The time per turn must not grow with the number of turns.
 
     python benchmarks/long_conversations.py
 """

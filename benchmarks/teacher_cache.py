@@ -1,7 +1,8 @@
 """
-Compares reading features from a cache with computing them: both give the features of the same images on the student's
-grid, and run alternately, after a check that their outputs are close. The read includes the hash of the image's file,
-the values in memory-mapped files and their conversion; the computation is a teacher's forward pass alone.
+Compares the time to read features from a cache with the time to compute them. Both return the features of the same
+images on the student's grid, and run alternately, after a check that their outputs are close. Reading includes the
+hash of the image's file, the access to memory-mapped values and their conversion; computing is only a teacher's
+forward pass.
 
     python benchmarks/teacher_cache.py --size base --batch_size 4
 """
@@ -27,7 +28,8 @@ from hawaii.training.teachers.grids import match_grid
 from hawaii.training.teachers.loading import load_teacher
 
 
-# A tenth of the cheapest preset's operations, and the cheapest preset itself, whose grid is that of LLaVA's student.
+# `base` has a tenth of the cheapest preset's operations; `clip` is the cheapest preset, with the grid of LLaVA's
+# student.
 SIZES = {
     "base": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
     | {"image_size": 224, "patch_size": 16},

@@ -1,7 +1,8 @@
 """
 Compares the peak memory and the time of a training step's text loss with scores at label positions only, as in
-training, and at every position, as `labels` of a language model make them. Both run alternately, after a check that
-their losses and gradients are equal. The memory is that of the tensors that exist at once, besides the weights.
+training, and with scores at every position, as a language model computes them if it receives `labels`. Both run
+alternately, after a check that their losses and gradients are equal. The memory is that of all tensors in use at the
+same time, without the weights.
 
     python benchmarks/text_loss.py --vocabulary 32000
 """
@@ -27,7 +28,7 @@ MIB = 2**20
 
 
 class PeakMemory(TorchDispatchMode):
-    """Measures the largest sum of the bytes of all tensors made in its block and still in use."""
+    """Measures the peak number of bytes of tensors that are created inside the block and still in use."""
 
     def __init__(self):
         super().__init__()

@@ -1,7 +1,7 @@
 """
-Measures what many records cost: seconds until the first batch, memory of the main process, and private memory of the
-data loader's workers while batches are read in random order. Each measurement runs in a process of its own; the first
-one checks every record, the second one finds the result in the cache.
+Measures the costs of many records: seconds until the first batch, memory of the main process, and private memory of
+the data loader's workers while batches are read in random order. Each measurement runs in a process of its own; the
+first one checks every record, the second one finds the result in the cache.
 
     python benchmarks/training_data.py --num_records 500000 --num_batches 1200
 """
@@ -43,15 +43,15 @@ def save_records(folder: Path, num_records: int) -> None:
 
 def memory(process: int | str, field: str) -> float:
     """
-    Returns MiB of a process: all that it holds (`Anonymous`), or what no other process shares (`Private_Dirty`). Pages
-    of mapped files are in neither: the system drops them when it needs the space.
+    Returns the memory of a process in MiB: all of it (`Anonymous`), or only the pages that no other process shares
+    (`Private_Dirty`). Neither includes pages of mapped files, which the system drops when it needs the space.
     """
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
 
 def measure(folder: Path, num_batches: int) -> None:
-    """Prints the figures of one start."""
+    """Prints the measurements of one start."""
     processor = make_processor()
     collator = Collator(processor)
     before, start = memory("self", "Anonymous"), time.perf_counter()
@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_records", type=int, default=500_000, metavar="N")
     parser.add_argument("--num_batches", type=int, default=1200, metavar="N")
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of a measurement
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # for the process of a measurement
     arguments = parser.parse_args()
 
     if arguments.folder is not None:

@@ -1,7 +1,7 @@
 """
-Compares the forward time of the student's encoder with that of transformers' CLIP with the same weights, and that of
-the batched pass of training with that of single passes. The compared functions run alternately, after a check that
-their outputs are equal.
+Compares the forward time of the student's encoder with that of transformers' CLIP with the same weights, and the time
+of the batched pass in training with the time of single passes. The compared functions run alternately, after a check
+that their outputs are equal.
 
     python benchmarks/vision_tower.py --size base --batch_size 4
 """

@@ -1,4 +1,4 @@
-"""The code that a checkpoint brings along: what its configurations ask transformers to run."""
+"""Code that comes with a checkpoint: the classes that its configuration files ask transformers to run."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ def find_code(values: Any) -> list[str]:
     for key, value in values.items():
         if key == "auto_map":
             for classes in value.values() if isinstance(value, dict) else [value]:
-                # A tokenizer has two, of which one may be null.
+                # A tokenizer lists two classes, and one may be null.
                 found += [str(name) for name in (classes if isinstance(classes, list) else [classes]) if name]
         else:
             found += find_code(value)
@@ -25,7 +25,7 @@ def find_code(values: Any) -> list[str]:
 
 def refuse_code(subject: str, source: str | Path, references: list[str], hint: str) -> UserError:
     """
-    The error for a checkpoint whose code is not trusted, which says whose code it is.
+    Returns the error for a checkpoint whose code is not trusted. The message names the files of the code.
 
     Args:
         subject (`str`):
@@ -35,7 +35,7 @@ def refuse_code(subject: str, source: str | Path, references: list[str], hint: s
         references (`list[str]`):
             Classes from [`find_code`].
         hint (`str`):
-            How a user says that the code is trusted.
+            How the user can allow the code, for the message.
     """
     places = []
     for reference in references:

@@ -1,4 +1,4 @@
-"""The hash with which contents are compared."""
+"""A hash for comparing contents."""
 
 import hashlib
 from pathlib import Path

@@ -1,18 +1,18 @@
-"""Names as plain text in Markdown: whatever they contain, a reader sees these characters and nothing else."""
+"""Escapes names in Markdown, so that a reader sees exactly their characters."""
 
 import re
 from typing import Any
 
 
-# Characters that begin or end something in Markdown. An underscore within a word does not.
+# Characters that begin or end markup in Markdown. An underscore within a word does not.
 MARKUP = re.compile(r"[\\`*\[\]|~#!$@{}]|(?<![^\W_])_|_(?![^\W_])")
-# Also without markup these become a tag, an entity or a link.
+# Without any markup characters, these become a tag, an entity or a link.
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 LINK = re.compile(r":(?=//)|(?<=www)\.|(?<=mailto):", re.IGNORECASE)
 
 
 def flatten(text: str) -> str:
-    """Returns a text in one line, without characters that cannot be seen."""
+    """Returns a text in one line, without non-printable characters."""
     line = " ".join(text.split())
     return "".join(character for character in line if character.isprintable())
 

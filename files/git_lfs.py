@@ -1,4 +1,4 @@
-"""Git LFS pointers: a few lines that a clone without Git LFS leaves in place of each large file."""
+"""Git LFS pointers: small text files that a clone without Git LFS contains instead of each large file."""
 
 from pathlib import Path
 
@@ -13,6 +13,6 @@ def check_is_no_pointer(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(len(POINTER)) == POINTER:
             raise UserError(
-                f"{path} is a Git LFS pointer, a few lines in place of the file itself: run `git lfs pull` in its "
+                f"{path} is a Git LFS pointer, a small text instead of the file itself: run `git lfs pull` in its "
                 "folder, or download the file."
             )

@@ -1,4 +1,4 @@
-"""A manifest: what a folder contained when it was saved, so that damage is found before anything is loaded."""
+"""A manifest lists the files of a saved folder, so that damage is found before anything is loaded."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from .run_contents import MANIFEST_FILE
 from .user_error import UserError
 
 
-# One file of many gigabytes is hashed by all threads, too.
+# Files are hashed in blocks, so that all threads can share the work on a single large file.
 BLOCK_SIZE = 2**26
 HASH_SIZE = 16
 MAX_THREADS = 16
@@ -45,27 +45,27 @@ def hash_files(paths: Iterable[Path]) -> Iterator[str]:
 
 
 def _to_text(content: dict[str, Any]) -> str:
-    """The file's text. It ends with a hash of the rest, so that a manifest finds damage of itself."""
+    """The manifest's text. It ends with a hash of the rest, so that damage to the manifest is found as well."""
     text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True)
     own = hashlib.blake2b(text.encode(), digest_size=HASH_SIZE).hexdigest()
     return json.dumps({**content, "manifest": own}, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def _find_files(folder: Path, left_out: Iterable[str]) -> list[str]:
-    """Paths of all files, also hidden ones: a checkpoint in shards has its index in `.metadata`."""
+    """Paths of all files, including hidden ones: a sharded checkpoint has its index in `.metadata`."""
     found = (Path(parent, name).relative_to(folder) for parent, _, names in os.walk(folder) for name in names)
     return sorted(path.as_posix() for path in found if path.as_posix() not in (MANIFEST_FILE, *left_out))
 
 
 def write_manifest(folder: str | os.PathLike, identity: dict[str, Any], left_out: Iterable[str] = ()) -> None:
     """
-    Writes the manifest of a complete folder, the last file before the folder gets its name.
+    Writes the manifest of a complete folder. It is the last file to write before the folder gets its final name.
 
     Args:
         folder (`str` or `os.PathLike`):
-            Folder whose files are hashed, with those in its folders.
+            Folder whose files are hashed, including those in subfolders.
         identity (`dict[str, Any]`):
-            JSON values that say what the folder is.
+            JSON values that identify the content of the folder.
         left_out (`Iterable[str]`, *optional*):
             Files that may change later.
     """
@@ -82,7 +82,7 @@ def write_manifest(folder: str | os.PathLike, identity: dict[str, Any], left_out
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise UserError(f"{folder} lacks {MANIFEST_FILE}, so nothing says whether it is complete")
+        raise UserError(f"{folder} lacks {MANIFEST_FILE}, so its files cannot be checked")
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text)
@@ -96,22 +96,22 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_files(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
-    """The `size` and `hash` of each file as a folder's manifest lists them. Raises as [`read_identity`]."""
+    """The `size` and `hash` of each file in a folder's manifest. Errors as for [`read_identity`]."""
     return _read_manifest(Path(folder))["files"]
 
 
 def read_identity(folder: str | os.PathLike) -> dict[str, Any]:
     """
-    The identity in a folder's manifest, without a look at the other files.
+    The identity in a folder's manifest; the other files are not checked.
 
     Raises:
-        UserError: there is no manifest, or it is damaged; a clause without a remedy.
+        UserError: there is no manifest, or it is damaged. The message has no final period: the caller adds the remedy.
     """
     return _read_manifest(Path(folder))["identity"]
 
 
 def _describe_size(path: Path, size: int) -> str | None:
-    """Says how a file's size differs from the one in the manifest; `None` if it does not."""
+    """Describes the difference between a file's size and that in the manifest; `None` if there is none."""
     here = path.stat().st_size
     if here == size:
         return None
@@ -128,8 +128,8 @@ def check_listed_files(folder: str | os.PathLike) -> dict[str, Any]:
         `dict[str, Any]`: the identity in the manifest.
 
     Raises:
-        UserError: a file is missing, empty, truncated or changed, or there is no whole manifest. The message is a
-            clause that names the file, without a remedy, which depends on the folder.
+        UserError: a file is missing, empty, truncated or changed, or the manifest is missing or damaged. The message
+            names the file and has no final period: the caller adds the remedy, which depends on the folder.
     """
     folder = Path(folder)
     content = _read_manifest(folder)
@@ -142,20 +142,20 @@ def check_listed_files(folder: str | os.PathLike) -> dict[str, Any]:
             raise UserError(problem)
     for name, hashed in zip(files, hash_files(paths.values()), strict=True):
         if hashed != files[name]["hash"]:
-            raise UserError(f"{paths[name]} is damaged: its bytes are not those that were saved")
+            raise UserError(f"{paths[name]} is damaged: its content has changed since it was saved")
     return content["identity"]
 
 
 def check_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     """
-    Checks that a folder contains what its manifest lists and nothing else: a library would load an added file, too.
-    Hidden files, which file managers and network file systems write, may be added.
+    Checks that a folder contains exactly the files that its manifest lists, because a library would also load an added
+    file. Hidden files are allowed: file managers and network file systems create them.
 
-    Returns and raises as [`check_listed_files`]; an added file is an error, too.
+    Returns and raises as [`check_listed_files`], and raises a `UserError` for an added file.
     """
     content = _read_manifest(Path(folder))
     known = {*content["files"], *content["left_out"], MANIFEST_FILE}
     for path in visible_files(Path(folder)):
         if path.relative_to(folder).as_posix() not in known:
-            raise UserError(f"{path} is not among the files that its manifest lists")
+            raise UserError(f"{path} is not in the manifest of its folder")
     return check_listed_files(folder)

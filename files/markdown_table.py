@@ -7,8 +7,8 @@ from .escape import escape_markdown
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], num_text_columns: int = 1) -> str:
     """
-    A table whose first columns are aligned to the left and whose other columns, numbers, to the right. Titles and
-    texts are shown as they are, whatever they contain; numbers keep their markup, such as bold.
+    A table. The first columns contain text and are aligned left; the others contain numbers and are aligned right.
+    Titles and texts are escaped; numbers keep their markup, such as bold.
     """
     header = [escape_markdown(title) for title in header]
     rows = [[*map(escape_markdown, row[:num_text_columns]), *row[num_text_columns:]] for row in rows]

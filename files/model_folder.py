@@ -14,15 +14,15 @@ from .user_error import UserError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# Files of PEFT, from which transformers would load another model, the one that they name as their base.
+# PEFT's files: if a folder has them, transformers loads the base model that they name instead of the folder's model.
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin")
-# Files of LLaVA's trainings of a part.
+# Files with only a part of a model, and what they contain.
 PART_FILES = {
     **dict.fromkeys(ADAPTER_FILES, "adapters, such as a LoRA"),
-    "non_lora_trainables.bin": "what LLaVA trains next to a LoRA",
+    "non_lora_trainables.bin": "the weights that LLaVA trains in addition to a LoRA",
     "mm_projector.bin": "LLaVA's projector",
-    TRAINED_FILE: "what a stage with lora or quantization trains",
+    TRAINED_FILE: "only the trained weights of a stage with lora or quantization",
 }
 IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -30,7 +30,7 @@ JSON_FILES = ("config.json", "generation_config.json", *IMAGE_PROCESSOR_FILES, *
 
 
 def describe_part(folder: str | Path, file: str) -> UserError:
-    """The error for a checkpoint that has `file`, one of [`PART_FILES`], in place of a model."""
+    """The error for a checkpoint that has `file`, one of [`PART_FILES`], instead of a model."""
     hint = (
         "merge them into their base model with PEFT's merge_and_unload, save the result, and name its folder"
         if file in ADAPTER_FILES
@@ -81,7 +81,7 @@ def check_model_folder(folder: Path) -> None:
     elif not (folder / WEIGHTS).is_file():
         names = {path.name for path in folder.glob("model*.safetensors")}
     for name in sorted(names):
-        if (folder / name).is_file():  # a missing file is the loader's to report
+        if (folder / name).is_file():  # the loader reports a missing file
             with open_tensors(folder / name):
                 pass
 
@@ -89,7 +89,7 @@ def check_model_folder(folder: Path) -> None:
 @contextmanager
 def open_tensors(path: Path) -> Iterator:
     """
-    Opens a safetensors file, which is also checked to have the length that its header gives.
+    Opens a safetensors file and checks that it has the length that its header gives.
 
     Raises:
         UserError: it is damaged, truncated or a Git LFS pointer.

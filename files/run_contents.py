@@ -1,5 +1,5 @@
 """
-Files that `hawaii train` writes, and their names. A change to any of these folders starts here.
+Files that `hawaii train` writes, and their names. This module defines the layout of all these folders.
 
 ```
 RUN/                              `output_dir` of the recipe
@@ -10,10 +10,10 @@ RUN/                              `output_dir` of the recipe
     checkpoint-STEP/              a checkpoint of the unfinished stage
       config.json, model*.safetensors   the student
       trained.safetensors               TRAINED_FILE: instead of the student, with `lora` or `quantization`: only the
-                                        weights that train, and the hash of those that do not
+                                        trained weights, and the hash of the frozen ones
       processor files                   its tokenizer and image processor
       objective.safetensors             OBJECTIVE_FILE: weights of the objective's projections
-      optimizer.pt, scheduler.pt, trainer_state.json, rng_state*.pth   from which transformers resumes
+      optimizer.pt, scheduler.pt, trainer_state.json, rng_state*.pth   the state to resume from
       pytorch_model_fsdp*, optimizer*   instead of optimizer.pt, if FSDP shards the run: student, objective, optimizer
       latest, global_step*              the same, if DeepSpeed shards it
       manifest.json                     MANIFEST_FILE, written last: size and hash of every file, and the run's
@@ -30,13 +30,13 @@ RUN/                              `output_dir` of the recipe
   hub/                            HUB_FOLDER: the published folder, made from the last stage
     config.json, model*.safetensors, processor files, *_hawaii.py (the code), README.md (the model card)
     training.json                       FACTS_FILE: a copy of train_results.json, from which the card is written
-    manifest.json                       MANIFEST_FILE: size and hash of every file but the card; of the identity, what
-                                        names no local folder
+    manifest.json                       MANIFEST_FILE: size and hash of every file but the card, and the part of
+                                        the identity that names no local folder
 ```
 
-The objective's files stay in the run: a published folder contains only the student. A folder has another name while it
-is written (`incomplete`, `model.incomplete`, `hub.incomplete`), so a folder with one of the names above was complete;
-its manifest says whether it still is.
+The objective's files stay in the run: a published folder contains only the student. While a folder is written, it has
+another name (`incomplete`, `model.incomplete`, `hub.incomplete`). A folder with one of the names above has therefore
+been complete; its manifest shows whether it still is.
 """
 
 RESULTS_FILE = "train_results.json"
@@ -53,12 +53,12 @@ TRAINED_FILE = "trained.safetensors"
 BASE_FOLDER = "base"
 FACTS_FILE = "training.json"
 CARD_FILE = "README.md"
-# Without one of these transformers resumes silently with other numbers.
+# If one of these is missing, transformers resumes without an error, but with different numbers.
 CHECKPOINT_STATE_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json", OBJECTIVE_FILE)
 # The same for a run that FSDP shards, by its type of state dict.
 SHARDED_STATE_FILES = {
     "SHARDED_STATE_DICT": ("pytorch_model_fsdp_0", "optimizer_0", "scheduler.pt", "trainer_state.json"),
     "FULL_STATE_DICT": ("pytorch_model_fsdp.bin", "optimizer.bin", "scheduler.pt", "trainer_state.json"),
 }
-# The same for a run that DeepSpeed shards; the folder of the step comes on top.
+# The same for a run that DeepSpeed shards; the folder of the step is needed as well.
 ZERO_STATE_FILES = ("latest", "scheduler.pt", "trainer_state.json")

@@ -12,7 +12,7 @@ def check_source(option: str, name: str, file: str = "config.json") -> None:
 
     Args:
         option (`str`):
-            What it is in the recipe, such as `vision_tower`.
+            Option of the recipe that names the model, such as `vision_tower`.
         name (`str`):
             Folder or hub id.
         file (`str`, *optional*, defaults to `"config.json"`):
@@ -24,7 +24,7 @@ def check_source(option: str, name: str, file: str = "config.json") -> None:
     """
     if Path(name).is_dir():
         try:
-            if file == "config.json":  # a tokenizer may be next to an adapter or to half a model
+            if file == "config.json":  # a tokenizer's folder may contain only a part of a model
                 check_model_folder(Path(name))
             else:
                 check_json_files(Path(name), TOKENIZER_FILES)

@@ -1,4 +1,4 @@
-"""The error class for everything that a user can correct."""
+"""The class of errors that a user can correct."""
 
 import textwrap
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ class UserError(ValueError):
 
 class Stopped(SystemExit):
     """
-    Raised when a signal asked a command to stop and all is saved from which it can continue. `hawaii` prints the
-    message and exits with status 75, the `EX_TEMPFAIL` of `sysexits.h`: the same command continues. Like every
-    `SystemExit` it passes handlers of errors, such as those of bad records.
+    Raised when a signal has stopped a command and everything that the command needs to continue is saved. `hawaii`
+    prints the message and exits with status 75, the `EX_TEMPFAIL` of `sysexits.h`: the same command continues. Like
+    every `SystemExit`, it is not an `Exception`, so handlers of errors do not catch it.
     """
 
     STATUS = 75

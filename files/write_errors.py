@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from .user_error import UserError
 
 
-# As Rust's libraries write it: safetensors and tokenizers, whose errors are plain `Exception`s.
+# Errors of Rust libraries (safetensors, tokenizers), some of which are plain `Exception`s.
 RUST_ERROR = re.compile(r"os error (\d+)")
-# torch's writer of archives hides the reason.
+# Errors of torch's archive writer, which do not contain the reason.
 TORCH_ERROR = re.compile(r"PytorchStreamWriter|inline_container|iostream error|file write failed")
 
 
@@ -23,7 +23,7 @@ def _reason(error: BaseException) -> str | None:
         return os.strerror(error.errno)
     if match := RUST_ERROR.search(str(error)):
         return os.strerror(int(match[1]))
-    if match := re.search(r"\[Errno (\d+)\]", str(error)):  # of another process, or in an error of many files
+    if match := re.search(r"\[Errno (\d+)\]", str(error)):  # from another process, or from several files
         return os.strerror(int(match[1]))
     if TORCH_ERROR.search(str(error)):
         return "a file could only be written in part"
@@ -32,8 +32,8 @@ def _reason(error: BaseException) -> str | None:
 
 def describe_write_error(error: BaseException, path: Path) -> str | None:
     """
-    A clause about an error while something under `path` was written, such as `PATH could not be written (No space left
-    on device; 4,096 bytes are free there)`; `None` if the error is not of the file system.
+    Describes an error that occurred while something under `path` was written, such as `PATH could not be written (No
+    space left on device; 4,096 bytes are free there)`; `None` if it is not an error of the file system.
     """
     reason = _reason(error)
     if reason is None:
@@ -48,13 +48,14 @@ def explain_write_errors(path: Path, remedy: str) -> Iterator[None]:
     Explains the errors of a block that writes `path`.
 
     Raises:
-        UserError: the file system refused; one sentence that names the path and ends with `remedy`.
+        UserError: the file system reports an error. The message is one sentence that names the path and ends with
+            `remedy`.
     """
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # libraries in Rust raise it for a full disk; any other is raised again
+    except Exception as error:  # Rust libraries raise it for a full disk; other errors are raised again
         if (problem := describe_write_error(error, path)) is None:
             raise
         raise UserError(f"{problem}: {remedy}") from error

@@ -1,4 +1,4 @@
-"""Makes the folder to publish from a finished stage: the student and what its users need, nothing of training."""
+"""Makes the folder to publish from a finished stage: the student and the files that its users need."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ from .card import write_card
 from .published_files import check_model, find_published
 
 
-# What a published folder says of the run, see `describe_stage`.
+# Parts of the run's identity (see `describe_stage`) that a published folder contains.
 PUBLIC_IDENTITY = ("recipe", "data", "start", "step", "world_size")
 
 
@@ -23,7 +23,8 @@ def export(source: Path, destination: Path, facts: dict) -> None:
     Args:
         source (`Path`):
             A finished stage: a folder in which `save_pretrained` of a model and its processor, or of an encoder and
-            its image processor, wrote their files, with a manifest. It may contain others that the manifest lists.
+            its image processor, wrote their files, with a manifest. It may contain other files that the manifest
+            lists.
         destination (`Path`):
             Folder to write atomically; an existing one is replaced.
         facts (`dict`):
@@ -31,13 +32,13 @@ def export(source: Path, destination: Path, facts: dict) -> None:
 
     Raises:
         UserError: `source` does not agree with its manifest, lacks a file of a saved HAWAII, has a link that leads out
-            of `source`, or its weights are not finite; or a copy is not what was saved.
+            of `source`, or has weights that are not finite; or a copied file differs from the saved one.
     """
     source = Path(source)
     try:
         identity = check_manifest(source)
     except UserError as error:
-        raise UserError(f"{error}: nothing is exported from a folder that is not as it was saved.") from error
+        raise UserError(f"{error}: a folder that has changed since it was saved is not exported.") from error
     check_model(source)
     with atomic_folder(destination) as folder:
         copied = find_published(source)
@@ -52,4 +53,6 @@ def export(source: Path, destination: Path, facts: dict) -> None:
         saved, exported = read_files(source), read_files(folder)
         changed = [name for name in copied if exported[name] != saved[name]]
         if changed:
-            raise UserError(f"The copy of {source / changed[0]} is not what was saved: run the same command again.")
+            raise UserError(
+                f"The copy of {source / changed[0]} differs from the saved file: run the same command again."
+            )

@@ -1,4 +1,4 @@
-"""What a published folder is made of. Every other file next to it is left out of an export and an upload."""
+"""The files of a published folder. All other files are left out of an export and an upload."""
 
 import os
 from pathlib import Path

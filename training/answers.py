@@ -15,8 +15,9 @@ from .data.questions import QuestionDataset, collate_prompts
 def load_questions(
     questions: QuestionDataset, batch_size: int, num_workers: int, process_index: int, num_processes: int
 ) -> DataLoader:
-    """Returns the batches of one of several processes; every question is in one batch of one process."""
-    # Sorted by length to need little padding, the longest first: memory runs out at once or never.
+    """Returns the batches of one of several processes; each question is in exactly one batch of one process."""
+    # Sorted by length to need little padding. The longest come first, so that too little memory shows in the first
+    # batch.
     order = sorted(range(len(questions)), key=lambda index: -len(questions.prompts[index]))
     return DataLoader(
         Subset(questions, order[process_index::num_processes]),

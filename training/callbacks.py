@@ -25,7 +25,7 @@ def _step_of(line: str) -> float:
 
 
 class JsonLinesCallback(TrainerCallback):
-    """Appends log entries to `log.jsonl` in the stage's folder. A resume removes those of steps that it repeats."""
+    """Appends log entries to `log.jsonl` in the stage's folder. A resume removes the entries of steps to repeat."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         path = Path(args.output_dir) / LOG_FILE

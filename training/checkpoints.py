@@ -39,7 +39,7 @@ class FoundCheckpoint:
         identity (`dict`):
             Identity of the run that wrote it, see [`describe_stage`], with its `step`.
         skipped (`list[str]`):
-            Why each newer one was skipped.
+            For each newer checkpoint, a sentence that says why it was skipped.
     """
 
     path: Path
@@ -52,12 +52,12 @@ def find_checkpoint(output_dir: str | Path) -> FoundCheckpoint | None:
     Returns the newest checkpoint of a stage that agrees with its manifest, or `None` if the stage has none at all.
 
     Raises:
-        UserError: there are checkpoints, but none is whole. A stage does not start over by itself then: that would
-            replace days of training that a backup may still have.
+        UserError: there are checkpoints, but none is whole. The stage does not start over automatically, because a
+            backup may still contain days of training.
     """
     for old in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*{OLD_SUFFIX}"):
         final = old.with_name(old.name.removesuffix(OLD_SUFFIX))
-        if not final.exists():  # a kill between the two renames of a step that is saved twice, or while it is removed
+        if not final.exists():  # killed between the two renames of a step that is saved twice, or during its removal
             with suppress(UserError, OSError):
                 check_manifest(old)
                 old.rename(final)
@@ -79,9 +79,9 @@ def remove_old_checkpoints(output_dir: str | Path, save_total_limit: int | None,
     """
     Removes all but the newest `save_total_limit` checkpoints up to a step; removes none if that is `None` or zero.
 
-    The checkpoint of the step is whole, as it has just been written or read. Those of later steps are not, or training
-    would have continued from them: they do not count, and stay until training reaches them again. If the process is
-    killed, no checkpoint lacks files; the next call removes what may be left of one.
+    The checkpoint of the step is whole, because it has just been written or read. Checkpoints of later steps are
+    damaged, or training would have continued from them: they are not counted, and remain until training reaches their
+    steps again. If the process is killed, no checkpoint lacks files; the next call removes leftovers.
     """
     for leftover in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*{OLD_SUFFIX}"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -103,7 +103,7 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], source: Pa
     Loads weights whose names and shapes must all match, except that names in `may_lack` may be missing.
 
     Raises:
-        UserError: a name or a shape differs; the error names the first.
+        UserError: a name or a shape differs. The message names the first one.
     """
     expected = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
     given = {name: list(tensor.shape) for name, tensor in weights.items()}
@@ -134,19 +134,20 @@ def check_state_files(checkpoint: str | Path, names: Iterable[str]) -> None:
     Checks that the checkpoint has every file that an exact resume needs.
 
     Raises:
-        UserError: one is missing; names all that are.
+        UserError: a file is missing. The message names all missing files.
     """
     missing = [name for name in names if not (Path(checkpoint) / name).exists()]
     if missing:
         raise UserError(
-            f"{checkpoint} lacks {', '.join(missing)}, which this run needs, though it is whole: start the run with "
-            "the strategy that wrote it, or remove it and the earlier ones to train the stage from its start."
+            f"{checkpoint} lacks {', '.join(missing)}, which this run needs, although the checkpoint is whole: "
+            "start the run with the strategy that wrote it, or remove this checkpoint and all earlier ones to train "
+            "the stage from its start."
         )
 
 
 def load_checkpoint(module: StudentWithObjective, checkpoint: str | Path, base: FrozenBase | None = None) -> None:
     """
-    Loads a checkpoint's weights into the module that trains; with a frozen base, those that train.
+    Loads a checkpoint's weights into the trained module; with a frozen base, only the trained weights.
 
     Raises:
         UserError: a file that an exact resume needs is missing, or the weights do not fit the module.
@@ -161,7 +162,7 @@ def load_checkpoint(module: StudentWithObjective, checkpoint: str | Path, base: 
         for path in sorted(checkpoint.glob("model*.safetensors")):
             with explain_errors(f"{path} cannot be read", SafetensorError):
                 weights |= load_file(path)
-        tied = set(module.student._tied_weights_keys or {})  # empty for an encoder, whose configuration lacks it
+        tied = set(module.student._tied_weights_keys or {})  # empty for an encoder
         tied = tied if tied and module.student.config.tie_word_embeddings else set()
         load_weights(module.student, weights, checkpoint, may_lack=tied)
     load_objective(module.objective, checkpoint)

@@ -85,7 +85,7 @@ def find_stage(run: str | Path) -> Path:
             The `output_dir` of a recipe, the folder of one of its stages, or the `model` folder of a stage.
 
     Raises:
-        UserError: it holds no finished stage with an objective.
+        UserError: the folder contains no finished stage with an objective.
     """
     run = Path(run)
     if not run.is_dir():
@@ -99,7 +99,7 @@ def find_stage(run: str | Path) -> Path:
     folder = next((folder for folder in folders if (folder / OBJECTIVE_SETTINGS_FILE).is_file()), None)
     if folder is None or not (folder / OBJECTIVE_FILE).is_file():
         raise UserError(
-            f"{run} holds no finished stage with its objective ({OBJECTIVE_FILE} and {OBJECTIVE_SETTINGS_FILE}): "
+            f"{run} contains no finished stage with its objective ({OBJECTIVE_FILE} and {OBJECTIVE_SETTINGS_FILE}): "
             "name the output_dir of a finished `hawaii train`, or the folder of one of its stages. A published folder "
             "has no objective."
         )
@@ -111,7 +111,7 @@ def read_settings(folder: Path) -> ObjectiveSettings:
     Reads the file that [`save_settings`] wrote.
 
     Raises:
-        UserError: it was changed into something else.
+        UserError: the content of the file is not valid.
     """
     path = folder / OBJECTIVE_SETTINGS_FILE
     with explain_errors(f"{path} does not describe an objective", (KeyError, TypeError, ValueError)):
@@ -141,7 +141,7 @@ def load_stage(folder: Path, device: torch.device | str = "cpu") -> FinishedStag
         if Path(config.checkpoint).is_absolute() and not Path(config.checkpoint).is_dir():
             raise UserError(
                 f"The teacher {config.name} of {folder} is missing: there is no folder {config.checkpoint}. Restore "
-                f"it, or write its new place into {folder / OBJECTIVE_SETTINGS_FILE}."
+                f"it, or write its new path into {folder / OBJECTIVE_SETTINGS_FILE}."
             )
     if holds_encoder(folder):
         check_saved_model(folder)
@@ -156,5 +156,5 @@ def load_stage(folder: Path, device: torch.device | str = "cpu") -> FinishedStag
     try:
         load_objective(objective, folder)
     except UserError as error:
-        raise UserError(f"The teachers of {folder} are not those that it was trained with: {error}") from error
+        raise UserError(f"The teachers of {folder} differ from those that it was trained with: {error}") from error
     return FinishedStage(folder, student.eval(), processor, teachers, objective.to(device).eval())

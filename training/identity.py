@@ -1,4 +1,4 @@
-"""What a run is: the options and data that decide its numbers, and what a checkpoint of another run differs in."""
+"""The identity of a run: the options and data that its results depend on, and its comparison with a checkpoint's."""
 
 import os
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
@@ -21,8 +21,9 @@ from .recipes.options import STAGE_ARGUMENTS
 from .recipes.recipe import NOT_GIVEN, Stage, first_different_value
 
 
-# Options without an effect on the trained numbers: where files are (their content is compared), logging, evaluation,
-# saving, workers, devices, and what changes speed and memory only. Every other option matters, also one that is new.
+# Options without an effect on the trained weights: paths of files (their content is compared), logging, evaluation,
+# saving, workers, devices, and options that change only speed and memory. All other options are compared, including
+# new ones.
 WITHOUT_EFFECT = set(
     "output_dir data_path image_folder data eval_data_path teacher_cache follow_links trust_remote_code "
     "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs "
@@ -44,7 +45,7 @@ WITHOUT_EFFECT = set(
 )
 # Options that name a model or a file.
 PATHS = ("vision_tower", "language_model", "llava", "tokenizer", "chat_template", "checkpoint")
-# Compared in other ways: teachers with the values of their presets, and accumulation with the number of processes.
+# Compared separately: teachers with the values of their presets, and accumulation with the number of processes.
 NAMED_APART = {
     "samples": "usable records",
     "mixed_precision": "mixed precision",
@@ -56,7 +57,7 @@ T = TypeVar("T")
 
 
 def _digest_folder(folder: Path, is_model: bool) -> str:
-    """A hash of names and sizes; of a model, of the weights' names and sizes and of the content of its settings."""
+    """A hash of the files' names and sizes; for a model, only of weight files, and of the content of JSON files."""
     parts = []
     for path in filter(Path.is_file, visible_files(folder)):
         if is_model and path.name in JSON_FILES:
@@ -119,8 +120,8 @@ def describe_options(stage: Stage) -> dict[str, Any]:
 
 def describe_data(data: DataArguments) -> Any:
     """
-    The content of the data: of a file a hash; of a folder, a hash of its files' names and sizes; a hub id is its own
-    description.
+    Describes the content of the data: a file by its hash, a folder by a hash of its files' names and sizes, and a data
+    set of the Hub by its id.
     """
     if data.data is None:
         return _describe_content(data.image_folder if data.data_path is None else data.data_path)
@@ -169,8 +170,8 @@ def describe_stage(stage: Stage, previous: Path | None, world_size: int) -> dict
 
 
 def _moved(there: Any, here: Any) -> Any:
-    """`there` with the paths of `here` where the content is the same."""
-    if isinstance(there, dict) and "content_hash" in there and isinstance(here, str):  # it is not there any more
+    """Returns `there` with the paths of `here` where the content is equal."""
+    if isinstance(there, dict) and "content_hash" in there and isinstance(here, str):  # the path no longer exists
         return there["path"]
     if isinstance(there, dict) and isinstance(here, dict):
         if "content_hash" in there and there["content_hash"] == here.get("content_hash"):
@@ -181,10 +182,10 @@ def _moved(there: Any, here: Any) -> Any:
 
 def check_options(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
     """
-    Compares the options with which a checkpoint or a finished stage was trained with the recipe's.
+    Compares the options of a checkpoint or a finished stage with those of the recipe.
 
     Raises:
-        UserError: an option with an effect differs; names the first, with both values.
+        UserError: an option with an effect differs. The message names the first one, with both values.
     """
     old, new = (each["options"] for each in (there, here))
     defaults = {
@@ -207,7 +208,8 @@ def check_run(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None
     Checks that training may continue from a checkpoint.
 
     Raises:
-        UserError: it is of a run with other options, data or weights to start from; names the first difference.
+        UserError: it belongs to a run with other options, data or initial weights. The message names the first
+            difference.
     """
     check_options(folder, there, here)
     if there["data"] != here["data"]:
@@ -224,8 +226,8 @@ def check_run(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None
 
 def samples_per_epoch(samples: int, batch_size: int, num_processes: int, drop_last: bool) -> int:
     """
-    Samples of an epoch of all processes. accelerate deals whole batches to the processes in turn; several of them
-    start the data again to fill the last batches, one process ends with a smaller batch.
+    Number of samples in an epoch of all processes. accelerate distributes whole batches to the processes in turn.
+    Several processes reuse the first samples to fill the last batches; a single process ends with a smaller batch.
     """
     dealt = batch_size * num_processes
     if drop_last:
@@ -234,20 +236,20 @@ def samples_per_epoch(samples: int, batch_size: int, num_processes: int, drop_la
 
 
 def _find_other_steps(there: dict[str, Any], here: dict[str, Any], args: TrainingArguments) -> str | None:
-    """Says why steps would not have the same samples with another number of processes; `None` if they would."""
+    """Returns the reason why steps of another number of processes have other samples; `None` if they do not."""
     old, new = there["world_size"], here["world_size"]
     dealt, wanted = (each["world_size"] * each["gradient_accumulation_steps"] for each in (there, here))
     if AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        return "the state of a sharded run belongs to its processes"
+        return "the state of a sharded run needs the same number of processes"
     if args.train_sampling_strategy not in ("random", "sequential") or here["options"].get("accelerator_config"):
-        return f"train_sampling_strategy {args.train_sampling_strategy} deals other batches to other processes"
+        return f"train_sampling_strategy {args.train_sampling_strategy} depends on the number of processes"
     if here["samples"] is None:
-        return "a stream deals other samples to other processes"
+        return "the order of a stream depends on the number of processes"
     if dealt != wanted:
-        fitting = f"set gradient_accumulation_steps to {dealt // new}" if dealt % new == 0 else "no setting makes up"
+        fitting = f"set gradient_accumulation_steps to {dealt // new}" if dealt % new == 0 else "no setting avoids it"
         return (
             f"a step would have {wanted} batches of {args.per_device_train_batch_size} samples instead of {dealt} "
-            f"({fitting} for it)"
+            f"({fitting})"
         )
     step = wanted * args.per_device_train_batch_size
     ends_before = 0 < args.max_steps <= here["samples"] // step
@@ -262,12 +264,12 @@ def _find_other_steps(there: dict[str, Any], here: dict[str, Any], args: Trainin
 
 def check_processes(folder: Path, there: dict[str, Any], here: dict[str, Any], args: TrainingArguments) -> None:
     """
-    Checks that the steps after a checkpoint have the samples that they would have had without the interruption. With
-    another number of processes they do if `gradient_accumulation_steps` makes up for it and the sampler deals the same
-    batches of `per_device_train_batch_size`.
+    Checks that the steps after a checkpoint have the same samples as without the interruption. With another number of
+    processes, this requires a `gradient_accumulation_steps` with the same number of batches per step, and a sampler
+    that makes the same batches of `per_device_train_batch_size`.
 
     Raises:
-        UserError: they would have others; says why, and what would be the same.
+        UserError: the samples would differ. The message gives the reason and a way to get the same ones.
     """
     for name, noun in NAMED_APART.items():
         old, new = there.get(name), here.get(name)

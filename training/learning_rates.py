@@ -9,12 +9,12 @@ from .recipes.objectives import StudentWithObjective
 
 def split_groups(optimizer: Optimizer, module: StudentWithObjective, rates: dict[str, float]) -> list[str | None]:
     """
-    Splits each group of a new optimizer by the parts that have a learning rate of their own. Everything else of a
-    group, such as its weight decay, is kept; a scheduler scales all rates by the same factor.
+    Splits each group of a new optimizer by the parts that have their own learning rate. All other options of a group,
+    such as its weight decay, are kept; a scheduler scales all rates by the same factor.
 
     Args:
         optimizer (`Optimizer`):
-            Optimizer that has made no step.
+            Optimizer before its first step.
         module (`StudentWithObjective`):
             Module that it trains.
         rates (`dict[str, float]`):
@@ -24,7 +24,7 @@ def split_groups(optimizer: Optimizer, module: StudentWithObjective, rates: dict
         `list[str | None]`: the part of each group; `None` for those with the common learning rate, which come first.
 
     Raises:
-        UserError: the optimizer has no groups, as one that DeepSpeed makes from its own configuration.
+        UserError: the optimizer has no groups, such as one that DeepSpeed makes from its own configuration.
     """
     if not getattr(optimizer, "param_groups", None):
         raise UserError(

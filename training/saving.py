@@ -45,9 +45,10 @@ class SavingTrainer(Trainer):
 
     Args:
         model (`StudentWithObjective`):
-            The modules that train.
+            The trained modules.
         base (`FrozenBase`, *optional*):
-            Frozen weights of the student under a LoRA or in few bits: checkpoints hold only what trains.
+            Frozen weights of a student with a LoRA or a quantized language model: checkpoints contain only trained
+            weights.
         identity (`dict`, *optional*):
             Identity of the run for the manifests, see [`describe_stage`].
         kwargs:
@@ -76,12 +77,12 @@ class SavingTrainer(Trainer):
 
     @property
     def _module(self) -> StudentWithObjective:
-        """The module that trains, without what wraps it."""
+        """The trained module, without wrappers."""
         return self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
 
     @property
     def student(self) -> Student:
-        """The model that trains, without what wraps it."""
+        """The trained model, without wrappers."""
         return self._module.student
 
     def _get_output_dir(self, trial):
@@ -89,16 +90,18 @@ class SavingTrainer(Trainer):
 
     @contextmanager
     def _noting_write_errors(self) -> Iterator[None]:
-        """Notes an error of the file system. If it were raised, the other processes would wait for this one."""
+        """
+        Records an error of the file system. If it were raised, the other processes would wait for this one forever.
+        """
         try:
             yield
-        except Exception as error:  # libraries in Rust raise it for a full disk; any other is raised again
+        except Exception as error:  # Rust libraries raise it for a full disk; other errors are raised again
             if describe_write_error(error, Path(self.args.output_dir)) is None:
                 raise
             self._write_errors.append(error)
 
     def _raise_write_errors(self, folder: Path) -> None:
-        """Raises the first noted error on all processes as one sentence that names the folder to write."""
+        """Raises the first recorded error on all processes, as one sentence that names the folder."""
         errors, self._write_errors = self._write_errors, []
         problems = gather_object([describe_write_error(error, folder) for error in errors[:1]])
         if not problems:
@@ -144,8 +147,8 @@ class SavingTrainer(Trainer):
 
     def save_model(self, output_dir=None, _internal_call=False):
         """
-        Saves the whole model; under FSDP, transformers saves none if checkpoints are in shards, the default, and under
-        DeepSpeed it takes an error of saving for one of gathering.
+        Saves the whole model. Under FSDP, transformers saves no model if checkpoints are sharded, the default. Under
+        DeepSpeed, it handles an error of saving like one of gathering.
         """
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             wrapped = self.deepspeed if self.is_deepspeed_enabled else self.model
@@ -154,13 +157,13 @@ class SavingTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir=None, state_dict=None):
-        """Saves the student as a folder that anyone can load, with the objective in a separate file."""
+        """Saves the student in a folder for `from_pretrained`, with the objective in a separate file."""
         if not self.args.should_save:
             return
         module = self._module
         folder = Path(output_dir or self.args.output_dir)
         student, objective = (_child_state(state_dict, name) for name in ("student", "objective"))
-        if student is not None:  # gathering makes copies of weights that are one
+        if student is not None:  # gathering makes copies of tied weights
             student = {
                 name: value for name, value in student.items() if name not in module.student.all_tied_weights_keys
             }
@@ -182,8 +185,8 @@ class SavingTrainer(Trainer):
 
     def save_whole(self, final: Path, report: dict, settings: ObjectiveSettings) -> None:
         """
-        Saves a finished stage: student, objective, its settings and the report, in a folder that appears when it is
-        complete.
+        Saves a finished stage: student, objective, its settings and the report, in a folder that gets its name when it
+        is complete.
         """
         check_weights(self.state.global_step, self._module, self.accelerator)
         incomplete = final.with_name(f"{final.name}.incomplete")
@@ -206,18 +209,20 @@ class SavingTrainer(Trainer):
             if self.args.should_save:
                 shutil.rmtree(incomplete, ignore_errors=True)
         if self.args.should_save:
-            # A run that was killed after its last checkpoint saves no other.
+            # A run that was killed after its last checkpoint saves no other, which would remove old ones.
             remove_old_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.global_step)
 
     def _load_rng_state(self, checkpoint):
-        """As transformers'. Another number of processes draws new random numbers for dropout, the same in each."""
+        """
+        As transformers does. With another number of processes, dropout gets a new seed, the same in each process.
+        """
         if read_identity(checkpoint)["world_size"] == self.args.world_size:
             super()._load_rng_state(checkpoint)
         else:
             set_seed(self.args.seed + self.state.global_step)
 
     def _check_base(self, checkpoint: str) -> None:
-        """Refuses other frozen weights than those that a sharded checkpoint was trained with."""
+        """Raises a `UserError` if a sharded checkpoint was trained with other frozen weights."""
         if self.base is not None:
             self.base.load_trained(Path(checkpoint))
 

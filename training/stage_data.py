@@ -1,4 +1,4 @@
-"""The training data of a stage, and the features that its teachers have for some of it."""
+"""The training data of a stage, and its teachers' features of a sample of the images."""
 
 from collections.abc import Callable
 from typing import Any

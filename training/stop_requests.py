@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1, with which SLURM and others announce the end of a job: finish the step, save, stop."""
+"""Handles SIGTERM and SIGUSR1, which SLURM and others send before a job ends: finish the step, save, stop."""
 
 import os
 import signal
@@ -21,10 +21,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 class StopRequests:
     """
-    Takes the place of the signals' handlers between [`~StopRequests.start`] and [`~StopRequests.end`].
+    Replaces the signals' handlers inside a `with` block.
 
-    A signal stops the command at once while nothing would be lost, as when models are loaded. Within
-    [`~StopRequests.deferred`] it is only noted.
+    A signal stops the command immediately if nothing is lost, such as while models are loaded. Inside
+    [`~StopRequests.deferred`] it is only recorded.
     """
 
     def __init__(self):
@@ -57,7 +57,7 @@ class StopRequests:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Only notes a signal inside the `with` block."""
+        """Only records a signal inside the `with` block."""
         self._is_deferred = True
         try:
             yield
@@ -78,11 +78,11 @@ class StopCallback(TrainerCallback):
     Saves a checkpoint and stops training at the end of the step in which any process receives a signal.
 
     transformers' callback for `enable_jit_checkpoint` saves in the middle of a step, when the step has already drawn
-    random numbers, into a folder that has its final name too early, and on each process by a clock of its own.
+    random numbers, into a folder that has its final name too early, and at a different time on each process.
 
     Args:
         requests (`StopRequests`):
-            Notes the signals.
+            Records the signals.
     """
 
     def __init__(self, requests: StopRequests):
@@ -90,7 +90,7 @@ class StopCallback(TrainerCallback):
         self.has_stopped = False
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        # Processes agree here: the check of the gradients has just waited for the device, and for each other.
+        # The check of the gradients has just synchronised the device and all processes, so this costs little time.
         self.has_stopped = self._requests.is_requested()
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -99,8 +99,8 @@ class StopCallback(TrainerCallback):
 
 
 def _start_worker(start: Callable[[int], None] | None, number: int) -> None:
-    # A signal to all processes, as from torch's launcher or SLURM, must not end the workers before the step. They end
-    # with their loader, or with the process that started them.
+    # A signal to all processes, as from torch's launcher or SLURM, must not end the workers before the step ends. They
+    # end with their loader, or with the process that started them.
     os.setsid()
     for number_of_signal in SIGNALS:
         signal.signal(number_of_signal, signal.SIG_IGN)
@@ -109,7 +109,7 @@ def _start_worker(start: Callable[[int], None] | None, number: int) -> None:
 
 
 def protect_workers(loader: DataLoader) -> DataLoader:
-    """Lets the workers of a data loader from accelerate survive signals to the whole run."""
+    """Makes the workers of accelerate's data loader ignore signals to the whole run."""
     base = getattr(loader, "base_dataloader", loader)
     base.worker_init_fn = partial(_start_worker, base.worker_init_fn)
     return loader

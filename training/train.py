@@ -120,7 +120,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
     feature_cache, teachers = None, []
     if matching is None:
         if data_args.teacher_cache is not None and stage.distilled_teachers:
-            print_once(f"The objective {args.objective} reads more than a teacher_cache holds: its teachers run.")
+            print_once(f"The objective {args.objective} needs more than a teacher_cache contains: its teachers run.")
         with whole_weights(args):
             teachers = load_teachers(stage.distilled_teachers, args.device, args.shard_teachers)
         teachers = objective_class.prepare_teachers(teachers)
@@ -177,7 +177,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
         output = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
         check_is_finished(trainer, output.global_step, requests)
         save_finished(stage, trainer, output.global_step, num_parameters, model_folder)
-    deepspeed.unset_hf_deepspeed_config()  # what is loaded from now on is whole
+    deepspeed.unset_hf_deepspeed_config()  # models that are loaded from now on are whole
 
 
 def check_is_finished(trainer: HawaiiTrainer, step: int, requests: StopRequests) -> None:
@@ -185,7 +185,7 @@ def check_is_finished(trainer: HawaiiTrainer, step: int, requests: StopRequests)
     has_stopped = trainer.stop_callback.has_stopped
     if step == trainer.state.max_steps and not has_stopped:
         return
-    trainer.accelerator.wait_for_everyone()  # the checkpoint has its name
+    trainer.accelerator.wait_for_everyone()  # until the checkpoint has its name
     checkpoints = list_checkpoints(trainer.args.output_dir)
     source = f"continues from {checkpoints[-1]}" if checkpoints else "starts over, as it has no checkpoint"
     message = (
@@ -237,7 +237,7 @@ def check_stage(model_folder: Path, stage: Stage) -> None:
 
 @contextmanager
 def complete_model(run_folder: Path, model_folder: Path) -> Iterator[Path]:
-    """Yields the folder of a stage's complete model: a temporary one if its LoRA was kept apart."""
+    """Yields the folder of a stage's complete model: a temporary one if its LoRA was saved separately."""
     if not (model_folder / ADAPTER_CONFIG).is_file():
         yield model_folder
         return
@@ -283,7 +283,7 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
 
     Raises:
         UserError: the recipe, the data, a model, a checkpoint or a finished stage cannot be used.
-        Stopped: SIGTERM or SIGUSR1 was received; all is saved from which the same command continues.
+        Stopped: SIGTERM or SIGUSR1 was received; everything is saved that the same command needs to continue.
     """
     # Under FSDP, transformers would load weights on one process only and let FSDP fill the others; but FSDP does not
     # wrap the teachers.
@@ -294,7 +294,7 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
         register_code(start.language_model)  # finished stages need it, too
     with StopRequests() as requests:
         folders = {name: plan.output_dir / name / MODEL_FOLDER for name in plan.stages}
-        # The first line is the strategy, also if the first stages are finished.
+        # The first line is the strategy, even if the first stages are finished.
         first = next((name for name in folders if not folders[name].is_dir()), None)
         stage, described = (None, None) if first is None else prepare_stage(plan, first, None)
         previous, results = None, {}

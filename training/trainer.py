@@ -1,4 +1,4 @@
-"""transformers' Trainer with teachers next to the model."""
+"""transformers' Trainer with teachers outside the model."""
 
 import logging
 from pathlib import Path
@@ -33,13 +33,13 @@ from .teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-# A target whose variance is smaller than this fraction of the student's is the same everywhere. Targets from layers
-# start with variance one, or are normalised, so the scale of a student's features alone does not reach this ratio.
+# A target has collapsed to a constant if its variance is smaller than this fraction of the student's. Targets start
+# with variance one or are normalised, so a large scale of the student's features alone does not reach this ratio.
 COLLAPSE_RATIO = 1e-3
 
 
 def teacher_features(teachers: list, batch: dict) -> list:
-    """Removes from a batch what the teachers receive, and returns each one's features."""
+    """Removes the teachers' inputs from a batch and returns the features of each teacher."""
     inputs = [batch.pop(name) for name in TEACHER_INPUTS if name in batch]
     return [teacher(*inputs) for teacher in teachers]
 
@@ -50,11 +50,12 @@ class HawaiiTrainer(SavingTrainer):
 
     Args:
         model (`StudentWithObjective`):
-            The modules that train.
+            The trained modules.
         teachers (`list[Teacher]` or `list[CachedTeacher]`):
             Teachers as the objective prepares them, in its order.
         base (`FrozenBase`, *optional*):
-            Frozen weights of the student under a LoRA or in few bits: checkpoints hold only what trains.
+            Frozen weights of a student with a LoRA or a quantized language model: checkpoints contain only trained
+            weights.
         max_batch_tokens (`int`, *optional*):
             As in [`DataArguments`].
         eval_dataset (`QuestionDataset`, *optional*):
@@ -137,7 +138,7 @@ class HawaiiTrainer(SavingTrainer):
         return prepared
 
     def create_optimizer(self, model=None):
-        """Gives the parts in `learning_rates` groups of their own."""
+        """Makes a separate optimizer group for each part in `learning_rates`."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if self.args.learning_rates and is_new:
@@ -146,7 +147,10 @@ class HawaiiTrainer(SavingTrainer):
         return optimizer
 
     def _get_learning_rate(self) -> float:
-        """Also keeps the rate of each part: a log entry has those of its step, and the scheduler is ahead of it."""
+        """
+        Also stores the rate of each part: the scheduler has changed the rates before the log entry of a step is
+        written.
+        """
         optimizer: Any = self.optimizer
         rates = zip(self._group_parts, (group["lr"] for group in optimizer.param_groups if self._group_parts))
         self._logged_rates = {f"learning_rate/{part}": float(rate) for part, rate in rates if part is not None}
@@ -154,8 +158,8 @@ class HawaiiTrainer(SavingTrainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """
-        Adds to each micro-batch the counts of label tokens and images in the whole step, over all processes, and takes
-        the ids of its records out.
+        Adds to each micro-batch the counts of label tokens and images in the whole step, over all processes, and
+        removes the ids of its records.
         """
         if self.state.global_step >= self.state.max_steps:
             return [], None  # resumed from the last checkpoint: the loop would take another step
@@ -194,8 +198,8 @@ class HawaiiTrainer(SavingTrainer):
             if has_collapsed and name not in self._warned_of_collapse:
                 self._warned_of_collapse.add(name)
                 logger.warning(
-                    "The target %s has collapsed: its variance is %.2g, the student's is %.2g, so its loss teaches "
-                    "nothing.",
+                    "The target %s has collapsed: its variance is %.2g, the student's is %.2g, so its loss contains "
+                    "no information.",
                     name.removeprefix("variance/"),
                     variance,
                     terms["variance/student"],
@@ -208,8 +212,8 @@ class HawaiiTrainer(SavingTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """
-        Returns this process's batches, from workers that a signal to the whole run does not end. Accelerate would let
-        one process read a stream for all.
+        Returns this process's batches. Its workers ignore signals to the whole run. A stream bypasses accelerate,
+        which would read it on one process for all.
         """
         dataset, args = self.train_dataset, self.args
         if not isinstance(dataset, SampleStream):
@@ -225,7 +229,7 @@ class HawaiiTrainer(SavingTrainer):
         return protect_workers(loader)
 
     def _init_training_state(self, *args, **kwargs):
-        """Also lets a stream know how many batches it need not make: the loop takes them and drops them."""
+        """Also sets the number of batches that a stream skips: the training loop drops them on a resume."""
         epochs, num_batches = super()._init_training_state(*args, **kwargs)
         if isinstance(self.train_dataset, SampleStream):
             self.train_dataset.num_skipped = num_batches
@@ -258,14 +262,14 @@ class HawaiiTrainer(SavingTrainer):
         return super()._get_train_sampler(dataset)
 
     def _run_epoch(self, *args, epoch, **kwargs):
-        # transformers and accelerate do not find the sampler if other processes have batches, or some are skipped.
+        # transformers and accelerate do not find the sampler if there are several processes or if batches are skipped.
         if self._batch_sampler is not None:
             self._batch_sampler.set_epoch(epoch)
         super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     @property
     def samples_per_step(self) -> int:
-        """Samples of an optimizer step over all processes; the mean if a budget of tokens makes the batches."""
+        """Samples of an optimizer step over all processes; the mean if `max_batch_tokens` is set."""
         if self.max_batch_tokens is None or self._batch_sampler is None:
             return self.get_total_train_batch_size(self.args)
         batches = self.accelerator.num_processes * self.args.gradient_accumulation_steps

@@ -1,4 +1,4 @@
-"""Tests that the benchmark runs, and so that its two ways to make a sample have equal pixels."""
+"""Tests that the benchmark runs, which also checks that both ways to make a sample give equal pixels."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Tests that the benchmark counts a killed run as exact, and a run with other numbers not."""
+"""Tests that the benchmark counts a killed run as exact, and a run with other numbers as not exact."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Tests that the benchmark runs, and that what it reads is close to what it computes."""
+"""Tests that the benchmark runs, and that the features that it reads are close to those that it computes."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Names are shown as they are, and nothing in them becomes markup."""
+"""Escaped names are shown unchanged, and nothing in them becomes markup."""
 
 import pytest
 from markdown_it import MarkdownIt

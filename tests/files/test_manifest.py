@@ -1,4 +1,4 @@
-"""A manifest finds every change of the folder that it describes, also of itself, and reads large files in blocks."""
+"""A manifest detects every change of its folder, including changes of itself, and reads large files in blocks."""
 
 import hashlib
 import json
@@ -65,7 +65,7 @@ def test_another_file_of_its_name_is_no_manifest(folder, content):
         with pytest.raises(UserError, match=f"{MANIFEST_FILE} is {'damaged' if content else 'empty'}"):
             check(folder)
     (folder / MANIFEST_FILE).unlink()
-    with pytest.raises(UserError, match=f"folder lacks {MANIFEST_FILE}, so nothing says"):
+    with pytest.raises(UserError, match=f"folder lacks {MANIFEST_FILE}, so its files cannot be checked"):
         check_manifest(folder)
 
 
@@ -73,7 +73,7 @@ def test_an_added_file_is_found_unless_it_is_hidden(folder):
     (folder / ".nfs0001").write_text("of a network file system")
     assert check_manifest(folder) == IDENTITY
     (folder / "shards" / "vocab.json").write_text("{}")
-    with pytest.raises(UserError, match="shards/vocab.json is not among the files that its manifest lists"):
+    with pytest.raises(UserError, match="shards/vocab.json is not in the manifest of its folder"):
         check_manifest(folder)
     assert check_listed_files(folder) == IDENTITY
 

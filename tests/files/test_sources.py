@@ -1,4 +1,4 @@
-"""A name that no library could load is an error that names its role in the recipe."""
+"""A name that no library can load raises an error that contains its option in the recipe."""
 
 import pytest
 
@@ -46,7 +46,11 @@ def test_a_name_with_two_slashes_is_an_error():
         ("adapter_config.json", "{}", r"its adapter_config\.json contains adapters, such as a LoRA"),
         ("adapter_model.bin", "x", r"its adapter_model\.bin contains adapters, such as a LoRA"),
         ("mm_projector.bin", "x", r"its mm_projector\.bin contains LLaVA's projector"),
-        ("non_lora_trainables.bin", "x", r"its non_lora_trainables\.bin contains what LLaVA trains next to a LoRA"),
+        (
+            "non_lora_trainables.bin",
+            "x",
+            r"its non_lora_trainables\.bin contains the weights that LLaVA trains in addition to a LoRA",
+        ),
     ],
 )
 def test_what_is_in_a_folder_in_place_of_a_model_is_named(tmp_path, name, content, problem):

@@ -144,7 +144,9 @@ def test_a_stage_that_is_not_as_it_was_saved_is_refused(source, tmp_path, kind):
         content = (source / name).read_bytes()
         path = source / f"{name}.new" if kind == "added" else source / name
         damage(path, kind) if kind != "added" else path.write_bytes(b"")
-        with pytest.raises(UserError, match=rf"{name}.*: nothing is exported from a folder that is not as it was"):
+        with pytest.raises(
+            UserError, match=rf"{name}.*: a folder that has changed since it was saved is not exported"
+        ):
             export(source, tmp_path / "hub", FACTS)
         (path if kind == "added" else source / name).unlink(missing_ok=True)
         (source / name).write_bytes(content)
@@ -161,7 +163,7 @@ def test_a_copy_that_differs_is_not_exported(source, tmp_path, monkeypatch):
             damage(here, "flipped")
 
     monkeypatch.setattr(shutil, "copyfile", copy)
-    with pytest.raises(UserError, match=r"The copy of .*stage/model\.safetensors is not what was saved"):
+    with pytest.raises(UserError, match=r"The copy of .*stage/model\.safetensors differs from the saved file"):
         export(source, tmp_path / "hub", FACTS)
     assert not (tmp_path / "hub").exists()
 

@@ -155,9 +155,9 @@ def test_damaged_checkpoints_are_skipped_from_the_newest_on_each_with_its_reason
     found = find_checkpoint(tmp_path)
     assert (found.path, found.identity) == (paths[1], {"step": 2})
     assert found.skipped == [
-        f"{paths[4]} is skipped, because {paths[4]}/model.safetensors is damaged: its bytes are not those that were "
-        "saved.",
-        f"{paths[3]} is skipped, because {paths[3]} lacks manifest.json, so nothing says whether it is complete.",
+        f"{paths[4]} is skipped, because {paths[4]}/model.safetensors is damaged: its content has changed since it "
+        "was saved.",
+        f"{paths[3]} is skipped, because {paths[3]} lacks manifest.json, so its files cannot be checked.",
         f"{paths[2]} is skipped, because {paths[2]}/model.safetensors is truncated: it has 50 of 100 bytes.",
     ]
 
@@ -180,7 +180,8 @@ def test_a_resume_with_another_form_of_sharding_is_an_error(tmp_path, form, othe
     for names in (SHARDED_STATE_FILES[other], CHECKPOINT_STATE_FILES):
         with pytest.raises(
             UserError,
-            match="lacks .*optimizer.*, which this run needs, though it is whole: start the run with the strategy",
+            match="lacks .*optimizer.*, which this run needs, although the checkpoint is whole: start the run with "
+            "the strategy",
         ):
             check_state_files(tmp_path, names)
 
@@ -234,7 +235,7 @@ def save_error():
     return OSError(errno.ENOSPC, "No space left on device")
 
 
-# As they were seen on a full disk: Rust's libraries and torch raise no OSError.
+# Errors as seen on a full disk: Rust libraries and torch raise no OSError.
 ERRORS = {
     "os": save_error,
     "safetensors": lambda: SafetensorError("Error while serializing: I/O error: No space left (os error 28)"),
@@ -315,7 +316,7 @@ def test_a_kill_while_an_old_checkpoint_is_removed_damages_none(make_trainer, ru
     assert folders(run) == ["checkpoint-1.incomplete.old", "checkpoint-2"]
     assert find_checkpoint(run).path == run / "checkpoint-2"
     load_checkpoint(make_module(), run / "checkpoint-2")
-    trainer.save_whole(run / "model", {}, SETTINGS)  # like a resume that has no checkpoint left to write
+    trainer.save_whole(run / "model", {}, SETTINGS)  # as in a resume that does not write a further checkpoint
     assert folders(run) == ["checkpoint-2", "model"]
 
 

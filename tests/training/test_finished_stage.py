@@ -50,7 +50,7 @@ def test_a_run_its_last_stage_and_the_model_folder_give_the_same_stage(saved):
 def test_a_folder_without_a_finished_stage_is_an_error(saved, copy, hub_folder, tmp_path):
     with pytest.raises(ValueError, match="nowhere is not a run of `hawaii train`: there is no such folder"):
         find_stage(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"holds no finished stage with.*A published folder has no objective"):
+    with pytest.raises(ValueError, match=r"contains no finished stage with.*A published folder has no objective"):
         find_stage(hub_folder)
     (tmp_path / "train_results.json").write_text("{")
     with pytest.raises(UserError, match=r"train_results\.json is damaged"):
@@ -60,7 +60,7 @@ def test_a_folder_without_a_finished_stage_is_an_error(saved, copy, hub_folder, 
         with pytest.raises(UserError, match=r"train_results\.json does not describe a run"):
             find_stage(tmp_path)
     (copy / OBJECTIVE_FILE).unlink()
-    with pytest.raises(ValueError, match="holds no finished stage with its objective"):
+    with pytest.raises(ValueError, match="contains no finished stage with its objective"):
         find_stage(copy)
 
 
@@ -109,8 +109,10 @@ def test_a_missing_teacher_is_an_error(copy):
 
 
 def test_teachers_that_differ_from_those_of_the_run_are_an_error(copy):
-    change_teacher(copy, image_size=16)  # 4 x 4 cells in place of 8 x 8
-    with pytest.raises(ValueError, match=r"teachers of .*/model are not those that it was trained with: .* differ"):
+    change_teacher(copy, image_size=16)  # 4 x 4 cells instead of 8 x 8
+    with pytest.raises(
+        ValueError, match=r"teachers of .*/model differ from those that it was trained with: .* differ"
+    ):
         load_stage(copy)
 
 

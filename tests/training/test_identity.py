@@ -16,7 +16,7 @@ from hawaii.training.identity import check_processes, samples_per_epoch
 
 
 def steps_of(samples, batch_size, num_processes, accumulation, drop_last):
-    """The samples of each optimizer step of an epoch, dealt by accelerate's and transformers' own code."""
+    """The samples of each optimizer step of an epoch, from accelerate's and transformers' own code."""
     sampler = BatchSampler(SequentialSampler(range(samples)), batch_size, drop_last)
     shards = [BatchSamplerShard(sampler, num_processes, index) for index in range(num_processes)]
     dealt = [list(shard) for shard in (shards if num_processes > 1 else [sampler])]
@@ -85,10 +85,15 @@ def test_a_run_that_ends_before_the_end_of_an_epoch_does_not_see_how_it_is_fille
 @pytest.mark.parametrize(
     ("there", "here", "kwargs", "reason"),
     [
-        ((4, 1), (2, 1), {}, r"2 batches of 3 samples instead of 4 \(set gradient_accumulation_steps to 2 for it\)"),
+        ((4, 1), (2, 1), {}, r"2 batches of 3 samples instead of 4 \(set gradient_accumulation_steps to 2\)"),
         ((2, 1), (4, 1), {}, "4 batches of 3 samples instead of 2"),
-        ((4, 1), (3, 1), {}, r"3 batches of 3 samples instead of 4 \(no setting makes up for it\)"),
-        ((4, 1), (2, 2), {"train_sampling_strategy": "group_by_length"}, "group_by_length deals other batches"),
+        ((4, 1), (3, 1), {}, r"3 batches of 3 samples instead of 4 \(no setting avoids it\)"),
+        (
+            (4, 1),
+            (2, 2),
+            {"train_sampling_strategy": "group_by_length"},
+            "group_by_length depends on the number of processes",
+        ),
     ],
 )
 def test_the_reason_of_a_refusal_is_named(check, there, here, kwargs, reason):
@@ -103,10 +108,12 @@ def test_the_reason_of_a_refusal_is_named(check, there, here, kwargs, reason):
 def test_a_stream_and_a_sharded_run_need_the_same_number_of_processes(check, monkeypatch):
     there, here = identity(24, 4, 1), identity(24, 2, 2)
     assert check(there, here) is None
-    assert "a stream deals other samples" in check({**there, "samples": None}, {**here, "samples": None})
+    assert "the order of a stream depends on the number of processes" in check(
+        {**there, "samples": None}, {**here, "samples": None}
+    )
     sharded = SimpleNamespace(distributed_type=DistributedType.FSDP)
     monkeypatch.setattr("hawaii.training.identity.AcceleratorState", lambda: sharded)
-    assert "the state of a sharded run belongs to its processes" in check(there, here)
+    assert "the state of a sharded run needs the same number of processes" in check(there, here)
     assert check(there, there) is None
 
 

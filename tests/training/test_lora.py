@@ -1,4 +1,4 @@
-"""Stages with a LoRA or a quantized language model: what they save, resume and leave."""
+"""Stages with a LoRA or a quantized language model: their training, checkpoints and finished models."""
 
 import json
 import os
@@ -236,7 +236,7 @@ def test_other_frozen_weights_are_refused(recipe, finished, tmp_path, capsys):
     weights[name].flatten()[5] += 1e-6
     save_file(weights, path, metadata={"format": "pt"})
     assert main(["train", str(recipe), f"output_dir={run}", *options("lora 4bit")]) == 2
-    assert f"{path} is damaged: its bytes are not those that were saved" in capsys.readouterr().err
+    assert f"{path} is damaged: its content has changed since it was saved" in capsys.readouterr().err
     write_manifest(path.parent, read_identity(path.parent))  # as if the stage had been trained again
     assert main(["train", str(recipe), f"output_dir={run}", *options("lora 4bit")]) == 2
     assert "finetune/checkpoint-2 started from other weights" in capsys.readouterr().err
@@ -309,7 +309,7 @@ with torch.no_grad():
 
 @pytest.mark.parametrize("merge", [True, False])
 def test_a_later_stage_continues_from_the_merged_model(recipe, finished, tmp_path, merge):
-    run = shutil.copytree(finished("lora", merge=merge), tmp_path / "run")  # a run that was moved
+    run = shutil.copytree(finished("lora", merge=merge), tmp_path / "run")  # the run was moved
     shutil.rmtree(run / "hub")
     last = {"trainable": ["language_model"], "learning_rate": 0, "lora": {"r": 2}, "max_steps": 1}
     longer = recipe.with_name(f"longer-{merge}.yaml")

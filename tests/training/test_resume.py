@@ -1,4 +1,4 @@
-"""A resume uses only what is as it was saved, of the same run; otherwise it falls back to an older one, or stops."""
+"""A resume uses only undamaged checkpoints of the same run; otherwise it uses an older checkpoint, or stops."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def run(finished, tmp_path):
 
 
 def interrupt(run, stage):
-    """Leaves what a run leaves that is killed in a stage after its last checkpoint."""
+    """Removes files, as if the run had been killed in a stage after its last checkpoint."""
     left = {"pretrain": ["hub", "finetune", "pretrain/model"], "finetune": ["hub", "finetune/model"]}[stage]
     for name in left:
         shutil.rmtree(run / name)
@@ -46,7 +46,7 @@ def interrupt(run, stage):
 
 
 def refused(capsys, recipe, run, *overrides):
-    """The one line with which the command refuses to train."""
+    """Returns the only line of the error with which the command refuses to train."""
     capsys.readouterr()
     before = contents(run)
     assert main(["train", str(recipe), f"output_dir={run}", *overrides]) == 2
@@ -68,7 +68,7 @@ def test_every_checkpoint_stage_and_published_folder_agrees_with_its_manifest(fi
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_damaged_newest_checkpoint_is_never_the_one_that_is_found(run, stage):
-    """Every file, in four ways: 25 files and more, also those that a resume does not read."""
+    """Damages each of 25 or more files in four ways, including those that a resume does not read."""
     newest = run / stage / "checkpoint-4"
     files = contents(newest)
     assert {
@@ -134,7 +134,7 @@ def test_a_finished_stage_that_is_not_as_it_was_saved_is_refused_and_the_file_na
             assert error.startswith(f"hawaii train: {model}") and name in error, (name, kind)
             (model / name).write_bytes(content)
     (model / "vocab.json").write_text("{}")  # a tokenizer would read it
-    assert f"{model / 'vocab.json'} is not among the files" in refused(capsys, recipe, run)
+    assert f"{model / 'vocab.json'} is not in the manifest of its folder" in refused(capsys, recipe, run)
 
 
 CHANGES = [

@@ -155,7 +155,7 @@ FILES += ["chat_template.jinja", "generation_config.json", "model.safetensors"]
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_a_finished_stage_without_one_of_its_files_is_refused(recipe, finished, tmp_path, capsys, stage, name):
-    """The next stage would start from something else, and the export would be incomplete."""
+    """Otherwise the next stage would start from other files, and the export would be incomplete."""
     run = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(run / "hub")
     if stage == "pretrain":
@@ -382,7 +382,7 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step(recipe, tmp_path):
     (tmp_path / "script.py").write_text(STOP_ONE_PROCESS)
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", tmp_path / "script.py"]
     done = run_elsewhere(*launch, recipe, f"output_dir={tmp_path / 'run'}")
-    assert done.returncode == 1  # the launcher's, whatever the processes' is
+    assert done.returncode == 1  # the launcher's status, not that of the processes
     assert "exitcode  : 75" in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("hawaii train: ")]
     continues = f"continues from {tmp_path / 'run' / 'pretrain' / 'checkpoint-2'}."

@@ -1,4 +1,4 @@
-"""An encoder trains on teachers and images only, to a folder that loads, and resumes bit for bit."""
+"""An encoder is trained with teachers and images only, resumes bit for bit, and its folder can be loaded."""
 
 import json
 import os

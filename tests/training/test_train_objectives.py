@@ -1,4 +1,4 @@
-"""Every objective trains from a recipe to a folder that loads, resumes bit for bit, and reports its teachers."""
+"""Every objective runs from a recipe, resumes bit for bit, and gives a folder that loads and names its teachers."""
 
 import json
 

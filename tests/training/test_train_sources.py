@@ -59,7 +59,7 @@ def recipe(tmp_path, world, teacher_folders, request):
 
 
 class Interrupted(BaseException):
-    """Like a signal, in the middle of a step."""
+    """Interrupts training like a signal in the middle of a step."""
 
 
 def assert_same(whole, resumed):

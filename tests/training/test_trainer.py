@@ -1,4 +1,4 @@
-"""The trainer changes trainable parameters only, and a step does not depend on its split into micro-batches."""
+"""The trainer changes only trainable parameters, and the split of a step into micro-batches has no effect."""
 
 import logging
 
@@ -248,5 +248,5 @@ def test_neftune_changes_the_words_of_training_alone(make_trainer):
         assert not embeddings._forward_hooks
     assert logs[1e-9]["text"] == pytest.approx(logs[None]["text"], rel=1e-3)
     assert logs[30.0]["text"] != pytest.approx(logs[None]["text"], rel=1e-3)
-    for name in ("fine", "coarse", "balance"):  # the weights of tokens, too, are those of words without noise
+    for name in ("fine", "coarse", "balance"):  # the weights of tokens are also computed from words without noise
         assert logs[30.0][name] == logs[None][name]

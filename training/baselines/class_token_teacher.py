@@ -45,7 +45,7 @@ class ClassTokenTeacher:
     A teacher that returns [`ClassTokenFeatures`], all from one forward pass.
 
     Only the "eager" implementation of attention returns weights. It is slower and needs more memory than others, so
-    that only the layer of the features uses it.
+    only the layer that the features come from uses it.
 
     Args:
         teacher (`Teacher`):
@@ -70,7 +70,7 @@ class ClassTokenTeacher:
         attention.register_forward_hook(self._keep_attention)
         self.model.register_forward_hook(self._keep_tokens)
         side = self.image_size
-        with explain_errors(problem):  # from any model of transformers
+        with explain_errors(problem):  # a model of transformers can raise any error
             self(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=teacher.device))
 
     def __call__(self, images: torch.Tensor) -> ClassTokenFeatures:

@@ -1,4 +1,6 @@
-"""MoVE-KD's losses as functions of tensors, including its quirks, and two repairs. All are computed in float32."""
+"""
+MoVE-KD's losses as functions of tensors, including its peculiarities, and two repairs. All are computed in float32.
+"""
 
 import torch
 import torch.nn.functional as F

@@ -39,7 +39,7 @@ class RadioObjective(Objective):
     a language model. The student has no adapters, unless it starts from an encoder with adapters.
 
     The targets are the teachers' features on the student's grid, normalised over their channels. The heads transform
-    the student's features and cannot make the targets easier, so they always learn, whatever `trainable` is.
+    the student's features and cannot make the targets easier, so they always learn, regardless of `trainable`.
 
     Args:
         options (`RadioOptions`), student, teacher_grids:

@@ -1,4 +1,4 @@
-"""Reads all data of a recipe once, before training does."""
+"""Reads all data of a recipe once before training."""
 
 import os
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ def _check_rows(report: SourceReport, dataset: AllRows, num_processes: int, chec
     rows = checked.get(key, dataset.checked)
     report.is_cached = rows is not None and rows.all_states == states
     if rows is None or not report.is_cached:
-        # On a terminal that a log file replaces, a bar would be thousands of lines.
+        # No progress bar if the output is a log file, where it would fill thousands of lines.
         with tqdm(total=len(dataset), desc=report.data_path, unit="rows", disable=None) as bar:
             inspected = inspect_rows(dataset, num_processes, bar.update)
         images, turns, tokens, problems = (list(values) for values in zip(*inspected))
@@ -72,7 +72,7 @@ def _check_rows(report: SourceReport, dataset: AllRows, num_processes: int, chec
 
 def check_stages(recipe: Recipe, num_processes: int) -> list[SourceReport]:
     """
-    Checks the training data, and the questions, of every stage. Rows of the same contents and options are read once.
+    Checks the training data, and the questions, of every stage. Rows with equal contents and options are read once.
     """
     reports, checked = [], {}
     for stage in recipe.stages.values():
@@ -98,8 +98,8 @@ def check_stages(recipe: Recipe, num_processes: int) -> list[SourceReport]:
 
 def check(recipe: str, overrides: Sequence[str] | None = None, num_processes: int | None = None) -> str:
     """
-    Reads every row of a recipe's data once: decodes every image and tokenizes every conversation. Writes
-    `check.json` and `check.md` into the recipe's `output_dir`. Training then knows the bad rows from the start.
+    Reads every row of a recipe's data once: decodes every image and tokenizes every conversation. Writes `check.json`
+    and `check.md` into the recipe's `output_dir`. Training uses the result and does not search for bad rows again.
 
     Args:
         recipe (`str`):
@@ -107,7 +107,7 @@ def check(recipe: str, overrides: Sequence[str] | None = None, num_processes: in
         overrides (`Sequence[str]`, *optional*):
             `key=value` or `stages.NAME.key=value`.
         num_processes (`int`, *optional*):
-            Number of processes; that of the processor's cores if not given.
+            Number of processes; the number of CPU cores if not given.
 
     Returns:
         `str`: the summary.

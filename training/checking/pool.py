@@ -1,4 +1,7 @@
-"""Reads rows in several processes, and survives every row: one that takes too long, too much memory, or a process."""
+"""
+Reads rows in several processes. If a row takes too long, needs too much memory or ends its process, the other rows are
+still read.
+"""
 
 import os
 import resource
@@ -18,10 +21,10 @@ from .rows import AllRows, Row
 
 CHUNK_SIZE = 32  # rows that a process reads at a time
 ROW_SECONDS = 60
-# What a process may use for a row. The largest image that Pillow opens, of 179 million pixels, needs 1 to 3 GiB.
+# Memory limit of a process for a row. The largest image that Pillow opens, of 179 million pixels, needs 1 to 3 GiB.
 ROW_BYTES = 4 * 2**30
 
-# Of a process of the pool.
+# The data set of this process of the pool.
 _dataset: AllRows
 
 
@@ -35,7 +38,7 @@ def _start(dataset: AllRows) -> None:
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGALRM, _stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
     statm = Path("/proc/self/statm")
     if statm.is_file():
         used = int(statm.read_text().split()[0]) * resource.getpagesize()
@@ -54,7 +57,7 @@ def _inspect(indices: Sequence[int]) -> list[Row]:
             rows.append(Row(problem=str(error)))
         except MemoryError:
             rows.append(Row(problem=f"reading it takes more than {ROW_BYTES >> 30} GiB of memory"))
-        except Exception as error:  # of a file system, or of a library that meets what it does not expect
+        except Exception as error:  # a file system's error, or a library's for unexpected content
             rows.append(Row(problem=f"it cannot be read ({type(error).__name__}: {error})"))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -98,7 +101,7 @@ def inspect_rows(dataset: AllRows, num_processes: int, advance: Callable[[int], 
         with _make_pool(dataset, num_processes) as pool:
             try:
                 while chunks or running:
-                    # Few at a time: if a process dies, its row is one of these.
+                    # Few chunks at a time: if a process dies, one of these contains the row that caused it.
                     while chunks and len(running) < 2 * num_processes:
                         future = pool.submit(_inspect, chunks[0])
                         running[future] = chunks.popleft()
@@ -107,7 +110,7 @@ def inspect_rows(dataset: AllRows, num_processes: int, advance: Callable[[int], 
                         rows |= zip(running[future], future.result())
                         advance(len(running.pop(future)))
             except BrokenProcessPool:
-                pass  # handled below, when the pool is gone
+                pass  # handled below, after the pool is closed
         for chunk in running.values():
             rows |= _inspect_alone(dataset, chunk)
             advance(len(chunk))

@@ -1,4 +1,4 @@
-"""The report of a check: what rows there are, which are bad and why, and what training will do."""
+"""The report of a check: the rows, the bad rows with their problems, and the effect on training."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,31 +12,31 @@ from ..data.checked import CheckedRows
 from ..sources.readers import find_reader
 
 
-NUM_SHOWN = 10  # bad rows on the terminal; the files have all
+NUM_SHOWN = 10  # bad rows shown on the terminal; the files list all
 
 
 @dataclass
 class SourceReport:
     """
-    What was found in one data file or folder.
+    The result for one data file or folder.
 
     Args:
         data_path (`str`):
             The file or folder.
         use (`str`):
-            The stages that read it, and for what.
+            The stage that reads it, and the purpose.
         bad_records (`str`):
             The policy: `error` or `skip`.
         max_length (`int`, *optional*):
             Maximum number of tokens of a sample; `None` if rows are not truncated.
         problem (`str`, *optional*):
-            Why the file cannot be read at all.
+            The reason why the file cannot be read.
         rows (`CheckedRows`, *optional*):
-            The rows, if it can.
+            The rows, if the file can be read.
         places (`dict[int, dict]`, *optional*):
             `line` and `id` of each bad row, by its index.
         is_cached (`bool`, *optional*, defaults to `False`):
-            Whether an earlier check had read the rows.
+            Whether the result of an earlier check is used.
     """
 
     data_path: str
@@ -57,7 +57,7 @@ class SourceReport:
 
     @property
     def effect(self) -> str:
-        """What training will do."""
+        """The effect on training."""
         if self.rows is None or self.is_refused:
             return "training stops"
         num_bad, num_rows = len(self.rows.problems), len(self.rows.num_images)

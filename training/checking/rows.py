@@ -1,4 +1,4 @@
-"""Data sets with all rows of a file, good or bad, each of which is read to see whether training can use it."""
+"""Data sets with all rows of a file, good and bad, to check whether training can use each row."""
 
 from contextlib import suppress
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Row(NamedTuple):
         num_images (`int`), num_turns (`int`), num_tokens (`int`):
             As in [`CheckedRows`].
         problem (`str`, *optional*):
-            Why the row cannot be used.
+            The reason why the row cannot be used.
     """
 
     num_images: int = 0
@@ -32,13 +32,13 @@ class Row(NamedTuple):
 
 
 class AllRows(RecordDataset):
-    """Keeps bad rows, and decodes images without keeping them. Mixed into the data sets of training."""
+    """Keeps bad rows, and decodes images without keeping them. A mixin for the data sets of training."""
 
     def _check(self, records: RecordTable) -> RecordTable:
         return records
 
     def _read_images(self, record: Record) -> dict:
-        for image in record.images:  # one after another, so that a record of many images needs the memory of one
+        for image in record.images:  # one at a time, so that a record with many images needs the memory of one
             self._open_image(image, self.read_content(image))
         return {}
 
@@ -54,11 +54,11 @@ class AllRows(RecordDataset):
                 sample = self.make_sample(record)
             except UserError as error:
                 problem = str(error).removesuffix(".")
-        # Also of a row whose image is bad: it may be replaced.
+        # Also for a row with a bad image, because the image may be replaced.
         if record.messages:
             with suppress(UserError, UnicodeError):
                 num_tokens = self._count_sample(record, sample)
-        if problem is not None and len(problem) > LONGEST_PROBLEM:  # it quotes what is far too long
+        if problem is not None and len(problem) > LONGEST_PROBLEM:  # it quotes a very long value
             problem = f"{problem[: LONGEST_PROBLEM // 2]} ... {problem[-LONGEST_PROBLEM // 2 :]}"
         return Row(len(record.images), len(record.messages), num_tokens, problem)
 
@@ -70,7 +70,7 @@ class AllConversations(AllRows, ConversationDataset):
         num_tokens = len(sample.get("input_ids", ()))
         if 0 < num_tokens < self.max_length:
             return num_tokens
-        return len(tokenize_conversation(record.messages, self.processor).input_ids)  # it is truncated, or bad
+        return len(tokenize_conversation(record.messages, self.processor).input_ids)  # the sample is truncated or bad
 
 
 class AllImages(AllRows, ImageDataset):

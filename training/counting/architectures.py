@@ -7,7 +7,7 @@ from transformers import AutoConfig, PretrainedConfig
 from ...files.user_error import explain_errors
 
 
-# From their config.json files: of CLIP, SigLIP 2, SAM, SAM 3 and Pix2Struct the vision part, which recipes use.
+# From their config.json files. CLIP, SigLIP 2, SAM, SAM 3 and Pix2Struct: only the vision part, which recipes use.
 ARCHITECTURES = {
     "openai/clip-vit-large-patch14-336": {
         "model_type": "clip_vision_model",
@@ -133,7 +133,7 @@ ARCHITECTURES = {
         "tie_word_embeddings": True,
     },
 }
-# Tokens of their tokenizers, in place of which there is no tokenizer to count; Qwen's has spare embeddings.
+# Number of tokens of their tokenizers, which are not downloaded; Qwen3 has more embeddings than tokens.
 NUM_TOKENS = {"lmsys/vicuna-7b-v1.5": 32000, "Qwen/Qwen3-0.6B": 151669}
 
 

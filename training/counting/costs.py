@@ -1,4 +1,4 @@
-"""What a stage costs: memory, FLOPs, bytes on disk and hours."""
+"""The costs of a stage: memory, FLOPs, bytes on disk and hours."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ CONTEXT_BYTES = GIB  # of CUDA and its libraries
 @dataclass(frozen=True)
 class Machine:
     """
-    What a stage runs on.
+    The devices that a stage runs on.
 
     Args:
         devices (`int`, *optional*, defaults to 1):
@@ -43,7 +43,7 @@ class Machine:
             Share of the GPU's peak that the step reaches, without recomputation.
 
     Raises:
-        UserError: a value is not one of these.
+        UserError: a value is not allowed.
     """
 
     devices: int = 1
@@ -80,7 +80,7 @@ def teacher_step_flops(teachers: Sequence[Teacher | ClassTokenTeacher], num_imag
 
 
 def teacher_feature_bytes(teachers: Sequence[Teacher | ClassTokenTeacher], num_images: int) -> int:
-    """Bytes of the features, and of the pixels that the teachers see."""
+    """Bytes of the features, and of the pixels that the teachers receive."""
     total = 0
     for teacher in teachers:
         height, width, channels = teacher.grid
@@ -105,17 +105,18 @@ class StageCost:
 
     Args:
         stage (`Stage`), machine (`Machine`), samples (`Samples`):
-            What was counted.
+            The stage, the machine and the samples that the costs are for.
         weights (`Weights`):
-            Sizes of the module that trains.
+            Sizes of the trained module.
         usual (`StepCost`), recomputation (`int`):
-            A micro-batch of mean size without gradient checkpointing, and the operations that it adds if it is on.
+            Costs of a micro-batch of mean size without gradient checkpointing, and the number of operations that
+            gradient checkpointing adds.
         plain, checkpointed (`StepCost`):
-            A micro-batch of the longest samples, without and with gradient checkpointing.
+            Costs of a micro-batch of the longest samples, without and with gradient checkpointing.
         teacher_flops, feature_bytes (`int`):
             The teachers' operations for a micro-batch, and the bytes of their features.
         teacher_sizes (`list[int]`):
-            Bytes of each teacher's weights; empty if a cache takes their place.
+            Bytes of each teacher's weights; empty if a cache replaces them.
         num_cached (`int`):
             Number of values in an image's features.
     """
@@ -150,7 +151,7 @@ class StageCost:
         return place_on_devices(self.weights, strategy, devices, self.compute_bytes)
 
     def activation_bytes(self, is_checkpointed: bool, strategy: str | None) -> int:
-        """Activations at their highest; strategies that gather weights in 16 bits need no copies of autocast."""
+        """Peak bytes of activations; strategies that gather weights in 16 bits need no autocast copies."""
         cost = self.checkpointed if is_checkpointed else self.plain
         return cost.peak if strategy in (None, "ddp") else cost.activations
 
@@ -203,13 +204,13 @@ class StageCost:
 
     @property
     def checkpoint_bytes(self) -> int:
-        if self.stage.model.has_frozen_base:  # only what trains is saved, but shards have all weights
+        if self.stage.model.has_frozen_base:  # only trained weights are saved, but shards contain all
             trained = self.weights.gradients + (self.weights.optimizer or 0)
             return trained + (0 if self.machine.strategy in (None, "ddp") else self.weights.weights)
         return checkpoint_bytes(self.weights, self.machine.strategy, self.compute_bytes)
 
     def warning(self) -> str | None:
-        """A sentence if the stage does not fit, with what would make it fit."""
+        """A sentence if the stage does not fit, with a setting that makes it fit."""
         limit = GPUS[self.machine.gpu].memory - CONTEXT_BYTES
         if self.total_bytes <= limit:
             return None
@@ -370,7 +371,8 @@ def describe_costs(costs: list[StageCost]) -> str:
     total = f" All stages take {sum(hours):.2f} hours." if len(hours) == len(costs) else ""
     notes.append(
         f"Hours at {machine.mfu:.0%} of the bfloat16 peak of each {machine.gpu} "
-        f"({GPUS[machine.gpu].peak / 1e12:.0f} TFLOP/s); loading data, evaluations and checkpoints come on top.{total}"
+        f"({GPUS[machine.gpu].peak / 1e12:.0f} TFLOP/s); loading data, evaluations and checkpoints are not "
+        f"included.{total}"
     )
     warnings = [warning for cost in costs if (warning := cost.warning())]
     return "\n\n".join(

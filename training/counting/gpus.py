@@ -12,7 +12,7 @@ class Gpu:
         memory (`int`):
             Bytes that `nvidia-smi` shows.
         device_names (`tuple[str, ...]`):
-            Parts of the name that CUDA reports, for the variant whose peak this is.
+            Parts of the device name that CUDA reports for the variant with this peak.
     """
 
     peak: float
@@ -36,6 +36,6 @@ GPUS = {
 def find_peak(device_name: str) -> float | None:
     """Returns the peak of the GPU that CUDA reports under this name, or `None` if it is not listed."""
     found = [gpu for gpu in GPUS.values() if any(part in device_name for part in gpu.device_names)]
-    # Laptops' chips have the same names and other peaks; so does "H200 NVL", which shares its name's beginning.
+    # Laptop GPUs have similar names but other peaks; so does the "H200 NVL".
     is_other = any(word in device_name for word in ("Laptop", "Ti", "NVL", " D"))
     return found[0].peak if found and not is_other else None

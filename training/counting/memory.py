@@ -1,4 +1,4 @@
-"""Bytes that a device holds for training, without activations, and bytes of a checkpoint."""
+"""Memory of a device for training, without activations, and size of a checkpoint, in bytes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ BUCKET_SIZE, MAX_LIVE_PARAMETERS = 500_000_000, 1_000_000_000
 
 
 def tensor_bytes(tensors) -> int:
-    """Bytes of tensors, of which one that occurs twice counts once."""
+    """Bytes of tensors; a tensor that occurs twice counts once."""
     return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values())
 
 
@@ -50,8 +50,8 @@ def quantization_savings(module: StudentWithObjective, quantization: str | None)
 
 def optimizer_bytes(module: nn.Module, args: HawaiiTrainingArguments) -> int | None:
     """
-    Bytes of the optimizer's states. The optimizer takes a step on tensors without data; `None` if it cannot, as those
-    of bitsandbytes.
+    Bytes of the optimizer's states. The optimizer takes a step on tensors without data; `None` if it cannot, as with
+    bitsandbytes' optimizers.
     """
     optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args)
     with FakeTensorMode():
@@ -61,7 +61,7 @@ def optimizer_bytes(module: nn.Module, args: HawaiiTrainingArguments) -> int | N
         try:
             optimizer = optimizer_class(weights, **options)
             optimizer.step()
-        except Exception:  # of any kind, since libraries' kernels meet tensors that they do not expect
+        except Exception:  # of any type, because libraries' kernels do not expect such tensors
             return None
         states = [value for state in optimizer.state.values() for value in state.values()]
     return tensor_bytes(value for value in states if isinstance(value, torch.Tensor))
@@ -70,7 +70,7 @@ def optimizer_bytes(module: nn.Module, args: HawaiiTrainingArguments) -> int | N
 @dataclass
 class Weights:
     """
-    Sizes of the module that trains.
+    Sizes of the trained module.
 
     Args:
         weights, gradients (`int`):
@@ -78,7 +78,7 @@ class Weights:
         optimizer (`int`, *optional*):
             Bytes of the optimizer's states, if they are known.
         num_parameters, num_trainable (`int`):
-            Numbers of parameters, and of those that learn.
+            Numbers of all parameters, and of the trainable ones.
         num_gathered (`int`):
             Parameters outside of layers and in the two largest layers, which FSDP gathers at once.
     """
@@ -158,7 +158,7 @@ def place_on_devices(sizes: Weights, strategy: str | None, num_devices: int, com
     states = optimizer + (4 * sizes.num_trainable if compute_bytes < 4 else 0)
     buffers = 2 * min(BUCKET_SIZE, sizes.num_trainable) * compute_bytes
     if strategy == "zero2":
-        weights = min(weights, sizes.weights)  # a quantized base stays as it is
+        weights = min(weights, sizes.weights)  # a quantized base keeps its precision
         return DeviceMemory(weights, share(gradients), share(states), buffers)
     buffers += min(MAX_LIVE_PARAMETERS, sizes.num_parameters) * compute_bytes
     return DeviceMemory(share(weights), share(gradients), share(states), buffers)

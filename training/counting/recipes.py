@@ -79,7 +79,7 @@ def outline_student(model_args: ModelArguments, num_teachers: int, objective: st
         num_teachers (`int`):
             Number of teachers.
         objective (`str`, *optional*, defaults to `"hawaii"`):
-            Decides which adapters there are, unless the recipe does.
+            Sets the adapters, unless the recipe sets them.
 
     Raises:
         UserError: no student can have these sizes, or a configuration cannot be read.
@@ -101,8 +101,8 @@ def outline_student(model_args: ModelArguments, num_teachers: int, objective: st
 
 def outline_stage(module: StudentWithObjective, stage: Stage) -> StudentWithObjective:
     """
-    Returns the module as a stage trains it: its precision, what is frozen, and its LoRA. A stage with neither a LoRA
-    nor a quantized language model gets the module itself.
+    Returns the module as a stage trains it, with the precision, the frozen parts and the LoRA of the stage. Without a
+    LoRA and without quantization, it is the given module.
 
     Args:
         module (`StudentWithObjective`):
@@ -129,7 +129,7 @@ def outline_stage(module: StudentWithObjective, stage: Stage) -> StudentWithObje
 
 
 def _count_language_model(module: StudentWithObjective) -> int:
-    """Counts the parameters of the language model that learn."""
+    """Counts the trainable parameters of the language model."""
     student: Any = module.student
     return sum(weight.numel() for weight in student.model.language_model.parameters() if weight.requires_grad)
 
@@ -183,9 +183,9 @@ def describe_recipe(
         overrides (`Sequence[str]`, *optional*):
             `key=value` or `stages.NAME.key=value`.
         devices, strategy, gpu, mfu:
-            As for [`Machine`]; of devices and strategy, those that the recipe demands if not given.
+            As for [`Machine`]; devices and strategy are those of the recipe if not given.
         tokens (`int`, *optional*):
-            Mean positions of a sample, with those of its image; that of the data if not given.
+            Mean number of positions of a sample, including its image; that of the data if not given.
 
     Returns:
         `str`: Markdown tables and sentences.

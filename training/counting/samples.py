@@ -1,4 +1,4 @@
-"""Number and lengths of a stage's samples: from the data if they are there, otherwise from what is known."""
+"""Number and lengths of a stage's samples: from the data or, without them, from known sizes and the options."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ class Samples:
         usual, longest (`BatchShape`):
             A micro-batch of mean size, padded, and one of the longest samples.
         note (`str`):
-            Where the lengths come from, as a sentence.
+            A sentence about the source of the lengths.
     """
 
     count: int | None
@@ -44,7 +44,7 @@ class Samples:
 
 
 def mean_padded_length(lengths: Sequence[int], batch_size: int, is_grouped: bool) -> float:
-    """Mean length of a sample in batches of this size, in which each is as long as the longest."""
+    """Mean length of a sample after padding, in batches of this size."""
     generator = torch.Generator().manual_seed(0)
     values = torch.tensor(lengths)[torch.randperm(len(lengths), generator=generator)]
     values = values.sort().values if is_grouped else values
@@ -87,7 +87,7 @@ def _measure(stage: Stage, datasets: list[ConversationDataset]) -> Samples:
         max(1, round(size * mean(labels))),
         data_args.packing,
     )
-    # As if the batch with the longest samples had as many images as one of the shortest.
+    # An upper bound: a batch of the longest samples with as many images as a batch of the shortest ones.
     shortest = min((length for length, number in zip(lengths, images) if number), default=max(lengths))
     num_images = max(largest * max(images), batch_size(shortest))
     longest = BatchShape(
@@ -112,7 +112,7 @@ def find_samples(stage: Stage, student: Student, num_tokens: int | None = None) 
         student (`HawaiiForConditionalGeneration` or `HawaiiVisionModel`):
             The student, on any device.
         num_tokens (`int`, *optional*):
-            Mean number of positions of a sample, instead of that of the data.
+            Mean number of positions of a sample, instead of the data's.
     """
     data_args, batch_size = stage.data, stage.training.per_device_train_batch_size
     options = {**data_args.record_options, "bad_records": "skip"}
@@ -128,7 +128,7 @@ def find_samples(stage: Stage, student: Student, num_tokens: int | None = None) 
             count = sum(_share(stage, datasets))
         return Samples(count, shape, shape, "")
     vision = encoder_of(student).config
-    problem = "The data are streamed" if data_args.is_streaming else "The data are not there"
+    problem = "The data are streamed" if data_args.is_streaming else "The data are not on this machine"
     if has_data and num_tokens is None:
         try:
             processor = build_processor(stage.model, data_args, vision, load_tokenizer(stage.model))

@@ -1,4 +1,4 @@
-"""FLOPs and memory of a training step, traced on the real modules and objective with tensors that hold no data."""
+"""FLOPs and memory of a training step, traced on the real modules and objective with tensors without data."""
 
 import copy
 import weakref
@@ -24,7 +24,7 @@ ENCODER, PROJECTOR, LANGUAGE_MODEL, OBJECTIVE = "encoder", "projector", "languag
 PARTS = (ENCODER, PROJECTOR, LANGUAGE_MODEL, OBJECTIVE)
 # A model with repeated layers is traced with one and with two of them; each further one costs as much as the second.
 SHORT, LONGER = 1, 2
-# The counter does not know the fused attention of CPUs, whose costs and saved tensors are those of the GPUs' kernels.
+# Formulas for the fused attention of CPUs, which the counter lacks; its costs and saved tensors equal those of GPUs.
 CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
         lambda query, key, value, *args, out_shape=None, **kwargs: sdpa_flop_count(query, key, value)
@@ -61,7 +61,7 @@ class BatchShape:
     is_packed: bool = False
 
     def make(self, student: Student) -> dict[str, torch.Tensor]:
-        """Makes a batch like the collator's, with the counts of a step; the values mean nothing."""
+        """Makes a batch like the collator's, with the counts of a step; the values are arbitrary."""
         vision = encoder_of(student).config
         text = torch.zeros(self.num_samples, self.num_tokens, dtype=torch.long)
         context = {"attention_mask": torch.ones_like(text)}
@@ -105,12 +105,12 @@ class StepCost:
         forward, backward (`Counter`):
             Floating-point operations; with gradient checkpointing, the backward pass contains the recomputation.
         saved (`Counter`):
-            Bytes that are alive after the forward pass: what autograd saves, without weights and their copies.
+            Bytes in use after the forward pass: tensors that autograd saves, without weights and their copies.
         copies (`Counter`), saved_copies (`Counter`):
-            Bytes of the copies that autocast made of weights and that are alive at the end of the forward pass, and
-            those that autograd saves.
+            Bytes of autocast's copies of weights: those in use at the end of the forward pass, and those that autograd
+            saves.
         forward_temporaries, backward_temporaries (`int`):
-            Bytes by which the highest point of each pass exceeds the above.
+            Bytes by which the peak of each pass exceeds the sum of the above.
     """
 
     forward: Counter
@@ -138,7 +138,7 @@ class StepCost:
 
 
 def find_parts(student: Student) -> dict[nn.Module, str]:
-    """Maps the modules of a student to the parts that they are; all else of a step belongs to the objective."""
+    """Maps a student's modules to the names of their parts; the rest of a step belongs to the objective."""
     model: Any = student
     encoder = encoder_of(student)
     if encoder is student:
@@ -148,13 +148,13 @@ def find_parts(student: Student) -> dict[nn.Module, str]:
 
 
 class _NoModules(nullcontext):
-    """In place of the counter's tracker of modules, whose hooks keep recomputed tensors alive until the step ends."""
+    """Replaces the counter's module tracker, whose hooks keep recomputed tensors in memory until the step ends."""
 
     parents = ("Global",)
 
 
 class _Scope:
-    """Follows which part the operations of a step belong to, forwards and backwards, and counts its operations."""
+    """Counts the operations of a step by part, in the forward and the backward pass."""
 
     def __init__(self, counter: FlopCounterMode):
         self.part = OBJECTIVE
@@ -185,7 +185,7 @@ class _Scope:
 
 
 class _LiveMemory(TorchDispatchMode):
-    """Counts the bytes of the storages that operations make, as long as they are alive."""
+    """Counts the bytes of the storages that operations create, until they are freed."""
 
     def __init__(self, module: nn.Module, inputs: list[torch.Tensor], scope: _Scope):
         super().__init__()
@@ -253,7 +253,7 @@ def trace_step(
         with memory, counter:
             with torch.autocast("cpu", dtype=autocast) if autocast is not None else nullcontext():
                 loss, terms = module(features, batch)
-                # Until autocast ends, it keeps a copy of every weight that learns.
+                # Until autocast ends, it keeps a copy of every trainable weight.
                 saved, copies = memory.by_part(is_copy=False), memory.by_part(is_copy=True)
             saved_copies = memory.by_part(is_copy=True)
             scope.enter(OBJECTIVE)
@@ -272,8 +272,8 @@ def trace_step(
 
 def find_layers(part: nn.Module) -> tuple[nn.Module, str] | None:
     """
-    Finds the repeated layers of a part: the module that has the list and the list's name in it. `None` if there is
-    no list whose layers all have the same class and shapes, or it is short.
+    Finds the repeated layers of a part: the module that has the list and the list's name in it. `None` if no list has
+    layers of one class with equal shapes, or if the list is short.
     """
 
     def describe(layer: nn.Module) -> tuple:
@@ -289,7 +289,7 @@ def find_layers(part: nn.Module) -> tuple[nn.Module, str] | None:
 
 
 def _scale(short: Counter, longer: Counter, num_layers: dict[str, int]) -> Counter:
-    # The losses see a layer of the encoder in the routers' probabilities.
+    # The losses depend on the encoder's depth: they use the routers' probabilities of every layer.
     depths = {**num_layers, OBJECTIVE: num_layers[ENCODER]}
     return Counter(
         {part: short[part] + (depths.get(part, SHORT) - SHORT) * (longer[part] - short[part]) for part in PARTS}
@@ -316,11 +316,12 @@ def trace_outline(
     is_checkpointed: bool = False,
 ) -> StepCost:
     """
-    Costs of a step of a module on the meta device. Repeated layers are traced in part, so that it takes seconds.
+    Costs of a step of a module on the meta device. Only one and two of the repeated layers are traced, so that it
+    takes seconds.
 
     Args:
         module (`StudentWithObjective`):
-            Module on the meta device, with the parameters frozen that do not learn.
+            Module on the meta device; parameters that training does not change are frozen.
         grids (`list`):
             Height, width and channels of each teacher's features.
         shape (`BatchShape`):
@@ -331,7 +332,7 @@ def trace_outline(
             Whether gradient checkpointing is on.
 
     Raises:
-        RuntimeError: a part of the model needs data to know its own sizes, such as a mixture of experts.
+        RuntimeError: sizes in a part of the model depend on data, as in a mixture of experts.
     """
     student: Any = module.student
     parts = {ENCODER: encoder_of(student)}

@@ -79,8 +79,8 @@ def student_flops(num_teachers: int) -> int:
 
 def describe_presets() -> str:
     """
-    Returns Markdown tables of the presets and of the paper's sets, with costs relative to the student's. A last line
-    says what the rows without numbers need, such as timm.
+    Returns Markdown tables of the presets and of the paper's sets, with costs relative to the student's. If rows have
+    no numbers, a last line says what is missing, such as timm.
     """
     costs, errors = {}, {}
     for name in PRESETS:

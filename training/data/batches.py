@@ -8,17 +8,17 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grou
 from ...files.user_error import UserError
 
 
-LENGTH_MULTIPLE = 8  # samples whose lengths differ by less change places from epoch to epoch
+LENGTH_MULTIPLE = 8  # samples with the same rounded length are shuffled in each epoch
 
 
 class GroupedBatchSampler(BatchRebalanceSampler):
     """
-    The batches of one process of a run. Samples with and without images are never in one batch, and all batches of an
-    optimizer step are of one modality as long as there are enough: a process with text alone would wait for the
-    others, whose batches have images. Each sample is in one batch of one process. All processes have the same number
-    of batches, which is that of every epoch; the order depends on the seed and the epoch alone.
+    The batches of one process of a run. Samples with and without images are never in one batch. All batches of an
+    optimizer step are of one modality as long as there are enough: otherwise a process with only text would wait for
+    processes with images. Each sample is in one batch of one process. All processes have the same number of batches in
+    every epoch. The order depends only on the seed and the epoch.
 
-    It derives from transformers' sampler of batches because the Trainer hands no other one to the data loader.
+    It is a subclass of transformers' batch sampler because the Trainer passes no other one to the data loader.
 
     Args:
         lengths (`Sequence[int]`):
@@ -57,8 +57,8 @@ class GroupedBatchSampler(BatchRebalanceSampler):
         drop_last: bool = False,
         indices: Sequence[int] | None = None,
     ):
-        # Without the base's `__init__`, whose batches are others. With an attribute `batch_size` accelerate would drop
-        # all batches of another size.
+        # The base's `__init__` is not called, because it makes other batches. There is no attribute `batch_size`: with
+        # it, accelerate would drop all batches of another size.
         self.lengths, self.samples_per_batch, self.max_batch_tokens = lengths, batch_size, max_batch_tokens
         self.num_processes, self.process_index, self.accumulation = num_processes, process_index, accumulation
         self.seed, self.drop_last, self.epoch = seed, drop_last, 0
@@ -106,7 +106,7 @@ class GroupedBatchSampler(BatchRebalanceSampler):
         missing = -len(batches) % self.num_processes
         if self.drop_last:
             return batches[: len(batches) - len(batches) % self.num_processes]
-        return batches + (batches * missing)[:missing]  # no batch was left that could be halved
+        return batches + (batches * missing)[:missing]  # no batch could be halved
 
     def _fill_with_samples(self, indices: list[int], generator: torch.Generator) -> Iterator[list[int]]:
         lengths = [self.lengths[index] for index in indices]
@@ -132,7 +132,7 @@ class GroupedBatchSampler(BatchRebalanceSampler):
 
     @staticmethod
     def _split(modalities: list[list[list[int]]], times: int) -> None:
-        """Halves the largest batch several times, so that each process gets as many batches."""
+        """Halves the largest batch several times, so that all processes get equally many batches."""
         for _ in range(times):
             batches = max(modalities, key=lambda batches: max(map(len, batches)))
             largest = max(range(len(batches)), key=lambda number: len(batches[number]))

@@ -1,6 +1,6 @@
 """
-What `hawaii check` found in the rows of a data set. The result is in the cache of `datasets` under a key of all that
-it depends on, so that training, on any machine that shares the cache, does not look again.
+The result of `hawaii check` for the rows of a data set. It is stored in the cache of `datasets` under a key of
+everything that it depends on. Training does not repeat the check, on any machine that shares the cache.
 """
 
 import json
@@ -18,7 +18,7 @@ from ..sources.record import Record
 from .processes import decide_once
 
 
-INDEXED = ("problems", "image_states")  # by the index of a row, which JSON makes a text
+INDEXED = ("problems", "image_states")  # dictionaries by the index of a row; JSON converts the indices to text
 
 
 @dataclass
@@ -30,11 +30,11 @@ class CheckedRows:
         num_tokens (`list[int]`):
             Number of tokens of each row before truncation; 0 if it cannot be tokenized or has no text.
         problems (`dict[int, str]`):
-            Why a row cannot be used, by its index.
+            The reason why a row cannot be used, by its index.
         image_states (`dict[int, str]`):
-            [`image_states`] of each row with a problem: if an image has changed since, the row is looked at again.
+            [`image_states`] of each row with a problem: if an image has changed, the row is checked again.
         all_states (`str`):
-            The same of all rows: another check reads all again if an image has changed.
+            [`image_states`] of all rows: if an image has changed, the next check reads all rows again.
     """
 
     num_images: list[int]
@@ -46,24 +46,24 @@ class CheckedRows:
 
 
 def processor_key(processor: Any) -> bytes:
-    """Returns what the tokens of a conversation depend on; nothing for images alone."""
+    """Returns everything that the tokens of a conversation depend on; empty for images without text."""
     if not isinstance(processor, HawaiiProcessor):
         return b""
     tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
-    for name in ("padding", "truncation"):  # of the last call
+    for name in ("padding", "truncation"):  # the options of the last call
         tokenizer.pop(name, None)
     content = [tokenizer, processor.tokenizer.special_tokens_map, processor.chat_template, processor.num_image_tokens]
     return json.dumps(content, sort_keys=True).encode()
 
 
 def image_states(images: ImageStore, records: Iterable[Record]) -> str:
-    """Returns a digest that is another one if an image of the records has been replaced, removed or added."""
+    """Returns a digest that changes if an image of the records is replaced, removed or added."""
     states = [images.state(image) for record in records for image in record.images if isinstance(image, str)]
     return digest("\n".join(states).encode(errors="backslashreplace"))
 
 
 def save_checked(key: str, rows: CheckedRows) -> None:
-    """Keeps a result under its key, see [`RecordDataset.check_key`], in the place of an earlier one."""
+    """Stores a result under its key, see [`RecordDataset.check_key`], and replaces an earlier one."""
     path = cache_path(f"{key}.checked.json")
     with explain_write_errors(path, "set HF_DATASETS_CACHE to a folder with space."):
         write_json(path, asdict(rows))
@@ -71,8 +71,8 @@ def save_checked(key: str, rows: CheckedRows) -> None:
 
 def find_checked(key: str) -> CheckedRows | None:
     """
-    Returns the result of an earlier check, or `None`. All processes of a run get what the first one finds: with other
-    rows than the others, a process would wait forever.
+    Returns the result of an earlier check, or `None`. All processes of a run get the result of the main process: with
+    different rows, they would wait for each other forever.
     """
     path = cache_path(f"{key}.checked.json")
     content = decide_once(lambda: read_json(path) if path.is_file() else None)

@@ -23,7 +23,8 @@ IGNORE_INDEX = -100
 
 class ConversationReader(RecordReader):
     """
-    Makes samples of conversations to learn from. A sample that is too long raises when it is read.
+    Makes training samples of conversations. Reading a sample raises an error if its images or all answers are
+    truncated.
 
     Args:
         max_length (`int`, *optional*, defaults to 2048):
@@ -52,7 +53,7 @@ class ConversationReader(RecordReader):
         is_answer = torch.tensor(conversation.is_answer[: self.max_length])
         is_prompt = torch.tensor(conversation.is_prompt[: self.max_length])
         labels = input_ids.where(is_answer, IGNORE_INDEX)
-        labels[0] = IGNORE_INDEX  # has no context, so the model has no prediction for it and must not count it
+        labels[0] = IGNORE_INDEX  # has no context, so the model has no prediction for it
         if self.processor.image_token_id in conversation.input_ids[self.max_length :]:
             raise UserError(
                 f"its {len(record.images)} images and its text do not fit into max_length {self.max_length}"
@@ -76,7 +77,7 @@ def first_question(record: Record) -> str:
 
 class ConversationDataset(ConversationReader, RecordDataset):
     """
-    Conversations to learn from.
+    Conversations for training.
 
     Args:
         args, kwargs:
@@ -95,8 +96,8 @@ class ConversationDataset(ConversationReader, RecordDataset):
 
     def lengths(self) -> list[int]:
         """
-        The number of tokens of each sample, without reading its images; 0 if it cannot be tokenized. A check has
-        counted them already.
+        The number of tokens of each sample, without reading its images; 0 if it cannot be tokenized. Uses the numbers
+        of `hawaii check` if there are any.
         """
         if self.checked is not None:
             counts = np.array(self.checked.num_tokens)
@@ -122,8 +123,8 @@ class Collator:
     """
     Pads samples to a batch, on the right, or packs them into one sequence.
 
-    A batch without images gets a blank one without tokens: in a sharded run every rank must run the encoder, or the
-    others wait forever.
+    A batch without images gets a blank image without tokens: in a sharded run every process must run the encoder, or
+    the others would wait forever.
 
     Args:
         processor, teacher_image_size, feature_cache:

@@ -1,4 +1,4 @@
-"""Several data sets in one, in exact shares."""
+"""Joins several data sets in exact shares."""
 
 import logging
 from bisect import bisect_right
@@ -31,15 +31,14 @@ def share_counts(sizes: Sequence[int], weights: Sequence[float] | None) -> list[
 
 class MixedDataset(Dataset):
     """
-    The samples of several data sets, one after the other; a sampler shuffles them. A record of a source with more
-    samples than records is used several times per epoch, no record more than once more often than another of its
-    source.
+    The samples of several data sets, one after the other; a sampler shuffles them. If a source has more samples than
+    records, its records are used several times per epoch; the numbers of uses of two records differ by one at most.
 
     Args:
         parts (`list[ConversationDataset]` or `list[ImageDataset]`):
             The data sets.
         weights (`list[float]`, *optional*):
-            Of each, see [`share_counts`].
+            Weight of each data set, see [`share_counts`].
     """
 
     def __init__(self, parts: Sequence[ConversationDataset | ImageDataset], weights: list[float] | None = None):
@@ -80,7 +79,7 @@ class MixedDataset(Dataset):
 
     @property
     def bad_records(self) -> str:
-        """What happens to bad records, the same in all parts."""
+        """The option `bad_records`, equal in all parts."""
         return self.parts[0].bad_records
 
     def lengths(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""What several processes of a run must agree on."""
+"""Results that must be equal in all processes of a run."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

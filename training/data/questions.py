@@ -27,7 +27,8 @@ class QuestionDataset(RecordDataset):
         prompts (`list[torch.LongTensor]`):
             Tokens of each prompt.
         max_new_tokens (`int`):
-            Length of the longest correct answer with its end, and one more for a final period, which is ignored.
+            Number of tokens of the longest correct answer with its end token, plus one for a final period, which
+            scores ignore.
 
     Raises:
         UserError: As for [`RecordDataset`], or only some records have a type, or the chat template does not mark the

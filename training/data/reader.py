@@ -18,7 +18,7 @@ from ..sources.record import Record, short_repr
 from .conversations import clean_text
 
 
-# What the teachers of a step receive: the shared squares, or features from a cache.
+# Inputs of the teachers in a batch: the shared square images, or features from a cache.
 TEACHER_INPUTS = ("teacher_images", "teacher_features")
 
 
@@ -57,7 +57,7 @@ class RecordReader(ABC):
 
     Args:
         images (`ImageStore`, *optional*):
-            Where the images are; records of a stream may contain theirs.
+            Store of the images; records of a stream may contain their images.
         processor (`HawaiiProcessor` or `EncoderProcessor`):
             Squares and normalises images; tokenizes conversations.
         teacher_image_size (`int`, *optional*):
@@ -83,11 +83,11 @@ class RecordReader(ABC):
         """Returns the sample of a record; raises a `UserError` if it cannot be read."""
 
     def split(self, record: Record) -> list[Record]:
-        """Returns the records of a stream that one sample is made of; a record is one, unless a subclass differs."""
+        """Splits a record of a stream into records of one sample each; by default, a record is one sample."""
         return [record]
 
     def identify(self, image: Any) -> str:
-        """The same text for the same image, wherever it is: see [`ImageStore.identity`]."""
+        """Returns a text that identifies an image, see [`ImageStore.identity`]."""
         if isinstance(image, dict):
             return digest(image["bytes"])
         return image if self.images is None else self.images.identity(image)
@@ -143,7 +143,7 @@ class RecordReader(ABC):
                     raise FeaturesError(
                         f"the cache {self.feature_cache.folder} has no features of its image "
                         f"{self._describe_image(image)}, or the image has changed: run `hawaii cache` again, which "
-                        "computes what is missing"
+                        "computes the missing features"
                     )
             result["teacher_features"] = join(features)
         return result
@@ -159,7 +159,7 @@ class RecordReader(ABC):
         return teacher_image(square, size)
 
     def _find_problem(self, record: Record) -> str | None:
-        """Returns why the record cannot be used, without reading its images; image data sets check less."""
+        """Returns the reason why the record cannot be used, without reading its images; image data sets check less."""
         if record.problem is not None:
             return record.problem
         for message in record.messages:
@@ -177,7 +177,7 @@ class RecordReader(ABC):
     def _find_image_problem(self, images: Iterable) -> str | None:
         for image in images:
             if isinstance(image, dict) and isinstance(image.get("bytes"), bytes):
-                continue  # of a stream
+                continue  # an image of a stream
             if not isinstance(image, str) or "\0" in image:
                 return f"its image is {short_repr(image)}, not a path"
             if self.images is None:

@@ -31,22 +31,22 @@ from .reader import FeaturesError, RecordReader
 
 logger = logging.getLogger(__name__)
 
-CHECKING = Path(__file__).parents[1] / "checking"  # whose code decides what a check finds
-NUM_LOOKED_AT = 100  # records of a known data set, at each start
+CHECKING = Path(__file__).parents[1] / "checking"  # its code decides the result of a check
+NUM_LOOKED_AT = 100  # records of a data set with a cached result that are checked again at each start
 
 
 def is_in_share(record: Record, share: float, identify: Callable[[str], str] = str) -> bool:
     """
-    Whether the record is in a share of the images: decided by a hash of each image's path, so it is the same on every
-    machine, a smaller share is a subset of a larger one, and 1 has all. A record with several images is in it if all
-    of its images are; a record without images is chosen by its id. The hash must never change, or a finished stage and
-    the next one would have other images.
+    Whether the record is in a share of the images. This depends on a hash of each image's path, so the result is the
+    same on every machine, a smaller share is a subset of a larger one, and a share of 1 contains all images. A record
+    with several images is in the share if all of its images are; for a record without images, the id is hashed. The
+    hash must never change, or two stages of a run would use different images.
 
     Args:
         record (`Record`), share (`float`):
             The record and the share.
         identify (`Callable[[str], str]`, *optional*):
-            Gives what to hash of an image; its path if not given.
+            Returns the text to hash for an image; its path if not given.
     """
     names = list(map(identify, record.images)) or [str(record.id)]
     digests = [hashlib.blake2b(name.encode(errors="backslashreplace"), digest_size=8).digest() for name in names]
@@ -78,8 +78,8 @@ def choose_share(
 
 class RecordDataset(RecordReader, Dataset):
     """
-    Base of the data sets. All checks that need no decoding run in `__init__`, unless they did before with the same
-    data; a broken image raises when its sample is read.
+    Base of the data sets. All checks that need no decoding run in `__init__`, unless a result for the same data is
+    cached. A broken image raises an error when its sample is read.
 
     Args:
         data_path (`str` or [`Source`]):
@@ -104,7 +104,7 @@ class RecordDataset(RecordReader, Dataset):
             and `bad_records` is `"error"`; names the first ones and the problem of each.
     """
 
-    kind: str  # a check of one kind says nothing about another
+    kind: str  # part of the key of a check's result
     hint = "set bad_records: skip"  # the alternative to fixing a bad record
     images: ImageStore
 
@@ -162,7 +162,7 @@ class RecordDataset(RecordReader, Dataset):
         raise UserError(f"No record of {self.data_path} can be read: see the warnings above.")
 
     def lengths(self) -> list[int]:
-        """The number of tokens of each sample; 1 for an image, which has as many as every other."""
+        """The number of tokens of each sample; 1 for each image, because all images have the same number."""
         return [1] * len(self)
 
     def has_images(self) -> list[bool]:
@@ -171,7 +171,7 @@ class RecordDataset(RecordReader, Dataset):
 
     def measure(self) -> tuple[list[int], list[bool]]:
         """
-        Returns [`lengths`] and [`has_images`]. From then on the sample that takes a bad one's place fits its batch.
+        Returns [`lengths`] and [`has_images`]. Afterwards, a bad sample is replaced by one that fits its batch.
         """
         lengths, has_images = self.lengths(), self.has_images()
         self.sizes = torch.tensor(lengths), torch.tensor(has_images)
@@ -179,8 +179,8 @@ class RecordDataset(RecordReader, Dataset):
 
     def _replacements(self, index: int) -> Iterator[int]:
         """
-        Yields a sample and then those that may take its place: the next ones, but first those that fit into its
-        batch, if batches are made by lengths.
+        Yields a sample and then the samples that may replace it: the next ones. If batches are made by lengths, those
+        that fit into its batch come first.
         """
         yield index
         others = torch.cat([torch.arange(index + 1, len(self)), torch.arange(index)])
@@ -202,13 +202,13 @@ class RecordDataset(RecordReader, Dataset):
         return f"{self.data_path}, record {self.records[index].id!r}: {str(error).removesuffix('.')}"
 
     def _cheap_key(self, records: RecordTable) -> str:
-        """A digest of all that the checks without decoding depend on, except the image folder's content."""
+        """A digest of everything that the checks without decoding depend on, except the image folder's content."""
         code = [Path(__file__).with_name(name) for name in ("reader.py", "records.py", "images.py", "questions.py")]
         images = [str(self.images.root), str(self.follow_links), self.kind]
         return digest(*code, code_digest().encode(), records.path.name.encode(), "\n".join(images).encode())
 
     def check_key(self, records: RecordTable) -> str:
-        """A digest of all that the result of `hawaii check` depends on, except the image folder's content."""
+        """A digest of everything that the result of `hawaii check` depends on, except the image folder's content."""
         folders = [Path(__file__).parent, Path(images_hawaii.__file__).parent, CHECKING]
         code = [path for folder in folders for path in sorted(folder.glob("*.py"))]
         options = "\n".join(self._check_options()).encode()
@@ -220,8 +220,9 @@ class RecordDataset(RecordReader, Dataset):
 
     def _find_problems(self, records: RecordTable) -> dict[int, str]:
         """
-        Returns the problems of the records that cannot be used, by their indices. Of records that once had none, some
-        are looked at again, and all if one of these has a problem now, such as an image on a disk that is not mounted.
+        Returns the problems of the records that cannot be used, by their indices. Some of the records without a known
+        problem are checked again. If one of these has a problem now, such as an image on a disk that is not mounted,
+        all records are checked.
         """
         if self.checked is None:
             path = cached_file(f"{self._cheap_key(records)}.problems.json", partial(self._write_problems, records))

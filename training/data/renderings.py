@@ -15,7 +15,7 @@ from ...processing.processing_hawaii import HawaiiProcessor
 USER_START, USER_END, ANSWER_END = "\ue000", "\ue001", "\ue002"
 MARK = re.compile(f"[{USER_START}{USER_END}{ANSWER_END}]")
 GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
-# Of the turns of one kind, so many of the first, whose prompts are short, and of the last are rendered.
+# Of the turns of one kind, the numbers of first turns, whose prompts are short, and of last turns that are rendered.
 NUM_FIRST, NUM_LAST = 16, 2
 
 
@@ -68,8 +68,8 @@ def _render(messages: list[dict], processor: HawaiiProcessor, **kwargs) -> tuple
 
 def _kinds_of_turns(messages: list[dict], anchors: dict[int, int]) -> dict[tuple, list[int]]:
     """
-    Returns the assistant's turns by what precedes them: whether there is a mark, the role, the number of items, and
-    whether one is text.
+    Groups the assistant's turns by whether a mark precedes them, and by the message before: its role, its number of
+    items, and whether one of them is text.
     """
     kinds: dict[tuple, list[int]] = {}
     for turn, message in enumerate(messages):
@@ -86,10 +86,10 @@ def _find_starts(text: str, messages: list[dict], processor: HawaiiProcessor) ->
     Returns the position in `text` at which each turn of the assistant begins, the end of its prompt; `None` if a
     prompt is not the start of the text.
 
-    Prompts are as long as the conversation, so rendering all of them would take quadratic time. The first and the last
-    turns of a kind are rendered. What the template writes between the last mark and these answers is what it writes
-    before the others, too: where one of these texts is found, the answer begins after it. Turns with none of them, or
-    with several, are rendered.
+    Prompts are as long as the conversation, so rendering all of them would take quadratic time. Only the first and the
+    last turns of a kind are rendered. The template writes the same texts between the last mark and the answer in the
+    other turns: where one of these texts is found, the answer begins after it. Turns with none of them, or with
+    several, are rendered as well.
     """
     marks = [match.start() for match in MARK.finditer(text)]
     ends = [position for position in marks if text[position] == ANSWER_END]

@@ -46,10 +46,10 @@ class StreamPart:
 class SampleStream(IterableDataset):
     """
     An endless stream of samples. Each worker of each process reads its share of every source; a random number decides
-    from which source the next sample is.
+    which source the next sample comes from.
 
     The order depends on the seed and on the numbers of processes and workers only. A resume reads the rows of the
-    batches before it again, without opening their images, and gives an empty sample for each (`num_skipped`).
+    earlier batches again without opening their images, and yields empty samples for them (`num_skipped`).
 
     Args:
         parts (`list[StreamPart]`):
@@ -61,7 +61,7 @@ class SampleStream(IterableDataset):
         image_share (`float`):
             Share of the images to train on, see [`is_in_share`].
         process_index (`int`), num_processes (`int`):
-            Which process this is.
+            Index of this process, and number of processes.
 
     Attributes:
         num_skipped (`int`):
@@ -102,7 +102,7 @@ class SampleStream(IterableDataset):
             is_empty = True
             records = part.stream.read(self.seed, epoch, reader, num_readers)
             for record in chain.from_iterable(map(part.reader.split, records)):
-                # A record with a problem may have anything for an image; it is an error when its sample is made.
+                # The images of a record with a problem may be any values. Making its sample raises the error.
                 is_chosen = self.image_share == 1 or part.reader._find_problem(record) is not None
                 if is_chosen or is_in_share(record, self.image_share, part.reader.identify):
                     is_empty = False
@@ -132,9 +132,9 @@ class SampleStream(IterableDataset):
             raise UserError(f"{problem}. Fix it, or set bad_records: skip.") from error
 
     def _read_samples(self, reader: int, num_readers: int) -> Iterator[Any]:
-        """Yields a function without arguments for each place of the stream, which makes its sample."""
+        """Yields a function for each position of the stream, which makes the sample and has no arguments."""
         records = self._read_records(reader, num_readers)
-        waiting: deque = deque()  # records that were read in search for a good one; each keeps its own place
+        waiting: deque = deque()  # records that were read to replace a bad one; each keeps its own position
 
         def make() -> dict:
             for number in range(NUM_TRIES):
@@ -170,7 +170,7 @@ class SampleStream(IterableDataset):
 
 
 class _SkippingCollator:
-    """Leaves out the empty samples before a resume."""
+    """Makes an empty batch of the empty samples before a resume."""
 
     def __init__(self, collator):
         self.collator = collator

@@ -1,4 +1,4 @@
-"""Stops training at the first loss term, gradient or weight that is not finite, on every process at once."""
+"""Stops training at the first loss term, gradient or weight that is not finite, on all processes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -39,7 +39,7 @@ def gradient_norms(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _any_process(flags: torch.Tensor, accelerator: Accelerator) -> bool:
-    """Whether a flag is set on any process: one number leaves the device."""
+    """Whether a flag is set on any process. Only one number is copied from the device."""
     num_set = flags.sum()
     if accelerator.num_processes > 1:
         num_set = accelerator.reduce(num_set, "sum")
@@ -67,10 +67,10 @@ def check_step(
     accelerator: Accelerator,
 ) -> None:
     """
-    Checks a step before the optimizer makes it. Every process must call it.
+    Checks a step before the optimizer changes weights. Every process must call it.
 
-    Under fp16 the scaler skips steps whose gradients overflow, and lowers its scale until they do not, so an infinite
-    gradient is an error only where nothing is left to lower.
+    Under fp16 the scaler skips steps whose gradients overflow, and lowers its scale, so an infinite gradient is an
+    error only if the scale cannot be lowered further.
 
     Args:
         step (`int`):
@@ -86,8 +86,8 @@ def check_step(
             Joins the processes.
 
     Raises:
-        UserError: a term or a gradient is not finite, on any process; names it, and the records of the micro-batches
-            with such a term, or all records of the step if only a gradient is not finite.
+        UserError: a term or a gradient is not finite, on any process. The message names it and the records of the
+            micro-batches with such a term, or all records of the step if only a gradient is not finite.
     """
     named = [*terms, norms]
     flags = _not_finite([value for values in named for value in values.values()], accelerator)
@@ -109,8 +109,8 @@ def check_step(
         subject = f"the gradient of {_join(list(dict.fromkeys(part for _, parts, _ in found for part in parts)))} is"
     raise UserError(
         f"Training stopped before step {step} changed a weight, because {subject} not finite for the records "
-        f"{_join_records(ids)}: fix these records, or lower learning_rate and name another output_dir (a checkpoint, "
-        "from which a rerun continues, keeps its learning rate)."
+        f"{_join_records(ids)}: fix these records, or lower learning_rate and name another output_dir (a run that "
+        "continues from a checkpoint keeps the old learning rate)."
     )
 
 
@@ -119,7 +119,7 @@ def check_weights(step: int, module: nn.Module, accelerator: Accelerator) -> Non
     Checks the weights before they are saved or evaluated. Every process must call it.
 
     Raises:
-        UserError: a weight is not finite, on any process; names the parts and the step after which they were found.
+        UserError: a weight is not finite, on any process. The message names the parts and the step.
     """
     parts: dict[str, list[torch.Tensor]] = {}
     for part, parameter in trained_parts(module):
@@ -130,6 +130,6 @@ def check_weights(step: int, module: nn.Module, accelerator: Accelerator) -> Non
     bad = gather_object([part for part, is_bad in zip(parts, flags.tolist()) if is_bad])
     raise UserError(
         f"The weights of {_join(list(dict.fromkeys(bad)))} are not finite after step {step}, so they are not used: "
-        "lower learning_rate and name another output_dir (a checkpoint, from which a rerun continues, keeps its "
+        "lower learning_rate and name another output_dir (a run that continues from a checkpoint keeps the old "
         "learning rate)."
     )

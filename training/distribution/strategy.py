@@ -1,4 +1,4 @@
-"""How a run is distributed: what accelerate made of the launcher's settings, and what a recipe demands."""
+"""How a run is distributed: the strategy that accelerate chose, and the one that a recipe demands."""
 
 import os
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from ..recipes.arguments import SHARDED_MODELS, HawaiiTrainingArguments
 from ..recipes.recipe import Stage
 
 
-# Where accelerate reads what its launcher was configured for.
+# Environment variables with which accelerate's launcher requests a library.
 REQUESTS = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 GATHERING = "stage3_gather_16bit_weights_on_model_save"
 PRECISIONS = {"bf16": "bfloat16", "fp16": "float16"}
@@ -33,16 +33,16 @@ class Strategy:
 
     Args:
         name (`str`):
-            `single`, `ddp`, `fsdp2` (`fsdp1`) or `zero2` (`zero0`, `zero1`, `zero3`); accelerate's own name for what
-            it has beyond these.
+            `single`, `ddp`, `fsdp2` (`fsdp1`) or `zero2` (`zero0`, `zero1`, `zero3`); accelerate's own name for any
+            other strategy.
         num_processes, num_machines (`int`):
-            Of the whole run.
+            Numbers of processes and machines of the whole run.
         device (`str`):
             `CPU`, or the name of the accelerator; several names where the machines differ.
         precision (`str`):
-            Of the computation; the weights' own if it is not mixed.
+            Precision of the computation; that of the weights if it is not mixed.
         refusal (`str`):
-            A sentence about settings of the launcher that have no effect; empty if all have.
+            A sentence about settings of the launcher that have no effect; empty if there are none.
     """
 
     name: str
@@ -64,14 +64,14 @@ def create_accelerator(args: HawaiiTrainingArguments) -> Accelerator:
     """
     Creates the accelerator that transformers' Trainer will create from the same arguments.
 
-    There can be only one: the Trainer needs arguments that are built again, which resets accelerate's state.
+    Only one of them can exist: the arguments are built again for the Trainer, which resets accelerate's state.
     """
     plugin = None if args.fsdp_plugin_args is None else FullyShardedDataParallelPlugin(**args.fsdp_plugin_args)
     return Accelerator(
         mixed_precision=args.mixed_precision,
         deepspeed_plugin=args.deepspeed_plugin,
         fsdp_plugin=plugin,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the Trainer counts them itself
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the Trainer counts micro-batches
     )
 
 
@@ -87,19 +87,19 @@ def _name_strategy(accelerator: Accelerator) -> str:
 
 
 def _explain_refusal(accelerator: Accelerator, name: str) -> str:
-    """Says which settings of the launcher have no effect, and why."""
+    """Returns a sentence about settings of the launcher that have no effect; empty if there are none."""
     asked = [library for variable, library in REQUESTS.items() if os.environ.get(variable, "").lower() == "true"]
     if asked and name in ("single", "ddp"):
         reason = (
-            "accelerate does not shard on CPUs, and this run uses them, because of use_cpu or for want of a GPU"
+            "accelerate does not shard on CPUs, and this run uses the CPU, because use_cpu is set or there is no GPU"
             if accelerator.device.type == "cpu"
-            else "accelerate shards only what several processes share: start one per GPU"
+            else "accelerate shards a model only over several processes: start one process per GPU"
         )
         return f"The launcher asked for {asked[0]}, but {reason}."
     if accelerator.num_processes == 1 and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true":
         return (
-            "On CPUs `accelerate launch` starts one process unless MPI starts more, whatever its num_processes; "
-            "`torchrun --nproc_per_node N -m hawaii train` starts N."
+            "On CPUs, `accelerate launch` ignores num_processes and starts one process, unless MPI starts more; "
+            "`torchrun --nproc_per_node N -m hawaii train` starts N processes."
         )
     return ""
 
@@ -116,14 +116,14 @@ def describe_strategy(accelerator: Accelerator, dtype: str = "float32") -> Strat
 
     Raises:
         UserError: the launcher started several processes, but accelerate did not join them, so each would train alone;
-            or FSDP would recompute activations with other dropout.
+            or FSDP would recompute activations with other random numbers for dropout.
     """
     started = int(os.environ.get("WORLD_SIZE", 1))
     if started != accelerator.num_processes:
         raise UserError(
-            f"The launcher started {started} processes, but each takes itself for one of {accelerator.num_processes}, "
-            "so all would write the same files: on CPUs, set use_cpu: true in the recipe; otherwise check that every "
-            "process sees its GPU."
+            f"The launcher started {started} processes, but accelerate did not connect them (it counts "
+            f"{accelerator.num_processes}), so all would write the same files: on CPUs, set use_cpu: true in the "
+            "recipe; otherwise check that every process sees its GPU."
         )
     if accelerator.distributed_type == DistributedType.FSDP and accelerator.state.fsdp_plugin.activation_checkpointing:
         raise UserError(
@@ -151,7 +151,7 @@ def check_strategy(strategy: Strategy, stage: Stage) -> None:
     Checks that a stage is distributed as its recipe demands, and that this strategy can do what the stage needs.
 
     Raises:
-        UserError: it is not, or cannot; names what it got, why, and how to start it.
+        UserError: it is not, or the strategy cannot. The message names the strategy, the reason and the remedy.
     """
     args = stage.training
     if strategy.name in SHARDED_MODELS:
@@ -181,16 +181,16 @@ def check_strategy(strategy: Strategy, stage: Stage) -> None:
         remedy = f"with {args.num_processes} processes"
     else:
         return
-    raise UserError(f"The recipe {problem}. {strategy} Start it {remedy}, or take the demand out of the recipe.")
+    raise UserError(f"The recipe {problem}. {strategy} Start it {remedy}, or remove this demand from the recipe.")
 
 
 @contextmanager
 def whole_weights(args: HawaiiTrainingArguments) -> Iterator[None]:
     """
-    Inside, `from_pretrained` loads whole weights. While a ZeRO-3 configuration is alive it would partition them, but
-    only the module that is trained may be: DeepSpeed partitions that when training begins.
+    Inside the `with` block, `from_pretrained` loads whole weights. While a ZeRO-3 configuration is set, it would
+    partition them, but only the trained module may be partitioned: DeepSpeed does that when training begins.
     """
-    deepspeed.unset_hf_deepspeed_config()  # also one that an earlier run of this process left
+    deepspeed.unset_hf_deepspeed_config()  # also that of an earlier run in this process
     try:
         yield
     finally:

@@ -36,8 +36,8 @@ class CheckedEngine(DeepSpeedEngineWrapper):
 
 def bad_gradient_norms(module: nn.Module, engine: Any) -> dict[str, torch.Tensor]:
     """
-    Returns the norms of the gradients by part if one is not finite on any process, else nothing: under ZeRO they are
-    in partitions, which are gathered only for an error. Every process must call it.
+    Returns the norms of the gradients by part if a gradient is not finite on any process, otherwise an empty
+    dictionary: ZeRO partitions gradients, and they are gathered only for an error. Every process must call it.
 
     Under fp16, DeepSpeed skips steps whose gradients overflow while it can lower its scale.
     """

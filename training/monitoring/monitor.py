@@ -1,4 +1,4 @@
-"""What a log entry of training contains besides the terms of the loss: time, throughput and the routers' load."""
+"""Entries of the training log in addition to the loss terms: time, throughput and the routers' load."""
 
 import time
 from typing import Any
@@ -18,12 +18,12 @@ CLOCK_ENTRIES = ("time", "samples_per_second", "tokens_per_second", "flops_per_s
 
 class Monitor:
     """
-    Counts samples, tokens, operations and the routers' choices between two log entries. Nothing waits for the device
-    before the entry is written.
+    Counts samples, tokens, operations and the routers' choices between two log entries. The device is synchronised
+    only when an entry is written.
 
     Args:
         module (`StudentWithObjective`):
-            The module that trains, not yet wrapped.
+            The trained module, not yet wrapped.
         teachers (`list`):
             The teachers.
         accelerator (`Accelerator`):
@@ -43,7 +43,7 @@ class Monitor:
         self._peak = find_peak(torch.cuda.get_device_name(device)) if has_peak else None
 
     def expect(self, batch: dict[str, Any], seconds: float) -> None:
-        """Announces a micro-batch, the output of the collator on the device, and the seconds of training so far."""
+        """Registers the next micro-batch, the collator's output on the device, and the seconds of training so far."""
         self._seconds = seconds if self._seconds is None else self._seconds
         is_counted = batch["image_index"] >= 0
         self._load.expect(is_counted)

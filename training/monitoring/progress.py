@@ -15,7 +15,7 @@ def is_loss_term(name: str) -> bool:
 
 
 class ProgressBar(ProgressCallback):
-    """transformers' bar with the terms of the loss; the remaining time of a resumed run is that of its own steps."""
+    """transformers' bar with the terms of the loss; a resumed run estimates the remaining time from its own steps."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.current_step = state.global_step

@@ -1,4 +1,4 @@
-"""How the routers distribute tokens over the adapters while they train."""
+"""How the routers distribute tokens over the adapters during training."""
 
 import logging
 import math
@@ -18,7 +18,7 @@ COLLAPSE_SHARE = 0.95  # of a layer's tokens at one adapter, over a log interval
 
 class RouterLoad:
     """
-    Counts the tokens that each adapter receives from the routers, on the device and without waiting for it.
+    Counts the tokens that each adapter receives from the routers, on the device and without synchronisation.
 
     Passes with a forced adapter and images that only fill a batch do not count. Recomputation with gradient
     checkpointing does not repeat the encoder's own forward pass, so no token counts twice.
@@ -47,7 +47,7 @@ class RouterLoad:
             encoder.register_forward_hook(torch.compiler.disable(self._count), with_kwargs=True)
 
     def expect(self, is_counted: torch.Tensor) -> None:
-        """Announces a micro-batch: which of its images count, `(num_images,)`."""
+        """Registers which images of the next micro-batch count, `(num_images,)`."""
         self._is_counted = is_counted
 
     @torch.no_grad()

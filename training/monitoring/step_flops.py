@@ -1,4 +1,4 @@
-"""Floating-point operations of training steps, from the sizes of what the parts receive."""
+"""Floating-point operations of training steps, computed from the sizes of the parts' inputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +12,14 @@ from ..recipes.objectives import StudentWithObjective
 
 
 def _shape(parameter: Any) -> torch.Size:
-    """The shape of a weight, also of one that ZeRO-3 has partitioned or bitsandbytes has packed into 4 bits."""
+    """The shape of a weight, even if ZeRO-3 has partitioned it or bitsandbytes has packed it into 4 bits."""
     if getattr(parameter, "quant_state", None) is not None:
         return parameter.quant_state.shape
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
 def _matrices(module: nn.Module, *left_out: nn.Parameter | None) -> tuple[int, int]:
-    """Elements of the matrices that a module multiplies with, and of those among them that learn."""
+    """Numbers of elements of a module's weight matrices: of all of them, and of the trainable ones."""
     skipped = {id(parameter) for parameter in left_out}
     matrices = [p for p in module.parameters() if len(_shape(p)) > 1 and id(p) not in skipped]
     return sum(_shape(p).numel() for p in matrices), sum(_shape(p).numel() for p in matrices if p.requires_grad)
@@ -27,16 +27,16 @@ def _matrices(module: nn.Module, *left_out: nn.Parameter | None) -> tuple[int, i
 
 class StepFlops:
     """
-    Counts the operations of forward and backward passes without recomputation, as MFU does: 2 for each weight and
-    token forwards, 2 for the gradient of the input where something before learns, 2 for the gradient of a weight that
-    learns; attention twice as many backwards as forwards, as if packed samples were one. Hooks read shapes, so that
-    nothing waits for the device.
+    Counts the operations of forward and backward passes without recomputation, as MFU does. For each weight and token:
+    2 in the forward pass, 2 for the gradient of the input if an earlier weight is trainable, and 2 for the gradient of
+    a trainable weight. Attention has twice as many in the backward pass as in the forward pass; packed samples count
+    as one sequence. Hooks only read shapes, so the device is not synchronised.
 
     Args:
         module (`StudentWithObjective`):
-            The module that trains, with its frozen parts, not yet wrapped.
+            The trained module, with its frozen parts, not yet wrapped.
         teachers (`list`):
-            Teachers; of those without a model, such as a cache, nothing is counted.
+            Teachers; those without a model, such as cached ones, are not counted.
     """
 
     def __init__(self, module: StudentWithObjective, teachers: list):
@@ -80,7 +80,7 @@ class StepFlops:
             if torch.is_grad_enabled():  # not in evaluations
                 self.count += count(module, args, kwargs)
 
-        # Compiled, it would be compiled again for every new count.
+        # Not compiled, because it would be compiled again for every new count.
         module.register_forward_pre_hook(torch.compiler.disable(add), with_kwargs=True)
 
     def _watch(self, linear: nn.Module, is_input_learned: bool) -> None:

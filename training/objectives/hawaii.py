@@ -227,7 +227,7 @@ class HawaiiObjective(Objective):
         sample = batch["image_index"].clamp(min=0)
         words = student.get_input_embeddings()
         is_training = words.training
-        words.eval()  # NEFTune's noise is for the words that the student reads, and fails where there are none
+        words.eval()  # NEFTune's noise is for the student's input only, and fails for empty prompts
         embeddings = words(batch["prompt_ids"]).detach()  # (B, t, D_text)
         words.train(is_training)
         return self.text_projection(embeddings.to(projected.dtype))[sample], batch["prompt_mask"][sample]

@@ -14,8 +14,8 @@ def text_loss(
     L_gen (eq. 1): cross-entropy of the answers, a mean over the label tokens of the step; zero without any.
 
     The head runs only where the next token is a label: scores of every position of a batch would be the largest
-    tensors of the step. The collator finds these positions, because on a device their number would have to be waited
-    for.
+    tensors of the step. The collator finds these positions, because finding them on a device would require a
+    synchronisation.
 
     Args:
         student (`HawaiiForConditionalGeneration`):

@@ -46,10 +46,10 @@ class ModelArguments:
         tokenizer (`str`, *optional*):
             Folder or hub id; the language model's or LLaVA's if not given.
         dtype (`str`, *optional*, defaults to `"float32"`):
-            Precision of the student's weights. With `lora` or `quantization`, weights that train are float32 and only
-            the finished model has this precision.
+            Precision of the student's weights. With `lora` or `quantization`, trained weights are float32 and only the
+            finished model has this precision.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether to run code that the language model or the tokenizer brings along. A student with such a language
+            Whether to run code that comes with the language model or the tokenizer. A student with such a language
             model can be loaded only where the classes of that code are registered with transformers.
         lora (`dict`, *optional*):
             Fields of PEFT's `LoraConfig`: the language model's weights are frozen, and the part `language_model` in
@@ -246,7 +246,7 @@ class DataArguments:
 @dataclass
 class HawaiiTrainingArguments(TrainingArguments):
     """
-    transformers' training arguments and the choice of the objective; the options of an objective are next to it.
+    transformers' training arguments and the choice of the objective, whose own options are [`ObjectiveOptions`].
 
     Args:
         objective (`str`, *optional*, defaults to `"hawaii"`):
@@ -268,7 +268,7 @@ class HawaiiTrainingArguments(TrainingArguments):
             The number of processes that the run must have, over all machines.
         shard_teachers (`bool`, *optional*, defaults to `False`):
             Whether each process keeps only a part of the teachers' weights. Each teacher is gathered for its pass,
-            whatever the strategy; otherwise every process has whole teachers.
+            with every strategy; otherwise every process has whole teachers.
     """
 
     objective: str = field(default="hawaii")
@@ -294,8 +294,8 @@ class HawaiiTrainingArguments(TrainingArguments):
         self.remove_unused_columns = False
         # Otherwise a resumed run would report only the seconds since the resume.
         self.restore_callback_states_from_checkpoint = True
-        # A loss that is not finite stops training (see [`check_step`]); this would log zero instead, and wait for the
-        # device in each micro-batch.
+        # A loss that is not finite stops training (see [`check_step`]); this would log zero instead, and synchronise
+        # with the device in each micro-batch.
         self.logging_nan_inf_filter = False
         # L_gen is a mean over the label tokens of all processes.
         self.average_tokens_across_devices = True

@@ -39,4 +39,4 @@ def describe_recipes() -> str:
         [name, path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")]
         for name, path in BUILT_IN.items()
     ]
-    return markdown_table(["recipe", "what it trains"], rows, num_text_columns=2)
+    return markdown_table(["recipe", "description"], rows, num_text_columns=2)

@@ -7,11 +7,11 @@ from .arguments import HawaiiTrainingArguments, ModelArguments
 from .values import check_names
 
 
-# Initial values that leave the weights of the language model as they are; the others of PEFT change them.
+# Initial values that keep the weights of the language model unchanged; PEFT's others change them.
 INITIAL_WEIGHTS = (True, False, "gaussian", "orthogonal")
 # Fields that a LoRA of a student cannot have.
 REFUSED_FIELDS = {
-    "modules_to_save": "the parts in trainable train whole",
+    "modules_to_save": "all weights of the parts in trainable are trained",
     "trainable_token_indices": "the embeddings of words stay frozen",
     "layer_replication": "the merged model would have more layers than its configuration",
     "alora_invocation_tokens": "such an adapter cannot be merged",
@@ -21,7 +21,7 @@ REFUSED_FIELDS = {
 
 def check_lora(location: str, given: dict) -> None:
     """
-    Checks the fields of a stage's `lora`; PEFT itself knows their names and most of their values.
+    Checks the fields of a stage's `lora`; PEFT checks most of the values.
 
     Raises:
         UserError: PEFT has no such field or refuses a value, or a student cannot have the field.
@@ -62,7 +62,8 @@ def check_frozen_base(location: str, model: ModelArguments, training: HawaiiTrai
     Checks `lora` and `quantization` of a stage against its other options.
 
     Raises:
-        UserError: what they freeze should train, or the reverse; or a precision needs autocast, which is off.
+        UserError: they freeze the language model although it is in `trainable`, there is a LoRA although it is not, or
+            the precision of the weights needs bf16 or fp16.
     """
     if not model.has_frozen_base:
         return

@@ -14,7 +14,7 @@ OBJECTIVE_TYPES = {
     name: {field.name: field.type for field in fields(objective.options_class)}
     for name, objective in OBJECTIVES.items()
 }
-# A recipe may contain the options of every objective, whichever is chosen.
+# A recipe may contain the options of all objectives, including those that are not chosen.
 OPTIONS = [*TYPES, *dict.fromkeys(name for types in OBJECTIVE_TYPES.values() for name in types)]
 
 

@@ -59,7 +59,7 @@ class Stage:
         options (`ObjectiveOptions`):
             Options of the chosen objective, `training.objective`.
         teachers (`list[TeacherConfig]`):
-            The teachers that the recipe names, also if the objective uses none.
+            The teachers that the recipe names, even if the objective uses none.
         given (`dict`):
             Options as written in the recipe. Two stages are equal if these are.
     """
@@ -110,14 +110,14 @@ class Recipe:
 
     def build_stage(self, name: str) -> Stage:
         """
-        A stage, built again from what the recipe gives. Training arguments set the process's DeepSpeed configuration
+        Builds a stage again from the recipe's options. Training arguments set the process's DeepSpeed configuration
         when they are built, so a stage is built again directly before it runs.
         """
         return _build_stage(self.path, name, self.stages[name].given, self.output_dir, self.use_cpu)
 
     def with_options(self, options: Mapping[str, Any], output_dir: str | Path | None = None) -> "Recipe":
         """
-        The same recipe with options that hold in every stage, validated.
+        Returns the same recipe with these options in every stage, validated.
 
         Args:
             options (`Mapping[str, Any]`):
@@ -301,7 +301,7 @@ def _read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}.") from error
     except (yaml.YAMLError, OmegaConfBaseException, AssertionError, RecursionError) as error:
-        # An AssertionError of a file with only a number, a RecursionError of one that is nested too deeply.
+        # A file with only a number raises an AssertionError, deep nesting a RecursionError.
         raise UserError(f"{path} is not valid YAML: {error or 'it has no keys'}") from error
     if not isinstance(recipe, dict) or "extends" not in recipe or "stages" in recipe:
         _check_stages(path, recipe)

@@ -1,4 +1,4 @@
-"""Zips and tars whose files are read at random, without extracting them; the index of names is mapped into memory."""
+"""Reads single files of zips and tars without extracting them; the index of names is mapped into memory."""
 
 import os
 import posixpath
@@ -53,7 +53,7 @@ class Member(NamedTuple):
 
 
 def _normalise(name: str) -> str | None:
-    """Returns the path in the archive, or `None` if it leads out."""
+    """Returns the path in the archive, or `None` if it leads out of the archive."""
     name = posixpath.normpath(name)
     return None if name.split("/")[0] in ("", "..") else name
 
@@ -83,8 +83,8 @@ def _check_end(archive: tarfile.TarFile, path: Path) -> None:
         block = file.read(NUM_BYTES)
     if not is_end:
         raise UserError(
-            f"The tar {path} is cut or damaged at byte {archive.offset}: neither a file nor its end is there, or data "
-            "follow the end, as in tars joined by `cat`. Copy or write it again."
+            f"The tar {path} is cut off or damaged at byte {archive.offset}: there is neither a file nor the "
+            "end of the archive, or data follow the end, as in tars joined by `cat`. Copy or write it again."
         )
 
 
@@ -93,7 +93,7 @@ def _list_tar(path: Path) -> Iterator[Member]:
     members: dict[str, tuple[int, int]] = {}
     with tarfile.open(path, "r:") as archive:
         for info in archive:
-            archive.members = []  # otherwise it keeps all  # pyright: ignore[reportAttributeAccessIssue]
+            archive.members = []  # otherwise it keeps all members  # pyright: ignore[reportAttributeAccessIssue]
             name = _normalise(info.name)
             if name is None:
                 continue
@@ -171,7 +171,7 @@ class ImageArchive:
                 for member in _list_zip(self.path) if self.is_zip else _list_tar(self.path):
                     members[member.name.encode(errors="surrogateescape").decode(errors="replace")] = member[1:]
             except OSError as error:
-                error.filename = error.filename or str(self.path)  # one of reading names no file
+                error.filename = error.filename or str(self.path)  # a read error names no file
                 raise
         if not members:
             raise UserError(f"The archive {self.path} has no file.")
@@ -208,7 +208,7 @@ class ImageArchive:
             yield from self._names[first : first + NUM_ROWS].to_pylist()
 
     def _read_bytes(self, start: int, size: int) -> bytes:
-        # `pread` has no position that processes after a fork would share.
+        # `pread` does not use the file position, which forked processes share.
         if self._descriptor is None:
             self._descriptor = os.open(self.path, os.O_RDONLY)
         content = os.pread(self._descriptor, size, start)

@@ -1,4 +1,4 @@
-"""Files made once from data, named by a digest of what they are made of, next to the caches of `datasets`."""
+"""Files that are made once from data and named by a digest of their inputs, next to the caches of `datasets`."""
 
 import errno
 import os
@@ -14,14 +14,14 @@ from filelock import FileLock
 from ...files.user_error import UserError
 
 
-# What an `OSError` that names no file has if it is of writing; any other is of the data that was read.
+# Numbers of an `OSError` of writing, if it names no file; any other number means an error of reading the data.
 WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-MAX_SECONDS = 24 * 3600  # without a change, after which the process that wrote a file is dead
-ARROW_END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream; without it, one that is cut between batches looks complete
+MAX_SECONDS = 24 * 3600  # without a change, after which the process that wrote a file must have ended
+ARROW_END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream; a file that is cut off between batches lacks it
 
 
 def cache_path(name: str) -> Path:
-    """Returns where a file of the cache is or will be."""
+    """Returns the path of a file of the cache, which may not exist yet."""
     return Path(config.HF_DATASETS_CACHE) / "hawaii" / name
 
 
@@ -43,7 +43,7 @@ def _check(path: Path) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Removes what killed processes have left."""
+    """Removes incomplete files of killed processes."""
     for leftover in folder.glob(f".*.{'[0-9a-f]' * 32}"):
         try:
             if time.time() - leftover.stat().st_mtime > MAX_SECONDS:
@@ -83,11 +83,12 @@ def cached_file(name: str, write: Callable[[Path], None]) -> Path:
         name (`str`):
             Name of the file, which contains the digest of everything that its content depends on.
         write (`Callable[[Path], None]`):
-            Writes the file to the given path. It appears under its own name when it is complete.
+            Writes the file to the given path. The file gets its name when it is complete.
 
     Raises:
-        UserError: The cache cannot be written, or the file is a damaged Arrow file; names the file and how to go on.
-        OSError: Of the data that `write` reads, unchanged.
+        UserError: The cache cannot be written, or the file is a damaged Arrow file. The message names the file and the
+            remedy.
+        OSError: `write` cannot read the data; unchanged.
     """
     path = cache_path(name)
     if not path.is_file():

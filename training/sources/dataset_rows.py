@@ -31,14 +31,14 @@ BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 CONVERSATION_COLUMNS = ("conversations", "messages")
 IMAGE_COLUMNS = ("image", "images")
 NUM_ROWS = 1000
-SHUFFLE_BUFFER = 1000  # rows, with their images as they are in the files
+SHUFFLE_BUFFER = 1000  # rows, whose images are not decoded
 NUM_OPEN_SHARDS = 10
 
 
 def is_dataset(path: str) -> bool:
     """
-    Whether `datasets` reads what no reader of a data file does: a folder, a file of one of its formats, or an id of
-    the Hub, which may contain dots.
+    Whether `datasets` reads the data, and no reader of data files does: a folder, a file of one of its formats, or an
+    id of the Hub, which may contain dots.
 
     Raises:
         UserError: It is a file of another format.
@@ -71,7 +71,7 @@ def _load(path: str, config: str | None, split: str, streaming: bool) -> Any:
 
 
 def _find_broken_file(path: str) -> Path | None:
-    """Returns a file of a folder that is no parquet file, or that has other columns than the first one."""
+    """Returns the first `.parquet` file of a folder that cannot be read or has other columns than the first file."""
     columns = None
     for file in sorted(Path(path).rglob("*.parquet")) if Path(path).is_dir() else []:
         try:
@@ -91,7 +91,7 @@ def _explain_errors(path: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # also an `OSError`, of the Hub or of Arrow, which may name no file
+    except Exception as error:  # including an `OSError` of the Hub or of Arrow, which may name no file
         is_general = type(error) is DatasetGenerationError
         cause = error.__cause__ if is_general and error.__cause__ is not None else error
         reason = textwrap.shorten(str(cause) or type(cause).__name__, 400)
@@ -134,7 +134,7 @@ def _has_content(image: Any) -> bool:
 
 
 def _row_images(row: dict, columns: list[str]) -> list:
-    """Returns the images of a row; the place of each names it, so that those that are null have none."""
+    """Returns the images of a row without null values: an image is named by its position in this list."""
     fields = [field if isinstance(field, list) else [field] for field in (row[column] for column in columns)]
     return [image for field in fields for image in field if _has_content(image)]
 
@@ -156,7 +156,7 @@ def _to_record(row: dict, columns: list[str], images: list, number: int | str) -
         turns = [{"from": "human", "value": "<image>" * len(images)}, {"from": "gpt", "value": row["txt"]}]
         value = {"id": row["__key__"], "conversations": turns}
     else:
-        # `datasets` decides by the first files of a tar which suffixes it reads, and leaves out others.
+        # `datasets` reads only the suffixes that the first files of a tar have.
         found = ", ".join(f".{column}" for column in columns) or "none"
         problem = f"its caption has no image; suffixes of images at the start of its shards: {found}"
         return Record(row["__key__"], (), problem=problem, is_readable=False)
@@ -182,7 +182,7 @@ def _without_bytes(images: pa.Array) -> pa.Array:
 
 
 def _place_images(images: list, place: str) -> list:
-    """Returns the names of a row's images: the path of one without bytes, else its place in the data set."""
+    """Returns the names of a row's images: the path of an image without bytes, else its position in the data set."""
     names = []
     for number, image in enumerate(images):
         if isinstance(image, dict) and image.keys() >= {"bytes", "path"}:
@@ -202,7 +202,7 @@ class DatasetImages(ImageStore):
         path (`str`):
             Its name in errors.
         folder ([`ImageStore`], *optional*):
-            Where the files are that rows name by their paths.
+            Store of the image files that rows name by paths.
     """
 
     PLACE = re.compile(r"row (\d+), image (\d+)")
@@ -237,7 +237,7 @@ class DatasetImages(ImageStore):
         return self.folder.find_problem(name)
 
     def state(self, name: str) -> str:
-        # The key of the records has the content of the rows.
+        # The key of the records depends on the content of the rows.
         return name if self.folder is None or self.PLACE.fullmatch(name) else self.folder.state(name)
 
     def identity(self, name: str) -> str:
@@ -281,8 +281,8 @@ def read_dataset(
 
 
 def _number(rows: Any, shard: int) -> Iterator[tuple[int | str, dict]]:
-    """Yields the rows of a shard, each with what identifies it in every order: its number, and that of the shard."""
-    # `iter` reads all rows, where `__iter__` would divide them among the workers once more.
+    """Yields the rows of a shard, each with an identifier that is the same in every order: shard and row number."""
+    # `iter` reads all rows; `__iter__` would divide them among the workers again.
     for number, batch in enumerate(rows.shard(rows.num_shards, shard).iter(batch_size=1)):
         place = number if rows.num_shards == 1 else f"shard {shard}, row {number}"
         yield place, {name: values[0] for name, values in batch.items()}
@@ -306,8 +306,8 @@ def _shuffle(rows: Iterator[Any], generator: np.random.Generator) -> Iterator[An
     """
     Yields the rows in a random order, mixed within a buffer.
 
-    `IterableDataset.shuffle` reads shards with threads, too, and therefore sleeps 5 s in each worker whenever an
-    iteration ends or is given up (`SLEEP_TIME_ON_THREADS_SHUTDOWN` in `datasets` 5).
+    `IterableDataset.shuffle` is not used: it reads shards with threads, too, and therefore sleeps 5 s in each worker
+    whenever an iteration ends or is abandoned (`SLEEP_TIME_ON_THREADS_SHUTDOWN` in `datasets` 5).
     """
     buffer: list[Any] = []
     for row in rows:
@@ -321,7 +321,7 @@ def _shuffle(rows: Iterator[Any], generator: np.random.Generator) -> Iterator[An
 
 class DatasetStream:
     """
-    Records of a data set that is read from its start to its end, again and again.
+    Records of a data set that is read from its start to its end, repeatedly.
 
     Args:
         path (`str`), config (`str`, *optional*), split (`str`):
@@ -352,7 +352,7 @@ class DatasetStream:
             seed (`int`), epoch (`int`):
                 Decide the order.
             reader (`int`), num_readers (`int`):
-                Which of the readers, over all processes and their workers, this is.
+                Index of this reader, and number of readers, over all processes and their workers.
         """
         num_groups = gcd(self.rows.num_shards, num_readers)
         shards = range(reader % num_groups, self.rows.num_shards, num_groups)
@@ -365,7 +365,7 @@ class DatasetStream:
 
 class TableStream:
     """
-    Records of a table in the place of a stream.
+    A record table with the interface of a stream.
 
     Args:
         records ([`RecordTable`]):

@@ -1,4 +1,4 @@
-"""Where the images of records are: in a folder, or in a zip or tar that is read in place."""
+"""Stores of the images of records: a folder, or a zip or tar that is read without extracting it."""
 
 import os
 import posixpath
@@ -20,14 +20,14 @@ class ImageStore(ABC):
 
     @abstractmethod
     def find(self, name: str) -> Any:
-        """Returns what [`open_image`] opens; raises a `ValueError` if there is no such image."""
+        """Returns the input of [`open_image`]; raises a `ValueError` if there is no such image."""
 
     @abstractmethod
     def find_problem(self, name: str) -> str | None:
-        """Returns why the image cannot be read, without reading it."""
+        """Returns the reason why the image cannot be read, or `None`, without reading it."""
 
     def identity(self, name: str) -> str:
-        """The same for the same image, wherever it is named."""
+        """Returns a text that identifies the image in all records that name it."""
         return name
 
     @abstractmethod
@@ -35,7 +35,7 @@ class ImageStore(ABC):
         """A text that changes when the image is replaced, removed or added."""
 
     def describe(self, name: str) -> str:
-        """The image in an error."""
+        """Returns the name of the image in errors."""
         return str(self.root / name)
 
 
@@ -43,7 +43,7 @@ class ImageFolder(ImageStore):
     """
     Args:
         root (`Path`):
-            Folder that names are relative to; they may not lead out of it, but links in it may.
+            Folder that names are relative to. Names may not lead out of it, but links in it may.
         follow_links (`bool`):
             Whether an image may be a symbolic link or in a linked folder.
     """
@@ -75,7 +75,7 @@ class ImageFolder(ImageStore):
     def state(self, name: str) -> str:
         try:
             status = os.stat(self.find(name))
-        except (OSError, ValueError):  # also a name with a null byte
+        except (OSError, ValueError):  # a name with a null byte raises a ValueError
             return name
         return f"{name}\0{status.st_size}\0{status.st_mtime_ns}"
 

@@ -102,7 +102,7 @@ class _ListReader:
 
 
 def _read_values(path: Path) -> Iterator[Any]:
-    # Some programs write a mark before the text, and either form under the name of the other.
+    # Some programs write a byte order mark, JSON lines into a .json file, or a list into a .jsonl file.
     with path.open(encoding="utf-8-sig", newline="\n") as lines:
         is_list = lines.read(100).lstrip().startswith("[")
         lines.seek(0)
@@ -111,7 +111,7 @@ def _read_values(path: Path) -> Iterator[Any]:
                 yield from _ListReader(lines, path).read()
                 return
             except _NotAList:
-                lines.seek(0)  # the parser of the complete text has the better error
+                lines.seek(0)  # the parser of the complete text gives a better error
         elif path.suffix == ".jsonl":
             yield from _read_lines(lines, path)
             return

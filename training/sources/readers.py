@@ -1,4 +1,4 @@
-"""The supported formats of data files, one class and one module each; `datasets` reads what none of them does."""
+"""The supported formats of data files, one class and one module each; `datasets` reads other data."""
 
 import gc
 import inspect
@@ -15,7 +15,7 @@ from .record_table import RecordTable, save_records
 # A reader has a `description` for errors; `matches(path)`; and `read_records(path)`, which yields a `Record` for each
 # record of the file, including those with a problem. The first reader that matches reads the file.
 READERS = [LlavaJson]
-OTHER_FORMATS = "what `datasets` reads (.parquet, .arrow, .tar, a folder of them or of save_to_disk, an id of the Hub)"
+OTHER_FORMATS = "formats of `datasets` (.parquet, .arrow, .tar, a folder of them or of save_to_disk, an id of the Hub)"
 
 
 def find_reader(path: Path):
@@ -37,7 +37,7 @@ def read_records(data_path: str) -> Iterator[Record]:
     if reader is None:
         formats = "; ".join([*(reader.description for reader in READERS), OTHER_FORMATS])
         raise UserError(f"{data_path} has no supported data format: {formats}.")
-    # Records have no reference cycles, but the collector would scan all of them again and again: 60 % of the time.
+    # Records have no reference cycles, but the garbage collector would scan all of them repeatedly: 60 % of the time.
     is_collecting = gc.isenabled()
     gc.disable()
     num_records = 0
@@ -57,7 +57,7 @@ def read_records(data_path: str) -> Iterator[Record]:
 
 
 def code_digest() -> str:
-    """A digest of the code that makes records: what it made before it changed is made again."""
+    """A digest of the code that makes records: after a change of the code, cached records are made again."""
     files = {Path(inspect.getfile(reader)) for reader in READERS} | set(Path(__file__).parent.glob("*.py"))
     return digest(*sorted(files))
 

@@ -10,7 +10,7 @@ _short.maxstring = _short.maxother = _short.maxlong = 300
 
 
 def short_repr(value: Any) -> str:
-    """Returns a value as an error shows it: `repr` would raise for one that is nested deeply, or be a megabyte."""
+    """Returns a short `repr` for errors: `repr` itself raises for deep nesting, and may be megabytes long."""
     return _short.repr(value)
 
 
@@ -47,7 +47,8 @@ class Record:
         question_type (`Any`, *optional*):
             Category of the question; a string if the record is valid.
         problem (`str`, *optional*):
-            Why the conversation cannot be used. Encoders learn from the images nevertheless.
+            The reason why the conversation cannot be used. An encoder without a language model still learns from the
+            images.
         is_readable (`bool`, *optional*, defaults to `True`):
             Whether the images could be read from the record.
     """

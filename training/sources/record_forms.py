@@ -21,7 +21,7 @@ def _make_message(role: str, text: str, num_images: int = 0) -> Message:
 
 
 class RepeatedName(NamedTuple):
-    """A name that an object has twice, so that one of its values is lost; stands in the object's place."""
+    """Replaces an object that has a name twice, because one of the values is lost."""
 
     name: str
 
@@ -98,7 +98,7 @@ def _parse_conversation(turns: list, is_chat: bool, images: tuple) -> tuple[list
 
 def make_record(value: Any, index: int) -> Record:
     """
-    Converts one JSON value, or the row of a table, whose turns may be messages already.
+    Converts one JSON value, or the row of a table. Turns may already be messages.
 
     An `<image>` anywhere in a turn of the user is moved to its front; turns of the assistant before the first one of
     the user are dropped. Images of a chat whose messages show none precede its first question. The id of a record

@@ -1,4 +1,4 @@
-"""Records in an Arrow file that is mapped into memory: processes share its pages and copy none of them."""
+"""Records in an Arrow file that is mapped into memory: processes share its pages without copies."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ SCHEMA = pa.schema(
         ("question_type", pa.string()),  # JSON
         ("problem", pa.string()),
         ("is_readable", pa.bool_()),
-        # Images and messages as JSON, if they are anything but Unicode text, as in some records with a problem.
+        # Images and messages as JSON, if they are not valid Unicode text, as in some records with a problem.
         ("other", pa.string()),
     ]
 )

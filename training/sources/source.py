@@ -15,8 +15,8 @@ class Source:
     """
     Args:
         path (`str`):
-            A data file of a format in [`READERS`], or what `datasets` loads: a folder of `save_to_disk`, a folder of
-            parquet, Arrow or JSON-lines files or of tar shards, one such file, or an id of the Hub.
+            A data file of a format in [`READERS`], or data that `datasets` loads: a folder of `save_to_disk`, a folder
+            of parquet, Arrow or JSON-lines files or of tar shards, one such file, or an id of the Hub.
         image_folder (`str`, *optional*):
             Folder, zip or tar that image paths are relative to; `archive.zip/FOLDER` is a folder in an archive. Not
             needed if a data set contains its images.
@@ -66,7 +66,7 @@ class Source:
 
     def open_images(self, follow_links: bool = True) -> ImageStore | None:
         """
-        Returns where the files of its images are; a data set in a folder has them there if no other folder is named.
+        Returns the store of its image files: `image_folder` or, if not given, the folder of a local data set.
 
         Raises:
             UserError: There is no such folder or archive.

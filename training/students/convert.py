@@ -101,7 +101,7 @@ def _save(checkpoint: str, folder: Path, conversion: Conversion, processor) -> N
             (incomplete / UNUSED_FILE).write_text("\n".join(unused) + "\n", encoding="utf-8")
     print(f"{model.num_parameters():,} parameters, {str(model.dtype).removeprefix('torch.')}: {folder}")
     if unused:
-        print(f"{len(unused)} tensors of {checkpoint} have no place in it, all listed in {UNUSED_FILE}:")
+        print(f"{len(unused)} tensors of {checkpoint} are not used, all listed in {UNUSED_FILE}:")
         for name, count in group_names(unused).items():
             print(f"  {count:5}  {name}")
 
@@ -146,7 +146,7 @@ def _save_with_processor(converter: Callable[..., Conversion], checkpoint, folde
 
 def save_llava(checkpoint: str, folder: str, vision_tower: str | None = None, dtype: str | None = None) -> None:
     """
-    Writes a LLaVA as a HAWAII without adapters, with its processor; it gives the LLaVA's answers.
+    Writes a LLaVA as a HAWAII without adapters, with its processor; it gives the same answers.
 
     Args:
         checkpoint, vision_tower:

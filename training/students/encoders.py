@@ -152,7 +152,7 @@ def warn_of_other_teachers(source: str | None, names: list[str]) -> None:
     if not HawaiiVisionConfig.from_pretrained(source).num_teacher_adapters:
         return
     stages = list(_read_json(source, FACTS_FILE).get("stages", {}).values())
-    # Without a published folder's file it is the folder of a stage, or an encoder from elsewhere.
+    # A folder without a published folder's file is that of a stage, or of an encoder from elsewhere.
     last = stages[-1] if stages else _read_json(source, STAGE_FILE)
     previous = list(last.get("teachers", []))
     if previous and previous != names:

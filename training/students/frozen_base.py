@@ -1,4 +1,4 @@
-"""A student whose language model is frozen, under a LoRA or quantized: only what trains is saved before the end."""
+"""A student with a frozen language model, under a LoRA or quantized: checkpoints have only the trained weights."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -43,7 +43,7 @@ def freeze_base(student: nn.Module, trainable: list[str]) -> None:
 
 def prepare_trained(student: HawaiiForConditionalGeneration, model_args: ModelArguments) -> None:
     """
-    Adds a stage's LoRA, if it has one, to a student with a frozen base, and raises what trains to float32.
+    Adds a stage's LoRA, if it has one, to a student with a frozen base, and converts trained weights to float32.
 
     Raises:
         UserError: PEFT refuses the LoRA.
@@ -60,25 +60,25 @@ def prepare_trained(student: HawaiiForConditionalGeneration, model_args: ModelAr
 
 class FrozenBase:
     """
-    The frozen weights of a stage with `lora` or `quantization`, and the names of the weights that train. It prepares a
-    student for training, in place, saves and loads what trains, and makes the finished model from the original
-    weights.
+    The frozen weights of a stage with `lora` or `quantization`, and the names of the trained weights. It prepares a
+    student for training in place, saves and loads the trained weights, and makes the finished model from the original
+    frozen weights.
 
     Args:
         build (`Callable[[], HawaiiForConditionalGeneration]`):
             Builds the student with which the stage starts, in full precision, on the CPU; the same at each call.
         student (`HawaiiForConditionalGeneration`):
-            Its first result, which is prepared.
+            The first result of `build`, which is prepared.
         model_args (`ModelArguments`):
             Options of the stage.
         args (`HawaiiTrainingArguments`):
-            Name the parts that train, the device and the precision of computations.
+            Options for the trained parts, the device and the precision of computations.
         source (`str`):
-            What the student is built from, for errors.
+            The checkpoint that the student is built from, for errors.
 
     Attributes:
         names (`list[str]`):
-            Names of the student's parameters that train.
+            Names of the student's trained parameters.
 
     Raises:
         UserError: PEFT refuses the LoRA.
@@ -97,7 +97,7 @@ class FrozenBase:
         freeze_base(student, self._trainable)
         self._digest = frozen_digest(student)
         if model_args.quantization is not None:
-            # On CPUs bitsandbytes is tested in float32 alone.
+            # On CPUs, bitsandbytes is tested only in float32.
             is_half = args.device.type != "cpu" and (args.bf16 or args.fp16)
             dtype = torch.float32 if not is_half else torch.bfloat16 if args.bf16 else torch.float16
             quantize_language_model(student, model_args.quantization, args.device, dtype)
@@ -112,7 +112,7 @@ class FrozenBase:
         return {"frozen": self._digest, "quantization": str(self._model_args.quantization)}
 
     def save_trained(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
-        """Saves the weights that train, of all those in `weights`, with the hash of the frozen ones."""
+        """Saves the trained weights among `weights`, with the hash of the frozen ones."""
         trained = {name: weights[name].detach().cpu().contiguous() for name in self.names}
         save_file(trained, folder / TRAINED_FILE, metadata=self._metadata())
 
@@ -141,13 +141,13 @@ class FrozenBase:
                     else f"the frozen weights of {self._source} have changed"
                 )
                 raise UserError(
-                    f"{folder} cannot be resumed, because {difference}. Restore what it was trained with, or remove "
-                    "the checkpoints to start over."
+                    f"{folder} cannot be resumed, because {difference}. Undo this change, or remove the checkpoints "
+                    "to start over."
                 )
         return weights
 
     def _restore(self, weights: dict[str, torch.Tensor]) -> HawaiiForConditionalGeneration:
-        """Returns the student with its original frozen weights and what trained, without the LoRA."""
+        """Returns the student with its original frozen weights and the trained weights, without the LoRA."""
         student = self._build()
         freeze_base(student, self._trainable)
         if frozen_digest(student) != self._digest:
@@ -155,7 +155,7 @@ class FrozenBase:
                 f"The frozen weights of {self._source} changed while the stage was trained, so its model cannot be "
                 "made. Restore them and run the same command again: it continues from the last checkpoint."
             )
-        # PEFT trains a bias inside of the layer that it wraps.
+        # A trained bias is inside the layer that PEFT wraps.
         whole = {name.replace(".base_layer.", "."): weights[name] for name in self.names if LORA_PREFIX not in name}
         student.load_state_dict(whole, strict=False)
         return student
@@ -168,9 +168,9 @@ class FrozenBase:
             folder (`Path`):
                 Folder to write: the model with the LoRA merged or, with `merge: false`, a folder of PEFT.
             stage_folder (`Path`):
-                Folder of the stage, which then gets the base of the PEFT folder.
+                Folder of the stage. With `merge: false`, the base of the PEFT folder is saved there.
             weights (`dict[str, torch.Tensor]`):
-                Weights of the trained student, or at least those that trained.
+                Weights of the trained student; only the trained ones are required.
             processor:
                 Processor of the student, for the base.
 

@@ -23,7 +23,7 @@ from ..recipes.arguments import ModelArguments
 
 @torch.no_grad()
 def _check_head(language_model: PreTrainedModel) -> None:
-    """Refuses a head that scales or caps its scores: the student's head, a matrix and a bias, would drop that."""
+    """Raises an error for a head that scales or caps its scores: the student's head is only a matrix and a bias."""
     language_model.eval()
     input_ids = torch.tensor([[0, 1]])
     hidden_states = language_model.base_model(input_ids, use_cache=False).last_hidden_state
@@ -96,7 +96,7 @@ def build_language_model(
             head that is more than a matrix and a bias.
     """
     checkpoint = model_args.language_model
-    # A padding token's embedding gets no gradient, but an end token's must: it is no padding token of the model.
+    # The embedding of a padding token gets no gradient, so an end token must not be the model's padding token.
     if checkpoint is not None:
         check_source("language_model", checkpoint)
         problem = f"The language_model {checkpoint} could not be loaded"

@@ -12,7 +12,7 @@ from ...files.user_error import UserError, explain_errors
 from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 
 
-# Modules of a student that a LoRA adapts have names that start with it.
+# Prefix of the names of the student's modules that a LoRA adapts.
 LANGUAGE_MODEL = "model.language_model"
 
 
@@ -24,7 +24,7 @@ def _adaptable_names(language_model: torch.nn.Module) -> list[str]:
 
 def add_lora(student: HawaiiForConditionalGeneration, fields: dict[str, Any]) -> LoraModel:
     """
-    Adds the adapters of a LoRA to a student's language model, in place. Of the language model, only they train.
+    Adds the adapters of a LoRA to a student's language model, in place. The rest of the language model is frozen.
 
     Args:
         student (`HawaiiForConditionalGeneration`):
@@ -40,7 +40,7 @@ def add_lora(student: HawaiiForConditionalGeneration, fields: dict[str, Any]) ->
     with explain_errors("PEFT cannot add the lora of the recipe to the language model"):
         config = LoraConfig(**{"target_modules": "all-linear", **fields})
         names = [f".{name}" for name, _ in language_model.named_modules()]
-        # PEFT is content if it finds one of them.
+        # PEFT raises no error if it finds only one of them.
         for target in () if isinstance(config.target_modules, str) else sorted(config.target_modules):
             if not any(name.endswith(f".{target}") for name in names):
                 raise UserError(
@@ -72,7 +72,7 @@ def outside_config(lora: LoraModel, base: str) -> LoraConfig:
     layers = {
         f"{LANGUAGE_MODEL}.{name}": layer for name, layer in lora.model.named_modules() if isinstance(layer, LoraLayer)
     }
-    config: Any = copy.deepcopy(lora.peft_config["default"])  # a union of every kind's
+    config: Any = copy.deepcopy(lora.peft_config["default"])  # PEFT declares a union of types
     config.target_modules = set(layers)
     config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
     ranks = {name: layer.r["default"] for name, layer in layers.items()}
@@ -81,12 +81,12 @@ def outside_config(lora: LoraModel, base: str) -> LoraConfig:
     config.alpha_pattern = {name: alpha for name, alpha in alphas.items() if alpha != config.lora_alpha}
     config.base_model_name_or_path = base
     config.auto_mapping = {"base_model_class": "AutoModelForImageTextToText", "parent_library": "transformers"}
-    config.inference_mode, config.bias = True, "none"  # the base has the biases that trained
+    config.inference_mode, config.bias = True, "none"  # the base has the trained biases
     return config
 
 
 def outside_weights(lora: LoraModel, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns the adapters' weights, given with the student's names, with those of a PEFT folder."""
+    """Returns the adapters' weights with the names of a PEFT folder; `weights` has the student's names."""
     state = {f"base_model.model.{name}": weight.contiguous() for name, weight in weights.items()}
     return get_peft_model_state_dict(lora, state_dict=state, save_embedding_layers=False)
 

@@ -1,4 +1,4 @@
-"""Whether a language model keeps rows apart that are packed into one sequence."""
+"""Checks that a language model keeps rows separate that are packed into one sequence."""
 
 import torch
 
@@ -6,7 +6,7 @@ from ...files.user_error import UserError
 from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 
 
-# Largest distance from the output for a row alone, relative to its size: rounding, not other positions.
+# Largest relative distance from the output for a single row that rounding explains; wrong positions give more.
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 
 
@@ -14,7 +14,7 @@ TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 def check_packing(student: HawaiiForConditionalGeneration) -> None:
     """
     Checks that the language model treats two rows in one sequence, whose positions start over, as two sequences.
-    Attention of transformers does, by the positions; a recurrent state or an attention bias of its own does not.
+    transformers' attention does this by the positions; a recurrent state or a custom attention bias does not.
 
     Raises:
         UserError: the output for one row depends on the other, or differs from that of the row alone.

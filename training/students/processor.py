@@ -36,12 +36,12 @@ def adapt_processor(
     if template is None:
         raise UserError("The tokenizer has no chat template. Name one with chat_template, such as vicuna_v1.")
     processor.chat_template = adapt_chat_template(template, **processor.tokenizer.special_tokens_map)
-    processor.tokenizer.chat_template = processor.chat_template  # the only one, or others would be saved with it
+    processor.tokenizer.chat_template = processor.chat_template  # replaces all others, which would be saved as well
     return processor
 
 
 def image_source(model_args: ModelArguments) -> str | None:
-    """Returns the checkpoint whose image processor a student's is made from; `None` for CLIP's."""
+    """Returns the checkpoint with the image processor that a student's is made from; `None` for CLIP's default."""
     if model_args.llava is None:
         return model_args.vision_tower
     # A LLaVA in its original format names the encoder's checkpoint, which has the image processor.

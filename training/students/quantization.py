@@ -33,7 +33,7 @@ def quantize_language_model(
     )
     language_model = student.model.language_model
     originals = {name: module for name, module in language_model.named_modules() if list(module.children()) == []}
-    replace_with_bnb_linear(language_model, [], config)  # without values
+    replace_with_bnb_linear(language_model, [], config)  # the new layers have no values
     for name in list(originals):
         original, module = originals.pop(name), language_model.get_submodule(name)
         if module is original:

@@ -43,7 +43,7 @@ def stop_where_answers_end(student: HawaiiForConditionalGeneration, processor: H
     trained on plain text has another end token.
 
     Raises:
-        UserError: it cannot be found where the template's answers begin and end (see [`tokenize_conversation`]).
+        UserError: the start or the end of the template's answers cannot be found (see [`tokenize_conversation`]).
     """
     # Two turns: some templates end the last answer differently from those before it.
     messages = [Message(role, "?") for role in ("user", "assistant", "user", "assistant")]
@@ -64,7 +64,7 @@ def join_parts(
     )
     with torch.device("meta"):
         student = HawaiiForConditionalGeneration(config)
-    # The parts replace modules without memory, so no weight exists twice.
+    # The parts replace modules on the meta device, so no weight exists twice.
     student.model.vision_tower = vision_tower
     student.model.language_model = language_model.base_model
     student.set_output_embeddings(head)
@@ -109,7 +109,7 @@ def build_student(
         student = join_parts(vision_tower, build_language_model(model_args, tokenizer, dtype), dtype)
     student.config.image_token_index = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     student.config.dtype = dtype
-    # Many checkpoints keep what their own training had turned off, and every answer would be slow.
+    # Many checkpoints still have the value of their own training, false, which makes every answer slow.
     student.config.text_config.use_cache = student.generation_config.use_cache = True
     processor = build_processor(model_args, data_args, student.config.vision_config, tokenizer)
     stop_where_answers_end(student, processor)
@@ -118,7 +118,7 @@ def build_student(
 
 def load_student(folder: Path, dtype: torch.dtype | str) -> HawaiiForConditionalGeneration:
     """
-    Loads the model of a finished stage. A LoRA that was kept apart is merged.
+    Loads the model of a finished stage. A LoRA that was saved separately is merged.
 
     Args:
         folder (`Path`):
@@ -139,7 +139,7 @@ def load_student(folder: Path, dtype: torch.dtype | str) -> HawaiiForConditional
         raise UserError(f"{folder} has no {ADAPTER_WEIGHTS}. Restore the file.")
     with open_tensors(folder / ADAPTER_WEIGHTS):
         pass
-    base = folder.resolve().parent / BASE_FOLDER  # also if the run was moved
+    base = folder.resolve().parent / BASE_FOLDER  # valid even if the run was moved
     check_saved_model(base)
     try:
         check_manifest(base)
@@ -152,7 +152,8 @@ def continue_student(
     folder: Path, model_args: ModelArguments, data_args: DataArguments
 ) -> tuple[Student, HawaiiProcessor | EncoderProcessor]:
     """
-    Loads the student of a finished stage, and its processor with the next stage's chat template and squares.
+    Loads the student of a finished stage, and its processor with the next stage's chat template and
+    `image_aspect_ratio`.
 
     Raises:
         UserError: a file of the stage is missing or damaged, or [`adapt_processor`] refuses the chat template.

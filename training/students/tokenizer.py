@@ -22,7 +22,7 @@ def read_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTo
         source (`str`):
             Folder or hub id.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether to run code that it brings along.
+            Whether to run code that comes with it.
 
     Raises:
         UserError: the tokenizer cannot be read, lacks a feature that training needs, or needs code that is not
@@ -58,7 +58,7 @@ def read_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTo
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # batches are also padded when the model is used
-    # Tested on two in a row, like an image's patches: a plain word of the vocabulary would be split or merged.
+    # Tested with two tokens in a row, like those of an image: ordinary text would be split or merged.
     ids = tokenizer(IMAGE_TOKEN * 2, add_special_tokens=False)["input_ids"]
     if IMAGE_TOKEN not in tokenizer.get_vocab() or ids != [tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)] * 2:
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)

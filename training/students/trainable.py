@@ -1,4 +1,4 @@
-"""The parts of a student that train; the others are frozen."""
+"""Selects the parts of a student that are trained; the others are frozen."""
 
 from ...files.user_error import UserError
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel

@@ -41,7 +41,7 @@ LEAST_COSINE = 0.999
 
 class UncachedImages(ImageDataset):
     """
-    The squares of the images that a cache does not have yet. Arguments as for [`ImageDataset`].
+    The square images whose features are not in a cache yet. Arguments as for [`ImageDataset`].
 
     Args:
         stored (`set[str]`):
@@ -75,12 +75,12 @@ class FeatureWriter:
 
     Args:
         folder (`Path`), contents ([`Contents`]):
-            The subfolder and what its features depend on.
+            The subfolder and its description.
 
     Attributes:
         cosines (`list[list[float]]`):
             For each teacher, the mean cosine between the cells of the stored and the computed features of each file,
-            and the least of an image.
+            and the smallest value of an image.
     """
 
     def __init__(self, folder: Path, contents: Contents):
@@ -132,8 +132,8 @@ class FeatureWriter:
 
 def cosines(features: torch.Tensor) -> torch.Tensor:
     """
-    Compares features with what remains of them in 8 bits: the mean over all cells of the cosine between the channels
-    of a cell, and the least mean of an image.
+    Compares features with their 8-bit form: the cosine between the channels of a cell, averaged over all cells, and
+    the smallest average of an image.
 
     Args:
         features (`torch.FloatTensor` of shape `(num_images, num_cells, channels)`):
@@ -159,7 +159,7 @@ def compute(
     """Computes and writes the features of a loader's images; yields how many images each batch contained."""
     contents = writer.contents
     for images, squares, count in loader:
-        new = [number for number, image in enumerate(images) if image not in stored]  # equal files have one content
+        new = [number for number, image in enumerate(images) if image not in stored]  # equal files are stored once
         if new:
             inputs = squares[new].to(device)
             grids = [teacher(inputs) for teacher in teachers]
@@ -188,7 +188,7 @@ def _stages_to_cache(recipe: Recipe) -> list[tuple[Stage, str]]:
 def _cache_stage(
     folder: Path, storage: str, stage: Stage, first: Stage, matching: str, loaded: dict[str, list[Teacher]]
 ) -> str | None:
-    """Computes what a stage needs and the cache does not have; returns a line about it, `None` without images."""
+    """Computes features that a stage needs and the cache lacks; returns a line about them, `None` without images."""
     state, args = PartialState(), stage.training
     fields = vision_fields(first.model, len(stage.distilled_teachers), args.objective)
     with explain_errors(f"The encoder of stage {first.name} cannot be built"):
@@ -236,7 +236,7 @@ def _cache_stage(
 def _uncached_images(
     data: DataArguments, processor: EncoderProcessor, side: int, stored: set[str]
 ) -> list[UncachedImages]:
-    """The images of each source of a stage that has some."""
+    """The images of each source of a stage; sources without images are left out."""
     options = {**data.record_options, "teacher_image_size": side, "stored": stored}
     parts = []
     for source in data.sources or [None]:
@@ -246,7 +246,7 @@ def _uncached_images(
 
 
 def _load(configs: list[TeacherConfig], device: torch.device, loaded: dict[str, list[Teacher]]) -> list[Teacher]:
-    """Loads the teachers of a stage, once for all stages with the same."""
+    """Loads the teachers of a stage, once for successive stages with the same teachers."""
     if repr(configs) not in loaded:
         loaded.clear()
         loaded[repr(configs)] = load_teachers(configs, device)
@@ -278,8 +278,8 @@ def build_cache(
 ) -> None:
     """
     Computes the features of each teacher for all images of a recipe's stages, as the objective uses them, and stores
-    them. Images that have features are skipped, so that a run that was stopped continues. Under `accelerate launch`
-    the processes share the images.
+    them. Images that have features are skipped, so a stopped run continues if it is started again. Under `accelerate
+    launch` the processes share the images.
 
     Args:
         recipe (`str`):

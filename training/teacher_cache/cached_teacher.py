@@ -1,4 +1,4 @@
-"""Teachers whose features are read from a cache: the data loader's workers read, the trainer converts."""
+"""Teachers whose features come from a cache: workers of the data loader read them, the trainer converts them."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from .weights import weights_digest
 
 class CachedTeacher:
     """
-    A teacher that is neither loaded nor run.
+    A teacher whose model is neither loaded nor run.
 
     Args:
         features ([`CachedFeatures`]):
@@ -69,7 +69,7 @@ class FeatureCache:
 
     Args:
         folder (`Path`), contents ([`Contents`]):
-            The subfolder and what its features depend on.
+            The subfolder and its description.
         indices (`list[int]`), configs (`list[TeacherConfig]`):
             The teachers to read: their numbers in the subfolder and their options in the recipe.
 
@@ -109,7 +109,7 @@ class FeatureCache:
         return result
 
     def blank(self) -> dict[str, dict[str, torch.Tensor]]:
-        """Returns features of zeros, for the image without weight in a batch of text."""
+        """Returns features of zeros, for the blank image of a batch without images."""
         is_quantized = self.files.contents.storage == "int8"
         result: dict[str, dict[str, torch.Tensor]] = {}
         for teacher in self.teachers:
@@ -137,8 +137,8 @@ def open_cache(
             Arguments of [`match_grid`].
 
     Raises:
-        UserError: there is no cache, it is not finished or damaged, or its features depend on something else; the
-            message names the first difference.
+        UserError: there is no cache, it is unfinished or damaged, or its features were computed with other settings or
+            weights. The message names the first difference.
     """
     subfolders = [path.parent for path in sorted(Path(folder).glob(f"*/{CONTENTS_FILE}"))]
     advice = "run `hawaii cache RECIPE`, or leave out teacher_cache"
@@ -156,6 +156,8 @@ def open_cache(
         except UserError as error:
             problems.append(f"in {subfolder.name}, {str(error).removesuffix('.')}")
     if not suitable:
-        raise UserError(f"The teacher_cache {folder} has no features to use: {'; '.join(problems[:3])}. So {advice}.")
+        raise UserError(
+            f"The teacher_cache {folder} has no suitable features: {'; '.join(problems[:3])}. So {advice}."
+        )
     _, _, cache = min(suitable, key=lambda each: each[:2])  # features in 16 bits if there are both
     return cache

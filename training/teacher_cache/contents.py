@@ -1,10 +1,10 @@
 """
-What the features in a cache depend on. Features are used only if all of this is equal.
+The settings and files that the features in a cache depend on. Features are used only if all of these are equal.
 
 ```
 FOLDER/                            `teacher_cache` of a recipe
   RATIO-GRID-DIGEST/               the features of some teachers for one way to make images square
-    contents.json                  CONTENTS_FILE: what the features depend on, written first
+    contents.json                  CONTENTS_FILE: these settings and digests of files, written first
     features-DIGEST.safetensors    features of some hundred images, each file complete or absent
     index.safetensors              INDEX_FILE: file and row of each image, written last
 ```
@@ -30,20 +30,20 @@ from .weights import weights_digest
 CONTENTS_FILE = "contents.json"
 INDEX_FILE = "index.safetensors"
 STORAGES = ("int8", "bfloat16")
-# Fields of a teacher that do not affect its features: the digest of the files stands for the checkpoint.
+# Fields of a teacher that do not affect its features: the checkpoint is represented by the digest of its files.
 NAMES = ("checkpoint", "name")
 
 
 @dataclass(frozen=True)
 class Squares:
     """
-    How images become the squares that all teachers share.
+    How images are made square for all teachers.
 
     Args:
         image_aspect_ratio (`str`):
             `pad` or `crop`.
         color (`list[int]`, *optional*):
-            The padding; `None` if nothing is padded.
+            Colour of the padding; `None` if nothing is padded.
         side (`int`):
             Resolution: the largest of all teachers.
     """
@@ -54,7 +54,7 @@ class Squares:
 
     @classmethod
     def of(cls, image_processor: Any, side: int) -> "Squares":
-        """Returns what an image processor of the student makes for teachers of this size."""
+        """Describes the squares that an image processor of the student makes for teachers of this size."""
         ratio = image_processor.image_aspect_ratio
         color = [int(255 * mean) for mean in image_processor.image_mean] if ratio == "pad" else None
         return cls(ratio, color, side)
@@ -63,17 +63,17 @@ class Squares:
 @dataclass(frozen=True)
 class CachedFeatures:
     """
-    What a teacher's features depend on, and their shape.
+    Everything that a teacher's features depend on, and their shape.
 
     Args:
         name (`str`), checkpoint (`str`):
-            Of the recipe.
+            Name and checkpoint in the recipe.
         weights (`str`):
             Digest of the checkpoint's files.
         options (`dict`):
             The other fields of its [`TeacherConfig`], as given in the recipe.
         image_size (`int`), grid (`list[int]`):
-            Those of the teacher.
+            Image size and grid of the teacher.
     """
 
     name: str
@@ -105,7 +105,7 @@ def options_of(config: TeacherConfig) -> dict[str, Any]:
 @dataclass(frozen=True)
 class Contents:
     """
-    What all features of a cache's subfolder depend on.
+    Everything that the features in a subfolder of a cache depend on.
 
     Args:
         storage (`str`):
@@ -142,7 +142,7 @@ class Contents:
 
     @property
     def folder_name(self) -> str:
-        """Name of the subfolder; names and places of teachers do not matter."""
+        """Name of the subfolder; it does not depend on the names and paths of teachers."""
         teachers = [{**asdict(teacher), **dict.fromkeys(NAMES)} for teacher in self.teachers]
         values = json.dumps({**asdict(self), "teachers": teachers}, sort_keys=True)
         key = digest(values.encode())[:12]
@@ -157,7 +157,7 @@ class Contents:
 @dataclass(frozen=True)
 class Needed:
     """
-    What a stage needs to find in a cache.
+    The features that a stage needs from a cache.
 
     Args:
         teachers (`Sequence[TeacherConfig]`), weights (`Sequence[str]`):
@@ -179,7 +179,7 @@ class Needed:
         Returns the indices of the stage's teachers in a subfolder.
 
         Raises:
-            UserError: its features depend on something else; the message names the first difference.
+            UserError: its features are not the ones that the stage needs. The message names the first difference.
         """
         indices = [self._find(contents, *wanted) for wanted in zip(self.teachers, self.weights)]
         side = max(contents.teachers[index].image_size for index in indices)

@@ -49,7 +49,7 @@ def checksum(*tensors: torch.Tensor) -> int:
 
 def open_tensors(path: Path) -> dict[str, torch.Tensor]:
     """
-    Maps the tensors of a file into memory; only what is used of them is read.
+    Maps the tensors of a file into memory; only the parts that are used are read.
 
     Raises:
         UserError: the file is damaged.
@@ -122,7 +122,7 @@ def write_index(folder: Path, contents: Contents) -> int:
     images = [open_tensors(path)[IMAGES] for path in files]
     sizes = torch.tensor([len(rows) for rows in images], dtype=torch.int64)
     images = torch.cat(images) if images else torch.empty(0, DIGEST_BYTES, dtype=torch.uint8)
-    # Equal images in two files, which two processes had at once, keep the first.
+    # If an image is in two files, because two processes computed it, the first is used.
     _, order = np.unique(images.numpy().view(f"S{DIGEST_BYTES}").ravel(), return_index=True)
     order = torch.from_numpy(order)
     number = torch.arange(len(files)).repeat_interleave(sizes)

@@ -20,7 +20,9 @@ def _optional(checkpoint: str, name: str) -> Path | None:
 
 
 def _weight_files(checkpoint: str) -> list[Path]:
-    """Returns the files that `from_pretrained` reads, of a folder or, downloaded where they are not yet, the Hub."""
+    """
+    Returns the files that `from_pretrained` reads, from a folder or from the Hub, where missing files are downloaded.
+    """
     if is_timm(checkpoint):
         weights = find_weights(checkpoint)
         return [weights.with_name(CONFIG), weights]

@@ -65,7 +65,7 @@ def load_teacher(config: TeacherConfig, device: torch.device | str = "cpu") -> T
 def shard(teacher: Teacher) -> None:
     """
     Shards a teacher's weights over all processes, which then must call it equally often. Each call gathers them once,
-    however many images a process has, and drops them afterwards. The features are the same.
+    for any number of images, and frees them afterwards. The features are the same.
     """
     model = fully_shard(teacher.model, reshard_after_forward=False)
 
@@ -83,7 +83,9 @@ def shard(teacher: Teacher) -> None:
 def load_teachers(
     configs: list[TeacherConfig], device: torch.device | str = "cpu", is_sharded: bool = False
 ) -> list[Teacher]:
-    """Loads all teachers of a recipe; `is_sharded` leaves each process a part of their weights, see [`shard`]."""
+    """
+    Loads all teachers of a recipe; with `is_sharded`, each process keeps only a part of their weights, see [`shard`].
+    """
     teachers = []
     for config in configs:
         teachers.append(load_teacher(config, device))

@@ -60,7 +60,7 @@ class Pix2StructTeacher(TransformersTeacher):
 
     @property
     def native_image_size(self) -> int | None:
-        """Side of a square from which the official processor makes as many patches as it may."""
+        """Side of a square from which the official processor makes the maximum number of patches."""
         return math.isqrt(MAX_PATCHES) * self.patch_size
 
     def complete(self, config: TeacherConfig) -> TeacherConfig:

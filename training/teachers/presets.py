@@ -89,7 +89,8 @@ PRESETS = {
     },
 }
 
-# HAWAII, HAWAII dagger and HAWAII double dagger (section 3.1), and the families that taught C-RADIOv4.
+# HAWAII, HAWAII dagger and HAWAII double dagger (section 3.1), and the model families from which C-RADIOv4 was
+# distilled.
 TEACHER_SETS = {
     "hawaii": ("clip", "convnext", "eva02"),
     "hawaii_dagger": ("clip", "convnext", "eva02", "pix2struct"),

@@ -79,7 +79,7 @@ class Teacher(ABC):
         UserError: the model cannot process such images, or its features do not form a known grid.
     """
 
-    # A context in which the model has all its weights: another one if processes share them.
+    # Context manager inside which the model has all its weights; [`shard`] replaces it.
     whole_model: Callable[[], AbstractContextManager] = nullcontext
 
     @classmethod

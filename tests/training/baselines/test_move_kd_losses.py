@@ -1,4 +1,4 @@
-"""The losses equal MoVE-KD's formulas, including its quirks, and the repairs correct them."""
+"""The losses equal MoVE-KD's formulas, including its peculiarities, and the repairs correct them."""
 
 import math
 

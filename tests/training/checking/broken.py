@@ -1,4 +1,4 @@
-"""Images, records and data files that are broken in every way that we know of."""
+"""Images, records and data files that are broken in many ways."""
 
 import io
 import json
@@ -20,7 +20,7 @@ def save(image: Image.Image, image_format: str, **options) -> bytes:
 
 
 def png(width: int, height: int, rows: bytes | None = None, depth: int = 8, color: int = 2, crc: int = 0) -> bytes:
-    """A PNG file written by hand; black, and of few bytes, unless the rows are given."""
+    """Returns a small black PNG file, or one with the given rows, without an image library."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data) ^ crc)
@@ -103,7 +103,7 @@ GOOD_IMAGES = {
 
 
 def make_special_files(folder: Path) -> list[str]:
-    """Paths that are no image file; returns their names."""
+    """Creates paths that are not image files; returns their names."""
     os.mkfifo(folder / "fifo.png")
     (folder / "directory.png").mkdir()
     (folder / "fifo link.png").symlink_to(folder / "fifo.png")
@@ -192,7 +192,7 @@ BROKEN_RECORDS = {
 }
 
 LIST = json.dumps([GOOD, GOOD], indent=1)
-# Whole files, which no policy can skip, and the part of the sentence that says why.
+# Broken data files, which no policy can skip, and the reason in the error.
 BROKEN_FILES = {
     "empty": (b"", "line 1: Expecting value"),
     "blank": (b" \n \n", "Expecting value"),

@@ -1,4 +1,4 @@
-"""`hawaii check` finds every broken row with its reason, stalls at none, and training knows what it found."""
+"""`hawaii check` finds every broken row with its reason, none of them blocks it, and training uses its result."""
 
 import json
 import logging
@@ -182,7 +182,7 @@ def test_training_after_a_check_looks_at_no_row_again_and_leaves_out_the_broken_
     stages = json.loads((tmp_path / "run" / "train_results.json").read_text())["stages"]
     assert [stage["samples"] for stage in stages.values()] == [13, 13]
     assert "takes its place" not in caplog.text and "1 of 14 records" in caplog.text
-    assert looked_at == ["0", "0"]  # one record in each stage, in case that the disk is not there
+    assert looked_at == ["0", "0"]  # one record in each stage, to notice a disk that is not mounted
 
 
 @pytest.mark.parametrize("content", [None, b"broken"])

@@ -12,12 +12,12 @@ def build(checkpoint):
     config = read_architecture(checkpoint)
     model_class = dict.fromkeys(("llama", "qwen3"), AutoModelForCausalLM).get(config.model_type, AutoModel)
     with torch.device("meta"):
-        if config.model_type == "pix2struct_vision_model":  # it is in no Auto class
+        if config.model_type == "pix2struct_vision_model":  # no Auto class has it
             return Pix2StructVisionModel(config)
         return model_class.from_config(config)
 
 
-# Of CLIP, SigLIP 2, SAM, SAM 3 and Pix2Struct the vision part.
+# Only the vision part of CLIP, SigLIP 2, SAM, SAM 3 and Pix2Struct.
 @pytest.mark.parametrize(
     ("checkpoint", "num_parameters"),
     [

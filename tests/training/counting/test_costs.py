@@ -228,7 +228,7 @@ def test_a_lora_has_the_bytes_of_a_training_run(recipe, tmp_path, monkeypatch, q
     sizes = Weights.measure(outline_stage(outline, stage), stage.training, quantization)
     tensors = {id(tensor): tensor for tensor in [*trainer._module.parameters(), *trainer._module.buffers()]}
     found = sum(tensor.nbytes for tensor in tensors.values())
-    for weight in tensors.values():  # the scales of bitsandbytes are beside the weights
+    for weight in tensors.values():  # bitsandbytes' scales are not part of the weights
         state = getattr(weight, "quant_state", None)
         if state is not None:
             scales = [state.absmax, *([state.state2.absmax] if state.nested else [])]

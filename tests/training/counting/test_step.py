@@ -50,7 +50,7 @@ def trace(module, objective="hawaii", shape=SHAPE, **kwargs):
 
 
 def make_inputs(module, grids, shape=SHAPE):
-    """Features and a batch with padding, without which transformers would leave the mask out."""
+    """Features and a batch with padding; without padding, transformers would use no mask."""
     batch = shape.make(module.student)
     if not shape.is_packed:
         batch["attention_mask"][0, -1] = 0
@@ -108,7 +108,7 @@ def test_recomputation_is_what_gradient_checkpointing_adds():
 
 
 def test_frozen_weights_have_no_gradients_but_pass_those_of_their_inputs():
-    """By hand: a product has twice its operations backwards, or once if its weight is frozen; attention 2.5 times."""
+    """By hand: backward, a product has twice its operations, or once if its weight is frozen; attention 2.5 times."""
     frozen, trained = (trace(build(trainable, objective="llava"), "llava") for trainable in (["projector"], ALL))
     samples, tokens, heads, head_width, layers = 3, 48, 4, 8, DEPTH["text"]["num_hidden_layers"]
     attention = layers * samples * heads * 2 * (2 * tokens * tokens * head_width)  # two products
@@ -164,7 +164,7 @@ def peak_of_a_step(module, grids):
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(drop_gradient)
     features, batch = make_inputs(module, grids)
-    module(features, batch)[0].backward()  # makes what the first step makes once
+    module(features, batch)[0].backward()  # creates tensors that only the first step creates
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         loss, _ = module(features, batch)
         loss.backward()

@@ -46,7 +46,7 @@ def test_each_sample_is_in_one_batch_of_one_modality(options, num_processes, acc
     lengths, has_images = samples = make_samples(number, share_of_text)
     for epoch in (0, 1):
         processes = all_batches(samples, epoch, num_processes, accumulation=accumulation, **options)
-        assert len(set(map(len, processes))) == 1  # as many batches for each
+        assert len(set(map(len, processes))) == 1  # equally many batches for each process
         batches = [batch for process in processes for batch in process]
         assert sorted(index for batch in batches for index in batch) == list(range(number))
         for batch in batches:
@@ -76,7 +76,7 @@ def test_the_order_depends_on_seed_and_epoch_alone(options):
     assert first == again
     others = [all_batches(samples, 4, 2, **options), all_batches(samples, 3, 2, seed=1, **options)]
     assert first not in others and all(len(other[0]) == len(first[0]) for other in others)
-    # Other samples meet, not only other batches.
+    # The samples are combined differently, not only the batches.
     pairs = [{frozenset(batch) for process in run for batch in process} for run in (first, others[0])]
     assert len(pairs[0] & pairs[1]) < len(pairs[0]) / 2
 
@@ -147,7 +147,7 @@ def recipe(tmp_path, teacher_folders):
 
 
 def assert_resumes(run, resumed, step, rerun) -> None:
-    """A run that is continued from a checkpoint has the weights of the whole run."""
+    """A run that continues from a checkpoint has the same weights as an uninterrupted run."""
     shutil.copytree(run, resumed)
     for name in ("hub", "finetune/model"):
         shutil.rmtree(resumed / name)
@@ -210,7 +210,7 @@ def test_two_processes_with_a_budget_never_wait_and_resume_bit_for_bit(recipe, t
     batches = [[tuple(map(int, line.split())) for line in lines] for lines in ranks]
     assert len(batches[0]) == len(batches[1]) >= 8
     assert all(samples * length <= 200 for rank in batches for _, samples, length, _ in rank)
-    # In a step of both epochs, one process has text alone and the other one an image.
+    # In one step of each epoch, one process has only text and the other one an image.
     assert sum(first[3] != second[3] for first, second in zip(*batches)) >= 2
     step = len(batches[0]) // 2 + 1
     assert_resumes(run, resumed, step, lambda: ranks.append(start(resumed)))

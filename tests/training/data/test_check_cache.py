@@ -1,4 +1,4 @@
-"""Records are checked once for their content; what had a problem is checked again, and a few of the others."""
+"""Records with the same content are checked once; those with a problem and a few others are checked again."""
 
 import json
 import shutil

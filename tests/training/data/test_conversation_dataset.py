@@ -194,7 +194,7 @@ def test_links_that_the_user_put_into_the_folder_are_followed(folder, processor,
 def test_an_option_refuses_links(folder, processor, path):
     write(folder, bad_record(id="good"), bad_record(image=path))
     (folder / "images").rename(folder / "blobs")
-    (folder / "images").symlink_to("blobs")  # the folder that the recipe names may be one
+    (folder / "images").symlink_to("blobs")  # the image folder itself may be a link
     problem = f"record '7': its image {path} is a symbolic link, or in a linked folder, and follow_links is false"
     with pytest.raises(UserError, match=f"1 of 2 records of .*: {problem}"):
         make_dataset(folder, processor, follow_links=False)
@@ -449,7 +449,7 @@ def test_a_batch_has_the_ids_of_its_records_as_text(tmp_path, processor, record_
     dataset = make_dataset(folder, processor)
     batch = Collator(processor, 32)([dataset[1], dataset[0]])
     expected = {None: "0"}.get(record_id, repr(record_id)) if not isinstance(record_id, dict) else "\"{'part': 1}\""
-    assert batch["record_ids"] == ["'1'", expected]  # its index without an id
+    assert batch["record_ids"] == ["'1'", expected]  # a record without an id is named by its index
 
 
 def test_a_record_that_takes_the_place_of_a_broken_one_brings_its_own_id(tmp_path, processor):

@@ -29,7 +29,8 @@ def test_a_smaller_share_is_a_subset_of_a_larger_one():
 
 
 def test_the_choice_is_the_same_on_every_machine():
-    # Other numbers would make new runs incomparable with earlier ones. Python's own hash differs in every process.
+    # With other numbers, new runs would not be comparable with earlier ones. Python's own hash differs in every
+    # process.
     assert chosen(0.2, RECORDS[:30]) == ["19", "22", "25"]
 
 

@@ -223,7 +223,7 @@ def test_answers_of_a_long_conversation_begin_where_every_prompt_ends(name):
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_a_conversation_takes_linear_time(monkeypatch, name):
-    """Few prompts are rendered, of every kind of question, with an exception here and there."""
+    """Few prompts are rendered for a conversation with every kind of question and some exceptions."""
     processor, rendered = make_family_processor(FAMILIES.get(name, FAMILIES["qwen2"]), LONG_TEMPLATES[name]), []
     render = renderings.render_jinja_template
     monkeypatch.setattr(
@@ -246,7 +246,7 @@ def test_a_conversation_takes_linear_time(monkeypatch, name):
 
 
 class Calendar:
-    """Replaces `datetime`: returns one day after the other, then always the last one."""
+    """Replaces `datetime`: returns the given days in turn, and then always the last one."""
 
     def __init__(self, *days):
         self.days = list(days)

@@ -1,4 +1,4 @@
-"""Two processes under DDP and FSDP2: the same losses, exact resumes, and one end for all."""
+"""Two processes under DDP and FSDP2: the same losses, exact resumes, and both processes end together."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from hawaii.tests.tiny.training import CHECKPOINTING, make_record, save_data, sa
 
 pytestmark = pytest.mark.slow
 
-# transformers would load weights on one process only, the teachers' too.
+# transformers would load weights on one process only, including those of the teachers.
 SHARDED = {**launcher_environment("fsdp2"), "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
 FULL = launcher_environment("fsdp2", "--fsdp_state_dict_type", "FULL_STATE_DICT")
 FSDP2 = ["use_cpu=false", "strategy=fsdp2", "num_processes=2"]
@@ -30,7 +30,7 @@ MIXED += ["train_sampling_strategy=group_by_length", "dataloader_num_workers=1"]
 
 LORA = ["max_steps=2", "save_steps=1", "lora={r: 2, lora_alpha: 4}"]
 
-# Teachers take one image at once, so that the number of their passes differs between the processes.
+# Teachers process one image at a time, so that the number of their passes differs between the processes.
 ONE_BY_ONE = """
 from unittest import mock
 from hawaii.training.teachers import loading, teacher
@@ -87,7 +87,7 @@ def finished(world):
 
 @pytest.fixture(scope="module")
 def resumed(world, finished):
-    """Copies of the uninterrupted runs without what came after the first step, resumed by new processes."""
+    """Copies of the uninterrupted runs with only the files of the first step, resumed by new processes."""
     runs = {
         "ddp": Run([world / "recipe.yaml", "use_cpu=false", *TIED], launcher_environment("ddp")),
         "sharded": Run([world / "recipe.yaml", *FSDP2, *TIED], SHARDED),
@@ -239,7 +239,7 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_all_at_the_same_step(wor
         (
             "refused",
             "Strategy ddp: 2 processes on 1 machine, CPU, float32. The launcher asked for FSDP, but accelerate does "
-            "not shard on CPUs, and this run uses them, because of use_cpu or for want of a GPU.",
+            "not shard on CPUs, and this run uses the CPU, because use_cpu is set or there is no GPU.",
         ),
     ],
 )
@@ -262,16 +262,19 @@ def test_another_number_of_processes_than_the_recipe_demands_is_refused(world, f
     assert statuses(finished["too_few"]) == [2, 2]
     message = finished["too_few"][0].stderr.splitlines()[-1]
     assert "The recipe demands num_processes: 8, but this run has 2." in message
-    assert message.endswith("Start it with 8 processes, or take the demand out of the recipe.")
+    assert message.endswith("Start it with 8 processes, or remove this demand from the recipe.")
     assert not (world / "too_few").exists()
 
 
 def test_processes_that_accelerate_does_not_join_are_refused(world, finished):
-    """Without a GPU and without use_cpu each would train alone, into the same folder."""
+    """Without a GPU and without use_cpu, each process would train alone and write into the same folder."""
     assert statuses(finished["unjoined"]) == [2, 2]
     assert not (world / "unjoined").exists()
     for process in finished["unjoined"]:
-        assert "The launcher started 2 processes, but each takes itself for one of 1, so all would" in process.stderr
+        assert (
+            "The launcher started 2 processes, but accelerate did not connect them (it counts 1), so all would"
+            in process.stderr
+        )
 
 
 def test_activations_that_accelerate_recomputes_with_other_dropout_are_refused(world, finished):

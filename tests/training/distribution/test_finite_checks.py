@@ -182,7 +182,7 @@ def test_a_loss_that_is_not_finite_is_an_error_whatever_the_scale(accelerator, m
 
 
 class CountReads(TorchDispatchMode):
-    """Counts the numbers that leave the device."""
+    """Counts the numbers that are copied from the device."""
 
     num_reads = 0
 
@@ -244,7 +244,7 @@ def test_a_learning_rate_that_diverges_ends_with_one_sentence(tmp_path, teacher_
     # The second makes the weights of the very first step infinite.
     recipe = write_recipe(tmp_path, teacher_folders)
     overrides = [f"learning_rate={learning_rate}", "save_steps=1", "max_steps=4"]
-    for _ in range(2):  # a rerun as well
+    for _ in range(2):  # a rerun fails as well
         assert main(["train", str(recipe), *overrides]) == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hawaii train: ")]
         assert ("before step 2 changed" if learning_rate == "1e12" else "not finite after step 1") in line

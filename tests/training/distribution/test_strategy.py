@@ -1,4 +1,4 @@
-"""The strategy that a run of one process has, and the demands of a recipe."""
+"""The strategy of a run with one process, and the demands of a recipe."""
 
 from types import SimpleNamespace
 
@@ -22,7 +22,7 @@ def make_stage(**training):
 
 @pytest.fixture(autouse=True)
 def own_state():
-    """Each test has an accelerator of its own; the next test builds another."""
+    """Each test builds its own accelerator."""
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -47,7 +47,10 @@ def test_one_process_is_single_with_the_precision_of_computation_and_weights(opt
     [
         ("ACCELERATE_USE_FSDP", "The launcher asked for FSDP, but accelerate does not shard on CPUs"),
         ("ACCELERATE_USE_DEEPSPEED", "The launcher asked for DeepSpeed, but accelerate does not shard on CPUs"),
-        ("ACCELERATE_USE_CPU", "On CPUs `accelerate launch` starts one process unless MPI starts more"),
+        (
+            "ACCELERATE_USE_CPU",
+            "On CPUs, `accelerate launch` ignores num_processes and starts one process, unless MPI starts more",
+        ),
     ],
 )
 def test_a_setting_of_the_launcher_without_effect_is_named(monkeypatch, variable, reason):
@@ -62,7 +65,8 @@ def test_processes_that_do_not_see_each_other_are_an_error(monkeypatch):
     accelerator = Accelerator(cpu=True)
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(
-        UserError, match="The launcher started 4 processes, but each takes itself for one of 1, so all"
+        UserError,
+        match="The launcher started 4 processes, but accelerate did not connect them \\(it counts 1\\), so all",
     ):
         describe_strategy(accelerator)
 

@@ -74,7 +74,7 @@ def finished(world):
 
 @pytest.fixture(scope="module")
 def resumed(world, finished):
-    """Copies of the uninterrupted runs without what came after the first step, resumed by new processes."""
+    """Copies of the uninterrupted runs with only the files of the first step, resumed by new processes."""
     runs = {}
     for name in ("zero2", "zero3"):
         folder = world / f"{name}_resumed"
@@ -151,7 +151,8 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one_bit_for_bit(world, fi
     [
         (
             "as_ddp",
-            "checkpoint-1 lacks optimizer.pt, which this run needs, though it is whole: start the run with the ",
+            "checkpoint-1 lacks optimizer.pt, which this run needs, although the checkpoint is whole: start the run "
+            "with the ",
         ),
         ("without_state", "checkpoint-1 lacks global_step1/"),
     ],
@@ -187,7 +188,7 @@ def test_what_is_not_finite_on_one_process_stops_all_before_the_optimizer_steps(
     messages = [outcome.stderr.splitlines()[-1] for outcome in outcomes]
     assert messages[0] == messages[1]
     assert f"Training stopped before step {step} changed a weight, because the " in messages[0]
-    named = outcomes[1:] if kind == "loss" else outcomes  # a gradient is of all records of the step
+    named = outcomes[1:] if kind == "loss" else outcomes  # a gradient depends on all records of the step
     assert reason.format(", ".join(record for each in named for record in each.records[step - 1])) in messages[0]
     assert [len(outcome.losses) for outcome in outcomes] == [step, step]
     folder = world / f"{name}_{kind}" / "pretrain"

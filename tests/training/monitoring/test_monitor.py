@@ -1,4 +1,4 @@
-"""The log says how fast training is and how the routers distribute tokens, and warns when one collapses."""
+"""The log has the speed of training and the load of the adapters; a collapsed router gives a warning."""
 
 import json
 import logging
@@ -99,7 +99,7 @@ TRAINABLE = {
 @pytest.mark.parametrize("trainable", TRAINABLE)
 @pytest.mark.parametrize("objective", ["hawaii", "llava"])
 def test_operations_are_within_ten_percent_of_the_traced_ones(teachers_of, objective, trainable):
-    """Of layers as wide as they are long; the trace also has the second pass of attention's backward kernel."""
+    """The trace also counts the second pass of attention's backward kernel. Layers are as wide as they are long."""
     sizes = {"num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 256}
     module = make_module(vision=sizes, text=sizes, objective=objective, trainable=TRAINABLE[trainable]).train()
     set_trainable(module.student, TRAINABLE[trainable])
@@ -197,7 +197,7 @@ def test_nothing_waits_for_the_device_between_log_entries(make_trainer, monkeypa
 
 
 def test_trackers_receive_the_terms_and_the_load(make_trainer, monkeypatch):
-    """By transformers' own `report_to`; a stub in the place of a tracker's package."""
+    """Uses transformers' `report_to`, and a stub instead of a tracker's package."""
     from transformers.integrations import integration_utils
 
     received = []

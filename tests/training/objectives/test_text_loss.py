@@ -1,4 +1,4 @@
-"""The loss of the answers, with scores only where there is a label, is that of every position."""
+"""The loss with scores only at labels equals the loss with scores at every position."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def loss_of(module, batch):
 
 
 def loss_of_every_position(module, batch):
-    """What `labels` of a causal language model do in transformers."""
+    """The loss that transformers' causal language models compute from `labels`."""
     names = ("input_ids", "pixel_values", "attention_mask")
     logits = module.student(**{name: batch[name] for name in names}).logits
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
@@ -91,7 +91,7 @@ def test_memory_for_scores_grows_with_the_labels_only(batch):
 
 
 class CountWaits(TorchDispatchMode):
-    """Counts the operations for which a host waits for its device."""
+    """Counts the operations that synchronise the device."""
 
     num_waits = 0
 
@@ -103,12 +103,12 @@ class CountWaits(TorchDispatchMode):
 def test_the_loss_waits_for_the_device_no_more_often_than_the_language_model_does(batch):
     module = make_module()
     embeddings = module.student.get_input_embeddings()(batch["input_ids"])
-    with CountWaits() as alone:  # transformers looks whether there is padding
+    with CountWaits() as alone:  # transformers checks for padding
         module.student.model.language_model(inputs_embeds=embeddings, attention_mask=batch["attention_mask"])
     features, _ = routed_pass(module.student, batch["pixel_values"])
     with CountWaits() as loss:
         text_loss(module.student, features.detach(), batch).backward()
     assert loss.num_waits == alone.num_waits
     with CountWaits() as indices:
-        count(batch)  # what the collator does on the host
+        count(batch)  # the collator computes this on the host
     assert indices.num_waits == 1

@@ -1,4 +1,4 @@
-"""Interpolations that expand exponentially are one sentence, and ordinary ones are not counted as such."""
+"""Interpolations that expand exponentially are an error of one sentence, and ordinary ones are accepted."""
 
 from pathlib import Path
 

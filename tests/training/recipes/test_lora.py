@@ -39,7 +39,7 @@ def read(folder, **options):
         ({"lora": {"inference_mode": True}}, "lora: inference_mode is set by training; leave it out."),
         (
             {"lora": {"modules_to_save": ["x"]}},
-            "lora: modules_to_save is not supported, because the parts in trainable",
+            "lora: modules_to_save is not supported, because all weights of the parts in trainable",
         ),
         ({"lora": {"init_lora_weights": "pissa"}}, "init_lora_weights is 'pissa', which changes the weights"),
         ({"lora": 8}, "lora is 8; it must be a mapping."),

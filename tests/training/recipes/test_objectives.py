@@ -87,7 +87,7 @@ def test_a_batch_without_images_gives_every_parameter_a_gradient_and_trains_the_
     module = make_module(**settings)
     towers = count_calls(module.student.model.vision_tower)
     loss, terms = run(module, batch)
-    assert towers  # otherwise other processes would wait
+    assert towers  # otherwise the other processes would wait for gradients
     assert {name for name, value in terms.items() if value != 0} == {"text"}
     assert torch.equal(loss.detach(), terms["text"]) and loss.isfinite()
     found = gradients(module, loss)

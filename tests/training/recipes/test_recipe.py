@@ -283,7 +283,7 @@ def test_an_invalid_recipe_is_an_error(write, changes, problem):
     [
         {"model_type": "llama", "num_key_value_heads": 2, "rope_theta": 1e6, "tie_word_embeddings": True},
         {"hidden_size": 8, "dtype": "bfloat16"},
-        {"model_type": "gpt2", "n_embd": 8, "num_attention_heads": 2},  # the second in the notation of other models
+        {"model_type": "gpt2", "n_embd": 8, "num_attention_heads": 2},  # n_embd is GPT-2's name of hidden_size
     ],
 )
 def test_the_fields_of_a_language_model_are_known(write, text_config):

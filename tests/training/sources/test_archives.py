@@ -1,4 +1,4 @@
-"""Images in a zip or tar are read in place, as if it were extracted, by any process."""
+"""Images in a zip or tar are read without extraction, in any process, and equal the extracted ones."""
 
 import io
 import multiprocessing
@@ -189,7 +189,7 @@ def test_a_tar_that_was_not_listed_to_its_end_is_an_error(tmp_path, place, damag
         path.write_bytes(ending)
         assert len(list(ImageArchive(path).names())) == 10
     path.write_bytes(damage(content))
-    with pytest.raises(UserError, match=rf"The tar .*a\.tar is cut or damaged at byte {place}: "):
+    with pytest.raises(UserError, match=rf"The tar .*a\.tar is cut off or damaged at byte {place}: "):
         ImageArchive(path)
 
 

@@ -1,4 +1,4 @@
-"""A file of the cache is complete or an error, and an error of the data is none of the cache."""
+"""An incomplete file of the cache is an error, and errors of the data are not reported as errors of the cache."""
 
 import errno
 import os

@@ -264,7 +264,7 @@ def test_a_caption_whose_image_is_not_read_is_a_problem(folder, processor, tmp_p
     assert sorted(record.id for record in broken) == ["5", "6"]
     for record in broken:
         assert record.problem == "its caption has no image; suffixes of images at the start of its shards: .png"
-        assert not record.is_readable  # so an encoder, which needs no caption, does not leave it out, either
+        assert not record.is_readable  # so training an encoder, which needs no caption, does not skip it either
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -377,7 +377,7 @@ def empty(path):
     ],
 )
 def test_a_broken_shard_among_others_is_named(folder, processor, tmp_path, streaming, damage, problem):
-    """Also if records are skipped: a file holds many of them."""
+    """Raised even if records are skipped, because a file contains many of them."""
     (tmp_path / "set").mkdir()
     rows = [{"images": [{"bytes": png(RECORDS[0], folder), "path": None}], "messages": chat(RECORDS[0], str)}] * 20
     for name in ("a", "b"):

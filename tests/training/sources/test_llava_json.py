@@ -1,4 +1,4 @@
-"""JSON is read in pieces, with the values and the errors of Python's parser; hostile text is a sentence."""
+"""JSON is read in pieces, with the values and the errors of Python's parser; an error is one sentence."""
 
 import json
 

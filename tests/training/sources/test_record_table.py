@@ -1,4 +1,4 @@
-"""A table gives the records that were saved, whatever is in them, and is written once."""
+"""A table returns the saved records unchanged, with any content, and is written once."""
 
 import json
 import multiprocessing

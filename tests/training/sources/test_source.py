@@ -1,4 +1,4 @@
-"""What is wrong with the sources of a recipe is a sentence, before anything is read."""
+"""A wrong source in a recipe is an error of one sentence, before data are read."""
 
 import datasets
 import pytest

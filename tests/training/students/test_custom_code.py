@@ -1,4 +1,4 @@
-"""The code of a language model or a tokenizer runs only if the recipe trusts it, and nothing is asked."""
+"""The code of a language model or a tokenizer runs only if the recipe trusts it, without a question to the user."""
 
 import shutil
 

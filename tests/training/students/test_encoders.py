@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain_folder(tmp_path_factory):
-    """The same without adapters, as after training with RADIO."""
+    """The same encoder without adapters, as after training with RADIO."""
     folder = tmp_path_factory.mktemp("encoders") / "plain"
     save_encoder_folder(folder, num_teacher_adapters=0, num_general_adapters=0)
     return folder

@@ -260,7 +260,10 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 def test_published_folders_work_in_transformers_4_too(tmp_path):
-    """4.57 has all of these families. Messages may be strings, which transformers' own processors do not accept."""
+    """
+    transformers 4.57 has all of these families. Messages may be strings, which transformers' own processors do not
+    accept.
+    """
     folders, ends = tmp_path / "folders", {}
     Image.new("RGB", (16, 20), "red").save(tmp_path / "red.png")
     images = [{"type": "image", "path": str(tmp_path / "red.png")}] * 2

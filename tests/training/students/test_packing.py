@@ -40,7 +40,7 @@ def test_families_of_language_models_keep_packed_rows_apart(family, dtype):
     assert student.model.language_model.training
 
 
-# A recurrent state, positions that are counted from a mask, and attention biases of their own.
+# A recurrent state, positions that are counted from a mask, and custom attention biases.
 @pytest.mark.parametrize("model_type", ["mamba", "opt", "falcon", "bloom"])
 def test_a_language_model_that_mixes_rows_is_refused(model_type):
     fields = {"state_size": 8} if model_type == "mamba" else {"word_embed_proj_dim": 32} if model_type == "opt" else {}

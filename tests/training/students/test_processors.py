@@ -97,7 +97,7 @@ def test_a_tokenizer_without_a_template_is_an_error(tmp_path):
 
 
 def test_a_later_stage_with_another_template_stops_at_its_end_token(tmp_path):
-    """A base model has another end token than the one that its tokenizer's template adds after answers."""
+    """The end token of a base model is not the one that its tokenizer's template adds after answers."""
     family = FAMILIES["qwen2"]
     make_family_tokenizer(family).save_pretrained(tmp_path)
     model_args = ModelArguments(vision_config=VISION, text_config=text_config(family), tokenizer=str(tmp_path))

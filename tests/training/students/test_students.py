@@ -1,4 +1,4 @@
-"""A student is built from parts that keep their weights, and the named parts of it train."""
+"""A student is built from parts that keep their weights, and only its named parts are trained."""
 
 import pytest
 import torch

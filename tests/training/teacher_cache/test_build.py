@@ -1,4 +1,7 @@
-"""`hawaii cache` computes the features of a recipe's images, and training reads them as if the teachers ran."""
+"""
+`hawaii cache` computes the features of a recipe's images, and training with them equals training with running
+teachers.
+"""
 
 import json
 import os
@@ -67,7 +70,7 @@ def assert_close(cached, live, tolerance):
         assert there.keys() == here.keys()
         for name, value in here.items():
             if name.startswith("load"):
-                continue  # a token between two adapters may go to the other one
+                continue  # a token with nearly equal scores may be routed to the other adapter
             assert there[name] == pytest.approx(value, rel=tolerance, abs=tolerance), name
 
 
@@ -112,7 +115,7 @@ def test_llava_has_no_teachers_and_move_kd_runs_its_own(world, cache, tmp_path, 
     with pytest.raises(UserError, match="no stage can read features from a cache"):
         build_cache(str(world), ["objective=move_kd"], str(tmp_path / "cache"))
     losses(world, tmp_path / "move_kd", "objective=move_kd", "max_steps=1", f"teacher_cache={cache}")
-    assert "move_kd reads more than a teacher_cache holds: its teachers run" in capsys.readouterr().out
+    assert "move_kd needs more than a teacher_cache contains: its teachers run" in capsys.readouterr().out
     train(str(world), [f"output_dir={tmp_path / 'llava'}", *SHORT, "objective=llava", f"teacher_cache={cache}"])
 
 
@@ -188,7 +191,9 @@ def replace_teacher(world, **fields):
 )
 def test_other_features_are_refused_with_the_difference(world, cache, tmp_path, change, difference):
     overrides = [*change(world, tmp_path), *SHORT, f"teacher_cache={cache}", f"output_dir={tmp_path / 'run'}"]
-    with pytest.raises(UserError, match=rf"The teacher_cache .* has no features to use: in pad-4x4-\w+, {difference}"):
+    with pytest.raises(
+        UserError, match=rf"The teacher_cache .* has no suitable features: in pad-4x4-\w+, {difference}"
+    ):
         train(str(world), overrides)
 
 
@@ -204,7 +209,7 @@ def test_two_teachers_of_a_cache_can_be_read_without_the_third(world, tmp_path, 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_without_features_is_named_and_never_skipped(world, cache, tmp_path, policy, workers, capsys):
     folder = shutil.copytree(world.parent / "images", tmp_path / "images")
-    make_image(99).save(folder / "3.png")  # it had features, and changed
+    make_image(99).save(folder / "3.png")  # it had features, but has changed
     overrides = [f"image_folder={folder}", f"bad_records={policy}", f"dataloader_num_workers={workers}"]
     overrides += [*SHORT, "max_steps=8", f"teacher_cache={cache}", f"output_dir={tmp_path / 'run'}"]
     assert main(["train", str(world), *overrides]) == 2
@@ -369,7 +374,7 @@ def test_a_run_continues_with_the_features_that_it_began_with(world, tmp_path):
     shutil.rmtree(run / "finetune" / "model")
     folder = shutil.move(folder, tmp_path / "moved")
     options[options.index(f"teacher_cache={tmp_path / 'cache'}")] = f"teacher_cache={folder}"
-    build_cache(str(world), output_dir=str(folder), storage="bfloat16")  # training prefers it
+    build_cache(str(world), output_dir=str(folder), storage="bfloat16")  # training prefers 16 bits
     with pytest.raises(UserError, match="was trained with other features of a teacher_cache: pad-"):
         train(str(world), options)
     bfloat16 = next(path for path in folder.iterdir() if "bfloat16" in (path / "contents.json").read_text())

@@ -1,4 +1,4 @@
-"""Features of an image are found by its content, in files that are whole."""
+"""Features of an image are found by its content, in complete files."""
 
 import pickle
 

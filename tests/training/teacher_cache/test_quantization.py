@@ -15,7 +15,7 @@ def restore(features, dtype=torch.float32):
 
 
 def hard_features(num_images=5, side=24, channels=64):
-    """Channels of other scales and with other means, one with rare large values, as transformers have them."""
+    """Channels with different scales and means; one has rare large values, as in transformer features."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(num_images, side * side, channels, generator=generator)
     features = features * torch.logspace(-3, 2, channels) + torch.linspace(-20, 20, channels)

@@ -1,4 +1,4 @@
-"""The vision part of every checkpoint is loaded, completely, without what comes after the features."""
+"""The vision part of every checkpoint is loaded completely, without the layers after the features."""
 
 import json
 
