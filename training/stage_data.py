@@ -1,6 +1,7 @@
 """The training data of a stage, and its teachers' features of a sample of the images."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ from .data.mixture import MixedDataset
 from .data.reader import TEACHER_INPUTS, join
 from .data.sample_stream import SampleStream, StreamPart
 from .recipes.arguments import DataArguments
-from .sources.dataset_rows import TableStream
+from .sources.record_table import TableStream
 from .teacher_cache.cached_teacher import FeatureCache
 from .trainer import teacher_features
 
 
-NUM_SAMPLES = 64  # images whose features set the scale of the targets
+NUM_SAMPLES = 64  # with images, whose features set the scale of the targets
+MAX_SAMPLES = 6400  # read in search of them
 TrainingData = ConversationDataset | ImageDataset | MixedDataset | SampleStream
 
 
@@ -70,13 +72,27 @@ def read_data(
     return (parts[0] if len(parts) == 1 else MixedDataset(parts, data_args.weights)), collator
 
 
+def spread_samples(dataset: Any) -> list[dict]:
+    """
+    Returns samples spread over the data. If too few of them have images, their neighbours are read as well: rows of
+    text may recur in the same interval.
+    """
+    step = max(1, len(dataset) // NUM_SAMPLES)
+    samples, num_with_images = [], 0
+    for index in chain.from_iterable(range(start, len(dataset), step) for start in range(step)):
+        if num_with_images == NUM_SAMPLES or len(samples) == MAX_SAMPLES:
+            break
+        samples.append(dataset[index])
+        num_with_images += "pixel_values" in samples[-1]
+    return samples
+
+
 def sample_teacher_features(dataset: TrainingData, teachers: list, device: torch.device) -> list:
     """The features of each teacher, on the CPU, for images spread over the data, the same on every process."""
     if isinstance(dataset, SampleStream):
         samples = dataset.take(NUM_SAMPLES)
     else:
-        step = max(1, len(dataset) // NUM_SAMPLES)
-        samples = [dataset[index] for index in range(0, len(dataset), step)[:NUM_SAMPLES]]
+        samples = spread_samples(dataset)
     with_images = [sample for sample in samples if "pixel_values" in sample]
     if not with_images:
         raise UserError(

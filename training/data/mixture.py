@@ -7,12 +7,14 @@ from itertools import accumulate
 
 from torch.utils.data import Dataset
 
+from ...files.user_error import UserError
 from .conversation_dataset import ConversationDataset
 from .images import ImageDataset
 
 
 logger = logging.getLogger(__name__)
 
+LARGEST = 2**31  # samples of a source in an epoch
 LARGE = 10  # times as many samples in an epoch as there are records
 
 
@@ -22,10 +24,18 @@ def share_counts(sizes: Sequence[int], weights: Sequence[float] | None) -> list[
 
     Without weights every record is used once. With weights the samples are shared among the sources in proportion to
     them, and the epoch is the shortest in which every record of every source is used at least once.
+
+    Raises:
+        UserError: The epoch is too long for a sampler.
     """
     if weights is None:
         return list(sizes)
     length = max(size / weight for size, weight in zip(sizes, weights))
+    if length * max(weights) > LARGEST:
+        raise UserError(
+            f"data: with the weights {', '.join(map(str, weights))}, an epoch that uses each record once has more "
+            f"than {LARGEST:,} samples: make the smallest weights larger, or leave their sources out."
+        )
     return [max(size, round(weight * length)) for size, weight in zip(sizes, weights)]
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ...files.user_error import UserError
-from ..sources.dataset_rows import DatasetStream, TableStream
+from ..sources.dataset_rows import DatasetStream
 from ..sources.record import Record
+from ..sources.record_table import TableStream
 from .conversation_dataset import first_question
 from .reader import RecordReader
 from .records import is_in_share

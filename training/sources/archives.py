@@ -6,7 +6,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +23,6 @@ NUM_ROWS = 100_000
 SCHEMA = pa.schema(
     [("name", pa.string()), ("start", pa.int64()), ("stored", pa.int64()), ("size", pa.int64()), ("crc", pa.int64())]
 )
-# Suffixes of the images in tar shards, which are their columns as well.
-SHARD_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
 LOCAL_HEADER_SIZE = 30  # of a zip, before the name
 NUM_BYTES = 2**20
 
@@ -112,24 +109,6 @@ def _list_tar(path: Path) -> Iterator[Member]:
             members[name] = members[target]
     for name, (start, size) in members.items():
         yield Member(name, start, size, size)
-
-
-@lru_cache(maxsize=16)
-def unread_images(shard: str, columns: tuple[str, ...]) -> dict[str, str]:
-    """
-    Returns the image suffixes of a tar shard that `datasets` does not read, by sample. It reads the suffixes of
-    the first five samples only. A shard that is not a file here has none.
-    """
-    unread = {}
-    if Path(shard).is_file():
-        with tarfile.open(shard) as archive:
-            for info in archive:
-                archive.members = []  # otherwise it keeps all  # pyright: ignore[reportAttributeAccessIssue]
-                folder, name = posixpath.split(info.name)
-                sample, _, suffix = name.partition(".")
-                if suffix not in columns and suffix.rpartition(".")[2].lower() in SHARD_IMAGES:
-                    unread[posixpath.join(folder, sample)] = suffix
-    return unread
 
 
 class ImageArchive:

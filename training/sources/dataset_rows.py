@@ -14,22 +14,25 @@ import datasets
 import numpy as np
 import pyarrow as pa
 from datasets.exceptions import DatasetGenerationError
+from datasets.packaged_modules.webdataset.webdataset import WebDataset
 from pyarrow.parquet import read_schema
 
 from ...files.digest import digest
 from ...files.user_error import UserError
-from .archives import SHARD_IMAGES, unread_images
+from .cache import cache_path
 from .image_folder import ImageStore
 from .readers import OTHER_FORMATS, READERS, code_digest, find_reader
 from .record import Record
 from .record_forms import is_given, make_record
 from .record_table import RecordTable, save_records
+from .tar_shards import SHARD_IMAGES, TextShards, make_shard_record
 
 
 # The builder of `datasets` that reads a file.
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 CONVERSATION_COLUMNS = ("conversations", "messages")
 IMAGE_COLUMNS = ("image", "images")
+BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 NUM_ROWS = 1000
 SHUFFLE_BUFFER = 1000  # rows, whose images are not decoded
 NUM_OPEN_SHARDS = 10
@@ -64,10 +67,18 @@ def _load(path: str, config: str | None, split: str, streaming: bool) -> Any:
                 )
             rows = rows[split]
         return rows.to_iterable_dataset(num_shards=max(1, len(rows.data.to_batches()))) if streaming else rows
+    arguments: dict[str, Any] = {"path": path, "name": config}
     if folder.is_file():
-        builder = BUILDERS[folder.suffix]
-        return datasets.load_dataset(builder, data_files=path, split=split, streaming=streaming)
-    return datasets.load_dataset(path, name=config, split=split, streaming=streaming)
+        arguments = {"path": BUILDERS[folder.suffix], "data_files": path}
+    builder = datasets.load_dataset_builder(**arguments)
+    if isinstance(builder, WebDataset):
+        # Other programs have the rows with parsed JSON in the default cache.
+        builder: Any = datasets.load_dataset_builder(**arguments, cache_dir=str(cache_path("shards")))
+        builder.__class__ = TextShards
+    if streaming:
+        return builder.as_streaming_dataset(split=split)
+    builder.download_and_prepare()
+    return builder.as_dataset(split=split)
 
 
 def _find_broken_file(path: str) -> Path | None:
@@ -119,7 +130,25 @@ def load_rows(path: str, config: str | None = None, split: str = "train", stream
             "conversations, as in LLaVA's JSON, or messages, as in a chat; in tar shards, each NAME.jpg has a "
             "NAME.json with one of them or a NAME.txt with a caption."
         )
+    unread = [name for name, feature in (rows.features or {}).items() if _holds_images(feature)]
+    if unread and not _image_columns(names):
+        wanted = (
+            ", ".join(f".{suffix}" for suffix in SHARD_IMAGES) if "__key__" in names else " or ".join(IMAGE_COLUMNS)
+        )
+        raise UserError(
+            f"The data set {path} has images in {', '.join(map(repr, unread))}, which is not read: rename it to "
+            f"{wanted}, or remove it if the conversations are without images."
+        )
     return rows
+
+
+def _holds_images(feature: Any) -> bool:
+    """Whether a column contains images: as such, or as bytes."""
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return _holds_images(feature.feature)
+    if isinstance(feature, dict):
+        return "bytes" in feature
+    return isinstance(feature, datasets.Image)
 
 
 def _image_columns(names: list[str]) -> list[str]:
@@ -128,8 +157,8 @@ def _image_columns(names: list[str]) -> list[str]:
 
 
 def _has_content(image: Any) -> bool:
-    if isinstance(image, dict) and image.keys() >= {"bytes", "path"}:
-        return image["bytes"] is not None or is_given(image["path"])
+    if isinstance(image, dict) and "bytes" in image:
+        return image["bytes"] is not None or is_given(image.get("path"))
     return is_given(image)
 
 
@@ -141,25 +170,9 @@ def _row_images(row: dict, columns: list[str]) -> list:
 
 def _to_record(row: dict, columns: list[str], images: list, number: int | str) -> Record:
     """Returns the record of a row; `number` identifies it if it has no id."""
-    content = row.get("json")
-    if "__key__" not in row:
-        value = {name: field for name, field in row.items() if name not in columns}
-    elif isinstance(content, dict):
-        value = {"id": row["__key__"], **content}
-        unread = {} if images else unread_images(row.get("__url__", ""), tuple(columns))
-        if row["__key__"] in unread:
-            problem = f"its image .{unread[row['__key__']]} is not read, because the first samples have no such suffix"
-            return Record(row["__key__"], (), problem=problem, is_readable=False)
-    elif row.get("txt") is None:
-        value = {"id": row["__key__"]}
-    elif images:
-        turns = [{"from": "human", "value": "<image>" * len(images)}, {"from": "gpt", "value": row["txt"]}]
-        value = {"id": row["__key__"], "conversations": turns}
-    else:
-        # `datasets` reads only the suffixes that the first files of a tar have.
-        found = ", ".join(f".{column}" for column in columns) or "none"
-        problem = f"its caption has no image; suffixes of images at the start of its shards: {found}"
-        return Record(row["__key__"], (), problem=problem, is_readable=False)
+    if "__key__" in row:
+        return make_shard_record(row, columns, images)
+    value = {name: field for name, field in row.items() if name not in columns}
     return make_record({**value, "image": images}, number)
 
 
@@ -167,8 +180,10 @@ def _without_bytes(images: pa.Array) -> pa.Array:
     """Replaces the bytes of images by true, or by null if there are none, without reading them."""
     kind = images.type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        content, paths = images.field("bytes"), images.field("path")
-    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        content, paths = images.field("bytes"), pa.nulls(len(images), pa.string())
+        if kind.get_field_index("path") >= 0:
+            paths = images.field("path")
+    elif any(is_kind(kind) for is_kind in BINARY):
         content, paths = images, pa.nulls(len(images), pa.string())
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
         first, last = images.offsets[0].as_py(), images.offsets[-1].as_py()
@@ -185,8 +200,8 @@ def _place_images(images: list, place: str) -> list:
     """Returns the names of a row's images: the path of an image without bytes, else its position in the data set."""
     names = []
     for number, image in enumerate(images):
-        if isinstance(image, dict) and image.keys() >= {"bytes", "path"}:
-            names.append(f"{place}{number}" if image["bytes"] else image["path"])
+        if isinstance(image, dict) and "bytes" in image:
+            names.append(f"{place}{number}" if image["bytes"] else image.get("path"))
         else:
             names.append(image)
     return names
@@ -249,19 +264,25 @@ class DatasetImages(ImageStore):
         return f"{self.path}, {name}" if is_place else self.folder.describe(name)
 
 
-def _iterate_records(rows: Any, path: str) -> Iterator[Record]:
-    columns = _image_columns(rows.column_names)
+def _read_rows(rows: Any, columns: list[str], path: str) -> Iterator[dict]:
+    """Reads the rows without the bytes of their images."""
     rows = rows.with_format("arrow")
     for first in range(0, len(rows), NUM_ROWS):
         with _explain_errors(path):
-            table = rows[first : first + NUM_ROWS].combine_chunks()
-        for column in columns:
-            array = table.column(column)
-            array = array.chunk(0) if array.num_chunks == 1 else pa.concat_arrays(array.chunks)
-            table = table.set_column(table.column_names.index(column), column, _without_bytes(array))
-        for number, row in enumerate(table.to_pylist(), start=first):
-            images = _place_images(_row_images(row, columns), f"row {number}, image ")
-            yield _to_record(row, columns, images, number)
+            # Not joined, because an array has at most 2 GiB of images.
+            batches = rows[first : first + NUM_ROWS].to_batches()
+        for batch in batches:
+            for column in columns:
+                index = batch.schema.get_field_index(column)
+                batch = batch.set_column(index, column, _without_bytes(batch.column(index)))
+            yield from batch.to_pylist()
+
+
+def _iterate_records(rows: Any, path: str) -> Iterator[Record]:
+    columns = _image_columns(rows.column_names)
+    for number, row in enumerate(_read_rows(rows, columns, path)):
+        images = _place_images(_row_images(row, columns), f"row {number}, image ")
+        yield _to_record(row, columns, images, number)
 
 
 def read_dataset(
@@ -341,6 +362,8 @@ class DatasetStream:
                 images[place] = image["path"]
             elif isinstance(image, bytes):
                 images[place] = {"bytes": image, "path": None}
+            elif isinstance(image, dict):
+                images[place] = {"path": None, **image}
         return _to_record(row, self.columns, images, number)
 
     def read(self, seed: int, epoch: int, reader: int, num_readers: int) -> Iterator[Record]:
@@ -361,21 +384,3 @@ class DatasetStream:
         with _explain_errors(self.path):
             for number, row in islice(rows, reader // num_groups, None, num_readers // num_groups):
                 yield self._to_record(row, number)
-
-
-class TableStream:
-    """
-    A record table with the interface of a stream.
-
-    Args:
-        records ([`RecordTable`]):
-            The records.
-    """
-
-    def __init__(self, records: RecordTable):
-        self.records = records
-
-    def read(self, seed: int, epoch: int, reader: int, num_readers: int) -> Iterator[Record]:
-        """Reads every `num_readers`-th record in the order of the epoch; arguments as for [`DatasetStream.read`]."""
-        order = np.random.default_rng([seed, epoch]).permutation(len(self.records))
-        return (self.records[int(number)] for number in order[reader::num_readers])

@@ -27,7 +27,17 @@ def _explain(error: Exception, path: Path, line: int) -> UserError:
     return UserError(f"{path}, line {line}: a number has too many digits ({str(error).partition(';')[0]}).")
 
 
-def _parse_json(text: str, path: Path, first_line: int = 1) -> Any:
+def parse_json(text: str, path: Path, first_line: int = 1) -> Any:
+    """
+    Parses a JSON text, with the turns of LLaVA's form as messages.
+
+    Args:
+        text (`str`), path (`Path`), first_line (`int`, *optional*, defaults to 1):
+            The text, and the file and the line from which it comes, for errors.
+
+    Raises:
+        UserError: The text is not JSON, is nested too deeply or has a number that is too long.
+    """
     try:
         return json.loads(text, object_pairs_hook=parse_object)
     except (ValueError, RecursionError) as error:
@@ -37,7 +47,7 @@ def _parse_json(text: str, path: Path, first_line: int = 1) -> Any:
 def _read_lines(lines: Iterable[str], path: Path) -> Iterator[Any]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            yield _parse_json(line.rstrip("\n"), path, number)
+            yield parse_json(line.rstrip("\n"), path, number)
 
 
 class _ListReader:
@@ -117,7 +127,7 @@ def _read_values(path: Path) -> Iterator[Any]:
             return
         text = lines.read()
     try:
-        values = _parse_json(text, path)
+        values = parse_json(text, path)
     except UserError as error:
         if is_list or getattr(error.__cause__, "msg", None) != "Extra data":
             raise

@@ -88,6 +88,10 @@ def _parse_conversation(turns: list, is_chat: bool, images: tuple) -> tuple[list
                 return [], images, f"a message is {short_repr(turn)}; it must be {MESSAGE_FORM}"
             messages.append(parsed[0])
             written += parsed[1]
+            other = [image for image in parsed[1] if not isinstance(image, str)]
+            if other:
+                problem = f"a message contains {short_repr(other[0])} instead of an image's path; use a column images"
+                return [], images, problem
         else:
             message = parse_turn(turn) if isinstance(turn, dict) else turn
             if not isinstance(message, Message):
@@ -109,12 +113,15 @@ def make_record(value: Any, index: int) -> Record:
     if not isinstance(value, dict):
         return Record(index, (), problem=f"it is {short_repr(value)}, not a JSON object", is_readable=False)
     value = {name: field for name, field in value.items() if is_given(field)}
-    images = value.get("image", value.get("images", []))
-    images = tuple(filter(is_given, images)) if isinstance(images, list) else (images,)
+    given = [field if isinstance(field, list) else [field] for field in (value.get("image"), value.get("images"))]
+    image, images = (tuple(filter(is_given, field)) for field in given)
     record_id = value.get("id", index)
     if isinstance(record_id, list | dict | RepeatedName):
         record_id = short_repr(record_id)
     fields = {"id": record_id, "question_type": value.get("question_type")}
+    if image and images and image != images:
+        return Record(**fields, problem="it has different images in image and in images", is_readable=False)
+    images = image or images
     is_chat = "conversations" not in value and "messages" in value
     turns = value.get("messages" if is_chat else "conversations")
     if not isinstance(turns, list):

@@ -142,3 +142,21 @@ def save_records(name: str, records: Iterable[Record], source: str) -> RecordTab
             raise UserError(f"{source}: a field of a record is nested too deeply.") from error
 
     return RecordTable(cached_file(f"{name}.arrow", write))
+
+
+class TableStream:
+    """
+    A record table with the interface of a stream.
+
+    Args:
+        records ([`RecordTable`]):
+            The records.
+    """
+
+    def __init__(self, records: RecordTable):
+        self.records = records
+
+    def read(self, seed: int, epoch: int, reader: int, num_readers: int) -> Iterator[Record]:
+        """Reads every `num_readers`-th record in the order of the epoch; arguments as for [`DatasetStream.read`]."""
+        order = np.random.default_rng([seed, epoch]).permutation(len(self.records))
+        return (self.records[int(number)] for number in order[reader::num_readers])

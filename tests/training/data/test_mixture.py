@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_dataset, make_record, save_data
 from hawaii.training.data.mixture import MixedDataset, share_counts
@@ -22,6 +23,14 @@ from hawaii.training.data.mixture import MixedDataset, share_counts
 )
 def test_an_epoch_is_the_shortest_with_every_record_and_the_shares(sizes, weights, counts):
     assert share_counts(sizes, weights) == counts
+
+
+@pytest.mark.parametrize("weights", [[1e-9, 1], [5e-324, 1], [1e308, 1]])
+def test_weights_that_make_an_endless_epoch_are_refused(weights):
+    with pytest.raises(
+        UserError, match=r"with the weights .*, 1, an epoch .* more than 2,147,483,648 samples: make the"
+    ):
+        share_counts([3, 5], weights)
 
 
 @pytest.fixture(scope="module")

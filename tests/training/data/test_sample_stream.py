@@ -17,7 +17,7 @@ from hawaii.training.data.conversation_dataset import Collator, ConversationRead
 from hawaii.training.data.records import is_in_share
 from hawaii.training.data.sample_stream import SampleStream, StreamPart, load_stream
 from hawaii.training.sources import dataset_rows
-from hawaii.training.sources.dataset_rows import TableStream
+from hawaii.training.sources.record_table import TableStream
 from hawaii.training.sources.source import Source
 
 

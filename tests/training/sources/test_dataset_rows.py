@@ -5,6 +5,8 @@ import json
 import tarfile
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +18,7 @@ from hawaii.tests.tiny.training import make_record, save_data
 from hawaii.training.data.conversation_dataset import ConversationDataset, ConversationReader
 from hawaii.training.data.images import ImageDataset
 from hawaii.training.data.sample_stream import SampleStream, StreamPart
+from hawaii.training.sources import dataset_rows
 from hawaii.training.sources.source import Source
 
 
@@ -253,18 +256,20 @@ def write_tar(path, samples):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_caption_whose_image_is_not_read_is_a_problem(folder, processor, tmp_path, streaming):
-    """`datasets` reads the suffixes of the first five samples of the first shard."""
+def test_a_caption_whose_image_is_not_read_is_a_problem(folder, tmp_path, streaming):
+    """`datasets` reads the suffixes of the first five records of the first shard."""
     content = png(RECORDS[0], folder)
     samples = [{"png": content, "txt": b"red"}] * 5 + [{"webp": content, "txt": b"red"}, {"txt": b"alone"}]
     write_tar(tmp_path / "set.tar", samples)
     source = Source(str(tmp_path / "set.tar"), streaming=streaming)
     records = source.stream().read(0, 0, 0, 1) if streaming else source.read()[0]
-    broken = [record for record in records if record.problem or not record.is_readable]
-    assert sorted(record.id for record in broken) == ["5", "6"]
-    for record in broken:
-        assert record.problem == "its caption has no image; suffixes of images at the start of its shards: .png"
-        assert not record.is_readable  # so training an encoder, which needs no caption, does not skip it either
+    broken = {record.id: record for record in records if record.problem}
+    assert {key: record.problem for key, record in broken.items()} == {
+        "5": "its image .webp is not read, because the first records have no such suffix",
+        "6": "its caption has no image",
+    }
+    # So an encoder, which needs no caption, does not leave it out, either.
+    assert not any(record.is_readable for record in broken.values())
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -277,13 +282,122 @@ def test_a_chat_whose_image_is_not_read_is_a_problem_and_a_text_is_none(folder, 
     source = Source(str(tmp_path / "set.tar"), streaming=streaming)
     records = source.stream().read(0, 0, 0, 1) if streaming else source.read()[0]
     records = {record.id: record for record in records}
-    problem = "its image .{} is not read, because the first samples have no such suffix"
+    problem = "its image .{} is not read, because the first records have no such suffix"
     assert [records[key].problem for key in map(str, range(5, 8))] == [
         problem.format("webp"),
         None,
         problem.format("PNG"),
     ]
     assert [len(records[key].images) for key in map(str, range(8))] == [1] * 5 + [0] * 3
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_broken_text_in_a_shard_is_one_bad_record_and_fields_may_differ(folder, processor, tmp_path, streaming):
+    content = png(RECORDS[0], folder)
+    good = [
+        {"conversations": RECORDS[0]["conversations"], "id": key, "extra": extra}
+        for key, extra in (("text", 1), (7, "one"), (None, {"two": [2]}))
+    ]
+    texts = {
+        b"{broken": "0.json, line 1: Expecting property name enclosed in double quotes",
+        b"[]": "it is [], not a JSON object",
+        b'{"conversations": [], "conversations": []}': "it has the field 'conversations' twice",
+        b'"\xff"': "'utf-8' codec can't decode byte 0xff",
+        b"[" * 100_000: "its JSON is nested too deeply",
+    }
+    files = [*texts, *(json.dumps(record).encode() for record in good)]
+    (tmp_path / "shards").mkdir()
+    write_tar(tmp_path / "shards" / "a.tar", [{"png": content, "json": text} for text in files])
+    source = Source(str(tmp_path / "shards"), streaming=streaming)
+    records = list(source.stream().read(0, 0, 0, 1) if streaming else source.read()[0])
+    problems = {record.id: record.problem for record in records if record.problem is not None}
+    assert sorted(problems) == ["0", "1", "2", "3", "4"]
+    for key, problem in zip("01234", texts.values()):
+        assert problem in problems[key]
+    assert {repr(record.id) for record in records if record.problem is None} == {"'text'", "7", "'7'"}
+    samples = read_all(tmp_path / "shards", processor, streaming, bad_records="skip")
+    assert {sample["record_id"] for sample in samples} == {"'text'", "7", "'7'"}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_broken_caption_is_one_bad_record(folder, tmp_path, streaming):
+    content = png(RECORDS[0], folder)
+    write_tar(tmp_path / "a.tar", [{"png": content, "txt": text} for text in (b"red", "grün".encode("latin-1"))])
+    source = Source(str(tmp_path / "a.tar"), streaming=streaming)
+    good, broken = sorted(
+        source.stream().read(0, 0, 0, 1) if streaming else source.read()[0], key=lambda each: each.id
+    )
+    assert good.problem is None and good.messages[1].text == "red"
+    assert broken.problem is not None and broken.problem.startswith("its text cannot be read ('utf-8' codec")
+
+
+@pytest.mark.parametrize("name", ["img", "picture", "jpg", "image_0", "Image"])
+@pytest.mark.parametrize("form", ["Image", "list", "bytes"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_images_in_an_unknown_column_are_refused(folder, tmp_path, name, form, streaming):
+    image = {"bytes": png(RECORDS[0], folder), "path": None}
+    rows = datasets.Dataset.from_list(
+        [{name: [image] if form == "list" else image, "messages": chat(RECORDS[0], str)}]
+    )
+    if form != "bytes":
+        feature = datasets.Image()
+        rows = rows.cast_column(name, [feature] if form == "list" else feature)
+    rows.to_parquet(tmp_path / "a.parquet")
+    source = Source(str(tmp_path / "a.parquet"), streaming=streaming)
+    with pytest.raises(UserError, match=f"has images in '{name}', which is not read: rename it to image or images"):
+        source.stream() if streaming else source.read()
+
+
+def test_another_column_of_images_beside_those_that_are_read_is_left_alone(folder, tmp_path):
+    image = {"bytes": png(RECORDS[0], folder), "path": None}
+    rows = [{"image": image, "depth": image, "messages": chat(RECORDS[0], str)}]
+    datasets.Dataset.from_list(rows).cast_column("depth", datasets.Image()).to_parquet(tmp_path / "a.parquet")
+    (record,) = Source(str(tmp_path / "a.parquet")).read()[0]
+    assert len(record.images) == 1 and record.problem is None
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("form", ["bytes_alone", "large_binary", "fixed_size", "view"])
+def test_bytes_of_images_may_have_every_type(folder, processor, expected, tmp_path, form, streaming):
+    content = png(RECORDS[0], folder)
+    kind = {
+        "bytes_alone": pa.struct([("bytes", pa.binary())]),
+        "large_binary": pa.large_binary(),
+        "fixed_size": pa.binary(len(content)),
+        "view": pa.binary_view(),
+    }[form]
+    image = {"bytes": content} if form == "bytes_alone" else content
+    columns = {"image": pa.array([image], kind), "messages": [chat(RECORDS[0], str)], "id": ["0"]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert_equal(read_all(tmp_path / "a.parquet", processor, streaming)[:1], expected[:1])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_bytes_in_messages_are_a_problem_and_not_shown_at_length(folder, tmp_path, streaming):
+    image = {"bytes": bytes(10_000) + png(RECORDS[0], folder), "path": None}
+    content = [{"type": "image", "image": image, "text": None}, {"type": "text", "image": None, "text": "red ?"}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": [content[1]]}]
+    pq.write_table(pa.table({"messages": pa.array([messages])}), tmp_path / "a.parquet")
+    source = Source(str(tmp_path / "a.parquet"), streaming=streaming)
+    (record,) = source.stream().read(0, 0, 0, 1) if streaming else source.read()[0]
+    assert "instead of an image's path; use a column images" in record.problem and len(record.problem) < 1000
+
+
+def test_rows_are_read_chunk_by_chunk(folder, tmp_path, monkeypatch):
+    """Joined, the images of 1,000 rows may have more bytes than an array can."""
+    image = {"bytes": png(RECORDS[0], folder), "path": None}
+    rows = [
+        {"id": str(number), "images": [image] * (number % 3), "messages": chat(RECORDS[0], str)} for number in range(9)
+    ]
+    table = pa.concat_tables([datasets.Dataset.from_list(rows[start : start + 4]).data.table for start in (0, 4, 8)])
+    assert table.column("images").num_chunks == 3
+    monkeypatch.setattr(dataset_rows, "NUM_ROWS", 5)  # not a multiple of a chunk
+    rows = datasets.Dataset(pa.Table.from_batches(table.to_batches()))
+    monkeypatch.setattr(dataset_rows, "load_rows", lambda *args: rows)
+    records, images = dataset_rows.read_dataset("set", None, "train", None)
+    assert [record.id for record in records] == [str(number) for number in range(9)]
+    assert [len(record.images) for record in records] == [number % 3 for number in range(9)]
+    assert {images.find(name) for record in records for name in record.images} == {image["bytes"]}
 
 
 def test_images_in_rows_are_used_once_by_their_content(folder, tmp_path):
@@ -339,10 +453,10 @@ def test_what_cannot_be_loaded_is_a_sentence(processor, tmp_path):
         ConversationDataset(Source(str(tmp_path / "broken.parquet")), None, processor)
 
 
-def read_all(path, processor, streaming):
+def read_all(path, processor, streaming, bad_records="error"):
     source = Source(str(path), streaming=streaming)
     if not streaming:
-        dataset = ConversationDataset(source, None, processor)
+        dataset = ConversationDataset(source, None, processor, bad_records=bad_records)
         return [dataset[index] for index in range(len(dataset))]
     part = StreamPart(source.path, source.stream(), ConversationReader(None, processor), 1.0)
     return SampleStream([part], 0, "skip", 1.0, 0, 1).take(40)
@@ -393,7 +507,6 @@ def test_a_broken_shard_among_others_is_named(folder, processor, tmp_path, strea
     ("files", "problem"),
     [
         ({"0.png": b"x"}, "has no conversations: its columns are .*png.* each NAME.jpg has a NAME.json"),
-        ({"0.png": b"x", "0.json": b"{broken"}, "cannot be loaded: Expecting property name"),
         (None, "cannot be loaded: "),
     ],
 )

@@ -89,9 +89,9 @@ def test_a_file_of_another_format_is_one_error(tmp_path, name, kwargs):
 
 
 def test_an_id_with_a_dot_is_looked_up_on_the_hub(monkeypatch):
-    def load_dataset(path, **kwargs):
+    def load_dataset_builder(path, **kwargs):
         raise ConnectionError(f"asked for {path}")
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
     with pytest.raises(UserError, match=r"The data set lab/data-v1\.5 cannot be loaded: asked for lab/data-v1\.5"):
         Source("lab/data-v1.5").read()
