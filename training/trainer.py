@@ -16,7 +16,7 @@ from .callbacks import TimerCallback
 from .checkpoints import (
     check_state_files,
 )
-from .data.batches import GroupedBatchSampler
+from .data.batches import GroupedBatchSampler, too_few_samples
 from .data.reader import TEACHER_INPUTS
 from .data.sample_stream import SampleStream, load_stream
 from .distribution.finite_checks import check_step, check_weights, gradient_norms
@@ -214,10 +214,16 @@ class HawaiiTrainer(SavingTrainer):
         """
         Returns this process's batches. Its workers ignore signals to the whole run. A stream bypasses accelerate,
         which would read it on one process for all.
+
+        Raises:
+            UserError: there are fewer samples than a batch for each process, and `dataloader_drop_last` is set.
         """
         dataset, args = self.train_dataset, self.args
         if not isinstance(dataset, SampleStream):
-            return protect_workers(super().get_train_dataloader())
+            loader = protect_workers(super().get_train_dataloader())
+            if not len(loader):
+                raise too_few_samples(len(dataset), self.accelerator.num_processes)
+            return loader
         loader = load_stream(
             dataset,
             self._train_batch_size,

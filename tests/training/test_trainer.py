@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import CHECKPOINTING, make_arguments, make_dataset, make_module, make_record, save_data
 from hawaii.training.data.conversation_dataset import Collator
@@ -250,3 +251,12 @@ def test_neftune_changes_the_words_of_training_alone(make_trainer):
     assert logs[30.0]["text"] != pytest.approx(logs[None]["text"], rel=1e-3)
     for name in ("fine", "coarse", "balance"):  # the weights of tokens are also computed from words without noise
         assert logs[30.0][name] == logs[None][name]
+
+
+@pytest.mark.parametrize("options", [{}, {"train_sampling_strategy": "group_by_length"}], ids=["random", "grouped"])
+def test_data_without_a_whole_batch_are_refused_if_the_last_one_is_dropped(make_trainer, options):
+    trainer = make_trainer(
+        make_module(), RECORDS[:1], per_device_train_batch_size=2, dataloader_drop_last=True, max_steps=1, **options
+    )
+    with pytest.raises(UserError, match="The 1 samples are too few for a batch in each of 1 processes: set"):
+        trainer.train()

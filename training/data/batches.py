@@ -11,6 +11,14 @@ from ...files.user_error import UserError
 LENGTH_MULTIPLE = 8  # samples with the same rounded length are shuffled in each epoch
 
 
+def too_few_samples(num_samples: int, num_processes: int) -> UserError:
+    """Returns the error for data without a batch for each process."""
+    return UserError(
+        f"The {num_samples} samples are too few for a batch in each of {num_processes} processes: set "
+        "dataloader_drop_last: false, or use more data."
+    )
+
+
 class GroupedBatchSampler(BatchRebalanceSampler):
     """
     The batches of one process of a run. Samples with and without images are never in one batch. All batches of an
@@ -72,10 +80,7 @@ class GroupedBatchSampler(BatchRebalanceSampler):
             )
         self.num_batches = len(self._make_batches())
         if not self.num_batches:
-            raise UserError(
-                f"The {len(indices)} samples are too few for a batch in each of {num_processes} processes: set "
-                "dataloader_drop_last: false, or use more data."
-            )
+            raise too_few_samples(len(indices), num_processes)
 
     def __len__(self) -> int:
         return self.num_batches // self.num_processes
