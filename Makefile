@@ -19,11 +19,9 @@ EVALUATE_FLAGS ?=
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 
 BIN := .venv/bin
-# nproc knows what this process may use; where the limit is a quota that nothing shows, say `make demo CORES=2`.
+# nproc counts the cores of this process, but not a quota of a container: with one, say `make demo CORES=2`.
 CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-# Everything that accelerate would otherwise ask its own configuration for, or warn about.
-LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-	--num_cpu_threads_per_process $(CORES) --quiet
+TRAIN := OMP_NUM_THREADS=$(CORES) $(BIN)/hawaii train
 
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo >&2 \
 	"hawaii needs Python 3.10 or newer, and '$(PYTHON)' is not. Name one that is: make PYTHON=/path/to/python3"; exit 1; }
@@ -46,7 +44,7 @@ demo: .venv/installed
 	@echo "==> 1/4 Preparing easy-VQA and the experts that teach ($(RUN))"
 	$(BIN)/hawaii data easy_vqa --output_dir $(RUN) $(DATA_FLAGS)
 	@echo "==> 2/4 Training"
-	$(LAUNCH) -m hawaii train training/recipes/easy_vqa.yaml output_dir=$(RUN) $(TRAIN_FLAGS)
+	$(TRAIN) training/recipes/easy_vqa.yaml output_dir=$(RUN) $(TRAIN_FLAGS)
 	@echo "==> 3/4 Asking it about a picture of the test split"
 	$(BIN)/hawaii chat $(RUN)/hub --image $(RUN)/data/images/test/0.png --question "what shape is in the image?"
 	@echo "==> 4/4 Evaluating on the whole test split"
@@ -54,8 +52,7 @@ demo: .venv/installed
 
 emoji: .venv/installed
 	$(BIN)/hawaii data emoji_vqa --output_dir $(EMOJI_RUN) $(DATA_FLAGS)
-	@echo "==> To train on it: $(BIN)/accelerate launch --num_cpu_threads_per_process $(CORES) -m hawaii train" \
-		"training/recipes/emoji_vqa.yaml output_dir=$(EMOJI_RUN)"
+	@echo "==> To train on it: $(TRAIN) training/recipes/emoji_vqa.yaml output_dir=$(EMOJI_RUN)"
 
 # Tests that need timm or DeepSpeed use separate environments.
 test: .venv/installed .venv-timm/installed .venv-deepspeed/installed .venv-transformers4/installed

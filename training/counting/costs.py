@@ -136,7 +136,7 @@ class StageCost:
 
     @property
     def is_checkpointed(self) -> bool:
-        return bool(self.stage.training.activation_checkpointing)
+        return bool(self.stage.training.gradient_checkpointing)
 
     @property
     def is_half(self) -> bool:
@@ -270,7 +270,7 @@ def count_stage(
     usual, recomputing = plain, checkpointed
     if samples.usual != samples.longest:
         usual = recomputing = trace(samples.usual, is_checkpointed=False)
-        if args.activation_checkpointing:
+        if args.gradient_checkpointing:
             recomputing = trace(samples.usual, is_checkpointed=True)
     num_cached, longest_images = cache_values(stage, module, teachers), samples.longest.num_images
     has_cache = stage.data.teacher_cache is not None

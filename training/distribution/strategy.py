@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -23,6 +24,7 @@ from ..recipes.recipe import Stage
 # Environment variables with which accelerate's launcher requests a library.
 REQUESTS = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 GATHERING = "stage3_gather_16bit_weights_on_model_save"
+CONFIGS = Path(__file__).parents[1] / "accelerate"  # settings for accelerate's launcher, one file per strategy
 PRECISIONS = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -128,7 +130,7 @@ def describe_strategy(accelerator: Accelerator, dtype: str = "float32") -> Strat
     if accelerator.distributed_type == DistributedType.FSDP and accelerator.state.fsdp_plugin.activation_checkpointing:
         raise UserError(
             "fsdp_activation_checkpointing is true, but accelerate then recomputes layers with other random numbers, "
-            "so gradients are wrong where there is dropout: set it to false, and activation_checkpointing: true in "
+            "so gradients are wrong where there is dropout: set it to false, and gradient_checkpointing: true in "
             "the recipe."
         )
     device = accelerator.device
@@ -172,7 +174,7 @@ def check_strategy(strategy: Strategy, stage: Stage) -> None:
             "of accelerate's configuration, to true."
         )
     name, count = strategy.name, strategy.num_processes
-    launch = f"accelerate launch --config_file training/accelerate/{args.strategy}.yaml -m hawaii train RECIPE"
+    launch = f"accelerate launch --config_file {CONFIGS / str(args.strategy)}.yaml -m hawaii train RECIPE"
     remedy = "without a launcher" if args.strategy == "single" else f"with `{launch}`"
     if args.strategy not in (None, name):
         problem = f"demands strategy: {args.strategy}, but this run has {name}"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from hawaii import HawaiiForConditionalGeneration
 from hawaii.files.manifest import read_identity, write_manifest
 from hawaii.tests.finished_runs import logged_steps
-from hawaii.tests.tiny.processes import BF16, BREAK_LOSS, Run, launch, launcher_environment
+from hawaii.tests.tiny.processes import ACCELERATE, BF16, BREAK_LOSS, Run, launch, launcher_environment
 from hawaii.tests.tiny.training import CHECKPOINTING, make_record, save_data, save_recipe, write_recipe
 
 
@@ -254,7 +254,7 @@ def test_a_strategy_that_the_recipe_demands_and_accelerate_does_not_give_is_refu
     message = finished["refused"][0].stderr.splitlines()[-1]
     assert "The recipe demands strategy: fsdp2, but this run has ddp. Strategy ddp: 2 processes" in message
     assert "asked for FSDP, but accelerate does not shard on CPUs" in message
-    assert "Start it with `accelerate launch --config_file training/accelerate/fsdp2.yaml -m hawaii train" in message
+    assert f"Start it with `accelerate launch --config_file {ACCELERATE}/fsdp2.yaml -m hawaii train RECIPE`" in message
     assert not (world / "refused").exists()
 
 
