@@ -109,8 +109,7 @@ class Commands:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
+            bufsize=0,  # `select` sees no buffer
         )
 
     def _read_number(self) -> int:
@@ -120,7 +119,7 @@ class Commands:
     def execute(self, place: str, action: str, *words) -> tuple[int, list[str]]:
         """Returns the exit status and the lines of the output, after all workers have ended."""
         self._log.unlink(missing_ok=True)
-        self._process.stdin.write(" ".join(map(str, [self._log, place, action, *words])) + "\n")
+        self._process.stdin.write(" ".join(map(str, [self._log, place, action, *words])).encode() + b"\n")
         process = self._read_number()
         try:
             status = self._read_number()
