@@ -6,20 +6,21 @@ answers at once.
 
 import argparse
 import os
-import re
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from .files.user_error import Stopped, UserError
+from .files.user_error import Stopped, describe_error
 
-
-# A data loader's worker passes its error on as text; the last line is the message.
-WORKER_ERROR = re.compile(
-    r"Caught UserError in DataLoader worker process \d+\.\n.*^[\w.]*UserError: (.*)", re.DOTALL | re.M
-)
 
 DRY_RUN = "training.counting.recipes:describe_recipe"
+# What a command does if it is started again after Ctrl-C.
+CONTINUED = {
+    "train": "continues from the last checkpoint",
+    "cache": "computes the missing features",
+    "ablate": "continues the interrupted runs",
+}
 COST_OPTIONS = ("devices", "strategy", "gpu", "mfu", "tokens")
 
 
@@ -347,6 +348,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def fail(command: str, message: str, status: int) -> int:
+    # One write, including the line end, because several processes of a run may print at the same time.
+    print(f"hawaii {command}: {message}\n", end="", file=sys.stderr)
+    return status
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """
     Runs one command.
@@ -358,35 +365,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         `int`: the exit status. It is 2, with one sentence on stderr, for an error that the user can correct: a
             [`UserError`], an error of the operating system or a damaged file. It is 75 if a signal stopped a training
-            that the same command continues. With `HAWAII_DEBUG=1` in the environment, the traceback is shown instead.
+            that the same command continues, and 130 after Ctrl-C. With `HAWAII_DEBUG=1` in the environment, the
+            traceback is shown instead.
 
     Raises:
         Exception: any other error. It is a bug of this package or of a library, and needs its traceback.
     """
     options = vars(parse(argv))
     command = options.pop("command")
-    module, _, function = options.pop("handler").partition(":")
+    handler = options.pop("handler")
+    module, _, function = handler.partition(":")
+    is_debugged = os.environ.get("HAWAII_DEBUG") == "1"
     try:
         result = getattr(import_module(f".{module}", __package__), function)(**options)
         if isinstance(result, str):
             print(result)
     except Stopped as stopped:
-        print(f"hawaii {command}: {stopped}\n", end="", file=sys.stderr)
-        return Stopped.STATUS
-    except Exception as error:
-        from safetensors import SafetensorError  # a full disk or a damaged file
-
-        is_bug = not isinstance(error, UserError | OSError | SafetensorError)
-        if is_bug or os.environ.get("HAWAII_DEBUG") == "1":
+        return fail(command, str(stopped), Stopped.STATUS)
+    except KeyboardInterrupt:
+        if is_debugged:
             raise
-        message = str(error)
-        if in_worker := WORKER_ERROR.fullmatch(message):
-            message = in_worker[1]
-        if isinstance(error, OSError) and error.filename is not None:
-            message = f"{error.strerror}: {error.filename}"
-        # One write, including the line end, because several processes of a run may print at the same time.
-        print(f"hawaii {command}: {' '.join(message.split())}\n", end="", file=sys.stderr)
-        return 2
+        continues = f": the same command {CONTINUED[command]}" if command in CONTINUED and handler != DRY_RUN else ""
+        return fail(command, f"Interrupted{continues}.", 128 + signal.SIGINT)
+    except Exception as error:
+        message = describe_error(error)
+        if message is None or is_debugged:
+            raise
+        return fail(command, message, 2)
     return 0
 
 

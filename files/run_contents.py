@@ -5,6 +5,7 @@ Files that `hawaii train` writes, and their names. This module defines the layou
 RUN/                              `output_dir` of the recipe
   train_results.json              RESULTS_FILE: the report of every stage, the training time and the parameter count
   check.json, check.md            CHECK_FILE, CHECK_TABLES_FILE: the report of `hawaii check`
+  .train.lock                     LOCK_FILE: locked while `hawaii train` runs, with its host and process id
   STAGE/                          one folder per stage of the recipe
     log.jsonl                     LOG_FILE: all log entries
     checkpoint-STEP/              a checkpoint of the unfinished stage
@@ -43,6 +44,7 @@ RESULTS_FILE = "train_results.json"
 MANIFEST_FILE = "manifest.json"
 CHECK_FILE = "check.json"
 CHECK_TABLES_FILE = "check.md"
+LOCK_FILE = ".train.lock"
 LOG_FILE = "log.jsonl"
 MODEL_FOLDER = "model"
 HUB_FOLDER = "hub"

@@ -1,8 +1,17 @@
 """The class of errors that a user can correct."""
 
+import os
+import re
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+
+# A data loader's worker passes its error on as text; the last line is the message.
+WORKER_ERROR = re.compile(
+    r"Caught UserError in DataLoader worker process \d+\.\n.*^[\w.]*UserError: (.*)", re.DOTALL | re.M
+)
 
 
 class UserError(ValueError):
@@ -56,3 +65,25 @@ def explain_errors(
     except types as error:
         reason = textwrap.shorten(str(error) or type(error).__name__, 400)
         raise UserError(reason if problem is None else f"{problem}: {reason}") from error
+
+
+def find_obstacle(path: Path) -> Path | None:
+    """Finds a file or a broken link at the place of a folder: `path` or a folder above it. `None` if there is none."""
+    return next((place for place in (path, *path.parents) if os.path.lexists(place) and not place.is_dir()), None)
+
+
+def describe_error(error: Exception) -> str | None:
+    """One line about an error that the user can correct; `None` if it is a bug."""
+    from safetensors import SafetensorError  # a full disk or a damaged file
+
+    if not isinstance(error, UserError | OSError | SafetensorError):
+        return None
+    message = str(error)
+    if in_worker := WORKER_ERROR.fullmatch(message):
+        message = in_worker[1]
+    if isinstance(error, OSError) and error.filename is not None:
+        message = f"{error.strerror}: {error.filename}"
+    if isinstance(error, FileExistsError | NotADirectoryError) and error.filename is not None:
+        if obstacle := find_obstacle(Path(os.fsdecode(error.filename))):
+            message = f"{obstacle} is not a folder, but one is needed there: move it, or name another folder."
+    return " ".join(message.split())

@@ -50,10 +50,11 @@ def explain_write_errors(path: Path, remedy: str) -> Iterator[None]:
     Raises:
         UserError: the file system reports an error. The message is one sentence that names the path and ends with
             `remedy`.
+        FileExistsError, NotADirectoryError: unchanged, because [`describe_error`] has another remedy.
     """
     try:
         yield
-    except UserError:
+    except (UserError, FileExistsError, NotADirectoryError):
         raise
     except Exception as error:  # Rust libraries raise it for a full disk; other errors are raised again
         if (problem := describe_write_error(error, path)) is None:

@@ -203,6 +203,36 @@ def test_a_missing_file_is_an_error_of_a_user(monkeypatch, capsys):
     assert capsys.readouterr().err == "hawaii train: No such file or directory: /there/is/no/recipe.yaml\n"
 
 
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "recipe.yaml"], "Interrupted: the same command continues from the last checkpoint."),
+        (["train", "recipe.yaml", "--dry-run"], "Interrupted."),
+        (["cache", "recipe.yaml"], "Interrupted: the same command computes the missing features."),
+        (["ablate", "recipe.yaml"], "Interrupted: the same command continues the interrupted runs."),
+        (["check", "recipe.yaml"], "Interrupted."),
+        (["recipes"], "Interrupted."),
+    ],
+)
+def test_ctrl_c_is_one_sentence(monkeypatch, capsys, words, message):
+    monkeypatch.setattr(command, "import_module", lambda *names: interrupt())
+    assert command.main(words) == 130
+    assert capsys.readouterr().err == f"hawaii {words[0]}: {message}\n"
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "file/run/stage"])
+def test_a_file_at_the_place_of_a_folder_is_an_error_of_a_user(monkeypatch, capsys, tmp_path, name):
+    (tmp_path / "file").touch()
+    fail_with(monkeypatch, lambda: (tmp_path / name).mkdir(parents=True, exist_ok=True))
+    assert command.main(["train", "recipe.yaml"]) == 2
+    error = f"{tmp_path / 'file'} is not a folder, but one is needed there: move it, or name another folder."
+    assert capsys.readouterr().err == f"hawaii train: {error}\n"
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch):
     fail_with(monkeypatch, fail)
     with pytest.raises(ValueError, match="not enough values"):
@@ -213,6 +243,9 @@ def test_debug_shows_every_traceback(monkeypatch):
     monkeypatch.setenv("HAWAII_DEBUG", "1")
     fail_with(monkeypatch, lambda: open("/there/is/no/recipe.yaml"))
     with pytest.raises(FileNotFoundError):
+        command.main(["train", "recipe.yaml"])
+    fail_with(monkeypatch, interrupt)
+    with pytest.raises(KeyboardInterrupt):
         command.main(["train", "recipe.yaml"])
 
 

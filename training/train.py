@@ -32,6 +32,7 @@ from .objectives.encoder_passes import Student, encoder_of
 from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
 from .recipes.recipe import Recipe, Stage, read_recipe
+from .run_lock import RunLock
 from .stage_data import read_data, sample_teacher_features
 from .stop_requests import StopRequests
 from .students.encoders import warn_of_other_teachers
@@ -282,7 +283,8 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
             `key=value` or `stages.NAME.key=value`.
 
     Raises:
-        UserError: the recipe, the data, a model, a checkpoint or a finished stage cannot be used.
+        UserError: the recipe, the data, a model, a checkpoint or a finished stage cannot be used, or another run uses
+            `output_dir`.
         Stopped: SIGTERM or SIGUSR1 was received; everything is saved that the same command needs to continue.
     """
     # Under FSDP, transformers would load weights on one process only and let FSDP fill the others; but FSDP does not
@@ -297,23 +299,27 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
         # The first line is the strategy, even if the first stages are finished.
         first = next((name for name in folders if not folders[name].is_dir()), None)
         stage, described = (None, None) if first is None else prepare_stage(plan, first, None)
-        previous, results = None, {}
-        for number, name in enumerate(plan.stages, start=1):
-            model_folder = folders[name]
-            title = f"Stage {number} of {len(plan.stages)}, {name}"
-            if model_folder.is_dir():
-                print_once(f"{title}: already done.")
-                decide_once(check_stage, model_folder, plan.stages[name])
-            else:
-                if name != first:
-                    stage, described = prepare_stage(plan, name, described)
-                if plan.is_encoder_alone:
-                    print_once("The recipe names no language model: the encoder is trained alone, on images.")
-                print_once(f"{title}: started.")
-                run_stage(stage, previous, model_folder, requests)
-                if number < len(plan.stages) and requests.is_requested():
-                    raise Stopped(f"Stopped by {requests.name} after stage {name}: the same command starts the next.")
-            results[name] = read_json(model_folder / STAGE_FILE)
-            previous = model_folder
-        with requests.deferred():
-            finish(plan.output_dir, previous, results)
+        subfolders = [folder for name in folders for folder in (plan.output_dir / name, folders[name])]
+        with RunLock(plan.output_dir, [*subfolders, plan.output_dir / HUB_FOLDER]):
+            previous, results = None, {}
+            for number, name in enumerate(plan.stages, start=1):
+                model_folder = folders[name]
+                title = f"Stage {number} of {len(plan.stages)}, {name}"
+                if model_folder.is_dir():
+                    print_once(f"{title}: already done.")
+                    decide_once(check_stage, model_folder, plan.stages[name])
+                else:
+                    if name != first:
+                        stage, described = prepare_stage(plan, name, described)
+                    if plan.is_encoder_alone:
+                        print_once("The recipe names no language model: the encoder is trained alone, on images.")
+                    print_once(f"{title}: started.")
+                    run_stage(stage, previous, model_folder, requests)
+                    if number < len(plan.stages) and requests.is_requested():
+                        raise Stopped(
+                            f"Stopped by {requests.name} after stage {name}: the same command starts the next."
+                        )
+                results[name] = read_json(model_folder / STAGE_FILE)
+                previous = model_folder
+            with requests.deferred():
+                finish(plan.output_dir, previous, results)

@@ -26,7 +26,7 @@ from .monitoring.monitor import Monitor
 from .monitoring.progress import ProgressBar
 from .recipes.objectives import StudentWithObjective
 from .saving import SavingTrainer
-from .stop_requests import StopCallback, StopRequests, protect_workers
+from .stop_requests import StopCallback, StopRequests
 from .students.frozen_base import FrozenBase
 from .teachers.teacher import Teacher
 
@@ -83,7 +83,8 @@ class HawaiiTrainer(SavingTrainer):
     ):
         super().__init__(model, base, identity, **kwargs)
         self.add_callback(TimerCallback())
-        self.stop_callback = StopCallback(stop_requests or StopRequests())
+        self.stop_requests = stop_requests or StopRequests()
+        self.stop_callback = StopCallback(self.stop_requests)
         self.add_callback(self.stop_callback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ProgressBar())
@@ -220,7 +221,7 @@ class HawaiiTrainer(SavingTrainer):
         """
         dataset, args = self.train_dataset, self.args
         if not isinstance(dataset, SampleStream):
-            loader = protect_workers(super().get_train_dataloader())
+            loader = self.stop_requests.protect_workers(super().get_train_dataloader())
             if not len(loader):
                 raise too_few_samples(len(dataset), self.accelerator.num_processes)
             return loader
@@ -232,7 +233,7 @@ class HawaiiTrainer(SavingTrainer):
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,
         )
-        return protect_workers(loader)
+        return self.stop_requests.protect_workers(loader)
 
     def _init_training_state(self, *args, **kwargs):
         """Also sets the number of batches that a stream skips: the training loop drops them on a resume."""
@@ -282,14 +283,15 @@ class HawaiiTrainer(SavingTrainer):
         return max(1, round(len(self.train_dataset) / self._batch_sampler.num_batches * batches))
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        """Returns this process's share of the questions, in batches."""
-        return load_questions(
+        """Returns this process's share of the questions, in batches. Its workers ignore signals to the whole run."""
+        loader = load_questions(
             self.eval_dataset if eval_dataset is None else eval_dataset,
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
             process_index=self.accelerator.process_index,
             num_processes=self.accelerator.num_processes,
         )
+        return self.stop_requests.protect_workers(loader)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """

@@ -83,7 +83,8 @@ def test_a_finished_run_is_loaded_with_its_teachers_and_its_objective(finished, 
 
 
 def test_a_run_contains_its_stages_the_results_and_the_hub_folder(finished):
-    assert {path.name for path in finished.iterdir()} == {"pretrain", "finetune", "hub", "train_results.json"}
+    folders = {"pretrain", "finetune", "hub"}
+    assert {path.name for path in finished.iterdir()} == {*folders, "train_results.json", ".train.lock"}
     for stage in ("pretrain", "finetune"):
         assert sorted(path.name for path in (finished / stage).iterdir()) == [
             "checkpoint-2",

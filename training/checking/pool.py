@@ -6,12 +6,13 @@ still read.
 import os
 import resource
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import torch
@@ -32,13 +33,22 @@ def _stop(signum, frame):
     raise TimeoutError(f"reading it takes longer than {ROW_SECONDS} seconds")
 
 
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _start(dataset: AllRows) -> None:
     global _dataset
     _dataset = dataset
+    # The process would wait forever for the next rows if its parent is killed.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGALRM, _stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback and in the middle of a row
     statm = Path("/proc/self/statm")
     if statm.is_file():
         used = int(statm.read_text().split()[0]) * resource.getpagesize()

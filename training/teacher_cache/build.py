@@ -1,5 +1,6 @@
 """Computes the features of all images of a recipe once, for training without teachers."""
 
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -152,6 +153,10 @@ def collate(samples: list[dict]) -> tuple[list[str], torch.Tensor | None, int]:
     return list(new), torch.stack(list(new.values())) if new else None, len(samples)
 
 
+def _start_worker(number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C it ends with the loader, without a traceback
+
+
 @torch.no_grad()
 def compute(
     loader: DataLoader, teachers: list[Teacher], writer: FeatureWriter, stored: set[str], device: torch.device
@@ -219,7 +224,11 @@ def _cache_stage(
     images = ConcatDataset(parts)
     share = Subset(images, range(state.process_index, len(images), state.num_processes))
     loader = DataLoader(
-        share, args.per_device_train_batch_size, num_workers=args.dataloader_num_workers, collate_fn=collate
+        share,
+        args.per_device_train_batch_size,
+        num_workers=args.dataloader_num_workers,
+        collate_fn=collate,
+        worker_init_fn=_start_worker,
     )
     writer = FeatureWriter(subfolder, contents)
     with tqdm(total=len(share), unit=" images", desc=stage.name, disable=not state.is_local_main_process) as bar:

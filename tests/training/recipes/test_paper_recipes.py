@@ -114,9 +114,10 @@ def save_modern_teachers(folder):
     teachers = yaml.safe_load((RECIPES / "hawaii_qwen3_small.yaml").read_text())["teachers"]
     small = [save_teacher(teachers[0], folder / teachers[0])]
     for teacher in teachers[1:]:
-        models[teacher["name"]].save_pretrained(folder / teacher["name"])
-        save_image_processor(folder / teacher["name"], 24)
-        small.append({**teacher, "checkpoint": str(folder / teacher["name"]), "image_size": 24})
+        name = teacher["preset"]
+        models[name].save_pretrained(folder / name)
+        save_image_processor(folder / name, 24)
+        small.append({**teacher, "checkpoint": str(folder / name), "image_size": 24})
     return small
 
 
