@@ -21,8 +21,8 @@ from .recipes.objectives import StudentWithObjective
 from .students.frozen_base import FrozenBase
 
 
-# A resume reads every `model*.safetensors`, a `scaler.pt` and random numbers if there are any, and states in the folders
-# of FSDP and DeepSpeed. All have one of these suffixes: another added file, such as a note of the user, does no harm.
+# A resume reads every `model*.safetensors`, a `scaler.pt` and random numbers, if there are any, and states of
+# FSDP and DeepSpeed. All have one of these suffixes: another added file, such as a note of the user, does no harm.
 STATE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".distcp")
 
 

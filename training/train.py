@@ -279,8 +279,9 @@ def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> Non
         write_json(run_folder / RESULTS_FILE, results)
         with complete_model(run_folder, model_folder) as source:
             is_new = export(source, run_folder / HUB_FOLDER, results)
-    kept = "" if is_new else ", which is left as it is: it has this model already. Remove it to make it again."
-    print_once(f"The folder to publish: {run_folder / HUB_FOLDER}{kept}")
+    if not is_new:
+        print_once(f"{run_folder / HUB_FOLDER} already has this model and is left as it is.")
+    print_once(f"The folder to publish: {run_folder / HUB_FOLDER}")
 
 
 def train(recipe: str, overrides: Sequence[str] | None = None) -> None:

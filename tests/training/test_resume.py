@@ -272,7 +272,7 @@ def test_an_export_of_the_same_model_is_left_as_the_user_edited_it(recipe, run, 
     (hub / "logo.png").write_bytes(b"logo")
     before = contents(hub)
     assert main(["train", str(recipe), f"output_dir={run}"]) == 0
-    assert f"The folder to publish: {hub}, which is left as it is" in capsys.readouterr().out
+    assert f"{hub} already has this model and is left as it is." in capsys.readouterr().out
     assert contents(hub) == before
     damage(hub / "model.safetensors", "flipped")
     write_manifest(hub, read_identity(hub))  # weights of another machine's run of the same recipe
