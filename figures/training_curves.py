@@ -1,6 +1,5 @@
 """The curves of a training run: loss terms, learning rate, throughput, the routers' load and the accuracy."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil, isfinite
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from ..files.run_contents import LOG_FILE
 from ..files.user_error import UserError
+from ..training.callbacks import read_log
 from ..training.monitoring.progress import is_loss_term
 from .drawing import PAGE_WIDTH, SETTINGS, matplotlib_or_error, save_figure
 from .learning_curves import LINE_COLORS, LINE_STYLES
@@ -42,19 +42,6 @@ PANELS: list[tuple[str, str, Callable[[str], bool]]] = [
 ]
 
 
-def read_log(path: Path) -> list[dict]:
-    """Returns the entries of a `log.jsonl` by step, without a truncated line, which a killed run leaves."""
-    entries = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-            entries.append(entry)
-    return sorted(entries, key=lambda entry: entry["step"])
-
-
 def read_logs(run: Path) -> dict[str, list[dict]]:
     """
     Reads the logs of a run, in the order in which its stages trained.
@@ -75,7 +62,8 @@ def read_logs(run: Path) -> dict[str, list[dict]]:
     if not paths:
         raise UserError(f"{run} is not a run of `hawaii train`: no stage in it has a {LOG_FILE}.")
     logs = {
-        path.parent.resolve().name: read_log(path) for path in sorted(paths, key=lambda path: path.stat().st_mtime)
+        path.parent.resolve().name: sorted(read_log(path), key=lambda entry: entry["step"])
+        for path in sorted(paths, key=lambda path: path.stat().st_mtime)
     }
     logs = {stage: entries for stage, entries in logs.items() if entries}
     if not logs:

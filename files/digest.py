@@ -1,6 +1,10 @@
-"""A hash for comparing contents."""
+"""Hashes for comparing contents."""
 
 import hashlib
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +29,28 @@ def digest(*parts: Any) -> str:
         else:
             hashed.update(part)
     return hashed.hexdigest()
+
+
+@cache
+def _hash_file(path: Path, size: int, changed: int) -> str:
+    """The SHA-256 of a file. All stages of a run compare the same models, which are read once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file. A large file in the cache of the Hub has it as its name and is not read."""
+    real = path.resolve()
+    if real.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", real.name):
+        return real.name
+    status = real.stat()
+    return _hash_file(real, status.st_size, status.st_mtime_ns)
+
+
+def digest_files(paths: Iterable[Path]) -> str:
+    """
+    Returns a hash of the contents of files that may be large. Threads read them, and the Hub's cache is not read; an
+    equal copy elsewhere has the same hash.
+    """
+    with ThreadPoolExecutor() as pool:
+        return digest("".join(pool.map(hash_file, paths)).encode())

@@ -146,16 +146,23 @@ def check_listed_files(folder: str | os.PathLike) -> dict[str, Any]:
     return content["identity"]
 
 
-def check_manifest(folder: str | os.PathLike) -> dict[str, Any]:
+def find_added_files(folder: str | os.PathLike) -> Iterator[Path]:
     """
-    Checks that a folder contains exactly the files that its manifest lists, because a library would also load an added
-    file. Hidden files are allowed: file managers and network file systems create them.
-
-    Returns and raises as [`check_listed_files`], and raises a `UserError` for an added file.
+    Yields the files that a folder's manifest does not list. Hidden files are left out: file managers and network file
+    systems create them. Errors as for [`read_identity`].
     """
     content = _read_manifest(Path(folder))
     known = {*content["files"], *content["left_out"], MANIFEST_FILE}
-    for path in visible_files(Path(folder)):
-        if path.relative_to(folder).as_posix() not in known:
-            raise UserError(f"{path} is not in the manifest of its folder")
+    yield from (path for path in visible_files(Path(folder)) if path.relative_to(folder).as_posix() not in known)
+
+
+def check_manifest(folder: str | os.PathLike) -> dict[str, Any]:
+    """
+    Checks that a folder contains exactly the files that its manifest lists, because a library would also load an added
+    file. Hidden files are allowed.
+
+    Returns and raises as [`check_listed_files`], and raises a `UserError` for an added file.
+    """
+    for path in find_added_files(folder):
+        raise UserError(f"{path} is not in the manifest of its folder")
     return check_listed_files(folder)

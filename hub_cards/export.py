@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..configuration.hub_hawaii import SavedWithCode, save_code
 from ..files.atomic import atomic_folder, write_json
-from ..files.manifest import check_manifest, read_files, write_manifest
+from ..files.manifest import check_listed_files, check_manifest, read_files, write_manifest
 from ..files.run_contents import CARD_FILE, FACTS_FILE
 from ..files.user_error import UserError
 from .card import write_card
@@ -16,9 +16,21 @@ from .published_files import check_model, find_published
 PUBLIC_IDENTITY = ("recipe", "data", "start", "step", "world_size")
 
 
-def export(source: Path, destination: Path, facts: dict) -> None:
+def _is_exported(source: Path, folder: Path, identity: dict) -> bool:
+    """Whether a folder has a card and is an undamaged export of the same files. Users may have added files to it."""
+    try:
+        if not (folder / CARD_FILE).is_file() or check_listed_files(folder) != identity:
+            return False
+    except (UserError, OSError):
+        return False
+    saved, exported = read_files(source), read_files(folder)
+    return all(exported.get(name) == saved[name] for name in find_published(source))
+
+
+def export(source: Path, destination: Path, facts: dict) -> bool:
     """
-    Makes the folder to publish.
+    Makes the folder to publish, unless there is one of the same model already: its card may have been edited, and
+    files added.
 
     Args:
         source (`Path`):
@@ -26,9 +38,12 @@ def export(source: Path, destination: Path, facts: dict) -> None:
             its image processor, wrote their files, with a manifest. It may contain other files that the manifest
             lists.
         destination (`Path`):
-            Folder to write atomically; an existing one is replaced.
+            Folder to write atomically; one of another model, or with a damaged file, is replaced.
         facts (`dict`):
             Facts about training for the model card: `name`, `num_parameters` and `stages`.
+
+    Returns:
+        `bool`: Whether the folder was written.
 
     Raises:
         UserError: `source` does not agree with its manifest, lacks a file of a saved HAWAII, has a link that leads out
@@ -40,6 +55,10 @@ def export(source: Path, destination: Path, facts: dict) -> None:
     except UserError as error:
         raise UserError(f"{error}: a folder that has changed since it was saved is not exported.") from error
     check_model(source)
+    # Options may name folders of this machine.
+    public = {name: value for name, value in identity.items() if name in PUBLIC_IDENTITY}
+    if _is_exported(source, destination, public):
+        return False
     with atomic_folder(destination) as folder:
         copied = find_published(source)
         for name in copied:
@@ -47,8 +66,6 @@ def export(source: Path, destination: Path, facts: dict) -> None:
         save_code(folder, SavedWithCode)
         write_json(folder / FACTS_FILE, facts)
         write_card(folder)
-        # Options may name folders of this machine.
-        public = {name: value for name, value in identity.items() if name in PUBLIC_IDENTITY}
         write_manifest(folder, public, left_out=[CARD_FILE])
         saved, exported = read_files(source), read_files(folder)
         changed = [name for name in copied if exported[name] != saved[name]]
@@ -56,3 +73,4 @@ def export(source: Path, destination: Path, facts: dict) -> None:
             raise UserError(
                 f"The copy of {source / changed[0]} differs from the saved file: run the same command again."
             )
+    return True

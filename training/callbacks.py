@@ -1,7 +1,6 @@
 """Callbacks of training: the log as JSON lines, and the seconds of training."""
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +14,17 @@ from ..files.run_contents import LOG_FILE
 from ..files.write_errors import explain_write_errors
 
 
-def _step_of(line: str) -> float:
-    """Step of a log line; infinity for a truncated line and the final summary, which a resume rewrites."""
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return math.inf
-    return math.inf if "train_runtime" in entry else entry["step"]
+def read_log(path: Path) -> list[dict]:
+    """The entries of a `log.jsonl`. Other lines are left out, such as a truncated one, which a killed run leaves."""
+    entries = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+            entries.append(entry)
+    return entries
 
 
 class JsonLinesCallback(TrainerCallback):
@@ -31,9 +34,10 @@ class JsonLinesCallback(TrainerCallback):
         path = Path(args.output_dir) / LOG_FILE
         if state.is_world_process_zero and path.is_file():
             # A run that starts over evaluates again before its first step.
-            written = path.read_text(encoding="utf-8").splitlines() if state.global_step else []
-            lines = [line for line in written if _step_of(line) <= state.global_step]
-            write_text(path, "".join(f"{line}\n" for line in lines))
+            entries = read_log(path) if state.global_step else []
+            # The final summary is written again.
+            kept = [each for each in entries if each["step"] <= state.global_step and "train_runtime" not in each]
+            write_text(path, "".join(f"{json.dumps(entry)}\n" for entry in kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs:

@@ -14,20 +14,27 @@ from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..files.atomic import OLD_SUFFIX, remove_folder
-from ..files.manifest import check_manifest
+from ..files.manifest import check_listed_files, find_added_files
 from ..files.run_contents import CHECKPOINT_STATE_FILES, OBJECTIVE_FILE
 from ..files.user_error import UserError, explain_errors
 from .recipes.objectives import StudentWithObjective
 from .students.frozen_base import FrozenBase
 
 
+# A resume reads every `model*.safetensors`, a `scaler.pt` and random numbers, if there are any, and states of
+# FSDP and DeepSpeed. All have one of these suffixes: another added file, such as a note of the user, does no harm.
+STATE_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".distcp")
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
     """The checkpoints of a stage from the oldest to the newest. Incomplete ones have another name."""
-    found = {}
-    for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        if match := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name):
-            found[int(match[1])] = path
-    return [found[step] for step in sorted(found)]
+    found = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    names = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(0|[1-9][0-9]*)")
+    return sorted((path for path in found if names.fullmatch(path.name)), key=_step_of)
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,23 @@ class FoundCheckpoint:
     skipped: list[str]
 
 
+def _check_checkpoint(path: Path) -> dict:
+    """
+    Returns the identity of a whole checkpoint.
+
+    Raises:
+        UserError: a file is missing, damaged, or added and would be read, or the checkpoint is of another step than
+            its name. The message has no final period.
+    """
+    for added in find_added_files(path):
+        if added.suffix in STATE_SUFFIXES:
+            raise UserError(f"{added} is not in the manifest of its folder")
+    identity = check_listed_files(path)
+    if identity["step"] != _step_of(path):
+        raise UserError(f"{path} is of step {identity['step']} by its manifest: the folder was renamed")
+    return identity
+
+
 def find_checkpoint(output_dir: str | Path) -> FoundCheckpoint | None:
     """
     Returns the newest checkpoint of a stage that agrees with its manifest, or `None` if the stage has none at all.
@@ -59,12 +83,12 @@ def find_checkpoint(output_dir: str | Path) -> FoundCheckpoint | None:
         final = old.with_name(old.name.removesuffix(OLD_SUFFIX))
         if not final.exists():  # killed between the two renames of a step that is saved twice, or during its removal
             with suppress(UserError, OSError):
-                check_manifest(old)
+                check_listed_files(old)
                 old.rename(final)
     problems = []
     for path in reversed(list_checkpoints(output_dir)):
         try:
-            return FoundCheckpoint(path, check_manifest(path), problems)
+            return FoundCheckpoint(path, _check_checkpoint(path), problems)
         except (UserError, OSError) as error:
             problems.append(f"{path} is skipped, because {error}.")
     if not problems:
@@ -87,7 +111,7 @@ def remove_old_checkpoints(output_dir: str | Path, save_total_limit: int | None,
         shutil.rmtree(leftover, ignore_errors=True)
     if not save_total_limit or save_total_limit < 0:
         return
-    old = [path for path in list_checkpoints(output_dir) if int(path.name.rpartition("-")[2]) <= step]
+    old = [path for path in list_checkpoints(output_dir) if _step_of(path) <= step]
     for checkpoint in old[:-save_total_limit]:
         remove_folder(checkpoint)
 

@@ -1,40 +1,39 @@
 """The identity of a run: the options and data that its results depend on, and its comparison with a checkpoint's."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from transformers import TrainingArguments
 
 from ..files.atomic import visible_files
-from ..files.digest import digest
+from ..files.digest import digest, digest_files
 from ..files.manifest import read_files
 from ..files.model_folder import JSON_FILES
 from ..files.user_error import UserError
-from .recipes.arguments import DataArguments
 from .recipes.objectives import OBJECTIVES
 from .recipes.options import STAGE_ARGUMENTS
 from .recipes.recipe import NOT_GIVEN, Stage, first_different_value
 
 
 # Options without an effect on the trained weights: paths of files (their content is compared), logging, evaluation,
-# saving, workers, devices, and options that change only speed and memory. All other options are compared, including
-# new ones.
+# saving, workers, devices, and options that change only speed and memory, not even the rounding as compilation does.
+# All other options are compared, including new ones.
 WITHOUT_EFFECT = set(
     "output_dir data_path image_folder data eval_data_path teacher_cache follow_links trust_remote_code "
     "activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs "
-    "torch_compile torch_compile_backend torch_compile_mode use_liger_kernel liger_kernel_config use_cache "
-    "torch_empty_cache_steps bf16_full_eval fp16_full_eval "
+    "use_cache torch_empty_cache_steps bf16_full_eval fp16_full_eval "
     "logging_strategy logging_steps logging_first_step log_on_each_node logging_nan_inf_filter "
     "include_num_input_tokens_seen log_level log_level_replica disable_tqdm report_to run_name project logging_dir "
     "trackio_space_id trackio_bucket_id trackio_static_space_id "
     "eval_strategy eval_steps eval_delay per_device_eval_batch_size prediction_loss_only eval_on_start "
     "eval_do_concat_batches eval_use_gather_object eval_accumulation_steps include_for_metrics batch_eval_metrics "
-    "save_only_model save_strategy save_steps save_on_each_node save_total_limit enable_jit_checkpoint "
+    "save_strategy save_steps save_on_each_node save_total_limit enable_jit_checkpoint "
     "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision "
     "load_best_model_at_end metric_for_best_model greater_is_better resume_from_checkpoint "
     "restore_callback_states_from_checkpoint use_cpu local_rank strategy num_processes shard_teachers "
@@ -45,6 +44,9 @@ WITHOUT_EFFECT = set(
 )
 # Options that name a model or a file.
 PATHS = ("vision_tower", "language_model", "llava", "tokenizer", "chat_template", "checkpoint")
+# Files of a model's folder that libraries load. Others, such as a README.md, may change.
+LOADED_NAMES = {*JSON_FILES, "vocab.json", "vocab.txt", "merges.txt", "chat_template.json"}
+LOADED_SUFFIXES = {".safetensors", ".bin", ".gguf", ".model", ".pth", ".tiktoken", ".jinja", ".py"}
 # Compared separately: teachers with the values of their presets, and accumulation with the number of processes.
 NAMED_APART = {
     "samples": "usable records",
@@ -53,28 +55,24 @@ NAMED_APART = {
 }
 COMPARED_APART = {"teachers", "gradient_accumulation_steps"}
 
-T = TypeVar("T")
+
+def _names_in(folder: Path, paths: Iterable[Path]) -> list[bytes]:
+    return [str(path.relative_to(folder)).encode(errors="backslashreplace") for path in paths]
 
 
-def _digest_folder(folder: Path, is_model: bool) -> str:
-    """A hash of the files' names and sizes; for a model, only of weight files, and of the content of JSON files."""
-    parts = []
-    for path in filter(Path.is_file, visible_files(folder)):
-        if is_model and path.name in JSON_FILES:
-            parts += [path.name.encode(), path]
-        elif not is_model or path.suffix in (".safetensors", ".bin", ".gguf", ".model", ".pth"):
-            name = str(path.relative_to(folder)).encode(errors="backslashreplace")
-            parts.append(b"%b %d\n" % (name, path.stat().st_size))
-    return digest(*parts)
+def _digest_model(path: Path) -> str:
+    """A hash of the names and contents of the files that a model, a tokenizer or a template is loaded from."""
+    if path.is_file():
+        return digest_files([path])
+    found = filter(Path.is_file, visible_files(path))
+    files = [file for file in found if file.name in LOADED_NAMES or file.suffix in LOADED_SUFFIXES]
+    return digest(b"\n".join(_names_in(path, files)), digest_files(files).encode())
 
 
 def _describe_path(name: str) -> Any:
     """A local file or model is described by its content, so that it may be moved; a hub id is its own description."""
     # os.path.exists, since an inline chat template is too long for Path.exists.
-    if not os.path.exists(name):
-        return name
-    path = Path(name)
-    return {"path": name, "content_hash": digest(path) if path.is_file() else _digest_folder(path, is_model=True)}
+    return {"path": name, "content_hash": _digest_model(Path(name))} if os.path.exists(name) else name
 
 
 def _describe(name: str, value: Any) -> Any:
@@ -118,20 +116,23 @@ def describe_options(stage: Stage) -> dict[str, Any]:
     return options
 
 
-def describe_data(data: DataArguments) -> Any:
+def describe_data(data_paths: Iterable[str]) -> list[str]:
     """
     Describes the content of the data: a file by its hash, a folder by a hash of its files' names and sizes, and a data
-    set of the Hub by its id.
+    set of the Hub, or a missing file, by its name.
     """
-    if data.data is None:
-        return _describe_content(data.image_folder if data.data_path is None else data.data_path)
-    return [_describe_content(source.path) for source in data.sources]
+    return [_describe_content(path) for path in data_paths]
 
 
 def _describe_content(value: str) -> str:
     if not os.path.exists(value):
         return value
-    return digest(Path(value)) if os.path.isfile(value) else _digest_folder(Path(value), is_model=False)
+    path = Path(value)
+    if path.is_file():
+        return digest(path)
+    files = [file for file in visible_files(path) if file.is_file()]
+    sizes = (file.stat().st_size for file in files)
+    return digest(*(b"%b %d\n" % each for each in zip(_names_in(path, files), sizes)))
 
 
 def describe_start(previous: Path | None) -> str | None:
@@ -155,14 +156,16 @@ def describe_stage(stage: Stage, previous: Path | None, world_size: int) -> dict
             Number of processes.
 
     Returns:
-        `dict[str, Any]`: `recipe`, a hash of `options`; `options`; `data`; `start`; `world_size`;
+        `dict[str, Any]`: `recipe`, a hash of `options`; `options`; `data` and `data_paths`; `start`; `world_size`;
         `gradient_accumulation_steps`.
     """
     options = describe_options(stage)
+    data_paths = [source.path for source in stage.data.sources] or [stage.data.image_folder]
     return {
         "recipe": digest(repr(sorted(options.items())).encode()),
         "options": options,
-        "data": describe_data(stage.data),
+        "data": describe_data(data_paths),
+        "data_paths": data_paths,
         "start": describe_start(previous),
         "world_size": world_size,
         "gradient_accumulation_steps": stage.training.gradient_accumulation_steps,
@@ -174,19 +177,14 @@ def _moved(there: Any, here: Any) -> Any:
     if isinstance(there, dict) and "content_hash" in there and isinstance(here, str):  # the path no longer exists
         return there["path"]
     if isinstance(there, dict) and isinstance(here, dict):
-        if "content_hash" in there and there["content_hash"] == here.get("content_hash"):
-            return here
+        if "content_hash" in there and "content_hash" in here:
+            return {**there, "path": here["path"]}
         return {key: _moved(value, here.get(key)) for key, value in there.items()}
     return there
 
 
-def check_options(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    """
-    Compares the options of a checkpoint or a finished stage with those of the recipe.
-
-    Raises:
-        UserError: an option with an effect differs. The message names the first one, with both values.
-    """
+def _find_other_option(there: dict[str, Any], here: dict[str, Any]) -> str | None:
+    """Returns the first option with an effect that differs, with both values; `None` if none does."""
     old, new = (each["options"] for each in (there, here))
     defaults = {
         field.name: _describe(field.name, _default(field))
@@ -197,31 +195,46 @@ def check_options(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> 
     for name in [*new, *(name for name in old if name not in new)]:
         values = [options.get(name, defaults.get(name, NOT_GIVEN)) for options in (old, new)]
         if difference := first_different_value(_moved(*values), values[1], name):
-            raise UserError(
-                f"{folder} was trained with another recipe: {difference}. Undo the change, or give the recipe another "
-                "output_dir."
-            )
+            return difference
+    # With other processes, another accumulation can have the same steps, see `check_processes`.
+    name = "gradient_accumulation_steps"
+    if there["world_size"] == here["world_size"] and there[name] != here[name]:
+        return f"{name} is {there[name]} there and {here[name]} here"
+    return None
+
+
+def _find_changed_data(there: dict[str, Any], here: dict[str, Any]) -> str | None:
+    """
+    Returns the path of the first data that differs. Data that was removed after training has not changed: a finished
+    stage does not need it, and an unfinished one cannot read it.
+    """
+    for old, new, old_path, new_path in zip(*(each[key] for key in ("data", "data_paths") for each in (there, here))):
+        is_removed = old_path == new_path and not os.path.exists(new_path)
+        if old != new and not is_removed:
+            return new_path
+    return None
 
 
 def check_run(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
     """
-    Checks that training may continue from a checkpoint.
+    Checks that a checkpoint or a finished stage belongs to the run of a recipe.
 
     Raises:
         UserError: it belongs to a run with other options, data or initial weights. The message names the first
             difference.
     """
-    check_options(folder, there, here)
-    if there["data"] != here["data"]:
-        raise UserError(
-            f"{folder} was trained on other data: the data file has changed since. Restore it, or give the recipe "
-            "another output_dir."
-        )
-    if there["start"] != here["start"]:
-        raise UserError(
-            f"{folder} started from other weights: the stage before it has been trained again since. Remove "
-            f"{folder.parent} to train this stage again, too."
-        )
+    if difference := _find_other_option(there, here):
+        problem = f"was trained with another recipe: {difference}"
+    elif path := _find_changed_data(there, here):
+        problem = f"was trained on other data: {path} has changed since"
+    elif there["start"] != here["start"]:
+        problem = "started from other weights: the stage before it is another one, or has been trained again since"
+    else:
+        return
+    raise UserError(
+        f"{folder} {problem}. Undo the change, give the recipe another output_dir, or remove {folder.parent} to "
+        "train this stage again."
+    )
 
 
 def samples_per_epoch(samples: int, batch_size: int, num_processes: int, drop_last: bool) -> int:
@@ -279,14 +292,7 @@ def check_processes(folder: Path, there: dict[str, Any], here: dict[str, Any], a
                 "recipe another output_dir."
             )
     old, new = there["world_size"], here["world_size"]
-    if old == new:
-        if there["gradient_accumulation_steps"] != here["gradient_accumulation_steps"]:
-            raise UserError(
-                f"{folder} was trained with another recipe: gradient_accumulation_steps is "
-                f"{there['gradient_accumulation_steps']} there and {here['gradient_accumulation_steps']} here. Undo "
-                "the change, or give the recipe another output_dir."
-            )
-    elif reason := _find_other_steps(there, here, args):
+    if old != new and (reason := _find_other_steps(there, here, args)):
         raise UserError(
             f"{folder} was written by {old} processes and this run has {new}: it cannot be resumed exactly, because "
             f"{reason}. Start {old} processes."

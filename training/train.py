@@ -27,7 +27,7 @@ from .data.questions import QuestionDataset
 from .data.sample_stream import SampleStream
 from .distribution.strategy import check_strategy, create_accelerator, describe_strategy, whole_weights
 from .finished_stage import ObjectiveSettings
-from .identity import check_options, check_processes, check_run, describe_options, describe_stage
+from .identity import check_processes, check_run, describe_stage
 from .objectives.encoder_passes import Student, encoder_of
 from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
@@ -219,12 +219,13 @@ def save_finished(stage: Stage, trainer: HawaiiTrainer, step: int, num_parameter
     trainer.save_whole(model_folder, report, settings)
 
 
-def check_stage(model_folder: Path, stage: Stage) -> None:
+def check_stage(model_folder: Path, stage: Stage, previous: Path | None) -> None:
     """
     Checks a finished stage before another one starts from it or it is exported.
 
     Raises:
-        UserError: a file is missing, damaged or added, or the recipe has changed since; names the file or the option.
+        UserError: a file is missing, damaged or added, or the recipe, the data or the stage before it has changed
+            since; names the file or the first difference.
     """
     try:
         identity = check_manifest(model_folder)
@@ -233,7 +234,18 @@ def check_stage(model_folder: Path, stage: Stage) -> None:
             f"{error}. Restore it from a copy, or remove {model_folder}: the stage is then finished again from its "
             "last checkpoint, or trained again if it has none."
         ) from error
-    check_options(model_folder, identity, {"options": describe_options(stage)})
+    check_run(model_folder, identity, describe_stage(stage, previous, PartialState().num_processes))
+
+
+def check_order(folders: dict[str, Path], first: str | None) -> None:
+    """Raises a `UserError` if a stage is finished and `first`, the first unfinished one, comes before it."""
+    names = list(folders)
+    for later in names[names.index(first) :] if first else []:
+        if folders[later].is_dir():
+            raise UserError(
+                f"Stage {later} is finished, but stage {first} before it is not: restore {folders[first]}, or remove "
+                f"{folders[later].parent} to train stage {later} again after it, or give another output_dir."
+            )
 
 
 @contextmanager
@@ -267,7 +279,9 @@ def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> Non
     with explain_write_errors(run_folder, "make room and run the same command again, which only writes the rest."):
         write_json(run_folder / RESULTS_FILE, results)
         with complete_model(run_folder, model_folder) as source:
-            export(source, run_folder / HUB_FOLDER, results)
+            is_new = export(source, run_folder / HUB_FOLDER, results)
+    if not is_new:
+        print_once(f"{run_folder / HUB_FOLDER} already has this model and is left as it is.")
     print_once(f"The folder to publish: {run_folder / HUB_FOLDER}")
 
 
@@ -298,6 +312,7 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
         folders = {name: plan.output_dir / name / MODEL_FOLDER for name in plan.stages}
         # The first line is the strategy, even if the first stages are finished.
         first = next((name for name in folders if not folders[name].is_dir()), None)
+        decide_once(check_order, folders, first)
         stage, described = (None, None) if first is None else prepare_stage(plan, first, None)
         subfolders = [folder for name in folders for folder in (plan.output_dir / name, folders[name])]
         with RunLock(plan.output_dir, [*subfolders, plan.output_dir / HUB_FOLDER]):
@@ -307,7 +322,7 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
                 title = f"Stage {number} of {len(plan.stages)}, {name}"
                 if model_folder.is_dir():
                     print_once(f"{title}: already done.")
-                    decide_once(check_stage, model_folder, plan.stages[name])
+                    decide_once(check_stage, model_folder, plan.stages[name], previous)
                 else:
                     if name != first:
                         stage, described = prepare_stage(plan, name, described)

@@ -102,10 +102,10 @@ def test_the_options_of_a_row_replace_those_of_every_stage(tmp_path):
 
 
 def test_an_option_of_one_stage_stays_in_that_stage(tmp_path):
-    recipe = read_recipe("easy_vqa", ["stages.finetune.save_only_model=true"], use_cpu=True)
+    recipe = read_recipe("easy_vqa", ["stages.finetune.save_on_each_node=true"], use_cpu=True)
     make_recipe(recipe, ROWS["llava"], 0, tmp_path).save(tmp_path / "recipe.yaml")
     saved = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
-    assert "save_only_model" not in saved and saved["stages"]["finetune"]["save_only_model"] is True
+    assert "save_on_each_node" not in saved and saved["stages"]["finetune"]["save_on_each_node"] is True
     assert saved["stages"]["pretrain"]["chat_template"] == "plain" and "chat_template" not in saved
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from hawaii import __main__ as command
-from hawaii.figures.training_curves import draw_stage, find_curves, read_log, read_logs
+from hawaii.figures.training_curves import draw_stage, find_curves, read_logs
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.training import write_recipe
 from hawaii.training.train import train
@@ -58,7 +58,7 @@ def test_the_curves_are_the_values_of_the_log(tmp_path):
 
 def test_a_truncated_line_and_values_that_are_not_finite_are_left_out(tmp_path):
     write_log(tmp_path / "run", [*ENTRIES[:1], {"step": 2, "loss": float("nan")}], '{"step": 3, "lo')
-    entries = read_log(tmp_path / "run" / "log.jsonl")
+    (entries,) = read_logs(tmp_path / "run").values()
     assert [entry["step"] for entry in entries] == [1, 2]
     assert find_curves(entries, lambda name: name == "loss") == {"loss": ([1], [2.0])}
 

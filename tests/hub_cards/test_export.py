@@ -104,14 +104,32 @@ def test_the_facts_are_published_and_in_the_card(published):
     assert "# tiny" in card and "vit" in card and "49,000" in card
 
 
-def test_an_export_replaces_the_previous_one_completely(source, published):
+def test_an_export_replaces_a_damaged_one_completely(source, published):
     (published / "stale.safetensors").write_text("old")
-    export(source, published, FACTS)
+    (published / "config.json").write_text("{}")
+    assert export(source, published, FACTS)
     assert "stale.safetensors" not in names(published)
     assert names(published.parent) == {"stage", "hub"}
 
 
+@pytest.mark.parametrize("change", ["model", "identity", "card"])
+def test_an_export_of_the_same_model_is_kept_and_one_of_another_is_replaced(source, published, change):
+    (published / "README.md").write_text("a better card")
+    (published / "logo.png").write_bytes(b"logo")
+    assert not export(source, published, {})
+    assert (published / "README.md").read_text() == "a better card" and (published / "logo.png").is_file()
+    if change == "card":
+        (published / "README.md").unlink()
+    elif change == "model":
+        weights = load_file(source / "model.safetensors")
+        save_file({name: tensor + 1 for name, tensor in weights.items()}, source / "model.safetensors")
+    write_manifest(source, {**IDENTITY, "step": -1} if change == "identity" else IDENTITY)
+    assert export(source, published, FACTS)
+    assert "tiny" in (published / "README.md").read_text() and not (published / "logo.png").exists()
+
+
 def test_a_failed_export_keeps_the_previous_one(source, published, monkeypatch):
+    (published / "config.json").write_text("{}")  # otherwise nothing is exported
     before = names(published)
 
     def fail(*args, **kwargs):

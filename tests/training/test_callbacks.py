@@ -53,6 +53,17 @@ def test_a_resume_removes_a_truncated_line(log):
     assert [entry["step"] for entry in log.read()] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    "line", [b"5", b"[1]", b"null", b'{"loss": 1}', b'{"step": 1e400}', b'{"step": "1"}', b"\xff\xfe", b"[" * 100_000]
+)
+def test_a_resume_removes_lines_that_are_no_entries(log, line):
+    log.write(1, {"loss": 1})
+    with log.path.open("ab") as file:
+        file.write(line + b"\n")
+    log.begin(1)
+    assert log.read() == [{"step": 1, "loss": 1}]
+
+
 def test_a_run_that_starts_over_clears_the_log(log):
     log.write(0, {"eval_accuracy": 0.5})
     log.write(1, {"loss": 1})

@@ -134,10 +134,12 @@ def save_checkpoint(path, step):
 def test_the_newest_whole_checkpoint_is_found(tmp_path):
     assert find_checkpoint(tmp_path / "nowhere") is None
     assert find_checkpoint(tmp_path) is None
-    for name in ("checkpoint-9", "checkpoint-10", "incomplete/checkpoint-11", "checkpoint-12.incomplete.old", "model"):
-        save_checkpoint(tmp_path / name, name)
+    save_checkpoint(tmp_path / "checkpoint-9", 9)
+    save_checkpoint(tmp_path / "checkpoint-10", 10)
+    for name in ("incomplete/checkpoint-11", "checkpoint-12.incomplete.old", "checkpoint-013", "model"):
+        save_checkpoint(tmp_path / name, 13)
     damage(tmp_path / "checkpoint-12.incomplete.old" / "model.safetensors", "missing")  # half removed
-    assert find_checkpoint(tmp_path) == FoundCheckpoint(tmp_path / "checkpoint-10", {"step": "checkpoint-10"}, [])
+    assert find_checkpoint(tmp_path) == FoundCheckpoint(tmp_path / "checkpoint-10", {"step": 10}, [])
 
 
 def test_a_whole_checkpoint_whose_step_was_saved_again_when_the_run_was_killed_is_found(tmp_path):
@@ -160,6 +162,28 @@ def test_damaged_checkpoints_are_skipped_from_the_newest_on_each_with_its_reason
         f"{paths[3]} is skipped, because {paths[3]} lacks manifest.json, so its files cannot be checked.",
         f"{paths[2]} is skipped, because {paths[2]}/model.safetensors is truncated: it has 50 of 100 bytes.",
     ]
+
+
+def test_a_checkpoint_with_the_name_of_another_step_is_skipped(tmp_path):
+    path = save_checkpoint(tmp_path / "checkpoint-1", 1)
+    save_checkpoint(tmp_path / "checkpoint-2", 2).rename(tmp_path / "checkpoint-9")
+    found = find_checkpoint(tmp_path)
+    other = tmp_path / "checkpoint-9"
+    assert (found.path, found.identity) == (path, {"step": 1})
+    assert found.skipped == [
+        f"{other} is skipped, because {other} is of step 2 by its manifest: the folder was renamed."
+    ]
+
+
+def test_a_file_added_to_a_checkpoint_matters_only_if_a_resume_could_read_it(tmp_path):
+    path = save_checkpoint(tmp_path / "checkpoint-1", 1)
+    (path / "note.txt").write_text("good accuracy")
+    assert find_checkpoint(tmp_path).path == path
+    for name in ("model-extra.safetensors", "scaler.pt", "rng_state_1.pth"):
+        (path / name).write_bytes(b"")
+        with pytest.raises(UserError, match=f"{path / name} is not in the manifest of its folder"):
+            find_checkpoint(tmp_path)
+        (path / name).unlink()
 
 
 def test_a_stage_whose_checkpoints_are_all_damaged_does_not_start_over_by_itself(tmp_path):

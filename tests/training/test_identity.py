@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.training import make_arguments
-from hawaii.training.identity import check_processes, samples_per_epoch
+from hawaii.training.identity import check_processes, check_run, samples_per_epoch
 
 
 def steps_of(samples, batch_size, num_processes, accumulation, drop_last):
@@ -122,10 +122,29 @@ def test_a_stream_and_a_sharded_run_need_the_same_number_of_processes(check, mon
     [
         ({"samples": 23}, "other usable records: 24 there and 23 here"),
         ({"mixed_precision": "bf16"}, "other mixed precision: no there and bf16 here"),
-        ({"gradient_accumulation_steps": 2}, "another recipe: gradient_accumulation_steps is 1 there and 2 here"),
     ],
 )
-def test_the_same_processes_need_the_same_records_precision_and_accumulation(check, change, problem):
+def test_the_same_processes_need_the_same_records_and_precision(check, change, problem):
     there = identity(24, 4, 1)
     assert check(there, there) is None
     assert f"checkpoint-1 was trained with {problem}. Undo the change" in check(there, {**there, **change})
+
+
+def test_the_same_processes_need_the_same_accumulation():
+    there = {**identity(24, 4, 1), "data": [], "data_paths": [], "start": None}
+    check_run(Path("run/model"), there, {**there, "world_size": 2, "gradient_accumulation_steps": 2})
+    with pytest.raises(UserError, match="another recipe: gradient_accumulation_steps is 1 there and 2 here"):
+        check_run(Path("run/model"), there, {**there, "gradient_accumulation_steps": 2})
+
+
+def test_data_that_was_removed_is_not_data_that_has_changed(tmp_path):
+    def described(*data):
+        return {**identity(24, 1, 1), "data": [*data], "data_paths": ["gone.json", "user/set"], "start": None}
+
+    check_run(Path("run/model"), described("0a", "user/set"), described("gone.json", "user/set"))
+    moved = {**described("moved.json", "user/set"), "data_paths": ["moved.json", "user/set"]}
+    with pytest.raises(UserError, match="run/model was trained on other data: moved.json has changed since"):
+        check_run(Path("run/model"), described("0a", "user/set"), moved)
+    other = {**described("0a", "user/other"), "data_paths": ["gone.json", "user/other"]}
+    with pytest.raises(UserError, match="other data: user/other has changed"):
+        check_run(Path("run/model"), described("0a", "user/set"), other)

@@ -334,6 +334,11 @@ def test_a_damaged_lora_is_refused(recipe, finished, tmp_path, capsys):
     path.write_bytes(content)
     (run / "finetune" / "base" / "model.safetensors").unlink()
     assert main(flags) == 2 and str(run / "finetune" / "base") in capsys.readouterr().err
+    shutil.rmtree(run / "finetune" / "base")
+    assert main(flags) == 2 and f"{run}/finetune/base lacks manifest.json, so its" in (
+        error := capsys.readouterr().err
+    )
+    assert f"Restore it from a copy: {path.parent} has only the adapters of this base." in error
     assert not (run / "hub").exists()
 
 

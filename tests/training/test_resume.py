@@ -148,6 +148,8 @@ CHANGES = [
     ("optim=sgd", "optim is 'adamw_torch"),
     ("text_config.hidden_size=64", "text_config.hidden_size is 32 there and 64 here"),
     ("image_share=0.5", "image_share is 1.0 there and 0.5 here"),
+    ("torch_compile=true", "torch_compile is False there and True here"),
+    ("gradient_accumulation_steps=4", "gradient_accumulation_steps is 1 there and 4 here"),
     ("stages.pretrain.trainable=[projector]", "trainable is ['adapters', 'routers', 'projector'] there and ['proj"),
 ]
 
@@ -161,7 +163,9 @@ def test_a_recipe_that_differs_in_what_matters_is_refused_and_the_first_differen
     interrupt(run, "pretrain")
     error = refused(capsys, recipe, run, change)
     assert f"{run}/pretrain/checkpoint-4 was trained with another recipe: {difference}" in error
-    assert "Undo the change, or give the recipe another output_dir." in error
+    assert error.endswith(
+        f"Undo the change, give the recipe another output_dir, or remove {run}/pretrain to train this stage again."
+    )
 
 
 def test_other_teachers_are_refused(recipe, run, capsys):
@@ -194,13 +198,16 @@ def test_data_models_and_runs_may_be_moved_but_not_changed(recipe, run, tmp_path
     original = data.read_text()
     data.write_text(original.replace("red", "blue"))
     error = refused(capsys, moved / "recipe.yaml", run)
-    assert f"{run}/finetune/checkpoint-4 was trained on other data: the data file has changed since" in error
+    assert f"{run}/pretrain/model was trained on other data: {data} has changed since" in error
     data.write_text(original)
-    config = tmp_path / "teachers" / "vit" / "config.json"
-    original = config.read_text()
-    config.write_text(original.replace('"hidden_size": 16', '"hidden_size": 32'))
-    assert "teacher.vit.checkpoint" in refused(capsys, moved / "recipe.yaml", run)
-    config.write_text(original)
+    teacher = tmp_path / "teachers" / "vit"
+    files = {teacher / name: "teacher.vit.checkpoint" for name in ("config.json", "model.safetensors")}
+    for path, option in {**files, moved / "tokenizer" / "tokenizer.json": "tokenizer"}.items():
+        content = path.read_bytes()
+        damage(path, "flipped")  # of the same size
+        assert f"another recipe: {option}.content_hash is " in refused(capsys, moved / "recipe.yaml", run)
+        path.write_bytes(content)
+    (teacher / "README.md").write_text("not read")
     assert main(["train", str(moved / "recipe.yaml"), f"output_dir={run}"]) == 0
 
 
@@ -213,4 +220,61 @@ def test_a_stage_does_not_continue_after_the_one_before_it_was_trained_again(rec
     interrupt(run, "finetune")
     write_manifest(checkpoint, {**identity, "start": (starts - {identity["start"]}).pop()})
     error = refused(capsys, recipe, run)
-    assert f"{checkpoint} started from other weights: the stage before it has been trained again since." in error
+    assert f"{checkpoint} started from other weights: the stage before it is another one, or has been trained" in error
+
+
+def test_finished_stages_of_changed_data_are_not_exported_but_those_of_removed_data_are(recipe, run, capsys):
+    shutil.rmtree(run / "hub")
+    data = recipe.parent / "data.json"
+    original = data.read_text()
+    data.write_text(original.replace("red", "blue"))
+    try:
+        error = refused(capsys, recipe, run)
+        data.unlink()
+        assert main(["train", str(recipe), f"output_dir={run}"]) == 0
+    finally:
+        data.write_text(original)
+    assert f"{run}/pretrain/model was trained on other data: {data} has changed since. Undo the change" in error
+    assert (run / "hub").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("stages", "problem"),
+    [
+        (["finetune"], "{run}/finetune/model started from other weights: the stage before it is another one"),
+        (["finetune", "pretrain"], "{run}/finetune/model started from other weights: the stage before it is another"),
+        (["pretrain", "middle", "finetune"], "Stage finetune is finished, but stage middle before it is not: restore"),
+    ],
+)
+def test_finished_stages_in_another_order_are_refused(recipe, run, tmp_path, capsys, stages, problem):
+    shutil.rmtree(run / "hub")
+    content = yaml.safe_load(recipe.read_text())
+    content["stages"] = {name: content["stages"].get(name, {}) for name in stages}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    assert problem.format(run=run) in refused(capsys, tmp_path / "other.yaml", run)
+
+
+def test_a_stage_before_a_finished_one_is_not_trained_again(recipe, run, capsys):
+    shutil.rmtree(run / "pretrain")
+    error = refused(capsys, recipe, run)
+    assert f"restore {run}/pretrain/model, or remove {run}/finetune to train stage finetune again after it" in error
+
+
+def test_a_finished_stage_whose_start_was_trained_again_is_not_exported(recipe, run, capsys):
+    model = run / "finetune" / "model"
+    write_manifest(model, {**read_identity(model), "start": "other"})
+    assert f"{model} started from other weights" in refused(capsys, recipe, run)
+
+
+def test_an_export_of_the_same_model_is_left_as_the_user_edited_it(recipe, run, capsys):
+    hub = run / "hub"
+    (hub / "README.md").write_text("a better card")
+    (hub / "logo.png").write_bytes(b"logo")
+    before = contents(hub)
+    assert main(["train", str(recipe), f"output_dir={run}"]) == 0
+    assert f"{hub} already has this model and is left as it is." in capsys.readouterr().out
+    assert contents(hub) == before
+    damage(hub / "model.safetensors", "flipped")
+    write_manifest(hub, read_identity(hub))  # weights of another machine's run of the same recipe
+    assert main(["train", str(recipe), f"output_dir={run}"]) == 0
+    assert contents(hub)["model.safetensors"] == before["model.safetensors"] and "logo.png" not in contents(hub)

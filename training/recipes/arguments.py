@@ -306,6 +306,11 @@ class HawaiiTrainingArguments(TrainingArguments):
             )
         if self.label_smoothing_factor:
             raise UserError("label_smoothing_factor is not part of the objective (eq. 1): leave it out.")
+        if self.save_only_model:
+            raise UserError(
+                "save_only_model is true, but training cannot continue from a checkpoint without the state of the "
+                "optimizer: leave it out. For fewer bytes, set save_total_limit, or save_strategy to no."
+            )
         if self.push_to_hub or self.load_best_model_at_end:
             raise UserError(
                 "push_to_hub and load_best_model_at_end are not supported: publish the finished folder with "

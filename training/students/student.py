@@ -140,7 +140,6 @@ def load_student(folder: Path, dtype: torch.dtype | str) -> HawaiiForConditional
     with open_tensors(folder / ADAPTER_WEIGHTS):
         pass
     base = folder.resolve().parent / BASE_FOLDER  # valid even if the run was moved
-    check_saved_model(base)
     try:
         check_manifest(base)
     except UserError as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
-from ...files.digest import digest
+from ...files.digest import digest_files
 from ...files.user_error import UserError, explain_errors
 from ..teachers.config import TeacherConfig
 from ..teachers.timm_models import CONFIG, find_weights, is_timm
@@ -41,7 +41,7 @@ def _weight_files(checkpoint: str) -> list[Path]:
 def weights_digest(config: TeacherConfig) -> str:
     """
     Returns the digest of all files that a teacher's features depend on: weights, configuration and image processor. It
-    reads them once, which takes about a second for each GB, and does not load the model.
+    does not load the model.
 
     Raises:
         OSError: the Hub cannot be reached, and the files have not been downloaded.
@@ -52,4 +52,4 @@ def weights_digest(config: TeacherConfig) -> str:
         files = _weight_files(checkpoint)
         if not is_timm(checkpoint):
             files += [path for name in PROCESSOR_NAMES if (path := _optional(checkpoint, name)) is not None]
-    return digest(*files)
+    return digest_files(files)

@@ -366,6 +366,7 @@ def test_an_invalid_override_is_an_error(write, override, problem):
         ("image_share=half", "image_share is 'half'; it must be a number"),
         ("data_path=''", "stage pretrain: there is no data_path"),
         ("image_folder=''", "there is no image_folder; name the folder"),
+        ("save_only_model=true", "training cannot continue from a checkpoint without the state of the optimizer"),
         ("push_to_hub=true", "push_to_hub and load_best_model_at_end are not supported"),
         ("label_smoothing_factor=0.1", "label_smoothing_factor is not part of the objective"),
         ("dtype=half", "dtype is 'half'; it must be one of float32, bfloat16, float16"),
