@@ -38,7 +38,7 @@ def _check_names(language_model: torch.nn.Module, config: LoraConfig) -> None:
     for field, known, examples in (
         ("target_modules", modules, f"name some of {linear}, or leave target_modules out for all of them"),
         ("exclude_modules", modules, f"name some of {linear}, or leave exclude_modules out"),
-        ("target_parameters", parameters, f"name some of {_join_last_parts(parameters)} with their layers"),
+        ("target_parameters", parameters, f"name some as in {parameters[-1]}, or leave target_parameters out"),
     ):
         for given in _as_names(getattr(config, field)):
             if not any(f".{name}".endswith(f".{given}") for name in known):
