@@ -5,6 +5,7 @@ from torch.optim import Optimizer
 from ..files.user_error import UserError
 from .distribution.finite_checks import trained_parts
 from .recipes.objectives import StudentWithObjective
+from .students.trainable import check_rates
 
 
 def split_groups(optimizer: Optimizer, module: StudentWithObjective, rates: dict[str, float]) -> list[str | None]:
@@ -24,7 +25,8 @@ def split_groups(optimizer: Optimizer, module: StudentWithObjective, rates: dict
         `list[str | None]`: the part of each group; `None` for those with the common learning rate, which come first.
 
     Raises:
-        UserError: the optimizer has no groups, such as one that DeepSpeed makes from its own configuration.
+        UserError: the optimizer has no groups, such as one that DeepSpeed makes from its own configuration,
+            or none of its parameters belongs to a part in `rates`.
     """
     if not getattr(optimizer, "param_groups", None):
         raise UserError(
@@ -32,6 +34,7 @@ def split_groups(optimizer: Optimizer, module: StudentWithObjective, rates: dict
             "and scheduler from it."
         )
     parts = {id(parameter): part for part, parameter in trained_parts(module)}
+    check_rates(rates, {parts[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]})
     split = []
     for part in (None, *rates):
         for group in optimizer.param_groups:

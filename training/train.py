@@ -9,27 +9,27 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import disable_fsdp_ram_efficient_loading
 from transformers import set_seed
-from transformers.integrations import deepspeed, get_reporting_integration_callbacks
+from transformers.integrations import deepspeed
 
 from ..files.atomic import read_json, write_json
 from ..files.manifest import check_manifest, write_manifest
 from ..files.model_folder import ADAPTER_CONFIG
 from ..files.run_contents import HUB_FOLDER, MODEL_FOLDER, RESULTS_FILE, STAGE_FILE
-from ..files.user_error import Stopped, UserError, explain_errors
+from ..files.user_error import Stopped, UserError
 from ..files.write_errors import explain_write_errors
 from ..hub_cards.export import export
 from ..processing.encoder_processor import EncoderProcessor
 from ..processing.processing_hawaii import HawaiiProcessor
 from .callbacks import JsonLinesCallback
+from .checking.stages import check_stages
 from .checkpoints import FoundCheckpoint, find_checkpoint, list_checkpoints, load_objective
 from .data.processes import decide_once
 from .data.questions import QuestionDataset
 from .data.sample_stream import SampleStream
-from .distribution.strategy import check_strategy, create_accelerator, describe_strategy, whole_weights
+from .distribution.strategy import create_accelerator, describe_strategy, whole_weights
 from .finished_stage import ObjectiveSettings
 from .identity import check_processes, check_run, describe_stage
 from .objectives.encoder_passes import Student, encoder_of
-from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
 from .recipes.recipe import Recipe, Stage, read_recipe
 from .run_lock import RunLock
@@ -70,25 +70,12 @@ def prepare_stage(plan: Recipe, name: str, described: str | None) -> tuple[Stage
 
     Returns:
         The stage, and the description.
-
-    Raises:
-        UserError: the recipe demands another strategy or number of processes.
     """
     stage = plan.build_stage(name)
     strategy = describe_strategy(create_accelerator(stage.training), stage.model.dtype)
     if str(strategy) != described:
         print_once(str(strategy))
-    check_strategy(strategy, stage)
-    check_trackers(stage.training)
     return plan.build_stage(name), str(strategy)  # again, for the Trainer's own accelerator
-
-
-def check_trackers(args: HawaiiTrainingArguments) -> None:
-    """Raises a `UserError` if a tracker in `report_to` cannot be used, before models are loaded."""
-    names: Any = args.report_to
-    for tracker in get_reporting_integration_callbacks(names):
-        with explain_errors(f"report_to is {', '.join(names)}, which cannot be used", RuntimeError):
-            tracker()
 
 
 def start_student(stage: Stage, previous: Path | None) -> tuple[Student, HawaiiProcessor | EncoderProcessor]:
@@ -285,6 +272,49 @@ def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> Non
     print_once(f"The folder to publish: {run_folder / HUB_FOLDER}")
 
 
+def run_stages(
+    plan: Recipe, folders: dict[str, Path], unfinished: list[str], described: str | None, requests: StopRequests
+) -> None:
+    """
+    Trains the stages in `unfinished`, checks the others, and exports the last one.
+
+    Args:
+        plan (`Recipe`):
+            The recipe.
+        folders (`dict[str, Path]`):
+            The model folder of each stage.
+        unfinished (`list[str]`):
+            Names of the stages without one.
+        described (`str`, *optional*):
+            The strategy that was printed.
+        requests (`StopRequests`):
+            Records signals.
+
+    Raises:
+        UserError, Stopped: as for [`train`].
+    """
+    previous, results = None, {}
+    for number, (name, model_folder) in enumerate(folders.items(), start=1):
+        title = f"Stage {number} of {len(folders)}, {name}"
+        if name not in unfinished:
+            print_once(f"{title}: already done.")
+            decide_once(check_stage, model_folder, plan.stages[name], previous)
+        else:
+            if name == unfinished[0]:
+                check_stages(plan, unfinished, previous)
+            stage, described = prepare_stage(plan, name, described)
+            if plan.is_encoder_alone:
+                print_once("The recipe names no language model: the encoder is trained alone, on images.")
+            print_once(f"{title}: started.")
+            run_stage(stage, previous, model_folder, requests)
+            if number < len(folders) and requests.is_requested():
+                raise Stopped(f"Stopped by {requests.name} after stage {name}: the same command starts the next.")
+        results[name] = read_json(model_folder / STAGE_FILE)
+        previous = model_folder
+    with requests.deferred():
+        finish(plan.output_dir, previous, results)
+
+
 def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
     """
     Runs a recipe's stages and exports the result. Finished stages are skipped; an interrupted stage resumes from its
@@ -310,31 +340,10 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
         register_code(start.language_model)  # finished stages need it, too
     with StopRequests() as requests:
         folders = {name: plan.output_dir / name / MODEL_FOLDER for name in plan.stages}
+        unfinished = [name for name in folders if not folders[name].is_dir()]
+        decide_once(check_order, folders, next(iter(unfinished), None))
         # The first line is the strategy, even if the first stages are finished.
-        first = next((name for name in folders if not folders[name].is_dir()), None)
-        decide_once(check_order, folders, first)
-        stage, described = (None, None) if first is None else prepare_stage(plan, first, None)
+        _, described = prepare_stage(plan, unfinished[0], None) if unfinished else (None, None)
         subfolders = [folder for name in folders for folder in (plan.output_dir / name, folders[name])]
         with RunLock(plan.output_dir, [*subfolders, plan.output_dir / HUB_FOLDER]):
-            previous, results = None, {}
-            for number, name in enumerate(plan.stages, start=1):
-                model_folder = folders[name]
-                title = f"Stage {number} of {len(plan.stages)}, {name}"
-                if model_folder.is_dir():
-                    print_once(f"{title}: already done.")
-                    decide_once(check_stage, model_folder, plan.stages[name], previous)
-                else:
-                    if name != first:
-                        stage, described = prepare_stage(plan, name, described)
-                    if plan.is_encoder_alone:
-                        print_once("The recipe names no language model: the encoder is trained alone, on images.")
-                    print_once(f"{title}: started.")
-                    run_stage(stage, previous, model_folder, requests)
-                    if number < len(plan.stages) and requests.is_requested():
-                        raise Stopped(
-                            f"Stopped by {requests.name} after stage {name}: the same command starts the next."
-                        )
-                results[name] = read_json(model_folder / STAGE_FILE)
-                previous = model_folder
-            with requests.deferred():
-                finish(plan.output_dir, previous, results)
+            run_stages(plan, folders, unfinished, described, requests)

@@ -100,3 +100,12 @@ def test_a_wrong_rate_is_refused(rates, message):
 def test_an_optimizer_without_groups_is_refused():
     with pytest.raises(UserError, match="learning_rates needs an optimizer of PyTorch"):
         split_groups(object(), make_module(), RATES)
+
+
+def test_a_rate_for_a_part_that_the_student_does_not_have_is_refused(make_trainer):
+    module = make_module(vision={"num_teacher_adapters": 0, "num_general_adapters": 0}, objective="llava")
+    trainer = make_trainer(module, learning_rates={"adapters": 1e-3})
+    with pytest.raises(
+        UserError, match="a rate for adapters, but no parameter of this part is trained: leave adapters"
+    ):
+        trainer.create_optimizer()

@@ -28,7 +28,7 @@ from .report import NUM_SHOWN, SourceReport, find_lines, write_markdown
 from .rows import AllConversations, AllImages, AllQuestions, AllRows
 
 
-def _build_processor(recipe: Recipe, stage: Stage) -> HawaiiProcessor | EncoderProcessor:
+def build_stage_processor(recipe: Recipe, stage: Stage) -> HawaiiProcessor | EncoderProcessor:
     """Builds the processor that training has in a stage, without the student."""
     first = next(iter(recipe.stages.values()))
     fields = vision_fields(first.model, len(first.distilled_teachers), first.training.objective)
@@ -76,7 +76,7 @@ def check_stages(recipe: Recipe, num_processes: int) -> list[SourceReport]:
     """
     reports, checked = [], {}
     for stage in recipe.stages.values():
-        processor, data = _build_processor(recipe, stage), stage.data
+        processor, data = build_stage_processor(recipe, stage), stage.data
         max_length = None if recipe.is_encoder_alone else data.max_length
         uses = []
         for source in data.sources or [None]:

@@ -60,6 +60,11 @@ class Machine:
             raise UserError(f"--gpu is {self.gpu!r}; it must be one of {', '.join(GPUS)}.")
         if not 0 < self.mfu <= 1:
             raise UserError(f"--mfu is {self.mfu}; it must be above 0 and at most 1.")
+        if self.strategy in ("ddp", "fsdp2") and self.devices == 1:
+            raise UserError(
+                f"The strategy is {self.strategy}, which is for several devices, but one is counted: set --devices to "
+                "2 or more, or choose another strategy."
+            )
         if self.strategy is None and self.devices > 1:
             object.__setattr__(self, "strategy", "ddp")
 

@@ -164,6 +164,24 @@ def _teachers_table(teachers: list[Teacher]) -> str:
     return markdown_table(["teacher", "parameters", "input", "grid", "channels"], rows)
 
 
+def _describe_demands(stages: dict[str, Stage], machine: Machine) -> list[str]:
+    """A sentence for each stage that demands other devices than those counted: such a run would be refused."""
+    counted = {"num_processes": machine.devices, "strategy": machine.strategy or "single"}
+    sentences = []
+    for name, stage in stages.items():
+        demands = {key: getattr(stage.training, key) for key in counted}
+        different = [key for key, value in demands.items() if value not in (None, counted[key])]
+        if different:
+            demanded, found = (
+                ", ".join(f"{key}: {values[key]}" for key in different) for values in (demands, counted)
+            )
+            sentences.append(
+                f"Stage {name} demands {demanded}, but the costs are those of {found}: training on these devices "
+                "would be refused. Count others, or remove the demand from the recipe."
+            )
+    return sentences
+
+
 def describe_recipe(
     recipe: str,
     overrides: Sequence[str] | None = None,
@@ -189,7 +207,12 @@ def describe_recipe(
 
     Returns:
         `str`: Markdown tables and sentences.
+
+    Raises:
+        UserError: the recipe or an option cannot be used.
     """
+    if tokens is not None and tokens < 1:
+        raise UserError(f"--tokens is {tokens}; it must be 1 or more.")
     stages = read_recipe(recipe, overrides, use_cpu=True).stages
     first = next(iter(stages.values()))
     demanded = None if first.training.strategy == "single" else first.training.strategy
@@ -225,4 +248,5 @@ def describe_recipe(
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         costs = f"Memory and operations are not known, because sizes in the language model depend on its data: {error}"
     teachers = [_teachers_table(teachers)] if teachers else []
-    return "\n\n".join([students, objective_class.note, *teachers, costs])
+    demands = _describe_demands(stages, machine)
+    return "\n\n".join([students, objective_class.note, *teachers, costs, *demands])

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from accelerate.utils import DynamoBackend
 from transformers import TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from ...configuration.configuration_hawaii import check_choice
 from ...files.user_error import UserError
@@ -166,8 +168,6 @@ class DataArguments:
     eval_data_path: str | None = None
 
     def __post_init__(self):
-        if not 0 < self.image_share <= 1:
-            raise UserError(f"image_share is {self.image_share}; it must be above 0 and at most 1.")
         if self.max_batch_tokens is not None and self.max_batch_tokens < self.max_length:
             raise UserError(
                 f"max_batch_tokens is {self.max_batch_tokens}, but a sample may have {self.max_length} tokens "
@@ -287,6 +287,11 @@ class HawaiiTrainingArguments(TrainingArguments):
         self.trainable = list(TRAINABLE_PARTS) if self.trainable is None else self.trainable
         for part in self.trainable:
             check_choice("trainable", part, TRAINABLE_PARTS)
+        if not self.trainable:
+            raise UserError(
+                f"trainable is empty, so the stage would train nothing: name one or more of "
+                f"{', '.join(TRAINABLE_PARTS)}, or leave it out to train all."
+            )
         # Every run stops at signals, see [`StopCallback`], which replaces transformers' callback.
         self.enable_jit_checkpoint = False
         self.learning_rates = self._check_learning_rates(self.learning_rates or {})
@@ -306,11 +311,23 @@ class HawaiiTrainingArguments(TrainingArguments):
             )
         if self.label_smoothing_factor:
             raise UserError("label_smoothing_factor is not part of the objective (eq. 1): leave it out.")
+        if self.ignore_data_skip:
+            raise UserError("ignore_data_skip is true, but then a resume trains on other samples: leave it out.")
         if self.save_only_model:
             raise UserError(
                 "save_only_model is true, but training cannot continue from a checkpoint without the state of the "
                 "optimizer: leave it out. For fewer bytes, set save_total_limit, or save_strategy to no."
             )
+        if self.save_strategy == SaveStrategy.BEST:
+            raise UserError("save_strategy is 'best', but no checkpoint is chosen; it must be steps, epoch or no.")
+        if self.use_liger_kernel:
+            raise UserError(
+                "use_liger_kernel is true, but its kernels replace layers of a model that transformers trains alone, "
+                "not of a student with an objective: leave it out."
+            )
+        backends = [backend.lower() for backend in DynamoBackend.__members__]
+        if self.torch_compile_backend is not None:
+            check_choice("torch_compile_backend", self.torch_compile_backend.lower(), tuple(backends))
         if self.push_to_hub or self.load_best_model_at_end:
             raise UserError(
                 "push_to_hub and load_best_model_at_end are not supported: publish the finished folder with "

@@ -1,14 +1,18 @@
 """Checks of a stage whose language model is frozen: under a LoRA, or quantized."""
 
 from dataclasses import fields
+from typing import Any
 
 from ...files.user_error import UserError, explain_errors
 from .arguments import HawaiiTrainingArguments, ModelArguments
-from .values import check_names
+from .ranges import check_range
+from .values import check_names, convert_option
 
 
 # Initial values that keep the weights of the language model unchanged; PEFT's others change them.
 INITIAL_WEIGHTS = (True, False, "gaussian", "orthogonal")
+NUMBERS = {"r": int, "lora_alpha": int, "lora_dropout": float}
+PATTERNS = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}  # numbers of single layers
 # Fields that a LoRA of a student cannot have.
 REFUSED_FIELDS = {
     "modules_to_save": "all weights of the parts in trainable are trained",
@@ -19,9 +23,16 @@ REFUSED_FIELDS = {
 }
 
 
-def check_lora(location: str, given: dict) -> None:
+def _convert_number(location: str, name: str, value: Any) -> float:
+    number = convert_option(location, name, value, NUMBERS[name])
+    check_range(location, name, number)
+    return number
+
+
+def convert_lora(location: str, given: dict) -> dict:
     """
-    Checks the fields of a stage's `lora`; PEFT checks most of the values.
+    Checks the fields of a stage's `lora` and returns them with numbers of the right types; PEFT checks most of the
+    other values.
 
     Raises:
         UserError: PEFT has no such field or refuses a value, or a student cannot have the field.
@@ -39,11 +50,18 @@ def check_lora(location: str, given: dict) -> None:
             f"{location}: init_lora_weights is {given['init_lora_weights']!r}, which changes the weights of the "
             f"language model; it must be one of {', '.join(map(str, INITIAL_WEIGHTS))}."
         )
-    for name in ("r", "lora_alpha"):
-        if name in given and (type(given[name]) is not int or given[name] < 1):
-            raise UserError(f"{location}: {name} is {given[name]!r}; it must be a whole number that is at least 1.")
+    converted = {**given}
+    for name in NUMBERS.keys() & given:
+        converted[name] = _convert_number(location, name, given[name])
+    for pattern in PATTERNS.keys() & given:
+        numbers = convert_option(location, pattern, given[pattern], dict)
+        converted[pattern] = {
+            layer: _convert_number(f"{location}, {pattern} of {layer}", PATTERNS[pattern], number)
+            for layer, number in numbers.items()
+        }
     with explain_errors(f"{location}: PEFT refuses it"):
-        LoraConfig(**{"target_modules": "all-linear", **given})
+        LoraConfig(**{"target_modules": "all-linear", **converted})
+    return converted
 
 
 def check_bitsandbytes(location: str) -> None:

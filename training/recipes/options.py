@@ -5,6 +5,7 @@ from typing import Any
 
 from .arguments import DataArguments, HawaiiTrainingArguments, ModelArguments
 from .objectives import OBJECTIVES
+from .ranges import check_range
 from .values import convert_option
 
 
@@ -22,7 +23,14 @@ def convert_options(location: str, given: dict[str, Any]) -> dict[str, Any]:
     """
     Converts the options of a stage; those of other objectives than the chosen one are left out. An empty option of the
     objective has the objective's default.
+
+    Raises:
+        UserError: an option cannot have its value, because of the type or the size.
     """
     chosen = OBJECTIVE_TYPES.get(given.get("objective", HawaiiTrainingArguments.objective), {})
     given = {name: value for name, value in given.items() if name in TYPES or (name in chosen and value is not None)}
-    return {name: convert_option(location, name, value, {**TYPES, **chosen}[name]) for name, value in given.items()}
+    types = {**TYPES, **chosen}
+    options = {name: convert_option(location, name, value, types[name]) for name, value in given.items()}
+    for name, value in options.items():
+        check_range(location, name, value)
+    return options

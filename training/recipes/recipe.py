@@ -21,7 +21,7 @@ from ..teachers.presets import expand_teachers
 from .arguments import LANGUAGE_OPTIONS, DataArguments, HawaiiTrainingArguments, ModelArguments
 from .built_in import find_recipe
 from .interpolation import check_interpolations
-from .lora import check_frozen_base, check_lora
+from .lora import check_frozen_base, convert_lora
 from .model_configs import check_text_config, check_vision_config
 from .objectives import OBJECTIVES
 from .options import OPTIONS, convert_options
@@ -43,7 +43,6 @@ TEXT_OPTIONS = (
 CONFIG_CHECKS: dict[str, Callable[[str, dict], None]] = {
     "vision_config": check_vision_config,
     "text_config": check_text_config,
-    "lora": check_lora,
 }
 NOT_GIVEN = object()
 
@@ -217,6 +216,8 @@ def _build_stage(path: Path, name: str, given: Mapping[str, Any], output_dir: Pa
     for key, check in CONFIG_CHECKS.items():
         if options.get(key) is not None:
             check(f"{location}, {key}", options[key])
+    if options.get("lora") is not None:
+        options["lora"] = convert_lora(f"{location}, lora", options["lora"])
     options |= {"output_dir": str(output_dir / name), "use_cpu": use_cpu or options.get("use_cpu", False)}
 
     def build(arguments):

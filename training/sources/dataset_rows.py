@@ -54,10 +54,16 @@ def is_dataset(path: str) -> bool:
     return True
 
 
-def _load(path: str, config: str | None, split: str, streaming: bool) -> Any:
+def check_dataset(path: str) -> None:
+    """Raises a `UserError` if the path of a data set is neither here nor can be an id of the Hub."""
     folder = Path(path)
     if not folder.exists() and (folder.suffix in BUILDERS or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path)):
         raise UserError(f"There is no data set {path}: it is neither a file or folder here nor an id of the Hub.")
+
+
+def _load(path: str, config: str | None, split: str, streaming: bool) -> Any:
+    check_dataset(path)
+    folder = Path(path)
     if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
         rows = datasets.load_from_disk(path)
         if isinstance(rows, datasets.DatasetDict):

@@ -128,12 +128,15 @@ class ArchiveFolder(ImageStore):
                 yield "/".join(parts)
 
 
-def open_image_folder(path: str, follow_links: bool = True) -> ImageFolder | ArchiveFolder:
+def find_image_folder(path: str) -> tuple[Path, str | None]:
     """
-    Opens a folder of images, a zip or tar, or a folder inside one, as in `images.zip/train`.
+    Finds a folder of images, a zip or tar, or a folder inside one, as in `images.zip/train`.
+
+    Returns:
+        The folder and `None`, or the archive and the folder in it, which is empty for its top.
 
     Raises:
-        UserError: There is neither, or the archive cannot be read in place.
+        UserError: There is neither.
     """
     full = Path(os.path.abspath(path))
     for parent in (full, *full.parents):
@@ -141,11 +144,22 @@ def open_image_folder(path: str, follow_links: bool = True) -> ImageFolder | Arc
             break
         if parent.suffix.lower() in SUFFIXES and parent.is_file():
             folder = full.relative_to(parent).as_posix()
-            return ArchiveFolder(ImageArchive(parent), "" if folder == "." else folder)
+            return parent, "" if folder == "." else folder
     if full.is_file():
         raise UserError(
             f"The image folder {path} is a file; name a folder, or a .zip or .tar, which are read in place."
         )
     if not full.is_dir():
         raise UserError(f"There is no image folder {path}.")
-    return ImageFolder(full, follow_links)
+    return full, None
+
+
+def open_image_folder(path: str, follow_links: bool = True) -> ImageFolder | ArchiveFolder:
+    """
+    Opens the images that [`find_image_folder`] finds.
+
+    Raises:
+        UserError: There are none, or the archive cannot be read in place.
+    """
+    found, folder = find_image_folder(path)
+    return ImageFolder(found, follow_links) if folder is None else ArchiveFolder(ImageArchive(found), folder)

@@ -23,6 +23,12 @@ def find_reader(path: Path):
     return next((reader for reader in READERS if reader.matches(path)), None)
 
 
+def check_data_file(data_path: str) -> None:
+    """Raises a `UserError` if there is no such file."""
+    if not Path(data_path).is_file():
+        raise UserError(f"There is no data file {data_path}.")
+
+
 def read_records(data_path: str) -> Iterator[Record]:
     """
     Reads a data file of a format in [`READERS`].
@@ -30,9 +36,8 @@ def read_records(data_path: str) -> Iterator[Record]:
     Raises:
         UserError: The file is missing, empty, not UTF-8 or not of a supported format.
     """
+    check_data_file(data_path)
     path = Path(data_path)
-    if not path.is_file():
-        raise UserError(f"There is no data file {data_path}.")
     reader = find_reader(path)
     if reader is None:
         formats = "; ".join([*(reader.description for reader in READERS), OTHER_FORMATS])
@@ -69,8 +74,7 @@ def read_table(data_path: str) -> RecordTable:
     Raises:
         UserError: As for [`read_records`].
     """
+    check_data_file(data_path)
     path = Path(data_path)
-    if not path.is_file():
-        raise UserError(f"There is no data file {data_path}.")
     key = digest(path, path.suffix.encode(), code_digest().encode())
     return save_records(key, read_records(data_path), data_path)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...files.user_error import UserError
-from .dataset_rows import DatasetStream, is_dataset, read_dataset
-from .image_folder import ImageStore, open_image_folder
-from .readers import find_reader, read_table
+from .dataset_rows import DatasetStream, check_dataset, is_dataset, read_dataset
+from .image_folder import ImageStore, find_image_folder, open_image_folder
+from .readers import check_data_file, find_reader, read_table
 from .record_table import RecordTable
 
 
@@ -63,6 +63,12 @@ class Source:
     def is_dataset(self) -> bool:
         """Whether `datasets` reads it; decided by the path alone."""
         return find_reader(Path(self.path)) is None and is_dataset(self.path)
+
+    def check_exists(self) -> None:
+        """Raises a `UserError` if the data or the image folder is missing; reads neither."""
+        check_dataset(self.path) if self.is_dataset else check_data_file(self.path)
+        if self.image_folder:
+            find_image_folder(self.image_folder)
 
     def open_images(self, follow_links: bool = True) -> ImageStore | None:
         """

@@ -1,6 +1,8 @@
 """PEFT's LoRA on a student's language model: added before training, merged into full-precision weights after it."""
 
 import copy
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,46 @@ from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 
 # Prefix of the names of the student's modules that a LoRA adapts.
 LANGUAGE_MODEL = "model.language_model"
+# How PEFT matches the keys of rank_pattern and alpha_pattern with the names of layers.
+PATTERN = r"(.*\.)?({})$"
 
 
-def _adaptable_names(language_model: torch.nn.Module) -> list[str]:
-    """Returns the last part of the names of linear layers, such as `q_proj`, each once."""
-    names = (name for name, module in language_model.named_modules() if isinstance(module, torch.nn.Linear))
-    return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
+def _join_last_parts(names: Iterable[str]) -> str:
+    """Joins the last part of the names of layers, such as `q_proj`, each once."""
+    return ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))
+
+
+def _as_names(value: Any) -> list[str]:
+    """The names in a field of `LoraConfig`, which may also have none, or be one regular expression."""
+    return [] if value is None or isinstance(value, str) else sorted(value)
+
+
+def _check_names(language_model: torch.nn.Module, config: LoraConfig) -> None:
+    """Checks that everything that a LoRA names exists: PEFT raises no error if it finds only one of several names."""
+    modules = dict(language_model.named_modules())
+    linear = _join_last_parts(name for name, module in modules.items() if isinstance(module, torch.nn.Linear))
+    parameters = [name for name, _ in language_model.named_parameters()]
+    for field, known, examples in (
+        ("target_modules", modules, f"name some of {linear}, or leave target_modules out for all of them"),
+        ("exclude_modules", modules, f"name some of {linear}, or leave exclude_modules out"),
+        ("target_parameters", parameters, f"name some as in {parameters[-1]}, or leave target_parameters out"),
+    ):
+        for given in _as_names(getattr(config, field)):
+            if not any(f".{name}".endswith(f".{given}") for name in known):
+                kind = "parameter" if field == "target_parameters" else "layer"
+                raise UserError(
+                    f"{field} of lora names {given!r}, but the language model has no such {kind}: {examples}."
+                )
+    pattern = config.exclude_modules
+    if isinstance(pattern, str) and not any(re.fullmatch(pattern, name) for name in modules):
+        raise UserError(f"exclude_modules of lora is {pattern!r}, but this matches no layer of the language model.")
+    indices, num_layers = config.layers_to_transform, language_model.config.num_hidden_layers
+    for index in [indices] if isinstance(indices, int) else indices or []:
+        if not 0 <= index < num_layers:
+            raise UserError(
+                f"layers_to_transform of lora names layer {index}, but the language model has the layers 0 to "
+                f"{num_layers - 1}."
+            )
 
 
 def add_lora(student: HawaiiForConditionalGeneration, fields: dict[str, Any]) -> LoraModel:
@@ -30,24 +66,25 @@ def add_lora(student: HawaiiForConditionalGeneration, fields: dict[str, Any]) ->
         student (`HawaiiForConditionalGeneration`):
             In full precision, quantized or without weights.
         fields (`dict`):
-            Fields of PEFT's `LoraConfig`, checked by [`check_lora`]. Without `target_modules`, every linear layer of
+            Fields of PEFT's `LoraConfig`, checked by [`convert_lora`]. Without `target_modules`, every linear layer of
             the language model is adapted.
 
     Raises:
-        UserError: PEFT refuses a value, or the language model has no layer of a name in `target_modules`.
+        UserError: PEFT refuses a value, or the language model has no layer or parameter of a given name.
     """
     language_model = student.model.language_model
     with explain_errors("PEFT cannot add the lora of the recipe to the language model"):
         config = LoraConfig(**{"target_modules": "all-linear", **fields})
-        names = [f".{name}" for name, _ in language_model.named_modules()]
-        # PEFT raises no error if it finds only one of them.
-        for target in () if isinstance(config.target_modules, str) else sorted(config.target_modules):
-            if not any(name.endswith(f".{target}") for name in names):
-                raise UserError(
-                    f"target_modules of lora names {target!r}, but the language model has no such layer: name some of "
-                    f"{', '.join(_adaptable_names(language_model))}, or leave target_modules out for all of them."
-                )
+        _check_names(language_model, config)
         lora = LoraModel(language_model, config, "default")
+        layers = [name for name, module in language_model.named_modules() if isinstance(module, LoraLayer)]
+        for field in ("rank_pattern", "alpha_pattern"):
+            for key in getattr(config, field):
+                if not any(re.match(PATTERN.format(key), layer) for layer in layers):
+                    raise UserError(
+                        f"{field} of lora names {key!r}, but no layer with an adapter has this name: name some of "
+                        f"{_join_last_parts(layers)}, or leave {key} out."
+                    )
     if student.config.tie_word_embeddings and any(
         isinstance(layer, LoraLayer) and isinstance(layer.get_base_layer(), torch.nn.Embedding)
         for layer in language_model.modules()

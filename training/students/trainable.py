@@ -1,5 +1,7 @@
 """Selects the parts of a student that are trained; the others are frozen."""
 
+from collections.abc import Iterable
+
 from ...files.user_error import UserError
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ..objectives.encoder_passes import Student
@@ -14,6 +16,16 @@ def part_of(name: str) -> str:
     if "adapters." in name:
         return "adapters"
     return "routers" if ".routing." in name else "vision_tower"
+
+
+def check_rates(rates: Iterable[str], parts: set[str]) -> None:
+    """Raises a `UserError` if a part has a learning rate but is not one of the `parts` with trained parameters."""
+    for part in rates:
+        if part not in parts:
+            raise UserError(
+                f"learning_rates has a rate for {part}, but no parameter of this part is trained: leave {part} out. "
+                f"Trained are {', '.join(sorted(parts))}."
+            )
 
 
 def set_trainable(student: Student, trainable: list[str]) -> None:

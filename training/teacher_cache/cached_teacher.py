@@ -15,6 +15,8 @@ from .quantization import Quantized, dequantize
 from .weights import weights_digest
 
 
+ADVICE = "run `hawaii cache RECIPE`, or leave out teacher_cache"
+
 # Shapes: I images, m cells, C channels.
 
 
@@ -120,6 +122,14 @@ class FeatureCache:
         return result
 
 
+def find_features(folder: str | Path) -> list[Path]:
+    """Returns the subfolders of a cache that have features; raises a `UserError` if there is none."""
+    subfolders = [path.parent for path in sorted(Path(folder).glob(f"*/{CONTENTS_FILE}"))]
+    if not subfolders:
+        raise UserError(f"The teacher_cache {folder} contains no features: {ADVICE}.")
+    return subfolders
+
+
 def open_cache(
     folder: str | Path, configs: list[TeacherConfig], image_processor: Any, student_grid: int, grid_matching: str
 ) -> FeatureCache:
@@ -140,10 +150,7 @@ def open_cache(
         UserError: there is no cache, it is unfinished or damaged, or its features were computed with other settings or
             weights. The message names the first difference.
     """
-    subfolders = [path.parent for path in sorted(Path(folder).glob(f"*/{CONTENTS_FILE}"))]
-    advice = "run `hawaii cache RECIPE`, or leave out teacher_cache"
-    if not subfolders:
-        raise UserError(f"The teacher_cache {folder} contains no features: {advice}.")
+    subfolders = find_features(folder)
     # One process reads the checkpoints for all.
     weights = decide_once(lambda: [weights_digest(config) for config in configs])
     needed = Needed(configs, weights, image_processor, student_grid, grid_matching)
@@ -157,7 +164,7 @@ def open_cache(
             problems.append(f"in {subfolder.name}, {str(error).removesuffix('.')}")
     if not suitable:
         raise UserError(
-            f"The teacher_cache {folder} has no suitable features: {'; '.join(problems[:3])}. So {advice}."
+            f"The teacher_cache {folder} has no suitable features: {'; '.join(problems[:3])}. So {ADVICE}."
         )
     _, _, cache = min(suitable, key=lambda each: each[:2])  # features in 16 bits if there are both
     return cache

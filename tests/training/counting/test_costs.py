@@ -313,9 +313,31 @@ def test_packed_batches_have_no_padding(recipe, monkeypatch, options):
 def test_a_dry_run_has_the_devices_and_the_strategy_that_the_recipe_demands(recipe):
     text = describe_recipe(recipe, ["strategy=fsdp2", "num_processes=8"])
     assert "Memory of each device, 8 x H100 with fsdp2, in GiB" in text
-    assert "Memory of each device, 2 x H100 with zero2, in GiB" in describe_recipe(
-        recipe, ["strategy=fsdp2", "num_processes=8"], devices=2, strategy="zero2"
+    assert "would be refused" not in text
+    other = describe_recipe(recipe, ["strategy=fsdp2", "num_processes=8"], devices=2, strategy="zero2")
+    assert "Memory of each device, 2 x H100 with zero2, in GiB" in other
+    assert (
+        "Stage finetune demands num_processes: 8, strategy: fsdp2, but the costs are those of num_processes: 2, "
+        "strategy: zero2: training on these devices would be refused." in other
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"overrides": ["strategy=ddp"]}, "The strategy is ddp, which is for several devices, but one is counted"),
+        ({"devices": 1, "strategy": "fsdp2"}, "The strategy is fsdp2, which is for several devices, but one is"),
+        ({"tokens": 0}, "--tokens is 0; it must be 1 or more."),
+        ({"tokens": -5}, "--tokens is -5; it must be 1 or more."),
+        (
+            {"overrides": ["per_device_train_batch_size=0"]},
+            "stage pretrain: per_device_train_batch_size is 0; it must",
+        ),
+    ],
+)
+def test_impossible_devices_and_sizes_are_refused(recipe, options, message):
+    with pytest.raises(UserError, match=message):
+        describe_recipe(recipe, **options)
 
 
 def test_a_sharded_strategy_and_a_quantized_model_are_refused_like_in_training(recipe):

@@ -126,7 +126,7 @@ def test_a_model_that_deepspeed_would_not_gather_is_refused(gathering):
 def test_a_tracker_that_is_not_installed_is_refused_before_models_are_loaded(tmp_path, teacher_folders, capsys):
     recipe = write_recipe(tmp_path, teacher_folders)
     assert main(["train", str(recipe), "report_to=comet_ml"]) == 2
-    assert "hawaii train: report_to is comet_ml, which cannot be used: " in capsys.readouterr().err
+    assert "recipe.yaml, stage pretrain: report_to is comet_ml, which cannot be used: " in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -135,8 +135,15 @@ def test_a_refused_run_writes_nothing_and_its_first_line_is_the_strategy(tmp_pat
     assert main(["train", str(recipe), "strategy=fsdp2"]) == 2
     printed = capsys.readouterr()
     assert printed.out.splitlines() == ["Strategy single: 1 process on 1 machine, CPU, float32."]
-    assert "hawaii train: The recipe demands strategy: fsdp2, but this run has single." in printed.err
+    assert "recipe.yaml, stage pretrain: The recipe demands strategy: fsdp2, but this run has single." in printed.err
     assert not (tmp_path / "run").exists()
+
+
+def test_sharding_in_a_recipe_needs_several_processes():
+    stage = make_stage()
+    stage.training.fsdp = True
+    with pytest.raises(UserError, match="fsdp is given, but this run has one process"):
+        check_strategy(Strategy("single", 1, 1, "CPU", "float32", ""), stage)
 
 
 def test_an_unknown_strategy_is_an_error_of_the_recipe(tmp_path, teacher_folders, capsys):

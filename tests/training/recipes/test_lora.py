@@ -33,8 +33,12 @@ def read(folder, **options):
     [
         ({"lora": {"rank": 8}}, "stage finetune, lora: there is no field 'rank'"),
         ({"lora": {"lora_alfa": 8}}, "there is no field 'lora_alfa'. Did you mean lora_alpha?"),
-        ({"lora": {"r": "eight"}}, "lora: r is 'eight'; it must be a whole number that is at least 1."),
-        ({"lora": {"r": 0}}, "lora: r is 0; it must be a whole number that is at least 1."),
+        ({"lora": {"r": "eight"}}, "lora: r is 'eight'; it must be a whole number."),
+        ({"lora": {"r": 0}}, "lora: r is 0; it must be at least 1."),
+        ({"lora": {"lora_dropout": -0.1}}, "lora: lora_dropout is -0.1; it must be at least 0 and below 1."),
+        ({"lora": {"lora_dropout": "some"}}, "lora: lora_dropout is 'some'; it must be a number."),
+        ({"lora": {"rank_pattern": {"q_proj": 0}}}, "lora, rank_pattern of q_proj: r is 0; it must be at least 1."),
+        ({"lora": {"alpha_pattern": 8}}, "lora: alpha_pattern is 8; it must be a mapping."),
         ({"lora": {"layers_pattern": "h"}}, "lora: PEFT refuses it: `layers_pattern` cannot be used"),
         ({"lora": {"inference_mode": True}}, "lora: inference_mode is set by training; leave it out."),
         (
@@ -80,6 +84,12 @@ def test_an_encoder_alone_has_no_lora(tmp_path):
 )
 def test_fields_of_peft_are_taken_as_they_are(tmp_path, lora):
     assert read(tmp_path, lora=lora).model.lora == lora
+
+
+def test_whole_numbers_and_numbers_in_quotes_are_converted(tmp_path):
+    lora = read(tmp_path, lora={"r": 8.0, "lora_dropout": "5e-2", "alpha_pattern": {"q_proj": 16.0}}).model.lora
+    assert lora == {"r": 8, "lora_dropout": 0.05, "alpha_pattern": {"q_proj": 16}}
+    assert type(lora["r"]) is type(lora["alpha_pattern"]["q_proj"]) is int
 
 
 def test_a_missing_bitsandbytes_is_named_with_its_command(tmp_path, monkeypatch):
