@@ -10,12 +10,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
+from ..data.processes import end_with_parent
 from .rows import AllRows, Row
 
 
@@ -37,6 +38,8 @@ def _start(dataset: AllRows) -> None:
     _dataset = dataset
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent()  # without it, a process would wait forever for rows of a parent that was killed
     signal.signal(signal.SIGALRM, _stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
     statm = Path("/proc/self/statm")
@@ -64,9 +67,17 @@ def _inspect(indices: Sequence[int]) -> list[Row]:
     return rows
 
 
-def _make_pool(dataset: AllRows, num_processes: int) -> ProcessPoolExecutor:
+@contextmanager
+def _make_pool(dataset: AllRows, num_processes: int) -> Iterator[ProcessPoolExecutor]:
     # Forked, so that the records are shared and not copied.
-    return ProcessPoolExecutor(num_processes, get_context("fork"), _start, (dataset,))
+    with ProcessPoolExecutor(num_processes, get_context("fork"), _start, (dataset,)) as pool:
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            # The pool would first read the rows that are queued. Python 3.14 has `kill_workers` for it.
+            for process in pool._processes.values():
+                process.kill()
+            raise
 
 
 def _inspect_alone(dataset: AllRows, indices: Sequence[int]) -> Iterator[tuple[int, Row]]:

@@ -32,7 +32,7 @@ class Row(NamedTuple):
 
 
 class AllRows(RecordDataset):
-    """Keeps bad rows, and prepares images as training does without keeping them. A mixin for the data sets of training."""
+    """Keeps bad rows, and prepares images as training does, one at a time. A mixin for the data sets of training."""
 
     def _check(self, records: RecordTable) -> RecordTable:
         return records

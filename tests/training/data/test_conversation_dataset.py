@@ -259,7 +259,9 @@ def test_an_image_that_cannot_be_made_square_is_a_bad_one(folder, processor, mon
     dataset = make_dataset(save_data(folder, [make_record(0), make_record(1)]), processor, bad_records="skip")
     expected = dataset[1]["record_id"]
 
-    def fail(self, image, *args, original=getattr(HawaiiImageProcessor, call), **kwargs):
+    original = getattr(HawaiiImageProcessor, call)
+
+    def fail(self, image, *args, **kwargs):
         if image.tobytes() == bad:
             raise error
         return original(self, image, *args, **kwargs)
