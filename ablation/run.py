@@ -1,6 +1,5 @@
 """One run of an ablation: a row's recipe trained from one seed and evaluated, in separate processes."""
 
-import ctypes
 import json
 import os
 import shlex
@@ -20,6 +19,7 @@ from ..evaluation.lmms.process import shown_lines
 from ..files.atomic import read_json, remove_folder, write_json, write_text
 from ..files.run_contents import HUB_FOLDER, LOG_FILE, RESULTS_FILE
 from ..files.user_error import UserError
+from ..training.data.processes import end_with_parent
 from .scores import read_scores
 
 
@@ -33,8 +33,6 @@ HAWAII = (sys.executable, "-m", "hawaii")
 # Time to end after SIGTERM, which torch's launcher forwards to its workers, before SIGKILL.
 GRACE_SECONDS = 30.0
 POLL_SECONDS = 0.1
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def read_curve(folder: Path, stages: Mapping[str, dict]) -> list[dict]:
@@ -60,15 +58,6 @@ def read_curve(folder: Path, stages: Mapping[str, dict]) -> list[dict]:
                 curve.append({**point, "accuracy": entry["eval_accuracy"]})
         steps, seconds = steps + report["steps"], seconds + report["seconds"]
     return curve
-
-
-def end_with_parent() -> None:
-    """
-    Lets Linux end this process once its parent is killed. Otherwise the training of a lost Ray worker would keep a GPU
-    that Ray considers free.
-    """
-    if LIBC is not None:
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def last_line(log: Path) -> str:
@@ -203,7 +192,8 @@ class Run:
             log.write(f"\n{PROMPT}{shlex.join(command)}\n".encode())
             log.flush()
             # In a new session, one signal reaches all processes of the command. They inherit the lock, which is thus
-            # held until the last of them ends, even if this process is killed.
+            # held until the last of them ends, even if this process is killed. The training of a lost Ray worker would
+            # otherwise keep a GPU that Ray considers free.
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

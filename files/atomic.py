@@ -1,8 +1,11 @@
 """Folders and files that get their final name only when they are complete, and the visible files of a folder."""
 
+import glob
 import json
 import os
 import shutil
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +14,22 @@ from .git_lfs import check_is_no_pointer
 from .user_error import UserError, explain_errors
 
 
+MAX_SECONDS = 24 * 3600  # without a change, after which the process that wrote a file must have ended
 OLD_SUFFIX = ".incomplete.old"  # of a folder that is about to be removed
 
 
 def _old_name(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}{OLD_SUFFIX}")
+
+
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Removes incomplete files of killed processes."""
+    for leftover in folder.glob(pattern):
+        try:
+            if time.time() - leftover.stat().st_mtime > MAX_SECONDS:
+                leftover.unlink()
+        except OSError:
+            continue  # of another user, or removed by another process
 
 
 def remove_folder(folder: Path) -> None:
@@ -69,17 +83,21 @@ def atomic_file(final: str | os.PathLike) -> Iterator[Path]:
     """
     Yields the path of a file to write, which is renamed to `final` if the block succeeds and removed if it raises.
 
-    A kill at any moment leaves the old file or the new one, and at most a leftover named `*.incomplete`.
+    Several processes may write the same file. A kill at any moment leaves the old file or the new one, and at most a
+    leftover named `*.incomplete`, which is removed after a day when the file is written again.
     """
     final = Path(final)
-    incomplete = final.with_name(f"{final.name}.incomplete")
+    incomplete = final.with_name(f"{final.name}.{uuid.uuid4().hex}.incomplete")
     final.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(final.parent, f"{glob.escape(final.name)}.{'[0-9a-f]' * 32}.incomplete")
     try:
         yield incomplete
+        with incomplete.open("rb") as file:
+            os.fsync(file.fileno())
+        incomplete.replace(final)
     except BaseException:
         incomplete.unlink(missing_ok=True)
         raise
-    incomplete.replace(final)
 
 
 def write_text(path: Path, text: str) -> None:

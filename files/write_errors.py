@@ -1,5 +1,6 @@
 """Errors of a full disk, a quota or a broken file system, as one sentence that names the path."""
 
+import errno
 import os
 import re
 import shutil
@@ -17,29 +18,38 @@ RUST_ERROR = re.compile(r"os error (\d+)")
 # Errors of torch's archive writer, which do not contain the reason.
 TORCH_ERROR = re.compile(r"PytorchStreamWriter|inline_container|iostream error|file write failed")
 
+# Errors for which more space is the way out.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-def _reason(error: BaseException) -> str | None:
+
+def _number(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno)
-    if match := RUST_ERROR.search(str(error)):
-        return os.strerror(int(match[1]))
-    if match := re.search(r"\[Errno (\d+)\]", str(error)):  # from another process, or from several files
-        return os.strerror(int(match[1]))
-    if TORCH_ERROR.search(str(error)):
-        return "a file could only be written in part"
-    return str(error) if isinstance(error, OSError | SafetensorError) else None
+        return error.errno
+    # In brackets from another process, or from several files.
+    match = RUST_ERROR.search(str(error)) or re.search(r"\[Errno (\d+)\]", str(error))
+    return int(match[1]) if match else None
 
 
-def describe_write_error(error: BaseException, path: Path) -> str | None:
+def describe_write_error(error: BaseException, path: Path) -> tuple[str, str] | None:
     """
-    Describes an error that occurred while something under `path` was written, such as `PATH could not be written (No
-    space left on device; 4,096 bytes are free there)`; `None` if it is not an error of the file system.
+    Describes an error that occurred while something under `path` was written.
+
+    Returns:
+        `tuple[str, str]`, *optional*: the problem and the first step out of it, such as `PATH could not be written (No
+        space left on device; 4,096 bytes are free there)` and `make room`, or `PATH could not be completed (Permission
+        denied: FILE)` and `correct this`; `None` if it is not an error of the file system.
     """
-    reason = _reason(error)
-    if reason is None:
+    number = _number(error)
+    if number in NO_SPACE or (number is None and TORCH_ERROR.search(str(error))):
+        reason = "a file could only be written in part" if number is None else os.strerror(number)
+        place = next((folder for folder in (path, *path.parents) if folder.exists()), Path("/"))
+        free = shutil.disk_usage(place).free
+        return f"{path} could not be written ({reason}; {free:,} bytes are free there)", "make room"
+    if number is None and not isinstance(error, OSError | SafetensorError):
         return None
-    place = next((folder for folder in (path, *path.parents) if folder.exists()), Path("/"))
-    return f"{path} could not be written ({reason}; {shutil.disk_usage(place).free:,} bytes are free there)"
+    reason = str(error) if number is None else os.strerror(number)
+    name = getattr(error, "filename", None)
+    return f"{path} could not be completed ({reason}{'' if name is None else f': {name}'})", "correct this"
 
 
 @contextmanager
@@ -48,8 +58,8 @@ def explain_write_errors(path: Path, remedy: str) -> Iterator[None]:
     Explains the errors of a block that writes `path`.
 
     Raises:
-        UserError: the file system reports an error. The message is one sentence that names the path and ends with
-            `remedy`.
+        UserError: the file system reports an error. The message is one sentence that names the path and ends with the
+            first step, "and" and `remedy`.
         FileExistsError, NotADirectoryError: unchanged, because [`describe_error`] has another remedy.
     """
     try:
@@ -59,4 +69,4 @@ def explain_write_errors(path: Path, remedy: str) -> Iterator[None]:
     except Exception as error:  # Rust libraries raise it for a full disk; other errors are raised again
         if (problem := describe_write_error(error, path)) is None:
             raise
-        raise UserError(f"{problem}: {remedy}") from error
+        raise UserError(f"{': '.join(problem)} and {remedy}") from error

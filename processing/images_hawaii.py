@@ -23,6 +23,7 @@ RASTER_FORMATS = """
 OPENED_FORMATS = [name for name in RASTER_FORMATS if name in Image.OPEN]  # an MPO is opened as a JPEG
 ORIENTATION = 0x0112
 LONGEST_NAME = 250
+LONGEST_SIDE = 2**17  # pixels; a file of some kB may claim more, and a filter needs memory for each
 BAND_AREA = 2**22  # pixels that are resized at once where a large image is resized in parts
 TIMEOUT = 60.0  # seconds without an answer
 
@@ -140,12 +141,17 @@ def _from_values(values: torch.Tensor) -> Image.Image:
 def _upright_rgb(image: Image.Image) -> Image.Image:
     if image.format not in (None, *RASTER_FORMATS):
         raise UnidentifiedImageError
-    if 0 in image.size:
-        raise ValueError(f"its size is {image.width} x {image.height}")
-    if image.mode == "RGB" and ORIENTATION not in image.getexif():
-        image.load()
+    if not 0 < min(image.size) <= max(image.size) <= LONGEST_SIDE:
+        raise ValueError(f"its size is {image.width} x {image.height}, but sides must have 1 to {LONGEST_SIDE} pixels")
+    image.load()
+    try:
+        is_turned = ORIENTATION in image.getexif()
+    except Exception:  # of damaged EXIF, in a file whose pixels may be good
+        is_turned = False
+    if is_turned:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
         return image
-    image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # gray of more than 8 bits, which Pillow would clip
         mode, dtype = ("F", torch.float32) if image.mode == "F" else ("I", torch.int32)
         values = torch.frombuffer(bytearray(image.convert(mode).tobytes()), dtype=dtype)
@@ -169,7 +175,8 @@ def open_image(image: Any) -> Image.Image:
         `PIL.Image.Image` in RGB, upright. Opacity is ignored, as in LLaVA, and 16 bits are reduced to 8.
 
     Raises:
-        ValueError: there is no such file, or it is not an image in one of `RASTER_FORMATS`; names it.
+        ValueError: there is no such file, it is not an image in one of `RASTER_FORMATS`, or a side is longer than
+            `LONGEST_SIDE`; names it.
     """
     if isinstance(image, dict):
         content = image.get("bytes")
@@ -179,10 +186,11 @@ def open_image(image: Any) -> Image.Image:
         if isinstance(source, Image.Image):
             return _upright_rgb(source)
         if isinstance(source, torch.Tensor):
-            return _from_values(source.detach().cpu())
+            return _upright_rgb(_from_values(source.detach().cpu()))
         if hasattr(source, "shape"):
             # A copy in the machine's byte order: torch accepts no other, and no read-only or reversed array.
-            return _from_values(torch.from_numpy(source.astype(source.dtype.newbyteorder("="), order="C")))
+            array = source.astype(source.dtype.newbyteorder("="), order="C")
+            return _upright_rgb(_from_values(torch.from_numpy(array)))
         with Image.open(source, "r", OPENED_FORMATS) as opened:
             return _upright_rgb(opened)
     except UnidentifiedImageError:

@@ -42,7 +42,7 @@ class JsonLinesCallback(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs:
             path = Path(args.output_dir) / LOG_FILE
-            remedy = "make room and run the same command again, which continues from the last checkpoint."
+            remedy = "run the same command again, which continues from the last checkpoint."
             with explain_write_errors(path, remedy):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("a", encoding="utf-8") as file:

@@ -108,9 +108,8 @@ class SavingTrainer(Trainer):
             return
         kept = [path for path in list_checkpoints(self.args.output_dir) if path != folder]
         remains = f"the last checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-        raise UserError(f"{problems[0]}; {remains}: make room and run the same command again.") from (
-            errors or [None]
-        )[0]
+        problem, step = problems[0]
+        raise UserError(f"{problem}; {remains}: {step} and run the same command again.") from (errors or [None])[0]
 
     def _save_checkpoint(self, model, trial):
         """Writes the checkpoint into a temporary folder and renames it when every process is done."""

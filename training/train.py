@@ -263,7 +263,7 @@ def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> Non
         "num_parameters": list(stages.values())[-1]["num_parameters"],
         "stages": stages,
     }
-    with explain_write_errors(run_folder, "make room and run the same command again, which only writes the rest."):
+    with explain_write_errors(run_folder, "run the same command again, which only writes the rest."):
         write_json(run_folder / RESULTS_FILE, results)
         with complete_model(run_folder, model_folder) as source:
             is_new = export(source, run_folder / HUB_FOLDER, results)

@@ -188,3 +188,29 @@ def test_hidden_files_and_linked_folders_are_skipped(tmp_path):
     make(folder / ".cache", d="")
     (folder / "link").symlink_to(make(tmp_path / "elsewhere", e=""))
     assert [path.relative_to(folder).as_posix() for path in visible_files(folder)] == ["a", "b", "deep/c"]
+
+
+def test_two_writers_of_a_file_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "file"
+    with atomic_file(path) as first, atomic_file(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_flushed_to_disk_before_it_is_renamed(tmp_path, monkeypatch):
+    events = []
+    replace = Path.replace
+    monkeypatch.setattr(atomic.os, "fsync", lambda file: events.append(os.fstat(file).st_size))
+    monkeypatch.setattr(Path, "replace", lambda *paths: events.append("replace") or replace(*paths))
+    write_text(tmp_path / "file", "1234")
+    assert events == [4, "replace"]
+
+
+def test_a_leftover_of_a_killed_process_is_removed_after_a_day(tmp_path):
+    old, new = (tmp_path / f"a[b].json.{digit * 32}.incomplete" for digit in "01")
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    write_text(tmp_path / "a[b].json", "{}")
+    assert not old.exists() and new.exists()

@@ -3,7 +3,9 @@
 import base64
 import io
 import re
+import struct
 import tracemalloc
+import zlib
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -13,7 +15,7 @@ import pytest
 import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, ImageFile
 from transformers import CLIPImageProcessorPil
 
 from hawaii.processing import images_hawaii
@@ -289,6 +291,31 @@ def test_a_strip_is_squared_in_little_memory(size):
     assert pixel_values.shape == (1, 3, 64, 64)
     area = size[0] * size[1] + 64 * 64
     assert max(areas) <= 4 * area and peak < 20 * 3 * area
+
+
+@pytest.mark.parametrize("size", [(150_000, 1), (1, 150_000), (140_000, 3)], ids=str)
+def test_a_longer_strip_is_refused_before_its_pixels_are_decoded(size, monkeypatch):
+    image = Image.new("RGB", size)
+    data = content(image)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    for form in (data, image, np.zeros(size[::-1], dtype=np.uint8)):
+        with pytest.raises(ValueError, match=f"its size is {size[0]} x {size[1]}, but sides must have 1 to 131072"):
+            open_image(form)
+
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [chunk(b"eXIf", b"junk"), chunk(b"tEXt", b"Raw profile type exif\0\nexif\n  10\nzz"), chunk(b"eXIf", b"MM\0*")],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_an_image_with_damaged_exif_is_upright(damaged, mode):
+    image = Image.fromarray(COLORS).convert(mode)
+    data = content(image)
+    assert levels(data[:33] + damaged + data[33:]) == levels(image)
 
 
 @pytest.mark.parametrize("size", [(64, 48), (48, 64), (61, 37), (37, 61), (100, 30), (30, 100), (40, 40)], ids=str)

@@ -125,7 +125,7 @@ def check(recipe: str, overrides: Sequence[str] | None = None, num_processes: in
     refused = [source for source in sources if source.is_refused]
     content = {"name": plan.name, "is_usable": not refused, "sources": [source.to_dict() for source in sources]}
     tables = plan.output_dir / CHECK_TABLES_FILE
-    with explain_write_errors(plan.output_dir, "make room and run the same command again."):
+    with explain_write_errors(plan.output_dir, "run the same command again."):
         write_json(plan.output_dir / CHECK_FILE, content)
         write_text(tables, f"# Check of the data of {plan.name}\n\n{write_markdown(sources)}\n")
     summary = f"{write_markdown(sources, NUM_SHOWN)}\n\nThe report: {tables}"

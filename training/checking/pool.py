@@ -6,17 +6,17 @@ still read.
 import os
 import resource
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from multiprocessing import get_context, parent_process
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
+from ..data.processes import end_with_parent
 from .rows import AllRows, Row
 
 
@@ -33,22 +33,15 @@ def _stop(signum, frame):
     raise TimeoutError(f"reading it takes longer than {ROW_SECONDS} seconds")
 
 
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
 def _start(dataset: AllRows) -> None:
     global _dataset
     _dataset = dataset
-    # The process would wait forever for the next rows if its parent is killed.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent()  # without it, a process would wait forever for rows of a parent that was killed
     signal.signal(signal.SIGALRM, _stop)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback and in the middle of a row
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
     statm = Path("/proc/self/statm")
     if statm.is_file():
         used = int(statm.read_text().split()[0]) * resource.getpagesize()
@@ -74,9 +67,17 @@ def _inspect(indices: Sequence[int]) -> list[Row]:
     return rows
 
 
-def _make_pool(dataset: AllRows, num_processes: int) -> ProcessPoolExecutor:
+@contextmanager
+def _make_pool(dataset: AllRows, num_processes: int) -> Iterator[ProcessPoolExecutor]:
     # Forked, so that the records are shared and not copied.
-    return ProcessPoolExecutor(num_processes, get_context("fork"), _start, (dataset,))
+    with ProcessPoolExecutor(num_processes, get_context("fork"), _start, (dataset,)) as pool:
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            # The pool would first read the rows that are queued. Python 3.14 has `kill_workers` for it.
+            for process in pool._processes.values():
+                process.kill()
+            raise
 
 
 def _inspect_alone(dataset: AllRows, indices: Sequence[int]) -> Iterator[tuple[int, Row]]:

@@ -32,14 +32,14 @@ class Row(NamedTuple):
 
 
 class AllRows(RecordDataset):
-    """Keeps bad rows, and decodes images without keeping them. A mixin for the data sets of training."""
+    """Keeps bad rows, and prepares images as training does, one at a time. A mixin for the data sets of training."""
 
     def _check(self, records: RecordTable) -> RecordTable:
         return records
 
     def _read_images(self, record: Record) -> dict:
         for image in record.images:  # one at a time, so that a record with many images needs the memory of one
-            self._open_image(image, self.read_content(image))
+            self._read_image(image, self.read_content(image))
         return {}
 
     def _count_sample(self, record: Record, sample: dict) -> int:

@@ -6,10 +6,12 @@ everything that it depends on. Training does not repeat the check, on any machin
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ...files.atomic import read_json, write_json
 from ...files.digest import digest
+from ...files.user_error import UserError
 from ...files.write_errors import explain_write_errors
 from ...processing.processing_hawaii import HawaiiProcessor
 from ..sources.cache import cache_path
@@ -65,18 +67,22 @@ def image_states(images: ImageStore, records: Iterable[Record]) -> str:
 def save_checked(key: str, rows: CheckedRows) -> None:
     """Stores a result under its key, see [`RecordDataset.check_key`], and replaces an earlier one."""
     path = cache_path(f"{key}.checked.json")
-    with explain_write_errors(path, "set HF_DATASETS_CACHE to a folder with space."):
+    with explain_write_errors(path, "run the same command again, or set HF_DATASETS_CACHE to another folder."):
         write_json(path, asdict(rows))
+
+
+def _read_checked(path: Path) -> CheckedRows | None:
+    try:
+        content = read_json(path)
+        by_index = {name: {int(index): text for index, text in content[name].items()} for name in INDEXED}
+        return CheckedRows(**{**content, **by_index})
+    except (OSError, UserError, KeyError, TypeError, ValueError, AttributeError):
+        return None  # not there, or damaged, as after a crash of the machine
 
 
 def find_checked(key: str) -> CheckedRows | None:
     """
-    Returns the result of an earlier check, or `None`. All processes of a run get the result of the main process: with
-    different rows, they would wait for each other forever.
+    Returns the result of an earlier check, or `None` if there is none that can be read. All processes of a run get the
+    result of the main process: with different rows, they would wait for each other forever.
     """
-    path = cache_path(f"{key}.checked.json")
-    content = decide_once(lambda: read_json(path) if path.is_file() else None)
-    if content is None:
-        return None
-    by_index = {name: {int(index): text for index, text in content[name].items()} for name in INDEXED}
-    return CheckedRows(**{**content, **by_index})
+    return decide_once(_read_checked, cache_path(f"{key}.checked.json"))

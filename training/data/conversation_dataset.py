@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ...files.user_error import UserError
 from ...processing.processing_hawaii import HawaiiProcessor
-from ..sources.cache import cached_file
+from ..sources.cache import read_cached
 from ..sources.record import Record
 from ..sources.record_table import RecordTable
 from .conversations import clean_text, tokenize_conversation
@@ -108,7 +108,7 @@ class ConversationDataset(ConversationReader, RecordDataset):
                     np.save(file, np.fromiter(map(self._count_tokens, all_records), np.int32))
 
             all_records = RecordTable(self.records.path)
-            counts = np.load(cached_file(f"{self.check_key(self.records)}.lengths.npy", write))
+            counts = read_cached(f"{self.check_key(self.records)}.lengths.npy", write, np.load)
         chosen = counts if self.records.indices is None else counts[self.records.indices]
         return np.minimum(chosen, self.max_length).tolist()
 

@@ -1,5 +1,8 @@
-"""Results that must be equal in all processes of a run."""
+"""Results that must be equal in all processes of a run, and processes that end with their parent."""
 
+import ctypes
+import signal
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,6 +13,14 @@ from ...files.user_error import UserError
 
 
 T = TypeVar("T")
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def end_with_parent() -> None:
+    """Lets Linux send SIGTERM to this process once its parent is killed."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def decide_once(function: Callable[..., T], *args) -> T:

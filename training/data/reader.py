@@ -1,7 +1,8 @@
 """Samples of single records: their images, for the student and for the teachers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,11 +111,22 @@ class RecordReader(ABC):
             return image if self.images is None else self.images.describe(image)
         return image["path"] or "in its row"
 
-    def _open_image(self, image: Any, content: Path | bytes) -> Image.Image:
+    @contextmanager
+    def _explain_image(self, image: Any) -> Iterator[None]:
         try:
-            return open_image(content)
-        except ValueError as error:
-            raise UserError(f"its image {self._describe_image(image)} cannot be read ({error})") from error
+            yield
+        except (ValueError, MemoryError, RuntimeError) as error:  # torch's error without memory is a `RuntimeError`
+            reason = str(error) or type(error).__name__
+            raise UserError(f"its image {self._describe_image(image)} cannot be read ({reason})") from error
+
+    def _read_image(self, image: Any, content: Path | bytes) -> dict[str, torch.Tensor]:
+        """Returns `pixel_values` and `teacher_images` of one image, see [`_read_images`]."""
+        with self._explain_image(image):
+            opened = open_image(content)
+            result = {"pixel_values": self.processor.image_processor(opened, return_tensors="pt")["pixel_values"]}
+            if self.teacher_image_size is not None:
+                result["teacher_images"] = self._make_teacher_image(opened)[None]
+        return result
 
     def _read_images(self, record: Record) -> dict[str, Any]:
         """
@@ -127,11 +139,7 @@ class RecordReader(ABC):
         contents = [self.read_content(image) for image in record.images]
         if not contents:
             return {}
-        images = [self._open_image(image, content) for image, content in zip(record.images, contents)]
-        processor = self.processor.image_processor
-        result = {"pixel_values": processor(images, return_tensors="pt")["pixel_values"]}
-        if self.teacher_image_size is not None:
-            result["teacher_images"] = torch.stack([self._make_teacher_image(image) for image in images])
+        result = join([self._read_image(image, content) for image, content in zip(record.images, contents)])
         if self.feature_cache is not None:
             features = []
             for image, content in zip(record.images, contents):
@@ -150,7 +158,8 @@ class RecordReader(ABC):
 
     def read_teacher_image(self, image: Any, content: Path | bytes) -> torch.Tensor:
         """Reads the image that all teachers share: `(3, teacher_image_size, teacher_image_size)`, uint8."""
-        return self._make_teacher_image(self._open_image(image, content))
+        with self._explain_image(image):
+            return self._make_teacher_image(open_image(content))
 
     def _make_teacher_image(self, image: Image.Image) -> torch.Tensor:
         size = self.teacher_image_size

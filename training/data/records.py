@@ -18,7 +18,7 @@ from ...files.user_error import UserError
 from ...processing import images_hawaii
 from ...processing.encoder_processor import EncoderProcessor
 from ...processing.processing_hawaii import HawaiiProcessor
-from ..sources.cache import cached_file
+from ..sources.cache import read_cached
 from ..sources.image_folder import ImageStore
 from ..sources.readers import code_digest
 from ..sources.record import Record
@@ -225,8 +225,8 @@ class RecordDataset(RecordReader, Dataset):
         all records are checked.
         """
         if self.checked is None:
-            path = cached_file(f"{self._cheap_key(records)}.problems.json", partial(self._write_problems, records))
-            bad = json.loads(path.read_text(encoding="utf-8"))
+            write = partial(self._write_problems, records)
+            bad = read_cached(f"{self._cheap_key(records)}.problems.json", write, self._read_problems)
             problems = {number: self._find_problem(records[number]) for number in bad}
         else:
             problems = {
@@ -244,6 +244,10 @@ class RecordDataset(RecordReader, Dataset):
     def _write_problems(self, records: RecordTable, path: Path) -> None:
         bad = [number for number, record in enumerate(records) if self._find_problem(record) is not None]
         path.write_text(json.dumps(bad), encoding="utf-8")
+
+    @staticmethod
+    def _read_problems(path: Path) -> list[int]:
+        return np.array(json.loads(path.read_text(encoding="utf-8")), np.int64).tolist()
 
     def _check(self, records: RecordTable) -> RecordTable:
         """Returns the usable records; raises or warns if there are others."""

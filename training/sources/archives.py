@@ -213,9 +213,9 @@ class ImageArchive:
         content = self._read_bytes(start + LOCAL_HEADER_SIZE + name_and_extra, stored)
         try:
             if int.from_bytes(header[8:10], "little") == zipfile.ZIP_DEFLATED:
-                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size)
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
         except zlib.error:
             content = b""
-        if header[:4] != b"PK\x03\x04" or zlib.crc32(content) != crc:
+        if header[:4] != b"PK\x03\x04" or len(content) != size or zlib.crc32(content) != crc:
             raise ValueError(f"{name} in {self.path} has changed or is damaged")
         return content

@@ -2,21 +2,22 @@
 
 import errno
 import os
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 from datasets import config
 from filelock import FileLock
 
+from ...files.atomic import remove_leftovers
 from ...files.user_error import UserError
 
 
 # Numbers of an `OSError` of writing, if it names no file; any other number means an error of reading the data.
 WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-MAX_SECONDS = 24 * 3600  # without a change, after which the process that wrote a file must have ended
+T = TypeVar("T")
 ARROW_END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream; a file that is cut off between batches lacks it
 
 
@@ -42,23 +43,13 @@ def _check(path: Path) -> None:
         ) from error
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Removes incomplete files of killed processes."""
-    for leftover in folder.glob(f".*.{'[0-9a-f]' * 32}"):
-        try:
-            if time.time() - leftover.stat().st_mtime > MAX_SECONDS:
-                leftover.unlink()
-        except OSError:
-            continue  # of another user, or removed by another process
-
-
-def _write(path: Path, write: Callable[[Path], None]) -> None:
+def _write(path: Path, write: Callable[[Path], None], is_damaged: bool = False) -> None:
     incomplete = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            if not path.is_file():
-                _remove_leftovers(path.parent)
+            if is_damaged or not path.is_file():
+                remove_leftovers(path.parent, f".*.{'[0-9a-f]' * 32}")
                 write(incomplete)
                 with incomplete.open("rb") as file:
                     os.fsync(file.fileno())
@@ -95,3 +86,13 @@ def cached_file(name: str, write: Callable[[Path], None]) -> Path:
         _write(path, write)
     _check(path)
     return path
+
+
+def read_cached(name: str, write: Callable[[Path], None], read: Callable[[Path], T]) -> T:
+    """Reads a file of [`cached_file`]. If it is damaged, as after a crash of the machine, it is made again."""
+    path = cached_file(name, write)
+    try:
+        return read(path)
+    except Exception:  # libraries raise errors of many types, such as `EOFError` for an empty file
+        _write(path, write, is_damaged=True)
+        return read(path)

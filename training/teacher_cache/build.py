@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from filelock import BaseFileLock, FileLock, Timeout
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 from tqdm import tqdm
 
@@ -19,6 +20,7 @@ from ...files.user_error import UserError, explain_errors
 from ...processing.encoder_processor import EncoderProcessor, load_image_processor
 from ..counting.recipes import outline_vision
 from ..data.images import ImageDataset, NoImagesError
+from ..data.processes import decide_once
 from ..recipes.arguments import DataArguments
 from ..recipes.objectives import OBJECTIVES
 from ..recipes.recipe import Recipe, Stage, read_recipe
@@ -34,6 +36,7 @@ from .feature_files import FeatureFiles, stored_images, write_features, write_in
 from .quantization import dequantize, images_per_block, quantize
 
 
+LOCK_FILE = "cache.lock"
 BYTES_PER_FILE = 256 * 2**20
 SECONDS_PER_FILE = 60.0  # a kill loses no more work than this
 # Features in 8 bits with a smaller cosine to the computed ones are reported.
@@ -194,7 +197,7 @@ def _cache_stage(
     folder: Path, storage: str, stage: Stage, first: Stage, matching: str, loaded: dict[str, list[Teacher]]
 ) -> str | None:
     """Computes features that a stage needs and the cache lacks; returns a line about them, `None` without images."""
-    state, args = PartialState(), stage.training
+    args = stage.training
     fields = vision_fields(first.model, len(stage.distilled_teachers), args.objective)
     with explain_errors(f"The encoder of stage {first.name} cannot be built"):
         vision = outline_vision(first.model, fields)
@@ -210,11 +213,35 @@ def _cache_stage(
         [CachedFeatures.of(config, teacher) for config, teacher in zip(stage.distilled_teachers, teachers)],
     )
     subfolder = folder / contents.folder_name
-    if state.is_main_process:
-        for leftover in subfolder.glob("*.incomplete"):
-            leftover.unlink()
-        contents.write(subfolder)
-    state.wait_for_everyone()
+    subfolder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(subfolder / LOCK_FILE)
+    decide_once(_open_subfolder, lock, subfolder, contents)
+    try:
+        return _fill_subfolder(subfolder, contents, stage, processor, teachers)
+    finally:
+        lock.release()
+
+
+def _open_subfolder(lock: BaseFileLock, subfolder: Path, contents: Contents) -> None:
+    """Locks a subfolder, removes the incomplete files of killed commands and describes the contents."""
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"Another `hawaii cache` is writing {subfolder}: wait until it ends. The same command then computes only "
+            "what is missing."
+        ) from None
+    for leftover in subfolder.glob("*.incomplete"):
+        leftover.unlink()
+    contents.write(subfolder)
+
+
+def _fill_subfolder(
+    subfolder: Path, contents: Contents, stage: Stage, processor: EncoderProcessor, teachers: list[Teacher]
+) -> str | None:
+    """Computes the features that a subfolder lacks; returns a line about them, `None` without images."""
+    state, args = PartialState(), stage.training
+    side = contents.squares.side
     stored = stored_images(subfolder)
     num_stored = len(stored)
     state.wait_for_everyone()  # before any process writes a file

@@ -63,6 +63,8 @@ BROKEN_IMAGES = {
     "PNG of no height": png(5, 0, b""),
     "PNG of 16 gigapixels": png(131072, 131072, b""),
     "PNG of 400 megapixels": png(20000, 20000),
+    "strip of 150 megapixels": png(150_000_000, 1, bytes(1 + 150_000_000 // 8), depth=1, color=0),
+    "standing strip of 200,000 pixels": png(1, 200_000),
     "JPEG that claims 3.6 gigapixels": bytes(LYING),
     "PNG that claims 1.6 gigapixels": LYING_PNG,
     "truncated GIF": save(NOISE, "GIF")[:300],

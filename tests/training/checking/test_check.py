@@ -5,7 +5,10 @@ import logging
 import os
 import re
 import shutil
+import signal
 import time
+from multiprocessing import get_context
+from pathlib import Path
 
 import datasets
 import pytest
@@ -13,6 +16,7 @@ from PIL import Image
 
 from hawaii.__main__ import main
 from hawaii.files.user_error import UserError
+from hawaii.tests.ablation.world import wait_until_gone
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_image, make_record, write_recipe
 from hawaii.training.checking import pool
@@ -245,6 +249,30 @@ def test_no_row_stalls_or_ends_the_check(tmp_path, recipe, monkeypatch):
     problems = {index: row.problem for index, row in enumerate(rows) if row.problem is not None}
     assert set(problems) == {2, 5, 7} and sum(done) == len(dataset) == 14
     assert "killed" in problems[2] and "longer than 0.5 seconds" in problems[5] and "memory" in problems[7]
+
+
+class Sleeping(AllConversations):
+    """Rows that never end; each process notes its id."""
+
+    def inspect(self, index) -> Row:
+        (Path(self.data_path).parent / f"{os.getpid()}.reader").touch()
+        time.sleep(1000)
+        return Row()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_process_outlives_the_check(tmp_path, recipe, monkeypatch, number):
+    monkeypatch.setattr(pool, "CHUNK_SIZE", 4)  # so that others are queued
+    dataset = Sleeping(str(tmp_path / "data.json"), str(tmp_path / "images"), make_processor())
+    main_process = get_context("fork").Process(target=pool.inspect_rows, args=(dataset, 2, print))
+    main_process.start()
+    while len(readers := [int(path.stem) for path in tmp_path.glob("*.reader")]) < 2:
+        time.sleep(0.05)
+    os.kill(main_process.pid, number)
+    main_process.join(timeout=30)
+    assert main_process.exitcode
+    for reader in readers:
+        wait_until_gone(reader)
 
 
 def test_a_process_has_a_limit_of_memory(tmp_path, recipe, monkeypatch):

@@ -4,11 +4,13 @@ import json
 import shutil
 
 import pytest
+from datasets import config
 
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_record, save_data
 from hawaii.training.data import records
+from hawaii.training.data.checked import CheckedRows, save_checked
 from hawaii.training.data.conversation_dataset import ConversationDataset, ConversationReader
 
 
@@ -84,3 +86,19 @@ def test_an_image_that_is_lost_after_the_check_is_an_error_when_it_is_read(folde
     dataset = ConversationDataset(str(folder / "data.json"), str(folder / "images"), processor)
     with pytest.raises(UserError, match=r"data\.json, record '2': its image .*2\.png cannot be read"):
         dataset[2]
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"{}", b"[]", b'{"problems": 1, "image_states": {}}', b"\xff"])
+def test_a_damaged_file_of_the_cache_is_made_again(folder, processor, monkeypatch, tmp_path, damaged):
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    paths = (str(folder / "data.json"), str(folder / "images"), processor)
+    dataset = ConversationDataset(*paths)
+    lengths = dataset.lengths()
+    save_checked(dataset.check_key(dataset.records), CheckedRows([1] * 5, [2] * 5, [9] * 5, {}, {}, ""))
+    assert ConversationDataset(*paths).checked is not None
+    for pattern in ("checked.json", "problems.json", "lengths.npy"):
+        (path,) = (tmp_path / "cache" / "hawaii").glob(f"*.{pattern}")
+        path.write_bytes(damaged)
+    for _ in range(2):
+        dataset = ConversationDataset(*paths)
+        assert dataset.checked is None and len(dataset) == 5 and dataset.lengths() == lengths

@@ -12,6 +12,7 @@ from torch.utils.data import RandomSampler, SequentialSampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hawaii.files.user_error import UserError
+from hawaii.processing.image_processing_hawaii import HawaiiImageProcessor
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_dataset, make_image, make_record, save_data
 from hawaii.training.data.conversation_dataset import Collator, ConversationDataset
@@ -250,6 +251,27 @@ def test_too_many_pixels_are_named_in_training(folder, processor, monkeypatch):
         UserError, match=r"record '7': its image .*picture\.png cannot be read \(.*more than 200 pixels"
     ):
         make_dataset(folder, processor)[0]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("too long"), RuntimeError("can't allocate memory")])
+@pytest.mark.parametrize("call", ["__call__", "square_image"])
+def test_an_image_that_cannot_be_made_square_is_a_bad_one(folder, processor, monkeypatch, call, error):
+    dataset = make_dataset(save_data(folder, [make_record(0), make_record(1)]), processor, bad_records="skip")
+    expected = dataset[1]["record_id"]
+
+    original = getattr(HawaiiImageProcessor, call)
+
+    def fail(self, image, *args, **kwargs):
+        if image.tobytes() == bad:
+            raise error
+        return original(self, image, *args, **kwargs)
+
+    bad = Image.open(folder / "images" / "0.png").convert("RGB").tobytes()
+    monkeypatch.setattr(HawaiiImageProcessor, call, fail)
+    assert dataset[0]["record_id"] == expected
+    dataset.bad_records = "error"
+    with pytest.raises(UserError, match=rf"its image .*0\.png cannot be read \({str(error) or 'MemoryError'}\)"):
+        dataset[0]
 
 
 def test_an_absolute_path_may_name_an_image_in_the_folder(folder, processor):

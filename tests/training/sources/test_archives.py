@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
@@ -218,3 +219,21 @@ def test_forked_workers_make_the_samples_of_the_main_process(tmp_path, name):
         for sample, other in zip(loader, expected, strict=True):
             assert sample["record_id"] == other["record_id"]
             assert all(torch.equal(sample[key], other[key]) for key in ("input_ids", "labels", "pixel_values"))
+
+
+@pytest.mark.parametrize("size", [0, 10])
+def test_a_file_that_is_larger_than_declared_is_not_unpacked(tmp_path, size):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(2**26))
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"PK\x01\x02") + 24
+    content[place : place + 4] = size.to_bytes(4, "little")
+    path.write_bytes(content)
+    archive = ImageArchive(path)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"a\.png in .*a\.zip has changed or is damaged"):
+        archive.read("a.png")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**22

@@ -7,13 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hawaii.files import atomic
 from hawaii.files.user_error import UserError
 from hawaii.tests.training.sources.test_archives import pack
 from hawaii.training.sources import archives, cache, dataset_rows
 from hawaii.training.sources.archives import ImageArchive
-from hawaii.training.sources.cache import cached_file
+from hawaii.training.sources.cache import cached_file, read_cached
 from hawaii.training.sources.record import Record
 from hawaii.training.sources.record_table import save_records
 
@@ -69,11 +71,24 @@ def test_old_files_of_killed_processes_are_removed(folder):
     for path in (old, new, *others):
         path.touch()
     for path in (old, *others):
-        os.utime(path, (0, time.time() - cache.MAX_SECONDS - 60))
+        os.utime(path, (0, time.time() - atomic.MAX_SECONDS - 60))
     cached_file("a", write_nothing)
     assert old.exists()  # nothing was written
     cached_file("d", write_nothing)
     assert not old.exists() and new.exists() and all(path.exists() for path in others)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPYxx", b"PK\x03\x04", b"\x93NUMPY\x01\x00v\x00{'descr': '<i4', "])
+def test_a_damaged_array_is_made_again(folder, content):
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.save(file, np.arange(3))
+
+    (folder / "a.npy").parent.mkdir(parents=True)
+    (folder / "a.npy").write_bytes(content)
+    for _ in range(2):
+        assert read_cached("a.npy", write, np.load).tolist() == [0, 1, 2]
+        write = None
 
 
 def test_a_killed_writer_leaves_no_file_of_that_name(folder):

@@ -14,6 +14,7 @@ import time
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from hawaii.__main__ import main
@@ -321,6 +322,19 @@ def test_a_cache_that_stopped_at_any_file_continues_and_computes_nothing_twice(w
     assert len(seen) == 12 - 3 * write
     assert len(contents_of(subfolder(folder))) == 12
     assert not list(folder.rglob("*.incomplete"))
+
+
+def test_a_second_command_does_not_disturb_the_first(world, cache, monkeypatch):
+    half = subfolder(cache) / "features-0.safetensors.incomplete"
+    half.write_bytes(b"half a file")
+    with FileLock(subfolder(cache) / build.LOCK_FILE):
+        with pytest.raises(
+            UserError, match=f"^Another `hawaii cache` is writing {subfolder(cache)}: wait until it ends"
+        ):
+            build_cache(str(world), output_dir=str(cache))
+        assert half.exists()
+    build_cache(str(world), output_dir=str(cache))
+    assert not half.exists()
 
 
 def test_a_file_is_written_after_a_minute_though_it_is_not_full(world, tmp_path, monkeypatch):
