@@ -34,8 +34,11 @@ def digest(*parts: Any) -> str:
 @cache
 def _hash_file(path: Path, size: int, changed: int) -> str:
     """The SHA-256 of a file. All stages of a run compare the same models, which are read once."""
+    hashed = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(CHUNK_SIZE):
+            hashed.update(chunk)
+    return hashed.hexdigest()
 
 
 def hash_file(path: Path) -> str:

@@ -17,9 +17,12 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from ..files.user_error import Stopped
+from .data.processes import end_with_parent
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# Environment variables that accelerate's and torch's launchers set.
+LAUNCHERS = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 
 
 def _end_after_run(is_running: Any, number: int, frame) -> None:
@@ -60,6 +63,9 @@ class StopRequests:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers in no other
             self._handlers = {number: signal.signal(number, self._request) for number in SIGNALS}
         self._is_running.value = True
+        if any(name in os.environ for name in LAUNCHERS):
+            # accelerate's launcher of one process passes no signal on, and torch's none but SIGTERM: they just end.
+            end_with_parent()
         return self
 
     def __exit__(self, *error) -> None:

@@ -257,3 +257,24 @@ def test_workers_ignore_a_signal_until_the_run_ends(method):
     worker.terminate()
     worker.join(60)
     assert worker.exitcode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_launcher_that_a_signal_ends_makes_its_run_save_a_checkpoint(recipe, tmp_path, number):
+    """accelerate's launcher of one process does not pass signals on."""
+    options = "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu".split()
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *options, "-m", "hawaii", "train"]
+    command += [str(recipe), f"output_dir={tmp_path / 'run'}", "max_steps=100000", "save_strategy=no"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        lines = iter(process.stdout.readline, "")
+        assert any("'loss'" in line for line in lines)
+        process.send_signal(number)
+        rest = process.stdout.read()  # to the end of the run, which outlives its launcher
+    finally:
+        process.kill()
+    (line,) = re.findall(r"^hawaii train: Training was stopped by SIGTERM .*$", rest, re.M)
+    (checkpoint,) = (tmp_path / "run" / "pretrain").glob("checkpoint-*")
+    assert line.endswith(f"the same command continues from {checkpoint}.")
+    assert process.wait(60) == -number

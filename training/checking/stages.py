@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import Trainer, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
 
 from ...configuration.configuration_hawaii import HawaiiConfig, HawaiiVisionConfig
 from ...files.model_folder import ADAPTER_CONFIG
@@ -54,15 +56,16 @@ def _check_trackers(args: HawaiiTrainingArguments) -> None:
 def _check_optimizer(args: HawaiiTrainingArguments, model: torch.nn.Module) -> None:
     """Creates the optimizer of one weight, and its schedule; of optimizers that need all modules only the options."""
     weights = [torch.nn.Parameter(torch.zeros(1))]
-    with explain_errors(f"optim is {args.optim.value} (optim_args: {args.optim_args}), which cannot be used"):
+    optimizer, scheduler = OptimizerNames(args.optim), SchedulerType(args.lr_scheduler_type)
+    with explain_errors(f"optim is {optimizer.value} (optim_args: {args.optim_args}), which cannot be used"):
         optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
         if not options.keys() & {"model", "params", "optimizer_dict"}:
             optimizer_class(weights, **options)
-    schedule = f"lr_scheduler_type is {args.lr_scheduler_type.value} (lr_scheduler_kwargs: {args.lr_scheduler_kwargs})"
+    schedule = f"lr_scheduler_type is {scheduler.value} (lr_scheduler_kwargs: {args.lr_scheduler_kwargs})"
     num_steps = args.max_steps if args.max_steps > 0 else UNLIMITED_STEPS
     with explain_errors(f"{schedule}, which cannot be used"):
         get_scheduler(
-            args.lr_scheduler_type,
+            scheduler,
             torch.optim.SGD(weights, lr=args.learning_rate),
             num_warmup_steps=args.get_warmup_steps(num_steps),
             num_training_steps=num_steps,

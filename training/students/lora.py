@@ -49,7 +49,8 @@ def _check_names(language_model: torch.nn.Module, config: LoraConfig) -> None:
     pattern = config.exclude_modules
     if isinstance(pattern, str) and not any(re.fullmatch(pattern, name) for name in modules):
         raise UserError(f"exclude_modules of lora is {pattern!r}, but this matches no layer of the language model.")
-    indices, num_layers = config.layers_to_transform, language_model.config.num_hidden_layers
+    text_config: Any = language_model.config
+    indices, num_layers = config.layers_to_transform, text_config.num_hidden_layers
     for index in [indices] if isinstance(indices, int) else indices or []:
         if not 0 <= index < num_layers:
             raise UserError(

@@ -3,7 +3,6 @@ The files of a cache: features of many images in each, and an index. All reads a
 compared with its checksum.
 """
 
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,10 +61,8 @@ def open_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    with explain_write_errors(path, "make room and run `hawaii cache` again."), atomic_file(path) as incomplete:
+    with explain_write_errors(path, "run `hawaii cache` again."), atomic_file(path) as incomplete:
         save_file(tensors, incomplete, {"format": "pt", **metadata})
-        with incomplete.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 def write_features(folder: Path, contents: Contents, digests: Sequence[str], features: list[torch.Tensor]) -> Path:
