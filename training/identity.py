@@ -19,6 +19,7 @@ from ..files.user_error import UserError
 from .recipes.objectives import OBJECTIVES
 from .recipes.options import STAGE_ARGUMENTS
 from .recipes.recipe import NOT_GIVEN, Stage, first_different_value
+from .sources.cache import cache_path
 
 
 # Options without an effect on the trained weights: paths of files (their content is compared), logging, evaluation,
@@ -287,9 +288,13 @@ def check_processes(folder: Path, there: dict[str, Any], here: dict[str, Any], a
     for name, noun in NAMED_APART.items():
         old, new = there.get(name), here.get(name)
         if old != new:
+            cause = ""
+            if name == "samples":
+                files = cache_path("*.checked.json")
+                cause = f" If `hawaii check` has run since then, it leaves out the bad ones: remove {files}."
             raise UserError(
-                f"{folder} was trained with other {noun}: {old} there and {new} here. Undo the change, or give the "
-                "recipe another output_dir."
+                f"{folder} was trained with other {noun}: {old} there and {new} here.{cause} Undo the change, or give "
+                "the recipe another output_dir."
             )
     old, new = there["world_size"], here["world_size"]
     if old != new and (reason := _find_other_steps(there, here, args)):

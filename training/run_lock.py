@@ -50,7 +50,7 @@ class RunLock:
                     f"{obstacle} is not a folder, but the run needs a folder there: move it away, or name another "
                     "output_dir."
                 )
-        with explain_write_errors(self._run_folder, "make room and run the same command again."):
+        with explain_write_errors(self._run_folder, "run the same command again."):
             self._run_folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self._run_folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
             try:

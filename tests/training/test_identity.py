@@ -13,6 +13,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.training import make_arguments
 from hawaii.training.identity import check_processes, check_run, samples_per_epoch
+from hawaii.training.sources.cache import cache_path
 
 
 def steps_of(samples, batch_size, num_processes, accumulation, drop_last):
@@ -120,7 +121,11 @@ def test_a_stream_and_a_sharded_run_need_the_same_number_of_processes(check, mon
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"samples": 23}, "other usable records: 24 there and 23 here"),
+        (
+            {"samples": 23},
+            "other usable records: 24 there and 23 here. If `hawaii check` has run since then, it leaves out the bad "
+            f"ones: remove {cache_path('*.checked.json')}",
+        ),
         ({"mixed_precision": "bf16"}, "other mixed precision: no there and bf16 here"),
     ],
 )
