@@ -19,6 +19,7 @@ from ..evaluation.lmms.process import shown_lines
 from ..files.atomic import read_json, remove_folder, write_json, write_text
 from ..files.run_contents import HUB_FOLDER, LOG_FILE, RESULTS_FILE
 from ..files.user_error import UserError
+from ..training.callbacks import read_log
 from ..training.data.processes import end_with_parent
 from .scores import read_scores
 
@@ -51,8 +52,7 @@ def read_curve(folder: Path, stages: Mapping[str, dict]) -> list[dict]:
     curve, steps, seconds = [], 0, 0.0
     for stage, report in stages.items():
         path = folder / stage / LOG_FILE
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        for entry in map(json.loads, lines):
+        for entry in read_log(path) if path.is_file() else []:
             if "eval_accuracy" in entry:
                 point = {"step": steps + entry["step"], "seconds": round(seconds + entry["train_seconds"], 3)}
                 curve.append({**point, "accuracy": entry["eval_accuracy"]})

@@ -63,7 +63,7 @@ def test_each_make_target_of_the_readme_exists():
 # Few steps of each, and where the numbers of a whole run would be asked for.
 SHORTENED = {
     "hawaii data": "--expert_steps 2",
-    "accelerate launch": "stages.pretrain.max_steps=2 stages.finetune.max_steps=2",
+    "hawaii train": "stages.pretrain.max_steps=2 stages.finetune.max_steps=2",
     "hawaii evaluate": "--limit 4",
 }
 

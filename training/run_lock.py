@@ -1,15 +1,20 @@
 """Keeps two runs from writing to one folder at the same time."""
 
 import fcntl
+import logging
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ..files.run_contents import LOCK_FILE
 from ..files.user_error import UserError, find_obstacle
 from ..files.write_errors import explain_write_errors
 from .data.processes import decide_once
+
+
+logger = logging.getLogger(__name__)
 
 
 class RunLock:
@@ -41,6 +46,10 @@ class RunLock:
     def __exit__(self, *error) -> None:
         if self._lock is not None:
             os.truncate(self._lock, 0)
+            with suppress(OSError):  # the folder was removed
+                if [path.name for path in self._run_folder.iterdir()] == [LOCK_FILE]:  # the run was refused
+                    (self._run_folder / LOCK_FILE).unlink()
+                    self._run_folder.rmdir()
             os.close(self._lock)
 
     def _acquire(self) -> None:
@@ -52,7 +61,7 @@ class RunLock:
                 )
         with explain_write_errors(self._run_folder, "run the same command again."):
             self._run_folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self._run_folder / LOCK_FILE, os.O_RDWR | os.O_CREAT)
+            self._lock = os.open(self._run_folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError) as error:
@@ -63,7 +72,7 @@ class RunLock:
                     f"{self._run_folder} is used by another `hawaii train` ({owner}): wait until it has ended, stop "
                     "it, or name another output_dir."
                 ) from error
-            except OSError:
-                pass  # a file system without locks
+            except OSError as error:
+                logger.warning("%s cannot be locked (%s): do not start a second run in it.", self._run_folder, error)
             os.truncate(self._lock, 0)
             os.pwrite(self._lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)

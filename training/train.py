@@ -224,15 +224,23 @@ def check_stage(model_folder: Path, stage: Stage, previous: Path | None) -> None
     check_run(model_folder, identity, describe_stage(stage, previous, PartialState().num_processes))
 
 
-def check_order(folders: dict[str, Path], first: str | None) -> None:
-    """Raises a `UserError` if a stage is finished and `first`, the first unfinished one, comes before it."""
+def find_unfinished(folders: dict[str, Path]) -> list[str]:
+    """
+    Returns the names of the stages that have no model folder in `folders`.
+
+    Raises:
+        UserError: a stage is finished, but one before it is not.
+    """
     names = list(folders)
-    for later in names[names.index(first) :] if first else []:
-        if folders[later].is_dir():
+    unfinished = [name for name in names if not folders[name].is_dir()]
+    for later in names[names.index(unfinished[0]) :] if unfinished else []:
+        if later not in unfinished:
             raise UserError(
-                f"Stage {later} is finished, but stage {first} before it is not: restore {folders[first]}, or remove "
-                f"{folders[later].parent} to train stage {later} again after it, or give another output_dir."
+                f"Stage {later} is finished, but stage {unfinished[0]} before it is not: restore "
+                f"{folders[unfinished[0]]}, or remove {folders[later].parent} to train stage {later} again after it, "
+                "or give another output_dir."
             )
+    return unfinished
 
 
 @contextmanager
@@ -272,19 +280,15 @@ def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> Non
     print_once(f"The folder to publish: {run_folder / HUB_FOLDER}")
 
 
-def run_stages(
-    plan: Recipe, folders: dict[str, Path], unfinished: list[str], described: str | None, requests: StopRequests
-) -> None:
+def run_stages(plan: Recipe, folders: dict[str, Path], described: str | None, requests: StopRequests) -> None:
     """
-    Trains the stages in `unfinished`, checks the others, and exports the last one.
+    Trains the unfinished stages, checks the others, and exports the last one.
 
     Args:
         plan (`Recipe`):
             The recipe.
         folders (`dict[str, Path]`):
             The model folder of each stage.
-        unfinished (`list[str]`):
-            Names of the stages without one.
         described (`str`, *optional*):
             The strategy that was printed.
         requests (`StopRequests`):
@@ -293,6 +297,7 @@ def run_stages(
     Raises:
         UserError, Stopped: as for [`train`].
     """
+    unfinished = decide_once(find_unfinished, folders)
     previous, results = None, {}
     for number, (name, model_folder) in enumerate(folders.items(), start=1):
         title = f"Stage {number} of {len(folders)}, {name}"
@@ -340,10 +345,9 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
         register_code(start.language_model)  # finished stages need it, too
     with StopRequests() as requests:
         folders = {name: plan.output_dir / name / MODEL_FOLDER for name in plan.stages}
-        unfinished = [name for name in folders if not folders[name].is_dir()]
-        decide_once(check_order, folders, next(iter(unfinished), None))
         # The first line is the strategy, even if the first stages are finished.
-        _, described = prepare_stage(plan, unfinished[0], None) if unfinished else (None, None)
+        first = next((name for name in folders if not folders[name].is_dir()), None)
+        _, described = (None, None) if first is None else prepare_stage(plan, first, None)
         subfolders = [folder for name in folders for folder in (plan.output_dir / name, folders[name])]
         with RunLock(plan.output_dir, [*subfolders, plan.output_dir / HUB_FOLDER]):
-            run_stages(plan, folders, unfinished, described, requests)
+            run_stages(plan, folders, described, requests)

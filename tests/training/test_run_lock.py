@@ -55,11 +55,16 @@ def test_a_second_run_is_refused_until_the_first_is_killed(other_run, tmp_path, 
     assert (tmp_path / "run" / LOCK_FILE).read_bytes() == b""
 
 
-def test_a_folder_is_free_after_an_error(tmp_path):
+@pytest.mark.parametrize("has_content", [False, True])
+def test_a_folder_is_free_after_an_error_and_gone_if_it_is_empty(tmp_path, has_content):
+    run = tmp_path / "run"
     for _ in range(2):
-        with pytest.raises(UserError, match="a bad record"), RunLock(tmp_path, []):
+        with pytest.raises(UserError, match="a bad record"), RunLock(run, []):
+            if has_content:
+                (run / "finetune").mkdir(exist_ok=True)
             raise UserError("a bad record")
-    assert contents(tmp_path) == {LOCK_FILE: b""}
+    assert run.exists() == has_content
+    assert contents(run) == ({LOCK_FILE: b""} if has_content else {})
 
 
 @pytest.mark.parametrize("obstacle", ["run", "run/finetune", "run/finetune/model", "run/hub"])

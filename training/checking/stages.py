@@ -21,7 +21,7 @@ from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ...processing.processing_hawaii import HawaiiProcessor
 from ..counting.recipes import outline_student
 from ..data.processes import decide_once
-from ..distribution.strategy import check_strategy, create_accelerator, describe_strategy
+from ..distribution.strategy import check_strategy, create_accelerator, describe_strategy, whole_weights
 from ..objectives.encoder_passes import Student, encoder_of
 from ..recipes.arguments import HawaiiTrainingArguments
 from ..recipes.objectives import OBJECTIVES
@@ -30,7 +30,7 @@ from ..sources.image_folder import find_image_folder
 from ..sources.readers import check_data_file
 from ..students.encoders import holds_encoder
 from ..students.processor import adapt_processor
-from ..students.trainable import check_rates, part_of
+from ..students.trainable import check_rates, part_of, set_trainable
 from ..teacher_cache.cached_teacher import find_features
 from .check import build_stage_processor
 
@@ -95,6 +95,7 @@ def _check_student(stage: Stage, student: Student, processor: HawaiiProcessor | 
         adapt_processor(processor, stage.model, stage.data)
     args, objective = stage.training, OBJECTIVES[stage.training.objective]
     trainable: Any = args.trainable
+    set_trainable(student, trainable)
     parts = {part_of(name) for name, _ in student.named_parameters()}
     if objective.projections_learn(["projections"]):
         parts.add("projections")
@@ -130,8 +131,8 @@ def _outline_saved(folder: Path) -> Student:
 
 def _start(recipe: Recipe, previous: Path | None) -> tuple[Student, HawaiiProcessor | None]:
     """
-    Builds the student from which the first of the stages starts, without weights, and its processor; `None` for an
-    encoder alone, whose processor depends on no other option.
+    Builds the student of the first unfinished stage, without weights, and its processor; `None` for an encoder alone,
+    whose processor depends on no other option.
     """
     first = next(iter(recipe.stages.values()))
     if previous is None:
@@ -181,4 +182,5 @@ def check_stages(recipe: Recipe, names: Sequence[str], previous: Path | None) ->
         stage = recipe.build_stage(name)
         with _locate_errors(f"{recipe.path}, stage {name}"):
             check_strategy(describe_strategy(create_accelerator(stage.training), stage.model.dtype), stage)
-    decide_once(_check_options, recipe, names, previous)
+    with whole_weights(stage.training):  # ZeRO-3 would partition the outlines, which have no weights
+        decide_once(_check_options, recipe, names, previous)

@@ -170,7 +170,7 @@ def check_strategy(strategy: Strategy, stage: Stage) -> None:
     if args.fsdp and strategy.name == "single":
         raise UserError(
             "fsdp is given, but this run has one process, and a model is sharded only over several: leave fsdp out, "
-            "and start with `accelerate launch --config_file training/accelerate/fsdp2.yaml -m hawaii train RECIPE`."
+            f"and start with `accelerate launch --config_file {CONFIGS / 'fsdp2.yaml'} -m hawaii train RECIPE`."
         )
     plugin = args.deepspeed_plugin
     if strategy.name == "zero3" and not plugin.deepspeed_config["zero_optimization"].get(GATHERING):

@@ -318,6 +318,8 @@ class HawaiiTrainingArguments(TrainingArguments):
                 "save_only_model is true, but training cannot continue from a checkpoint without the state of the "
                 "optimizer: leave it out. For fewer bytes, set save_total_limit, or save_strategy to no."
             )
+        if self.save_strategy == SaveStrategy.STEPS and not self.save_steps:
+            raise UserError("save_steps is 0; it must be above 0, or save_strategy no.")
         if self.save_strategy == SaveStrategy.BEST:
             raise UserError("save_strategy is 'best', but no checkpoint is chosen; it must be steps, epoch or no.")
         if self.use_liger_kernel:

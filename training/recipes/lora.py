@@ -11,7 +11,7 @@ from .values import check_names, convert_option
 
 # Initial values that keep the weights of the language model unchanged; PEFT's others change them.
 INITIAL_WEIGHTS = (True, False, "gaussian", "orthogonal")
-NUMBERS = {"r": int, "lora_alpha": int, "lora_dropout": float}
+NUMBERS = {"r": int, "lora_alpha": float, "lora_dropout": float}
 PATTERNS = {"rank_pattern": "r", "alpha_pattern": "lora_alpha"}  # numbers of single layers
 # Fields that a LoRA of a student cannot have.
 REFUSED_FIELDS = {

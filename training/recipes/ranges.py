@@ -40,10 +40,10 @@ RANGES: dict[str, Range] = {
     # The terms of the loss: a negative weight would maximise a term.
     "lambda_1": AT_LEAST_0,
     "lambda_2": AT_LEAST_0,
-    # The intervals; below 1, a share of all steps.
-    "logging_steps": ABOVE_0,
-    "save_steps": ABOVE_0,
-    "eval_steps": ABOVE_0,
+    # The intervals; below 1, a share of all steps. transformers refuses 0 where it would be used.
+    "logging_steps": AT_LEAST_0,
+    "save_steps": AT_LEAST_0,
+    "eval_steps": AT_LEAST_0,
     "eval_delay": AT_LEAST_0,
     # The processes and their data loaders.
     "num_processes": AT_LEAST_1,
@@ -55,7 +55,7 @@ RANGES: dict[str, Range] = {
     "ddp_timeout": AT_LEAST_1,
     # PEFT's fields of a LoRA.
     "r": AT_LEAST_1,
-    "lora_alpha": AT_LEAST_1,
+    "lora_alpha": ABOVE_0,
     "lora_dropout": BELOW_1,
 }
 

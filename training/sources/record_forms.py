@@ -120,7 +120,8 @@ def make_record(value: Any, index: int) -> Record:
         record_id = short_repr(record_id)
     fields = {"id": record_id, "question_type": value.get("question_type")}
     if image and images and image != images:
-        return Record(**fields, problem="it has different images in image and in images", is_readable=False)
+        problem = "it has different images in image and in images"
+        return Record(**fields, images=(), problem=problem, is_readable=False)
     images = image or images
     is_chat = "conversations" not in value and "messages" in value
     turns = value.get("messages" if is_chat else "conversations")

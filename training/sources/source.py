@@ -66,7 +66,10 @@ class Source:
 
     def check_exists(self) -> None:
         """Raises a `UserError` if the data or the image folder is missing; reads neither."""
-        check_dataset(self.path) if self.is_dataset else check_data_file(self.path)
+        if self.is_dataset:
+            check_dataset(self.path)
+        else:
+            check_data_file(self.path)
         if self.image_folder:
             find_image_folder(self.image_folder)
 

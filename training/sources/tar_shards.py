@@ -70,6 +70,8 @@ def make_shard_record(row: dict[str, Any], columns: list[str], images: list) -> 
         problem = f"its image .{unread[key]} is not read, because the first records have no such suffix"
         return Record(key, (), problem=problem, is_readable=False)
     if isinstance(content, dict):
+        # Its own names of images are those of files in the shard.
+        content = {name: field for name, field in content.items() if name not in ("image", "images")}
         return make_record({"id": key, **content, "image": images}, key)
     if content is not None:
         return make_record(content, key)

@@ -30,6 +30,7 @@ from .weights import weights_digest
 CONTENTS_FILE = "contents.json"
 INDEX_FILE = "index.safetensors"
 STORAGES = ("int8", "bfloat16")
+FORMAT = 2  # of the files
 # Fields of a teacher that do not affect its features: the checkpoint is represented by the digest of its files.
 NAMES = ("checkpoint", "name")
 
@@ -144,7 +145,7 @@ class Contents:
     def folder_name(self) -> str:
         """Name of the subfolder; it does not depend on the names and paths of teachers."""
         teachers = [{**asdict(teacher), **dict.fromkeys(NAMES)} for teacher in self.teachers]
-        values = json.dumps({**asdict(self), "teachers": teachers}, sort_keys=True)
+        values = json.dumps({**asdict(self), "teachers": teachers, "format": FORMAT}, sort_keys=True)
         key = digest(values.encode())[:12]
         return f"{self.squares.image_aspect_ratio}-{self.student_grid}x{self.student_grid}-{key}"
 

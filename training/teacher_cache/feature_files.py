@@ -38,7 +38,7 @@ def to_digests(rows: torch.Tensor) -> list[str]:
 
 
 def checksum(*tensors: torch.Tensor) -> int:
-    """Returns the CRC-32 of contiguous tensors' bytes, precisions and shapes. It is faster than a disk."""
+    """Returns the CRC-32 of contiguous tensors' bytes, precisions and shapes."""
     value = 0
     for tensor in tensors:
         value = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), value)
@@ -171,7 +171,7 @@ class FeatureFiles:
             raise UserError(
                 f"{folder / CONTENTS_FILE} has changed since {INDEX_FILE} was written: run `hawaii cache` again."
             )
-        names = [metadata[str(index)].split(" ") for index in range(len(metadata) - 3)]
+        names = [metadata[str(index)].split(" ") for index in range(sum(map(str.isdigit, metadata)))]
         for name, size in names:
             file = folder / name
             if not file.is_file() or file.stat().st_size != int(size):

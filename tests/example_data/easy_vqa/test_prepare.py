@@ -1,6 +1,7 @@
 """The prepared data contains every training question with its answer, and nothing of the test split."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -278,7 +279,9 @@ def test_a_killed_run_continues(prepared, package, tmp_path, monkeypatch):
     (folder / "data" / "images" / "train" / "4.png").unlink()
     shutil.rmtree(folder / "data" / "images" / "test")
     (folder / "data" / "images" / "test.incomplete").mkdir()
-    (folder / "data" / "finetune.json.incomplete").write_text("[{")
+    leftover = folder / "data" / f"finetune.json.{'0' * 32}.incomplete"
+    leftover.write_text("[{")
+    os.utime(leftover, (0, 0))  # more than a day old
     shutil.rmtree(folder / "experts" / "vit")
     kept = folder / "experts" / "resnet" / "expert.json"
 

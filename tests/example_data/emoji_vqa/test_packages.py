@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import os
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -76,7 +77,9 @@ def test_incomplete_and_damaged_archives_are_downloaded_again(package, tmp_path)
     path = fetch(package, tmp_path / "packages")
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    path.with_name(f"{path.name}.incomplete").write_bytes(content[:7])
+    leftover = path.with_name(f"{path.name}.{'0' * 32}.incomplete")
+    leftover.write_bytes(content[:7])
+    os.utime(leftover, (0, 0))  # more than a day old
     assert fetch(package, tmp_path / "packages").read_bytes() == content
     assert list((tmp_path / "packages").iterdir()) == [path]
 

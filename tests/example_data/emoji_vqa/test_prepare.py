@@ -1,6 +1,7 @@
 """The command makes the same data every time, and no training data contains drawings of the test's vendor."""
 
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -57,7 +58,9 @@ def test_a_killed_run_continues(prepared, registry, tmp_path):
     shutil.copytree(prepared, folder)
     (folder / "packages" / "noto-1.2.9.tgz").write_bytes(b"half")
     (folder / "data" / "finetune.json").unlink()
-    (folder / "data" / "finetune.json.incomplete").write_text("[{")
+    leftover = folder / "data" / f"finetune.json.{'0' * 32}.incomplete"
+    leftover.write_text("[{")
+    os.utime(leftover, (0, 0))  # more than a day old
     shutil.rmtree(folder / "data" / "images" / "test")
     (folder / "data" / "images" / "train.incomplete").mkdir()
     shutil.rmtree(folder / "experts" / "vit")

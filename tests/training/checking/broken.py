@@ -189,6 +189,7 @@ BROKEN_RECORDS = {
     "image the folder": change(image="."),
     "deep nesting in a turn": talk(ASK, ANSWER).replace(json.dumps(ANSWER), DEEP),
     "deep nesting in an image": change(image="DEEP").replace('"DEEP"', DEEP),
+    "other images in image and in images": change(images=["gone.png"]),
     "a field twice": change()[:-1] + ', "image": "gone.png"}',
     "a turn's field twice": talk(ASK, ANSWER).replace('"from": "gpt"', '"from": "gpt", "value": "blue"'),
 }

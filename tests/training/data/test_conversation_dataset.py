@@ -253,9 +253,21 @@ def test_too_many_pixels_are_named_in_training(folder, processor, monkeypatch):
         make_dataset(folder, processor)[0]
 
 
-@pytest.mark.parametrize("error", [MemoryError(), ValueError("too long"), RuntimeError("can't allocate memory")])
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory")])
+def test_a_machine_without_memory_makes_no_bad_records(folder, processor, monkeypatch, error):
+    """Otherwise the samples would depend on the load of the machine."""
+    dataset = make_dataset(save_data(folder, [make_record(0), make_record(1)]), processor, bad_records="skip")
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(HawaiiImageProcessor, "square_image", fail)
+    with pytest.raises(type(error)):
+        dataset[0]
+
+
 @pytest.mark.parametrize("call", ["__call__", "square_image"])
-def test_an_image_that_cannot_be_made_square_is_a_bad_one(folder, processor, monkeypatch, call, error):
+def test_an_image_that_cannot_be_made_square_is_a_bad_one(folder, processor, monkeypatch, call):
     dataset = make_dataset(save_data(folder, [make_record(0), make_record(1)]), processor, bad_records="skip")
     expected = dataset[1]["record_id"]
 
@@ -263,14 +275,14 @@ def test_an_image_that_cannot_be_made_square_is_a_bad_one(folder, processor, mon
 
     def fail(self, image, *args, **kwargs):
         if image.tobytes() == bad:
-            raise error
+            raise ValueError("too long")
         return original(self, image, *args, **kwargs)
 
     bad = Image.open(folder / "images" / "0.png").convert("RGB").tobytes()
     monkeypatch.setattr(HawaiiImageProcessor, call, fail)
     assert dataset[0]["record_id"] == expected
     dataset.bad_records = "error"
-    with pytest.raises(UserError, match=rf"its image .*0\.png cannot be read \({str(error) or 'MemoryError'}\)"):
+    with pytest.raises(UserError, match=r"its image .*0\.png cannot be read \(too long\)"):
         dataset[0]
 
 

@@ -65,6 +65,9 @@ def finished(world):
     for name in ("zero2", "zero3"):
         shared = [recipe, "use_cpu=false", f"strategy={name}", *STEPS, "stages.finetune.lora={r: 2, lora_alpha: 4}"]
         runs[f"{name}_lora"] = Run(shared, launcher_environment(name))
+    runs["zero3_mistake"] = Run(
+        [*shared, "stages.finetune.lora={target_modules: [none]}"], launcher_environment("zero3")
+    )
     runs["ddp_lora"] = Run([recipe, "strategy=ddp", *STEPS, "stages.finetune.lora={r: 2, lora_alpha: 4}"])
     runs["on_cpu"] = Run([recipe, "max_steps=1", "strategy=zero3"], environment)
     for name, run in runs.items():
@@ -86,6 +89,11 @@ def resumed(world, finished):
     shutil.copytree(world / "zero2_resumed", world / "as_ddp")
     shutil.copytree(world / "zero2_resumed", world / "without_state")
     shutil.rmtree(world / "without_state/pretrain/checkpoint-1/global_step1")
+    shutil.copytree(world / "zero3", world / "zero3_second")
+    shutil.rmtree(world / "zero3_second/hub")
+    shutil.rmtree(world / "zero3_second/finetune")
+    arguments = [world / "recipe.yaml", "use_cpu=false", *STEPS, f"output_dir={world / 'zero3_second'}"]
+    runs["zero3_second"] = Run(arguments, launcher_environment("zero3"))
     runs["as_ddp"] = Run([world / "recipe.yaml", *STEPS, f"output_dir={world / 'as_ddp'}"])
     arguments = [world / "recipe.yaml", "use_cpu=false", *STEPS, f"output_dir={world / 'without_state'}"]
     runs["without_state"] = Run(arguments, launcher_environment("zero2"))
@@ -123,6 +131,18 @@ def test_a_lora_trains_what_it_trains_under_ddp(world, finished, name):
     for file, tensors in expected.items():
         for key, tensor in tensors.items():
             torch.testing.assert_close(found[file][key], tensor, rtol=1e-4, atol=1e-5, msg=f"{file} {key}")
+
+
+def test_a_mistake_in_the_second_stage_is_found_before_the_first_one_trains(world, finished):
+    assert [process.status for process in finished["zero3_mistake"]] == [2, 2]
+    assert "target_modules of lora names 'none'" in finished["zero3_mistake"][0].stderr
+    assert not (world / "zero3_mistake").exists()
+
+
+def test_a_finished_first_stage_is_followed_by_the_second_in_a_new_run(world, resumed):
+    assert [process.status for process in resumed["zero3_second"]] == [0, 0]
+    expected, found = weights_of(world / "zero3"), weights_of(world / "zero3_second")
+    assert all(tensor.equal(found[file][key]) for file, tensors in expected.items() for key, tensor in tensors.items())
 
 
 def test_the_folder_that_zero_3_publishes_gives_ddps_logits(world, finished):

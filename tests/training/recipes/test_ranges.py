@@ -37,7 +37,7 @@ def recipe(tmp_path):
         ("dataloader_num_workers=-1", "dataloader_num_workers is -1; it must be a finite number that is at least 0."),
         ("max_length=0", "max_length is 0; it must be at least 1."),
         ("seed=-1", r"seed is -1; it must be at least 0 and below 2\*\*32."),
-        ("save_steps=0", "save_steps is 0; it must be a finite number above 0."),
+        ("save_steps=0", "save_steps is 0; it must be above 0, or save_strategy no."),
         ("num_processes=0", "num_processes is 0; it must be at least 1."),
         ("lambda_1=-1", "lambda_1 is -1; it must be a finite number that is at least 0."),
         ("lambda_2=-0.1", "lambda_2 is -0.1; it must be a finite number that is at least 0."),
@@ -57,6 +57,11 @@ def test_the_limits_are_allowed(recipe):
     limits = ["max_steps=-1", "learning_rate=0", "max_grad_norm=0", "lambda_2=0", "warmup_steps=0.1", "save_steps=0.5"]
     (training, *_) = (stage.training for stage in read_recipe(recipe, limits).stages.values())
     assert (training.max_steps, training.learning_rate, training.save_steps) == (-1, 0, 0.5)
+
+
+@pytest.mark.parametrize("name", ["logging", "save", "eval"])
+def test_an_interval_that_is_not_used_may_be_0(recipe, name):
+    read_recipe(recipe, [f"{name}_strategy=no", f"{name}_steps=0"])
 
 
 def test_every_range_is_that_of_an_option():

@@ -320,6 +320,16 @@ def test_a_broken_text_in_a_shard_is_one_bad_record_and_fields_may_differ(folder
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["image", "images"])
+def test_names_of_images_in_the_text_of_a_shard_do_not_matter(folder, processor, expected, tmp_path, streaming, name):
+    text = {**RECORDS[0], name: ["0.jpg"]}
+    if name == "images":
+        del text["image"]
+    write_tar(tmp_path / "a.tar", [{"png": png(RECORDS[0], folder), "json": json.dumps(text).encode()}])
+    assert_equal(read_all(tmp_path / "a.tar", processor, streaming)[:1], expected[:1])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
 def test_a_broken_caption_is_one_bad_record(folder, tmp_path, streaming):
     content = png(RECORDS[0], folder)
     write_tar(tmp_path / "a.tar", [{"png": content, "txt": text} for text in (b"red", "grün".encode("latin-1"))])
