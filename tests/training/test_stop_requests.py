@@ -191,7 +191,6 @@ STOPPED = "Training was stopped by SIGTERM after step 2 of 4, so the stage is no
         ("out_of_memory", [], 1, "torch.OutOfMemoryError: CUDA out of memory."),
         ("out_of_memory", ["dataloader_persistent_workers=true"], 1, "torch.OutOfMemoryError: CUDA out of memory."),
         ("refuse", [], 2, "hawaii train: a bad record"),
-        ("refuse", ["debug"], 1, "hawaii.files.user_error.UserError: a bad record"),
         ("leave", [], 3, ""),
         ("ctrl_c", [], 130, f"hawaii train: {INTERRUPTED}"),
         ("ctrl_c", ["debug"], 1, "KeyboardInterrupt"),
@@ -260,9 +259,8 @@ def test_workers_ignore_a_signal_until_the_run_ends(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
-def test_a_launcher_that_a_signal_ends_makes_its_run_save_a_checkpoint(recipe, tmp_path, number):
-    """accelerate's launcher of one process does not pass signals on."""
+def test_a_launcher_that_a_signal_ends_makes_its_run_save_a_checkpoint(recipe, tmp_path):
+    """accelerate's launcher of one process does not pass signals on; torch's passes all on but SIGUSR1."""
     options = "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu".split()
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *options, "-m", "hawaii", "train"]
     command += [str(recipe), f"output_dir={tmp_path / 'run'}", "max_steps=100000", "save_strategy=no"]
@@ -270,11 +268,11 @@ def test_a_launcher_that_a_signal_ends_makes_its_run_save_a_checkpoint(recipe, t
     try:
         lines = iter(process.stdout.readline, "")
         assert any("'loss'" in line for line in lines)
-        process.send_signal(number)
+        process.send_signal(signal.SIGUSR1)
         rest = process.stdout.read()  # to the end of the run, which outlives its launcher
     finally:
         process.kill()
     (line,) = re.findall(r"^hawaii train: Training was stopped by SIGTERM .*$", rest, re.M)
     (checkpoint,) = (tmp_path / "run" / "pretrain").glob("checkpoint-*")
     assert line.endswith(f"the same command continues from {checkpoint}.")
-    assert process.wait(60) == -number
+    assert process.wait(60) == -signal.SIGUSR1

@@ -132,7 +132,8 @@ def test_a_changed_byte_is_found_when_it_is_read_or_has_no_effect(tmp_path, stor
     }
     path = path[part]
     content, found = path.read_bytes(), 0
-    for place in range(len(content)):
+    places = range(0, len(content), 3)  # each with another bit
+    for place in places:
         path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
         try:
             read = read_all(tmp_path, Contents.read(tmp_path))
@@ -141,7 +142,7 @@ def test_a_changed_byte_is_found_when_it_is_read_or_has_no_effect(tmp_path, stor
             found += 1
         else:
             assert all(map(torch.equal, sum(read, ()), sum(whole, ())))
-    assert found > 0.5 * len(content)
+    assert found > 0.5 * len(places)
 
 
 def test_features_are_mapped_into_memory_not_read(tmp_path):
