@@ -64,18 +64,13 @@ def find_resumable(output_dir: str, identity: dict) -> FoundCheckpoint | None:
     return checkpoint
 
 
-def prepare_stage(plan: Recipe, name: str, described: str | None) -> tuple[Stage, str]:
-    """
-    Builds a stage's arguments and prints how it is distributed, unless that is `described` already.
-
-    Returns:
-        The stage, and the description.
-    """
+def announce_strategy(plan: Recipe, name: str, described: str | None) -> str:
+    """Prints how a stage is distributed, unless that is `described` already; returns the description."""
     stage = plan.build_stage(name)
     strategy = describe_strategy(create_accelerator(stage.training), stage.model.dtype)
     if str(strategy) != described:
         print_once(str(strategy))
-    return plan.build_stage(name), str(strategy)  # again, for the Trainer's own accelerator
+    return str(strategy)
 
 
 def start_student(stage: Stage, previous: Path | None) -> tuple[Student, HawaiiProcessor | EncoderProcessor]:
@@ -307,7 +302,8 @@ def run_stages(plan: Recipe, folders: dict[str, Path], described: str | None, re
         else:
             if name == unfinished[0]:
                 check_stages(plan, unfinished, previous)
-            stage, described = prepare_stage(plan, name, described)
+            described = announce_strategy(plan, name, described)
+            stage = plan.build_stage(name)  # again, for the Trainer's own accelerator
             if plan.is_encoder_alone:
                 print_once("The recipe names no language model: the encoder is trained alone, on images.")
             print_once(f"{title}: started.")
@@ -347,7 +343,7 @@ def train(recipe: str, overrides: Sequence[str] | None = None) -> None:
         folders = {name: plan.output_dir / name / MODEL_FOLDER for name in plan.stages}
         # The first line is the strategy, even if the first stages are finished.
         first = next((name for name in folders if not folders[name].is_dir()), None)
-        _, described = (None, None) if first is None else prepare_stage(plan, first, None)
+        described = None if first is None else announce_strategy(plan, first, None)
         subfolders = [folder for name in folders for folder in (plan.output_dir / name, folders[name])]
         with RunLock(plan.output_dir, [*subfolders, plan.output_dir / HUB_FOLDER]):
             run_stages(plan, folders, described, requests)

@@ -134,6 +134,12 @@ class Commands:
         assert not [line for line in lines if "DataLoader worker (pid" in line]
         return status, lines
 
+    def check(self, place: str, action: str, status: int, line: str, *words) -> None:
+        """Asserts the exit status and the start of the last line; only a bug, status 1, shows a traceback."""
+        ended, lines = self.execute(place, action, *words)
+        assert (ended, lines[-1][: len(line)]) == (status, line)
+        assert ("Traceback (most recent call last):" in lines) == (status == 1)
+
     def close(self):
         self._process.stdin.close()
         self._process.wait(60)
@@ -199,9 +205,7 @@ STOPPED = "Training was stopped by SIGTERM after step 2 of 4, so the stage is no
     ],
 )
 def test_training_with_workers_ends(commands, recipe, tmp_path, action, words, status, line):
-    ended, lines = commands.execute("step", action, "train", recipe, f"output_dir={tmp_path}", *words)
-    assert (ended, lines[-1][: len(line)]) == (status, line)
-    assert ("Traceback (most recent call last):" in lines) == (status == 1)
+    commands.check("step", action, status, line, "train", recipe, f"output_dir={tmp_path}", *words)
 
 
 @pytest.mark.parametrize(
@@ -213,9 +217,7 @@ def test_training_with_workers_ends(commands, recipe, tmp_path, action, words, s
     ],
 )
 def test_an_evaluation_with_workers_ends(commands, recipe, questions, tmp_path, action, status, line):
-    ended, lines = commands.execute("answer", action, "train", recipe, f"output_dir={tmp_path}", *questions)
-    assert (ended, lines[-1][: len(line)]) == (status, line)
-    assert ("Traceback (most recent call last):" in lines) == (status == 1)
+    commands.check("answer", action, status, line, "train", recipe, f"output_dir={tmp_path}", *questions)
 
 
 @pytest.mark.parametrize(
@@ -227,9 +229,7 @@ def test_an_evaluation_with_workers_ends(commands, recipe, questions, tmp_path, 
     ],
 )
 def test_a_cache_with_workers_ends(commands, recipe, tmp_path, action, status, line):
-    ended, lines = commands.execute("cache", action, "cache", recipe, "--output_dir", tmp_path)
-    assert (ended, lines[-1][: len(line)]) == (status, line)
-    assert ("Traceback (most recent call last):" in lines) == (status == 1)
+    commands.check("cache", action, status, line, "cache", recipe, "--output_dir", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -237,9 +237,7 @@ def test_a_cache_with_workers_ends(commands, recipe, tmp_path, action, status, l
 )
 def test_a_check_ends_in_the_middle_of_a_row(commands, recipe, tmp_path, action, status, line):
     command = ["check", recipe, f"output_dir={tmp_path}", "--num_processes", 1]
-    ended, lines = commands.execute("check", action, *command)
-    assert (ended, lines[-1][: len(line)]) == (status, line)
-    assert "Traceback (most recent call last):" not in lines
+    commands.check("check", action, status, line, *command)
 
 
 @pytest.mark.parametrize("method", ["fork", *(pytest.param(name, marks=SLOW) for name in ("spawn", "forkserver"))])

@@ -13,10 +13,11 @@ from filelock import FileLock
 
 from ...files.atomic import remove_leftovers
 from ...files.user_error import UserError
+from ...files.write_errors import NO_SPACE
 
 
 # Numbers of an `OSError` of writing, if it names no file; any other number means an error of reading the data.
-WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+WRITE_ERRORS = {*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM}
 T = TypeVar("T")
 ARROW_END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream; a file that is cut off between batches lacks it
 
