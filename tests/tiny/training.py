@@ -23,6 +23,7 @@ from hawaii.training.recipes.objectives import OBJECTIVES, StudentWithObjective
 from hawaii.training.sources.readers import read_records
 from hawaii.training.sources.record import Message, Record
 from hawaii.training.teachers.config import TeacherConfig
+from hawaii.training.trainer import HawaiiTrainer
 
 from .models import VISION, fill, make_model, make_processor, make_tokenizer
 
@@ -176,6 +177,28 @@ def make_module(vision: dict | None = None, text: dict | None = None, **kwargs) 
     module = StudentWithObjective(student, kind(module_options, student, grids))
     module.objective.set_trainable(TRAINABLE_PARTS if trainable is None else trainable)
     return module
+
+
+def build_trainer(
+    folder: Path,
+    module: StudentWithObjective,
+    teachers: list,
+    records: list[dict],
+    chat_template: str = "vicuna_v1",
+    callbacks=(),
+    **kwargs,
+) -> HawaiiTrainer:
+    """A trainer of records that are saved in `folder`, with the run in `folder / "run"` and no progress bar."""
+    processor = make_processor(chat_template=chat_template)
+    return HawaiiTrainer(
+        model=module,
+        teachers=teachers,
+        args=make_arguments(folder / "run", **{"disable_tqdm": True, **kwargs}),
+        train_dataset=make_dataset(save_data(folder, records), processor),
+        data_collator=Collator(processor, 32),
+        processing_class=processor,
+        callbacks=list(callbacks),
+    )
 
 
 def gradients(module, loss):

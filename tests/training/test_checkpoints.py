@@ -19,14 +19,11 @@ from hawaii.files.manifest import write_manifest
 from hawaii.files.run_contents import CHECKPOINT_STATE_FILES, SHARDED_STATE_FILES
 from hawaii.files.user_error import UserError
 from hawaii.tests.folders import contents, damage
-from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import (
-    make_arguments,
-    make_dataset,
+    build_trainer,
     make_module,
     make_options,
     make_record,
-    save_data,
 )
 from hawaii.training import checkpoints
 from hawaii.training.checkpoints import (
@@ -36,7 +33,6 @@ from hawaii.training.checkpoints import (
     load_checkpoint,
     remove_old_checkpoints,
 )
-from hawaii.training.data.conversation_dataset import Collator
 from hawaii.training.finished_stage import ObjectiveSettings
 from hawaii.training.trainer import HawaiiTrainer
 
@@ -53,16 +49,8 @@ def make_trainer(tmp_path, teachers):
     """Makes a trainer that saves after each step, three steps by default."""
 
     def make_trainer(module, **kwargs):
-        processor = make_processor()
-        kwargs = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "disable_tqdm": True, **kwargs}
-        return HawaiiTrainer(
-            model=module,
-            teachers=teachers,
-            args=make_arguments(tmp_path / "run", per_device_train_batch_size=2, **kwargs),
-            train_dataset=make_dataset(save_data(tmp_path, RECORDS), processor),
-            data_collator=Collator(processor, 32),
-            processing_class=processor,
-        )
+        kwargs = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, **kwargs}
+        return build_trainer(tmp_path, module, teachers, RECORDS, per_device_train_batch_size=2, **kwargs)
 
     return make_trainer
 

@@ -4,13 +4,10 @@ import pytest
 import torch
 
 from hawaii.files.user_error import UserError
-from hawaii.tests.tiny.models import make_processor
-from hawaii.tests.tiny.training import make_arguments, make_dataset, make_module, make_record, save_data
-from hawaii.training.data.conversation_dataset import Collator
+from hawaii.tests.tiny.training import build_trainer, make_arguments, make_module, make_record
 from hawaii.training.distribution.finite_checks import trained_parts
 from hawaii.training.learning_rates import split_groups
 from hawaii.training.students.trainable import set_trainable
-from hawaii.training.trainer import HawaiiTrainer
 
 
 RATES = {"projector": 0.5, "adapters": 0.0}
@@ -20,16 +17,9 @@ DECAY = 0.25
 @pytest.fixture
 def make_trainer(tmp_path, teachers_of):
     def make_trainer(module, **kwargs):
-        processor = make_processor()
-        kwargs = {"learning_rate": 0.1, "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, **kwargs}
-        return HawaiiTrainer(
-            model=module,
-            teachers=teachers_of[type(module.objective)],
-            args=make_arguments(tmp_path / "run", **kwargs),
-            train_dataset=make_dataset(save_data(tmp_path, [make_record(number) for number in range(2)]), processor),
-            data_collator=Collator(processor, 32),
-            processing_class=processor,
-        )
+        kwargs = {"learning_rate": 0.1, "save_strategy": "no", "logging_steps": 1, **kwargs}
+        records = [make_record(number) for number in range(2)]
+        return build_trainer(tmp_path, module, teachers_of[type(module.objective)], records, **kwargs)
 
     return make_trainer
 

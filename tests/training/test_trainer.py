@@ -7,13 +7,15 @@ import torch
 from transformers import TrainerCallback
 
 from hawaii.files.user_error import UserError
-from hawaii.tests.tiny.models import make_processor
-from hawaii.tests.tiny.training import CHECKPOINTING, make_arguments, make_dataset, make_module, make_record, save_data
-from hawaii.training.data.conversation_dataset import Collator
+from hawaii.tests.tiny.training import (
+    CHECKPOINTING,
+    build_trainer,
+    make_module,
+    make_record,
+)
 from hawaii.training.monitoring.monitor import CLOCK_ENTRIES
 from hawaii.training.recipes.arguments import TRAINABLE_PARTS
 from hawaii.training.students.trainable import set_trainable
-from hawaii.training.trainer import HawaiiTrainer
 
 
 # Different lengths, and two without an image.
@@ -36,18 +38,9 @@ class RecordGradients(TrainerCallback):
 def make_trainer(tmp_path, teachers_of):
     """Makes a trainer with a tiny data set."""
 
-    def make_trainer(module, records=RECORDS, chat_template="vicuna_v1", callbacks=(), **kwargs):
-        processor = make_processor(chat_template=chat_template)
-        kwargs = {"learning_rate": 1e-2, "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, **kwargs}
-        return HawaiiTrainer(
-            model=module,
-            teachers=teachers_of[type(module.objective)],
-            args=make_arguments(tmp_path / "run", **kwargs),
-            train_dataset=make_dataset(save_data(tmp_path, records), processor),
-            data_collator=Collator(processor, 32),
-            processing_class=processor,
-            callbacks=list(callbacks),
-        )
+    def make_trainer(module, records=RECORDS, **kwargs):
+        kwargs = {"learning_rate": 1e-2, "save_strategy": "no", "logging_steps": 1, **kwargs}
+        return build_trainer(tmp_path, module, teachers_of[type(module.objective)], records, **kwargs)
 
     return make_trainer
 

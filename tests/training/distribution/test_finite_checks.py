@@ -10,14 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hawaii.__main__ import main
 from hawaii.files.user_error import UserError
-from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import (
+    build_trainer,
     make_arguments,
-    make_dataset,
     make_module,
     make_options,
     make_record,
-    save_data,
     write_recipe,
 )
 from hawaii.training.data.conversation_dataset import Collator
@@ -42,17 +40,9 @@ def make_trainer(tmp_path, teachers_of):
     """Makes a trainer of two steps, in the order of the records."""
 
     def make_trainer(module, **kwargs):
-        processor = make_processor()
-        kwargs = {"max_steps": 2, "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, **kwargs}
+        kwargs = {"max_steps": 2, "save_strategy": "no", "logging_steps": 1, **kwargs}
         kwargs = {"per_device_train_batch_size": 1, "train_sampling_strategy": "sequential", **kwargs}
-        return HawaiiTrainer(
-            model=module,
-            teachers=teachers_of[type(module.objective)],
-            args=make_arguments(tmp_path / "run", **kwargs),
-            train_dataset=make_dataset(save_data(tmp_path, RECORDS), processor),
-            data_collator=Collator(processor, 32),
-            processing_class=processor,
-        )
+        return build_trainer(tmp_path, module, teachers_of[type(module.objective)], RECORDS, **kwargs)
 
     return make_trainer
 

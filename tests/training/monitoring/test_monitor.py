@@ -10,26 +10,21 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback
 
-from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import (
     RAGGED,
-    make_arguments,
+    build_trainer,
     make_batch,
-    make_dataset,
     make_module,
     make_record,
-    save_data,
 )
 from hawaii.training.callbacks import JsonLinesCallback
 from hawaii.training.counting.step import BatchShape, make_features, trace_outline
-from hawaii.training.data.conversation_dataset import Collator
 from hawaii.training.monitoring.monitor import Monitor
 from hawaii.training.monitoring.progress import ProgressBar, is_loss_term
 from hawaii.training.monitoring.router_load import RouterLoad
 from hawaii.training.monitoring.step_flops import StepFlops
 from hawaii.training.objectives.encoder_passes import encoder_of, routed_and_forced_passes
 from hawaii.training.students.trainable import set_trainable
-from hawaii.training.trainer import HawaiiTrainer
 
 
 RECORDS = [make_record(number, questions=1 + number % 3, image=number != 4) for number in range(6)]
@@ -37,18 +32,10 @@ RECORDS = [make_record(number, questions=1 + number % 3, image=number != 4) for 
 
 @pytest.fixture
 def make_trainer(tmp_path, teachers_of):
-    def make_trainer(module, callbacks=(), records=RECORDS, **kwargs):
-        processor = make_processor(chat_template="vicuna_v1")
-        settings = {"save_strategy": "no", "disable_tqdm": True, "logging_steps": 2, "max_steps": 4, **kwargs}
-        return HawaiiTrainer(
-            model=module,
-            teachers=teachers_of[type(module.objective)],
-            args=make_arguments(tmp_path / "run", per_device_train_batch_size=3, **settings),
-            train_dataset=make_dataset(save_data(tmp_path, records), processor),
-            data_collator=Collator(processor, 32),
-            processing_class=processor,
-            callbacks=list(callbacks),
-        )
+    def make_trainer(module, records=RECORDS, **kwargs):
+        settings = {"save_strategy": "no", "logging_steps": 2, "max_steps": 4, **kwargs}
+        teachers = teachers_of[type(module.objective)]
+        return build_trainer(tmp_path, module, teachers, records, per_device_train_batch_size=3, **settings)
 
     return make_trainer
 
@@ -62,7 +49,7 @@ def test_the_log_has_the_rates_of_its_interval(make_trainer, clock, monkeypatch)
             clock.now += 2
 
     monkeypatch.setattr(StepFlops, "take", lambda self: 8_000)
-    trainer = make_trainer(make_module(), [Tick()])
+    trainer = make_trainer(make_module(), callbacks=[Tick()])
     original = trainer.monitor.expect
     monkeypatch.setattr(
         trainer.monitor,
@@ -247,7 +234,7 @@ def test_the_trainer_uses_the_bar_unless_it_is_disabled(make_trainer):
 
 
 def test_every_term_of_an_objective_is_a_loss_term_and_nothing_else_is(make_trainer, tmp_path):
-    trainer = make_trainer(make_module(), [JsonLinesCallback()])
+    trainer = make_trainer(make_module(), callbacks=[JsonLinesCallback()])
     trainer.train()
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     names = [name for name in json.loads(lines[0]) if is_loss_term(name)]
