@@ -27,8 +27,8 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256, tr
 
     import torch
 
+    from ..hub_cards.space.hawaii_space.conversation import leave_out_image_words
     from ..processing.chat_templates.limits import check_rendering
-    from .lmms.image_words import leave_out
     from .lmms.loading import load_checkpoint
     from .picture import open_picture
 
@@ -37,9 +37,10 @@ def answer(folder: str, image: str, question: str, max_new_tokens: int = 256, tr
     with explain_errors(f"{folder} could not be loaded"):
         model, processor = load_checkpoint(str(path), trust_remote_code, dtype="auto")
     model = model.to(device).eval()
-    image_token = getattr(processor, "image_token", None)  # of any model that transformers has
-    text = leave_out(image_token, question) if image_token else question  # the word would stand for another image
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
+    content = [
+        {"type": "image", "image": picture},
+        {"type": "text", "text": leave_out_image_words(processor, question)},
+    ]
     messages = [{"role": "user", "content": content}]
     subject = f"The chat template of {folder}"
     if isinstance(processor.chat_template, str):

@@ -1,27 +1,23 @@
 """Words of a question that are image tokens: an image takes their place, or they are left out."""
 
-
-def leave_out(image_token, text):
-    """Returns `text` without `image_token`, also where what is left would be one again."""
-    while image_token in text:
-        text = text.replace(image_token, "")
-    return text
+from ...hub_cards.space.hawaii_space.conversation import leave_out_image_words
 
 
-def place_images(content, image_token):
+def place_images(content, processor):
     """
     Makes a message whose text has no image token: it would stand for an image.
 
     Args:
         content (`list[dict]`):
             Items of type `image` and `text`.
-        image_token (`str`):
-            The token of an image in a prompt, which a text of a task may contain.
+        processor (`ProcessorMixin`):
+            Its `image_token` stands for an image in a prompt. A text of a task may contain it.
 
     Returns:
         `list[dict]`: If the texts have as many tokens as there are images, each image is in the place of its token.
         Otherwise the tokens are words of a question, and left out.
     """
+    image_token = processor.image_token
     images = [item for item in content if item["type"] == "image"]
     num_tokens = sum(item["text"].count(image_token) for item in content if item["type"] == "text")
     if num_tokens == len(images) and images:
@@ -40,5 +36,7 @@ def place_images(content, image_token):
             if image_token in joined:
                 placed.pop()
                 item = {**item, "text": joined}
-        placed.append({**item, "text": leave_out(image_token, item["text"])} if item["type"] == "text" else item)
+        if item["type"] == "text":
+            item = {**item, "text": leave_out_image_words(processor, item["text"])}
+        placed.append(item)
     return placed

@@ -179,7 +179,7 @@ class Hawaii(lmms):
             )
         image_token = self.processor.image_token
         messages = [
-            {**message, "content": place_images(message["content"], image_token)}
+            {**message, "content": place_images(message["content"], self.processor)}
             for message in messages.to_hf_messages()
         ]
         text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
