@@ -104,10 +104,20 @@ def plot(commands) -> None:
 
 
 def chat(commands) -> None:
-    parser = add_command(commands, "chat", "evaluation.chat:answer", "answer one question about one image")
+    parser = add_command(
+        commands,
+        "chat",
+        "evaluation.chat:chat",
+        "answer questions about images, in a conversation or one at a time",
+        "Without --question it opens a conversation, in which /help shows the commands; from a pipe it reads one "
+        "question or command per line.",
+    )
     parser.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
-    parser.add_argument("--image", required=True, metavar="IMAGE", help="path or address of the image")
-    parser.add_argument("--question", required=True, metavar="TEXT", help="the question")
+    parser.add_argument(
+        "--image", action="append", metavar="IMAGE", help="path or address of an image; repeat it for more images"
+    )
+    parser.add_argument("--question", metavar="TEXT", help="answer this question and stop")
+    parser.add_argument("--max_new_tokens", type=int, metavar="N", help="maximum length of an answer (default: 256)")
     add_trust(parser)
 
 

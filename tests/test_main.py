@@ -150,7 +150,7 @@ def test_an_option_that_is_not_given_has_the_functions_default(monkeypatch):
             "--jobs 2 --launcher l --limit 1 --batch_size 1 --data_file f --data_folder d",
         ),
         ("training.counting.teachers", "describe_presets", "teachers"),
-        ("evaluation.chat", "answer", "chat hub --image i.png --question what"),
+        ("evaluation.chat", "chat", "chat hub --image i.png --image j.png --question what --max_new_tokens 5"),
         ("hub_cards.publish", "publish", "publish hub user/name --private"),
     ],
 )

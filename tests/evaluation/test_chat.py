@@ -1,4 +1,4 @@
-"""Tests of one question about one image."""
+"""Tests of a single question."""
 
 import shutil
 
@@ -7,7 +7,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from hawaii.__main__ import main
-from hawaii.evaluation.chat import answer
+from hawaii.evaluation import conversation
+from hawaii.evaluation.chat import chat
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def image(tmp_path):
 
 
 def test_the_answer_is_the_greedy_one_without_the_prompt(hub_folder, image):
-    answered = answer(hub_folder, image, "what color is the shape ?", max_new_tokens=5)
+    answered = chat(hub_folder, [image], "what color is the shape ?", max_new_tokens=5)
     processor = AutoProcessor.from_pretrained(hub_folder, trust_remote_code=True)
     model = AutoModelForImageTextToText.from_pretrained(hub_folder, trust_remote_code=True)
     content = [{"type": "image", "image": Image.open(image)}, {"type": "text", "text": "what color is the shape ?"}]
@@ -35,23 +36,23 @@ def test_the_answer_is_the_greedy_one_without_the_prompt(hub_folder, image):
 
 def test_the_error_names_a_missing_image(hub_folder):
     with pytest.raises(ValueError, match="There is no image nowhere.png"):
-        answer(hub_folder, "nowhere.png", "what color is the shape ?")
+        chat(hub_folder, ["nowhere.png"], "what color is the shape ?")
 
 
 def test_the_error_names_a_missing_checkpoint(image, tmp_path):
     with pytest.raises(ValueError, match="is not a checkpoint"):
-        answer(tmp_path, image, "what color is the shape ?")
+        chat(tmp_path, [image], "what color is the shape ?")
 
 
 def test_the_error_names_a_file_that_is_not_an_image(hub_folder, tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(ValueError, match=r"notes\.txt is no image that Pillow can read"):
-        answer(hub_folder, str(tmp_path / "notes.txt"), "what color is the shape ?")
+        chat(hub_folder, [str(tmp_path / "notes.txt")], "what color is the shape ?")
 
 
 def test_a_question_that_contains_the_image_token_is_answered_without_it(hub_folder, image):
-    expected = answer(str(hub_folder), image, "what is  ?")
-    assert answer(str(hub_folder), image, "what is <im<image>age> ?") == expected
+    expected = chat(str(hub_folder), [image], "what is  ?")
+    assert chat(str(hub_folder), [image], "what is <im<image>age> ?") == expected
 
 
 def test_an_error_while_loading_a_folder_is_one_sentence(hub_folder, image, tmp_path, capsys):
@@ -63,4 +64,26 @@ def test_an_error_while_loading_a_folder_is_one_sentence(hub_folder, image, tmp_
 
 def test_the_error_names_a_url_that_does_not_respond(hub_folder):
     with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9/image\.png could not be downloaded: "):
-        answer(hub_folder, "http://127.0.0.1:9/image.png", "what color is the shape ?")
+        chat(hub_folder, ["http://127.0.0.1:9/image.png"], "what color is the shape ?")
+
+
+def test_a_question_needs_no_image_and_may_have_several(hub_folder, image, tmp_path, capsys):
+    Image.new("RGB", (10, 10), "blue").save(tmp_path / "blue.png")
+    question, answers = "what color is the shape ?", set()
+    for images in ([], [image], [image, str(tmp_path / "blue.png")]):
+        words = [word for path in images for word in ("--image", path)]
+        assert main(["chat", str(hub_folder), *words, "--question", question, "--max_new_tokens", "5"]) == 0
+        printed = capsys.readouterr().out
+        assert printed == f"{chat(hub_folder, images, question, max_new_tokens=5)}\n"
+        answers.add(printed)
+    assert len(answers) == 3
+
+
+def test_control_characters_of_an_answer_are_shown(hub_folder, monkeypatch):
+    monkeypatch.setattr(conversation, "stream_answer", lambda *arguments: (piece for piece in [" \x1b[2", "Jred\n"]))
+    assert chat(hub_folder, question="what color ?") == r"\x1b[2Jred"
+
+
+def test_an_answer_has_at_least_one_token(hub_folder, capsys):
+    assert main(["chat", str(hub_folder), "--question", "what ?", "--max_new_tokens", "0"]) == 2
+    assert capsys.readouterr().err == "hawaii chat: --max_new_tokens is 0, but must be at least 1.\n"

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from hawaii.evaluation import evaluate as module
-from hawaii.evaluation.chat import answer
+from hawaii.evaluation.chat import chat
 from hawaii.evaluation.checkpoint import count_parameters
 from hawaii.evaluation.evaluate import evaluate
 from hawaii.evaluation.lmms import process as lmms_process
@@ -243,7 +243,7 @@ def test_lmms_eval_evaluates_every_question(hub_folder, output_dir):
     # The answers to the first and fourth question become the references; no other answer can be right.
     path = output_dir / "data" / "test.parquet"
     Image.new("RGB", (16, 16), "red").save(output_dir / "red.png")
-    right = [answer(hub_folder, str(output_dir / "red.png"), QUESTIONS[n][0], max_new_tokens=8) for n in (0, 3)]
+    right = [chat(hub_folder, [str(output_dir / "red.png")], QUESTIONS[n][0], max_new_tokens=8) for n in (0, 3)]
     truth = [right[0], "-", "-", right[1], "-", "-"]
     questions = Dataset.from_parquet(str(path))
     questions.remove_columns("answer").add_column("answer", truth).to_parquet(path)
