@@ -70,7 +70,10 @@ def ablate(commands) -> None:
 
 def figures(commands) -> None:
     names = add_group(
-        commands, "figures", "FIGURE", "draw the paper's Figures 5 and 6 for your model, with the numbers behind them"
+        commands,
+        "figures",
+        "FIGURE",
+        "draw Figures 5 and 6 of the paper and those of MoVE-KD for your model, with the numbers behind them",
     )
     summary = "Figure 5: image patches that matter to each teacher and to the question"
     parser = add_command(names, "importance", "figures.importance:importance_figure", summary)
@@ -86,6 +89,16 @@ def figures(commands) -> None:
     parser.add_argument("--images", nargs="+", metavar="NAME=DIR", help="folders of images, with or without tasks")
     parser.add_argument("--limit", type=int, metavar="N", help="use N questions or images of each (default: 500)")
     add_questions(parser, "DIR/data/test.parquet")
+    summary = "MoVE-KD's Figures 2 and 5: attention of the class token before training and after it"
+    parser = add_command(names, "attention", "figures.attention:attention_figure", summary)
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="output_dir of a finished `hawaii train`, or a published folder with --start"
+    )
+    parser.add_argument(
+        "--image", required=True, action="append", metavar="IMAGE", help="path or address; repeat it for more images"
+    )
+    parser.add_argument("--start", metavar="NAME", help="CLIP or SigLIP before training (default: that of the run)")
+    parser.add_argument("--layer", type=int, metavar="N", help="layer, from 1 (default: the last of the student)")
     for parser in names.choices.values():
         parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the figure")
 

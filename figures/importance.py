@@ -20,7 +20,7 @@ from ..training.finished_stage import FinishedStage, find_stage, load_stage, rea
 from ..training.objectives.hawaii import HawaiiObjective, HawaiiOptions
 from ..training.sources.record import Message
 from ..training.students.encoders import holds_encoder
-from .drawing import PAGE_WIDTH, SETTINGS, matplotlib_or_error, save_figure
+from .drawing import PAGE_WIDTH, SETTINGS, draw_map, matplotlib_or_error, save_figure
 
 
 # Shapes: I images, N teachers, m tokens (s x s), t instruction tokens.
@@ -109,16 +109,6 @@ def describe_importance(
     return rows
 
 
-def _draw_shares(axis: Any, square: Image.Image, shares: np.ndarray) -> None:
-    """Draws shares over an image, and below it their range relative to the mean share."""
-    relative = shares * shares.size
-    height = (relative - relative.min()) / max(np.ptp(relative), 1e-6)
-    axis.imshow(square.convert("L"), cmap="gray", extent=(0, 1, 0, 1), vmin=-64, vmax=255)
-    # Small shares are more transparent, so that the image remains visible.
-    axis.imshow(height, cmap="inferno", alpha=0.4 + 0.5 * height, extent=(0, 1, 0, 1), interpolation="nearest")
-    axis.set_xlabel(f"{relative.min():.1f} to {relative.max():.1f} × mean", labelpad=2)
-
-
 def draw_importance(results: dict, squares: Sequence[Image.Image]) -> Any:
     """
     Draws Figure 5: for each image, a row with the image, a map for each teacher, and a map for the instruction, the
@@ -156,7 +146,7 @@ def draw_importance(results: dict, squares: Sequence[Image.Image]) -> Any:
             if row["instruction"]:
                 maps.append(np.mean(list(row["instruction"].values()), axis=0))
             for axis, shares in zip(others, maps):
-                _draw_shares(axis, square, shares)
+                draw_map(axis, square, shares)
             for axis in others[len(maps) :]:
                 axis.set_visible(False)
         for axis in axes.flat:

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from ..evaluation.checkpoint import ENCODER_TYPE, checkpoint_folder
 from ..evaluation.evaluate import split_tasks
-from ..evaluation.lmms.loading import load_checkpoint
 from ..evaluation.paper.benchmarks import BENCHMARKS
 from ..evaluation.paper.images import folder_source, task_sources
 from ..files.atomic import read_json
@@ -22,6 +21,7 @@ from ..files.run_contents import FACTS_FILE
 from ..files.user_error import UserError, explain_errors
 from ..hub_cards.card import read_config
 from .drawing import COLORS, PAGE_WIDTH, SETTINGS, matplotlib_or_error, save_figure
+from .published_encoder import load_published_encoder
 
 
 BATCH_SIZE = 32
@@ -60,20 +60,6 @@ def adapter_names(folder: Path) -> dict[str, list[str]]:
         if len(stage["teachers"]) == numbers["teacher"] > 0:
             names["teacher"] = list(stage["teachers"])
     return names
-
-
-def _load(folder: Path) -> tuple[Any, Any]:
-    """Loads the encoder of a checkpoint and its processor."""
-    if read_config(folder)["model_type"] == ENCODER_TYPE:
-        from ..training.students.encoders import load_encoder
-
-        encoder, processor = load_encoder(folder, "auto")
-    else:
-        model, processor = load_checkpoint(str(folder), dtype="auto")
-        encoder = model.model.vision_tower
-    if torch.accelerator.is_available():
-        encoder.to(torch.accelerator.current_accelerator())
-    return encoder.eval(), processor
 
 
 @torch.inference_mode()
@@ -234,7 +220,7 @@ def routing_figure(
         if names:
             sources = task_sources(names, limit, output_dir, data_file, data_folder, Path(scratch)) + sources
         with explain_errors(f"{folder} could not be loaded"):
-            encoder, processor = _load(path)
+            encoder, processor = load_published_encoder(path)
         for source in sources:
             with tqdm(total=len(source.documents), desc=source.name) as progress:
                 shares, num_images = routing_shares(encoder, processor, source.images(progress.update))

@@ -61,6 +61,7 @@ def test_python_dash_m_is_the_same_command():
         "evaluate",
         "ablate",
         "figures importance",
+        "figures attention",
         "figures routing",
         "chat",
         "publish",
@@ -137,6 +138,11 @@ def test_an_option_that_is_not_given_has_the_functions_default(monkeypatch):
             "figures.importance",
             "importance_figure",
             "figures importance run --image i.png --question what --output_dir out",
+        ),
+        (
+            "figures.attention",
+            "attention_figure",
+            "figures attention run --image i.png --start clip --layer 2 --output_dir out",
         ),
         (
             "figures.routing",

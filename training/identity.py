@@ -70,7 +70,7 @@ def _digest_model(path: Path) -> str:
     return digest(b"\n".join(_names_in(path, files)), digest_files(files).encode())
 
 
-def _describe_path(name: str) -> Any:
+def describe_path(name: str) -> Any:
     """A local file or model is described by its content, so that it may be moved; a hub id is its own description."""
     # os.path.exists, since an inline chat template is too long for Path.exists.
     return {"path": name, "content_hash": _digest_model(Path(name))} if os.path.exists(name) else name
@@ -79,7 +79,7 @@ def _describe_path(name: str) -> Any:
 def _describe(name: str, value: Any) -> Any:
     """The JSON value of an option."""
     if name in PATHS and isinstance(value, str):
-        return _describe_path(value)
+        return describe_path(value)
     if isinstance(value, Enum):
         return value.value
     if is_dataclass(value) and not isinstance(value, type):

@@ -13,8 +13,11 @@ from hawaii.__main__ import main
 from hawaii.figures.routing import routing_figure
 from hawaii.tests.documents import blocks, read
 from hawaii.tests.evaluation.stand_ins import BUILDERS, any_answers, save_stand_ins
+from hawaii.tests.tiny.encoders import write_encoder_recipe
 from hawaii.tests.tiny.models import save_hub_folder
+from hawaii.tests.tiny.students import save_clip_folder
 from hawaii.tests.tiny.training import make_image, save_stage
+from hawaii.training.train import train
 
 
 DOCUMENT = read("docs/figures.md")
@@ -23,7 +26,7 @@ COMMANDS = [line for block in blocks(DOCUMENT, "bash") for line in block.splitli
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, teacher_folders):
-    """The files in the commands: a finished run with its data, and the data of the benchmarks."""
+    """The files in the commands: finished runs with their data, a CLIP, and the data of the benchmarks."""
     folder = tmp_path_factory.mktemp("world")
     run = folder / "runs" / "easy_vqa"
     save_stage(run / "finetune" / "model", teacher_folders)
@@ -34,6 +37,12 @@ def world(tmp_path_factory, teacher_folders):
         make_image(0).save(run / "data" / "images" / split / "0.png")
     row = {"question": "what shape ?", "answer": "circle", "question_type": "shape", "image": make_image(0)}
     Dataset.from_list([row]).cast_column("image", ImageFeature()).to_parquet(run / "data" / "test.parquet")
+    clip = save_clip_folder(folder / "hub" / "clip")
+    assert main(["convert", "clip", clip, str(folder / "hub" / "mine")]) == 0
+    changes = {"vision_tower": clip, "vision_config": {}, "max_steps": 1, "stages": {"distill": {}}}
+    train(str(write_encoder_recipe(folder, teacher_folders, output_dir=str(folder / "runs" / "mine"), **changes)))
+    for name in ("photo.jpg", "drawing.png"):
+        make_image(1).save(folder / name)
     save_stand_ins(folder / "data" / "benchmarks", {task: any_answers(task) for task in BUILDERS})
     return folder
 
@@ -51,6 +60,8 @@ def test_the_command_writes_its_figure_and_numbers(command, world, monkeypatch):
     if words[1] == "importance":
         (row,) = results["images"]
         assert row.keys() >= {"teachers", "instruction", "importance"}
+    elif words[1] == "attention":
+        assert all(row.keys() == {"image", "start", "student"} for row in results["images"])
     else:
         named = words[words.index("--tasks") + 1].split(",") if "--tasks" in words else ["train", "test"]
         assert list(results["benchmarks"]) == named

@@ -1,0 +1,238 @@
+"""MoVE-KD's Figures 2 and 5: the attention of the encoder's class token, before training and after it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .. import HawaiiVisionConfig  # from the root, which registers the Auto classes
+from ..evaluation.checkpoint import checkpoint_folder
+from ..evaluation.picture import open_picture
+from ..files.atomic import read_json
+from ..files.manifest import read_identity
+from ..files.run_contents import HUB_FOLDER, MODEL_FOLDER, RESULTS_FILE
+from ..files.user_error import UserError, explain_errors
+from ..modeling_hawaii.conversion.clip import convert_clip, load_vision_config
+from ..processing.encoder_processor import EncoderProcessor, load_image_processor
+from ..training.identity import describe_path
+from ..training.students.encoders import holds_encoder, load_encoder
+from .drawing import PAGE_WIDTH, SETTINGS, draw_map, matplotlib_or_error, save_figure
+from .published_encoder import load_published_encoder
+
+
+LONGEST_TITLE = 28
+# Shapes: H heads, P tokens, s x s patches.
+
+
+def find_start(run: Path) -> str | None:
+    """
+    Returns the checkpoint that the encoder of a run started from; `None` if it started from random weights.
+
+    Args:
+        run (`Path`):
+            The `output_dir` of a finished `hawaii train`.
+
+    Raises:
+        UserError: The run does not say it, started from a LLaVA, or the checkpoint is no longer the same.
+    """
+    results = run / RESULTS_FILE
+    with explain_errors(f"{results} does not describe a run", (KeyError, TypeError, StopIteration)):
+        first = next(iter(read_json(results)["stages"]))
+    try:
+        options = read_identity(run / first / MODEL_FOLDER)["options"]
+    except UserError as error:
+        raise UserError(f"{error}. Name the encoder that the student started from with --start.") from error
+    if "llava" in options:
+        raise UserError(f"{run} started from a LLaVA; name the CLIP or SigLIP that is its encoder with --start.")
+    start = options.get("vision_tower")
+    if isinstance(start, dict):  # a folder, by its path and the hash of its content
+        if describe_path(start["path"]) != start:
+            raise UserError(
+                f"{run} started from the encoder {start['path']}, which is missing or has changed since; name a copy "
+                "of it with --start."
+            )
+        start = start["path"]
+    return start
+
+
+def load_start(name: str, layer: int, image_aspect_ratio: str) -> tuple[Any, EncoderProcessor]:
+    """
+    Loads the encoder that a student started from, in single precision.
+
+    Args:
+        name (`str`):
+            Folder or Hub id of a CLIP, a SigLIP, or a HAWAII encoder.
+        layer (`int`):
+            Layer whose attention is drawn; later layers of a CLIP or SigLIP are not built.
+        image_aspect_ratio (`str`):
+            How an image becomes a square.
+
+    Raises:
+        UserError: It could not be loaded or has no such layer.
+    """
+    is_hawaii = holds_encoder(name)
+    config = HawaiiVisionConfig.from_pretrained(name) if is_hawaii else load_vision_config(name)
+    if layer > config.num_hidden_layers:
+        raise UserError(f"{name} has {config.num_hidden_layers} layers; choose one of them instead of layer {layer}.")
+    if is_hawaii:
+        with explain_errors(f"{name} could not be loaded"):
+            encoder, processor = load_encoder(name, torch.float32, image_aspect_ratio)
+    else:
+        encoder = convert_clip(name, vision_feature_layer=layer, dtype=torch.float32).model
+        processor = EncoderProcessor(load_image_processor(name), encoder.config, image_aspect_ratio)
+    if torch.accelerator.is_available():
+        encoder.to(torch.accelerator.current_accelerator())
+    return encoder.eval(), processor
+
+
+@torch.inference_mode()
+def patch_attention(encoder: Any, processor: Any, image: Image.Image, layer: int) -> torch.Tensor:
+    """
+    Returns the attention that each patch receives, averaged over the heads: from the class token, or the mean over all
+    patches if the encoder has none.
+
+    Args:
+        encoder (`HawaiiVisionModel`):
+            Encoder on any device.
+        processor (`HawaiiProcessor` or `EncoderProcessor`):
+            Its processor.
+        image (`PIL.Image.Image`):
+            Image of any size.
+        layer (`int`):
+            Number of the layer, from 1.
+
+    Returns:
+        `torch.DoubleTensor` of shape `(side, side)`. With the class token's attention to itself, its sum is one.
+    """
+    pixel_values = processor.image_processor([image], return_tensors="pt")["pixel_values"]
+    attentions = encoder(pixel_values.to(encoder.device, encoder.dtype), output_attentions=True).attentions
+    weights = attentions[layer - 1][0].double().mean(dim=0).cpu()  # (H, P, P) to (P, P)
+    has_class_token = encoder.config.has_class_token
+    received = weights[0, encoder.config.num_prefix_tokens :] if has_class_token else weights.mean(dim=0)  # (s * s)
+    side = round(len(received) ** 0.5)
+    return received.view(side, side)
+
+
+def describe_encoder(encoder: Any, name: str) -> dict[str, Any]:
+    """
+    Returns the properties of an encoder that its maps depend on: its `name`, the `query` whose attention they show,
+    and `covered`, the share of the image's side that its patches cover.
+    """
+    config = encoder.config
+    covered = config.image_size // config.patch_size * config.patch_size / config.image_size
+    query = "class token" if config.has_class_token else "mean of all patches"
+    return {"name": name, "query": query, "covered": covered}
+
+
+def draw_attention(results: dict, squares: Sequence[Image.Image]) -> Any:
+    """
+    Draws a row for each image: the image, and the map of each encoder.
+
+    Args:
+        results (`dict`):
+            Content of `attention.json`.
+        squares (`Sequence[PIL.Image.Image]`):
+            The square images that the encoders receive.
+
+    Returns:
+        `matplotlib.figure.Figure`
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    matplotlib = matplotlib_or_error()
+    encoders, rows = results["encoders"], results["images"]
+    side = min(1.9, PAGE_WIDTH / (1 + len(encoders)))
+    with matplotlib.rc_context(SETTINGS):
+        figure = matplotlib.figure.Figure(
+            figsize=(side * (1 + len(encoders)), 0.2 + (side + 0.2) * len(rows)), layout="constrained"
+        )
+        axes = figure.subplots(len(rows), 1 + len(encoders), squeeze=False)
+        axes[0, 0].set_title("image", pad=3)
+        for axis, encoder in zip(axes[0, 1:], encoders.values()):
+            name = Path(encoder["name"]).name
+            name = name if len(name) <= LONGEST_TITLE else f"{name[: LONGEST_TITLE - 1]}…"
+            axis.set_title(f"{name}\n{encoder['query']}, layer {results['layer']}", pad=3)
+        for (first, *others), row, square in zip(axes, rows, squares):
+            first.imshow(square, extent=(0, 1, 0, 1))
+            for axis, (key, encoder) in zip(others, encoders.items()):
+                draw_map(axis, square, np.array(row[key]), encoder["covered"])
+        for axis in axes.flat:
+            axis.set_xticks([])
+            axis.set_yticks([])
+    return figure
+
+
+def attention_figure(
+    folder: str | Path,
+    output_dir: str | Path,
+    image: Sequence[str],
+    start: str | None = None,
+    layer: int | None = None,
+) -> dict:
+    """
+    Compares the attention of a trained encoder with that of the encoder that it started from, draws
+    `output_dir/attention.png` (MoVE-KD's Figures 2 and 5) and writes `output_dir/attention.json`.
+
+    Args:
+        folder (`str` or `Path`):
+            The `output_dir` of a finished `hawaii train`, or a published folder or a repository on the Hub, with a
+            model or only an encoder.
+        output_dir (`str` or `Path`):
+            Output folder.
+        image (`Sequence[str]`):
+            Paths or URLs of one or more images.
+        start (`str`, *optional*):
+            Folder or Hub id of the CLIP, SigLIP or HAWAII encoder that the student started from; defaults to that of
+            the run. A run from random weights has none.
+        layer (`int`, *optional*):
+            Number of the layer, from 1; defaults to the student's last, whose output the language model reads.
+
+    Returns:
+        `dict`: The content of `attention.json`: the `layer`; for each of `encoders`, `student` and possibly `start`,
+        its properties (see [`describe_encoder`]); and for each of `images` a grid of attention per encoder (see
+        [`patch_attention`]).
+
+    Raises:
+        UserError: The folder is not a checkpoint or a run, the start is unknown or could not be loaded, an encoder has
+            no such layer, an image could not be opened, or matplotlib is not installed.
+    """
+    matplotlib_or_error()
+    folder = Path(folder)
+    pictures = [open_picture(path) for path in image]
+    run = folder.parent if folder.name == HUB_FOLDER else folder
+    is_run = (run / RESULTS_FILE).is_file()
+    path = checkpoint_folder(run / HUB_FOLDER if is_run else folder, or_encoder=True)
+    if start is None and not is_run:
+        raise UserError(
+            f"{folder} is not in the output_dir of a run, so the encoder that it started from is unknown; name it "
+            "with --start."
+        )
+    start = find_start(run) if start is None else start
+    with explain_errors(f"{folder} could not be loaded"):
+        student, processor = load_published_encoder(path)
+    num_layers = student.config.num_hidden_layers
+    layer = num_layers if layer is None else layer
+    if not 1 <= layer <= num_layers:
+        raise UserError(f"--layer is {layer}, but the encoder of {folder} has layers 1 to {num_layers}.")
+    encoders = {}
+    if start is None:
+        print(f"The encoder of {folder} started from random weights, so the figure shows the student alone.")
+    else:
+        encoders["start"] = (start, *load_start(start, layer, processor.image_aspect_ratio))
+    encoders["student"] = ("student", student.float(), processor)
+    results = {"folder": str(folder), "layer": layer}
+    results["encoders"] = {key: describe_encoder(encoder, name) for key, (name, encoder, _) in encoders.items()}
+    results["images"] = []
+    for name, picture in zip(image, pictures):
+        maps = {
+            key: patch_attention(encoder, its_processor, picture, layer).tolist()
+            for key, (_, encoder, its_processor) in encoders.items()
+        }
+        results["images"].append({"image": name, **maps})
+    squares = [processor.square_image(picture) for picture in pictures]
+    save_figure(draw_attention(results, squares), results, Path(output_dir), "attention")
+    return results
