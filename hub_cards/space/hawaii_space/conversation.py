@@ -18,15 +18,16 @@ BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 class _Progress(StoppingCriteria):
-    """Passes on the answer's tokens after each step, and ends generation once it `is_stopped`."""
+    """Passes on the tokens of each step, and ends generation once it `is_stopped`."""
 
     def __init__(self, prompt_length: int):
-        self.prompt_length = prompt_length
+        self.num_passed = prompt_length
         self.steps = SimpleQueue()
         self.is_stopped = False
 
     def __call__(self, input_ids, scores, **kwargs):
-        self.steps.put(input_ids[0, self.prompt_length :].tolist())
+        self.steps.put(input_ids[0, self.num_passed :].tolist())
+        self.num_passed = input_ids.shape[1]
         return torch.full((len(input_ids),), self.is_stopped, device=input_ids.device)
 
 
@@ -93,7 +94,7 @@ def stream_answer(model: Any, processor: Any, messages: list[dict], max_new_toke
             )
         max_new_tokens = min(max_new_tokens, num_positions - prompt_length)
     progress = _Progress(prompt_length)
-    sent = ""
+    tokens, sent = [], ""
     with ThreadPoolExecutor(max_workers=1) as threads:
         generation = threads.submit(
             model.generate,
@@ -105,7 +106,8 @@ def stream_answer(model: Any, processor: Any, messages: list[dict], max_new_toke
         )
         generation.add_done_callback(lambda _: progress.steps.put(None))
         try:
-            for tokens in iter(progress.steps.get, None):
+            for step in iter(progress.steps.get, None):
+                tokens += step
                 text = _settled_text(processor, tokens)
                 if len(text) > len(sent):
                     yield text[len(sent) :]
