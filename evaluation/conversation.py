@@ -99,6 +99,6 @@ class Conversation:
                 changed[index] = {**changed[index], "content": [*images, text]}
                 if self.processor.apply_chat_template(changed, tokenize=False) == prompt:
                     raise UserError(
-                        f"{subject} leaves out {left_out}, so it is not made for this conversation. Use the folder of "
-                        "a stage that was trained with questions, or ask in a new conversation."
+                        f"{subject} leaves out {left_out}, so the model would not read it. Use a folder that was "
+                        "trained with questions, or start a new conversation."
                     )

@@ -120,14 +120,16 @@ LAST_TURN = "{% for item in messages[-1].content %}{{ item.text if item.type == 
 
 def test_a_template_that_leaves_out_questions_is_refused(conversation):
     conversation.processor.chat_template = load_chat_template("plain")
-    with pytest.raises(UserError, match="The chat template of tiny leaves out the question, so it is not made for"):
+    with pytest.raises(
+        UserError, match="The chat template of tiny leaves out the question, so the model would not read it"
+    ):
         list(conversation.ask("what color ?"))
 
 
 @pytest.mark.parametrize(
     ("template", "problem"),
     [
-        (LAST_TURN, "The chat template of tiny leaves out the first question, so it is not made for"),
+        (LAST_TURN, "The chat template of tiny leaves out the first question, so the model would not read it"),
         (
             FIRST_ONLY + LAST_TURN,
             "The chat template of tiny fails at question 2 of the conversation: one question only",
