@@ -42,6 +42,7 @@ def expected_answers(folder: Path, *turns: str | Path) -> list[str]:
     return answers
 
 
+@pytest.mark.slow
 def test_a_conversation_at_a_terminal(hub_folder, pictures):
     question, blue = "what color is the shape ?", Path("the boss's blue.png")
     first, second = expected_answers(hub_folder, Path("red.png"), blue, question, question)
@@ -80,6 +81,7 @@ def endless_folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_an_answer_and_twice_at_the_prompt_the_conversation(endless_folder):
     (beginning,) = expected_answers(endless_folder, "what color ?")
     with PseudoTerminal([*COMMAND, str(endless_folder), "--max_new_tokens", "900000"]) as terminal:
@@ -105,6 +107,7 @@ def test_ctrl_c_stops_an_answer_and_twice_at_the_prompt_the_conversation(endless
         assert terminal.wait() == 130
 
 
+@pytest.mark.slow
 def test_a_pipe_gives_an_answer_per_question_and_nothing_else(hub_folder, pictures):
     question = "what color is the shape ?"
     answers = expected_answers(hub_folder, Path("red.png"), question, question)
