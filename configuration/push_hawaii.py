@@ -188,11 +188,11 @@ class PushedInOneCommit:
         if revision is not None and not revision.startswith("refs/pr/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         tags = [*(getattr(self, "model_tags", None) or []), *([tags] if isinstance(tags, str) else tags or [])]
-        card = create_and_tag_model_card(repo_id, tags or None, token=token)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             self.save_pretrained(folder, **save_options)  # pyright: ignore[reportAttributeAccessIssue]
-            card.save(folder / "README.md")
+            if tags or not api.file_exists(repo_id, "README.md", revision=revision):
+                create_and_tag_model_card(repo_id, tags or None, token=token).save(folder / "README.md")
             names = sorted(
                 Path(parent, name).relative_to(folder).as_posix()
                 for parent, _, files in os.walk(folder)

@@ -15,8 +15,8 @@ from ..files.write_errors import describe_write_error
 # The second half of a sentence, by status of the Hub's answer.
 REMEDIES = {
     401: "the Hub does not know your token: run `hf auth login`, or set HF_TOKEN to a token that may write",
-    403: "the token may not do this: use one that may write to {repo_id} (https://huggingface.co/settings/tokens), or name "
-    "a repository of yours",
+    403: "the token may not do this: make one that may write to {repo_id} at https://huggingface.co/settings/tokens, "
+    "or name a repository of yours",
     404: "it was not found: check its name, and that the token may see it",
     409: "the repository was changed at the same time: look at the newest commit, and run the same command again",
     412: "somebody pushed to it during the upload: look at the newest commit, and run the same command again",

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import pytest
-
 
 TOKEN, READ_TOKEN = "hf_" + "w" * 34, "hf_" + "r" * 34  # one may write, one only read
 PART_SIZE = 100_000  # larger files are uploaded in parts
@@ -397,13 +395,3 @@ def serve_hub() -> Iterator[HubServer]:
         finally:
             server.shutdown()
             thread.join()
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """An empty server, which this process uses."""
-    with serve_hub() as server:
-        for name, value in {"ENDPOINT": server.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
-            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield server
