@@ -52,7 +52,7 @@ def test_a_release_adds_its_code_to_the_table(table):
     "version, problem",
     [
         ("0.9", "The code of 0.9 has changed since its release"),
-        ("1.0.dev0", "1.0.dev0 in setup.cfg is a version of dev"),
+        ("1.0.dev0", "in setup.cfg is a version of development"),
     ],
 )
 def test_a_released_version_and_one_of_development_are_not_released(table, version, problem):

@@ -21,7 +21,7 @@ def report_training(trainer) -> dict[str, Any]:
     used = trainer.teachers if trainer.options.lambda_1 else []
     return {
         "steps": trainer.state.global_step,
-        "samples": len(dataset) if has_length(dataset) else None,
+        "samples": len(dataset) if has_length(trainer.train_dataset) else None,
         "seconds": round(trainer.timer.seconds, 1),
         "learning_rate": args.learning_rate,
         "batch_size": trainer.samples_per_step,
