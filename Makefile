@@ -3,6 +3,7 @@
 # make test     run every test
 # make style    format the sources
 # make quality  check style and types
+# make release  record the code of the version in setup.cfg as released
 # make .venv    the environment alone
 # make clean    remove environments and caches; runs/ stays
 #
@@ -38,7 +39,7 @@ export MALLOC_TRIM_THRESHOLD_ := 2147483648
 export MALLOC_TOP_PAD_ := 268435456
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: demo emoji test style quality clean .venv
+.PHONY: demo emoji test style quality release clean .venv
 
 demo: .venv/installed
 	@echo "==> 1/4 Preparing easy-VQA and the experts that teach ($(RUN))"
@@ -68,6 +69,9 @@ quality: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+release: .venv/installed
+	$(BIN)/python -m hawaii.hub_cards.released_code
 
 clean:
 	rm -rf .venv .venv-timm .venv-deepspeed .venv-transformers4 .cache .pytest_cache .ruff_cache build dist *.egg-info

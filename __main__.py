@@ -21,6 +21,7 @@ CONTINUED = {
     "train": "continues from the last checkpoint",
     "cache": "computes the missing features",
     "ablate": "continues the interrupted runs",
+    "publish": "uploads what is missing",
 }
 COST_OPTIONS = ("devices", "strategy", "gpu", "mfu", "tokens")
 COMMANDS = [data, convert, check, cache, train, recipes, teachers, evaluate, ablate, figures, plot, chat, publish]

@@ -135,8 +135,15 @@ def chat(commands) -> None:
 
 
 def publish(commands) -> None:
-    parser = add_command(commands, "publish", "hub_cards.publish:publish", "upload a published folder to the Hub")
+    parser = add_command(
+        commands,
+        "publish",
+        "hub_cards.publish:publish",
+        "upload a published folder to the Hub",
+        "The files appear in one commit. After an interruption, the same command sends only what is missing.",
+    )
     parser.add_argument("folder", metavar="FOLDER", help="folder that `hawaii train` wrote")
     parser.add_argument("repo_id", metavar="REPO_ID", help="repository of the Hub, as in user/name")
     parser.add_argument("--private", action="store_true", help="make the repository private if it is new")
+    parser.add_argument("--tag", metavar="NAME", help="tag the version, as in v1.0")
     parser.add_argument("--dry-run", action="store_true", help="check and list the files, without an upload")

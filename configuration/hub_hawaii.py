@@ -1,8 +1,12 @@
 """The code in a saved folder: the Auto classes that load it, and the files that define their classes."""
 
+import ast
+import hashlib
 import re
 import sys
 from pathlib import Path
+
+from .push_hawaii import PUSH_OPTIONS, PushedInOneCommit
 
 
 AUTO_MAP = {
@@ -18,23 +22,44 @@ VISION_AUTO_MAP = {
 }
 PROCESSOR_AUTO_MAP = {"AutoProcessor": "processing_hawaii.HawaiiProcessor"}
 
-# Arguments of `save_pretrained` that are for the push.
-PUSH_OPTIONS = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
 CODE_SUFFIX = "_hawaii.py"
 CODE_FOLDERS = ("configuration", "processing", "modeling_hawaii")
 RELATIVE_IMPORT = re.compile(r"^from \.+(?:\w+\.)*(\w+_hawaii) import", re.MULTILINE)
+# What each file of a saved folder has after its docstring. The hash is that of all files, so a change of one file
+# changes every file: transformers 5 then sees two folders of the same name as different code.
+HEADER = """
+# transformers copies the files that it reads in import statements. These copy all of them, whichever is loaded first.
+if False:
+{imports}
+
+# transformers 4 gives two local folders of the same name one module per file. Their code must not be mixed.
+import sys as _sys  # noqa: E402
+
+for _name, _module in list(_sys.modules.items()):
+    if _name.rpartition(".")[0] == __package__ and _name.endswith("{suffix}"):
+        if getattr(_module, "CODE_HASH", "{code_hash}" if _name == __name__ else None) != "{code_hash}":
+            raise ImportError(
+                f"{{_name}} is loaded already, with code of another version than {{__name__}}. If two local folders "
+                "have the same name, rename one or load them in two processes. If it is one folder, save it again."
+            )
+CODE_HASH = "{code_hash}"
+"""
 
 
-def _reachable(name: str, imports: dict[str, list[str]]) -> set[str]:
-    """Modules that file `name` imports, directly or indirectly."""
-    reached: set[str] = set()
-    waiting = list(imports[name])
-    while waiting:
-        module = waiting.pop()
-        if module not in reached:
-            reached.add(module)
-            waiting += imports.get(f"{module}.py", [])
-    return reached - {name.removesuffix(".py")}
+def _add_headers(sources: dict[str, str]) -> dict[str, str]:
+    """Inserts [`HEADER`] after the docstring of each file."""
+    names = sorted(sources)
+    code_hash = hashlib.sha256(
+        "\0".join(text for name in names for text in (name, sources[name])).encode()
+    ).hexdigest()
+    headed = {}
+    for name, source in sources.items():
+        imports = "\n".join(f"    from .{other[:-3]} import __name__" for other in names if other != name)
+        header = HEADER.format(imports=imports, suffix=CODE_SUFFIX[:-3], code_hash=code_hash[:16])
+        lines = source.splitlines(keepends=True)
+        docstring_end = ast.parse(source).body[0].end_lineno
+        headed[name] = "".join([*lines[:docstring_end], header, *lines[docstring_end:]])
+    return headed
 
 
 def read_code(here: Path = Path(__file__).parent) -> dict[str, str]:
@@ -42,11 +67,8 @@ def read_code(here: Path = Path(__file__).parent) -> dict[str, str]:
     Reads the source files that a saved folder needs, for one flat folder.
 
     The Hub loads code from one folder but the package has several, so `from ..folder.file_hawaii import Name` becomes
-    `from .file_hawaii import Name`. transformers 4.57 copies only the files that an entry file imports directly; each
-    file therefore ends with imports of those that it reaches indirectly.
-
-    Code that was itself loaded from such a folder is already flat; transformers keeps the files of each class in a
-    folder of their own.
+    `from .file_hawaii import Name`. Each file gets a header, see [`HEADER`]. Code that was itself loaded from such a
+    folder is flat and has the headers already.
 
     Args:
         here (`Path`, *optional*):
@@ -60,17 +82,12 @@ def read_code(here: Path = Path(__file__).parent) -> dict[str, str]:
     """
     is_package = here.name in CODE_FOLDERS and (here.parent / CODE_FOLDERS[0] / Path(__file__).name).is_file()
     folders = [here.parent / name for name in CODE_FOLDERS] if is_package else [here]
-    paths = [path for folder in folders for path in sorted(folder.glob(f"*{CODE_SUFFIX}"))]
     sources: dict[str, str] = {}
-    for path in paths:
+    for path in [path for folder in folders for path in sorted(folder.glob(f"*{CODE_SUFFIX}"))]:
         if path.name in sources:
             raise ValueError(f"Two folders hold a file named {path.name}; a saved folder can hold one. Rename one.")
         sources[path.name] = RELATIVE_IMPORT.sub(r"from .\1 import", path.read_text(encoding="utf-8"))
-    imports = {name: RELATIVE_IMPORT.findall(source) for name, source in sources.items()}
-    for name in sources:
-        for module in sorted(_reachable(name, imports) - set(imports[name])):
-            sources[name] += f"from .{module} import __name__ as _{module}  # noqa: E402, F401\n"
-    return sources
+    return _add_headers(sources) if is_package else sources
 
 
 def save_code(save_directory, saved_class: type) -> None:
@@ -81,7 +98,7 @@ def save_code(save_directory, saved_class: type) -> None:
         (Path(save_directory) / name).write_text(source, encoding="utf-8")
 
 
-class SavedWithCode:
+class SavedWithCode(PushedInOneCommit):
     """
     Saves a configuration or a processor together with its code, so that the folder loads without this package.
     """
@@ -89,11 +106,10 @@ class SavedWithCode:
     hub_auto_map = {}  # Auto class: the class in the code that it loads
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """Like transformers' `save_pretrained`; also writes and pushes the code."""
+        """Like transformers' `save_pretrained`; also writes the code. With `push_to_hub`, `kwargs` are the push's."""
         before = vars(self).get("auto_map")
         self.auto_map = dict(self.hub_auto_map)
         try:
-            # The options of a push are for the push below, after the folder is complete.
             files = super().save_pretrained(save_directory, **({} if push_to_hub else kwargs))  # pyright: ignore[reportAttributeAccessIssue]
         finally:
             self.auto_map = before
@@ -102,14 +118,14 @@ class SavedWithCode:
         self._complete_folder(Path(save_directory))
         save_code(save_directory, type(self))
         if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
         return files
 
     def _complete_folder(self, folder: Path) -> None:
         """Writes additional files of a class."""
 
 
-class ModelSavedWithCode:
+class ModelSavedWithCode(PushedInOneCommit):
     """Saves a model together with the code of its class, whichever Auto class loaded it."""
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
@@ -118,5 +134,5 @@ class ModelSavedWithCode:
         super().save_pretrained(save_directory, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         if kwargs.get("is_main_process", True) and Path(save_directory).is_dir():
             save_code(save_directory, type(self))
-        if push_to_hub:  # after the code; transformers would push only what it has written itself
-            self.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)  # pyright: ignore[reportAttributeAccessIssue]
+        if push_to_hub:
+            self.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)

@@ -1,5 +1,6 @@
 """Finds a checkpoint, checks it and counts its parameters, without loading its weights."""
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,10 @@ from ..files.model_folder import INDEX, WEIGHTS, check_model_folder
 from ..files.run_contents import HUB_FOLDER
 from ..files.user_error import UserError
 from ..hub_cards.card import read_config
+from ..hub_cards.released_code import find_other_code
 
+
+logger = logging.getLogger(__name__)
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 AUTO_CLASS = "AutoModelForImageTextToText"
@@ -96,9 +100,18 @@ def _needed_code(folder: Path, model_type: str) -> list[str]:
     return references
 
 
+def _warn_of_other_code(name: str | Path, folder: Path) -> None:
+    if changed := find_other_code(folder):
+        logger.warning(
+            f"{name} contains code of no released version of hawaii-vlm: {', '.join(changed)}. It does not run here, "
+            "because this command uses the installed code, but wherever trust_remote_code is set."
+        )
+
+
 def checkpoint_folder(name: str | Path, or_encoder: bool = False, trust_remote_code: bool = False) -> Path:
     """
-    Finds a checkpoint and reports problems before anything slow starts.
+    Finds a checkpoint and reports problems before anything slow starts. Logs a warning if a HAWAII contains code of no
+    released version.
 
     Args:
         name (`str` or `Path`):
@@ -137,6 +150,7 @@ def checkpoint_folder(name: str | Path, or_encoder: bool = False, trust_remote_c
 
         with explain_damage(name):
             check_saved_model(folder)
+        _warn_of_other_code(name, folder)
         return folder
 
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES

@@ -1,16 +1,18 @@
 """Uploads a published folder to the Hub."""
 
-import glob
+import re
 from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..configuration.hub_hawaii import read_code
+from ..configuration.push_hawaii import Upload, commit_upload, plan_upload
 from ..files.manifest import check_listed_files, read_files
 from ..files.run_contents import CARD_FILE, FACTS_FILE, MANIFEST_FILE
-from ..files.user_error import UserError, explain_errors
-from .published_files import check_code, check_model, find_published
+from ..files.user_error import UserError
+from .hub_errors import explain_hub_errors
+from .published_files import check_code, check_model, check_secrets, find_published
 
 
 def find_files(folder: Path) -> list[str]:
@@ -19,7 +21,8 @@ def find_files(folder: Path) -> list[str]:
 
     Raises:
         UserError: the folder is not a complete published folder of this package, a file other than the card is not as
-            it was exported, a link leads out of the folder, or its weights are not finite.
+            it was exported, a link leads out of the folder, its weights are not finite, or a file contains an access
+            token or the path of the home folder.
     """
     for name in ("config.json", "configuration_hawaii.py", CARD_FILE):
         if not (folder / name).is_file():
@@ -33,13 +36,49 @@ def find_files(folder: Path) -> list[str]:
             raise UserError(f"{folder / added[0]} is not among the files that were exported")
     except UserError as error:
         raise UserError(f"{error}. Run `hawaii train` again, which writes the folder anew from the stages.") from error
-    return [CARD_FILE, *names, MANIFEST_FILE]
+    names = [CARD_FILE, *names, MANIFEST_FILE]
+    check_secrets(folder, names)
+    return names
 
 
-def publish(folder: str, repo_id: str, private: bool = False, dry_run: bool = False) -> str:
+def _check_names(repo_id: str, tag: str | None) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(
+            f"{repo_id} cannot be the name of a repository of the Hub: write user/name, in letters, digits, -, _ and ."
+        ) from error
+    if tag is not None and not re.fullmatch(r"\w+([.-]\w+)*", tag):
+        raise UserError(f"{tag} cannot be the name of a tag: write letters, digits, -, _ and ., as in v1.0")
+
+
+def _check_tag(api: HfApi, repo_id: str, tag: str, upload: Upload) -> bool:
+    """Whether the tag exists already. Raises a `UserError` if it is not that of the version to publish."""
+    refs = api.list_repo_refs(repo_id)
+    if tag in [branch.name for branch in refs.branches]:
+        raise UserError(f"{tag} is a branch of {repo_id}: give the tag another name.")
+    commits = {found.name: found.target_commit for found in refs.tags}
+    if tag in commits and (upload.is_needed or commits[tag] != upload.parent):
+        raise UserError(
+            f"{repo_id} has a tag {tag}, of the commit {commits[tag]}, which is not this version: give a new version "
+            f"another tag, or remove the tag with `hf repos tag delete {repo_id} {tag}`."
+        )
+    return tag in commits
+
+
+def publish(
+    folder: str,
+    repo_id: str,
+    private: bool = False,
+    tag: str | None = None,
+    dry_run: bool = False,
+    token: str | None = None,
+    commit_message: str = "Upload HAWAII",
+) -> str:
     """
-    Uploads a published folder to the Hub and creates the repository if it does not exist. Prints the files and their
-    sizes first. Other files in the folder are not uploaded.
+    Uploads a published folder to the Hub in one commit and creates the repository if it does not exist. Prints the
+    files and their sizes first. Other files in the folder are not uploaded. Files of an earlier version in the
+    repository are deleted in the same commit, other files are kept.
 
     Args:
         folder (`str`):
@@ -47,22 +86,24 @@ def publish(folder: str, repo_id: str, private: bool = False, dry_run: bool = Fa
         repo_id (`str`):
             `user/name`.
         private (`bool`, *optional*, defaults to `False`):
-            Whether a new repository is private.
+            Whether a new repository is private. An existing one must be.
+        tag (`str`, *optional*):
+            Tag of the version.
         dry_run (`bool`, *optional*, defaults to `False`):
             Whether to stop before anything is uploaded.
+        token (`str`, *optional*):
+            Token of the Hub; the saved one if not given.
+        commit_message (`str`, *optional*, defaults to `"Upload HAWAII"`):
+            Subject of the commit.
 
     Returns:
-        `str`: URL of the commit, or a sentence that nothing was uploaded.
+        `str`: The commit and how to pin it, or a sentence that nothing was uploaded.
 
     Raises:
-        UserError: the name cannot be a repository's, [`find_files`] refuses the folder, or the upload fails.
+        UserError: a name is not valid, [`find_files`] refuses the folder, the tag is of another version, or the upload
+            fails. The repository is then as before; a repetition does not send complete files again.
     """
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UserError(
-            f"{repo_id} cannot be the name of a repository of the Hub: write user/name, in letters, digits, -, _ and ."
-        ) from error
+    _check_names(repo_id, tag)
     path = Path(folder)
     names = find_files(path)
     sizes = {name: (path / name).stat().st_size for name in names}
@@ -73,13 +114,23 @@ def publish(folder: str, repo_id: str, private: bool = False, dry_run: bool = Fa
         print(f"Not part of a published folder, and not uploaded: {', '.join(others)}", flush=True)
     if dry_run:
         return "Nothing was uploaded, because of --dry-run."
-    with explain_errors(f"{folder} could not be uploaded to {repo_id}"):
-        api = HfApi()
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            allow_patterns=[glob.escape(name) for name in names],
-            commit_message="Upload HAWAII",
-        )
-        return str(commit)
+    api = HfApi(token=token)
+    with explain_hub_errors(f"{folder} could not be uploaded to {repo_id}", repo_id):
+        repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
+        if private and not api.repo_info(repo_id).private:
+            raise UserError(f"{repo_id} exists and is public: make it private on the Hub, or leave out --private.")
+        upload = plan_upload(api, path, names, repo_id)
+        is_tagged = tag is not None and _check_tag(api, repo_id, tag, upload)
+        if upload.stale:
+            print(f"Deleted in the repository, as files of an earlier version: {', '.join(upload.stale)}", flush=True)
+        commit = upload.parent
+        if upload.is_needed:
+            commit = commit_upload(api, path, upload, repo_id, commit_message=commit_message).oid
+    if tag is not None and not is_tagged:
+        with explain_hub_errors(f"{repo_id} is uploaded, but could not be tagged {tag}", repo_id):
+            api.create_tag(repo_id, tag=tag, revision=commit)
+    done = "Uploaded" if upload.is_needed else "Nothing was uploaded, the repository has these files already"
+    return (
+        f"{done}: {api.endpoint}/{repo_id}/commit/{commit}{'' if tag is None else f', tagged {tag}'}\n"
+        f'Users pin this version with revision="{commit}" and code_revision="{commit}".'
+    )

@@ -1,6 +1,7 @@
 """The files of a published folder. All other files are left out of an export and an upload."""
 
 import os
+import re
 from pathlib import Path
 
 from ..configuration.hub_hawaii import read_code
@@ -27,6 +28,24 @@ SETTINGS = (
     "vocab.json",
     "merges.txt",
 )
+# Tokens of the Hub and of GitHub, and keys of other services, that users paste into files by mistake.
+TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36,}|sk-[A-Za-z0-9_-]{40,}|AKIA[0-9A-Z]{16})\b")
+# Files whose words are not those of the author.
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+
+
+def check_secrets(folder: Path, names: list[str]) -> None:
+    """Raises a `UserError` if one of these text files contains an access token or the path of the home folder."""
+    home = re.compile(rf"(?<![\w/.]){re.escape(str(Path.home()))}/")
+    for name in names:
+        if name.endswith(".safetensors") or name in VOCABULARIES:
+            continue
+        text = (folder / name).read_text(encoding="utf-8", errors="replace")
+        if TOKEN.search(text):
+            raise UserError(f"{folder / name} contains an access token, which everybody could use: remove it.")
+        if found := home.search(text):
+            line = text.count("\n", 0, found.start()) + 1
+            raise UserError(f"{folder / name}, line {line}, names a file of your home folder: remove its path.")
 
 
 def check_links(folder: Path) -> None:

@@ -51,3 +51,17 @@ def teachers(teacher_folders):
     from hawaii.training.teachers.loading import load_teachers
 
     return load_teachers([TeacherConfig.parse(str(folder)) for folder in teacher_folders.values()])
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """An empty stand-in for the Hub on the loopback interface, which this process uses."""
+    from hawaii.tests.tiny.hub_server import TOKEN, serve_hub
+
+    with serve_hub() as server:
+        constants = {"ENDPOINT": server.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
+        constants["HUGGINGFACE_CO_URL_TEMPLATE"] = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in constants.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server

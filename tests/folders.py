@@ -1,9 +1,20 @@
 """What is in a folder."""
 
+import os
+import sys
 from pathlib import Path
 
 from hawaii.configuration.hub_hawaii import read_code
 
+
+ROOT = Path(__file__).parents[1]
+# The interpreters of both supported versions of transformers. `make test` makes the second environment.
+TRANSFORMERS_VERSIONS = {
+    "transformers5": Path(sys.executable),
+    "transformers4": Path(
+        os.environ.get("HAWAII_TRANSFORMERS4_PYTHON", ROOT / ".venv-transformers4" / "bin" / "python")
+    ),
+}
 
 # The files of a published folder whose weights fit into one.
 PUBLISHED = {
@@ -20,6 +31,11 @@ PUBLISHED = {
     "chat_template.jinja",
     *read_code(),
 }
+
+
+def uploaded(hub, repository: str = "user/name") -> set[str]:
+    """Names of the files in a repository of the `hub`, without the one that the Hub adds."""
+    return set(hub.contents(repository)) - {".gitattributes"}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

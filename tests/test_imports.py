@@ -35,7 +35,7 @@ def read_arrows(document: str) -> dict[str, list[str]]:
 ARROWS = read_arrows((ROOT / "docs/architecture.md").read_text(encoding="utf-8"))
 TOP_FOLDERS = {folder.partition("/")[0] for folder in ARROWS}
 LARGEST_FOLDER = 12
-HUB_LIBRARIES = {"torch", "transformers", "PIL"}
+HUB_LIBRARIES = {"torch", "transformers", "PIL", "huggingface_hub"}  # transformers requires the last one
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
 
 

@@ -17,7 +17,7 @@ from hawaii.tests.test_imports import ARROWS
 
 
 README = read("README.md")
-INSTALL, FROM_A_CLONE, TRAIN, COUNT, LMMS_EVAL = blocks(README, "bash")
+INSTALL, FROM_A_CLONE, TRAIN, COUNT, LMMS_EVAL, _ = blocks(README, "bash")
 
 
 def test_the_lines_that_ask_a_checkpoint_run_in_a_process_without_the_package(hub_folder, tmp_path):

@@ -12,9 +12,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, has_length
 
 from ..files.atomic import replace_folder, write_json
 from ..files.manifest import read_identity, write_manifest
-from ..files.run_contents import SHARDED_STATE_FILES, STAGE_FILE
+from ..files.model_folder import ADAPTER_CONFIG
+from ..files.run_contents import HUB_FOLDER, MODEL_FOLDER, SHARDED_STATE_FILES, STAGE_FILE
 from ..files.user_error import UserError
 from ..files.write_errors import describe_write_error
+from ..hub_cards.export import export
+from ..hub_cards.publish import publish
 from .checkpoints import (
     check_state_files,
     list_checkpoints,
@@ -22,9 +25,12 @@ from .checkpoints import (
     remove_old_checkpoints,
     save_objective,
 )
+from .data.processes import decide_once
 from .distribution.finite_checks import check_weights
 from .finished_stage import ObjectiveSettings, save_settings
+from .monitoring.report import report_training
 from .objectives.encoder_passes import Student
+from .objectives.objective import ObjectiveOptions
 from .recipes.arguments import HawaiiTrainingArguments
 from .recipes.objectives import StudentWithObjective
 from .students.frozen_base import FrozenBase
@@ -84,6 +90,11 @@ class SavingTrainer(Trainer):
     def student(self) -> Student:
         """The trained model, without wrappers."""
         return self._module.student
+
+    @property
+    def options(self) -> ObjectiveOptions:
+        """The options of the objective."""
+        return self._module.objective.options  # pyright: ignore[reportReturnType]
 
     def _get_output_dir(self, trial):
         return str(self._save_folder) if self._save_folder is not None else super()._get_output_dir(trial)
@@ -210,6 +221,64 @@ class SavingTrainer(Trainer):
         if self.args.should_save:
             # A run that was killed after its last checkpoint saves no other, which would remove old ones.
             remove_old_checkpoints(self.args.output_dir, self.args.save_total_limit, self.state.global_step)
+
+    def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        commit_message: str = "Upload HAWAII",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> str:
+        """
+        Uploads the folder that `hawaii publish` would upload, with the current student, to `hub_model_id`.
+
+        Args:
+            commit_message (`str`, *optional*, defaults to `"Upload HAWAII"`):
+                Subject of the commit.
+            blocking (`bool`, *optional*, defaults to `True`):
+                Has to be `True`.
+            token (`str`, *optional*):
+                Token of the Hub; defaults to `hub_token`, then to the saved one.
+            revision (`str`, *optional*):
+                Has to be `None`: the upload goes to the main branch.
+            private (`bool`, *optional*):
+                Whether a new repository is private; defaults to `hub_private_repo`.
+
+        Returns:
+            `str`: As for [`publish`].
+
+        Raises:
+            UserError: there is no `hub_model_id`, an argument is not supported, or the upload fails.
+        """
+        name = self.args.hub_model_id
+        if name is None:
+            raise UserError("push_to_hub needs the name of the repository: set hub_model_id to user/name.")
+        if not blocking or revision or self.args.hub_revision:
+            raise UserError(
+                "push_to_hub waits for the upload and uses the main branch: leave out blocking and revision."
+            )
+        folder = Path(self.args.output_dir) / "push.incomplete"
+        private = self.args.hub_private_repo if private is None else private
+        try:
+            self.save_model(str(folder / MODEL_FOLDER))
+            self._raise_write_errors(folder)
+            return decide_once(
+                self._publish, folder, name, bool(private), token or self.args.hub_token, commit_message
+            )
+        finally:
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _publish(self, folder: Path, name: str, private: bool, token: str | None, commit_message: str) -> str:
+        report, saved = report_training(self), folder / MODEL_FOLDER
+        if (saved / ADAPTER_CONFIG).is_file():
+            raise UserError("push_to_hub needs a whole model: remove `merge: false`.")
+        write_manifest(saved, {**self.identity, "step": self.state.global_step})
+        facts = {"name": name.partition("/")[2], "train_seconds": report["seconds"]}
+        facts |= {"num_parameters": report["num_parameters"], "stages": {"training": report}}
+        export(saved, folder / HUB_FOLDER, facts)
+        return publish(str(folder / HUB_FOLDER), name, private, token=token, commit_message=commit_message)
 
     def _load_rng_state(self, checkpoint):
         """

@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import disable_fsdp_ram_efficient_loading
@@ -25,10 +24,10 @@ from .checking.stages import check_stages
 from .checkpoints import FoundCheckpoint, find_checkpoint, list_checkpoints, load_objective
 from .data.processes import decide_once
 from .data.questions import QuestionDataset
-from .data.sample_stream import SampleStream
 from .distribution.strategy import create_accelerator, describe_strategy, whole_weights
 from .finished_stage import ObjectiveSettings
 from .identity import check_processes, check_run, describe_stage
+from .monitoring.report import report_training
 from .objectives.encoder_passes import Student, encoder_of
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
 from .recipes.recipe import Recipe, Stage, read_recipe
@@ -181,23 +180,8 @@ def check_is_finished(trainer: HawaiiTrainer, step: int, requests: StopRequests)
 
 def save_finished(stage: Stage, trainer: HawaiiTrainer, step: int, num_parameters: int, model_folder: Path) -> None:
     """Saves a stage that has reached its last step, with its report."""
-    args, teachers = stage.training, trainer.teachers
-    dataset: Any = trainer.train_dataset
-    used = teachers if stage.options.lambda_1 else []  # without weight a distillation loss has no effect
-    report = {
-        "steps": step,
-        "samples": None if isinstance(dataset, SampleStream) else len(dataset),
-        "seconds": round(trainer.timer.seconds, 1),
-        "learning_rate": args.learning_rate,
-        "batch_size": trainer.samples_per_step,
-        "epochs": round(trainer.state.epoch, 2),
-        "objective": args.objective,
-        "teachers": {teacher.name: {"image_size": teacher.image_size, "grid": teacher.grid} for teacher in used},
-        "num_parameters": num_parameters,
-        "question": dataset.question,
-        "log": next((entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {}),
-    }
-    settings = ObjectiveSettings(args.objective, stage.options, stage.distilled_teachers)
+    report = {**report_training(trainer), "steps": step, "num_parameters": num_parameters}
+    settings = ObjectiveSettings(stage.training.objective, stage.options, stage.distilled_teachers)
     trainer.save_whole(model_folder, report, settings)
 
 

@@ -1,89 +1,56 @@
 """Only a complete published folder is uploaded, to the given repository, and nothing else that lies in it."""
 
 import json
-import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from hawaii.__main__ import main
 from hawaii.configuration.hub_hawaii import read_code
-from hawaii.files.atomic import write_json
 from hawaii.files.manifest import write_manifest
 from hawaii.files.user_error import UserError
-from hawaii.hub_cards import publish as module
-from hawaii.hub_cards.card import write_card
 from hawaii.hub_cards.publish import publish
-from hawaii.tests.folders import DAMAGES, PUBLISHED, damage
+from hawaii.tests.folders import DAMAGES, PUBLISHED, damage, uploaded
 from hawaii.tests.tiny.encoders import save_encoder_folder
-from hawaii.tests.tiny.models import FACTS, make_model
-
-
-@pytest.fixture
-def folder(hub_folder, tmp_path):
-    folder = shutil.copytree(hub_folder, tmp_path / "hub")
-    write_json(folder / "training.json", FACTS)
-    write_card(folder)
-    write_manifest(folder, {}, left_out=["README.md"])
-    return folder
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """Calls to the Hub."""
-    calls = []
-
-    class Api:
-        def create_repo(self, repo_id, **kwargs):
-            calls.append(("create_repo", repo_id, kwargs))
-
-        def upload_folder(self, **kwargs):
-            calls.append(("upload_folder", kwargs))
-            return "https://huggingface.co/user/name/commit/1"
-
-    monkeypatch.setattr(module, "HfApi", Api)
-    return calls
-
-
-def uploaded(calls):
-    """Paths of the files that `upload_folder` would upload, which follows links."""
-    options = calls[-1][1]
-    folder = options["folder_path"]
-    paths = [
-        os.path.relpath(os.path.join(parent, name), folder) for parent, _, names in os.walk(folder) for name in names
-    ]
-    return set(filter_repo_objects(paths, allow_patterns=options["allow_patterns"]))
+from hawaii.tests.tiny.hub_server import TOKEN
+from hawaii.tests.tiny.models import make_model
 
 
 @pytest.mark.parametrize("private", [False, True])
-def test_the_folder_is_uploaded_to_the_repository(folder, calls, private):
-    assert publish(str(folder), "user/name", private) == "https://huggingface.co/user/name/commit/1"
-    assert calls[0] == ("create_repo", "user/name", {"private": private, "exist_ok": True})
-    name, options = calls[1]
-    assert (name, options["repo_id"], options["folder_path"]) == ("upload_folder", "user/name", str(folder))
-    assert len(calls) == 2
-    assert uploaded(calls) == PUBLISHED
+def test_the_folder_is_uploaded_to_the_repository_in_one_commit(folder, hub, private):
+    lines = publish(str(folder), "user/name", private).splitlines()
+    repository = hub.repositories["user/name"]
+    assert [commit.message for commit in repository.commits] == ["initial commit", "Upload HAWAII"]
+    sha = repository.commits[1].sha
+    assert lines == [
+        f"Uploaded: {hub.url}/user/name/commit/{sha}",
+        f'Users pin this version with revision="{sha}" and code_revision="{sha}".',
+    ]
+    assert repository.private == private
+    assert uploaded(hub) == PUBLISHED
+    contents = hub.contents("user/name")
+    assert all(contents[name] == (folder / name).read_bytes() for name in PUBLISHED)
 
 
 @pytest.mark.parametrize("name", ["config.json", "configuration_hawaii.py", "README.md"])
-def test_an_incomplete_folder_is_refused_before_a_repository_is_created(folder, calls, name):
+def test_an_incomplete_folder_is_refused_before_a_repository_is_created(folder, hub, name):
     (folder / name).unlink()
     with pytest.raises(UserError, match=f"cannot be published: it has no {name}"):
         publish(str(folder), "user/name")
-    assert calls == []
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "user/", "-user/name", "user/na me", "user/name.git", "../x"])
-def test_an_invalid_repository_id_is_named(folder, calls, name):
+def test_an_invalid_repository_id_is_named(folder, hub, name):
     with pytest.raises(UserError, match=f"^{name} cannot be the name of a repository of the Hub: write user/name"):
         publish(str(folder), name)
-    assert calls == []
+    assert hub.requests == []
 
 
-def test_other_files_are_not_uploaded_but_listed(folder, calls, capsys):
+def test_other_files_are_not_uploaded_but_listed(folder, hub, capsys):
     others = [".env", "optimizer.pt", "pytorch_model.bin", "sub/.ssh/key", "sub/config.json", "evil_hawaii.py"]
     others += ["model-old.safetensors", "training_args.bin", "tokenizer.pkl", ".git/config", "notes.txt"]
     for name in others:
@@ -92,13 +59,13 @@ def test_other_files_are_not_uploaded_but_listed(folder, calls, capsys):
     (folder / "model-old.safetensors").unlink()
     save_file({"weight": torch.zeros(1)}, folder / "model-old.safetensors")
     publish(str(folder), "user/name")
-    assert uploaded(calls) == PUBLISHED
+    assert uploaded(hub) == PUBLISHED
     left_out = capsys.readouterr().out.splitlines()[-1]
     assert left_out.startswith("Not part of a published folder, and not uploaded: ")
     assert all(name.partition("/")[0] in left_out for name in others)
 
 
-def test_weights_in_several_files_are_uploaded(folder, calls):
+def test_weights_in_several_files_are_uploaded(folder, hub):
     (folder / "model.safetensors").unlink()
     make_model().save_pretrained(folder, max_shard_size="50KB")
     write_manifest(folder, {}, left_out=["README.md"])
@@ -106,10 +73,10 @@ def test_weights_in_several_files_are_uploaded(folder, calls):
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     shards = set(index["weight_map"].values())
     assert len(shards) > 1
-    assert uploaded(calls) == PUBLISHED - {"model.safetensors"} | shards | {"model.safetensors.index.json"}
+    assert uploaded(hub) == PUBLISHED - {"model.safetensors"} | shards | {"model.safetensors.index.json"}
 
 
-def test_a_dry_run_lists_every_file_with_its_size_and_uploads_nothing(folder, calls, capsys):
+def test_a_dry_run_lists_every_file_with_its_size_and_uploads_nothing(folder, hub, capsys):
     assert main(["publish", str(folder), "user/name", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     sizes = {line.split()[2]: int(line.split()[0].replace(",", "")) for line in lines[: len(PUBLISHED)]}
@@ -117,21 +84,21 @@ def test_a_dry_run_lists_every_file_with_its_size_and_uploads_nothing(folder, ca
     total = f"{sum(sizes.values()):,} bytes  in {len(PUBLISHED)} files, for user/name"
     assert lines[len(PUBLISHED)].strip() == total
     assert lines[-1] == "Nothing was uploaded, because of --dry-run."
-    assert calls == []
+    assert hub.requests == []
 
 
-def refused(folder, calls, problem, capsys):
+def refused(folder, hub, problem, capsys):
     """Checks that the command refuses the folder with one line, with and without `--dry-run`."""
     capsys.readouterr()
     for options in ([], ["--dry-run"]):
         assert main(["publish", str(folder), "user/name", *options]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and problem in error
-    assert calls == []
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors", "README.md", "id_rsa", "sub/key", "folder"])
-def test_a_link_that_leads_out_is_refused(folder, calls, capsys, tmp_path, name):
+def test_a_link_that_leads_out_is_refused(folder, hub, capsys, tmp_path, name):
     outside = tmp_path / "private"
     if name == "folder":
         outside.mkdir()
@@ -141,100 +108,100 @@ def test_a_link_that_leads_out_is_refused(folder, calls, capsys, tmp_path, name)
         outside.write_text("a key")
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).symlink_to(outside)
-    refused(folder, calls, f"{folder / name} is a link to {outside}, which leads out of {folder}", capsys)
+    refused(folder, hub, f"{folder / name} is a link to {outside}, which leads out of {folder}", capsys)
 
 
-def test_a_link_to_nothing_is_refused(folder, calls, capsys):
+def test_a_link_to_nothing_is_refused(folder, hub, capsys):
     (folder / "vocab.json").symlink_to("nowhere")
-    refused(folder, calls, "vocab.json is a link to nowhere", capsys)
+    refused(folder, hub, "vocab.json is a link to nowhere", capsys)
 
 
-def test_a_link_within_the_folder_is_followed(folder, calls, tmp_path):
+def test_a_link_within_the_folder_is_followed(folder, hub, tmp_path):
     shutil.move(folder / "model.safetensors", folder / "weights")
     (folder / "model.safetensors").symlink_to("weights")
     publish(str(folder), "user/name")
-    assert uploaded(calls) == PUBLISHED
+    assert uploaded(hub) == PUBLISHED
 
 
-def test_truncated_weights_are_refused(folder, calls, capsys):
+def test_truncated_weights_are_refused(folder, hub, capsys):
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
-    refused(folder, calls, f"{folder}/model.safetensors is damaged or truncated", capsys)
+    refused(folder, hub, f"{folder}/model.safetensors is damaged or truncated", capsys)
 
 
-def test_missing_weights_are_refused(folder, calls, capsys):
+def test_missing_weights_are_refused(folder, hub, capsys):
     weights = load_file(folder / "model.safetensors")
     del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(folder, calls, "its weights (model.safetensors) lack 1 tensors, such as lm_head.weight", capsys)
+    refused(folder, hub, "its weights (model.safetensors) lack 1 tensors, such as lm_head.weight", capsys)
 
 
-def test_other_weights_are_refused(folder, calls, capsys):
+def test_other_weights_are_refused(folder, hub, capsys):
     weights = load_file(folder / "model.safetensors")
     save_file({**weights, "teacher.weight": torch.zeros(2)}, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(folder, calls, "contain 1 tensors that the model of its config.json does not have, teacher.weight", capsys)
+    refused(folder, hub, "contain 1 tensors that the model of its config.json does not have, teacher.weight", capsys)
 
 
-def test_a_missing_file_of_several_is_refused(folder, calls, capsys):
+def test_a_missing_file_of_several_is_refused(folder, hub, capsys):
     (folder / "model.safetensors").unlink()
     make_model().save_pretrained(folder, max_shard_size="50KB")
     shard = sorted(folder.glob("model-*.safetensors"))[1]
     shard.unlink()
-    refused(folder, calls, f"{folder} lacks {shard.name}", capsys)
+    refused(folder, hub, f"{folder} lacks {shard.name}", capsys)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_weights_that_are_not_finite_are_refused(folder, calls, capsys, value, dtype):
+def test_weights_that_are_not_finite_are_refused(folder, hub, capsys, value, dtype):
     weights = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
     weights["lm_head.weight"][1, 2] = value
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(folder, calls, f"{folder}/model.safetensors: lm_head.weight has values that are not finite", capsys)
+    refused(folder, hub, f"{folder}/model.safetensors: lm_head.weight has values that are not finite", capsys)
 
 
-def test_weights_that_are_not_finite_are_refused_in_each_file(folder, calls, capsys):
+def test_weights_that_are_not_finite_are_refused_in_each_file(folder, hub, capsys):
     (folder / "model.safetensors").unlink()
     model = make_model()
     with torch.no_grad():
         model.model.vision_tower.embeddings.position_embedding[0, 0] = float("nan")
     model.save_pretrained(folder, max_shard_size="50KB")
-    refused(folder, calls, "position_embedding has values that are not finite", capsys)
+    refused(folder, hub, "position_embedding has values that are not finite", capsys)
 
 
-def test_changed_code_is_refused(folder, calls, capsys):
+def test_changed_code_is_refused(folder, hub, capsys):
     with (folder / "projector_hawaii.py").open("a") as file:
         file.write("print('changed')\n")
-    refused(folder, calls, f"{folder}/projector_hawaii.py is changed: it is not the code of the installed", capsys)
+    refused(folder, hub, f"{folder}/projector_hawaii.py is changed: it is not the code of the installed", capsys)
 
 
 @pytest.mark.parametrize("name", ["config.json", "processor_config.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("reference", ["evil/code--modeling_hawaii.Model", "evil.Model", ["evil.Model", None]])
-def test_a_configuration_that_names_other_code_is_refused(folder, calls, capsys, name, reference):
+def test_a_configuration_that_names_other_code_is_refused(folder, hub, capsys, name, reference):
     values = json.loads((folder / name).read_text())
     values.setdefault("auto_map", {})["AutoTokenizer"] = reference
     (folder / name).write_text(json.dumps(values))
-    refused(folder, calls, f"{folder / name} names code that is not this package's, evil", capsys)
+    refused(folder, hub, f"{folder / name} names code that is not this package's, evil", capsys)
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
 @pytest.mark.parametrize("name", sorted(PUBLISHED - {"README.md"}))
-def test_a_file_that_is_not_as_it_was_exported_is_refused(folder, calls, capsys, name, kind):
+def test_a_file_that_is_not_as_it_was_exported_is_refused(folder, hub, capsys, name, kind):
     damage(folder / name, kind)
-    refused(folder, calls, name, capsys)
+    refused(folder, hub, name, capsys)
 
 
-def test_settings_that_were_added_are_refused(folder, calls, capsys):
+def test_settings_that_were_added_are_refused(folder, hub, capsys):
     (folder / "vocab.json").write_text("{}")
-    refused(folder, calls, f"{folder}/vocab.json is not among the files that were exported", capsys)
+    refused(folder, hub, f"{folder}/vocab.json is not among the files that were exported", capsys)
 
 
-def test_a_card_that_was_edited_is_uploaded(folder, calls):
+def test_a_card_that_was_edited_is_uploaded(folder, hub):
     (folder / "README.md").write_text("a better card")
     publish(str(folder), "user/name")
-    assert uploaded(calls) == PUBLISHED
+    assert uploaded(hub) == PUBLISHED
 
 
-def test_an_encoder_is_uploaded(tmp_path, calls):
+def test_an_encoder_is_uploaded(tmp_path, hub):
     folder = tmp_path / "hub"
     save_encoder_folder(folder)
     publish(str(folder), "user/name")
@@ -246,4 +213,16 @@ def test_an_encoder_is_uploaded(tmp_path, calls):
         "preprocessor_config.json",
         "model.safetensors",
     }
-    assert uploaded(calls) == expected | set(read_code())
+    assert uploaded(hub) == expected | set(read_code())
+
+
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        (f"token: {TOKEN}", "README.md contains an access token, which everybody could use: remove it"),
+        (f"\n[data]({Path.home()}/data)", "README.md, line 2, names a file of your home folder: remove its path"),
+    ],
+)
+def test_a_secret_in_the_card_is_refused(folder, hub, capsys, text, problem):
+    (folder / "README.md").write_text(text)
+    refused(folder, hub, problem, capsys)

@@ -1,0 +1,211 @@
+"""Uploads a saved folder to the Hub in one commit, after which the repository has no file of an earlier version."""
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from transformers.utils.hub import create_and_tag_model_card
+
+
+# Arguments of `save_pretrained` that are for the push.
+PUSH_OPTIONS = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
+# Files at the top of a repository that belong together. Libraries would use those that an earlier version left: its
+# weights if they are in more or fewer files, its tokenizer's additions, its adapter, its code.
+FILE_GROUPS = {
+    "weights": r".*\.safetensors(\.index\.json)?|pytorch_model.*|adapter_(config|model)\..*|generation_config\.json",
+    "code": r".*_hawaii\.py",
+    "tokenizer": r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\..*|merges\.txt|chat_template\..*",
+}
+MANIFEST = "manifest.json"  # of a published folder: it lists the hash of every file
+
+
+def _groups_of(names: Iterable[str]) -> set[str]:
+    return {group for name in names for group, pattern in FILE_GROUPS.items() if re.fullmatch(pattern, name)}
+
+
+def find_stale(present: Iterable[str], names: Iterable[str]) -> list[str]:
+    """
+    Names of the files of a repository that must go when other files replace them.
+
+    Args:
+        present (`Iterable[str]`):
+            Paths of the files in the repository.
+        names (`Iterable[str]`):
+            Paths of the new files. Only files of the same groups are stale: a processor replaces no weights.
+    """
+    new = set(names)
+    groups = _groups_of(new)
+    return sorted(
+        path
+        for path in present
+        if path not in new and "/" not in path and (path == MANIFEST or _groups_of([path]) & groups)
+    )
+
+
+def _is_same(path: Path, remote) -> bool:
+    """Whether a file of the repository has the content of a local file."""
+    if remote.size != path.stat().st_size:
+        return False
+    if remote.lfs is None:
+        return remote.blob_id == hashlib.sha1(b"blob %d\0" % remote.size + path.read_bytes()).hexdigest()
+    hashed = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            hashed.update(chunk)
+    return remote.lfs.sha256 == hashed.hexdigest()
+
+
+@dataclass
+class Upload:
+    """
+    The difference between a folder and a repository.
+
+    Args:
+        parent (`str`):
+            Newest commit of the repository, to which the difference refers.
+        changed (`list[str]`):
+            Files to upload.
+        stale (`list[str]`):
+            Files to delete.
+    """
+
+    parent: str
+    changed: list[str]
+    stale: list[str]
+
+    @property
+    def is_needed(self) -> bool:
+        return bool(self.changed or self.stale)
+
+
+def plan_upload(api: HfApi, folder: Path, names: list[str], repo_id: str, revision: str | None = None) -> Upload:
+    """
+    Compares files of a folder with a repository.
+
+    Args:
+        api (`HfApi`):
+            Client of the Hub.
+        folder (`Path`):
+            A saved folder.
+        names (`list[str]`):
+            Paths of the files to upload, relative to `folder`.
+        repo_id (`str`):
+            An existing repository.
+        revision (`str`, *optional*):
+            A branch; the main one if not given.
+    """
+    parent = str(api.repo_info(repo_id, revision=revision).sha)
+    entries = api.list_repo_tree(repo_id, recursive=True, revision=parent)
+    remote = {entry.path: entry for entry in entries if hasattr(entry, "size")}  # folders have no size
+    changed = [name for name in names if name not in remote or not _is_same(folder / name, remote[name])]
+    stale = find_stale(remote, names)
+    # Only a change of another file makes a manifest wrong.
+    return Upload(parent, changed, stale if changed or stale != [MANIFEST] else [])
+
+
+def commit_upload(api: HfApi, folder: Path, upload: Upload, repo_id: str, **options) -> CommitInfo:
+    """
+    Uploads the changed files and deletes the stale ones in one commit. Until then the repository is as before, and
+    files that an interrupted upload has completed are not sent again.
+
+    Args:
+        api (`HfApi`):
+            Client of the Hub.
+        folder (`Path`):
+            The folder of [`plan_upload`].
+        upload (`Upload`):
+            Its result.
+        repo_id (`str`):
+            The repository.
+        options:
+            As for `HfApi.create_commit`.
+
+    Raises:
+        ValueError: a `.gitignore` in the repository names one of the files.
+        HfHubHTTPError: the Hub refuses a request, for example with status 412 if there is a newer commit.
+    """
+    # Not `upload_folder`: huggingface_hub 2 may divide it into several commits.
+    additions = [CommitOperationAdd(name, folder / name) for name in upload.changed]
+    target = {"revision": options.get("revision"), "create_pr": options.get("create_pr")}
+    api.preupload_lfs_files(repo_id, additions, free_memory=False, **target)
+    # huggingface_hub would leave these out without a word.
+    if ignored := [addition.path_in_repo for addition in additions if addition._should_ignore]:
+        raise ValueError(f"The .gitignore in {repo_id} names {ignored[0]}: remove this line or the .gitignore.")
+    deletions = [CommitOperationDelete(path) for path in upload.stale]
+    return api.create_commit(repo_id, [*deletions, *additions], parent_commit=upload.parent, **options)
+
+
+class PushedInOneCommit:
+    """Uploads what `save_pretrained` saves, which includes the code."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        tags: str | list[str] | None = None,
+        use_temp_dir: bool | None = None,
+        **save_options,
+    ) -> str:
+        """
+        Uploads the files and the code of this object in one commit, which also deletes files of an earlier version.
+
+        Args:
+            repo_id (`str`):
+                `user/name`. The repository is created if it does not exist.
+            commit_message, commit_description (`str`, *optional*):
+                Text of the commit.
+            private (`bool`, *optional*):
+                Whether a new repository is private.
+            token (`bool` or `str`, *optional*):
+                Token of the Hub; the saved one if not given.
+            revision (`str`, *optional*):
+                Branch, which is created if it does not exist; the main one if not given.
+            create_pr (`bool`, *optional*, defaults to `False`):
+                Whether to open a pull request instead.
+            tags (`str` or `list[str]`, *optional*):
+                Tags for the model card.
+            use_temp_dir (`bool`, *optional*):
+                Accepted, as in transformers 4, without an effect: the folder is always a temporary one.
+            save_options:
+                As for `save_pretrained`, such as `max_shard_size`.
+
+        Returns:
+            `CommitInfo`: The new commit, or the newest one if the repository already has these files.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/pr/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        tags = [*(getattr(self, "model_tags", None) or []), *([tags] if isinstance(tags, str) else tags or [])]
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            self.save_pretrained(folder, **save_options)  # pyright: ignore[reportAttributeAccessIssue]
+            if tags or not api.file_exists(repo_id, "README.md", revision=revision):
+                create_and_tag_model_card(repo_id, tags or None, token=token).save(folder / "README.md")
+            names = sorted(
+                Path(parent, name).relative_to(folder).as_posix()
+                for parent, _, files in os.walk(folder)
+                for name in files
+            )
+            upload = plan_upload(api, folder, names, repo_id, revision)
+            return commit_upload(
+                api,
+                folder,
+                upload,
+                repo_id,
+                commit_message=commit_message or f"Upload {type(self).__name__}",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+            )

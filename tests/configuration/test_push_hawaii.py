@@ -1,0 +1,132 @@
+"""`push_to_hub` uploads all that an object needs in one commit, and removes what an earlier version left."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor, HawaiiVisionModel
+from hawaii.configuration.hub_hawaii import read_code
+from hawaii.configuration.push_hawaii import find_stale
+from hawaii.tests.folders import TRANSFORMERS_VERSIONS, uploaded
+from hawaii.tests.tiny.models import make_config, make_model, make_processor
+
+
+CODE = set(read_code())
+SCRIPT = Path(__file__).with_name("push_remote.py")
+
+
+@pytest.mark.parametrize("is_saved_before", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: HawaiiForConditionalGeneration(make_config()),
+        lambda: HawaiiVisionModel(make_config().vision_config),
+        make_config,
+        lambda: make_config().vision_config,
+        make_processor,
+    ],
+    ids=["model", "vision_model", "config", "vision_config", "processor"],
+)
+def test_every_pushed_object_contains_its_code(tmp_path, hub, make, is_saved_before):
+    saved = make()
+    if is_saved_before:
+        saved.save_pretrained(tmp_path / "model")
+    saved.save_pretrained(tmp_path / "model", push_to_hub=True, repo_id="user/name")
+    assert CODE <= uploaded(hub)
+    assert {"config.json", "processor_config.json"} & uploaded(hub)
+    assert len(hub.repositories["user/name"].commits) == 2
+
+
+def test_a_model_and_a_processor_make_a_repository_that_loads(hub, tmp_path):
+    model, processor = make_model(), make_processor()
+    model.push_to_hub("user/name", commit_message="the model", tags=["tiny"])
+    assert "tiny" in hub.contents("user/name")["README.md"].decode()
+    processor.push_to_hub("user/name", private=True)
+    repository = hub.repositories["user/name"]
+    assert [commit.message for commit in repository.commits[1:]] == ["the model", "Upload HawaiiProcessor"]
+    assert not repository.private  # as it was created
+    loaded = HawaiiForConditionalGeneration.from_pretrained("user/name", cache_dir=tmp_path)
+    assert all(value.equal(loaded.state_dict()[name]) for name, value in model.state_dict().items())
+    again = HawaiiProcessor.from_pretrained("user/name", cache_dir=tmp_path)
+    assert again.chat_template == processor.chat_template
+    assert model.push_to_hub("user/name").oid == processor.push_to_hub("user/name").oid == repository.commits[-1].sha
+    assert len(repository.commits) == 3
+
+
+def test_a_push_can_go_to_a_branch(hub):
+    make_processor().push_to_hub("user/name", revision="next")
+    repository = hub.repositories["user/name"]
+    assert list(repository.find("main").files) == [".gitattributes"]
+    assert CODE < set(repository.find("next").files)
+
+
+def test_a_model_replaces_weights_and_code_but_no_processor(hub):
+    make_processor().push_to_hub("user/name")
+    make_model().push_to_hub("user/name", max_shard_size="50KB")
+    before = uploaded(hub)
+    hub.push("user/name", {"old_hawaii.py": b"", "manifest.json": b"{}", "cat.png": b"", "sub/model.safetensors": b""})
+    make_model().push_to_hub("user/name")
+    stale = {name for name in before if name.startswith("model-") or name.endswith(".index.json")}
+    assert len(stale) > 2
+    assert uploaded(hub) == before - stale | {"model.safetensors", "cat.png", "sub/model.safetensors"}
+
+
+PRESENT = [
+    ".gitattributes",
+    "README.md",
+    "config.json",
+    "model.safetensors",
+    "model-00001-of-00002.safetensors",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "pytorch_model.bin",
+    "generation_config.json",
+    "modeling_hawaii.py",
+    "old_hawaii.py",
+    "handler.py",
+    "tokenizer.json",
+    "tokenizer.model",
+    "added_tokens.json",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "manifest.json",
+    "sub/model.safetensors",
+    "sub/old_hawaii.py",
+]
+STALE = {
+    "a model": (
+        ["config.json", "model.safetensors", "modeling_hawaii.py"],
+        "adapter_config.json adapter_model.safetensors generation_config.json manifest.json "
+        "model-00001-of-00002.safetensors model.safetensors.index.json old_hawaii.py pytorch_model.bin",
+    ),
+    "a processor": (
+        ["tokenizer.json", "chat_template.jinja", "processor_config.json", "modeling_hawaii.py"],
+        "added_tokens.json chat_template.json manifest.json old_hawaii.py tokenizer.model",
+    ),
+    "an image processor": (["preprocessor_config.json"], "manifest.json"),
+    "a configuration": (["config.json", "modeling_hawaii.py"], "manifest.json old_hawaii.py"),
+}
+
+
+@pytest.mark.parametrize("names, stale", STALE.values(), ids=STALE)
+def test_only_files_of_the_same_groups_are_stale(names, stale):
+    assert find_stale(PRESENT, names) == stale.split()
+
+
+@pytest.mark.parametrize("python", TRANSFORMERS_VERSIONS.values(), ids=TRANSFORMERS_VERSIONS)
+def test_remote_code_pushes_itself_and_what_it_pushes_loads(hub_folder, hub, tmp_path, python):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
+    environment |= {**hub.environment, "HF_HOME": str(tmp_path / "home"), "PYTHONSAFEPATH": "1"}
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 600}
+    finished = subprocess.run([python, SCRIPT, hub_folder, "user/name"], **options)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    assert len(hub.repositories["user/name"].commits) == 3 and len(hub.repositories["user/name-encoder"].commits) == 2
+    for repository in ("user/name", "user/name-encoder"):
+        contents = hub.contents(repository)
+        assert {name: text for name, text in contents.items() if name.endswith(".py")} == {
+            name: text.encode() for name, text in read_code().items()
+        }
+    assert {path.name for path in hub_folder.iterdir()} - {"model.safetensors"} <= uploaded(hub)
