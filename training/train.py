@@ -194,6 +194,7 @@ def save_finished(stage: Stage, trainer: HawaiiTrainer, step: int, num_parameter
         "objective": args.objective,
         "teachers": {teacher.name: {"image_size": teacher.image_size, "grid": teacher.grid} for teacher in used},
         "num_parameters": num_parameters,
+        "hardware": trainer.sessions,
         "question": dataset.question,
         "log": next((entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {}),
     }
