@@ -63,5 +63,7 @@ class HardwareCallback(TrainerCallback, ExportableState):
         devices = dict(Counter(gather_object([device_name(args.device)])))
         session = {"devices": devices, "software": describe_software()}
         last = self.sessions[-1] if self.sessions else None
+        if state.global_step >= state.max_steps:
+            return  # resumed from its last checkpoint, so nothing runs here
         if last is None or {**session, "first_step": last["first_step"]} != last:
             self.sessions.append({"first_step": state.global_step + 1, **session})

@@ -15,7 +15,7 @@ def begin(monkeypatch):
 
     def begin(callback, step, names):
         monkeypatch.setattr(hardware, "gather_object", lambda own: names)
-        args, state = SimpleNamespace(device=torch.device("cpu")), SimpleNamespace(global_step=step)
+        args, state = SimpleNamespace(device=torch.device("cpu")), SimpleNamespace(global_step=step, max_steps=100)
         callback.on_train_begin(args, state, None)
         return callback
 
@@ -38,6 +38,10 @@ def test_a_resumed_run_adds_the_devices_it_continues_on(begin):
         (61, {"NVIDIA A100": 1}),
     ]
     assert len(first.sessions) == 1
+
+
+def test_a_resume_from_the_last_checkpoint_runs_nothing(begin):
+    assert begin(HardwareCallback(), 100, ["cpu"]).sessions == []
 
 
 def test_other_versions_are_another_session(begin, monkeypatch):
