@@ -8,9 +8,11 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..configuration.hub_hawaii import read_code
 from ..files.manifest import check_listed_files, read_files
-from ..files.run_contents import CARD_FILE, FACTS_FILE, MANIFEST_FILE
+from ..files.run_contents import CARD_FILE, EVAL_RESULTS_FILE, FACTS_FILE, MANIFEST_FILE
 from ..files.user_error import UserError, explain_errors
-from .published_files import check_code, check_model, find_published
+from .card import check_card, complete_card, read_card, save_card
+from .card_options import CardOptions
+from .published_files import check_code, check_model, find_attached, find_published
 
 
 def find_files(folder: Path) -> list[str]:
@@ -26,17 +28,18 @@ def find_files(folder: Path) -> list[str]:
             raise UserError(f"{folder} cannot be published: it has no {name}. Name the folder hub of a training run.")
     check_model(folder)
     check_code(folder)
-    names = [*find_published(folder), *read_code(), FACTS_FILE]
+    names = [*find_published(folder), *read_code(), FACTS_FILE, *find_attached(folder)]
     try:
         check_listed_files(folder)
         if added := [name for name in names if name not in read_files(folder)]:
             raise UserError(f"{folder / added[0]} is not among the files that were exported")
     except UserError as error:
         raise UserError(f"{error}. Run `hawaii train` again, which writes the folder anew from the stages.") from error
-    return [CARD_FILE, *names, MANIFEST_FILE]
+    scores = [EVAL_RESULTS_FILE] if (folder / EVAL_RESULTS_FILE).is_file() else []
+    return [CARD_FILE, *scores, *names, MANIFEST_FILE]
 
 
-def publish(folder: str, repo_id: str, private: bool = False, dry_run: bool = False) -> str:
+def publish(folder: str, repo_id: str, private: bool = False, dry_run: bool = False, **options) -> str:
     """
     Uploads a published folder to the Hub and creates the repository if it does not exist. Prints the files and their
     sizes first. Other files in the folder are not uploaded.
@@ -50,12 +53,15 @@ def publish(folder: str, repo_id: str, private: bool = False, dry_run: bool = Fa
             Whether a new repository is private.
         dry_run (`bool`, *optional*, defaults to `False`):
             Whether to stop before anything is uploaded.
+        options:
+            Fields of [`CardOptions`], which are set in the metadata of the folder's card; not with `dry_run`.
 
     Returns:
         `str`: URL of the commit, or a sentence that nothing was uploaded.
 
     Raises:
-        UserError: the name cannot be a repository's, [`find_files`] refuses the folder, or the upload fails.
+        UserError: the name cannot be a repository's, [`find_files`] refuses the folder, its card names no license, or
+            the upload fails.
     """
     try:
         validate_repo_id(repo_id)
@@ -63,8 +69,13 @@ def publish(folder: str, repo_id: str, private: bool = False, dry_run: bool = Fa
         raise UserError(
             f"{repo_id} cannot be the name of a repository of the Hub: write user/name, in letters, digits, -, _ and ."
         ) from error
-    path = Path(folder)
+    path, card_options = Path(folder), CardOptions(**options)
     names = find_files(path)
+    card = read_card(path)
+    complete_card(card, card_options)
+    check_card(path, card)
+    if any(options.values()) and not dry_run:
+        save_card(path, card)
     sizes = {name: (path / name).stat().st_size for name in names}
     for name, size in sizes.items():
         print(f"{size:15,} bytes  {name}")

@@ -151,7 +151,12 @@ def test_an_option_that_is_not_given_has_the_functions_default(monkeypatch):
         ),
         ("training.counting.teachers", "describe_presets", "teachers"),
         ("evaluation.chat", "answer", "chat hub --image i.png --question what"),
-        ("hub_cards.publish", "publish", "publish hub user/name --private"),
+        (
+            "hub_cards.publish",
+            "publish",
+            "publish hub user/name --private --license other --license_name n --license_link l --language en "
+            "--datasets a/b --base_model c/d",
+        ),
     ],
 )
 def test_every_option_is_a_parameter_of_the_function(monkeypatch, module, function, words):
