@@ -1,5 +1,6 @@
 """Settings and colours of the figures, and saving them with matplotlib."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ SETTINGS = {
     "xtick.major.size": 2,
     "ytick.major.size": 2,
 }
+
+
+def has_matplotlib() -> bool:
+    """Whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
 
 
 def matplotlib_or_error() -> Any:
