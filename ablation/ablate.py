@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..drawing.style import matplotlib_or_error
 from ..evaluation.evaluate import check_call, split_tasks
 from ..evaluation.paper.benchmarks import BENCHMARKS
 from ..evaluation.paper.task_files import DATA_FILES, check_data_folder, find_data_files
-from ..figures.drawing import matplotlib_or_error
 from ..figures.learning_curves import draw_curves
 from ..files.user_error import UserError
 from ..training.recipes.recipe import Recipe, read_recipe

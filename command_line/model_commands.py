@@ -147,3 +147,12 @@ def publish(commands) -> None:
     parser.add_argument("--private", action="store_true", help="make the repository private if it is new")
     parser.add_argument("--tag", metavar="NAME", help="tag the version, as in v1.0")
     parser.add_argument("--dry-run", action="store_true", help="check and list the files, without an upload")
+    card = parser.add_argument_group("the card", "what to set in its metadata; its text stays as it is")
+    card.add_argument("--license", metavar="ID", help="license of the model, as in llama2, or other")
+    card.add_argument("--license_name", metavar="NAME", help="name of another license, as in my-license-1.0")
+    card.add_argument("--license_link", metavar="URL", help="address of another license")
+    card.add_argument("--language", nargs="+", metavar="CODE", help="ISO 639 codes, as in en")
+    for name in ("datasets", "base_model"):
+        card.add_argument(
+            f"--{name}", nargs="+", metavar="REPO_ID", help="repositories of the Hub that it was made from"
+        )

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..files.atomic import read_json, write_json, write_text
 from ..files.run_contents import FACTS_FILE, HUB_FOLDER, RESULTS_FILE
 from ..files.user_error import UserError
-from ..hub_cards.card import write_card
+from ..hub_cards.card import add_results
 from .checkpoint import checkpoint_folder, count_parameters
 from .lmms.process import run_lmms_eval
 from .paper.benchmarks import BENCHMARKS, SUITES
@@ -125,7 +125,7 @@ def evaluate(
     It also writes the answers to `output_dir/samples_TASK.jsonl` and the output of lmms-eval to
     `output_dir/evaluate.log`. If the tasks include benchmarks of the paper, `output_dir/results.md` compares them with
     the paper's Table 1. The scores are added to the model card of a folder that this package has trained, except with
-    `limit`.
+    `limit`; see [`add_results`].
 
     Args:
         folder (`str`):
@@ -212,6 +212,6 @@ def evaluate(
     if in_table:
         write_text(output_dir / "results.md", paper_report(results))
     if (Path(folder) / FACTS_FILE).is_file() and limit is None:
-        write_card(Path(folder), card_results(scores, in_table))
+        add_results(Path(folder), card_results(scores, in_table))
     print(report(results, output_dir))
     return results

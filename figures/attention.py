@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from .. import HawaiiVisionConfig  # from the root, which registers the Auto classes
+from ..drawing.style import PAGE_WIDTH, SETTINGS, draw_map, matplotlib_or_error, save_figure
 from ..evaluation.checkpoint import checkpoint_folder
 from ..evaluation.picture import open_picture
 from ..files.atomic import read_json
@@ -19,7 +20,6 @@ from ..modeling_hawaii.conversion.clip import convert_clip, load_vision_config
 from ..processing.encoder_processor import EncoderProcessor, load_image_processor
 from ..training.identity import describe_path
 from ..training.students.encoders import holds_encoder, load_encoder
-from .drawing import PAGE_WIDTH, SETTINGS, draw_map, matplotlib_or_error, save_figure
 from .published_encoder import load_published_encoder
 
 

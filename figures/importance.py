@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
+from ..drawing.style import PAGE_WIDTH, SETTINGS, draw_map, matplotlib_or_error, save_figure
 from ..evaluation.picture import open_picture
 from ..files.user_error import UserError
 from ..processing.encoder_processor import EncoderProcessor
@@ -20,7 +21,6 @@ from ..training.finished_stage import FinishedStage, find_stage, load_stage, rea
 from ..training.objectives.hawaii import HawaiiObjective, HawaiiOptions
 from ..training.sources.record import Message
 from ..training.students.encoders import holds_encoder
-from .drawing import PAGE_WIDTH, SETTINGS, draw_map, matplotlib_or_error, save_figure
 
 
 # Shapes: I images, N teachers, m tokens (s x s), t instruction tokens.

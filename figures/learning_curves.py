@@ -4,13 +4,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .drawing import COLORS, SETTINGS, matplotlib_or_error, save_figure
+from ..drawing.style import LINE_COLORS, LINE_STYLES, SETTINGS, matplotlib_or_error, save_figure
 
 
 AXES = {"steps": "training steps", "seconds": "seconds of training, without evaluations"}
-# Yellow is too light for a line on white.
-LINE_COLORS = ["#000000", *(color for color in COLORS if color != "#F0E442")]
-LINE_STYLES = ("-", "--", ":")
 MARKERS = "os^Dv<>pX"
 SIZE = (6.0, 3.2)  # inches
 

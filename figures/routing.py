@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
+from ..drawing.style import COLORS, PAGE_WIDTH, SETTINGS, matplotlib_or_error, save_figure
 from ..evaluation.checkpoint import ENCODER_TYPE, checkpoint_folder
 from ..evaluation.evaluate import split_tasks
 from ..evaluation.paper.benchmarks import BENCHMARKS
@@ -20,7 +21,6 @@ from ..files.atomic import read_json
 from ..files.run_contents import FACTS_FILE
 from ..files.user_error import UserError, explain_errors
 from ..hub_cards.card import read_config
-from .drawing import COLORS, PAGE_WIDTH, SETTINGS, matplotlib_or_error, save_figure
 from .published_encoder import load_published_encoder
 
 

@@ -2,6 +2,7 @@
 
 import re
 from typing import Any
+from urllib.parse import quote
 
 
 # Characters that begin or end markup in Markdown. An underscore within a word does not.
@@ -31,3 +32,10 @@ def escape_all(values: Any) -> Any:
     if isinstance(values, list):
         return [escape_all(value) for value in values]
     return escape_markdown(values) if isinstance(values, str) else values
+
+
+def escape_link(address: str) -> str:
+    """Returns the address of a web page for the target of a Markdown link; empty if it is no such address."""
+    address = "".join(flatten(address).split())
+    is_page = address.lower().startswith(("https://", "http://"))
+    return quote(address, safe=":/?#@!$&+,;=%~") if is_page else ""

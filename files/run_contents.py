@@ -30,9 +30,13 @@ RUN/                              `output_dir` of the recipe
     base/                         BASE_FOLDER: with `merge: false`, the student that the adapters of `model` belong to
   hub/                            HUB_FOLDER: the published folder, made from the last stage
     config.json, model*.safetensors, processor files, *_hawaii.py (the code), README.md (the model card)
-    training.json                       FACTS_FILE: a copy of train_results.json, from which the card is written
-    manifest.json                       MANIFEST_FILE: size and hash of every file but the card, and the part of
-                                        the identity that names no local folder
+    training.json                       FACTS_FILE: train_results.json and the origin of models and data, from which
+                                        the card is written
+    recipe.yaml                         RECIPE_FILE: the recipe without local paths
+    loss_curves.png                     CURVES_FILE: the losses of all stages, if matplotlib is installed
+    .eval_results/lmms_eval.yaml        EVAL_RESULTS_FILE: scores on data sets of the Hub, see `write_eval_results`
+    manifest.json                       MANIFEST_FILE: size and hash of every file but the card and the scores, and the
+                                        part of the identity that names no local folder
 ```
 
 The objective's files stay in the run: a published folder contains only the student. While a folder is written, it has
@@ -55,6 +59,9 @@ TRAINED_FILE = "trained.safetensors"
 BASE_FOLDER = "base"
 FACTS_FILE = "training.json"
 CARD_FILE = "README.md"
+RECIPE_FILE = "recipe.yaml"
+CURVES_FILE = "loss_curves.png"
+EVAL_RESULTS_FILE = ".eval_results/lmms_eval.yaml"
 # If one of these is missing, transformers resumes without an error, but with different numbers.
 CHECKPOINT_STATE_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json", OBJECTIVE_FILE)
 # The same for a run that FSDP shards, by its type of state dict.

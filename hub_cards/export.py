@@ -1,6 +1,7 @@
 """Makes the folder to publish from a finished stage: the student and the files that its users need."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from ..configuration.hub_hawaii import SavedWithCode, save_code
@@ -8,7 +9,7 @@ from ..files.atomic import atomic_folder, write_json
 from ..files.manifest import check_listed_files, check_manifest, read_files, write_manifest
 from ..files.run_contents import CARD_FILE, FACTS_FILE
 from ..files.user_error import UserError
-from .card import write_card
+from .card import fill_card, write_card
 from .published_files import check_model, find_published
 
 
@@ -27,10 +28,14 @@ def _is_exported(source: Path, folder: Path, identity: dict) -> bool:
     return all(exported.get(name) == saved[name] for name in find_published(source))
 
 
-def export(source: Path, destination: Path, facts: dict) -> bool:
+def _attach_nothing(folder: Path) -> None:
+    pass
+
+
+def export(source: Path, destination: Path, facts: dict, attach: Callable[[Path], None] = _attach_nothing) -> bool:
     """
     Makes the folder to publish, unless there is one of the same model already: its card may have been edited, and
-    files added.
+    files added. Only what the metadata of its card lacks is then added.
 
     Args:
         source (`Path`):
@@ -40,7 +45,10 @@ def export(source: Path, destination: Path, facts: dict) -> bool:
         destination (`Path`):
             Folder to write atomically; one of another model, or with a damaged file, is replaced.
         facts (`dict`):
-            Facts about training for the model card: `name`, `num_parameters` and `stages`.
+            Facts about training for the model card: `name`, `num_parameters` and `stages`, and in `card` those about
+            the parts of the model, see [`make_metadata`].
+        attach (`Callable[[Path], None]`, *optional*):
+            Writes the recipe and the loss curves into a new folder.
 
     Returns:
         `bool`: Whether the folder was written.
@@ -58,6 +66,7 @@ def export(source: Path, destination: Path, facts: dict) -> bool:
     # Options may name folders of this machine.
     public = {name: value for name, value in identity.items() if name in PUBLIC_IDENTITY}
     if _is_exported(source, destination, public):
+        fill_card(destination, facts.get("card") or {})
         return False
     with atomic_folder(destination) as folder:
         copied = find_published(source)
@@ -65,6 +74,7 @@ def export(source: Path, destination: Path, facts: dict) -> bool:
             shutil.copyfile(source / name, folder / name)
         save_code(folder, SavedWithCode)
         write_json(folder / FACTS_FILE, facts)
+        attach(folder)
         write_card(folder)
         write_manifest(folder, public, left_out=[CARD_FILE])
         saved, exported = read_files(source), read_files(folder)

@@ -9,10 +9,12 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from ..configuration.hub_hawaii import read_code
 from ..configuration.push_hawaii import Upload, commit_upload, plan_upload
 from ..files.manifest import check_listed_files, read_files
-from ..files.run_contents import CARD_FILE, FACTS_FILE, MANIFEST_FILE
+from ..files.run_contents import CARD_FILE, EVAL_RESULTS_FILE, FACTS_FILE, MANIFEST_FILE
 from ..files.user_error import UserError
+from .card import check_card, complete_card, read_card, save_card
+from .card_options import CardOptions
 from .hub_errors import explain_hub_errors
-from .published_files import check_code, check_model, check_secrets, find_published
+from .published_files import check_code, check_model, check_secrets, find_attached, find_published
 
 
 def find_files(folder: Path) -> list[str]:
@@ -29,14 +31,15 @@ def find_files(folder: Path) -> list[str]:
             raise UserError(f"{folder} cannot be published: it has no {name}. Name the folder hub of a training run.")
     check_model(folder)
     check_code(folder)
-    names = [*find_published(folder), *read_code(), FACTS_FILE]
+    names = [*find_published(folder), *read_code(), FACTS_FILE, *find_attached(folder)]
     try:
         check_listed_files(folder)
         if added := [name for name in names if name not in read_files(folder)]:
             raise UserError(f"{folder / added[0]} is not among the files that were exported")
     except UserError as error:
         raise UserError(f"{error}. Run `hawaii train` again, which writes the folder anew from the stages.") from error
-    names = [CARD_FILE, *names, MANIFEST_FILE]
+    scores = [EVAL_RESULTS_FILE] if (folder / EVAL_RESULTS_FILE).is_file() else []
+    names = [CARD_FILE, *scores, *names, MANIFEST_FILE]
     check_secrets(folder, names)
     return names
 
@@ -74,6 +77,7 @@ def publish(
     dry_run: bool = False,
     token: str | None = None,
     commit_message: str = "Upload HAWAII",
+    **options,
 ) -> str:
     """
     Uploads a published folder to the Hub in one commit and creates the repository if it does not exist. Prints the
@@ -95,22 +99,31 @@ def publish(
             Token of the Hub; the saved one if not given.
         commit_message (`str`, *optional*, defaults to `"Upload HAWAII"`):
             Subject of the commit.
+        options:
+            Fields of [`CardOptions`], which are set in the metadata of the folder's card; not with `dry_run`.
 
     Returns:
         `str`: The commit and how to pin it, or a sentence that nothing was uploaded.
 
     Raises:
-        UserError: a name is not valid, [`find_files`] refuses the folder, the tag is of another version, or the upload
-            fails. The repository is then as before; a repetition does not send complete files again.
+        UserError: a name is not valid, [`find_files`] refuses the folder, its card names no license, the tag is of
+            another version, or the upload fails. The repository is then as before; a repetition does not send complete
+            files again.
     """
     _check_names(repo_id, tag)
-    path = Path(folder)
+    path, card_options = Path(folder), CardOptions(**options)
     names = find_files(path)
+    card = read_card(path)
+    complete_card(card, card_options)
+    check_card(path, card)
+    if any(options.values()) and not dry_run:
+        save_card(path, card)
     sizes = {name: (path / name).stat().st_size for name in names}
     for name, size in sizes.items():
         print(f"{size:15,} bytes  {name}")
     print(f"{sum(sizes.values()):15,} bytes  in {len(sizes)} files, for {repo_id}", flush=True)
-    if others := sorted(each.name for each in path.iterdir() if each.name not in sizes):
+    known = {Path(name).parts[0] for name in sizes}
+    if others := sorted(each.name for each in path.iterdir() if each.name not in known):
         print(f"Not part of a published folder, and not uploaded: {', '.join(others)}", flush=True)
     if dry_run:
         return "Nothing was uploaded, because of --dry-run."

@@ -8,6 +8,7 @@ from ..configuration.hub_hawaii import read_code
 from ..files.atomic import read_json
 from ..files.custom_code import find_code
 from ..files.model_folder import INDEX, WEIGHTS
+from ..files.run_contents import CURVES_FILE, RECIPE_FILE
 from ..files.user_error import UserError
 from ..modeling_hawaii.conversion.checkpoint_tensors import find_weight_files
 from ..modeling_hawaii.conversion.saved_model import check_saved_model, check_weights_are_finite
@@ -82,6 +83,11 @@ def find_published(folder: Path) -> list[str]:
     if not (folder / WEIGHTS).is_file():
         names.append(INDEX)
     return [name for name in names if (folder / name).is_file()]
+
+
+def find_attached(folder: Path) -> list[str]:
+    """Names of the files in a folder that its card shows or links."""
+    return [name for name in (RECIPE_FILE, CURVES_FILE) if (folder / name).is_file()]
 
 
 def check_code(folder: Path) -> None:

@@ -36,7 +36,7 @@ ARROWS = read_arrows((ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 TOP_FOLDERS = {folder.partition("/")[0] for folder in ARROWS}
 LARGEST_FOLDER = 12
 HUB_LIBRARIES = {"torch", "transformers", "PIL", "huggingface_hub"}  # transformers requires the last one
-IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
+IMPORT_NAMES = {"pillow": "PIL", "python-iso639": "iso639", "pyyaml": "yaml"}
 
 
 def declared_libraries(root: Path) -> tuple[set[str], set[str]]:

@@ -157,7 +157,12 @@ def test_an_option_that_is_not_given_has_the_functions_default(monkeypatch):
         ),
         ("training.counting.teachers", "describe_presets", "teachers"),
         ("evaluation.chat", "chat", "chat hub --image i.png --image j.png --question what --max_new_tokens 5"),
-        ("hub_cards.publish", "publish", "publish hub user/name --private"),
+        (
+            "hub_cards.publish",
+            "publish",
+            "publish hub user/name --private --tag v1 --license other --license_name n --license_link l --language en "
+            "--datasets a/b --base_model c/d",
+        ),
     ],
 )
 def test_every_option_is_a_parameter_of_the_function(monkeypatch, module, function, words):

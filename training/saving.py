@@ -229,6 +229,7 @@ class SavingTrainer(Trainer):
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
+        **card_options,
     ) -> str:
         """
         Uploads the folder that `hawaii publish` would upload, with the current student, to `hub_model_id`.
@@ -244,12 +245,14 @@ class SavingTrainer(Trainer):
                 Has to be `None`: the upload goes to the main branch.
             private (`bool`, *optional*):
                 Whether a new repository is private; defaults to `hub_private_repo`.
+            card_options:
+                Fields of [`CardOptions`] for the card, `license` for one: the trainer does not know it.
 
         Returns:
             `str`: As for [`publish`].
 
         Raises:
-            UserError: there is no `hub_model_id`, an argument is not supported, or the upload fails.
+            UserError: there is no `hub_model_id` or no license, an argument is not supported, or the upload fails.
         """
         name = self.args.hub_model_id
         if name is None:
@@ -259,18 +262,18 @@ class SavingTrainer(Trainer):
                 "push_to_hub waits for the upload and uses the main branch: leave out blocking and revision."
             )
         folder = Path(self.args.output_dir) / "push.incomplete"
-        private = self.args.hub_private_repo if private is None else private
+        private = bool(self.args.hub_private_repo if private is None else private)
+        token = token or self.args.hub_token
+        options = {"private": private, "token": token, "commit_message": commit_message, **card_options}
         try:
             self.save_model(str(folder / MODEL_FOLDER))
             self._raise_write_errors(folder)
-            return decide_once(
-                self._publish, folder, name, bool(private), token or self.args.hub_token, commit_message
-            )
+            return decide_once(self._publish, folder, name, options)
         finally:
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _publish(self, folder: Path, name: str, private: bool, token: str | None, commit_message: str) -> str:
+    def _publish(self, folder: Path, name: str, options: dict[str, Any]) -> str:
         report, saved = report_training(self), folder / MODEL_FOLDER
         if (saved / ADAPTER_CONFIG).is_file():
             raise UserError("push_to_hub needs a whole model: remove `merge: false`.")
@@ -278,7 +281,7 @@ class SavingTrainer(Trainer):
         facts = {"name": name.partition("/")[2], "train_seconds": report["seconds"]}
         facts |= {"num_parameters": report["num_parameters"], "stages": {"training": report}}
         export(saved, folder / HUB_FOLDER, facts)
-        return publish(str(folder / HUB_FOLDER), name, private, token=token, commit_message=commit_message)
+        return publish(str(folder / HUB_FOLDER), name, **options)
 
     def _load_rng_state(self, checkpoint):
         """

@@ -13,13 +13,13 @@ from transformers.integrations import deepspeed
 from ..files.atomic import read_json, write_json
 from ..files.manifest import check_manifest, write_manifest
 from ..files.model_folder import ADAPTER_CONFIG
-from ..files.run_contents import HUB_FOLDER, MODEL_FOLDER, RESULTS_FILE, STAGE_FILE
+from ..files.run_contents import HUB_FOLDER, LOG_FILE, MODEL_FOLDER, RESULTS_FILE, STAGE_FILE
 from ..files.user_error import Stopped, UserError
 from ..files.write_errors import explain_write_errors
 from ..hub_cards.export import export
 from ..processing.encoder_processor import EncoderProcessor
 from ..processing.processing_hawaii import HawaiiProcessor
-from .callbacks import JsonLinesCallback
+from .callbacks import JsonLinesCallback, read_log
 from .checking.stages import check_stages
 from .checkpoints import FoundCheckpoint, find_checkpoint, list_checkpoints, load_objective
 from .data.processes import decide_once
@@ -29,6 +29,8 @@ from .finished_stage import ObjectiveSettings
 from .identity import check_processes, check_run, describe_stage
 from .monitoring.report import report_training
 from .objectives.encoder_passes import Student, encoder_of
+from .publishing.attachments import attach_files
+from .publishing.card_facts import describe_card
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
 from .recipes.recipe import Recipe, Stage, read_recipe
 from .run_lock import RunLock
@@ -240,10 +242,12 @@ def complete_model(run_folder: Path, model_folder: Path) -> Iterator[Path]:
         shutil.rmtree(merged, ignore_errors=True)
 
 
-def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> None:
+def finish(plan: Recipe, model_folder: Path, stages: dict[str, dict]) -> None:
     """Exports the last stage's model and writes the report of the run."""
     if not PartialState().is_main_process:
         return
+    run_folder = plan.output_dir
+    paths = {name: run_folder / name / LOG_FILE for name in stages}
     results = {
         "name": run_folder.resolve().name,
         "train_seconds": round(sum(stage["seconds"] for stage in stages.values()), 1),
@@ -252,8 +256,10 @@ def finish(run_folder: Path, model_folder: Path, stages: dict[str, dict]) -> Non
     }
     with explain_write_errors(run_folder, "run the same command again, which only writes the rest."):
         write_json(run_folder / RESULTS_FILE, results)
+        logs = {name: read_log(path) for name, path in paths.items() if path.is_file()}
+        facts = {**results, "card": describe_card(plan)}
         with complete_model(run_folder, model_folder) as source:
-            is_new = export(source, run_folder / HUB_FOLDER, results)
+            is_new = export(source, run_folder / HUB_FOLDER, facts, lambda folder: attach_files(folder, plan, logs))
     if not is_new:
         print_once(f"{run_folder / HUB_FOLDER} already has this model and is left as it is.")
     print_once(f"The folder to publish: {run_folder / HUB_FOLDER}")
@@ -297,7 +303,7 @@ def run_stages(plan: Recipe, folders: dict[str, Path], described: str | None, re
         results[name] = read_json(model_folder / STAGE_FILE)
         previous = model_folder
     with requests.deferred():
-        finish(plan.output_dir, previous, results)
+        finish(plan, previous, results)
 
 
 def train(recipe: str, overrides: Sequence[str] | None = None) -> None:

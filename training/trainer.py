@@ -22,6 +22,7 @@ from .data.sample_stream import SampleStream, load_stream
 from .distribution.finite_checks import check_step, check_weights, gradient_norms
 from .distribution.zero_steps import CheckedEngine, bad_gradient_norms
 from .learning_rates import split_groups
+from .monitoring.hardware import HardwareCallback
 from .monitoring.monitor import Monitor
 from .monitoring.progress import ProgressBar
 from .recipes.objectives import StudentWithObjective
@@ -83,6 +84,7 @@ class HawaiiTrainer(SavingTrainer):
     ):
         super().__init__(model, base, identity, **kwargs)
         self.add_callback(TimerCallback())
+        self.add_callback(HardwareCallback())
         self.stop_requests = stop_requests or StopRequests()
         self.stop_callback = StopCallback(self.stop_requests)
         self.add_callback(self.stop_callback)
@@ -210,6 +212,12 @@ class HawaiiTrainer(SavingTrainer):
     def timer(self) -> TimerCallback:
         # Not an attribute: a resume replaces the callback.
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, TimerCallback))
+
+    @property
+    def sessions(self) -> list[dict]:
+        """Where each part of the training ran, see [`HardwareCallback`]."""
+        callbacks = self.callback_handler.callbacks
+        return next(callback.sessions for callback in callbacks if isinstance(callback, HardwareCallback))
 
     def get_train_dataloader(self) -> DataLoader:
         """

@@ -56,6 +56,7 @@ def package(tmp_path):
         "files",
         "metrics",
         "hub_cards",
+        "drawing",
         "training",
     )
     for folder in folders:

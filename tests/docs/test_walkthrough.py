@@ -54,8 +54,9 @@ def world(tmp_path, teacher_folders, monkeypatch):
     )
     del recipe["data_path"], recipe["image_folder"], recipe["output_dir"]
     for name in ("hawaii_vicuna_7b", "hawaii_vicuna_7b_lora"):
-        original = read_recipe(name, use_cpu=True).stages
-        tiny = {**recipe, "output_dir": f"runs/{name}", "save_strategy": "no", "max_steps": 1}
+        plan = read_recipe(name, use_cpu=True)
+        original = plan.stages
+        tiny = {**recipe, "card": plan.card, "output_dir": f"runs/{name}", "save_strategy": "no", "max_steps": 1}
         tiny["stages"] = {
             stage: {
                 **recipe["stages"][stage],

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
+from hawaii.drawing.style import COLORS
 from hawaii.figures import routing as module
-from hawaii.figures.drawing import COLORS
 from hawaii.figures.routing import adapter_names, draw_routing, routing_figure, routing_shares
 from hawaii.files.run_contents import FACTS_FILE
 from hawaii.tests.tiny.models import FACTS, make_model, make_processor

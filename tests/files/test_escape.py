@@ -3,7 +3,7 @@
 import pytest
 from markdown_it import MarkdownIt
 
-from hawaii.files.escape import escape_markdown, flatten
+from hawaii.files.escape import escape_link, escape_markdown, flatten
 
 
 NAMES = [
@@ -58,3 +58,19 @@ def test_what_could_be_markup_is_escaped_and_nothing_else(name, expected):
 def test_links_are_not_found_in_a_name():
     escaped = escape_markdown("https://evil.example www.evil.example mailto:x")
     assert "://" not in escaped and "www." not in escaped.lower() and "mailto:" not in escaped
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("https://example.org/a?b=c#d", "https://example.org/a?b=c#d"),
+        ("HTTP://example.org", "HTTP://example.org"),
+        ("https://example.org/x) [y](https://evil.example", "https://example.org/x%29%5By%5D%28https://evil.example"),
+        ("https://example.org/<b>\n\"'`|\\", "https://example.org/%3Cb%3E%22%27%60%7C%5C"),
+        ("javascript:alert(1)", ""),
+        ("data:text/html,<b>", ""),
+        ("//evil.example", ""),
+    ],
+)
+def test_the_target_of_a_link_is_the_address_of_a_page(address, expected):
+    assert escape_link(address) == expected

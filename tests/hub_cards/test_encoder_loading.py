@@ -19,7 +19,7 @@ from transformers import AutoImageProcessor
 from hawaii.configuration.hub_hawaii import VISION_AUTO_MAP
 from hawaii.files.manifest import write_manifest
 from hawaii.files.user_error import UserError
-from hawaii.hub_cards.card import write_card
+from hawaii.hub_cards.card import add_results, write_card
 from hawaii.hub_cards.export import export
 from hawaii.tests.hub_cards.test_loading import TRANSFORMERS_4, VERSIONS
 from hawaii.tests.tiny.encoders import make_encoder_processor, save_encoder_folder
@@ -131,7 +131,8 @@ def test_the_card_describes_an_encoder(hub):
     assert "distilled from frozen teachers (convnext, vit), on images only" in card
     assert "| Encoder | 2 layers of width 32, 16 px in patches of 4 px |" in card
     assert "| Adapters per layer | 2 teacher-specific and 3 general, rank 4 |" in card
-    assert "Language model |" not in card and "Not evaluated" not in card and "Ask a question" not in card
+    assert "Language model |" not in card and "Ask a question" not in card and "vllm serve" not in card
+    assert data.license == "llama2" and "its features know" in card
 
 
 @pytest.mark.parametrize(("version", "has_class_token"), list(zip(VERSIONS, (True, False))))
@@ -150,8 +151,13 @@ def test_the_card_of_an_encoder_without_adapters_does_not_mention_routers(tmp_pa
 
 
 def test_scores_are_in_the_card(hub):
-    write_card(hub, [{"task": "imagenet", "metric": "accuracy", "value": 0.5, "num_questions": 10}])
-    assert "| imagenet | accuracy | 0.5 | 10 |" in (hub / "README.md").read_text()
+    add_results(hub, [{"task": "imagenet", "metric": "accuracy", "value": 0.5, "num_questions": 10}])
+    (result,) = ModelCard.load(hub / "README.md").data.eval_results
+    assert (result.task_type, result.dataset_name, result.metric_value) == (
+        "image-feature-extraction",
+        "imagenet",
+        0.5,
+    )
     write_card(hub)
 
 

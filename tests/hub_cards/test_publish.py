@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from hawaii.__main__ import main
 from hawaii.configuration.hub_hawaii import read_code
 from hawaii.files.manifest import write_manifest
 from hawaii.files.user_error import UserError
+from hawaii.hub_cards.card import add_results
 from hawaii.hub_cards.publish import publish
 from hawaii.tests.folders import DAMAGES, PUBLISHED, damage, uploaded
 from hawaii.tests.tiny.encoders import save_encoder_folder
@@ -196,9 +198,46 @@ def test_settings_that_were_added_are_refused(folder, hub, capsys):
 
 
 def test_a_card_that_was_edited_is_uploaded(folder, hub):
-    (folder / "README.md").write_text("a better card")
+    card = "---\nlicense: mit # mine\n---\na better card"
+    (folder / "README.md").write_text(card)
     publish(str(folder), "user/name")
     assert uploaded(hub) == PUBLISHED
+    assert (folder / "README.md").read_text() == card
+
+
+def test_a_card_without_a_license_is_refused_until_it_is_given(folder, hub, capsys):
+    (folder / "README.md").write_text("a better card\n")
+    refused(
+        folder,
+        hub,
+        "README.md names no license, so nobody could use the model: give it with `--license mit`",
+        capsys,
+    )
+    options = ["--license", "mit", "--language", "en", "de", "--datasets", "a/b", "--base_model", "c/d"]
+    assert main(["publish", str(folder), "user/name", "--dry-run", *options]) == 0
+    assert (folder / "README.md").read_text() == "a better card\n" and hub.requests == []
+    assert main(["publish", str(folder), "user/name", *options]) == 0
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.license, card.data.language, card.data.datasets) == ("mit", ["en", "de"], ["a/b"])
+    assert card.data.base_model == ["c/d"] and card.text == "a better card\n"
+    assert hub.contents("user/name")["README.md"] == (folder / "README.md").read_bytes()
+
+
+def test_a_license_that_the_hub_does_not_know_is_refused(folder, hub, capsys):
+    capsys.readouterr()
+    assert main(["publish", str(folder), "user/name", "--license", "Apache-2"]) == 2
+    assert "license is 'Apache-2'; it must be an identifier of the Hub" in capsys.readouterr().err
+    assert hub.requests == []
+
+
+def test_the_files_that_the_card_shows_are_uploaded(folder, hub):
+    shown = {"recipe.yaml", "loss_curves.png"}
+    for name in shown:
+        (folder / name).write_text("shown")
+    write_manifest(folder, {}, left_out=["README.md"])
+    add_results(folder, [{"task": "x", "repository": "a/x", "metric": "m", "value": 1}])
+    publish(str(folder), "user/name")
+    assert uploaded(hub) == PUBLISHED | shown | {".eval_results/lmms_eval.yaml"}
 
 
 def test_an_encoder_is_uploaded(tmp_path, hub):

@@ -46,7 +46,41 @@ FACTS = {
             "learning_rate": 1e-3,
             "seconds": 0.5,
             "teachers": {"vit": {"image_size": 16, "grid": [4, 4, 16]}},
+            "hardware": [
+                {"first_step": 1, "devices": {"NVIDIA H200": 8}, "software": {"python": "3.11.7", "torch": "2.13.0"}},
+                {"first_step": 4, "devices": {"NVIDIA A100": 4}, "software": {"python": "3.11.7", "torch": "2.14.0"}},
+            ],
         }
+    },
+    "card": {
+        "license": {"license": "llama2", "license_name": None, "license_link": None},
+        "language": ["en", "de"],
+        "datasets": [
+            {
+                "name": "owner/data",
+                "repository": "owner/data",
+                "license": "cc-by-4.0",
+                "url": "https://huggingface.co/datasets/owner/data",
+            },
+            {"name": "easy-VQA", "repository": None, "license": None, "url": None},
+        ],
+        "base_model": ["openai/clip", "lmsys/vicuna"],
+        "models": {
+            "encoder": {
+                "name": "openai/clip",
+                "repositories": ["openai/clip"],
+                "license": {"identifier": "mit", "name": None, "link": None},
+            },
+            "language model": None,
+        },
+        "teachers": {
+            "vit": {
+                "name": "my_vit",
+                "repositories": ["owner/vit"],
+                "license": {"identifier": "other", "name": "my-license", "link": "https://example.org/license"},
+            },
+            "unused": {"name": "unused", "repositories": [], "license": None},
+        },
     },
 }
 

@@ -23,7 +23,7 @@ def trainer(tmp_path_factory, teachers):
 
 
 def test_the_published_folder_of_the_trained_student_is_uploaded(trainer, hub, tmp_path):
-    trainer.push_to_hub(private=True)
+    trainer.push_to_hub(private=True, license="mit", language="en")
     assert uploaded(hub) == PUBLISHED
     repository = hub.repositories["user/name"]
     assert [commit.message for commit in repository.commits[1:]] == ["Upload HAWAII"] and repository.private
@@ -35,13 +35,20 @@ def test_the_published_folder_of_the_trained_student_is_uploaded(trainer, hub, t
     assert all(value.equal(pushed[name]) for name, value in trainer.student.state_dict().items())
     card = hub.contents("user/name")["README.md"].decode()
     assert "distilled from frozen teachers (convnext, vit)" in card and "# name" in card
+    assert "\nlicense: mit\n" in card and "\nlanguage:\n- en\n" in card
     assert not list(Path(trainer.args.output_dir).glob("*incomplete*"))
 
 
 def test_a_second_push_makes_no_commit(trainer, hub):
-    trainer.push_to_hub()
-    assert trainer.push_to_hub(commit_message="again").startswith("Nothing was uploaded")
+    trainer.push_to_hub(license="mit")
+    assert trainer.push_to_hub(commit_message="again", license="mit").startswith("Nothing was uploaded")
     assert len(hub.repositories["user/name"].commits) == 2
+
+
+def test_a_license_must_be_given(trainer, hub):
+    with pytest.raises(UserError, match="names no license, so nobody could use the model"):
+        trainer.push_to_hub()
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize("options", [{"blocking": False}, {"revision": "next"}])
@@ -60,5 +67,5 @@ def test_a_repository_must_be_named(trainer, hub, monkeypatch):
 def test_an_error_of_the_hub_is_explained_and_leaves_no_files(trainer, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_unknown")
     with pytest.raises(UserError, match="could not be uploaded to user/name: the Hub does not know your token"):
-        trainer.push_to_hub()
+        trainer.push_to_hub(license="mit")
     assert not list(Path(trainer.args.output_dir).glob("*incomplete*"))

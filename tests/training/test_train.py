@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.__main__ import main
-from hawaii.files.manifest import read_identity, write_manifest
+from hawaii.files.manifest import read_files, read_identity, write_manifest
 from hawaii.files.run_contents import CHECKPOINT_STATE_FILES, OBJECTIVE_FILE
 from hawaii.files.user_error import UserError
 from hawaii.processing.chat_templates import load_chat_template
@@ -109,6 +110,29 @@ def test_the_results_report_steps_samples_and_seconds(finished):
         "vit": {"image_size": 16, "grid": [4, 4, 16]},
         "convnext": {"image_size": 32, "grid": [8, 8, 16]},
     }
+
+
+def test_the_hub_folder_has_a_card_of_the_run_without_its_paths(finished, recipe):
+    hub = finished / "hub"
+    card, facts = (hub / "README.md").read_text(), json.loads((hub / "training.json").read_text())
+    assert read_files(hub).keys() >= {"recipe.yaml", "loss_curves.png", "training.json"}
+    assert Image.open(hub / "loss_curves.png").size[0] > 500
+    for stage in STAGES:
+        (session,) = facts["stages"][stage]["hardware"]
+        assert session["first_step"] == 1 and sum(session["devices"].values()) == 1
+        assert f"| {stage} | 1 | 1 x " in card
+    assert list(facts["card"]["teachers"]) == ["vit", "convnext"] and facts["card"]["license"] is None
+    for name in ("README.md", "training.json", "recipe.yaml", "manifest.json", "config.json"):
+        assert str(recipe.parent) not in (hub / name).read_text(), name
+
+
+def test_a_card_that_the_recipe_completes_later_keeps_its_text(finished, recipe, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "hub" / "README.md").write_text("# Mine\n")
+    options = [f"output_dir={folder}", "card={license: mit}", "card.language=en"]
+    assert main(["train", str(recipe), *options]) == 0
+    assert "already has this model and is left as it is" in capsys.readouterr().out
+    assert (folder / "hub" / "README.md").read_text() == "---\nlanguage:\n- en\nlicense: mit\n---\n# Mine\n"
 
 
 def test_the_hub_folder_has_the_weights_and_the_template_of_the_last_stage(finished):
@@ -282,8 +306,14 @@ def test_a_run_that_a_signal_stops_continues_bit_for_bit(
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == handlers
     assert_unfinished(tmp_path, stage)
     assert (tmp_path / "finetune").exists() == (stage == "finetune")
+    monkeypatch.setattr("hawaii.training.monitoring.hardware.device_name", lambda device: "another device")
     assert main(["train", str(recipe), f"output_dir={tmp_path}"]) == 0
     assert_same_run(tmp_path, finished)
+    sessions = json.loads((tmp_path / "hub" / "training.json").read_text())["stages"][stage]["hardware"]
+    assert "another device" not in sessions[0]["devices"]
+    # No step is left after the last checkpoint.
+    assert [session["first_step"] for session in sessions] == ([1] if step == 6 else [1, step + 1])
+    assert step == 6 or sessions[1]["devices"] == {"another device": 1}
 
 
 def test_a_signal_before_the_first_step_stops_at_once(recipe, tmp_path, monkeypatch, capsys):

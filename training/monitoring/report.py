@@ -29,6 +29,7 @@ def report_training(trainer) -> dict[str, Any]:
         "objective": args.objective,
         "teachers": {teacher.name: {"image_size": teacher.image_size, "grid": teacher.grid} for teacher in used},
         "num_parameters": trainer.student.num_parameters(),
+        "hardware": trainer.sessions,
         "question": dataset.question,
         "log": next((entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {}),
     }

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers import IntervalStrategy
@@ -15,6 +14,7 @@ from transformers import IntervalStrategy
 from ...files.atomic import write_text
 from ...files.run_contents import HUB_FOLDER
 from ...files.user_error import UserError, explain_errors
+from ...hub_cards.card_options import CardOptions
 from ..objectives.objective import ObjectiveOptions
 from ..teachers.config import TeacherConfig
 from ..teachers.presets import expand_teachers
@@ -25,6 +25,7 @@ from .lora import check_frozen_base, convert_lora
 from .model_configs import check_text_config, check_vision_config
 from .objectives import OBJECTIVES
 from .options import OPTIONS, convert_options
+from .recipe_yaml import apply_override, check_stages, format_recipe, read_yaml
 from .values import check_names, convert_option
 
 
@@ -93,6 +94,8 @@ class Recipe:
             Tasks to evaluate the finished model on; `hawaii ablate` uses them.
         use_cpu (`bool`):
             Whether training arguments ignore the accelerators of this process.
+        card (`dict`):
+            Fields of [`CardOptions`], for the model card.
     """
 
     path: Path = field(compare=False)
@@ -101,6 +104,7 @@ class Recipe:
     stages: dict[str, Stage]
     eval_tasks: list[str]
     use_cpu: bool = field(default=False, compare=False)
+    card: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_encoder_alone(self) -> bool:
@@ -131,33 +135,13 @@ class Recipe:
                 option, dot, config_field = key.partition(".")
                 given[option] = {**(given.get(option) or {}), config_field: value} if dot else value
         output_dir = self.output_dir if output_dir is None else Path(output_dir)
-        return _build_recipe(self.path, output_dir, stages, self.eval_tasks, self.use_cpu)
+        return _build_recipe(self.path, output_dir, stages, self.eval_tasks, self.use_cpu, self.card)
 
     def save(self, path: Path) -> None:
-        """Writes a YAML file that [`read_recipe`] reads as an equal recipe: shared options first, then the stages'."""
+        """Writes a YAML file that [`read_recipe`] reads as an equal recipe."""
         given = {name: stage.given for name, stage in self.stages.items()}
-        first = next(iter(given.values()))
-        shared = {
-            key: value
-            for key, value in first.items()
-            if all(key in options and options[key] == value for options in given.values())
-        }
-        stages = {
-            name: {key: value for key, value in options.items() if key not in shared}
-            for name, options in given.items()
-        }
-        tasks = {"eval_tasks": self.eval_tasks} if self.eval_tasks else {}
-        content = {"output_dir": str(self.output_dir), **tasks, **shared, "stages": stages}
-        write_text(path, OmegaConf.to_yaml(OmegaConf.create(_escape(content))))
-
-
-def _escape(value: Any) -> Any:
-    """Escapes `${`, and backslashes before it, which OmegaConf would read as an interpolation."""
-    if isinstance(value, dict):
-        return {key: _escape(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_escape(item) for item in value]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+        run = {"eval_tasks": self.eval_tasks, "card": self.card}
+        write_text(path, format_recipe(str(self.output_dir), given, run))
 
 
 def first_different_value(there: Any, here: Any, location: str) -> str | None:
@@ -276,66 +260,23 @@ def _check_encoder(path: Path, recipe: Recipe) -> None:
 
 
 def _build_recipe(
-    path: Path, output_dir: Path, given: dict[str, dict[str, Any]], eval_tasks: list[str], use_cpu: bool
+    path: Path,
+    output_dir: Path,
+    given: dict[str, dict[str, Any]],
+    eval_tasks: list[str],
+    use_cpu: bool,
+    card: dict[str, Any],
 ) -> Recipe:
     first = next(iter(given.values()))
     student = {key: first[key] for key in STUDENT_OPTIONS if key in first}
     stages = {
         name: _build_stage(path, name, {**options, **student}, output_dir, use_cpu) for name, options in given.items()
     }
-    recipe = Recipe(path, path.stem, output_dir, stages, eval_tasks, use_cpu)
+    recipe = Recipe(path, path.stem, output_dir, stages, eval_tasks, use_cpu, card)
     for stage in stages.values():
         _check_continuation(path, stages[next(iter(stages))], stage)
     _check_encoder(path, recipe)
     return recipe
-
-
-def _check_stages(path: Path, recipe: Any) -> None:
-    if not isinstance(recipe, dict) or not isinstance(recipe.get("stages"), dict) or not recipe["stages"]:
-        raise UserError(f"{path} is not a recipe: it needs `stages`, a mapping of names to options.")
-
-
-def _read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict:
-    """The content of a recipe merged into the one it extends, before interpolation."""
-    try:
-        recipe: Any = OmegaConf.to_container(OmegaConf.create(path.read_text(encoding="utf-8")))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}.") from error
-    except (yaml.YAMLError, OmegaConfBaseException, AssertionError, RecursionError) as error:
-        # A file with only a number raises an AssertionError, deep nesting a RecursionError.
-        raise UserError(f"{path} is not valid YAML: {error or 'it has no keys'}") from error
-    if not isinstance(recipe, dict) or "extends" not in recipe or "stages" in recipe:
-        _check_stages(path, recipe)
-        recipe["stages"] = {str(name): options or {} for name, options in recipe["stages"].items()}
-    if "extends" not in recipe:
-        return recipe
-    if not isinstance(recipe["extends"], str):
-        raise UserError(f"{path}: extends is {recipe['extends']!r}; it must be the file of another recipe.")
-    extended = Path(os.path.normpath(find_recipe(recipe.pop("extends"), path.parent)))
-    if extended in (path, *extended_by):
-        raise UserError(f"{path} extends {extended}, which is the same file or extends it in turn.")
-    merged: Any = OmegaConf.merge(_read_yaml(extended, (*extended_by, path)), recipe)
-    return OmegaConf.to_container(merged)
-
-
-def _apply_override(recipe: Any, override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise UserError(f"{override!r} is not an override; write key=value, or stages.NAME.key=value.")
-    parent, *rest = key.split(".")
-    if parent == "stages" and rest and rest[0] not in recipe.stages:
-        raise UserError(f"The override {override!r} changes stage {rest[0]!r}, which the recipe does not have.")
-    hiding = [name for name, options in recipe.stages.items() if rest and parent in (options or {})]
-    if hiding:
-        raise UserError(
-            f"The override {override!r} changes {parent!r}, which stage {hiding[0]} replaces: write "
-            f"stages.{hiding[0]}.{override}."
-        )
-    try:
-        (value,) = OmegaConf.to_container(OmegaConf.create(f"- {text}"))
-    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
-        raise UserError(f"The value of the override {override!r} is not valid YAML: {error}") from error
-    OmegaConf.update(recipe, key, value, merge=False)
 
 
 def _check_given(location: str, name: str, options: Any, is_first: bool) -> None:
@@ -346,7 +287,7 @@ def _check_given(location: str, name: str, options: Any, is_first: bool) -> None
             f"{location}: a stage is a folder of the run next to `{HUB_FOLDER}`; give it another name, of letters, "
             "digits, _ and -."
         )
-    for key in ("output_dir", "eval_tasks"):
+    for key in ("output_dir", "eval_tasks", "card"):
         if key in options:
             raise UserError(f"{location}: {key} belongs to the complete run; move it to the shared keys.")
     student_options = [key for key in STUDENT_OPTIONS if key in options]
@@ -356,6 +297,20 @@ def _check_given(location: str, name: str, options: Any, is_first: bool) -> None
             "move it to the shared keys or to the first stage."
         )
     check_names(location, "option", options, OPTIONS)
+
+
+def _check_card(path: Path, given: Any) -> dict[str, Any]:
+    """Returns the fields of [`CardOptions`] that a recipe gives; raises a `UserError` if one is invalid."""
+    location = f"{path}, card"
+    if given is not None and not isinstance(given, dict):
+        raise UserError(f"{location}: it is {given!r}; it must be a mapping, as in {{license: mit, language: en}}.")
+    card = {name: value for name, value in (given or {}).items() if value is not None}
+    check_names(location, "field", card, [option.name for option in fields(CardOptions)])
+    try:
+        CardOptions(**card)
+    except UserError as error:
+        raise UserError(f"{location}: {error}") from error
+    return card
 
 
 def read_recipe(recipe: str | Path, overrides: Sequence[str] | None = (), use_cpu: bool = False) -> Recipe:
@@ -376,17 +331,17 @@ def read_recipe(recipe: str | Path, overrides: Sequence[str] | None = (), use_cp
         UserError: the file is missing or not a recipe, or a key or value of any stage is invalid.
     """
     path = Path(os.path.normpath(find_recipe(recipe)))
-    config = OmegaConf.create(_read_yaml(path))
+    config = OmegaConf.create(read_yaml(path))
     for override in overrides or ():
-        _check_stages(path, OmegaConf.to_container(config))
-        _apply_override(config, override)
+        check_stages(path, OmegaConf.to_container(config))
+        apply_override(config, override)
     unresolved: Any = OmegaConf.to_container(config)
     with explain_errors(f"{path} has a value that cannot be resolved", (OmegaConfBaseException, RecursionError)):
         check_interpolations(path, unresolved)
         content: Any = OmegaConf.to_container(config, resolve=True)
-    _check_stages(path, content)
+    check_stages(path, content)
     stages = content.pop("stages")
-    output_dir, tasks = content.pop("output_dir", None), content.pop("eval_tasks", None)
+    output_dir, tasks, card = (content.pop(key, None) for key in ("output_dir", "eval_tasks", "card"))
     if output_dir in (None, ""):
         raise UserError(f"{path} names no output_dir.")
     output_dir = convert_option(str(path), "output_dir", output_dir, str)
@@ -396,4 +351,6 @@ def read_recipe(recipe: str | Path, overrides: Sequence[str] | None = (), use_cp
         check_names(location, "option", content, OPTIONS)
     tasks = [] if tasks is None else tasks if isinstance(tasks, list) else str(tasks).split(",")
     tasks = [str(task).strip() for task in tasks]
-    return _build_recipe(path, Path(output_dir), {n: {**content, **o} for n, o in stages.items()}, tasks, use_cpu)
+    card = _check_card(path, card)
+    stages = {name: {**content, **options} for name, options in stages.items()}
+    return _build_recipe(path, Path(output_dir), stages, tasks, use_cpu, card)

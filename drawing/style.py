@@ -1,5 +1,6 @@
 """Settings and colours of the figures, and saving them with matplotlib."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from ..files.user_error import UserError
 
 # The colour-blind-safe palette of Okabe and Ito, ordered so that neighbours also differ in lightness.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+# Yellow is too light for a line on white.
+LINE_COLORS = ["#000000", *(color for color in COLORS if color != "#F0E442")]
+LINE_STYLES = ("-", "--", ":")
 # Width in inches of a page with two columns. The font size is that of its captions.
 PAGE_WIDTH = 7.2
 SETTINGS = {
@@ -24,6 +28,11 @@ SETTINGS = {
     "xtick.major.size": 2,
     "ytick.major.size": 2,
 }
+
+
+def has_matplotlib() -> bool:
+    """Whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
 
 
 def matplotlib_or_error() -> Any:

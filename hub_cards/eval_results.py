@@ -1,0 +1,79 @@
+"""Scores in a card's metadata, and in `.eval_results`, from where the Hub's leaderboards take them."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml, parse_eval_result_entries
+from huggingface_hub.utils import yaml_dump
+
+from ..files.atomic import write_text
+from ..files.escape import flatten
+from ..files.run_contents import EVAL_RESULTS_FILE
+from ..files.user_error import explain_errors
+from .card_options import is_repository
+
+
+def _flatten(value: Any) -> Any:
+    return flatten(value) if isinstance(value, str) else value
+
+
+def make_result(result: dict[str, Any], task_type: str) -> EvalResult:
+    """A score as an entry of a card's `model-index`; see [`add_results`]."""
+    number = result.get("num_questions")
+    return EvalResult(
+        task_type=task_type,
+        dataset_type=flatten(result.get("repository", result["task"])),
+        dataset_name=flatten(result.get("data_set", result["task"])),
+        dataset_config=_flatten(result.get("config")),
+        dataset_split=_flatten(result.get("split")),
+        metric_type=flatten(result["metric"]),
+        metric_value=_flatten(result["value"]),
+        metric_args={"num_questions": _flatten(number)} if number else None,
+    )
+
+
+def _key(result: EvalResult) -> tuple:
+    return (*result.unique_identifier, result.dataset_name, result.metric_type)
+
+
+def merge_results(old: list[EvalResult], new: list[EvalResult]) -> list[EvalResult]:
+    """The scores of both, where a new one replaces an old one of the same metric on the same data."""
+    merged = {_key(result): result for result in [*old, *new]}
+    return list(merged.values())
+
+
+def _make_entry(result: dict[str, Any]) -> EvalResultEntry:
+    number = result.get("num_questions")
+    return EvalResultEntry(
+        dataset_id=result["repository"],
+        task_id=flatten(result.get("config") or "default"),
+        value=_flatten(result["value"]),
+        date=date.today().isoformat(),
+        notes=flatten(
+            f"{result['metric']} of the split {result.get('split')}, lmms-eval task {result['task']}"
+            + (f", {number} questions" if number else "")
+        ),
+    )
+
+
+def write_eval_results(folder: Path, results: list[dict[str, Any]]) -> None:
+    """
+    Adds the scores on data sets of the Hub to a folder's `.eval_results`; those of other data are left out, because
+    the Hub has no page for them.
+
+    Raises:
+        UserError: the file exists and cannot be read.
+    """
+    path = folder / EVAL_RESULTS_FILE
+    entries = [_make_entry(result) for result in results if is_repository(str(result.get("repository", "")))]
+    if not entries:
+        return
+    known = []
+    if path.is_file():
+        problem = f"{path} does not list scores; remove it, and it is written again"
+        with explain_errors(problem, (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)):
+            known = parse_eval_result_entries(yaml.safe_load(path.read_text(encoding="utf-8")))
+    merged = {(entry.dataset_id, entry.task_id): entry for entry in [*known, *entries]}
+    write_text(path, yaml_dump(eval_result_entries_to_yaml(list(merged.values())), sort_keys=False))
