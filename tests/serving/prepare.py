@@ -207,17 +207,30 @@ def answer_questions(folder: Path, conversations: list[list[dict]]) -> dict:
     raise RuntimeError(f"Only {len(clear)} questions of {len(conversations)} have clear answers in {folder}.")
 
 
+def draw_unusual_images(folder: Path) -> list[str]:
+    """An image with opacity and one of 16 bits."""
+    transparent = Image.effect_noise((40, 40), 90).convert("RGB")
+    transparent.putalpha(Image.linear_gradient("L").resize((40, 40)))
+    transparent.save(folder / "transparent.png")
+    values = (torch.arange(40 * 40) * 40).to(torch.uint16).view(40, 40)
+    Image.fromarray(values.numpy()).save(folder / "16_bits.png")
+    return [str(folder / "transparent.png"), str(folder / "16_bits.png")]
+
+
 def main(output: Path, run: Path | None) -> None:
     shutil.rmtree(output, ignore_errors=True)
     (output / "folders").mkdir(parents=True)
     (output / "references").mkdir()
     torch.manual_seed(0)
     conversations = make_questions(draw_images(output / "images"))
+    unusual = [messages for messages in make_questions(draw_unusual_images(output / "images")) if len(messages) == 1]
     for name, (function, kwargs) in FOLDERS.items():
         torch.manual_seed(0)
         function(output / "folders" / name, **kwargs)
     if run is not None and (run / "hub").is_dir():
         save_demo(run, output / "folders")
+    unusual_answers = answer_questions(output / "folders" / "llama_untied", unusual)
+    (output / "unusual.json").write_text(json.dumps(unusual_answers))
     for folder in sorted((output / "folders").iterdir()):
         answers = answer_questions(folder, conversations)
         (output / "references" / f"{folder.name}.json").write_text(json.dumps(answers))

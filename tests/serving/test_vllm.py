@@ -9,6 +9,7 @@ import base64
 import json
 import mimetypes
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.vllm
 
 CHECK = Path(os.environ.get("HAWAII_SERVE_CHECK", "serve-check-is-not-prepared")).resolve()
 REFERENCES = sorted(CHECK.glob("references/*.json"))
-DOCUMENT = Path(__file__).parents[2] / "docs" / "serving.md"
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 CONCURRENCY = 16
 # Of the logarithm of a probability. One level of one pixel would make a difference of 1e-2.
 ROUNDING = 1e-3
@@ -104,6 +105,12 @@ def answers(url):
 
 
 @pytest.fixture(scope="module")
+def any_server():
+    """A server of one folder, for facts that do not depend on the folder."""
+    yield from start_server(CHECK / "folders" / "llama_untied")
+
+
+@pytest.fixture(scope="module")
 def server(folder):
     yield from start_server(folder)
 
@@ -145,8 +152,10 @@ def options(question, ignore_eos):
     }
 
 
-def complete(client, question):
-    response = client.chat.completions.create(**options(question, ignore_eos=False))
+def complete(client, question, **extra):
+    arguments = options(question, ignore_eos=False)
+    arguments["extra_body"] |= extra
+    response = client.chat.completions.create(**arguments)
     assert response.prompt_token_ids == question["prompt_ids"]
     return response.choices[0].token_ids
 
@@ -222,3 +231,53 @@ def test_the_api_streams_equal_answers_to_concurrent_requests(server, questions,
     with ThreadPoolExecutor(CONCURRENCY) as pool:
         found = list(pool.map(lambda question: stream(client, question), questions))
     check(record_answers, folder, "API, streaming", found, [question["tokens"] for question in questions])
+
+
+def test_opacity_and_16_bits_are_as_in_transformers_if_vllm_keeps_the_modes_of_images(any_server):
+    client = connect(any_server)
+    questions = json.loads((CHECK / "unusual.json").read_text())["questions"]
+    questions = [question for question in questions if '"image"' in json.dumps(question)]
+    expected = [question["ended"] for question in questions]
+    kept = {"media_io_kwargs": {"image": {"image_mode": None}}}
+    assert [complete(client, question, **kept) for question in questions] == expected
+    assert [complete(client, question) for question in questions] != expected
+
+
+@pytest.fixture
+def document_folder(tmp_path):
+    """A folder with the files that the document names."""
+    (tmp_path / "runs" / "easy_vqa").mkdir(parents=True)
+    (tmp_path / "runs" / "easy_vqa" / "hub").symlink_to(CHECK / "folders" / "llama_untied")
+    (tmp_path / "image.png").symlink_to(CHECK / "images" / "0.png")
+    return tmp_path
+
+
+def run_block(command, folder):
+    environment = {**ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    finished = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1800)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    return finished.stdout
+
+
+def find_block(language, word):
+    """The code block of the document that has a word."""
+    (block,) = [b for b in re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT, re.M | re.S) if word in b]
+    return block
+
+
+def test_the_document_asks_with_curl(any_server, document_folder):
+    command = find_block("bash", "curl").replace("http://localhost:8000/v1", any_server)
+    answer = json.loads(run_block(["bash", "-c", command], document_folder))
+    assert answer["choices"][0]["message"]["content"]
+
+
+def test_the_document_asks_with_the_client(any_server, document_folder):
+    code = find_block("python", "openai").replace("http://localhost:8000/v1", any_server)
+    assert len(run_block([sys.executable, "-c", code], document_folder).splitlines()) == 2
+
+
+def test_the_document_asks_without_a_server(document_folder):
+    code = find_block("python", "from vllm")
+    code = code.replace("trust_remote_code=True,", "trust_remote_code=True, gpu_memory_utilization=0.2,")
+    (document_folder / "ask.py").write_text(code)
+    assert len(run_block([sys.executable, "ask.py"], document_folder).splitlines()) >= 3
