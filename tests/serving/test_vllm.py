@@ -10,6 +10,7 @@ import json
 import mimetypes
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -28,6 +29,8 @@ CHECK = Path(os.environ.get("HAWAII_SERVE_CHECK", "serve-check-is-not-prepared")
 REFERENCES = sorted(CHECK.glob("references/*.json"))
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 CONCURRENCY = 16
+# The options that leave images to the processor.
+KEPT_MODES = ["--mm-processor-cache-gb", "0", "--media-io-kwargs", '{"image": {"image_mode": null}}']
 # Of the logarithm of a probability. One level of one pixel would make a difference of 1e-2.
 ROUNDING = 1e-3
 ENVIRONMENT = {
@@ -111,6 +114,11 @@ def any_server():
 
 
 @pytest.fixture(scope="module")
+def server_that_keeps_modes():
+    yield from start_server(CHECK / "folders" / "llama_untied", *KEPT_MODES)
+
+
+@pytest.fixture(scope="module")
 def server(folder):
     yield from start_server(folder)
 
@@ -152,10 +160,8 @@ def options(question, ignore_eos):
     }
 
 
-def complete(client, question, **extra):
-    arguments = options(question, ignore_eos=False)
-    arguments["extra_body"] |= extra
-    response = client.chat.completions.create(**arguments)
+def complete(client, question):
+    response = client.chat.completions.create(**options(question, ignore_eos=False))
     assert response.prompt_token_ids == question["prompt_ids"]
     return response.choices[0].token_ids
 
@@ -233,14 +239,16 @@ def test_the_api_streams_equal_answers_to_concurrent_requests(server, questions,
     check(record_answers, folder, "API, streaming", found, [question["tokens"] for question in questions])
 
 
-def test_opacity_and_16_bits_are_as_in_transformers_if_vllm_keeps_the_modes_of_images(any_server):
-    client = connect(any_server)
+def test_opacity_and_16_bits_are_as_in_transformers_if_vllm_keeps_modes(any_server, server_that_keeps_modes):
+    assert shlex.join(KEPT_MODES) in DOCUMENT
     questions = json.loads((CHECK / "unusual.json").read_text())["questions"]
     questions = [question for question in questions if '"image"' in json.dumps(question)]
     expected = [question["ended"] for question in questions]
-    kept = {"media_io_kwargs": {"image": {"image_mode": None}}}
-    assert [complete(client, question, **kept) for question in questions] == expected
-    assert [complete(client, question) for question in questions] != expected
+    kept, converted = (
+        [complete(connect(address), question) for question in questions]
+        for address in (server_that_keeps_modes, any_server)
+    )
+    assert kept == expected != converted
 
 
 @pytest.fixture
