@@ -64,8 +64,8 @@ def save_family(folder: Path, name: str, is_tied: bool, vision=None, scale: floa
     family = dataclasses.replace(
         family, fields=family.fields | {key: fields[key] for key in fields.keys() & family.fields.keys()}
     )
-    can_be_tied = is_tied or family.can_be_tied == (True,)
-    save_language_model(folder / "language_model", family, **TEXT, tie_word_embeddings=can_be_tied)
+    starts_tied = is_tied or family.can_be_tied == (True,)
+    save_language_model(folder / "language_model", family, **TEXT, tie_word_embeddings=starts_tied)
     student, processor = build_student(
         ModelArguments(language_model=str(folder / "language_model"), vision_config={**VISION, **(vision or {})}),
         DataArguments(data_path="unread", image_folder="unread"),
@@ -78,7 +78,7 @@ def save_family(folder: Path, name: str, is_tied: bool, vision=None, scale: floa
     with torch.no_grad():
         # Gemma multiplies its embeddings: with large ones it would repeat its input.
         student.get_input_embeddings().weight.mul_(scale)
-    save(student if is_tied or not can_be_tied else untie(student), processor, folder)
+    save(untie(student) if starts_tied and not is_tied else student, processor, folder)
 
 
 FOLDERS = {
