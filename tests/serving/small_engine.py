@@ -25,18 +25,18 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 @dataclass
 class Batch:
-    """The lengths of a batch's prompts, and the `layer_idx` of each module that asked for the engine's attention."""
+    """The tokens of a batch: the prompt of each and its position there. And who asked for the engine's attention."""
 
-    lengths: list[int] = field(default_factory=list)
+    prompts: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    positions: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     layers: set[int] = field(default_factory=set)
 
 
 def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
     """Causal attention within each prompt, whatever mask the model passes: the engine knows the prompts."""
-    module.batch.layers.add(module.layer_idx)
-    lengths = torch.tensor(module.batch.lengths)
-    prompt = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    mask = (prompt[:, None] == prompt).tril()
+    batch = module.batch
+    batch.layers.add(module.layer_idx)
+    mask = (batch.prompts[:, None] == batch.prompts) & (batch.positions[:, None] >= batch.positions)
     outputs = F.scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=True)
     return outputs.transpose(1, 2).contiguous(), None
 
@@ -174,7 +174,7 @@ class SmallEngine:
     def logits(self, prompts: Sequence[tuple[str, Sequence[Image.Image]]]) -> list[torch.Tensor]:
         """The logits of all tokens of each prompt, which is a text and its images."""
         tokens = [self.expand(*prompt) for prompt in prompts]
-        self.batch.lengths = [len(ids) for ids in tokens]
+        lengths = torch.tensor([len(ids) for ids in tokens])
         input_ids = torch.tensor(sum(tokens, []))
         embeddings = self.model.get_input_embeddings()(input_ids)
         # Each image is processed and encoded by itself: vLLM keeps both under the image's hash.
@@ -185,12 +185,15 @@ class SmallEngine:
         ]
         if features:
             embeddings[input_ids == self.processor.image_token_id] = torch.cat(features)
-        positions = torch.cat([torch.arange(length) for length in self.batch.lengths])
+        # In any order: only its position says where a token is, as in vLLM while it generates.
+        order = torch.randperm(len(input_ids))
+        self.batch.prompts = torch.arange(len(tokens)).repeat_interleave(lengths)[order]
+        self.batch.positions = torch.cat([torch.arange(length) for length in lengths])[order]
         outputs = self.model(
             input_ids=None,
-            inputs_embeds=embeddings[None],
-            position_ids=positions[None],
+            inputs_embeds=embeddings[None, order],
+            position_ids=self.batch.positions[None],
             use_cache=False,
             return_dict=False,
         )
-        return list(self.head(outputs[0][0]).split(self.batch.lengths))
+        return list(self.head(outputs[0][0])[order.argsort()].split(lengths.tolist()))
