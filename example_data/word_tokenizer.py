@@ -13,8 +13,8 @@ SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>", "<image>")
 # In front of this word, transformers' `stop_strings` looks at what each token becomes in text: it must not be unknown.
 PROBE = "abcdef"
 
-# Vicuna's conversation in few words and without a system prompt. The space before an answer is outside `generation`:
-# it is not a token, and transformers finds the labels by the token of the span's first character.
+# Vicuna's conversation in few words, and without a system's text of its own. The space before an answer is outside
+# `generation`: it is not a token, and transformers finds the labels by the token of the span's first character.
 CHAT_TEMPLATE = r"""
 {%- for message in messages -%}
     {%- set content = message['content'] -%}
@@ -35,6 +35,13 @@ CHAT_TEMPLATE = r"""
         {%- endfor -%}
         {{- eos_token -}}
         {%- endgeneration -%}
+    {%- elif message['role'] == 'system' -%}
+        {%- for item in content -%}
+            {{- item['text'] -}}
+        {%- endfor -%}
+        {{- ' ' -}}
+    {%- else -%}
+        {{- raise_exception('The turns are of system, user and assistant, and none of ' + message['role'] + '.') -}}
     {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}

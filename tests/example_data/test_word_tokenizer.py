@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from jinja2 import TemplateError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from hawaii.example_data.word_tokenizer import build_tokenizer, save_tokenizer
@@ -46,3 +47,27 @@ def test_a_tokenizer_that_was_loaded_is_saved_as_before(tmp_path):
         json.loads((tmp_path / name / "tokenizer_config.json").read_text()) for name in ("first", "second")
     )
     assert second == first and not {"is_local", "local_files_only"} & second.keys()
+
+
+TURNS = [
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what color is it?"}]},
+    {"role": "assistant", "content": "red"},
+    {"role": "user", "content": "what color is it?"},
+]
+
+
+def test_a_systems_text_comes_first_and_other_prompts_have_none():
+    tokenizer = build_tokenizer(TEXTS["colors"])
+    prompt = "user: <image>\nwhat color is it? assistant: red</s>user: what color is it? assistant:"
+    assert tokenizer.apply_chat_template(TURNS, tokenize=False, add_generation_prompt=True) == prompt
+    turns = [{"role": "system", "content": "it is red."}, *TURNS]
+    assert tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) == f"it is red. {prompt}"
+    encoded = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+    tokens = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+    assert tokens[:5] == ["it", "is", "red", "<unk>", "user"]
+    assert [t for t, is_answer in zip(tokens, encoded["assistant_masks"], strict=True) if is_answer] == ["red", "</s>"]
+
+
+def test_a_turn_of_another_role_is_refused():
+    with pytest.raises(TemplateError, match="turns are of system, user and assistant, and none of tool"):
+        build_tokenizer([]).apply_chat_template([*TURNS, {"role": "tool", "content": "7"}], tokenize=False)

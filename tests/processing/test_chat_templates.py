@@ -1,9 +1,10 @@
 """An adapted chat template of a language model renders lists of images and text, and strings as before."""
 
 import pytest
-from jinja2 import Environment, TemplateError, nodes
-from transformers.utils.chat_template_utils import render_jinja_template
+from jinja2 import TemplateError, nodes
+from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
+from hawaii.example_data.word_tokenizer import CHAT_TEMPLATE
 from hawaii.files.user_error import UserError
 from hawaii.processing.chat_templates import adapt_chat_template, load_chat_template
 from hawaii.tests.tiny.language_models import CHATML, FAMILIES
@@ -28,7 +29,7 @@ TAKES_LISTS = (
 
 
 def find_nodes(template, node_class):
-    return list(Environment().parse(template).find_all(node_class))
+    return list(_compile_jinja_template(template).environment.parse(template).find_all(node_class))
 
 
 def render(template, messages, **kwargs):
@@ -64,6 +65,13 @@ def test_engines_recognise_that_an_adapted_template_takes_lists():
     assert (inner.iter.node.name, inner.iter.arg.value) == ("message", "content")
 
 
+@pytest.mark.parametrize("template", [load_chat_template("vicuna_v1"), load_chat_template("plain"), CHAT_TEMPLATE])
+def test_engines_recognise_that_a_template_of_the_package_takes_lists(template):
+    """vLLM takes any loop over a variable of this name for one over a message's content."""
+    loops = find_nodes(template, nodes.For)
+    assert "content" in [loop.iter.name for loop in loops if isinstance(loop.iter, nodes.Name)]
+
+
 @pytest.mark.parametrize(
     "template", [load_chat_template("vicuna_v1"), load_chat_template("plain"), TAKES_LISTS], ids=str.split
 )
@@ -95,6 +103,42 @@ def test_a_system_text_is_kept_and_may_have_several_parts():
     assert rendered == (
         "<|im_start|>system\nBe short. Be kind.<|im_end|>\n<|im_start|>user\n<image>\nwhat is it ?<|im_end|>\n"
     )
+
+
+SYSTEM = {"role": "system", "content": "Be short."}
+# Those of Gemma's and Mistral's form have no place for a system's text, and say so.
+HAVE_SYSTEM = [name for name in FAMILIES if name not in ("gemma3", "mistral")]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        load_chat_template("vicuna_v1"),
+        CHAT_TEMPLATE,
+        *(adapt_chat_template(FAMILIES[name].chat_template, **SPECIAL) for name in HAVE_SYSTEM),
+    ],
+    ids=["vicuna_v1", "demo", *HAVE_SYSTEM],
+)
+def test_a_systems_text_is_in_front_of_all_turns(template):
+    with_list = {**SYSTEM, "content": [{"type": "text", "text": SYSTEM["content"]}]}
+    for turns in (LISTS, TEXTS, LISTS[:1], TEXTS[:1]):
+        rendered = render(template, [SYSTEM, *turns], add_generation_prompt=True)
+        assert render(template, [with_list, *turns], add_generation_prompt=True) == rendered
+        assert rendered.count("Be short.") == 1
+        assert rendered.index("Be short.") < rendered.index("what is it ?")
+        # All that follows the first question is as without the system's text.
+        without = render(template, turns, add_generation_prompt=True)
+        assert rendered.partition("what is it ?")[2] == without.partition("what is it ?")[2]
+
+
+@pytest.mark.parametrize("name", ["gemma3", "mistral"])
+def test_a_template_without_a_place_for_a_systems_text_refuses_it(name):
+    with pytest.raises(TemplateError, match="roles must alternate"):
+        render(adapt_chat_template(FAMILIES[name].chat_template, **SPECIAL), [SYSTEM, *LISTS])
+
+
+def test_stage_1_has_captions_alone():
+    assert render(load_chat_template("plain"), [SYSTEM, *LISTS]) == "<image>a circle\n<image><image>"
 
 
 @pytest.mark.parametrize("message", [{"role": "tool"}, {"role": "tool", "content": None, "name": "add"}], ids=str)

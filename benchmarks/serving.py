@@ -1,0 +1,137 @@
+"""
+Compares the CPU seconds that vLLM needs for a request to a HAWAII and to a LLaVA of transformers, both through vLLM's
+backend for models of transformers. The LLaVA is converted to the HAWAII, whose new adapters add nothing yet, so both
+give the same answers. Two processes, each with one thread and one model, answer the same questions alternately.
+
+    python benchmarks/serving.py --python .venv-vllm/bin/python
+
+LLaVA runs a layer of its encoder that nothing reads. `--feature_layer -1` gives it no such layer.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+from hawaii.benchmarks.alternating import compare
+from hawaii.modeling_hawaii.conversion.llava import convert_llava
+from hawaii.modeling_hawaii.conversion.llava_checkpoint import read_llava
+from hawaii.processing.chat_templates import load_chat_template
+from hawaii.tests.tiny.llava import CLIP, TEXT, randomize
+from hawaii.tests.tiny.models import make_tokenizer
+from hawaii.training.students.convert import build_llava_processor
+
+
+# The widths of CLIP ViT-L/14 and few layers, of which the language model reads the last; and a tiny size for the test.
+SIZES = {
+    "wide": (
+        {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 4}
+        | {"image_size": 168, "patch_size": 14},
+        {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_hidden_layers": 4},
+    ),
+    "tiny": (
+        {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
+        | {"image_size": 16, "patch_size": 4},
+        {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4, "num_hidden_layers": 2},
+    ),
+}
+# The paper's three teachers and three general adapters, of rank 16.
+ADAPTERS = {"num_teacher_adapters": 3, "num_general_adapters": 3}
+WORKER = Path(__file__).with_name("serve_requests.py")
+
+
+def save_llava(folder: Path, size: str, feature_layer: int) -> None:
+    """Saves a LLaVA with random weights. Layers that follow the one of the features have no effect, as in LLaVA."""
+    vision, text = SIZES[size]
+    tokenizer = make_tokenizer()
+    num_layers = vision["num_hidden_layers"] - 1 - feature_layer
+    config = LlavaConfig(
+        vision_config={**CLIP, **vision, "num_hidden_layers": num_layers},
+        text_config={**TEXT, "num_key_value_heads": text["num_attention_heads"], "vocab_size": len(tokenizer), **text}
+        | {"max_position_embeddings": 1024},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=feature_layer,
+    )
+    model = LlavaForConditionalGeneration(config)
+    randomize(model)
+    model.save_pretrained(folder)
+    side = {"height": vision["image_size"], "width": vision["image_size"]}
+    LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": side["height"]}, crop_size=side),
+        tokenizer=tokenizer,
+        patch_size=vision["patch_size"],
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=load_chat_template("vicuna_v1"),
+    ).save_pretrained(folder)
+
+
+def save_hawaii(folder: Path, llava: Path) -> None:
+    """Converts the LLaVA, with new adapters."""
+    model, _ = convert_llava(str(llava), **ADAPTERS)
+    model.save_pretrained(folder)
+    build_llava_processor(read_llava(str(llava), None)).save_pretrained(folder)
+
+
+class Worker:
+    """A process that answers the questions with one folder, again for each line that it gets."""
+
+    def __init__(self, python: str, folder: Path, arguments: argparse.Namespace):
+        command = [python, WORKER, folder, arguments.requests, arguments.tokens]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self.process = subprocess.Popen(
+            list(map(str, command)), env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.answers = self.read()["answers"]  # of a first round, which is not counted
+
+    def read(self) -> dict:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{WORKER.name} ended with status {self.process.wait()}.")
+        return json.loads(line)
+
+    def seconds(self) -> float:
+        """CPU seconds of all requests."""
+        assert self.process.stdin is not None
+        print(file=self.process.stdin, flush=True)
+        return self.read()["seconds"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--python", default=sys.executable, help="of an environment with vLLM; it needs no other package"
+    )
+    parser.add_argument("--size", choices=SIZES, default="wide")
+    parser.add_argument("--feature_layer", type=int, choices=(-2, -1), default=-2)
+    parser.add_argument("--requests", type=int, default=8, metavar="N", help="of one image each, in one batch")
+    parser.add_argument("--tokens", type=int, default=16, metavar="N", help="of each answer")
+    parser.add_argument("--rounds", type=int, default=10, metavar="N")
+    arguments = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        llava, hawaii = Path(folder) / "llava", Path(folder) / "hawaii"
+        save_llava(llava, arguments.size, arguments.feature_layer)
+        save_hawaii(hawaii, llava)
+        ours, theirs = (Worker(arguments.python, path, arguments) for path in (hawaii, llava))
+        with ours.process, theirs.process:  # they end when their input is closed
+            if ours.answers != theirs.answers:
+                raise SystemExit(f"The answers differ: {ours.answers} of HAWAII, {theirs.answers} of LLaVA.")
+            rounds = [(ours.seconds(), theirs.seconds()) for _ in range(arguments.rounds)]
+    ratio, least, largest = compare(rounds)
+    per_request = [statistics.median(times) / arguments.requests for times in zip(*rounds)]
+    print("CPU seconds of a request: {:.3f} of HAWAII, {:.3f} of LLaVA".format(*per_request))
+    print(f"HAWAII / LLaVA: {ratio:.3f} (of {len(rounds)} pairs {least:.3f} to {largest:.3f})")
+
+
+if __name__ == "__main__":
+    main()
