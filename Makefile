@@ -1,6 +1,7 @@
 # make demo     train the embedded default on easy-VQA, ask it a question, and evaluate it
 # make emoji    fetch and build EmojiVQA, the harder data set of real drawings, with its experts
 # make test     run every test
+# make docs     build the documentation site in site/; `make docs-serve` shows it while you edit
 # make style    format the sources
 # make quality  check style and types
 # make .venv    the environment alone
@@ -38,7 +39,7 @@ export MALLOC_TRIM_THRESHOLD_ := 2147483648
 export MALLOC_TOP_PAD_ := 268435456
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: demo emoji test style quality clean .venv
+.PHONY: demo emoji test docs docs-serve style quality clean .venv
 
 demo: .venv/installed
 	@echo "==> 1/4 Preparing easy-VQA and the experts that teach ($(RUN))"
@@ -60,6 +61,16 @@ test: .venv/installed .venv-timm/installed .venv-deepspeed/installed .venv-trans
 	OMP_NUM_THREADS=1 .venv-timm/bin/python -m pytest -m timm $(PYTEST_FLAGS)
 	OMP_NUM_THREADS=1 .venv-deepspeed/bin/python -m pytest -m deepspeed $(PYTEST_FLAGS)
 
+# Material for MkDocs announces with each build that it ends in May 2027. Its successor, Zensical, cannot build this site
+# yet: it has no hooks.
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+docs: .venv/installed
+	$(BIN)/mkdocs build
+	@echo "==> Open site/index.html in a browser"
+
+docs-serve: .venv/installed
+	$(BIN)/mkdocs serve
+
 style: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -70,7 +81,7 @@ quality: .venv/installed
 	$(BIN)/pyright
 
 clean:
-	rm -rf .venv .venv-timm .venv-deepspeed .venv-transformers4 .cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-timm .venv-deepspeed .venv-transformers4 .cache .pytest_cache .ruff_cache build dist site *.egg-info
 	find . -name __pycache__ -type d -not -path "./runs/*" -prune -exec rm -rf {} +
 
 .venv: .venv/installed
