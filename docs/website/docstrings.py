@@ -1,9 +1,9 @@
 """
 Docstrings in the form of Hugging Face's libraries, as tables of parameters with links.
 
-An item of `Args:` is a line with one or more names, each with its type, shape and default, and an indented description:
-``name (`torch.FloatTensor` of shape `(batch_size, width)`, *optional*, defaults to `None`):``. A name in brackets and
-backticks, as in [`Docstrings`], is a link if the name is in the API reference.
+An item of `Args:` is a line with one or more names, each with its type, shape and default, and an indented
+description: ``name (`torch.FloatTensor` of shape `(batch_size, width)`, *optional*, defaults to `None`):``. A name in
+brackets and backticks, as in [`Docstrings`], is a link if the name is in the API reference.
 """
 
 import re
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from griffe import (
+    Class,
     Docstring,
     DocstringAttribute,
     DocstringParameter,
@@ -20,6 +21,7 @@ from griffe import (
     DocstringSectionParameters,
     DocstringSectionReturns,
     Extension,
+    Function,
     Object,
     parse_docstring_annotation,
 )
@@ -27,7 +29,7 @@ from griffe import (
 
 API_PAGES = Path(__file__).parents[1] / "api"
 HEADING = re.compile(r"^(\w+):$", flags=re.MULTILINE)
-ITEM = re.compile(r"^    (\S.*):\n((?:^(?: {8}.*)?(?:\n|\Z))*)", flags=re.MULTILINE)
+ITEM = re.compile(r"^    (\S.*(?:\n    \S.*)*?):\n((?:^(?: {8}.*)?(?:\n|\Z))*)", flags=re.MULTILINE)
 NAMES = re.compile(r"((?:[*\w.]+(?:, )?)+)(?: \(((?:`[^`]*`|[^`()])*)\))?(?:, )?")
 REFERENCE = re.compile(r"\[`~?([\w.]+)`\]")
 
@@ -53,13 +55,13 @@ class Docstrings(Extension):
         self.documented = members | self.documented
         for obj in objects.values():
             if obj.docstring is not None:
-                text = REFERENCE.sub(lambda match: self.link(match[1], obj), obj.docstring.value)
+                text = REFERENCE.sub(self.link, obj.docstring.value)
                 obj.docstring.value = text
                 obj.docstring.parsed = list(parse(text, obj))
 
-    def link(self, name: str, obj: Object) -> str:
+    def link(self, reference: re.Match) -> str:
         """A link to a class, a function or a method; only its name if the API reference does not contain it."""
-        name, dot, member = name.partition(".")
+        name, dot, member = reference[1].partition(".")
         target = self.documented.get(name)
         if target is None or (member and member.startswith("_")):
             return f"`{name}{dot}{member}`"
@@ -92,17 +94,24 @@ def parse(text: str, obj: Object) -> Iterator[DocstringSection]:
 
 
 def parse_items(content: str, obj: Object, kind: type) -> Iterator:
-    """One parameter or attribute for each name of each item."""
+    """
+    One parameter or attribute for each name of each item.
+
+    Raises:
+        ValueError: a line is not part of an item.
+    """
+    if unread := ITEM.sub("", content).strip():
+        raise ValueError(f"The docstring of {obj.path} has lines that are no items: {unread!r}.")
     for head, description in ITEM.findall(content):
         lines = "\n".join(line[8:] for line in description.splitlines()).strip()
-        for names, facts in NAMES.findall(head):
+        for names, facts in NAMES.findall(" ".join(head.split())):
             for name in names.rstrip(", ").split(", "):
                 yield make_item(name, facts, lines, obj, kind)
 
 
 def make_item(name: str, facts: str, description: str, obj: Object, kind: type):
     """A row of the table; without a type or a default in the docstring, it has those of the signature."""
-    declared = obj.parameters[name] if name in getattr(obj, "parameters", ()) else None
+    declared = obj.parameters[name] if isinstance(obj, Class | Function) and name in obj.parameters else None
     before, _, default = facts.partition("defaults to ")
     written, _, rest = before.partition(" of shape ")
     types = re.findall(r"`([^`]+)`", written)
@@ -124,7 +133,7 @@ def parse_returned(content: str, obj: Object) -> DocstringReturn:
     text = "\n".join(line[4:] for line in content.splitlines())
     written = re.match(r"`([^`]+)`(?: of shape (`[^`]+`))?[:.;]\s*", text)
     if written is None:
-        return DocstringReturn("", annotation=getattr(obj, "returns", None), description=text)
+        return DocstringReturn("", annotation=obj.returns if isinstance(obj, Function) else None, description=text)
     shape = f"Shape {written[2]}. " if written[2] else ""
     rest = text[written.end() :]
     annotation = parse_docstring_annotation(written[1], Docstring("", parent=obj))

@@ -19,8 +19,9 @@ STYLE = """
   .page { fill: #ffffff } .kept { fill: #eef3f8; stroke: #7a8fa6 } .training { fill: none; stroke: #8a8a8a }
   .training { stroke-dasharray: 7 5 } .box { fill: #ffffff; stroke: #4a4a4a } .loss { fill: #f1f1f1; stroke: #4a4a4a }
   .line { stroke: #4a4a4a; fill: none; stroke-width: 1.6 } .tip { fill: #4a4a4a }
-  .one { fill: #0072b2; stroke: #0072b2 } .two { fill: #c77700; stroke: #c77700 } .three { fill: #00805d; stroke: #00805d }
-  .general { fill: #767676; stroke: #767676 } text.on { fill: #ffffff; stroke: none }
+  .one { fill: #0072b2; stroke: #0072b2 } .two { fill: #c77700; stroke: #c77700 }
+  .three { fill: #00805d; stroke: #00805d } .general { fill: #767676; stroke: #767676 }
+  text.on { fill: #ffffff; stroke: none }
   path.one, path.two, path.three { fill: none; stroke-width: 2 }
   @media (prefers-color-scheme: dark) {
     text { fill: #ececec } .page { fill: #1e2129 } .kept { fill: #28303c; stroke: #7a8fa6 }
@@ -72,7 +73,10 @@ def model_part() -> list[str]:
     parts += ['<rect class="box" x="162" y="374" width="506" height="214" rx="7"/>']
     parts += [label(415, 394, "encoder: in each layer, after the attention", "small")]
     parts += box(415, 430, 300, 36, "loss", "feed-forward layer")
-    parts += [label(284, 470, "+ one adapter of a teacher", "small"), label(546, 470, "+ one general adapter", "small")]
+    parts += [
+        label(284, 470, "+ one adapter of a teacher", "small"),
+        label(546, 470, "+ one general adapter", "small"),
+    ]
     for number, color in enumerate(TEACHERS.values()):
         parts += box(218 + 66 * number, 500, 58, 34, color, f"{number + 1}", text="on")
         parts += box(480 + 66 * number, 500, 58, 34, "general", f"{number + 1}", text="on")
@@ -96,10 +100,13 @@ def passes() -> list[str]:
 
 def draw() -> str:
     """The picture as SVG."""
-    tip = '<marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="9" markerHeight="9" orient="auto"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
     title = "<title>HAWAII: teachers and losses, which only training has, above the published model</title>"
-    definitions = f'<defs><style>{STYLE}</style>{tip} markerUnits="userSpaceOnUse"><path class="tip" d="M 0 0 L 10 5 L 0 10 z"/></marker></defs>'
+    tip = [  # of the arrows
+        '<marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="9" markerHeight="9" orient="auto"',
+        ' markerUnits="userSpaceOnUse"><path class="tip" d="M 0 0 L 10 5 L 0 10 z"/></marker>',
+    ]
+    definitions = f"<defs><style>{STYLE}</style>{''.join(tip)}</defs>"
     page = f'<rect class="page" width="{WIDTH}" height="{HEIGHT}" rx="10"/>'
     return "\n".join([head, title, definitions, page, *training_part(), *model_part(), *passes(), "</svg>\n"])
 

@@ -1,8 +1,8 @@
 """
 A folder in which the package has its name.
 
-The repository root is the package `hawaii`, whatever a clone's folder is called. The API pages are made from the sources,
-which are read and not imported, so they need a folder that contains `hawaii`.
+The repository root is the package `hawaii`, whatever a clone's folder is called. The API pages are made from the
+sources, which are read and not imported, so they need a folder that contains `hawaii`.
 """
 
 import configparser

@@ -1,8 +1,8 @@
 """
 Links from the documents to files of the repository, as pages of the site.
 
-A document links to a source file by its relative path, as a code host expects. The site has no repository next to it, so
-every linked file outside of the documents becomes a page: README.md as it is, any other file as its text.
+A document links to a source file by its relative path, as a code host expects. The site has no repository next to it,
+so every linked file outside of the documents becomes a page: README.md as it is, any other file as its text.
 """
 
 import posixpath
@@ -54,7 +54,9 @@ def on_files(files, config):
     readme = (ROOT / FRONT_PAGE).read_text(encoding="utf-8")
     files.append(File.generated(config, f"{FOLDER}/{FRONT_PAGE}", content=readme))
     documents = {FRONT_PAGE: readme}
-    documents |= {f"docs/{file.src_uri}": file.content_string for file in files.documentation_pages() if not file.generated_by}
+    documents |= {
+        f"docs/{file.src_uri}": file.content_string for file in files.documentation_pages() if not file.generated_by
+    }
     linked = {resolve(document, link) for document, text in documents.items() for link in find_links(text)}
     for path in sorted(linked):
         if page_of(path, files) is None and not path.startswith("../") and (ROOT / path).is_file():
