@@ -50,7 +50,7 @@ class Docstrings(Extension):
 
     def on_package(self, *, pkg, **kwargs) -> None:
         objects = {obj.path: obj for obj in objects_of(pkg)}
-        modules = [objects[name] for name in self.documented.values() if objects[name].is_module]
+        modules = [obj for name, obj in objects.items() if name in self.documented.values() and obj.is_module]
         members = {member.name: member.path for module in modules for member in objects_of(module)}
         self.documented = members | self.documented
         for obj in objects.values():

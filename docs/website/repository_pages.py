@@ -33,8 +33,9 @@ def resolve(document: str, link: str) -> str:
 
 def page_of(path: str, files) -> str | None:
     """The page, or the file, of the site for a path in the repository; `None` if there is none."""
+    document = path.removeprefix("docs/") if path.startswith("docs/") else None
     page = f"{FOLDER}/{path}" if path == FRONT_PAGE else f"{FOLDER}/{path}.md"
-    for uri in (path.removeprefix("docs/"), page):
+    for uri in filter(None, (document, page)):
         file = files.get_file_from_path(uri)
         if file is not None and file.inclusion.is_included():
             return uri

@@ -105,8 +105,17 @@ def test_nothing_is_loaded_from_elsewhere(build, pages):
     for name, page in pages.items():
         assert [address for address in page.loaded if re.match(r"(\w+:)?//", address)] == [], name
         assert all((page.path.parent / unquote(urlsplit(link).path)).is_file() for link in page.loaded), name
+        # The theme loads Mermaid from a server where a page has one of its diagrams.
+        assert 'class="mermaid"' not in page.path.read_text(encoding="utf-8"), name
     for style in build[0].rglob("*.css"):
         assert not re.search(r"(url\(|@import )[\"']?(https?:)?//", style.read_text(encoding="utf-8")), style
+
+
+def test_the_search_needs_no_server(build, pages):
+    """From a disk, browsers load neither JSON nor workers: the index is a script, and a script replaces the worker."""
+    index = (build[0] / "search" / "search_index.js").read_text(encoding="utf-8")
+    assert index.startswith("var __index = {") and "quick_start.html" in index and "repository/files" not in index
+    assert all(any(link.endswith("assets/iframe-worker.js") for link in page.loaded) for page in pages.values())
 
 
 def test_a_source_file_that_a_document_links_to_is_a_page(build):
