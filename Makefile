@@ -2,6 +2,7 @@
 # make emoji    fetch and build EmojiVQA, the harder data set of real drawings, with its experts
 # make test     run every test
 # make serve-check  compare the answers of vLLM with those of transformers, in an environment of 4 GB; half an hour
+# make docs     build the documentation site in site/; `make docs-serve` shows it while you edit
 # make style    format the sources
 # make quality  check style and types
 # make release  record the code of the version in setup.cfg as released
@@ -69,6 +70,15 @@ serve-check: .venv/installed .venv-vllm/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m hawaii.tests.serving.prepare $(SERVE_CHECK) $(RUN)
 	@echo "==> 2/2 Serving each folder, and comparing the answers of vLLM"
 	HAWAII_SERVE_CHECK=$(SERVE_CHECK) .venv-vllm/bin/python -m pytest -m vllm tests/serving/test_vllm.py
+# Material for MkDocs announces with each build that it ends in May 2027. Its successor, Zensical, cannot build this site
+# yet: it has no hooks.
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+docs: .venv/installed
+	$(BIN)/mkdocs build
+	@echo "==> Open site/index.html in a browser"
+
+docs-serve: .venv/installed
+	$(BIN)/mkdocs serve
 
 style: .venv/installed
 	$(BIN)/ruff check --fix .
@@ -83,7 +93,7 @@ release: .venv/installed
 	$(BIN)/python -m hawaii.hub_cards.released_code
 
 clean:
-	rm -rf .venv .venv-timm .venv-deepspeed .venv-transformers4 .venv-vllm .cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-timm .venv-deepspeed .venv-transformers4 .venv-vllm .cache .pytest_cache .ruff_cache build dist site *.egg-info
 	find . -name __pycache__ -type d -not -path "./runs/*" -prune -exec rm -rf {} +
 
 .venv: .venv/installed

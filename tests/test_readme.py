@@ -49,7 +49,7 @@ def test_the_table_of_commands_has_every_command(capsys):
 
 def test_the_tree_shows_every_folder():
     (tree,) = blocks(README, "text")
-    folders = {name.partition("/")[0] for name in ARROWS} | {"benchmarks"}
+    folders = {name.partition("/")[0] for name in ARROWS} | {"benchmarks", "docs"}
     assert set(re.findall(r"^(\w+)/", tree, flags=re.MULTILINE)) == folders
 
 
