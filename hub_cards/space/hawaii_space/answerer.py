@@ -1,0 +1,131 @@
+"""
+What the page asks of a model. A Space runs this file without the package: it imports the standard library, Gradio, Pillow
+and the files beside it only.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from html import escape
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from .conversation import leave_out_image_words, stream_answer
+from .drawing import draw_importance, draw_routing
+from .pictures import open_upload
+from .routing_map import RoutingMap, count_adapters, map_routing, name_adapters
+
+
+# Of an image and a question: the square over which maps are drawn, and grids of shares by title.
+ScoreImportance = Callable[[Image.Image, str], tuple[Image.Image, Mapping[str, Sequence[Sequence[float]]]]]
+
+
+@contextmanager
+def _errors_in_the_page() -> Iterator[None]:
+    """Shows the sentence of an error in the page, until it is closed. A bug keeps its traceback on the server."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except Exception as error:
+        is_sentence = isinstance(error, ValueError)
+        message = str(error) if is_sentence else f"The model failed ({type(error).__name__}); its log says where."
+        raise gr.Error(escape(message), duration=None, print_exception=not is_sentence) from error
+
+
+def read_conversation(processor: Any, history: Sequence[Mapping], image: Any) -> list[dict]:
+    """
+    Converts the page's conversation to transformers' format.
+
+    Args:
+        processor (`ProcessorMixin`):
+            Processor of the model.
+        history (`Sequence[Mapping]`):
+            Messages of Gradio's chat, which ends with a question. A question that was stopped before its answer is
+            left out.
+        image (`PIL.Image.Image`, *optional*):
+            The picture, which is part of the first question.
+    """
+    messages = []
+    for message in history:
+        content = message["content"]
+        text = content if isinstance(content, str) else "".join(part["text"] for part in content)
+        text = leave_out_image_words(processor, text)
+        if messages and messages[-1]["role"] == message["role"]:
+            messages.pop()
+        if text or message["role"] == "user":
+            messages.append({"role": message["role"], "content": [{"type": "text", "text": text}]})
+    if image is not None:
+        messages[0]["content"].insert(0, {"type": "image", "image": image})
+    return messages
+
+
+class Answerer:
+    """
+    What the page asks of a model. It has no state: each visitor's picture and conversation are in the visitor's session.
+
+    Args:
+        model, processor:
+            A model that generates text from images and text, and its processor.
+        facts (`Mapping[str, Any]`):
+            The facts about training, the content of `training.json`; empty if they are not known.
+        score_importance (`ScoreImportance`, *optional*):
+            Computes maps of the patches' importance.
+    """
+
+    def __init__(self, model: Any, processor: Any, facts: Mapping, score_importance: ScoreImportance | None = None):
+        self.model, self.processor, self.score_importance = model, processor, score_importance
+        vision_config = getattr(model.config, "vision_config", None)
+        self.names = name_adapters(count_adapters(vision_config), facts)
+        self.num_layers = vision_config.num_hidden_layers if self.names else 1
+
+    def look(self, upload: dict | None) -> tuple[Any, RoutingMap | None]:
+        """Opens an uploaded picture and maps the routing of all layers, in one pass of the encoder."""
+        if upload is None:
+            return None, None
+        with _errors_in_the_page():
+            image = open_upload(self.processor, upload["path"] or "")
+            routing = map_routing(self.model, self.processor, image, self.names) if self.names else None
+        return image, routing
+
+    def answer(self, question: str, history: list[dict], image: Any) -> Iterator[tuple[str, list[dict]]]:
+        """Yields the content of the question's field and the conversation, each time that the answer has grown."""
+        if not question.strip():
+            yield question, history
+            return
+        asked = [*history, {"role": "user", "content": question}]
+        yield "", asked
+        messages, text = read_conversation(self.processor, asked, image), ""
+        pieces = stream_answer(self.model, self.processor, messages)
+        try:
+            with _errors_in_the_page():
+                for piece in pieces:
+                    text += piece
+                    yield "", [*asked, {"role": "assistant", "content": text.strip()}]
+        except gr.Error:
+            yield question, history  # to be corrected and asked again
+            raise
+        finally:
+            pieces.close()
+        if not text.strip():
+            gr.Info("The model's answer is empty.")
+
+    def draw_routing(self, routing: RoutingMap | None, bank: str, layer: int, is_over_all: bool) -> str:
+        if not self.names:
+            return "<p>The encoder of this model has no adapters, so no router chooses one.</p>"
+        if routing is None:
+            return "<p>Upload a picture to see which adapter acts at each of its patches.</p>"
+        return draw_routing(routing, bank, None if is_over_all else int(layer))
+
+    def draw_importance(self, image: Image.Image | None, question: str, history: list[dict]) -> str:
+        """Draws the importance of the patches for the question in its field, or else for the last one asked."""
+        assert self.score_importance is not None  # the page has no button otherwise
+        with _errors_in_the_page():
+            if image is None:
+                raise ValueError("There is no picture; upload one first.")
+            asked = [message for message in read_conversation(self.processor, history, None) if message["role"] == "user"]
+            if not question.strip() and asked:
+                question = asked[-1]["content"][0]["text"]
+            picture, maps = self.score_importance(image, leave_out_image_words(self.processor, question).strip())
+            return draw_importance(picture, maps)

@@ -1,0 +1,159 @@
+"""
+The page of a Space: a conversation about a picture, and maps over it. A Space runs this file without the package: it
+imports the standard library, Gradio and the files beside it only.
+"""
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Mapping
+from html import escape
+
+import gradio as gr
+
+from .answerer import Answerer
+from .drawing import STYLE
+from .pictures import LARGEST_FILE
+
+
+BANK_TITLES = {"teacher": "specific to a teacher", "general": "general"}
+QUESTIONS = ("What is in this picture?", "Describe the picture in one sentence.", "Which colours are there?")
+INTRODUCTION = "Upload a picture and ask about it. The maps show what happens at each patch of the picture."
+# One computation at a time: several would only slow each other down. More visitors than this are turned away.
+COMPUTED = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+DRAWN = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+LONGEST_QUEUE = 32
+KEPT_SECONDS = 3600  # that an uploaded file is kept
+PAGE_STYLE = """
+.gradio-container h1 { margin: 0 0 .25rem; overflow-wrap: anywhere; }
+"""
+
+
+def example_questions(facts: Mapping) -> list[str]:
+    """Returns questions to start with, in the words of training: a small model knows no others."""
+    questions = [stage.get("question") for stage in facts.get("stages", {}).values()]
+    return [*dict.fromkeys(filter(None, questions))] or list(QUESTIONS)
+
+
+def build_page(answerer: Answerer, title: str, facts: Mapping) -> gr.Blocks:
+    """
+    Builds the page.
+
+    Args:
+        answerer (`Answerer`):
+            Computes answers and maps.
+        title (`str`):
+            Name of the model.
+        facts (`Mapping`):
+            The facts about training, the content of `training.json`; empty if they are not known.
+    """
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
+        image, routing = gr.State(), gr.State()
+        gr.HTML(f"<h1>{escape(title)}</h1><p>{INTRODUCTION}</p>")
+        with gr.Row():
+            with gr.Column(min_width=320):
+                upload = gr.Image(
+                    label="Picture: a new one starts a new conversation",
+                    sources=["upload", "clipboard"],
+                    type="filepath",
+                    buttons=["fullscreen"],
+                    height=260,
+                    elem_id="picture",
+                )
+                # As plain text: Markdown in an answer could make a visitor's browser load what its address names.
+                chat = gr.Chatbot(label="Conversation", render_markdown=False, buttons=["copy"], height=340)
+                question = gr.Textbox(
+                    placeholder="Ask about the picture", submit_btn=True, show_label=False, elem_id="question"
+                )
+                with gr.Row():
+                    stop = gr.Button("Stop", size="sm", elem_id="stop")
+                    clear = gr.Button("New conversation", size="sm", elem_id="clear")
+                gr.Examples([[text] for text in example_questions(facts)], question, label="For example")
+            with gr.Column(min_width=320):
+                _add_maps(answerer, image, routing, question, chat)
+        looking = {"fn": answerer.look, "inputs": upload, "outputs": [image, routing], "preprocess": False, **COMPUTED}
+        asking = {"inputs": [question, chat, image], "outputs": [question, chat], "show_progress": "minimal"}
+        answering = question.submit(answerer.answer, **asking, **COMPUTED)
+        # Not preprocessed: Gradio would open the file itself, with every format of Pillow and an error of its own.
+        upload.change(lambda: [], outputs=chat, cancels=answering, **DRAWN).then(**looking)
+        stop.click(None, cancels=answering)
+        clear.click(lambda: [], outputs=chat, cancels=answering, **DRAWN)
+    return page
+
+
+def _add_maps(answerer: Answerer, image: gr.State, routing: gr.State, question: gr.Textbox, chat: gr.Chatbot) -> None:
+    """Adds the map of the adapters and, if it can be computed, that of importance."""
+    banks = list(answerer.names) or ["teacher"]
+    with gr.Tab("Adapters"):
+        is_shown = bool(answerer.names)
+        choices = [(BANK_TITLES[name], name) for name in banks]
+        bank = gr.Radio(choices, value=banks[0], label="Adapters", visible=is_shown, elem_id="bank")
+        layer = gr.Slider(
+            1, answerer.num_layers, answerer.num_layers, step=1, label="Layer", visible=is_shown, elem_id="layer"
+        )
+        is_over_all = gr.Checkbox(
+            label="All layers: the adapter chosen in most of them", visible=is_shown, elem_id="all_layers"
+        )
+        inputs = [routing, bank, layer, is_over_all]
+        adapters = gr.HTML(answerer.draw_routing(None, banks[0], 1, False), elem_id="adapters")
+        for changed in inputs:
+            changed.change(answerer.draw_routing, inputs, adapters, trigger_mode="always_last", **DRAWN)
+    if answerer.score_importance is not None:
+        with gr.Tab("Importance"):
+            gr.HTML(
+                "<p>Light patches matter most: to each teacher, and to the words of the question. These scores weigh "
+                "the patches in training.</p>"
+            )
+            compute = gr.Button("Compute for the last question", elem_id="compute_importance")
+            importance = gr.HTML(elem_id="importance")
+            compute.click(answerer.draw_importance, [image, question, chat], importance, **COMPUTED)
+
+
+def serve_page(
+    answerer: Answerer, title: str, facts: Mapping, host: str | None = None, port: int | None = None
+) -> None:
+    """
+    Serves the page until Ctrl-C or SIGTERM, and then deletes what visitors have uploaded.
+
+    Args:
+        answerer, title, facts:
+            As for [`build_page`].
+        host (`str`, *optional*):
+            Address to listen at; that of the variable `GRADIO_SERVER_NAME`, or 127.0.0.1, if not given.
+        port (`int`, *optional*):
+            Its port; the first free one from 7860 if not given.
+
+    Raises:
+        OSError: `port` is in use.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is sent to Gradio's authors
+    # Gradio waits for its own answer, which a proxy of the network could not fetch.
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    os.environ["no_proxy"] = ",".join(filter(None, [known, "localhost", "127.0.0.1"]))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="hawaii-space-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        page = build_page(answerer, title, facts).queue(max_size=LONGEST_QUEUE)
+        try:
+            _, url, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                prevent_thread_lock=True,
+                share=False,
+                quiet=True,
+                max_file_size=LARGEST_FILE,
+                css=PAGE_STYLE + STYLE,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                ssr_mode=False,
+                pwa=False,
+                mcp_server=False,
+            )
+            print(f"{title} is at {url} (Ctrl-C stops it).", flush=True)
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("Stopped.", flush=True)
+        finally:
+            page.close(verbose=False)
