@@ -48,7 +48,16 @@ def follow(title: str, package: Path) -> None:
 @pytest.fixture
 def package(tmp_path):
     """A copy of the package without its tests, imported in place of the package by [`run`]."""
-    folders = ("configuration", "processing", "modeling_hawaii", "files", "metrics", "hub_cards", "training")
+    folders = (
+        "command_line",
+        "configuration",
+        "processing",
+        "modeling_hawaii",
+        "files",
+        "metrics",
+        "hub_cards",
+        "training",
+    )
     for folder in folders:
         shutil.copytree(ROOT / folder, tmp_path / "copy/hawaii" / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("__init__.py", "__main__.py"):

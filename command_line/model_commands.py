@@ -1,0 +1,119 @@
+"""The commands that use, measure and publish a trained model, one function each."""
+
+import argparse
+
+from .subcommands import add_command, add_group, add_questions, add_trust
+
+
+def evaluate(commands) -> None:
+    summary = "score a checkpoint with lmms-eval and write DIR/results.json"
+    parser = add_command(commands, "evaluate", "evaluation.evaluate:evaluate", summary)
+    parser.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
+    tasks = parser.add_mutually_exclusive_group(required=True)
+    tasks.add_argument("--tasks", metavar="TASKS", help="tasks of lmms-eval, separated by commas")
+    tasks.add_argument("--suite", choices=("paper",), help="the ten benchmarks of the paper's Table 1")
+    parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--num_processes", type=int, metavar="N", help="divide the questions among N devices")
+    parser.add_argument("--limit", type=int, metavar="N", help="use only the first N questions of each task")
+    parser.add_argument("--batch_size", type=int, metavar="N", help="questions per batch")
+    add_questions(parser, "DIR/data/test.parquet")
+    parser.add_argument("--device", metavar="NAME", help="such as cuda:1 (default: the first accelerator, or the CPU)")
+    parser.add_argument(
+        "--dtype", metavar="NAME", help="precision of the weights, such as bfloat16 (default: the checkpoint's)"
+    )
+    add_trust(parser)
+
+
+class ValuesBeforeOverrides(argparse.Action):
+    """Stores the values of an option up to the first KEY=VALUE, which is an override of the recipe."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        assert values is not None
+        overrides = [value for value in values if "=" in value]
+        if overrides:
+            namespace.overrides = [*getattr(namespace, "overrides", []), *overrides]
+        values = [value for value in values if "=" not in value]
+        try:
+            setattr(namespace, self.dest, [int(value) for value in values] if self.dest == "seeds" else values)
+        except ValueError:
+            parser.error(f"argument {option_string}: {' '.join(values)} are not all whole numbers, as seeds must be")
+
+
+def ablate(commands) -> None:
+    parser = add_command(
+        commands,
+        "ablate",
+        "ablation.ablate:ablate",
+        "train a recipe with and without each of its parts, and compare",
+        "Writes DIR/ablation.md, a table of each row's scores with intervals. Finished runs are skipped, interrupted "
+        "runs continue.",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file or built-in recipe; its output_dir has the data")
+    # Added to the overrides that ValuesBeforeOverrides found.
+    parser.add_argument("overrides", nargs="*", action="extend", metavar="KEY=VALUE", help="changes a key in all rows")
+    parser.add_argument("--tasks", metavar="TASKS", help="tasks of lmms-eval, with commas (default: the recipe's)")
+    parser.add_argument("--output_dir", metavar="DIR", help="for runs and table (default: ablation in the recipe's)")
+    several = {"nargs": "+", "action": ValuesBeforeOverrides}
+    parser.add_argument("--seeds", metavar="N", help="train each row from each seed (default: 0 1 2)", **several)
+    parser.add_argument("--rows", metavar="ROW", help="rows to compare (default: Table 2, MoVE-KD, RADIO)", **several)
+    parser.add_argument("--baseline", metavar="ROW", help="row that the others are compared with (default: llava)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="number of simultaneous runs (default: 1)")
+    parser.add_argument(
+        "--launcher", metavar="COMMAND", help="starts each training, as in 'accelerate launch --num_processes 8'"
+    )
+    parser.add_argument("--cluster", metavar="ADDRESS", help="Ray cluster that executes the runs; auto and local")
+    parser.add_argument("--devices_per_run", type=int, metavar="N", help="GPUs of each run on a cluster (default: 1)")
+    parser.add_argument("--limit", type=int, metavar="N", help="use only the first N questions of each task")
+    parser.add_argument("--batch_size", type=int, metavar="N", help="questions per batch")
+    add_questions(parser, "the recipe's")
+
+
+def figures(commands) -> None:
+    names = add_group(
+        commands, "figures", "FIGURE", "draw the paper's Figures 5 and 6 for your model, with the numbers behind them"
+    )
+    summary = "Figure 5: image patches that matter to each teacher and to the question"
+    parser = add_command(names, "importance", "figures.importance:importance_figure", summary)
+    parser.add_argument("run", metavar="RUN", help="output_dir of a finished `hawaii train`")
+    parser.add_argument(
+        "--image", required=True, action="append", metavar="IMAGE", help="path or address; repeat it for more images"
+    )
+    parser.add_argument("--question", action="append", metavar="TEXT", help="the question about each image")
+    summary = "Figure 6: adapters that each layer chooses for the images of a benchmark"
+    parser = add_command(names, "routing", "figures.routing:routing_figure", summary)
+    parser.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
+    parser.add_argument("--tasks", metavar="TASKS", help="tasks of lmms-eval, separated by commas")
+    parser.add_argument("--images", nargs="+", metavar="NAME=DIR", help="folders of images, with or without tasks")
+    parser.add_argument("--limit", type=int, metavar="N", help="use N questions or images of each (default: 500)")
+    add_questions(parser, "DIR/data/test.parquet")
+    for parser in names.choices.values():
+        parser.add_argument("--output_dir", required=True, metavar="DIR", help="folder for the figure")
+
+
+def plot(commands) -> None:
+    parser = add_command(
+        commands,
+        "plot",
+        "figures.training_curves:plot_run",
+        "draw the curves of a training run",
+        "Loss terms, learning rate, throughput, load of the adapters and accuracy of each stage, as PNG with their "
+        "numbers. The run may still be training.",
+    )
+    parser.add_argument("run", metavar="RUN", help="output_dir of `hawaii train`, or the folder of one of its stages")
+    parser.add_argument("--output_dir", metavar="DIR", help="folder for the figures (default: RUN)")
+
+
+def chat(commands) -> None:
+    parser = add_command(commands, "chat", "evaluation.chat:answer", "answer one question about one image")
+    parser.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
+    parser.add_argument("--image", required=True, metavar="IMAGE", help="path or address of the image")
+    parser.add_argument("--question", required=True, metavar="TEXT", help="the question")
+    add_trust(parser)
+
+
+def publish(commands) -> None:
+    parser = add_command(commands, "publish", "hub_cards.publish:publish", "upload a published folder to the Hub")
+    parser.add_argument("folder", metavar="FOLDER", help="folder that `hawaii train` wrote")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="repository of the Hub, as in user/name")
+    parser.add_argument("--private", action="store_true", help="make the repository private if it is new")
+    parser.add_argument("--dry-run", action="store_true", help="check and list the files, without an upload")
