@@ -38,7 +38,7 @@ export MALLOC_TRIM_THRESHOLD_ := 2147483648
 export MALLOC_TOP_PAD_ := 268435456
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: demo emoji test style quality clean .venv
+.PHONY: demo emoji test style quality clean chromium .venv
 
 demo: .venv/installed
 	@echo "==> 1/4 Preparing easy-VQA and the experts that teach ($(RUN))"
@@ -54,11 +54,13 @@ emoji: .venv/installed
 	$(BIN)/hawaii data emoji_vqa --output_dir $(EMOJI_RUN) $(DATA_FLAGS)
 	@echo "==> To train on it: $(TRAIN) training/recipes/emoji_vqa.yaml output_dir=$(EMOJI_RUN)"
 
-# Tests that need timm or DeepSpeed use separate environments.
-test: .venv/installed .venv-timm/installed .venv-deepspeed/installed .venv-transformers4/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not timm and not deepspeed" $(PYTEST_FLAGS)
+# Tests that need timm, DeepSpeed or Gradio use separate environments.
+test: .venv/installed .venv-timm/installed .venv-deepspeed/installed .venv-transformers4/installed \
+		.venv-space/installed chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not timm and not deepspeed and not browser" $(PYTEST_FLAGS)
 	OMP_NUM_THREADS=1 .venv-timm/bin/python -m pytest -m timm $(PYTEST_FLAGS)
 	OMP_NUM_THREADS=1 .venv-deepspeed/bin/python -m pytest -m deepspeed $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 .venv-space/bin/python -m pytest -m browser $(PYTEST_FLAGS)
 
 style: .venv/installed
 	$(BIN)/ruff check --fix .
@@ -70,7 +72,7 @@ quality: .venv/installed
 	$(BIN)/pyright
 
 clean:
-	rm -rf .venv .venv-timm .venv-deepspeed .venv-transformers4 .cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-timm .venv-deepspeed .venv-transformers4 .venv-space .cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -not -path "./runs/*" -prune -exec rm -rf {} +
 
 .venv: .venv/installed
@@ -122,3 +124,24 @@ clean:
 	$(PYTHON) -m venv .venv-transformers4
 	.venv-transformers4/bin/python -m pip install -c $< torch transformers pillow safetensors jinja2
 	@touch $@
+
+# Everything of .venv and, on top, Gradio with its requirements, among them an older Pillow, and Playwright, which drives a
+# browser that is installed.
+.venv-space/installed: .venv/installed
+	@echo "==> Making a fifth environment in .venv-space: the page of a Space"
+	$(PYTHON) -m venv .venv-space
+	base=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+		site=$$(.venv-space/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+		printf 'import site; site.addsitedir("%s")\n' "$$base" > "$$site/hawaii_space.pth"
+	grep -v '^pillow==' constraints.txt > .venv-space/constraints.txt
+	.venv-space/bin/python -m pip install -c .venv-space/constraints.txt gradio playwright
+	@touch $@
+
+# The browser of the tests. Only root on Debian can get it here.
+chromium:
+	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || { \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; } || { echo >&2 \
+			"The tests need Chromium or Google Chrome in PATH: install it, on Debian with 'apt-get install chromium'."; exit 1; }; \
+		echo "==> Installing Debian's Chromium"; \
+		apt-get install -y --no-install-recommends chromium || \
+			{ apt-get update && apt-get install -y --no-install-recommends chromium; }; }

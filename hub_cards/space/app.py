@@ -4,9 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-from hawaii_space.answerer import Answerer
-from hawaii_space.interface import serve_page
-from hawaii_space.loading import load_model
+from hawaii_space.answerer import Answerer  # pyright: ignore[reportMissingImports]
+from hawaii_space.interface import serve_page  # pyright: ignore[reportMissingImports]
+from hawaii_space.loading import load_model  # pyright: ignore[reportMissingImports]
 
 
 name, revision = os.environ.get("HAWAII_MODEL"), os.environ.get("HAWAII_REVISION")

@@ -1,14 +1,11 @@
-"""
-What the page asks of a model. A Space runs this file without the package: it imports the standard library, Gradio, Pillow
-and the files beside it only.
-"""
+"""What the page asks of a model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from html import escape
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
 from .conversation import leave_out_image_words, stream_answer
@@ -63,7 +60,7 @@ def read_conversation(processor: Any, history: Sequence[Mapping], image: Any) ->
 
 class Answerer:
     """
-    What the page asks of a model. It has no state: each visitor's picture and conversation are in the visitor's session.
+    What the page asks of a model. It has no state: visitors' pictures and conversations are in their sessions.
 
     Args:
         model, processor:
@@ -80,52 +77,65 @@ class Answerer:
         self.names = name_adapters(count_adapters(vision_config), facts)
         self.num_layers = vision_config.num_hidden_layers if self.names else 1
 
-    def look(self, upload: dict | None) -> tuple[Any, RoutingMap | None]:
-        """Opens an uploaded picture and maps the routing of all layers, in one pass of the encoder."""
+    def look(self, upload: dict | None) -> tuple[str | None, RoutingMap | None]:
+        """
+        Opens an uploaded picture and maps the routing of all layers, in one pass of the encoder.
+
+        Args:
+            upload (`dict`, *optional*):
+                Value of Gradio's image component as the browser sends it. Gradio has checked that it is an upload.
+
+        Returns:
+            The path of the picture, which needs less memory than the picture, and its routing.
+        """
         if upload is None:
             return None, None
         with _errors_in_the_page():
             image = open_upload(self.processor, upload["path"] or "")
             routing = map_routing(self.model, self.processor, image, self.names) if self.names else None
-        return image, routing
+        return upload["path"], routing
 
-    def answer(self, question: str, history: list[dict], image: Any) -> Iterator[tuple[str, list[dict]]]:
+    def answer(self, question: str, history: list[dict], path: str | None) -> Iterator[tuple[str, list[dict]]]:
         """Yields the content of the question's field and the conversation, each time that the answer has grown."""
         if not question.strip():
             yield question, history
             return
         asked = [*history, {"role": "user", "content": question}]
         yield "", asked
-        messages, text = read_conversation(self.processor, asked, image), ""
-        pieces = stream_answer(self.model, self.processor, messages)
+        text = ""
         try:
             with _errors_in_the_page():
-                for piece in pieces:
-                    text += piece
-                    yield "", [*asked, {"role": "assistant", "content": text.strip()}]
+                image = None if path is None else open_upload(self.processor, path)
+                messages = read_conversation(self.processor, asked, image)
+                with closing(stream_answer(self.model, self.processor, messages)) as pieces:
+                    for piece in pieces:
+                        text += piece
+                        yield "", [*asked, {"role": "assistant", "content": text.strip()}]
         except gr.Error:
             yield question, history  # to be corrected and asked again
             raise
-        finally:
-            pieces.close()
         if not text.strip():
             gr.Info("The model's answer is empty.")
 
     def draw_routing(self, routing: RoutingMap | None, bank: str, layer: int, is_over_all: bool) -> str:
+        """Draws the map of a bank in a layer, or over all layers; says why if there is none."""
         if not self.names:
             return "<p>The encoder of this model has no adapters, so no router chooses one.</p>"
         if routing is None:
             return "<p>Upload a picture to see which adapter acts at each of its patches.</p>"
         return draw_routing(routing, bank, None if is_over_all else int(layer))
 
-    def draw_importance(self, image: Image.Image | None, question: str, history: list[dict]) -> str:
+    def draw_importance(self, path: str | None, question: str, history: list[dict]) -> str:
         """Draws the importance of the patches for the question in its field, or else for the last one asked."""
         assert self.score_importance is not None  # the page has no button otherwise
         with _errors_in_the_page():
-            if image is None:
+            if path is None:
                 raise ValueError("There is no picture; upload one first.")
-            asked = [message for message in read_conversation(self.processor, history, None) if message["role"] == "user"]
+            asked = [
+                message for message in read_conversation(self.processor, history, None) if message["role"] == "user"
+            ]
             if not question.strip() and asked:
                 question = asked[-1]["content"][0]["text"]
+            image = open_upload(self.processor, path)
             picture, maps = self.score_importance(image, leave_out_image_words(self.processor, question).strip())
             return draw_importance(picture, maps)

@@ -1,7 +1,4 @@
-"""
-Draws maps over the picture that the encoder receives, as HTML with SVG: sharp at every size, with a name under the
-pointer. A Space runs this file without the package: it imports the standard library, torch and Pillow only.
-"""
+"""Maps over the picture that the encoder receives, as SVG: sharp in every size, with names under the pointer."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -13,18 +10,19 @@ from PIL import Image
 from .routing_map import BankRouting, RoutingMap
 
 
-# The colour-blind-safe palette of Okabe and Ito. With more adapters colours repeat; the names under the pointer do not.
+# The colour-blind-safe palette of Okabe and Ito. For more adapters they repeat; names under the pointer do not.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+FRAME = 0.09  # of a patch's side: the frame has the pure colour, the inside leaves the picture visible
 BAR_WIDTH, BAR_HEIGHT = 10, 100
 STYLE = """
 .hawaii-map svg { display: block; width: 100%; }
-.hawaii-map .picture { max-width: 32rem; margin: auto; border-radius: 6px; }
-.hawaii-map .picture rect:hover { stroke: black; stroke-width: 2px; }
+.hawaii-map .picture { max-width: 26rem; margin: auto; border-radius: 6px; }
+.hawaii-map .picture rect:hover { fill-opacity: 0; }
 .hawaii-map ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; list-style: none; margin: .75rem 0; padding: 0; }
 .hawaii-map li { display: flex; align-items: center; gap: .4rem; margin: 0; }
 .hawaii-map .swatch { width: .9rem; height: .9rem; border-radius: 3px; }
-.hawaii-map .bars { height: 4.5rem; }
-.hawaii-map .ends { display: flex; justify-content: space-between; opacity: .75; font-size: .8rem; }
+.hawaii-map .bars { height: 4.5rem; overflow: visible; }
+.hawaii-map .ends { display: flex; justify-content: space-between; padding: 0 .3rem; opacity: .75; font-size: .8rem; }
 .hawaii-map p { margin: .5rem 0 .25rem; }
 .hawaii-importance { display: grid; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); gap: .75rem; }
 .hawaii-importance figure { margin: 0; }
@@ -32,15 +30,14 @@ STYLE = """
 """
 
 
-def _image(picture: Image.Image, style: str = "") -> str:
-    """The picture as an SVG element with one unit per pixel. A small one shows its pixels, as the encoder sees them."""
+def _image(picture: Image.Image) -> str:
+    """The picture as an SVG element, one unit per pixel. A small one shows its pixels, as the encoder sees them."""
     file = BytesIO()
     picture.save(file, "PNG")
     data = b64encode(file.getvalue()).decode()
-    if picture.width <= 128:
-        style += ";image-rendering:pixelated"
+    rendering = "pixelated" if picture.width <= 128 else "auto"
     size = f'width="{picture.width}" height="{picture.height}"'
-    return f'<image href="data:image/png;base64,{data}" {size} style="{style}"/>'
+    return f'<image href="data:image/png;base64,{data}" {size} style="image-rendering:{rendering}"/>'
 
 
 def _first_color(routing: RoutingMap, bank: str) -> int:
@@ -58,16 +55,17 @@ def _draw_patches(routing: RoutingMap, bank: BankRouting, layer: int | None, fir
         chosen = bank.chosen[layer - 1].tolist()
         notes = [f"probability {value:.2f}" for value in bank.probabilities[layer - 1].tolist()]
     side, size = routing.picture.width // routing.patch_size, routing.patch_size
-    rectangles = []
+    frame = FRAME * size
+    shapes = []
     for patch, (index, note) in enumerate(zip(chosen, notes)):
         row, column = divmod(patch, side)
-        title = f"{bank.names[index]}, {note} (row {row + 1}, column {column + 1})"
-        rectangles.append(
-            f'<rect x="{column * size}" y="{row * size}" width="{size}" height="{size}" '
-            f'fill="{COLORS[(first_color + index) % len(COLORS)]}"><title>{escape(title)}</title></rect>'
+        color = COLORS[(first_color + index) % len(COLORS)]
+        title = escape(f"{bank.names[index]}, {note} (row {row + 1}, column {column + 1})")
+        shapes.append(
+            f'<rect x="{column * size + frame / 2:g}" y="{row * size + frame / 2:g}" width="{size - frame:g}" '
+            f'height="{size - frame:g}" fill="{color}" stroke="{color}"><title>{title}</title></rect>'
         )
-    style = 'fill-opacity="0.6" stroke="white" stroke-opacity="0.6" stroke-width="0.5"'
-    return f"<g {style}>{''.join(rectangles)}</g>".replace("<rect ", '<rect vector-effect="non-scaling-stroke" ')
+    return f'<g fill-opacity="0.3" stroke-width="{frame:g}">{"".join(shapes)}</g>'
 
 
 def _draw_bars(shares: list[list[float]], bank: BankRouting, layer: int | None, first_color: int) -> str:
@@ -87,7 +85,12 @@ def _draw_bars(shares: list[list[float]], bank: BankRouting, layer: int | None, 
             frame = 'fill="none" stroke="currentColor" stroke-width="3" vector-effect="non-scaling-stroke"'
             parts.append(f'<rect x="{left}" y="0" width="{BAR_WIDTH}" height="{BAR_HEIGHT}" {frame}/>')
     box = f"0 0 {len(shares) * BAR_WIDTH} {BAR_HEIGHT}"
-    return f'<svg class="bars" viewBox="{box}" preserveAspectRatio="none" role="img">{"".join(parts)}</svg>'
+    style = f"max-width:{3 * len(shares)}rem"
+    return (
+        f'<div style="{style}"><svg class="bars" viewBox="{box}" preserveAspectRatio="none" role="img" '
+        f'aria-label="Shares of the adapters in each layer">{"".join(parts)}</svg>'
+        f'<div class="ends"><span>1</span><span>{len(shares)}</span></div></div>'
+    )
 
 
 def draw_routing(routing: RoutingMap, bank: str, layer: int | None) -> str:
@@ -116,11 +119,10 @@ def draw_routing(routing: RoutingMap, bank: str, layer: int | None) -> str:
     place = f"all {routing.num_layers} layers" if layer is None else f"layer {layer} of {routing.num_layers}"
     return (
         f'<div class="hawaii-map"><svg class="picture" viewBox="0 0 {routing.picture.width} {routing.picture.height}" '
-        f'role="img" aria-label="Adapters in {place}">{_image(routing.picture, "filter:grayscale(1)")}'
+        f'role="img" aria-label="Adapters in {place}">{_image(routing.picture)}'
         f"{_draw_patches(routing, chosen, layer, first_color)}</svg>"
-        f"<ul>{legend}</ul><p>Share of the patches in each layer</p>"
-        f"{_draw_bars(shares.tolist(), chosen, layer, first_color)}"
-        f'<div class="ends"><span>layer 1</span><span>layer {routing.num_layers}</span></div></div>'
+        f"<ul>{legend}</ul><p>Shares of the patches, layer by layer</p>"
+        f"{_draw_bars(shares.tolist(), chosen, layer, first_color)}</div>"
     )
 
 

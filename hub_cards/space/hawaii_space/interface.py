@@ -1,7 +1,4 @@
-"""
-The page of a Space: a conversation about a picture, and maps over it. A Space runs this file without the package: it
-imports the standard library, Gradio and the files beside it only.
-"""
+"""The page of a Space: a conversation about a picture, and maps over it."""
 
 import os
 import signal
@@ -10,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from html import escape
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 
 from .answerer import Answerer
 from .drawing import STYLE
@@ -27,6 +24,7 @@ LONGEST_QUEUE = 32
 KEPT_SECONDS = 3600  # that an uploaded file is kept
 PAGE_STYLE = """
 .gradio-container h1 { margin: 0 0 .25rem; overflow-wrap: anywhere; }
+#picture img { width: 100%; height: 100%; object-fit: contain; }
 """
 
 
@@ -49,7 +47,7 @@ def build_page(answerer: Answerer, title: str, facts: Mapping) -> gr.Blocks:
             The facts about training, the content of `training.json`; empty if they are not known.
     """
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
-        image, routing = gr.State(), gr.State()
+        path, routing = gr.State(), gr.State()
         gr.HTML(f"<h1>{escape(title)}</h1><p>{INTRODUCTION}</p>")
         with gr.Row():
             with gr.Column(min_width=320):
@@ -67,28 +65,35 @@ def build_page(answerer: Answerer, title: str, facts: Mapping) -> gr.Blocks:
                     placeholder="Ask about the picture", submit_btn=True, show_label=False, elem_id="question"
                 )
                 with gr.Row():
-                    stop = gr.Button("Stop", size="sm", elem_id="stop")
-                    clear = gr.Button("New conversation", size="sm", elem_id="clear")
+                    stop = gr.Button("Stop", size="sm", min_width=100, elem_id="stop")
+                    clear = gr.Button("New conversation", size="sm", min_width=100, elem_id="clear")
                 gr.Examples([[text] for text in example_questions(facts)], question, label="For example")
             with gr.Column(min_width=320):
-                _add_maps(answerer, image, routing, question, chat)
-        looking = {"fn": answerer.look, "inputs": upload, "outputs": [image, routing], "preprocess": False, **COMPUTED}
-        asking = {"inputs": [question, chat, image], "outputs": [question, chat], "show_progress": "minimal"}
+                _add_maps(answerer, path, routing, question, chat)
+        asking = {"inputs": [question, chat, path], "outputs": [question, chat], "show_progress": "minimal"}
         answering = question.submit(answerer.answer, **asking, **COMPUTED)
+        forgetting = upload.change(lambda: ([], None, None), None, [chat, path, routing], cancels=answering, **DRAWN)
         # Not preprocessed: Gradio would open the file itself, with every format of Pillow and an error of its own.
-        upload.change(lambda: [], outputs=chat, cancels=answering, **DRAWN).then(**looking)
+        forgetting.then(answerer.look, upload, [path, routing], preprocess=False, show_progress="minimal", **COMPUTED)
         stop.click(None, cancels=answering)
-        clear.click(lambda: [], outputs=chat, cancels=answering, **DRAWN)
+        gr.on([clear.click, chat.clear], lambda: [], None, chat, cancels=answering, **DRAWN)
     return page
 
 
-def _add_maps(answerer: Answerer, image: gr.State, routing: gr.State, question: gr.Textbox, chat: gr.Chatbot) -> None:
+def _add_maps(answerer: Answerer, path: gr.State, routing: gr.State, question: gr.Textbox, chat: gr.Chatbot) -> None:
     """Adds the map of the adapters and, if it can be computed, that of importance."""
     banks = list(answerer.names) or ["teacher"]
     with gr.Tab("Adapters"):
         is_shown = bool(answerer.names)
         choices = [(BANK_TITLES[name], name) for name in banks]
-        bank = gr.Radio(choices, value=banks[0], label="Adapters", visible=is_shown, elem_id="bank")
+        bank = gr.Radio(
+            choices,
+            value=banks[0],
+            label="Adapters",
+            info="A colour for each adapter shows where the routers choose it: one of each kind acts at each patch.",
+            visible=is_shown,
+            elem_id="bank",
+        )
         layer = gr.Slider(
             1, answerer.num_layers, answerer.num_layers, step=1, label="Layer", visible=is_shown, elem_id="layer"
         )
@@ -107,7 +112,7 @@ def _add_maps(answerer: Answerer, image: gr.State, routing: gr.State, question: 
             )
             compute = gr.Button("Compute for the last question", elem_id="compute_importance")
             importance = gr.HTML(elem_id="importance")
-            compute.click(answerer.draw_importance, [image, question, chat], importance, **COMPUTED)
+            compute.click(answerer.draw_importance, [path, question, chat], importance, **COMPUTED)
 
 
 def serve_page(

@@ -1,7 +1,4 @@
-"""
-Loads a model with the code that it contains. A Space runs this file without the package: it imports the standard library,
-torch and transformers only.
-"""
+"""Loads a model with the code that it contains."""
 
 import json
 from pathlib import Path

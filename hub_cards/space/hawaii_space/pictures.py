@@ -1,7 +1,4 @@
-"""
-Pictures that a stranger uploads. A Space runs this file without the package: it imports the standard library and Pillow
-only.
-"""
+"""Pictures that strangers upload."""
 
 import os
 from typing import Any
@@ -37,10 +34,14 @@ def open_upload(processor: Any, path: str | os.PathLike) -> Image.Image:
             width, height = opened.size
     except Image.DecompressionBombError:
         raise ValueError(f"The picture has more than {LARGEST_AREA:,} pixels; upload a smaller one.") from None
+    except FileNotFoundError:
+        raise ValueError("The picture is not kept any longer; upload it again.") from None
     except Exception:  # Pillow raises anything from SyntaxError to struct.error
         raise ValueError(f"This file is not a picture that can be read; upload one as {', '.join(FORMATS)}.") from None
     if width * height > LARGEST_AREA:
-        raise ValueError(f"The picture has {width} x {height} pixels, more than {LARGEST_AREA:,}; upload a smaller one.")
+        raise ValueError(
+            f"The picture has {width} x {height} pixels, more than {LARGEST_AREA:,}; upload a smaller one."
+        )
     try:
         (image,) = processor.image_processor.fetch_images([os.fspath(path)])
     except Exception:

@@ -1,7 +1,4 @@
-"""
-The adapters that act at each patch of a picture, in every layer. A Space runs this file without the package: it imports
-the standard library, torch and Pillow only.
-"""
+"""The adapters that act at each patch of a picture, in every layer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +8,7 @@ import torch
 from PIL import Image
 
 
-# Shapes: L layers, m patches (row by row, s in a row), P tokens (class token, if there is one, and patches), N adapters
-# of one bank.
+# Shapes: L layers, m patches (row by row), N adapters of one bank.
 BANKS = ("teacher", "general")
 
 
@@ -92,7 +88,9 @@ class RoutingMap:
 def _picture_of(pixel_values: torch.Tensor, image_processor: Any) -> Image.Image:
     """Undoes the normalisation of an image, `(3, height, width)`: whatever the processor did, this is what it made."""
     if image_processor.do_normalize:
-        mean, std = (torch.tensor(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std))
+        mean, std = (
+            torch.tensor(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std)
+        )
         pixel_values = pixel_values * std + mean
     levels = (pixel_values * 255).round().clamp(0, 255).byte()
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
@@ -101,8 +99,8 @@ def _picture_of(pixel_values: torch.Tensor, image_processor: Any) -> Image.Image
 @torch.inference_mode()
 def map_routing(model: Any, processor: Any, image: Image.Image, names: Mapping[str, Sequence[str]]) -> RoutingMap:
     """
-    Runs the encoder once and returns the routers' choices in all layers. The class token is left out: the language model
-    does not receive it.
+    Runs the encoder once and returns the routers' choices in all layers. The class token is left out, because the
+    language model does not receive it.
 
     Args:
         model (`HawaiiForConditionalGeneration`):
@@ -120,7 +118,9 @@ def map_routing(model: Any, processor: Any, image: Image.Image, names: Mapping[s
     encoder, image_processor = model.model.vision_tower, processor.image_processor
     pixel_values = image_processor([image], return_tensors="pt")["pixel_values"]  # (1, 3, height, width)
     outputs = encoder(pixel_values.to(encoder.device, encoder.dtype), output_routing=True, return_dict=True)
-    patches = outputs.router_probabilities[:, 0, encoder.config.num_prefix_tokens :].float().cpu()  # (L, m, both banks)
+    patches = (
+        outputs.router_probabilities[:, 0, encoder.config.num_prefix_tokens :].float().cpu()
+    )  # (L, m, both banks)
     banks = patches.split([len(bank) for bank in names.values()], dim=-1)
     routing = {}
     for (bank, adapters), probabilities in zip(names.items(), banks):
