@@ -1,11 +1,11 @@
 """What the page asks of a model."""
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from html import escape
 from typing import Any
 
-import gradio as gr  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
 from .conversation import leave_out_image_words, stream_answer
@@ -18,17 +18,13 @@ from .routing_map import RoutingMap, count_adapters, map_routing, name_adapters
 ScoreImportance = Callable[[Image.Image, str], tuple[Image.Image, Mapping[str, Sequence[Sequence[float]]]]]
 
 
-@contextmanager
-def _errors_in_the_page() -> Iterator[None]:
-    """Shows the sentence of an error in the page, until it is closed. A bug keeps its traceback on the server."""
-    try:
-        yield
-    except gr.Error:
-        raise
-    except Exception as error:
-        is_sentence = isinstance(error, ValueError)
-        message = str(error) if is_sentence else f"The model failed ({type(error).__name__}); its log says where."
-        raise gr.Error(escape(message), duration=None, print_exception=not is_sentence) from error
+def explain(error: Exception) -> str:
+    """Returns an error as a sentence for the page. All but a `ValueError` are bugs, whose traceback is logged."""
+    message = str(error)
+    if not isinstance(error, ValueError):
+        traceback.print_exception(error)
+        message = f"The model failed ({type(error).__name__}); the log of the server says where."
+    return f'<p class="hawaii-error" role="alert">{escape(message)}</p>'
 
 
 def read_conversation(processor: Any, history: Sequence[Mapping], image: Any) -> list[dict]:
@@ -77,7 +73,7 @@ class Answerer:
         self.names = name_adapters(count_adapters(vision_config), facts)
         self.num_layers = vision_config.num_hidden_layers if self.names else 1
 
-    def look(self, upload: dict | None) -> tuple[str | None, RoutingMap | None]:
+    def look(self, upload: dict | None) -> tuple[str | None, RoutingMap | None, str]:
         """
         Opens an uploaded picture and maps the routing of all layers, in one pass of the encoder.
 
@@ -86,36 +82,35 @@ class Answerer:
                 Value of Gradio's image component as the browser sends it. Gradio has checked that it is an upload.
 
         Returns:
-            The path of the picture, which needs less memory than the picture, and its routing.
+            The path of the picture, which needs less memory than the picture, its routing, and an error for the page.
         """
         if upload is None:
-            return None, None
-        with _errors_in_the_page():
+            return None, None, ""
+        try:
             image = open_upload(self.processor, upload["path"] or "")
             routing = map_routing(self.model, self.processor, image, self.names) if self.names else None
-        return upload["path"], routing
+        except Exception as error:
+            return None, None, explain(error)
+        return upload["path"], routing, ""
 
-    def answer(self, question: str, history: list[dict], path: str | None) -> Iterator[tuple[str, list[dict]]]:
-        """Yields the content of the question's field and the conversation, each time that the answer has grown."""
+    def answer(self, question: str, history: list[dict], path: str | None) -> Iterator[tuple[str, list[dict], str]]:
+        """Yields the question's field, the conversation and an error for the page, each time the answer has grown."""
         if not question.strip():
-            yield question, history
+            yield question, history, ""
             return
-        asked = [*history, {"role": "user", "content": question}]
-        yield "", asked
-        text = ""
+        asked, text = [*history, {"role": "user", "content": question}], ""
+        yield "", asked, ""
         try:
-            with _errors_in_the_page():
-                image = None if path is None else open_upload(self.processor, path)
-                messages = read_conversation(self.processor, asked, image)
-                with closing(stream_answer(self.model, self.processor, messages)) as pieces:
-                    for piece in pieces:
-                        text += piece
-                        yield "", [*asked, {"role": "assistant", "content": text.strip()}]
-        except gr.Error:
-            yield question, history  # to be corrected and asked again
-            raise
-        if not text.strip():
-            gr.Info("The model's answer is empty.")
+            image = None if path is None else open_upload(self.processor, path)
+            messages = read_conversation(self.processor, asked, image)
+            with closing(stream_answer(self.model, self.processor, messages)) as pieces:
+                for piece in pieces:
+                    text += piece
+                    yield "", [*asked, {"role": "assistant", "content": text.strip()}], ""
+            if not text.strip():
+                raise ValueError("The answer is empty; ask in another way.")
+        except Exception as error:
+            yield question, history, explain(error)  # the question can be corrected and asked again
 
     def draw_routing(self, routing: RoutingMap | None, bank: str, layer: int, is_over_all: bool) -> str:
         """Draws the map of a bank in a layer, or over all layers; says why if there is none."""
@@ -128,14 +123,12 @@ class Answerer:
     def draw_importance(self, path: str | None, question: str, history: list[dict]) -> str:
         """Draws the importance of the patches for the question in its field, or else for the last one asked."""
         assert self.score_importance is not None  # the page has no button otherwise
-        with _errors_in_the_page():
+        messages = read_conversation(self.processor, [*history, {"role": "user", "content": question}], None)
+        texts = [message["content"][0]["text"].strip() for message in messages if message["role"] == "user"]
+        question = next(filter(None, reversed(texts)), "")
+        try:
             if path is None:
                 raise ValueError("There is no picture; upload one first.")
-            asked = [
-                message for message in read_conversation(self.processor, history, None) if message["role"] == "user"
-            ]
-            if not question.strip() and asked:
-                question = asked[-1]["content"][0]["text"]
-            image = open_upload(self.processor, path)
-            picture, maps = self.score_importance(image, leave_out_image_words(self.processor, question).strip())
-            return draw_importance(picture, maps)
+            return draw_importance(*self.score_importance(open_upload(self.processor, path), question))
+        except Exception as error:
+            return explain(error)

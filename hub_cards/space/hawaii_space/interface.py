@@ -16,7 +16,7 @@ from .pictures import LARGEST_FILE
 
 BANK_TITLES = {"teacher": "specific to a teacher", "general": "general"}
 QUESTIONS = ("What is in this picture?", "Describe the picture in one sentence.", "Which colours are there?")
-INTRODUCTION = "Upload a picture and ask about it. The maps show what happens at each patch of the picture."
+INTRODUCTION = "Upload a picture and ask about it. The map shows what happens at each patch of the picture."
 # One computation at a time: several would only slow each other down. More visitors than this are turned away.
 COMPUTED = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 DRAWN = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -24,6 +24,12 @@ LONGEST_QUEUE = 32
 KEPT_SECONDS = 3600  # that an uploaded file is kept
 PAGE_STYLE = """
 .gradio-container h1 { margin: 0 0 .25rem; overflow-wrap: anywhere; }
+.gradio-container h2 { margin: 0; }
+.hawaii-error {
+    position: fixed; bottom: 1rem; left: 50%; transform: translateX(-50%); z-index: 10; width: min(40rem, 92vw); margin: 0;
+    padding: .75rem 1rem; border: 1px solid var(--border-color-primary); border-left: 5px solid #D55E00;
+    background: var(--background-fill-primary); box-shadow: 0 2px 12px #0004;
+}
 #picture img { width: 100%; height: 100%; object-fit: contain; }
 """
 
@@ -64,55 +70,64 @@ def build_page(answerer: Answerer, title: str, facts: Mapping) -> gr.Blocks:
                 question = gr.Textbox(
                     placeholder="Ask about the picture", submit_btn=True, show_label=False, elem_id="question"
                 )
+                error = gr.HTML(elem_id="error")
                 with gr.Row():
                     stop = gr.Button("Stop", size="sm", min_width=100, elem_id="stop")
                     clear = gr.Button("New conversation", size="sm", min_width=100, elem_id="clear")
                 gr.Examples([[text] for text in example_questions(facts)], question, label="For example")
             with gr.Column(min_width=320):
-                _add_maps(answerer, path, routing, question, chat)
-        asking = {"inputs": [question, chat, path], "outputs": [question, chat], "show_progress": "minimal"}
-        answering = question.submit(answerer.answer, **asking, **COMPUTED)
-        forgetting = upload.change(lambda: ([], None, None), None, [chat, path, routing], cancels=answering, **DRAWN)
+                draw = _add_map_of_adapters(answerer, routing)
+                if answerer.score_importance is not None:
+                    _add_map_of_importance(answerer, [path, question, chat])
+        inputs, outputs = [question, chat, path], [question, chat, error]
+        answering = question.submit(answerer.answer, inputs, outputs, show_progress="minimal", **COMPUTED)
+        forgetting = upload.change(
+            lambda: ([], None, None, ""), None, [chat, path, routing, error], cancels=answering, **DRAWN
+        )
+        forgetting.then(**draw)
         # Not preprocessed: Gradio would open the file itself, with every format of Pillow and an error of its own.
-        forgetting.then(answerer.look, upload, [path, routing], preprocess=False, show_progress="minimal", **COMPUTED)
+        looking = forgetting.then(
+            answerer.look, upload, [path, routing, error], preprocess=False, show_progress="minimal", **COMPUTED
+        )
+        looking.then(**draw)
         stop.click(None, cancels=answering)
-        gr.on([clear.click, chat.clear], lambda: [], None, chat, cancels=answering, **DRAWN)
+        gr.on([clear.click, chat.clear], lambda: ([], ""), None, [chat, error], cancels=answering, **DRAWN)
     return page
 
 
-def _add_maps(answerer: Answerer, path: gr.State, routing: gr.State, question: gr.Textbox, chat: gr.Chatbot) -> None:
-    """Adds the map of the adapters and, if it can be computed, that of importance."""
-    banks = list(answerer.names) or ["teacher"]
-    with gr.Tab("Adapters"):
-        is_shown = bool(answerer.names)
-        choices = [(BANK_TITLES[name], name) for name in banks]
-        bank = gr.Radio(
-            choices,
-            value=banks[0],
-            label="Adapters",
-            info="A colour for each adapter shows where the routers choose it: one of each kind acts at each patch.",
-            visible=is_shown,
-            elem_id="bank",
-        )
-        layer = gr.Slider(
-            1, answerer.num_layers, answerer.num_layers, step=1, label="Layer", visible=is_shown, elem_id="layer"
-        )
-        is_over_all = gr.Checkbox(
-            label="All layers: the adapter chosen in most of them", visible=is_shown, elem_id="all_layers"
-        )
-        inputs = [routing, bank, layer, is_over_all]
-        adapters = gr.HTML(answerer.draw_routing(None, banks[0], 1, False), elem_id="adapters")
-        for changed in inputs:
-            changed.change(answerer.draw_routing, inputs, adapters, trigger_mode="always_last", **DRAWN)
-    if answerer.score_importance is not None:
-        with gr.Tab("Importance"):
-            gr.HTML(
-                "<p>Light patches matter most: to each teacher, and to the words of the question. These scores weigh "
-                "the patches in training.</p>"
-            )
-            compute = gr.Button("Compute for the last question", elem_id="compute_importance")
-            importance = gr.HTML(elem_id="importance")
-            compute.click(answerer.draw_importance, [path, question, chat], importance, **COMPUTED)
+def _add_map_of_adapters(answerer: Answerer, routing: gr.State) -> dict:
+    """Adds the map and what chooses a bank and a layer. Returns the event that draws it."""
+    banks, is_shown = list(answerer.names) or ["teacher"], bool(answerer.names)
+    gr.HTML("<h2>Which adapter acts where</h2>")
+    bank = gr.Radio(
+        [(BANK_TITLES[name], name) for name in banks],
+        value=banks[0],
+        label="Adapters",
+        info="A colour for each adapter shows where the routers choose it: one of each kind acts at each patch.",
+        visible=is_shown,
+        elem_id="bank",
+    )
+    layers = answerer.num_layers
+    layer = gr.Slider(1, layers, layers, step=1, label="Layer", visible=is_shown, elem_id="layer")
+    is_over_all = gr.Checkbox(
+        label="All layers: the adapter chosen in most of them", visible=is_shown, elem_id="all_layers"
+    )
+    adapters = gr.HTML(answerer.draw_routing(None, banks[0], 1, False), elem_id="adapters")
+    inputs = [routing, bank, layer, is_over_all]
+    draw = {"fn": answerer.draw_routing, "inputs": inputs, "outputs": adapters, **DRAWN}
+    for changed in (bank, layer, is_over_all):
+        changed.change(trigger_mode="always_last", **draw)
+    return draw
+
+
+def _add_map_of_importance(answerer: Answerer, inputs: list) -> None:
+    gr.HTML(
+        "<h2>Which patches matter</h2><p>Light patches matter most: to each teacher, and to the words of the "
+        "question. These scores weigh the patches in training.</p>"
+    )
+    compute = gr.Button("Compute for the last question", size="sm", elem_id="compute_importance")
+    importance = gr.HTML(elem_id="importance")
+    compute.click(answerer.draw_importance, inputs, importance, **COMPUTED)
 
 
 def serve_page(
