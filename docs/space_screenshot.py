@@ -1,4 +1,4 @@
-"""Makes docs/space.png: `python docs/space_screenshot.py RUN PICTURE`, with a finished run of `hawaii data easy_vqa`."""
+"""Makes docs/space.png: `python docs/space_screenshot.py RUN PICTURE`, with a finished run of easy_vqa."""
 
 import sys
 from pathlib import Path
@@ -19,8 +19,7 @@ def take_screenshot(run: Path, picture: Path) -> None:
             for number, question in enumerate(QUESTIONS):
                 ask(page, question)
                 page.locator("[data-testid=bot]").nth(number).wait_for()
-            page.mouse.move(0, 0)
-            page.wait_for_load_state("networkidle")
+            page.wait_for_timeout(1000)  # the last words, and the picture's fade
             page.screenshot(path=picture, full_page=True)
 
 

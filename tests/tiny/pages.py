@@ -83,6 +83,9 @@ def ask(page, question: str) -> None:
     messages = page.locator("[data-testid=user]")
     before = messages.count()
     page.fill("#question textarea", question)
-    while messages.count() == before:
+    for _ in range(TIMEOUT * 5):
         page.press("#question textarea", "Enter")
         page.wait_for_timeout(200)
+        if messages.count() > before:
+            return
+    raise AssertionError(f"The page does not accept the question: {page.locator('#error').inner_text()}")

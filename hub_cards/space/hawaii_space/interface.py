@@ -24,10 +24,10 @@ LONGEST_QUEUE = 32
 KEPT_SECONDS = 3600  # that an uploaded file is kept
 PAGE_STYLE = """
 .gradio-container h1 { margin: 0 0 .25rem; overflow-wrap: anywhere; }
-.gradio-container h2 { margin: 0; }
+.gradio-container h2 { margin: 0; font-size: 1.15rem; }
 .hawaii-error {
-    position: fixed; bottom: 1rem; left: 50%; transform: translateX(-50%); z-index: 10; width: min(40rem, 92vw); margin: 0;
-    padding: .75rem 1rem; border: 1px solid var(--border-color-primary); border-left: 5px solid #D55E00;
+    position: fixed; bottom: 1rem; left: 50%; transform: translateX(-50%); z-index: 10; width: min(40rem, 92vw);
+    margin: 0; padding: .75rem 1rem; border: 1px solid var(--border-color-primary); border-left: 5px solid #D55E00;
     background: var(--background-fill-primary); box-shadow: 0 2px 12px #0004;
 }
 #picture img { width: 100%; height: 100%; object-fit: contain; }
@@ -66,15 +66,15 @@ def build_page(answerer: Answerer, title: str, facts: Mapping) -> gr.Blocks:
                     elem_id="picture",
                 )
                 # As plain text: Markdown in an answer could make a visitor's browser load what its address names.
-                chat = gr.Chatbot(label="Conversation", render_markdown=False, buttons=["copy"], height=340)
+                chat = gr.Chatbot(label="Conversation", render_markdown=False, buttons=["copy_all"], height=340)
                 question = gr.Textbox(
                     placeholder="Ask about the picture", submit_btn=True, show_label=False, elem_id="question"
                 )
-                error = gr.HTML(elem_id="error")
                 with gr.Row():
                     stop = gr.Button("Stop", size="sm", min_width=100, elem_id="stop")
                     clear = gr.Button("New conversation", size="sm", min_width=100, elem_id="clear")
                 gr.Examples([[text] for text in example_questions(facts)], question, label="For example")
+                error = gr.HTML(elem_id="error")
             with gr.Column(min_width=320):
                 draw = _add_map_of_adapters(answerer, routing)
                 if answerer.score_importance is not None:

@@ -223,9 +223,13 @@ def test_a_new_picture_starts_a_new_conversation(page, loaded, picture, tmp_path
     page.wait_for_selector("#adapters svg.picture")
     ask(page, QUESTIONS[1])
     bot(page).first.wait_for()
+    shown = page.get_attribute("#adapters image", "href")
     upload(page, tmp_path / "other.png")
-    page.wait_for_function("document.querySelectorAll('[data-testid=bot]').length === 0")
-    page.wait_for_selector("#adapters svg.picture")
+    page.wait_for_function(
+        "shown => ![null, undefined, shown].includes(document.querySelector('#adapters image')?.getAttribute('href'))",
+        arg=shown,
+    )
+    assert bot(page).count() == 0
     ask(page, QUESTION)
     wait_for_answer(page, generate(loaded, [QUESTION], tmp_path / "other.png"))
 
