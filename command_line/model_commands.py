@@ -134,6 +134,21 @@ def chat(commands) -> None:
     add_trust(parser)
 
 
+def demo(commands) -> None:
+    parser = add_command(
+        commands,
+        "demo",
+        "figures.demo:demo",
+        "chat about pictures in the browser, with a map of the adapters that act",
+        "The page is that of the model's Space. Nothing leaves this machine.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
+    parser.add_argument("--run", metavar="RUN", help="output_dir of a finished `hawaii train`: shows importance, too")
+    parser.add_argument("--port", type=int, metavar="N", help="port of the page (default: the first free from 7860)")
+    parser.add_argument("--host", metavar="ADDRESS", help="address to listen at (default: 127.0.0.1)")
+    add_trust(parser)
+
+
 def publish(commands) -> None:
     parser = add_command(
         commands,

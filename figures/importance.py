@@ -155,6 +155,34 @@ def draw_importance(results: dict, squares: Sequence[Image.Image]) -> Any:
     return figure
 
 
+def scoring_stage_folder(run: str | Path) -> Path:
+    """
+    Finds the last stage of a run whose objective scores tokens.
+
+    Args:
+        run (`str` or `Path`):
+            The `output_dir` of a recipe, or the folder of one of its stages.
+
+    Raises:
+        UserError: There is no finished stage, or its objective does not score tokens.
+    """
+    folder = find_stage(run)
+    settings = read_settings(folder)
+    options = settings.options
+    if not isinstance(options, HawaiiOptions) or "fine" not in options.distillation or not options.token_scoring:
+        raise UserError(
+            f"{folder} was trained without token scoring (objective {settings.objective}), so its tokens have no "
+            "importance; choose a run with objective hawaii, fine-grained distillation and token_scoring."
+        )
+    return folder
+
+
+def teacher_square(stage: FinishedStage, picture: Image.Image) -> Image.Image:
+    """Returns the square of an image that the teachers receive, in the size of the largest."""
+    size = max(teacher.image_size for teacher in stage.teachers)
+    return stage.processor.image_processor.square_image(picture, size, Image.Resampling.BICUBIC)
+
+
 def importance_figure(
     run: str | Path, output_dir: str | Path, image: Sequence[str], question: Sequence[str] = ()
 ) -> dict:
@@ -186,22 +214,13 @@ def importance_figure(
         raise UserError(
             f"There are {len(image)} images but {len(question)} questions; give one --question per --image, or none."
         )
-    folder = find_stage(run)
-    settings = read_settings(folder)
-    options = settings.options
-    if not isinstance(options, HawaiiOptions) or "fine" not in options.distillation or not options.token_scoring:
-        raise UserError(
-            f"{folder} was trained without token scoring (objective {settings.objective}), so its tokens have no "
-            "importance; choose a run with objective hawaii, fine-grained distillation and token_scoring."
-        )
+    folder = scoring_stage_folder(run)
     pictures = [open_picture(path) for path in image]
     if question and holds_encoder(folder):
         raise UserError(f"{folder} was trained without a language model, so it has no instruction; remove --question.")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     stage = load_stage(folder, device)
-    size = max(teacher.image_size for teacher in stage.teachers)
-    processor, bicubic = stage.processor.image_processor, Image.Resampling.BICUBIC
-    squares = [processor.square_image(picture, size, bicubic) for picture in pictures]  # the image of the teachers
+    squares = [teacher_square(stage, picture) for picture in pictures]
     rows = describe_importance(stage, squares, image, question or [""] * len(image))
     results = {"run": str(run), "stage": str(folder), "teachers": [teacher.name for teacher in stage.teachers]}
     results["images"] = rows

@@ -21,6 +21,7 @@ from ..files.atomic import read_json
 from ..files.run_contents import FACTS_FILE
 from ..files.user_error import UserError, explain_errors
 from ..hub_cards.card import read_config
+from ..hub_cards.space.hawaii_space.routing_map import name_adapters
 from .published_encoder import load_published_encoder
 
 
@@ -52,14 +53,9 @@ def adapter_names(folder: Path) -> dict[str, list[str]]:
     numbers = {bank: vision.get(f"num_{bank}_adapters", 0) for bank in BANKS}
     if not any(numbers.values()):
         raise UserError(f"{folder} has no adapters to choose from; give a HAWAII with adapters.")
-    names = {bank: [f"adapter {index}" for index in range(number)] for bank, number in numbers.items() if number}
     facts_path = folder / FACTS_FILE
-    facts = read_json(facts_path) if facts_path.is_file() else {"stages": {}}
-    for stage in facts["stages"].values():
-        # Adapter i belongs to teacher i. A stage without distillation has no teachers.
-        if len(stage["teachers"]) == numbers["teacher"] > 0:
-            names["teacher"] = list(stage["teachers"])
-    return names
+    facts = read_json(facts_path) if facts_path.is_file() else {}
+    return name_adapters({bank: number for bank, number in numbers.items() if number}, facts)
 
 
 @torch.inference_mode()

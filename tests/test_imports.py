@@ -37,6 +37,7 @@ TOP_FOLDERS = {folder.partition("/")[0] for folder in ARROWS}
 LARGEST_FOLDER = 12
 HUB_LIBRARIES = {"torch", "transformers", "PIL", "huggingface_hub"}  # transformers requires the last one
 IMPORT_NAMES = {"pillow": "PIL", "python-iso639": "iso639", "pyyaml": "yaml"}
+SPACE_LIBRARIES = HUB_LIBRARIES | {"gradio"}
 
 
 def declared_libraries(root: Path) -> tuple[set[str], set[str]]:
@@ -137,6 +138,12 @@ def problem_of_absolute(node: ast.Import | ast.ImportFrom, file: Path, runs: boo
         is_plugin = file.parts[0] == "evaluation" and ("lmms" in file.parts or "tasks" in file.parts)
         if library == "hawaii" or library in TOP_FOLDERS:
             yield f"imports {library} absolutely; inside the package imports are relative"
+        elif file.parts[:2] == (
+            "hub_cards",
+            "space",
+        ):  # app.py is no module of the package: it runs beside this folder
+            if library not in SPACE_LIBRARIES and (file.name, library) != ("app.py", "hawaii_space"):
+                yield f"imports {library}, which a Space does not install"
         elif is_shipped(file) and library not in HUB_LIBRARIES:
             yield f"imports {library}, which users of a checkpoint may not have"
         elif library not in always | extras:
@@ -224,6 +231,8 @@ def test_an_upward_import_planted_in_a_folder_is_reported(tmp_path, folder):
         ("evaluation/new.py", "from hawaii.metrics.new.new import x", "imports are relative"),
         ("metrics/answer_accuracy/new.py", "from ...training.trainer import x", "not below metrics"),
         ("modeling_hawaii/new_hawaii.py", "def f():\n    import numpy", "may not have"),
+        ("hub_cards/space/hawaii_space/new.py", "import accelerate", "a Space does not install"),
+        ("hub_cards/space/hawaii_space/new.py", "from ...card import x", "not below hub_cards/space/hawaii_space"),
         ("modeling_hawaii/new_hawaii.py", "from ..configuration.reader import x", "not shipped to the Hub"),
         ("modeling_hawaii/new_hawaii.py", "from ..configuration.absent_hawaii import x", "not shipped to the Hub"),
     ],
@@ -242,6 +251,8 @@ def test_a_planted_violation_is_reported(tmp_path, file, line, problem):
         ("training/new.py", "import torch\nfrom ..hub_cards.card import x\nfrom .trainer import y\nfrom .. import z"),
         ("training/new.py", "def f():\n    import timm"),
         ("evaluation/lmms/new.py", "from lmms_eval.api.model import lmms"),
+        ("hub_cards/space/app.py", "from hawaii_space.new import x"),
+        ("hub_cards/space/hawaii_space/new.py", "import gradio\nfrom .answerer import x"),
         ("evaluation/tasks/new/utils.py", "from hawaii.metrics.new.new import x"),
         ("modeling_hawaii/new_hawaii.py", "from PIL import Image\nfrom ..configuration.old_hawaii import x"),
     ],

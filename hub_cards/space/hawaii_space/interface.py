@@ -1,0 +1,179 @@
+"""The page of a Space: a conversation about a picture, and maps over it."""
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Mapping
+from html import escape
+
+import gradio as gr  # pyright: ignore[reportMissingImports]
+
+from .answerer import Answerer
+from .drawing import STYLE
+from .pictures import LARGEST_FILE
+
+
+BANK_TITLES = {"teacher": "specific to a teacher", "general": "general"}
+QUESTIONS = ("What is in this picture?", "Describe the picture in one sentence.", "Which colours are there?")
+INTRODUCTION = "Upload a picture and ask about it. The map shows what happens at each patch of the picture."
+# One computation at a time: several would only slow each other down. More visitors than this are turned away.
+COMPUTED = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+DRAWN = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+LONGEST_QUEUE = 32
+KEPT_SECONDS = 3600  # that an uploaded file is kept
+PAGE_STYLE = """
+.gradio-container h1 { margin: 0 0 .25rem; overflow-wrap: anywhere; }
+.gradio-container h2 { margin: 0; font-size: 1.15rem; }
+.hawaii-error {
+    position: fixed; bottom: 1rem; left: 50%; transform: translateX(-50%); z-index: 10; width: min(40rem, 92vw);
+    margin: 0; padding: .75rem 1rem; border: 1px solid var(--border-color-primary); border-left: 5px solid #D55E00;
+    background: var(--background-fill-primary); box-shadow: 0 2px 12px #0004;
+}
+#picture img { width: 100%; height: 100%; object-fit: contain; }
+"""
+
+
+def example_questions(facts: Mapping) -> list[str]:
+    """Returns questions to start with, in the words of training: a small model knows no others."""
+    questions = [stage.get("question") for stage in facts.get("stages", {}).values()]
+    return [*dict.fromkeys(filter(None, questions))] or list(QUESTIONS)
+
+
+def build_page(answerer: Answerer, title: str, facts: Mapping) -> gr.Blocks:
+    """
+    Builds the page.
+
+    Args:
+        answerer (`Answerer`):
+            Computes answers and maps.
+        title (`str`):
+            Name of the model.
+        facts (`Mapping`):
+            The facts about training, the content of `training.json`; empty if they are not known.
+    """
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
+        path, routing = gr.State(), gr.State()
+        gr.HTML(f"<h1>{escape(title)}</h1><p>{INTRODUCTION}</p>")
+        with gr.Row():
+            with gr.Column(min_width=320):
+                upload = gr.Image(
+                    label="Picture: a new one starts a new conversation",
+                    sources=["upload", "clipboard"],
+                    type="filepath",
+                    buttons=["fullscreen"],
+                    height=260,
+                    elem_id="picture",
+                )
+                # As plain text: Markdown in an answer could make a visitor's browser load what its address names.
+                chat = gr.Chatbot(label="Conversation", render_markdown=False, buttons=["copy_all"], height=340)
+                question = gr.Textbox(
+                    placeholder="Ask about the picture", submit_btn=True, show_label=False, elem_id="question"
+                )
+                with gr.Row():
+                    stop = gr.Button("Stop", size="sm", min_width=100, elem_id="stop")
+                    clear = gr.Button("New conversation", size="sm", min_width=100, elem_id="clear")
+                gr.Examples([[text] for text in example_questions(facts)], question, label="For example")
+                error = gr.HTML(elem_id="error")
+            with gr.Column(min_width=320):
+                draw = _add_map_of_adapters(answerer, routing)
+                if answerer.score_importance is not None:
+                    _add_map_of_importance(answerer, [path, question, chat])
+        inputs, outputs = [question, chat, path], [question, chat, error]
+        answering = question.submit(answerer.answer, inputs, outputs, show_progress="minimal", **COMPUTED)
+        forgetting = upload.change(
+            lambda: ([], None, None, ""), None, [chat, path, routing, error], cancels=answering, **DRAWN
+        )
+        forgetting.then(**draw)
+        # Not preprocessed: Gradio would open the file itself, with every format of Pillow and an error of its own.
+        looking = forgetting.then(
+            answerer.look, upload, [path, routing, error], preprocess=False, show_progress="minimal", **COMPUTED
+        )
+        looking.then(**draw)
+        stop.click(None, cancels=answering)
+        gr.on([clear.click, chat.clear], lambda: ([], ""), None, [chat, error], cancels=answering, **DRAWN)
+    return page
+
+
+def _add_map_of_adapters(answerer: Answerer, routing: gr.State) -> dict:
+    """Adds the map and what chooses a bank and a layer. Returns the event that draws it."""
+    banks, is_shown = list(answerer.names) or ["teacher"], bool(answerer.names)
+    gr.HTML("<h2>Which adapter acts where</h2>")
+    bank = gr.Radio(
+        [(BANK_TITLES[name], name) for name in banks],
+        value=banks[0],
+        label="Adapters",
+        info="A colour for each adapter shows where the routers choose it: one of each kind acts at each patch.",
+        visible=is_shown,
+        elem_id="bank",
+    )
+    layers = answerer.num_layers
+    layer = gr.Slider(1, layers, layers, step=1, label="Layer", visible=is_shown, elem_id="layer")
+    is_over_all = gr.Checkbox(
+        label="All layers: the adapter chosen in most of them", visible=is_shown, elem_id="all_layers"
+    )
+    adapters = gr.HTML(answerer.draw_routing(None, banks[0], 1, False), elem_id="adapters")
+    inputs = [routing, bank, layer, is_over_all]
+    draw = {"fn": answerer.draw_routing, "inputs": inputs, "outputs": adapters, **DRAWN}
+    for changed in (bank, layer, is_over_all):
+        changed.change(trigger_mode="always_last", **draw)
+    return draw
+
+
+def _add_map_of_importance(answerer: Answerer, inputs: list) -> None:
+    gr.HTML(
+        "<h2>Which patches matter</h2><p>Light patches matter most: to each teacher, and to the words of the "
+        "question. These scores weigh the patches in training.</p>"
+    )
+    compute = gr.Button("Compute for the last question", size="sm", elem_id="compute_importance")
+    importance = gr.HTML(elem_id="importance")
+    compute.click(answerer.draw_importance, inputs, importance, **COMPUTED)
+
+
+def serve_page(
+    answerer: Answerer, title: str, facts: Mapping, host: str | None = None, port: int | None = None
+) -> None:
+    """
+    Serves the page until Ctrl-C or SIGTERM, and then deletes what visitors have uploaded.
+
+    Args:
+        answerer, title, facts:
+            As for [`build_page`].
+        host (`str`, *optional*):
+            Address to listen at; that of the variable `GRADIO_SERVER_NAME`, or 127.0.0.1, if not given.
+        port (`int`, *optional*):
+            Its port; the first free one from 7860 if not given.
+
+    Raises:
+        OSError: `port` is in use.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # nothing is sent to Gradio's authors
+    # Gradio waits for its own answer, which a proxy of the network could not fetch.
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    os.environ["no_proxy"] = ",".join(filter(None, [known, "localhost", "127.0.0.1"]))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="hawaii-space-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
+        page = build_page(answerer, title, facts).queue(max_size=LONGEST_QUEUE)
+        try:
+            _, url, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                prevent_thread_lock=True,
+                share=False,
+                quiet=True,
+                max_file_size=LARGEST_FILE,
+                css=PAGE_STYLE + STYLE,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                ssr_mode=False,
+                pwa=False,
+                mcp_server=False,
+            )
+            print(f"{title} is at {url} (Ctrl-C stops it).", flush=True)
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("Stopped.", flush=True)
+        finally:
+            page.close(verbose=False)

@@ -1,0 +1,129 @@
+"""The adapters that act at each patch of a picture, in every layer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+
+# Shapes: L layers, m patches (row by row), N adapters of one bank.
+BANKS = ("teacher", "general")
+
+
+def count_adapters(vision_config: Any) -> dict[str, int]:
+    """Returns the number of adapters by bank, without empty banks, of an encoder's configuration."""
+    numbers = {bank: getattr(vision_config, f"num_{bank}_adapters", 0) for bank in BANKS}
+    return {bank: number for bank, number in numbers.items() if number}
+
+
+def name_adapters(numbers: Mapping[str, int], facts: Mapping[str, Any]) -> dict[str, list[str]]:
+    """
+    Names the adapters of a published folder.
+
+    Args:
+        numbers (`Mapping[str, int]`):
+            Number of adapters by bank; see [`count_adapters`].
+        facts (`Mapping[str, Any]`):
+            The facts about training, the content of `training.json`; empty if they are not known.
+
+    Returns:
+        `dict[str, list[str]]`: Names by bank: those of the teachers if known, otherwise numbers.
+    """
+    names = {bank: [f"adapter {index}" for index in range(number)] for bank, number in numbers.items()}
+    for stage in facts.get("stages", {}).values():
+        # Adapter i belongs to teacher i. A stage without distillation has no teachers.
+        if len(stage["teachers"]) == numbers.get("teacher"):
+            names["teacher"] = list(stage["teachers"])
+    return names
+
+
+@dataclass
+class BankRouting:
+    """
+    Args:
+        names (`Sequence[str]`):
+            Name of each adapter of the bank.
+        chosen (`torch.LongTensor` of shape `(num_layers, num_patches)`):
+            Index of the adapter that acts.
+        probabilities (`torch.FloatTensor` of shape `(num_layers, num_patches)`):
+            Probability that the router gives to this adapter.
+    """
+
+    names: Sequence[str]
+    chosen: torch.Tensor
+    probabilities: torch.Tensor
+
+    def counts(self) -> torch.Tensor:
+        """Returns in how many layers each adapter acts at each patch, `(num_patches, num_adapters)`."""
+        return torch.nn.functional.one_hot(self.chosen, len(self.names)).sum(dim=0)
+
+    def shares(self) -> torch.Tensor:
+        """Returns each adapter's share of the patches in each layer, `(num_layers, num_adapters)`; rows sum to one."""
+        return torch.nn.functional.one_hot(self.chosen, len(self.names)).double().mean(dim=1)
+
+
+@dataclass
+class RoutingMap:
+    """
+    Args:
+        picture (`PIL.Image.Image`):
+            The square that the encoder receives.
+        patch_size (`int`):
+            Side of a patch in pixels of `picture`. A rest at the right and at the bottom belongs to no patch.
+        banks (`dict[str, BankRouting]`):
+            The adapters by bank, `teacher` and `general`, without empty banks.
+    """
+
+    picture: Image.Image
+    patch_size: int
+    banks: dict[str, BankRouting]
+
+    @property
+    def num_layers(self) -> int:
+        return len(next(iter(self.banks.values())).chosen)
+
+
+def _picture_of(pixel_values: torch.Tensor, image_processor: Any) -> Image.Image:
+    """Undoes the normalisation of an image, `(3, height, width)`: whatever the processor did, this is what it made."""
+    if image_processor.do_normalize:
+        mean, std = (
+            torch.tensor(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std)
+        )
+        pixel_values = pixel_values * std + mean
+    levels = (pixel_values * 255).round().clamp(0, 255).byte()
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+
+
+@torch.inference_mode()
+def map_routing(model: Any, processor: Any, image: Image.Image, names: Mapping[str, Sequence[str]]) -> RoutingMap:
+    """
+    Runs the encoder once and returns the routers' choices in all layers. The class token is left out, because the
+    language model does not receive it.
+
+    Args:
+        model (`HawaiiForConditionalGeneration`):
+            A HAWAII on any device.
+        processor (`HawaiiProcessor`):
+            Its processor.
+        image (`PIL.Image.Image`):
+            An image of any size.
+        names (`Mapping[str, Sequence[str]]`):
+            Names of the adapters by bank, at least one; see [`name_adapters`].
+
+    Raises:
+        ValueError: the processor cannot read the image.
+    """
+    encoder, image_processor = model.model.vision_tower, processor.image_processor
+    pixel_values = image_processor([image], return_tensors="pt")["pixel_values"]  # (1, 3, height, width)
+    outputs = encoder(pixel_values.to(encoder.device, encoder.dtype), output_routing=True, return_dict=True)
+    patches = (
+        outputs.router_probabilities[:, 0, encoder.config.num_prefix_tokens :].float().cpu()
+    )  # (L, m, both banks)
+    banks = patches.split([len(bank) for bank in names.values()], dim=-1)
+    routing = {}
+    for (bank, adapters), probabilities in zip(names.items(), banks):
+        largest, chosen = probabilities.max(dim=-1)  # (L, m)
+        routing[bank] = BankRouting(adapters, chosen, largest)
+    return RoutingMap(_picture_of(pixel_values[0], image_processor), encoder.config.patch_size, routing)

@@ -1,0 +1,78 @@
+"""`hawaii demo`: the page of a Space with the installed classes, and the importance of patches."""
+
+import json
+import os
+import signal
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from hawaii.__main__ import main
+from hawaii.figures.importance import importance_figure
+from hawaii.tests.tiny.models import save_hub_folder
+from hawaii.tests.tiny.pages import ask, browser, served, upload
+from hawaii.tests.tiny.training import TEACHER_GRIDS, make_image, save_stage
+
+
+QUESTION = "what color is the shape ?"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, teacher_folders):
+    """A finished run with random values."""
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    save_stage(run / "finetune" / "model", teacher_folders)
+    (run / "train_results.json").write_text(json.dumps({"stages": {"finetune": {}}}))
+    save_hub_folder(run / "hub")
+    return run
+
+
+def test_a_missing_gradio_is_one_sentence(run, capsys, monkeypatch):
+    monkeypatch.setattr("hawaii.figures.demo.find_spec", lambda name: None)
+    assert main(["demo", str(run / "hub")]) == 2
+    assert capsys.readouterr().err == "hawaii demo: The demo needs Gradio: pip install 'hawaii-vlm[space]'\n"
+
+
+@pytest.mark.browser
+def test_a_port_in_use_is_one_sentence(run, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert main(["demo", str(run / "hub"), "--port", str(port)]) == 2
+    assert f"hawaii demo: The demo cannot use port {port} of 127.0.0.1 (" in capsys.readouterr().err
+
+
+@pytest.mark.browser
+def test_a_run_without_its_objective_is_one_sentence(run, tmp_path, capsys):
+    assert main(["demo", str(run / "hub"), "--run", str(run / "hub")]) == 2
+    assert "contains no finished stage with its objective" in capsys.readouterr().err
+
+
+@pytest.mark.browser
+def test_the_page_shows_importance_and_ctrl_c_ends_it(run, tmp_path):
+    make_image(3, 40, 20).save(tmp_path / "wide.png")
+    command = ["-m", "hawaii", "demo", str(run / "hub"), "--run", str(run)]
+    with tempfile.TemporaryDirectory() as uploads, browser() as visitors:
+        with served(command, env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": uploads}) as (url, process):
+            with visitors.visit(url) as page:
+                upload(page, tmp_path / "wide.png")
+                page.wait_for_selector("#adapters svg.picture")
+                ask(page, QUESTION)
+                page.locator("[data-testid=bot]").first.wait_for()
+                page.click("#compute_importance")
+                page.wait_for_selector("#importance figure")
+                titles = page.locator("#importance figcaption").all_inner_texts()
+                shares = page.locator("#importance figure").first.locator("title").all_text_contents()
+                assert list(Path(uploads).glob("hawaii-space-*"))
+                process.send_signal(signal.SIGINT)
+                assert process.wait(timeout=120) == 0
+            output = process.stdout.read()
+        assert not list(Path(uploads).glob("hawaii-space-*"))
+        assert visitors.foreign_hosts() == set()
+    assert output.splitlines()[-1] == "Stopped."
+    assert titles == [*TEACHER_GRIDS, "instruction"]
+    # The map of the first teacher is that of Figure 5.
+    (row,) = importance_figure(run, tmp_path, [str(tmp_path / "wide.png")], [QUESTION])["images"]
+    expected = [share * 16 for line in row["teachers"][titles[0]] for share in line]
+    assert [float(text.split()[0]) for text in shares] == pytest.approx(expected, abs=0.01)

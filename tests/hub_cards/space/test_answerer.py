@@ -1,0 +1,117 @@
+"""What the page of a Space asks of a model, and what its start needs."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hawaii.hub_cards.space.hawaii_space.answerer import Answerer, explain, read_conversation
+from hawaii.tests.tiny.models import make_model, make_processor
+
+
+SPACE = Path(__file__).parents[3] / "hub_cards/space"
+
+
+def user(text):
+    return {"role": "user", "content": [{"type": "text", "text": text}]}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+def read(history, image=None):
+    return read_conversation(make_processor(), history, image)
+
+
+def test_the_picture_is_part_of_the_first_question():
+    image = Image.new("RGB", (8, 8))
+    first, *others = read([user("what is it ?"), assistant("a circle"), user("blue ?")], image)
+    assert first == {"role": "user", "content": [{"type": "image", "image": image}, *user("what is it ?")["content"]]}
+    assert others == [assistant("a circle"), user("blue ?")]
+
+
+def test_a_question_without_an_answer_is_left_out():
+    history = [
+        user("stopped"),
+        user("what is it ?"),
+        assistant("a circle"),
+        user("stopped"),
+        assistant(""),
+        user("blue ?"),
+    ]
+    assert read(history) == [user("what is it ?"), assistant("a circle"), user("blue ?")]
+
+
+def test_words_that_stand_for_an_image_are_left_out():
+    assert read([user("what <im<image>age> is it ?")]) == [user("what  is it ?")]
+
+
+def test_a_model_without_adapters_says_so_instead_of_a_map(tmp_path):
+    vision = {"num_teacher_adapters": 0, "num_general_adapters": 0}
+    answerer = Answerer(make_model(vision=vision), make_processor(), {})
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    path, routing, error = answerer.look({"path": str(tmp_path / "picture.png")})
+    assert (path, routing, error) == (str(tmp_path / "picture.png"), None, "")
+    assert "has no adapters" in answerer.draw_routing(routing, "teacher", 1, False)
+
+
+def test_a_bug_is_a_sentence_in_the_page_and_a_traceback_in_the_log(monkeypatch, capsys):
+    model = make_model()
+    monkeypatch.setattr(type(model), "generate", lambda *args, **kwargs: 1 / 0)
+    *_, (question, history, error) = Answerer(model, make_processor(), {}).answer("what is it ?", [], None)
+    assert (question, history) == ("what is it ?", [])  # to be asked again
+    assert "The model failed (ZeroDivisionError); the log of the server says where." in error
+    assert "ZeroDivisionError: division by zero" in capsys.readouterr().err
+
+
+def test_an_error_is_text():
+    assert "&lt;b&gt;" in explain(ValueError("<b>"))
+
+
+def test_importance_is_computed_for_the_question_in_its_field_or_the_last_one(tmp_path):
+    questions = []
+
+    def score(image, question):
+        questions.append(question)
+        return image, {"vit": [[0.25, 0.25], [0.25, 0.25]]}
+
+    answerer = Answerer(make_model(), make_processor(), {}, score)
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    path, history = str(tmp_path / "picture.png"), [user("what is it ?"), assistant("a circle")]
+    for question in ("blue ?", ""):
+        assert "<figcaption>vit</figcaption>" in answerer.draw_importance(path, question, history)
+    answerer.draw_importance(path, " ", [])
+    assert questions == ["blue ?", "what is it ?", ""]
+    assert "There is no picture; upload one first." in answerer.draw_importance(None, "blue ?", history)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({}, "set the variable HAWAII_MODEL"),
+        ({"HAWAII_MODEL": "someone/model"}, "No commit of someone/model is named: set the variable HAWAII_REVISION"),
+    ],
+)
+def test_a_space_does_not_start_without_its_variables(variables, problem, monkeypatch):
+    for name in ("HAWAII_MODEL", "HAWAII_REVISION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(str(SPACE))
+    with pytest.raises(SystemExit, match=problem):
+        runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "hawaii_space"]:
+        del sys.modules[name]
+
+
+@pytest.mark.browser
+def test_the_card_installs_the_same_gradio_as_the_requirements_and_the_tests():
+    from importlib.metadata import version
+
+    requirements = (SPACE / "requirements.txt").read_text().splitlines()
+    assert f"gradio=={version('gradio')}" in requirements
+    assert f"\nsdk_version: {version('gradio')}\n" in (SPACE / "README.md").read_text()
