@@ -1,5 +1,6 @@
 """A conversation with a model: its turns, and the images of the next question."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -10,6 +11,9 @@ from PIL import Image
 from ..files.user_error import UserError, explain_errors
 from ..hub_cards.space.hawaii_space.conversation import leave_out_image_words, stream_answer
 from ..processing.chat_templates.limits import check_rendering
+
+
+logger = logging.getLogger(__name__)
 
 
 def _make_message(role: str, text: str, images: list[Image.Image]) -> dict:
@@ -78,8 +82,10 @@ class Conversation:
 
     def _check_chat_template(self, messages: list[dict]) -> None:
         """
+        Logs a warning if the template leaves out the first question, as that of stage 1 does.
+
         Raises:
-            UserError: The template loops, fails, or leaves out the question or earlier turns.
+            UserError: The template loops, fails, or leaves out a later question or earlier turns.
         """
         subject, template = f"The chat template of {self.name}", self.processor.chat_template
         if isinstance(template, str):
@@ -97,8 +103,12 @@ class Conversation:
                 *images, text = changed[index]["content"]
                 text = {**text, "text": f"{text['text']}?"}
                 changed[index] = {**changed[index], "content": [*images, text]}
-                if self.processor.apply_chat_template(changed, tokenize=False) == prompt:
-                    raise UserError(
-                        f"{subject} leaves out {left_out}, so the model would not read it. Use a folder that was "
-                        "trained with questions, or start a new conversation."
-                    )
+                if self.processor.apply_chat_template(changed, tokenize=False) != prompt:
+                    continue
+                problem = f"{subject} leaves out {left_out}, so the model does not read it"
+                if not self.messages:
+                    logger.warning("%s.", problem)
+                    break
+                raise UserError(
+                    f"{problem}. Use a folder that was trained with conversations, or start a new conversation."
+                )

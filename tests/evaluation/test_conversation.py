@@ -118,18 +118,23 @@ FIRST_ONLY = "{% if messages|length > 1 %}{{ raise_exception('one question only'
 LAST_TURN = "{% for item in messages[-1].content %}{{ item.text if item.type == 'text' else '<image>' }}{% endfor %}"
 
 
-def test_a_template_that_leaves_out_questions_is_refused(conversation):
+def test_a_template_that_leaves_out_questions_answers_one_with_a_warning(conversation, caplog):
     conversation.processor.chat_template = load_chat_template("plain")
-    with pytest.raises(
-        UserError, match="The chat template of tiny leaves out the question, so the model would not read it"
-    ):
+    with pytest.raises(UserError, match="leaves out the question, and there is no image; add one"):
         list(conversation.ask("what color ?"))
+    caplog.clear()
+    conversation.images = [Image.new("RGB", (8, 8))]
+    assert list(conversation.ask("what color ?"))
+    problem = "The chat template of tiny leaves out the question, so the model does not read it"
+    assert caplog.messages == [f"{problem}."]
+    with pytest.raises(UserError, match=problem):
+        list(conversation.ask("what shape ?"))
 
 
 @pytest.mark.parametrize(
     ("template", "problem"),
     [
-        (LAST_TURN, "The chat template of tiny leaves out the first question, so the model would not read it"),
+        (LAST_TURN, "The chat template of tiny leaves out the first question, so the model does not read it"),
         (
             FIRST_ONLY + LAST_TURN,
             "The chat template of tiny fails at question 2 of the conversation: one question only",

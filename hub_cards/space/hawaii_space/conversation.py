@@ -78,13 +78,15 @@ def stream_answer(model: Any, processor: Any, messages: list[dict], max_new_toke
         tokens.
 
     Raises:
-        ValueError: The conversation fills all positions of the language model.
+        ValueError: The prompt is empty, or fills all positions of the language model.
         Exception: Any error of the chat template, the processor or the model.
     """
     inputs = processor.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     ).to(model.device, model.dtype)
     prompt_length = inputs["input_ids"].shape[1]
+    if not prompt_length:
+        raise ValueError("The chat template leaves out the question, and there is no image; add one.")
     num_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if num_positions is not None:
         if prompt_length >= num_positions:

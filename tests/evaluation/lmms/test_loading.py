@@ -50,7 +50,7 @@ def stranger(tmp_path):
     tokenizer = make_tokenizer()
     make_llava(text={"vocab_size": len(tokenizer)}, image_token_index=4).save_pretrained(folder)
     image_processor = CLIPImageProcessorPil(size=size, crop_size=size)
-    template = "{% for turn in messages %}<image> {{ turn.content[1].text }}{% endfor %}"
+    template = "{% for turn in messages %}<image> what{% endfor %}"
     LlavaProcessor(image_processor, tokenizer, patch_size=4, chat_template=template).save_pretrained(folder)
     trace = add_code(folder, "LlavaConfig", "LlavaForConditionalGeneration")
     change_json(folder / "config.json", model_type="strange")
