@@ -64,6 +64,8 @@ def test_the_page_shows_importance_and_ctrl_c_ends_it(run, tmp_path):
                 page.wait_for_selector("#importance figure")
                 titles = page.locator("#importance figcaption").all_inner_texts()
                 shares = page.locator("#importance figure").first.locator("title").all_text_contents()
+                upload(page, tmp_path / "wide.png")
+                page.wait_for_selector("#importance figure", state="detached")  # it was of the last picture
                 assert list(Path(uploads).glob("hawaii-space-*"))
                 process.send_signal(signal.SIGINT)
                 assert process.wait(timeout=120) == 0

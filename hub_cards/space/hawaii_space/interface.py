@@ -19,12 +19,13 @@ QUESTIONS = ("What is in this picture?", "Describe the picture in one sentence."
 INTRODUCTION = "Upload a picture and ask about it. The map shows what happens at each patch of the picture."
 # One computation at a time: several would only slow each other down. More visitors than this are turned away.
 COMPUTED = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
-DRAWN = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+DRAWN = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 LONGEST_QUEUE = 32
 KEPT_SECONDS = 3600  # that an uploaded file is kept
 PAGE_STYLE = """
 .gradio-container h1 { margin: 0 0 .25rem; overflow-wrap: anywhere; }
 .gradio-container h2 { margin: 0; font-size: 1.15rem; }
+.gradio-container h1, .gradio-container h2, .hawaii-map b { font-weight: 600 !important; }
 .hawaii-error {
     position: fixed; bottom: 1rem; left: 50%; transform: translateX(-50%); z-index: 10; width: min(40rem, 92vw);
     margin: 0; padding: .75rem 1rem; border: 1px solid var(--border-color-primary); border-left: 5px solid #D55E00;
@@ -77,17 +78,28 @@ def build_page(answerer: Answerer, title: str, facts: Mapping) -> gr.Blocks:
                 error = gr.HTML(elem_id="error")
             with gr.Column(min_width=320):
                 draw = _add_map_of_adapters(answerer, routing)
-                if answerer.score_importance is not None:
-                    _add_map_of_importance(answerer, [path, question, chat])
+                importance = gr.HTML(elem_id="importance", render=False)
+                if answerer.score_importance is None:
+                    importance.render()  # empty
+                else:
+                    _add_map_of_importance(answerer, [path, question, chat], importance)
         inputs, outputs = [question, chat, path], [question, chat, error]
         answering = question.submit(answerer.answer, inputs, outputs, show_progress="minimal", **COMPUTED)
+        # In two steps: the old conversation and maps go at once, however long the new picture waits for the model.
         forgetting = upload.change(
-            lambda: ([], None, None, ""), None, [chat, path, routing, error], cancels=answering, **DRAWN
+            lambda: ([], None, None, "", "", answerer.draw_routing(None, "", 1, False)),
+            None,
+            [chat, path, routing, error, importance, draw["outputs"]],
+            cancels=answering,
+            **DRAWN,
         )
-        forgetting.then(**draw)
-        # Not preprocessed: Gradio would open the file itself, with every format of Pillow and an error of its own.
         looking = forgetting.then(
-            answerer.look, upload, [path, routing, error], preprocess=False, show_progress="minimal", **COMPUTED
+            answerer.look,
+            upload,
+            [path, routing, error],
+            preprocess=False,  # Gradio would open the file itself, with all of Pillow's formats and its own errors
+            trigger_mode="always_last",
+            **COMPUTED,
         )
         looking.then(**draw)
         stop.click(None, cancels=answering)
@@ -116,17 +128,18 @@ def _add_map_of_adapters(answerer: Answerer, routing: gr.State) -> dict:
     inputs = [routing, bank, layer, is_over_all]
     draw = {"fn": answerer.draw_routing, "inputs": inputs, "outputs": adapters, **DRAWN}
     for changed in (bank, layer, is_over_all):
-        changed.change(trigger_mode="always_last", **draw)
+        changed.change(**draw)
     return draw
 
 
-def _add_map_of_importance(answerer: Answerer, inputs: list) -> None:
+def _add_map_of_importance(answerer: Answerer, inputs: list, importance: gr.HTML) -> None:
+    """Adds the map and the button that computes it."""
     gr.HTML(
         "<h2>Which patches matter</h2><p>Light patches matter most: to each teacher, and to the words of the "
         "question. These scores weigh the patches in training.</p>"
     )
     compute = gr.Button("Compute for the last question", size="sm", elem_id="compute_importance")
-    importance = gr.HTML(elem_id="importance")
+    importance.render()
     compute.click(answerer.draw_importance, inputs, importance, **COMPUTED)
 
 
