@@ -25,7 +25,6 @@ KEPT_SECONDS = 3600  # that an uploaded file is kept
 PAGE_STYLE = """
 .gradio-container h1 { margin: 0 0 .25rem; overflow-wrap: anywhere; }
 .gradio-container h2 { margin: 0; font-size: 1.15rem; }
-.gradio-container h1, .gradio-container h2, .hawaii-map b { font-weight: 600 !important; }
 .hawaii-error {
     position: fixed; bottom: 1rem; left: 50%; transform: translateX(-50%); z-index: 10; width: min(40rem, 92vw);
     margin: 0; padding: .75rem 1rem; border: 1px solid var(--border-color-primary); border-left: 5px solid #D55E00;
