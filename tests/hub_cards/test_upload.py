@@ -30,7 +30,7 @@ def test_a_repetition_makes_no_commit_and_sends_nothing(folder, hub):
 
 def test_only_changed_files_are_sent(folder, hub):
     publish(str(folder), "user/name")
-    (folder / "README.md").write_text("a better card")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\na better card")
     received = hub.received.copy()
     publish(str(folder), "user/name")
     assert hub.received == received
@@ -85,7 +85,7 @@ def test_a_tag_of_another_commit_is_refused_before_the_upload(folder, hub, chang
     publish(str(folder), "user/name", tag="v1.0")
     repository = hub.repositories["user/name"]
     if change == "card":
-        (folder / "README.md").write_text("a better card")
+        (folder / "README.md").write_text("---\nlicense: mit\n---\na better card")
     else:
         hub.push("user/name", {"notes.txt": b"later"})
     commits = list(repository.commits)
