@@ -28,7 +28,7 @@ from hawaii.training.students.student import build_student
 
 NUM_QUESTIONS, NUM_NEW_TOKENS = 50, 12
 # A question counts if each of its answer's tokens is ahead of the second best by this much, in logits. Implementations
-# differ by about 5e-5, so with a smaller margin an answer is a matter of rounding.
+# differ by up to 5e-4, so with a much smaller margin an answer is a matter of rounding.
 CLEAR_MARGIN = 5e-3
 
 # vLLM's attention on a CPU needs heads of 32 or more.
