@@ -10,6 +10,8 @@
 # make clean    remove environments and caches; runs/ stays
 #
 # Each needs only Python 3.10 or newer and make; the environments are made here and nothing installed outside is used.
+# Two exceptions: `make test` needs Chromium or Chrome, which it installs if it runs as root on Debian, and
+# `make serve-check` needs Python 3.11 or newer.
 
 PYTHON ?= python3
 RUN ?= runs/easy_vqa

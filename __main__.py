@@ -5,6 +5,7 @@ command runs, so that `--help` answers at once.
 """
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from importlib import import_module
 
 from .command_line.model_commands import ablate, chat, demo, evaluate, figures, plot, publish
 from .command_line.training_commands import DRY_RUN, cache, check, convert, data, recipes, teachers, train
+from .files.escape import show_controls
 from .files.user_error import Stopped, describe_error
 
 
@@ -71,8 +73,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def fail(command: str, message: str, status: int) -> int:
-    # One write, including the line end, because several processes of a run may print at the same time.
-    print(f"hawaii {command}: {message}\n", end="", file=sys.stderr)
+    # One write, including the line end, because several processes of a run may print at the same time. A message may
+    # quote a file of others.
+    print(f"hawaii {command}: {show_controls(message)}\n", end="", file=sys.stderr)
     return status
 
 
@@ -98,10 +101,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler = options.pop("handler")
     module, _, function = handler.partition(":")
     is_debugged = os.environ.get("HAWAII_DEBUG") == "1"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr: not every terminal has every character
     try:
         result = getattr(import_module(f".{module}", __package__), function)(**options)
         if isinstance(result, str):
-            print(result)
+            print(show_controls(result))
     except Stopped as stopped:
         return fail(command, str(stopped), Stopped.STATUS)
     except KeyboardInterrupt:

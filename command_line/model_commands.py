@@ -140,7 +140,7 @@ def demo(commands) -> None:
         "demo",
         "figures.demo:demo",
         "chat about pictures in the browser, with a map of the adapters that act",
-        "The page is that of the model's Space. Nothing leaves this machine.",
+        "The page is that of the model's Space. Only this machine can open it, unless --host says otherwise.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="published folder, or a repository of the Hub")
     parser.add_argument("--run", metavar="RUN", help="output_dir of a finished `hawaii train`: shows importance, too")

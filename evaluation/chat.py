@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ..files.escape import show_controls
 from ..files.user_error import UserError, explain_errors
 from .checkpoint import checkpoint_folder
 
@@ -45,7 +46,7 @@ def chat(
     from .conversation import Conversation
     from .lmms.loading import load_checkpoint
     from .picture import open_picture
-    from .terminal import show_controls, talk
+    from .terminal import talk
 
     images = [open_picture(name) for name in image]
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"

@@ -1,7 +1,6 @@
 """A conversation in a terminal, or about lines of a pipe."""
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Generator, Iterable
@@ -9,6 +8,7 @@ from contextlib import closing, suppress
 
 from transformers.utils import logging
 
+from ..files.escape import show_controls
 from ..files.user_error import UserError, describe_error
 from .conversation import Conversation
 from .picture import open_picture
@@ -24,13 +24,6 @@ HELP = """
 /quit         ends, as Ctrl-D does
 Ctrl-C        stops an answer; twice at the prompt, it ends
 """.strip()
-# A terminal obeys control characters. Those of bidirectional text show an order that is not that of the characters.
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-def show_controls(text: str) -> str:
-    r"""Returns a text for a terminal: control characters other than line breaks and tabs are shown, as in `\x1b`."""
-    return CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def parse_path(text: str) -> str:
@@ -107,24 +100,28 @@ def talk_at_terminal(conversation: Conversation) -> None:
     """Reads questions and commands after a prompt until Ctrl-D, `/quit`, or Ctrl-C twice at the prompt."""
     with suppress(ImportError):  # Windows has none
         import readline  # noqa: F401  `input` then has a history and edits lines
-    print(GREETING)
+    # Into a file, as in `hawaii chat FOLDER | tee LOG`, only answers are written.
+    prompts = sys.stdout if sys.stdout.isatty() else sys.stderr
+    print(GREETING, file=prompts)
     is_leaving = False
     while True:
         line = None
         try:
-            line = input(PROMPT)
+            if prompts is sys.stderr:
+                print(PROMPT, end="", file=prompts, flush=True)
+            line = input(PROMPT if prompts is sys.stdout else "")
             is_leaving = False
             respond(conversation, line)
         except EOFError:
-            print()
+            print(file=prompts)
             return
         except KeyboardInterrupt:
-            print()
+            print(file=prompts if line is None else sys.stdout)
             if is_leaving:
                 raise
             if line is None:
                 is_leaving = True
-                print(LEAVING)
+                print(LEAVING, file=prompts)
         except Exception as error:
             message = describe_error(error)
             if message is None:
@@ -133,10 +130,10 @@ def talk_at_terminal(conversation: Conversation) -> None:
 
 
 def talk(conversation: Conversation) -> None:
-    """Talks to the user of this process: with a prompt at a terminal, or else line by line."""
+    """Talks to the user of this process: with a prompt if lines are typed, or else line by line."""
     logging.set_verbosity_error()  # a warning would be printed into an answer
     sys.stdin.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    if sys.stdin.isatty():
         talk_at_terminal(conversation)
     else:
         answer_lines(conversation, sys.stdin)

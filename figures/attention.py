@@ -20,7 +20,7 @@ from ..modeling_hawaii.conversion.clip import convert_clip, load_vision_config
 from ..processing.encoder_processor import EncoderProcessor, load_image_processor
 from ..training.identity import describe_path
 from ..training.students.encoders import holds_encoder, load_encoder
-from .published_encoder import load_published_encoder
+from .published_encoder import check_is_hawaii, load_published_encoder
 
 
 LONGEST_TITLE = 28
@@ -197,8 +197,8 @@ def attention_figure(
         [`patch_attention`]).
 
     Raises:
-        UserError: The folder is not a checkpoint or a run, the start is unknown or could not be loaded, an encoder has
-            no such layer, an image could not be opened, or matplotlib is not installed.
+        UserError: The folder is not the checkpoint of a HAWAII or a run, the start is unknown or could not be loaded,
+            an encoder has no such layer, an image could not be opened, or matplotlib is not installed.
     """
     matplotlib_or_error()
     folder = Path(folder)
@@ -206,6 +206,7 @@ def attention_figure(
     run = folder.parent if folder.name == HUB_FOLDER else folder
     is_run = (run / RESULTS_FILE).is_file()
     path = checkpoint_folder(run / HUB_FOLDER if is_run else folder, or_encoder=True)
+    check_is_hawaii(path, folder)
     if start is None and not is_run:
         raise UserError(
             f"{folder} is not in the output_dir of a run, so the encoder that it started from is unknown; name it "

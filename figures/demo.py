@@ -5,17 +5,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from ..evaluation.checkpoint import checkpoint_folder
 from ..evaluation.lmms.loading import load_checkpoint
-from ..files.atomic import read_json
-from ..files.run_contents import FACTS_FILE
+from ..files.manifest import read_files
+from ..files.run_contents import FACTS_FILE, HUB_FOLDER
 from ..files.user_error import UserError, explain_errors
-from ..training.finished_stage import load_stage
-from .importance import describe_importance, scoring_stage_folder, teacher_square
+from ..hub_cards.space.hawaii_space.loading import find_title, read_facts
+from ..hub_cards.space.hawaii_space.visitor_error import VisitorError
+from ..training.finished_stage import find_stage, load_stage
+from .importance import describe_importance, mean_over_teachers, scoring_stage_folder, teacher_square
 
 
 class ImportanceMaps:
@@ -41,20 +42,56 @@ class ImportanceMaps:
         question, for the instruction.
 
         Raises:
-            UserError: The chat template omits the question, as that of stage 1 does.
+            VisitorError: The chat template omits the question, as that of stage 1 does.
         """
         square = teacher_square(self.stage, image)
-        (row,) = describe_importance(self.stage, [square], [""], [question])
+        try:
+            (row,) = describe_importance(self.stage, [square], [""], [question])
+        except UserError as error:
+            raise VisitorError(
+                "The format of the last stage leaves out questions, so none has an importance; start anew."
+            ) from error
         maps = dict(row["teachers"])
-        if row["instruction"]:
-            maps["instruction"] = np.mean(list(row["instruction"].values()), axis=0).tolist()
+        if instruction := mean_over_teachers(row):
+            maps["instruction"] = instruction
         return square, maps
 
 
+def _hashes_of_weights(folder: Path) -> dict[str, str]:
+    return {name: file["hash"] for name, file in read_files(folder).items() if name.endswith(".safetensors")}
+
+
+def check_run(run: str | Path, folder: Path) -> None:
+    """
+    Checks that a run trained the model of a published folder: the importance would be that of another model.
+
+    Args:
+        run (`str` or `Path`):
+            The `output_dir` of a recipe, the folder of one of its stages, or the `model` folder of a stage.
+        folder (`Path`):
+            A published folder, perhaps a copy of the run's own.
+
+    Raises:
+        UserError: The run is not finished, the folder has other weights than that of the run, or one of both has no
+            manifest.
+    """
+    published = find_stage(run).resolve().parents[1] / HUB_FOLDER
+    if published == folder.resolve():
+        return
+    try:
+        is_same = _hashes_of_weights(published) == _hashes_of_weights(folder)
+    except UserError as error:
+        raise UserError(f"{error}. Name {published}, the folder that {run} published.") from error
+    if not is_same:
+        raise UserError(f"{run} trained another model than {folder}; name the run of this model, or {published}.")
+
+
 def _check_address(host: str, port: int | None) -> None:
+    if port is not None and not 1 <= port <= 65535:
+        raise UserError(f"--port is {port}, but must be from 1 to 65535.")
     try:
         socket.create_server((host, port or 0)).close()
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         place = host if port is None else f"port {port} of {host}"
         raise UserError(f"The demo cannot use {place} ({error}); choose another --port or --host.") from error
 
@@ -82,21 +119,24 @@ def demo(
             Whether to run the code contained in a checkpoint that is not a HAWAII.
 
     Raises:
-        UserError: Gradio is not installed, `folder` is not a checkpoint, `run` has no importance, or the port is in
-            use.
+        UserError: Gradio is not installed, `folder` is not a checkpoint, `run` has no importance or trained another
+            model, or the port is in use.
     """
     if find_spec("gradio") is None:
         raise UserError("The demo needs Gradio: pip install 'hawaii-vlm[space]'")
     _check_address(host, port)
     path = checkpoint_folder(folder, trust_remote_code=trust_remote_code)
     device: Any = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    score_importance = None if run is None else ImportanceMaps(run, device)
+    score_importance = None
+    if run is not None:
+        check_run(run, path)
+        score_importance = ImportanceMaps(run, device)
     with explain_errors(f"{folder} could not be loaded"):
         model, processor = load_checkpoint(str(path), trust_remote_code, dtype="auto")
-    facts = read_json(path / FACTS_FILE) if (path / FACTS_FILE).is_file() else {}
+    facts = read_facts(path / FACTS_FILE)
 
     from ..hub_cards.space.hawaii_space.answerer import Answerer
     from ..hub_cards.space.hawaii_space.interface import serve_page
 
     answerer = Answerer(model.to(device).eval(), processor, facts, score_importance)
-    serve_page(answerer, facts.get("name", str(folder)), facts, host, port)
+    serve_page(answerer, find_title(facts, str(folder)), facts, host, port)

@@ -49,6 +49,11 @@ def instruction_ids(processor: HawaiiProcessor | EncoderProcessor, question: str
     return ids
 
 
+def largest_size(stage: FinishedStage) -> int:
+    """Returns the side, in pixels, of the square that the teachers share: that of the largest."""
+    return max(teacher.image_size for teacher in stage.teachers)
+
+
 @torch.no_grad()
 def importance_parts(
     stage: FinishedStage, squares: Sequence[Image.Image], questions: Sequence[str]
@@ -69,8 +74,7 @@ def importance_parts(
         the tokens of the instruction, of the same shape; and the number of these tokens, `(num_images,)`.
     """
     device = next(stage.objective.parameters()).device
-    size = max(teacher.image_size for teacher in stage.teachers)
-    shared = torch.stack([teacher_image(square, size) for square in squares]).to(device)
+    shared = torch.stack([teacher_image(square, largest_size(stage)) for square in squares]).to(device)
     ids = [instruction_ids(stage.processor, question) for question in questions]
     num_instruction_tokens = torch.tensor([len(row) for row in ids])
     batch = {
@@ -109,6 +113,11 @@ def describe_importance(
     return rows
 
 
+def mean_over_teachers(row: dict) -> list[list[float]] | None:
+    """Returns the grid of the instruction that is drawn, the mean over the teachers; `None` without a question."""
+    return np.mean(list(row["instruction"].values()), axis=0).tolist() if row["instruction"] else None
+
+
 def draw_importance(results: dict, squares: Sequence[Image.Image]) -> Any:
     """
     Draws Figure 5: for each image, a row with the image, a map for each teacher, and a map for the instruction, the
@@ -143,8 +152,8 @@ def draw_importance(results: dict, squares: Sequence[Image.Image]) -> Any:
                 textwrap.fill(row["question"], round(side * 18), max_lines=3, placeholder=" …"), labelpad=2
             )
             maps = [np.array(row["teachers"][name]) for name in names]
-            if row["instruction"]:
-                maps.append(np.mean(list(row["instruction"].values()), axis=0))
+            if instruction := mean_over_teachers(row):
+                maps.append(np.array(instruction))
             for axis, shares in zip(others, maps):
                 draw_map(axis, square, shares)
             for axis in others[len(maps) :]:
@@ -179,8 +188,7 @@ def scoring_stage_folder(run: str | Path) -> Path:
 
 def teacher_square(stage: FinishedStage, picture: Image.Image) -> Image.Image:
     """Returns the square of an image that the teachers receive, in the size of the largest."""
-    size = max(teacher.image_size for teacher in stage.teachers)
-    return stage.processor.image_processor.square_image(picture, size, Image.Resampling.BICUBIC)
+    return stage.processor.image_processor.square_image(picture, largest_size(stage), Image.Resampling.BICUBIC)
 
 
 def importance_figure(

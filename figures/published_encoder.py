@@ -5,9 +5,22 @@ from typing import Any
 
 import torch
 
-from ..evaluation.checkpoint import ENCODER_TYPE
+from ..evaluation.checkpoint import ENCODER_TYPE, MODEL_TYPE
 from ..evaluation.lmms.loading import load_checkpoint
+from ..files.user_error import UserError
 from ..hub_cards.card import read_config
+
+
+def check_is_hawaii(folder: Path, name: str | Path) -> None:
+    """
+    Checks that a checkpoint is one of this package.
+
+    Raises:
+        UserError: It is that of another model. The message calls it `name`.
+    """
+    model_type = read_config(folder).get("model_type")
+    if model_type not in (MODEL_TYPE, ENCODER_TYPE):
+        raise UserError(f"{name} contains a {model_type}; the figure needs a HAWAII, or the encoder of one.")
 
 
 def load_published_encoder(folder: Path) -> tuple[Any, Any]:

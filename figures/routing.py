@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from itertools import islice
 from math import ceil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,16 +18,16 @@ from ..evaluation.checkpoint import ENCODER_TYPE, checkpoint_folder
 from ..evaluation.evaluate import split_tasks
 from ..evaluation.paper.benchmarks import BENCHMARKS
 from ..evaluation.paper.images import folder_source, task_sources
-from ..files.atomic import read_json
 from ..files.run_contents import FACTS_FILE
 from ..files.user_error import UserError, explain_errors
 from ..hub_cards.card import read_config
-from ..hub_cards.space.hawaii_space.routing_map import name_adapters
+from ..hub_cards.space.hawaii_space.loading import read_facts
+from ..hub_cards.space.hawaii_space.routing_map import count_adapters, name_adapters
 from .published_encoder import load_published_encoder
 
 
 BATCH_SIZE = 32
-BANKS = {"teacher": "Teacher-specific", "general": "General"}
+BANK_TITLES = {"teacher": "Teacher-specific", "general": "General"}
 MAX_COLUMNS = 5
 LONGEST_TITLE = 22
 HATCHES = ("", "////", "....")  # for more adapters than colours
@@ -49,13 +50,10 @@ def adapter_names(folder: Path) -> dict[str, list[str]]:
     """
     config = read_config(folder)
     vision_configs = {"hawaii": config.get("vision_config"), ENCODER_TYPE: config}
-    vision = vision_configs.get(config["model_type"]) or {}
-    numbers = {bank: vision.get(f"num_{bank}_adapters", 0) for bank in BANKS}
-    if not any(numbers.values()):
+    numbers = count_adapters(SimpleNamespace(**(vision_configs.get(config["model_type"]) or {})))
+    if not numbers:
         raise UserError(f"{folder} has no adapters to choose from; give a HAWAII with adapters.")
-    facts_path = folder / FACTS_FILE
-    facts = read_json(facts_path) if facts_path.is_file() else {}
-    return name_adapters({bank: number for bank, number in numbers.items() if number}, facts)
+    return name_adapters(numbers, read_facts(folder / FACTS_FILE))
 
 
 @torch.inference_mode()
@@ -77,7 +75,7 @@ def routing_shares(encoder: Any, processor: Any, images: Iterable[Image.Image | 
         sum to one; and the number of images.
     """
     vision = encoder.config
-    numbers = {bank: getattr(vision, f"num_{bank}_adapters") for bank in BANKS}
+    numbers = count_adapters(vision)
     counts: torch.Tensor | int = 0
     images, num_images = iter(images), 0
     while batch := list(islice(images, BATCH_SIZE)):
@@ -86,12 +84,11 @@ def routing_shares(encoder: Any, processor: Any, images: Iterable[Image.Image | 
         pixel_values = pixel_values.to(encoder.device, encoder.dtype)
         probabilities = encoder(pixel_values, output_routing=True).router_probabilities  # (L, I, P, A)
         banks = probabilities[:, :, vision.num_prefix_tokens :].split(list(numbers.values()), dim=-1)
-        chosen = [F.one_hot(bank.argmax(dim=-1), bank.shape[-1]) for bank in banks if bank.shape[-1]]
+        chosen = [F.one_hot(bank.argmax(dim=-1), bank.shape[-1]) for bank in banks]
         counts = counts + torch.cat(chosen, dim=-1).sum(dim=(1, 2))  # (L, A)
     assert isinstance(counts, torch.Tensor)
     shares = (counts.double() / (num_images * vision.num_patches)).cpu()
-    by_bank = zip(numbers, shares.split(list(numbers.values()), dim=-1))
-    return {bank: share for bank, share in by_bank if numbers[bank]}, num_images
+    return dict(zip(numbers, shares.split(list(numbers.values()), dim=-1))), num_images
 
 
 def _title(name: str) -> str:
@@ -148,7 +145,7 @@ def draw_routing(results: dict) -> Any:
                 axis.tick_params(labelleft=index % num_columns == 0)
             panels[0, -1].legend(  # in the order of the segments
                 reverse=True,
-                title=BANKS[bank],
+                title=BANK_TITLES[bank],
                 alignment="left",
                 loc="upper left",
                 bbox_to_anchor=(1, 1.05),

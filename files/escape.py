@@ -1,4 +1,4 @@
-"""Escapes names in Markdown, so that a reader sees exactly their characters."""
+"""Escapes names in Markdown and texts in a terminal, so that a reader sees exactly their characters."""
 
 import re
 from typing import Any
@@ -10,6 +10,13 @@ MARKUP = re.compile(r"[\\`*\[\]|~#!$@{}]|(?<![^\W_])_|_(?![^\W_])")
 # Without any markup characters, these become a tag, an entity or a link.
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 LINK = re.compile(r":(?=//)|(?<=www)\.|(?<=mailto):", re.IGNORECASE)
+# A terminal obeys control characters. Those of bidirectional text show an order that is not that of the characters.
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def show_controls(text: str) -> str:
+    r"""Returns a text for a terminal: control characters other than line breaks and tabs are shown, as in `\x1b`."""
+    return CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def flatten(text: str) -> str:

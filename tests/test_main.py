@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -156,6 +157,7 @@ def test_an_option_that_is_not_given_has_the_functions_default(monkeypatch):
             "--jobs 2 --launcher l --limit 1 --batch_size 1 --data_file f --data_folder d",
         ),
         ("training.counting.teachers", "describe_presets", "teachers"),
+        ("figures.demo", "demo", "demo hub --run run --port 7900 --host 0.0.0.0 --trust-remote-code"),
         ("evaluation.chat", "chat", "chat hub --image i.png --image j.png --question what --max_new_tokens 5"),
         (
             "hub_cards.publish",
@@ -206,6 +208,27 @@ def test_an_error_of_a_user_is_one_sentence(monkeypatch, capsys):
     fail_with(monkeypatch, refuse)
     assert command.main(["train", "recipe.yaml"]) == 2
     assert capsys.readouterr().err == "hawaii train: max_steps is 0; it must be positive.\n"
+
+
+def test_an_error_and_a_result_cannot_command_the_terminal(monkeypatch, capsys):
+    def refuse():
+        raise UserError("The template says \x1b]0;pwned\x07.")
+
+    fail_with(monkeypatch, refuse)
+    assert command.main(["train", "recipe.yaml"]) == 2
+    assert capsys.readouterr().err == "hawaii train: The template says \\x1b]0;pwned\\x07.\n"
+    fail_with(monkeypatch, lambda: "a name with \x1b[2J")
+    assert command.main(["train", "recipe.yaml"]) == 0
+    assert capsys.readouterr().out == "a name with \\x1b[2J\n"
+
+
+def test_a_character_that_the_terminal_lacks_is_shown_by_its_number(monkeypatch):
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="latin-1"))
+    fail_with(monkeypatch, lambda: "é or 你")
+    assert command.main(["train", "recipe.yaml"]) == 0
+    sys.stdout.flush()
+    assert output.getvalue() == "é or \\u4f60\n".encode("latin-1")
 
 
 def test_a_missing_file_is_an_error_of_a_user(monkeypatch, capsys):

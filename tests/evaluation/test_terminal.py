@@ -1,6 +1,7 @@
 """Conversations in a pseudo-terminal and through a pipe, of the whole command."""
 
 import io
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 from hawaii.__main__ import main
 from hawaii.evaluation.conversation import Conversation
 from hawaii.evaluation.lmms.loading import load_checkpoint
-from hawaii.evaluation.terminal import GREETING, LEAVING, PROMPT, parse_path, print_answer, show_controls
+from hawaii.evaluation.terminal import GREETING, LEAVING, PROMPT, parse_path, print_answer
 from hawaii.files.user_error import UserError
 from hawaii.tests.evaluation.pseudo_terminal import PseudoTerminal
 from hawaii.tests.tiny.models import make_model, make_processor
@@ -119,6 +120,19 @@ def test_a_pipe_gives_an_answer_per_question_and_nothing_else(hub_folder, pictur
     assert (finished.returncode, finished.stdout.decode().splitlines()) == (0, answers), finished.stderr.decode()
 
 
+@pytest.mark.slow
+def test_with_its_output_in_a_file_the_terminal_has_the_prompt_and_the_file_the_answers(hub_folder, tmp_path):
+    question = "what color is the shape ?"
+    program = f"{shlex.join([*COMMAND, str(hub_folder), '--max_new_tokens', '8'])} > {tmp_path / 'log'}"
+    with PseudoTerminal(["sh", "-c", program]) as terminal:
+        terminal.read_until(f"{GREETING}\n{PROMPT}")
+        terminal.type(f"{question}\n")
+        terminal.read_until(PROMPT)
+        terminal.type(CTRL_D)
+        assert terminal.wait() == 0
+    assert (tmp_path / "log").read_text().splitlines() == expected_answers(hub_folder, question)
+
+
 def pipe(monkeypatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
 
@@ -150,20 +164,6 @@ def test_an_error_comes_after_the_answer_so_far(capsys):
     with pytest.raises(UserError, match="The memory is full"):
         print_answer(pieces())
     assert capsys.readouterr().out == "red\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("red\n\tand blue\n", "red\n\tand blue\n"),
-        ("\x1b]0;title\x07\x1b[2J", r"\x1b]0;title\x07\x1b[2J"),
-        ("a\rb\x08\x7f\x00\x9b2J", r"a\rb\x08\x7f\x00\x9b2J"),
-        ("\u202ered\u2066", r"\u202ered\u2066"),
-        ("é 你好 👩\u200d🔬 नमस्ते", "é 你好 👩\u200d🔬 नमस्ते"),
-    ],
-)
-def test_a_terminal_gets_no_control_characters(text, shown):
-    assert show_controls(text) == shown
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hawaii.figures.published_encoder import load_published_encoder
 from hawaii.files.manifest import write_manifest
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.encoders import make_encoder_processor, save_encoder_folder, write_encoder_recipe
-from hawaii.tests.tiny.llava import SIGLIP
+from hawaii.tests.tiny.llava import SIGLIP, make_llava
 from hawaii.tests.tiny.models import fill, make_model
 from hawaii.tests.tiny.students import save_clip_folder
 from hawaii.tests.tiny.training import make_image, save_image_processor
@@ -243,3 +243,11 @@ def test_what_is_missing_is_one_sentence(run, image, tmp_path, capsys, words, pr
     words = [word.format(run=run, image=image) for word in words]
     assert main(["figures", "attention", *words, "--output_dir", str(tmp_path)]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"hawaii figures: {problem}")
+
+
+def test_another_model_is_one_sentence(clip, image, tmp_path, capsys):
+    make_llava().save_pretrained(tmp_path / "llava")
+    command = ["figures", "attention", str(tmp_path / "llava"), "--image", image, "--start", str(clip)]
+    assert main([*command, "--output_dir", str(tmp_path / "figures")]) == 2
+    sentence = f"{tmp_path / 'llava'} contains a llava; the figure needs a HAWAII, or the encoder of one."
+    assert capsys.readouterr().err.splitlines()[-1] == f"hawaii figures: {sentence}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import tempfile
@@ -10,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from hawaii.__main__ import main
+from hawaii.figures.demo import check_run
 from hawaii.figures.importance import importance_figure
+from hawaii.files.manifest import write_manifest
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import save_hub_folder
 from hawaii.tests.tiny.pages import ask, browser, served, upload
 from hawaii.tests.tiny.training import TEACHER_GRIDS, make_image, save_stage
@@ -43,6 +47,29 @@ def test_a_port_in_use_is_one_sentence(run, capsys):
     assert f"hawaii demo: The demo cannot use port {port} of 127.0.0.1 (" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("port", [0, -1, 65536])
+def test_a_port_that_does_not_exist_is_one_sentence(run, port, capsys, monkeypatch):
+    monkeypatch.setattr("hawaii.figures.demo.find_spec", lambda name: True)
+    assert main(["demo", str(run / "hub"), "--port", str(port)]) == 2
+    assert capsys.readouterr().err == f"hawaii demo: --port is {port}, but must be from 1 to 65535.\n"
+
+
+def test_a_run_has_the_model_of_its_own_folder_and_of_copies(run, tmp_path):
+    published = [run, run / "finetune", run / "finetune/model"]
+    for name in published:
+        check_run(name, run / "hub")
+    copy = shutil.copytree(run, tmp_path / "run")
+    with pytest.raises(UserError, match=f"hub lacks manifest.json.* Name {copy}/hub"):
+        check_run(copy, run / "hub")
+    write_manifest(copy / "hub", {})
+    downloaded = shutil.copytree(copy / "hub", tmp_path / "downloaded")
+    check_run(copy, downloaded)
+    (downloaded / "model.safetensors").write_bytes(b"other weights")
+    write_manifest(downloaded, {})
+    with pytest.raises(UserError, match=f"{copy} trained another model than {downloaded}"):
+        check_run(copy, downloaded)
+
+
 @pytest.mark.browser
 def test_a_run_without_its_objective_is_one_sentence(run, tmp_path, capsys):
     assert main(["demo", str(run / "hub"), "--run", str(run / "hub")]) == 2
@@ -66,11 +93,11 @@ def test_the_page_shows_importance_and_ctrl_c_ends_it(run, tmp_path):
                 shares = page.locator("#importance figure").first.locator("title").all_text_contents()
                 upload(page, tmp_path / "wide.png")
                 page.wait_for_selector("#importance figure", state="detached")  # it was of the last picture
-                assert list(Path(uploads).glob("hawaii-space-*"))
+                assert len(list(Path(uploads).glob("hawaii-space-*/**/wide.png"))) > 0
                 process.send_signal(signal.SIGINT)
                 assert process.wait(timeout=120) == 0
             output = process.stdout.read()
-        assert not list(Path(uploads).glob("hawaii-space-*"))
+        assert [path for path in Path(uploads).rglob("*") if path.is_file()] == []
         assert visitors.foreign_hosts() == set()
     assert output.splitlines()[-1] == "Stopped."
     assert titles == [*TEACHER_GRIDS, "instruction"]

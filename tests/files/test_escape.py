@@ -3,7 +3,7 @@
 import pytest
 from markdown_it import MarkdownIt
 
-from hawaii.files.escape import escape_link, escape_markdown, flatten
+from hawaii.files.escape import escape_link, escape_markdown, flatten, show_controls
 
 
 NAMES = [
@@ -74,3 +74,17 @@ def test_links_are_not_found_in_a_name():
 )
 def test_the_target_of_a_link_is_the_address_of_a_page(address, expected):
     assert escape_link(address) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("red\n\tand blue\n", "red\n\tand blue\n"),
+        ("\x1b]0;title\x07\x1b[2J", r"\x1b]0;title\x07\x1b[2J"),
+        ("a\rb\x08\x7f\x00\x9b2J", r"a\rb\x08\x7f\x00\x9b2J"),
+        ("\u202ered\u2066", r"\u202ered\u2066"),
+        ("é 你好 👩\u200d🔬 नमस्ते", "é 你好 👩\u200d🔬 नमस्ते"),
+    ],
+)
+def test_a_terminal_gets_no_control_characters(text, shown):
+    assert show_controls(text) == shown

@@ -30,6 +30,7 @@ NUM_QUESTIONS, NUM_NEW_TOKENS = 50, 12
 # A question counts if each of its answer's tokens is ahead of the second best by this much, in logits. Implementations
 # differ by up to 5e-4, so with a much smaller margin an answer is a matter of rounding.
 CLEAR_MARGIN = 5e-3
+MARK = "made_by_serve_check"  # a file in the output, which the next check may delete
 
 # vLLM's attention on a CPU needs heads of 32 or more.
 TEXT = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4, "max_position_embeddings": 1024}
@@ -217,18 +218,40 @@ def draw_unusual_images(folder: Path) -> list[str]:
     return [str(folder / "transparent.png"), str(folder / "16_bits.png")]
 
 
-def main(output: Path, run: Path | None) -> None:
+def clear(output: Path) -> None:
+    """
+    Empties the folder of an earlier check, or makes it.
+
+    Raises:
+        SystemExit: it contains something else.
+    """
+    if output.is_dir() and any(output.iterdir()) and not (output / MARK).is_file():
+        sys.exit(f"{output} has other files than those of this check, which would be deleted: name another folder.")
     shutil.rmtree(output, ignore_errors=True)
-    (output / "folders").mkdir(parents=True)
+    output.mkdir(parents=True)
+    (output / MARK).touch()
+
+
+def save_folders(folders: Path, run: Path | None) -> None:
+    """All folders to serve."""
+    for name, (function, kwargs) in FOLDERS.items():
+        torch.manual_seed(0)
+        function(folders / name, **kwargs)
+    if run is not None and (run / "hub").is_dir():
+        save_demo(run, folders)
+    else:
+        place = "no run is named" if run is None else f"there is no {run / 'hub'}; `make demo` makes it"
+        print(f"The folders demo and demo_untied are left out: {place}.", flush=True)
+
+
+def main(output: Path, run: Path | None) -> None:
+    clear(output)
+    (output / "folders").mkdir()
     (output / "references").mkdir()
     torch.manual_seed(0)
     conversations = make_questions(draw_images(output / "images"))
     unusual = [messages for messages in make_questions(draw_unusual_images(output / "images")) if len(messages) == 1]
-    for name, (function, kwargs) in FOLDERS.items():
-        torch.manual_seed(0)
-        function(output / "folders" / name, **kwargs)
-    if run is not None and (run / "hub").is_dir():
-        save_demo(run, output / "folders")
+    save_folders(output / "folders", run)
     unusual_answers = answer_questions(output / "folders" / "llama_untied", unusual)
     (output / "unusual.json").write_text(json.dumps(unusual_answers))
     for folder in sorted((output / "folders").iterdir()):

@@ -184,10 +184,11 @@ def check(record_answers, folder, way, found, expected):
 def test_the_questions_have_clear_and_different_answers(folder, reference, questions, record_answers):
     margin = min(question["margin"] for question in questions)
     record_answers(folder.name, "least margin", f"{margin:.4f}")
-    record_answers(folder.name, "unclear", str(json.loads(reference.read_text())["num_unclear"]))
+    num_unclear = json.loads(reference.read_text())["num_unclear"]
+    record_answers(folder.name, "unclear", str(num_unclear))
     numbers = {sum(item["type"] == "image" for m in q["messages"] for item in m["content"]) for q in questions}
     assert len(questions) == 50 and numbers == {0, 1, 2, 3}
-    assert margin > 5 * ROUNDING
+    assert num_unclear <= len(questions) // 5  # a margin that leaves out more would hide differences
     assert len({tuple(question["tokens"]) for question in questions}) > 10
 
 

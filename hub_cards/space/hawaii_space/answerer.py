@@ -12,6 +12,7 @@ from .conversation import leave_out_image_words, stream_answer
 from .drawing import draw_importance, draw_routing
 from .pictures import open_upload
 from .routing_map import RoutingMap, count_adapters, map_routing, name_adapters
+from .visitor_error import VisitorError
 
 
 # Of an image and a question: the square over which maps are drawn, and grids of shares by title.
@@ -19,9 +20,9 @@ ScoreImportance = Callable[[Image.Image, str], tuple[Image.Image, Mapping[str, S
 
 
 def explain(error: Exception) -> str:
-    """Returns an error as a sentence for the page. All but a `ValueError` are bugs, whose traceback is logged."""
+    """Returns an error as a sentence for the page. All but a `VisitorError` are logged with their traceback."""
     message = str(error)
-    if not isinstance(error, ValueError):
+    if not isinstance(error, VisitorError):
         traceback.print_exception(error)
         message = f"The model failed ({type(error).__name__}); the log of the server says where."
     return f'<p class="hawaii-error" role="alert">{escape(message)}</p>'
@@ -108,7 +109,7 @@ class Answerer:
                     text += piece
                     yield "", [*asked, {"role": "assistant", "content": text.strip()}], ""
             if not text.strip():
-                raise ValueError("The answer is empty; ask in another way.")
+                raise VisitorError("The answer is empty; ask in another way.")
         except Exception as error:
             yield question, history, explain(error)  # the question can be corrected and asked again
 
@@ -123,12 +124,12 @@ class Answerer:
     def draw_importance(self, path: str | None, question: str, history: list[dict]) -> str:
         """Draws the importance of the patches for the question in its field, or else for the last one asked."""
         assert self.score_importance is not None  # the page has no button otherwise
-        messages = read_conversation(self.processor, [*history, {"role": "user", "content": question}], None)
-        texts = [message["content"][0]["text"].strip() for message in messages if message["role"] == "user"]
-        question = next(filter(None, reversed(texts)), "")
         try:
+            messages = read_conversation(self.processor, [*history, {"role": "user", "content": question}], None)
+            texts = [message["content"][0]["text"].strip() for message in messages if message["role"] == "user"]
+            question = next(filter(None, reversed(texts)), "")
             if path is None:
-                raise ValueError("There is no picture; upload one first.")
+                raise VisitorError("There is no picture; upload one first.")
             return draw_importance(*self.score_importance(open_upload(self.processor, path), question))
         except Exception as error:
             return explain(error)

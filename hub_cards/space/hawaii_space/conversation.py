@@ -1,6 +1,6 @@
 """
 Answers that appear while they are generated. A Space runs this file without the package: it imports the standard
-library, torch and transformers only.
+library, torch, transformers and its neighbours only.
 """
 
 import re
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from transformers import StoppingCriteria
+
+from .visitor_error import VisitorError
 
 
 # One byte of a character that is not in the vocabulary, in tokenizers that come from sentencepiece.
@@ -78,7 +80,7 @@ def stream_answer(model: Any, processor: Any, messages: list[dict], max_new_toke
         tokens.
 
     Raises:
-        ValueError: The prompt is empty, or fills all positions of the language model.
+        VisitorError: The prompt is empty, or fills all positions of the language model.
         Exception: Any error of the chat template, the processor or the model.
     """
     inputs = processor.apply_chat_template(
@@ -86,11 +88,11 @@ def stream_answer(model: Any, processor: Any, messages: list[dict], max_new_toke
     ).to(model.device, model.dtype)
     prompt_length = inputs["input_ids"].shape[1]
     if not prompt_length:
-        raise ValueError("The chat template leaves out the question, and there is no image; add one.")
+        raise VisitorError("The chat template leaves out the question, and there is no image; add one.")
     num_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if num_positions is not None:
         if prompt_length >= num_positions:
-            raise ValueError(
+            raise VisitorError(
                 f"The conversation has {prompt_length} tokens, images included, but the model has {num_positions} "
                 "positions for questions and answers; start a new conversation, or ask about fewer images."
             )

@@ -132,7 +132,7 @@ def draw_importance(picture: Image.Image, maps: Mapping[str, Sequence[Sequence[f
 
     Args:
         picture (`PIL.Image.Image`):
-            The square that the encoder receives.
+            The square that the teachers receive.
         maps (`Mapping[str, Sequence[Sequence[float]]]`):
             For each title a square grid of shares that sum to one, row by row.
 

@@ -12,15 +12,16 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 from .answerer import Answerer
 from .drawing import STYLE
 from .pictures import LARGEST_FILE
+from .routing_map import find_stages
 
 
 BANK_TITLES = {"teacher": "specific to a teacher", "general": "general"}
 QUESTIONS = ("What is in this picture?", "Describe the picture in one sentence.", "Which colours are there?")
 INTRODUCTION = "Upload a picture and ask about it. The map shows what happens at each patch of the picture."
-# One computation at a time: several would only slow each other down. More visitors than this are turned away.
+# One computation at a time: several would only slow each other down.
 COMPUTED = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 DRAWN = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
-LONGEST_QUEUE = 32
+LONGEST_QUEUE = 32  # visitors who wait; more are turned away
 KEPT_SECONDS = 3600  # that an uploaded file is kept
 PAGE_STYLE = """
 .gradio-container h1 { margin: 0 0 .25rem; overflow-wrap: anywhere; }
@@ -36,8 +37,9 @@ PAGE_STYLE = """
 
 def example_questions(facts: Mapping) -> list[str]:
     """Returns questions to start with, in the words of training: a small model knows no others."""
-    questions = [stage.get("question") for stage in facts.get("stages", {}).values()]
-    return [*dict.fromkeys(filter(None, questions))] or list(QUESTIONS)
+    questions = [stage.get("question") for stage in find_stages(facts)]
+    known = [question for question in questions if isinstance(question, str) and question]
+    return [*dict.fromkeys(known)] or list(QUESTIONS)
 
 
 def build_page(answerer: Answerer, title: str, facts: Mapping) -> gr.Blocks:
@@ -137,7 +139,9 @@ def _add_map_of_importance(answerer: Answerer, inputs: list, importance: gr.HTML
         "<h2>Which patches matter</h2><p>Light patches matter most: to each teacher, and to the words of the "
         "question. These scores weigh the patches in training.</p>"
     )
-    compute = gr.Button("Compute for the last question", size="sm", elem_id="compute_importance")
+    compute = gr.Button(
+        "Compute for the question in the field, or else the last one", size="sm", elem_id="compute_importance"
+    )
     importance.render()
     compute.click(answerer.draw_importance, inputs, importance, **COMPUTED)
 
@@ -183,7 +187,7 @@ def serve_page(
                 pwa=False,
                 mcp_server=False,
             )
-            print(f"{title} is at {url} (Ctrl-C stops it).", flush=True)
+            print(f"The page is at {url} (Ctrl-C stops it).", flush=True)  # a title may hold control characters
             threading.Event().wait()
         except KeyboardInterrupt:
             print("Stopped.", flush=True)

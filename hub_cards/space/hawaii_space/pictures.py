@@ -5,6 +5,8 @@ from typing import Any
 
 from PIL import Image
 
+from .visitor_error import VisitorError
+
 
 # Formats that browsers and cameras write. Pillow hands others, as EPS, to other programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -26,24 +28,25 @@ def open_upload(processor: Any, path: str | os.PathLike) -> Image.Image:
         `PIL.Image.Image` in RGB, upright.
 
     Raises:
-        ValueError: the file is not a picture in one of `FORMATS`, is damaged, or has too many pixels. The message is
-            for the person who has uploaded it: it names no path.
+        VisitorError: the file is not a picture in one of `FORMATS`, is damaged, or has too many pixels.
     """
     try:
         with Image.open(path, "r", FORMATS) as opened:  # reads the header only
             width, height = opened.size
     except Image.DecompressionBombError:
-        raise ValueError(f"The picture has more than {LARGEST_AREA:,} pixels; upload a smaller one.") from None
+        raise VisitorError(f"The picture has more than {LARGEST_AREA:,} pixels; upload a smaller one.") from None
     except FileNotFoundError:
-        raise ValueError("The picture is not kept any longer; upload it again.") from None
+        raise VisitorError("The picture is not kept any longer; upload it again.") from None
     except Exception:  # Pillow raises anything from SyntaxError to struct.error
-        raise ValueError(f"This file is not a picture that can be read; upload one as {', '.join(FORMATS)}.") from None
+        raise VisitorError(
+            f"This file is not a picture that can be read; upload one as {', '.join(FORMATS)}."
+        ) from None
     if width * height > LARGEST_AREA:
-        raise ValueError(
+        raise VisitorError(
             f"The picture has {width} x {height} pixels, more than {LARGEST_AREA:,}; upload a smaller one."
         )
     try:
         (image,) = processor.image_processor.fetch_images([os.fspath(path)])
     except Exception:
-        raise ValueError("The picture is damaged or incomplete; upload it again, or save it anew.") from None
+        raise VisitorError("The picture is damaged or incomplete; upload it again, or save it anew.") from None
     return image

@@ -12,6 +12,12 @@ from PIL import Image
 BANKS = ("teacher", "general")
 
 
+def find_stages(facts: Any) -> list[Mapping[str, Any]]:
+    """Returns the stages of training in order; those of an unknown shape, as in a damaged file, are left out."""
+    stages = facts.get("stages") if isinstance(facts, Mapping) else None
+    return [stage for stage in stages.values() if isinstance(stage, Mapping)] if isinstance(stages, Mapping) else []
+
+
 def count_adapters(vision_config: Any) -> dict[str, int]:
     """Returns the number of adapters by bank, without empty banks, of an encoder's configuration."""
     numbers = {bank: getattr(vision_config, f"num_{bank}_adapters", 0) for bank in BANKS}
@@ -32,10 +38,11 @@ def name_adapters(numbers: Mapping[str, int], facts: Mapping[str, Any]) -> dict[
         `dict[str, list[str]]`: Names by bank: those of the teachers if known, otherwise numbers.
     """
     names = {bank: [f"adapter {index}" for index in range(number)] for bank, number in numbers.items()}
-    for stage in facts.get("stages", {}).values():
+    for stage in find_stages(facts):
         # Adapter i belongs to teacher i. A stage without distillation has no teachers.
-        if len(stage["teachers"]) == numbers.get("teacher"):
-            names["teacher"] = list(stage["teachers"])
+        teachers = stage.get("teachers")
+        if isinstance(teachers, Mapping) and len(teachers) == numbers.get("teacher"):
+            names["teacher"] = list(teachers)
     return names
 
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from hawaii.hub_cards.space.hawaii_space.answerer import Answerer, explain, read_conversation
+from hawaii.hub_cards.space.hawaii_space.visitor_error import VisitorError
 from hawaii.tests.tiny.models import make_model, make_processor
 
 
@@ -67,8 +68,20 @@ def test_a_bug_is_a_sentence_in_the_page_and_a_traceback_in_the_log(monkeypatch,
     assert "ZeroDivisionError: division by zero" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, ValueError])
+def test_an_error_of_a_library_is_logged_and_not_shown(error, capsys):
+    assert "/srv/model" not in explain(error("/srv/model is damaged"))
+    assert f"{error.__name__}: /srv/model is damaged" in capsys.readouterr().err
+
+
+def test_a_conversation_of_another_shape_is_a_sentence_in_the_page(tmp_path):
+    answerer = Answerer(make_model(), make_processor(), {}, lambda *_: None)
+    history = [{"role": "user", "content": [{"type": "file"}]}]
+    assert "The model failed (KeyError)" in answerer.draw_importance("picture.png", "blue ?", history)
+
+
 def test_an_error_is_text():
-    assert "&lt;b&gt;" in explain(ValueError("<b>"))
+    assert "&lt;b&gt;" in explain(VisitorError("<b>"))
 
 
 def test_importance_is_computed_for_the_question_in_its_field_or_the_last_one(tmp_path):
@@ -94,6 +107,8 @@ def test_importance_is_computed_for_the_question_in_its_field_or_the_last_one(tm
     [
         ({}, "set the variable HAWAII_MODEL"),
         ({"HAWAII_MODEL": "someone/model"}, "No commit of someone/model is named: set the variable HAWAII_REVISION"),
+        ({"HAWAII_MODEL": "someone/model", "HAWAII_REVISION": "main"}, "not to a branch or a tag"),
+        ({"HAWAII_MODEL": "someone/model", "HAWAII_REVISION": "v1.0"}, "not to a branch or a tag"),
     ],
 )
 def test_a_space_does_not_start_without_its_variables(variables, problem, monkeypatch):

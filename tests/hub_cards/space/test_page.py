@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from hawaii.hub_cards.space.hawaii_space.drawing import COLORS
 from hawaii.hub_cards.space.hawaii_space.pictures import LARGEST_FILE
 from hawaii.tests.tiny.models import FACTS, save_hub_folder
-from hawaii.tests.tiny.pages import ask, browser, served, upload
+from hawaii.tests.tiny.pages import TIMEOUT, ask, browser, served, upload
 from hawaii.tests.tiny.training import make_image
 
 
@@ -20,7 +21,8 @@ pytestmark = pytest.mark.browser
 
 SPACE = Path(__file__).parents[3] / "hub_cards/space"
 # A Space has neither the package nor what training needs. Answers take long while there is a file `slow`.
-START = """
+SLOW_STEP = 0.2  # seconds of a token
+START = f"""
 import os, runpy, sys, time
 for name in ("hawaii", "accelerate", "datasets", "evaluate", "omegaconf", "peft", "timm"):
     sys.modules[name] = None
@@ -28,7 +30,7 @@ sys.path.insert(0, "")
 from transformers import GenerationMixin
 prepare = GenerationMixin.prepare_inputs_for_generation
 def prepare_slowly(*args, **kwargs):
-    time.sleep(0.2 if os.path.exists("slow") else 0)
+    time.sleep({SLOW_STEP} if os.path.exists("slow") else 0)
     return prepare(*args, **kwargs)
 GenerationMixin.prepare_inputs_for_generation = prepare_slowly
 runpy.run_path("app.py", run_name="__main__")
@@ -67,13 +69,18 @@ def space(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(folder, space):
+def uploads(tmp_path_factory):
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="module")
+def url(folder, space, uploads):
     environment = {"HAWAII_MODEL": str(folder), "HAWAII_REVISION": "", "PATH": "", "HOME": str(space.parent)}
-    environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TMPDIR": str(space.parent)}
+    environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TMPDIR": str(uploads)}
     with served(["-c", START], cwd=space, env=environment) as (url, process):
         yield url
     process.wait()
-    assert list(space.parent.glob("hawaii-space-*")) == []  # what visitors have uploaded is gone
+    assert [path for path in uploads.rglob("*") if path.is_file()] == []  # what visitors have uploaded is gone
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +137,16 @@ def wait_for_answer(page, text, number=0):
     )
 
 
+def wait_until_settled(page):
+    """Waits until the answer has not grown for ten steps of slow generation."""
+    shown, unchanged = None, 0
+    while unchanged < 10:
+        text = bot(page).first.inner_text()
+        unchanged = unchanged + 1 if text == shown else 0
+        shown = text
+        page.wait_for_timeout(1000 * SLOW_STEP)
+
+
 def colors_at_centres(page):
     """The colour that the page has at the centre of each patch, row by row."""
     return page.evaluate("""() => {
@@ -144,15 +161,13 @@ def colors_at_centres(page):
 
 def shows(page, colors):
     """Waits until the map has these colours; fails with those that it has."""
-    for _ in range(100):
-        seen = colors_at_centres(page)
-        if seen == colors:
-            return
+    deadline = time.monotonic() + TIMEOUT
+    while (seen := colors_at_centres(page)) != colors and time.monotonic() < deadline:
         page.wait_for_timeout(100)
     assert seen == colors
 
 
-def test_answers_stream_and_equal_those_of_generate(page, loaded, picture):
+def test_answers_stream_and_equal_those_of_generate(page, loaded, picture, space):
     upload(page, picture)
     page.wait_for_selector("#adapters svg.picture")
     page.evaluate("""() => {
@@ -160,11 +175,14 @@ def test_answers_stream_and_equal_those_of_generate(page, loaded, picture):
         const look = () => document.querySelectorAll("[data-testid=bot]").forEach(bot => seen.add(bot.innerText));
         new MutationObserver(look).observe(document.body, {childList: true, subtree: true, characterData: true});
     }""")
-    ask(page, QUESTIONS[0])
     first = generate(loaded, QUESTIONS[:1], picture)
+    (space / "slow").touch()
+    ask(page, QUESTIONS[0])
+    page.wait_for_function("[...seen].some(text => text.trim())")
+    (space / "slow").unlink()
     wait_for_answer(page, first)
-    seen = [text.strip() for text in page.evaluate("[...window.seen]")]
-    assert len(seen) > 3
+    seen = {text.strip() for text in page.evaluate("[...window.seen]")}
+    assert seen - {"", first}  # it was shown while it was generated
     assert all(first.startswith(text) for text in seen)
     ask(page, QUESTIONS[1])
     wait_for_answer(page, generate(loaded, QUESTIONS, picture, [first]), number=1)
@@ -239,6 +257,7 @@ def test_stop_ends_an_answer_and_the_next_question_follows_it(page, loaded, spac
     ask(page, QUESTION)
     bot(page).first.wait_for()
     page.click("#stop")
+    wait_until_settled(page)
     (space / "slow").unlink()  # an answer that was not stopped would now be complete at once
     ask(page, QUESTIONS[1])
     bot(page).nth(1).wait_for()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hawaii.drawing import style
 from hawaii.hub_cards.space.hawaii_space.drawing import COLORS, draw_importance, draw_routing
 from hawaii.hub_cards.space.hawaii_space.routing_map import (
     BankRouting,
@@ -111,6 +112,25 @@ def test_adapters_have_the_names_of_the_teachers_if_they_are_known():
     facts = {"stages": {"pretrain": {"teachers": {}}, "finetune": {"teachers": {"vit": {}, "sam": {}}}}}
     assert name_adapters(numbers, facts) == {"teacher": ["vit", "sam"], "general": ["adapter 0"]}
     assert name_adapters(numbers, {}) == {"teacher": ["adapter 0", "adapter 1"], "general": ["adapter 0"]}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"stages": {"a": {}}},
+        {"stages": {"a": None}},
+        {"stages": {"a": {"teachers": "vit"}}},
+        {"stages": []},
+        {"stages": None},
+        [],
+    ],
+)
+def test_facts_of_an_unknown_shape_count_as_not_known(facts):
+    assert name_adapters({"teacher": 3}, facts) == {"teacher": ["adapter 0", "adapter 1", "adapter 2"]}
+
+
+def test_the_palette_is_that_of_the_figures():
+    assert COLORS == style.COLORS
 
 
 def test_important_patches_are_light():

@@ -1,4 +1,4 @@
-"""Makes docs/space.png: `python docs/space_screenshot.py RUN PICTURE`, with a finished run of easy_vqa."""
+"""Makes docs/space.png: `python docs/website/space_screenshot.py RUN PICTURE`, with a finished run of easy_vqa."""
 
 import sys
 from pathlib import Path
