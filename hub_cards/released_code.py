@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..configuration.hub_hawaii import CODE_SUFFIX, read_code
 from ..files.atomic import read_json, write_json
+from ..files.custom_code import find_code
 from ..files.user_error import UserError
 
 
@@ -30,13 +31,20 @@ def read_released() -> dict[str, dict[str, str]]:
 def find_other_code(folder: Path) -> list[str]:
     """
     Returns the names of a folder's code files that differ from the most similar version, which is the installed one or
-    a released one. The list is empty if all are of one version; a folder may lack files.
+    a released one, and the classes outside these files that its settings name. The list is empty if all code is of one
+    version; a folder may lack files.
+
+    Raises:
+        UserError: a file of settings is damaged.
     """
     paths = folder.glob(f"*{CODE_SUFFIX}")
     present = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
     versions = [hash_code(read_code()), *read_released().values()]
     differing = [[name for name in sorted(present) if version.get(name) != present[name]] for version in versions]
-    return min(differing, key=len)
+    references = [name for path in sorted(folder.glob("*config.json")) for name in find_code(read_json(path))]
+    known = {name for version in versions for name in version}
+    foreign = [name for name in references if f"{name.partition('.')[0]}.py" not in known]
+    return [*min(differing, key=len), *dict.fromkeys(foreign)]
 
 
 def record_release() -> str:
