@@ -60,7 +60,9 @@ def test_what_it_cannot_do_is_refused(trainer, hub, options):
 
 @pytest.mark.parametrize("option", ["tags", "model_name", "dataset", "folder", "dry_run"])
 def test_an_unknown_option_is_refused(trainer, hub, option):
-    with pytest.raises(UserError, match=rf"push_to_hub has no option {option}: write one of license, .*, base_model\."):
+    with pytest.raises(
+        UserError, match=rf"push_to_hub has no option {option}: write one of license, .*, base_model\."
+    ):
         trainer.push_to_hub(license="mit", **{option: "x"})
     assert hub.requests == []
 
