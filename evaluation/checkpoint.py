@@ -8,8 +8,8 @@ from math import prod
 from pathlib import Path
 
 from ..files.atomic import read_json
-from ..files.escape import flatten
 from ..files.custom_code import find_code, refuse_code
+from ..files.escape import flatten
 from ..files.model_folder import INDEX, WEIGHTS, check_model_folder
 from ..files.run_contents import HUB_FOLDER
 from ..files.user_error import UserError

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import constants
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 
 from ..configuration.push_hawaii import IgnoredFileError
@@ -47,6 +47,8 @@ def _describe(error: BaseException, repo_id: str) -> str | None:
         answer = f" (the Hub says: {flatten(error.server_message)})" if error.server_message else ""
         remedy = REMEDIES.get(status, f"the Hub refused it with status {status}")
         return remedy.format(repo_id=repo_id) + answer
+    if isinstance(error, LocalTokenNotFoundError):
+        return REMEDIES[401]
     if isinstance(error, OfflineModeIsEnabled):
         return OFFLINE
     if isinstance(error, httpx.TransportError | ConnectionError | TimeoutError):

@@ -88,8 +88,8 @@ def test_commands_that_load_a_folder_warn_of_its_code(hub_folder, tmp_path, capl
     checkpoint_folder(folder)
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"{folder} contains or names code of no released version of hawaii-vlm: vision_hawaii.py. It does not run here, "
-        "because this command uses the installed code, but wherever trust_remote_code is set."
+        f"{folder} contains or names code of no released version of hawaii-vlm: vision_hawaii.py. It does not run "
+        "here, because this command uses the installed code, but wherever trust_remote_code is set."
     )
 
 

@@ -5,6 +5,7 @@ import os
 from functools import partial
 
 import pytest
+from huggingface_hub.errors import LocalTokenNotFoundError
 from transformers import AutoImageProcessor
 
 from hawaii.__main__ import main
@@ -226,6 +227,15 @@ def test_a_token_that_may_not_write_is_explained(folder, hub, monkeypatch, token
     with pytest.raises(UserError, match=problem) as caught:
         publish(str(folder), "user/name")
     assert not token or token not in str(caught.value)
+
+
+def test_a_missing_token_is_explained_where_the_client_finds_it_missing(folder, hub, monkeypatch):
+    def fail(*args, **options):
+        raise LocalTokenNotFoundError("no token")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", fail)
+    with pytest.raises(UserError, match="the Hub does not know your token: run `hf auth login`"):
+        publish(str(folder), "user/name")
 
 
 def test_a_lost_network_is_explained(folder, hub):
