@@ -123,7 +123,8 @@ def plan_upload(
     remote = {entry.path: entry for entry in entries if hasattr(entry, "size")}  # folders have no size
     changed = [name for name in names if name not in remote or not _is_same(folder / name, remote[name])]
     stale = find_stale(remote, names, groups)
-    if "weights" in _groups_of([*changed, *stale]):  # what is written about the old ones is wrong for the new ones
+    if any(name.endswith(".safetensors") for name in [*changed, *stale]):
+        # They describe the old weights, which are in the repository no more.
         stale += [path for path in RECORDS if path in remote and path not in names]
     # Only a change of another file makes a manifest wrong.
     return Upload(parent, changed, stale if changed or stale != [MANIFEST] else [])
