@@ -1,4 +1,4 @@
-"""Scores in a card's metadata, and in `.eval_results`, which the Hub's leaderboards read."""
+"""Scores in a card's metadata, and in `.eval_results`, from where the Hub's leaderboards take them."""
 
 from datetime import date
 from pathlib import Path

@@ -6,6 +6,7 @@ The code of released versions, and folders whose code is of none of them.
 
 import configparser
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..configuration.hub_hawaii import CODE_SUFFIX, read_code
@@ -28,23 +29,38 @@ def read_released() -> dict[str, dict[str, str]]:
     return read_json(TABLE)
 
 
+def _find_other_references(folder: Path, known: Iterable[str]) -> list[str]:
+    """What a folder's configurations ask transformers to run that is in none of the known files."""
+    found = []
+    for path in sorted(folder.glob("*config.json")):
+        values = read_json(path)
+        if "custom_pipelines" in values:
+            found.append(f"custom_pipelines in {path.name}")
+        found += [
+            f"{reference} in {path.name}"
+            for reference in find_code(values)
+            if f"{reference.partition('.')[0]}.py" not in known
+        ]
+    return found
+
+
 def find_other_code(folder: Path) -> list[str]:
     """
-    Returns the names of a folder's code files that differ from the most similar version, which is the installed one or
-    a released one, and the classes outside these files that its settings name. The list is empty if all code is of one
-    version; a folder may lack files.
+    Finds the code that users of a folder would run and that is not of the most similar version, which is the installed
+    one or a released one. A folder may lack files.
+
+    Returns:
+        `list[str]`: Names of files that differ, and of classes elsewhere that a configuration names. Empty if all code
+            is of one version.
 
     Raises:
-        UserError: a file of settings is damaged.
+        UserError: a configuration is damaged.
     """
     paths = folder.glob(f"*{CODE_SUFFIX}")
     present = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
     versions = [hash_code(read_code()), *read_released().values()]
     differing = [[name for name in sorted(present) if version.get(name) != present[name]] for version in versions]
-    references = [name for path in sorted(folder.glob("*config.json")) for name in find_code(read_json(path))]
-    known = {name for version in versions for name in version}
-    foreign = [name for name in references if f"{name.partition('.')[0]}.py" not in known]
-    return [*min(differing, key=len), *dict.fromkeys(foreign)]
+    return [*min(differing, key=len), *_find_other_references(folder, {*present, *versions[0]})]
 
 
 def record_release() -> str:

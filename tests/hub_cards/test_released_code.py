@@ -88,8 +88,8 @@ def test_commands_that_load_a_folder_warn_of_its_code(hub_folder, tmp_path, capl
     checkpoint_folder(folder)
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"{folder} contains or names code of no released version of hawaii-vlm: vision_hawaii.py. It does not run "
-        "here, because this command uses the installed code, but wherever trust_remote_code is set."
+        f"{folder} contains code of no released version of hawaii-vlm: vision_hawaii.py. It does not run here, "
+        "because this command uses the installed code, but wherever trust_remote_code is set."
     )
 
 
@@ -105,4 +105,4 @@ def test_commands_that_load_a_folder_warn_of_code_that_its_settings_name(
     checkpoint_folder(folder)
     (record,) = caplog.records
     shown = reference.replace("\x1b", "")
-    assert f"names code of no released version of hawaii-vlm: {shown}. It does not run" in record.getMessage()
+    assert f"code of no released version of hawaii-vlm: {shown} in {name}. It does not run" in record.getMessage()
