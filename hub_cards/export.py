@@ -18,9 +18,9 @@ PUBLIC_IDENTITY = ("recipe", "data", "start", "step", "world_size")
 
 
 def _is_exported(source: Path, folder: Path, identity: dict) -> bool:
-    """Whether a folder has a card and is an undamaged export of the same files. Users may have added files to it."""
+    """Whether a folder is an undamaged export of the same files. Users may have added files to it, or removed the card."""
     try:
-        if not (folder / CARD_FILE).is_file() or check_listed_files(folder) != identity:
+        if check_listed_files(folder) != identity:
             return False
     except (UserError, OSError):
         return False
@@ -35,7 +35,7 @@ def _attach_nothing(folder: Path) -> None:
 def export(source: Path, destination: Path, facts: dict, attach: Callable[[Path], None] = _attach_nothing) -> bool:
     """
     Makes the folder to publish, unless there is one of the same model already: its card may have been edited, and
-    files added. Only what the metadata of its card lacks is then added.
+    files added. What the metadata of its card lacks is then added; without a card, that is written first.
 
     Args:
         source (`Path`):
@@ -51,7 +51,7 @@ def export(source: Path, destination: Path, facts: dict, attach: Callable[[Path]
             Writes the recipe and the loss curves into a new folder.
 
     Returns:
-        `bool`: Whether the folder was written.
+        `bool`: Whether something was written.
 
     Raises:
         UserError: `source` does not agree with its manifest, lacks a file of a saved HAWAII, has a link that leads out
@@ -66,8 +66,10 @@ def export(source: Path, destination: Path, facts: dict, attach: Callable[[Path]
     # Options may name folders of this machine.
     public = {name: value for name, value in identity.items() if name in PUBLIC_IDENTITY}
     if _is_exported(source, destination, public):
-        fill_card(destination, facts.get("card") or {})
-        return False
+        has_card = (destination / CARD_FILE).is_file()
+        if not has_card:
+            write_card(destination)
+        return fill_card(destination, facts.get("card") or {}) or not has_card
     with atomic_folder(destination) as folder:
         copied = find_published(source)
         for name in copied:
