@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..files.atomic import read_json
 from ..files.custom_code import find_code, refuse_code
+from ..files.escape import flatten
 from ..files.model_folder import INDEX, WEIGHTS, check_model_folder
 from ..files.run_contents import HUB_FOLDER
 from ..files.user_error import UserError
@@ -103,7 +104,7 @@ def _needed_code(folder: Path, model_type: str) -> list[str]:
 def _warn_of_other_code(name: str | Path, folder: Path) -> None:
     if changed := find_other_code(folder):
         logger.warning(
-            f"{name} contains code of no released version of hawaii-vlm: {', '.join(changed)}. It does not run here, "
+            f"{name} contains code of no released version of hawaii-vlm: {', '.join(map(flatten, changed))}. It does not run here, "
             "because this command uses the installed code, but wherever trust_remote_code is set."
         )
 

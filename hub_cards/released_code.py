@@ -6,10 +6,12 @@ The code of released versions, and folders whose code is of none of them.
 
 import configparser
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..configuration.hub_hawaii import CODE_SUFFIX, read_code
 from ..files.atomic import read_json, write_json
+from ..files.custom_code import find_code
 from ..files.user_error import UserError
 
 
@@ -27,16 +29,38 @@ def read_released() -> dict[str, dict[str, str]]:
     return read_json(TABLE)
 
 
+def _find_other_references(folder: Path, known: Iterable[str]) -> list[str]:
+    """What a folder's configurations ask transformers to run that is in none of the known files."""
+    found = []
+    for path in sorted(folder.glob("*config.json")):
+        values = read_json(path)
+        if "custom_pipelines" in values:
+            found.append(f"custom_pipelines in {path.name}")
+        found += [
+            f"{reference} in {path.name}"
+            for reference in find_code(values)
+            if f"{reference.partition('.')[0]}.py" not in known
+        ]
+    return found
+
+
 def find_other_code(folder: Path) -> list[str]:
     """
-    Returns the names of a folder's code files that differ from the most similar version, which is the installed one or
-    a released one. The list is empty if all are of one version; a folder may lack files.
+    Finds the code that users of a folder would run and that is not of the most similar version, which is the installed
+    one or a released one. A folder may lack files.
+
+    Returns:
+        `list[str]`: Names of files that differ, and of classes elsewhere that a configuration names. Empty if all code
+            is of one version.
+
+    Raises:
+        UserError: a configuration is damaged.
     """
     paths = folder.glob(f"*{CODE_SUFFIX}")
     present = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
     versions = [hash_code(read_code()), *read_released().values()]
     differing = [[name for name in sorted(present) if version.get(name) != present[name]] for version in versions]
-    return min(differing, key=len)
+    return [*min(differing, key=len), *_find_other_references(folder, {*present, *versions[0]})]
 
 
 def record_release() -> str:

@@ -252,9 +252,7 @@ def finish(plan: Recipe, model_folder: Path, stages: dict[str, dict]) -> None:
     run_folder = plan.output_dir
     paths = {name: run_folder / name / LOG_FILE for name in stages}
     origins = [stage.get("origins", {}) for stage in stages.values()]  # their keys may be paths of this machine
-    stages = {
-        name: {key: value for key, value in stage.items() if key != "origins"} for name, stage in stages.items()
-    }
+    stages = {name: {key: value for key, value in stage.items() if key != "origins"} for name, stage in stages.items()}
     results = {
         "name": run_folder.resolve().name,
         "train_seconds": round(sum(stage["seconds"] for stage in stages.values()), 1),

@@ -112,20 +112,38 @@ def test_an_export_replaces_a_damaged_one_completely(source, published):
     assert names(published.parent) == {"stage", "hub"}
 
 
-@pytest.mark.parametrize("change", ["model", "identity", "card"])
+@pytest.mark.parametrize("change", ["model", "identity"])
 def test_an_export_of_the_same_model_is_kept_and_one_of_another_is_replaced(source, published, change):
     (published / "README.md").write_text("a better card")
     (published / "logo.png").write_bytes(b"logo")
     assert not export(source, published, {})
     assert (published / "README.md").read_text() == "a better card" and (published / "logo.png").is_file()
-    if change == "card":
-        (published / "README.md").unlink()
-    elif change == "model":
+    if change == "model":
         weights = load_file(source / "model.safetensors")
         save_file({name: tensor + 1 for name, tensor in weights.items()}, source / "model.safetensors")
     write_manifest(source, {**IDENTITY, "step": -1} if change == "identity" else IDENTITY)
     assert export(source, published, FACTS)
     assert "tiny" in (published / "README.md").read_text() and not (published / "logo.png").exists()
+
+
+def test_a_card_that_was_removed_is_written_again_and_other_files_stay(source, published):
+    (published / "README.md").unlink()
+    (published / "logo.png").write_bytes(b"logo")
+    (published / ".eval_results").mkdir()
+    (published / ".eval_results/lmms_eval.yaml").write_text("[]")
+    weights = (published / "model.safetensors").stat()
+    assert export(source, published, FACTS)
+    assert "# tiny" in (published / "README.md").read_text() and (published / "logo.png").read_bytes() == b"logo"
+    assert (published / ".eval_results/lmms_eval.yaml").read_text() == "[]"
+    assert (published / "model.safetensors").stat().st_mtime_ns == weights.st_mtime_ns
+    assert not export(source, published, FACTS)
+
+
+def test_a_field_that_a_card_lacks_is_a_change(source, published):
+    path = published / "README.md"
+    path.write_text(path.read_text().replace("- owner/data\n", "").replace("datasets:\n", ""))
+    assert export(source, published, FACTS) and "- owner/data" in path.read_text()
+    assert not export(source, published, FACTS)
 
 
 def test_a_failed_export_keeps_the_previous_one(source, published, monkeypatch):

@@ -99,7 +99,9 @@ def describe_card(plan: Recipe, recorded: Sequence[Recorded] = ()) -> dict[str, 
     models, data = find_models(plan, recorded), find_data(plan, recorded)
     given = [origin for origin in models.values() if origin is not None]
     of_data = [None if origin.license is None else str(origin.license) for origin in data]
-    license = options.checked_license or choose_license(given, [*(each.license for each in options.datasets), *of_data])
+    license = options.checked_license or choose_license(
+        given, [*(each.license for each in options.datasets), *of_data]
+    )
     repositories = [name for origin in given for name in origin.repositories]
     return {
         "license": None if license is None else license.metadata,
