@@ -128,11 +128,16 @@ class SavedWithCode(PushedInOneCommit):
 class ModelSavedWithCode(PushedInOneCommit):
     """Saves a model together with the code of its class, whichever Auto class loaded it."""
 
-    def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
-        """Like transformers' `save_pretrained`; also writes and pushes the code."""
+    def save_pretrained(
+        self, save_directory, is_main_process: bool = True, state_dict=None, *, push_to_hub: bool = False, **kwargs
+    ):
+        """Like transformers' `save_pretrained`; also writes the code and, in the main process, pushes both."""
         push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
-        super().save_pretrained(save_directory, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
-        if kwargs.get("is_main_process", True) and Path(save_directory).is_dir():
+        # A copy, because transformers empties the state dict while it writes the files.
+        state = None if state_dict is None else dict(state_dict)
+        super().save_pretrained(save_directory, is_main_process, state, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        if is_main_process and Path(save_directory).is_dir():
             save_code(save_directory, type(self))
-        if push_to_hub:
-            self.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push)
+        if is_main_process and push_to_hub:
+            # Saved once more, because `save_directory` may contain other files.
+            self.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push, **kwargs, state_dict=state_dict)

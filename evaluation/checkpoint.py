@@ -103,9 +103,10 @@ def _needed_code(folder: Path, model_type: str) -> list[str]:
 
 def _warn_of_other_code(name: str | Path, folder: Path) -> None:
     if changed := find_other_code(folder):
+        names = ", ".join(map(flatten, changed))  # a folder of others may name a file with control characters
         logger.warning(
-            f"{name} contains code of no released version of hawaii-vlm: {', '.join(map(flatten, changed))}. It does not run here, "
-            "because this command uses the installed code, but wherever trust_remote_code is set."
+            f"{name} contains code of no released version of hawaii-vlm: {names}. It does not run here, because "
+            "this command uses the installed code, but wherever trust_remote_code is set."
         )
 
 

@@ -18,7 +18,7 @@ PUBLIC_IDENTITY = ("recipe", "data", "start", "step", "world_size")
 
 
 def _is_exported(source: Path, folder: Path, identity: dict) -> bool:
-    """Whether a folder is an undamaged export of the same files. Users may have added files to it, or removed the card."""
+    """Whether a folder is an undamaged export of the same files. Users may have added files and removed the card."""
     try:
         if check_listed_files(folder) != identity:
             return False

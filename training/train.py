@@ -271,7 +271,7 @@ def finish(plan: Recipe, model_folder: Path, stages: dict[str, dict]) -> None:
         print_once(f"{run_folder / HUB_FOLDER} already has this model and is left as it is.")
     if not has_matplotlib():
         print_once(
-            f"A new card has no picture of the losses without matplotlib; with it, `hawaii plot {run_folder}` draws them."
+            f"Without matplotlib, a card has no picture of the losses; with it, `hawaii plot {run_folder}` draws it."
         )
     print_once(f"The folder to publish: {run_folder / HUB_FOLDER}")
 

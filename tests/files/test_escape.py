@@ -3,7 +3,7 @@
 import pytest
 from markdown_it import MarkdownIt
 
-from hawaii.files.escape import escape_link, escape_markdown, flatten
+from hawaii.files.escape import escape_link, escape_markdown, flatten, flatten_all
 
 
 NAMES = [
@@ -74,3 +74,7 @@ def test_links_are_not_found_in_a_name():
 )
 def test_the_target_of_a_link_is_the_address_of_a_page(address, expected):
     assert escape_link(address) == expected
+
+
+def test_texts_in_lists_are_flattened_and_other_values_kept():
+    assert flatten_all([["a\n\x1bb"], 5, None]) == [["a b"], 5, None] and flatten_all("a\tb") == "a b"

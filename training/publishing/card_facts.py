@@ -42,8 +42,8 @@ def find_data(plan: Recipe, recorded: Sequence[Recorded]) -> list[Origin]:
 
 def show_datasets(options: CardOptions, data: list[Origin]) -> list[dict[str, str | None]]:
     """
-    The data that the recipe's `card` names and, of the others, those of the Hub or with a data card next to them. Other
-    local files have no name that says something to readers.
+    The data that the recipe's `card` names and, of the others, those of the Hub or with a data card next to them.
+    Other local files have no name that says something to readers.
     """
     named = [each.facts for each in options.datasets]
     known = [each["repository"] or each["name"] for each in named]
