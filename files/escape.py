@@ -25,6 +25,13 @@ def flatten(text: str) -> str:
     return "".join(character for character in line if character.isprintable())
 
 
+def flatten_all(values: Any) -> Any:
+    """Flattens a text, or every text in nested lists."""
+    if isinstance(values, list):
+        return [flatten_all(value) for value in values]
+    return flatten(values) if isinstance(values, str) else values
+
+
 def escape_markdown(text: str) -> str:
     """Returns Markdown that shows a text in one line."""
     escaped = MARKUP.sub(r"\\\g<0>", flatten(text))

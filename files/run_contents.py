@@ -25,7 +25,8 @@ RUN/                              `output_dir` of the recipe
       objective.safetensors             OBJECTIVE_FILE
       objective.json                    OBJECTIVE_SETTINGS_FILE: the objective's options and the teachers; may name
                                         local folders
-      stage.json                        STAGE_FILE: report of the stage (steps, seconds, teachers, last log entry)
+      stage.json                        STAGE_FILE: report of the stage (steps, seconds, teachers, last log entry,
+                                        origins of models and data); may name local folders
       manifest.json                     MANIFEST_FILE, as in a checkpoint
     base/                         BASE_FOLDER: with `merge: false`, the student that the adapters of `model` belong to
   hub/                            HUB_FOLDER: the published folder, made from the last stage

@@ -9,12 +9,13 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoConfig
 
 from ..files.atomic import read_json, write_text
-from ..files.escape import escape_all, escape_link, flatten
+from ..files.escape import escape_all, flatten, flatten_all
 from ..files.run_contents import CARD_FILE, CURVES_FILE, FACTS_FILE, RECIPE_FILE
 from ..files.user_error import UserError, explain_errors
-from .card_options import CardOptions, is_repository
+from .card_options import CardOptions
 from .eval_results import make_result, merge_results, write_eval_results
-from .licenses import License, check_license
+from .licenses import check_license
+from .parts import describe_parts
 from .sections import code_section, evaluation_section, license_section, mark, replace_section
 
 
@@ -25,12 +26,6 @@ LICENSE_FIELDS = ("license", "license_name", "license_link")
 def read_config(folder: Path) -> dict:
     """Reads a folder's `config.json`; an encoder's has no `text_config`."""
     return read_json(folder / "config.json")
-
-
-def _flatten_all(values: Any) -> Any:
-    if isinstance(values, list):
-        return [_flatten_all(value) for value in values]
-    return flatten(values) if isinstance(values, str) else values
 
 
 def make_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +40,7 @@ def make_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
         "base_model_relation": "finetune" if base_models else None,
         "datasets": list(dict.fromkeys(datasets)),
     }
-    return {name: _flatten_all(value) for name, value in fields.items() if value}
+    return {name: flatten_all(value) for name, value in fields.items() if value}
 
 
 def write_card(folder: Path) -> None:
@@ -100,7 +95,7 @@ def _make_card(folder: Path, config: dict, facts: dict) -> ModelCard:
         teachers=sorted({teacher for stage in stages.values() for teacher in stage["teachers"]}),
         stages=stages,
         seconds=sum(stage["seconds"] for stage in stages.values()),
-        parts=_describe_parts(parts, stages),
+        parts=describe_parts(parts, stages),
         language=shown.get("card", {}).get("language"),
         vision=escape_all(config["vision_config"] if text_config else config),
         text=text_config,
@@ -117,41 +112,6 @@ def _make_card(folder: Path, config: dict, facts: dict) -> ModelCard:
 
 def _task_type(config: dict) -> str:
     return "image-text-to-text" if "text_config" in config else "image-feature-extraction"
-
-
-def _link(name: str, address: str | None) -> str:
-    """Markdown of a name that is escaped already, with a link if there is an address."""
-    target = escape_link(address) if address else ""
-    return f"[{name}]({target})" if target else name
-
-
-def _describe_origin(origin: Mapping[str, Any] | None) -> tuple[str, str]:
-    """Markdown of where a model comes from, and of its license."""
-    if origin is None:
-        return "random weights", "-"
-    (first, *_) = [*origin["repositories"], None]
-    name = escape_all(origin["name"])
-    if origin["name"] != first:
-        name = f"{name} (local)" if first is None else f"{name} (local), from {escape_all(first)}"
-    license = License(**origin["license"]) if origin["license"] else None
-    shown = "not known" if license is None else _link(escape_all(str(license)), license.link)
-    page = f"https://huggingface.co/{first}" if first and is_repository(first) else None
-    return _link(name, page), shown
-
-
-def _describe_parts(parts: Mapping[str, Any], stages: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Rows of the table of everything that the model was made from: part, origin and license."""
-    rows = [
-        (f"{escape_all(part)}, at the start", *_describe_origin(origin))
-        for part, origin in (parts.get("models") or {}).items()
-    ]
-    used = {name for stage in stages.values() for name in stage["teachers"]}  # escaped, as all names of `stages` are
-    for name, origin in (parts.get("teachers") or {}).items():
-        if escape_all(name) in used:
-            rows.append((f"teacher {escape_all(name)}", *_describe_origin(origin)))
-    for data in parts.get("datasets") or []:
-        rows.append(("data", _link(escape_all(data["name"]), data["url"]), escape_all(data["license"] or "not known")))
-    return rows
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -271,6 +231,10 @@ def check_card(folder: Path, card: ModelCard) -> None:
     if not card.data.get("license"):
         raise UserError(f"{folder / CARD_FILE} names no license, so nobody could use the model: {remedy}")
     try:
-        check_license({name: card.data.get(name) for name in LICENSE_FIELDS})
+        license = check_license({name: card.data.get(name) for name in LICENSE_FIELDS})
     except UserError as error:
         raise UserError(f"{folder / CARD_FILE}: {error} Correct it in the file, or {remedy}") from error
+    if license.identifier == "unknown":
+        raise UserError(
+            f"{folder / CARD_FILE} says that the license is unknown, so nobody could use the model: {remedy}"
+        )

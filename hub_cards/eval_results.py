@@ -1,4 +1,4 @@
-"""Scores in a card's metadata, and in `.eval_results`, from where the Hub's leaderboards take them."""
+"""Scores in a card's metadata and in `.eval_results`, which the leaderboards of the Hub read."""
 
 from datetime import date
 from pathlib import Path
@@ -9,14 +9,10 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 from huggingface_hub.utils import yaml_dump
 
 from ..files.atomic import write_text
-from ..files.escape import flatten
+from ..files.escape import flatten, flatten_all
 from ..files.run_contents import EVAL_RESULTS_FILE
 from ..files.user_error import explain_errors
 from .card_options import is_repository
-
-
-def _flatten(value: Any) -> Any:
-    return flatten(value) if isinstance(value, str) else value
 
 
 def make_result(result: dict[str, Any], task_type: str) -> EvalResult:
@@ -26,11 +22,11 @@ def make_result(result: dict[str, Any], task_type: str) -> EvalResult:
         task_type=task_type,
         dataset_type=flatten(result.get("repository", result["task"])),
         dataset_name=flatten(result.get("data_set", result["task"])),
-        dataset_config=_flatten(result.get("config")),
-        dataset_split=_flatten(result.get("split")),
+        dataset_config=flatten_all(result.get("config")),
+        dataset_split=flatten_all(result.get("split")),
         metric_type=flatten(result["metric"]),
-        metric_value=_flatten(result["value"]),
-        metric_args={"num_questions": _flatten(number)} if number else None,
+        metric_value=flatten_all(result["value"]),
+        metric_args={"num_questions": flatten_all(number)} if number else None,
     )
 
 
@@ -49,7 +45,7 @@ def _make_entry(result: dict[str, Any]) -> EvalResultEntry:
     return EvalResultEntry(
         dataset_id=result["repository"],
         task_id=flatten(result.get("config") or "default"),
-        value=_flatten(result["value"]),
+        value=flatten_all(result["value"]),
         date=date.today().isoformat(),
         notes=flatten(
             f"{result['metric']} of the split {result.get('split')}, lmms-eval task {result['task']}"

@@ -1,6 +1,7 @@
 """Where a model or data that a recipe names comes from, and its license, without a connection to the Hub."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,17 @@ class Origin:
         """Its values for the facts of a card."""
         return asdict(self)
 
+    @property
+    def repository(self) -> str | None:
+        """The repository that it is; `None` for a local one, even if it is derived from a repository."""
+        return self.name if self.name in self.repositories else None
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> "Origin":
+        """The origin with these [`facts`]."""
+        license = facts["license"]
+        return cls(facts["name"], list(facts["repositories"]), None if license is None else License(**license))
+
 
 def _read_metadata(card: Path) -> dict[str, Any]:
     """The metadata of a README.md; empty if there is none or it cannot be read."""
@@ -51,7 +63,8 @@ def _license_of(metadata: dict[str, Any]) -> License | None:
     if isinstance(given, list) and len(given) == 1:
         (given,) = given
     try:
-        found = check_license({**metadata, "license": given})
+        # Cards link the text of a known license, too.
+        found = check_license({**metadata, "license": given} if given == "other" else {"license": given})
     except UserError:
         # Another card may link a file next to it, or give no name.
         name, link = metadata.get("license_name"), metadata.get("license_link")
@@ -62,7 +75,7 @@ def _license_of(metadata: dict[str, Any]) -> License | None:
 
 
 def _repositories_of(folder: Path, metadata: dict[str, Any]) -> list[str]:
-    """What a folder says about its origin: the model card's base models, or the name it was loaded from."""
+    """The repositories that a folder names as its origin: its card's base models, or the name it was loaded from."""
     named = metadata.get("base_model")
     named = named if isinstance(named, list) else [named]
     if not any(named) and (folder / "config.json").is_file():
@@ -74,12 +87,26 @@ def _repositories_of(folder: Path, metadata: dict[str, Any]) -> list[str]:
     return [name for name in named if isinstance(name, str) and is_repository(name) and not Path(name).exists()]
 
 
-def _cached_repository(path: Path) -> str | None:
+def _cached_repository(path: Path, repo_type: str) -> str | None:
     """The repository of a snapshot in the cache of the Hub, whose folder is `models--OWNER--NAME`."""
     for part in path.resolve().parts:
-        if match := re.fullmatch(r"(?:models|datasets)--(.+?)--(.+)", part):
+        if match := re.fullmatch(rf"{repo_type}s--(.+?)--(.+)", part):
             return f"{match[1]}/{match[2]}"
     return None
+
+
+def _read_card(folder: Path, repo_type: str) -> dict[str, Any]:
+    """The metadata of the card of a folder, which is at the top of a snapshot in the cache of the Hub."""
+    if repo_type == "dataset" and (folder / "config.json").is_file():
+        return {}  # the card of a model, next to which the data are
+    top = next((each for each in (folder, *folder.parents) if each.parent.name == "snapshots"), folder)
+    return _read_metadata(top / "README.md")
+
+
+def _last_part(name: str) -> str:
+    """The last part of a path or of an address, without its query."""
+    path = re.split("[?#]", name)[0] if "://" in name else name
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1] or "unknown"
 
 
 def find_origin(source: str, repo_type: str = "model") -> Origin:
@@ -94,14 +121,17 @@ def find_origin(source: str, repo_type: str = "model") -> Origin:
             `model` or `dataset`.
     """
     path = Path(source)
+    known = KNOWN if repo_type == "model" else {}
     if not path.exists():
-        cached = try_to_load_from_cache(source, "README.md", repo_type=repo_type) if is_repository(source) else None
+        if not is_repository(source):
+            return Origin(_last_part(source), [], None)
+        cached = try_to_load_from_cache(source, "README.md", repo_type=repo_type)
         metadata = _read_metadata(Path(cached)) if isinstance(cached, str) else {}
-        license = _license_of(metadata) or KNOWN.get(source)
-        return Origin(source, [source] if is_repository(source) else [], license)
+        return Origin(source, [source], _license_of(metadata) or known.get(source))
     folder = path if path.is_dir() else path.parent
-    metadata = _read_metadata(folder / "README.md")
-    if repository := _cached_repository(path):
-        return Origin(repository, [repository], _license_of(metadata) or KNOWN.get(repository))
+    metadata = _read_card(folder.absolute(), repo_type)
+    if repository := _cached_repository(path, repo_type):
+        return Origin(repository, [repository], _license_of(metadata) or known.get(repository))
     # A fine-tuned copy may have another license than its origin.
-    return Origin(path.resolve().name, _repositories_of(folder, metadata), _license_of(metadata))
+    repositories = _repositories_of(folder, metadata) if repo_type == "model" else []
+    return Origin(path.resolve().name, repositories, _license_of(metadata))

@@ -29,8 +29,12 @@ SETTINGS = (
     "vocab.json",
     "merges.txt",
 )
-# Tokens of the Hub and of GitHub, and keys of other services, that users paste into files by mistake.
-TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36,}|sk-[A-Za-z0-9_-]{40,}|AKIA[0-9A-Z]{16})\b")
+# Tokens of the Hub and of GitHub, and keys of other services, that users paste into files by mistake. A name may have
+# one of the prefixes within a word.
+TOKEN = re.compile(
+    r"(?<![A-Za-z0-9])(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36,}|sk-[A-Za-z0-9_-]{40,}|AKIA[0-9A-Z]{16})"
+    r"(?![A-Za-z0-9])"
+)
 # Files whose words are not those of the author.
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 

@@ -10,6 +10,7 @@ from accelerate.utils import disable_fsdp_ram_efficient_loading
 from transformers import set_seed
 from transformers.integrations import deepspeed
 
+from ..drawing.style import has_matplotlib
 from ..files.atomic import read_json, write_json
 from ..files.manifest import check_manifest, write_manifest
 from ..files.model_folder import ADAPTER_CONFIG
@@ -31,6 +32,7 @@ from .monitoring.report import report_training
 from .objectives.encoder_passes import Student, encoder_of
 from .publishing.attachments import attach_files
 from .publishing.card_facts import describe_card
+from .publishing.recorded_origins import record_origins
 from .recipes.objectives import OBJECTIVES, StudentWithObjective
 from .recipes.recipe import Recipe, Stage, read_recipe
 from .run_lock import RunLock
@@ -183,6 +185,7 @@ def check_is_finished(trainer: HawaiiTrainer, step: int, requests: StopRequests)
 def save_finished(stage: Stage, trainer: HawaiiTrainer, step: int, num_parameters: int, model_folder: Path) -> None:
     """Saves a stage that has reached its last step, with its report."""
     report = {**report_training(trainer), "steps": step, "num_parameters": num_parameters}
+    report["origins"] = record_origins(stage)
     settings = ObjectiveSettings(stage.training.objective, stage.options, stage.distilled_teachers)
     trainer.save_whole(model_folder, report, settings)
 
@@ -248,6 +251,8 @@ def finish(plan: Recipe, model_folder: Path, stages: dict[str, dict]) -> None:
         return
     run_folder = plan.output_dir
     paths = {name: run_folder / name / LOG_FILE for name in stages}
+    origins = [stage.get("origins", {}) for stage in stages.values()]  # their keys may be paths of this machine
+    stages = {name: {key: value for key, value in stage.items() if key != "origins"} for name, stage in stages.items()}
     results = {
         "name": run_folder.resolve().name,
         "train_seconds": round(sum(stage["seconds"] for stage in stages.values()), 1),
@@ -257,11 +262,17 @@ def finish(plan: Recipe, model_folder: Path, stages: dict[str, dict]) -> None:
     with explain_write_errors(run_folder, "run the same command again, which only writes the rest."):
         write_json(run_folder / RESULTS_FILE, results)
         logs = {name: read_log(path) for name, path in paths.items() if path.is_file()}
-        facts = {**results, "card": describe_card(plan)}
+        facts = {**results, "card": describe_card(plan, origins)}
         with complete_model(run_folder, model_folder) as source:
-            is_new = export(source, run_folder / HUB_FOLDER, facts, lambda folder: attach_files(folder, plan, logs))
-    if not is_new:
+            is_changed = export(
+                source, run_folder / HUB_FOLDER, facts, lambda folder: attach_files(folder, plan, logs)
+            )
+    if not is_changed:
         print_once(f"{run_folder / HUB_FOLDER} already has this model and is left as it is.")
+    if not has_matplotlib():
+        print_once(
+            f"Without matplotlib, a card has no picture of the losses; with it, `hawaii plot {run_folder}` draws it."
+        )
     print_once(f"The folder to publish: {run_folder / HUB_FOLDER}")
 
 

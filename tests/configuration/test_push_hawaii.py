@@ -56,6 +56,22 @@ def test_a_model_and_a_processor_make_a_repository_that_loads(hub, tmp_path):
     assert len(repository.commits) == 3
 
 
+def test_a_save_with_a_push_uploads_the_given_weights_as_they_were_saved(hub, tmp_path):
+    model = make_model()
+    gathered = {name: value + 1 for name, value in model.state_dict().items()}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "private.txt").write_text("mine")
+    model.save_pretrained(
+        tmp_path / "model", state_dict=gathered, max_shard_size="50KB", push_to_hub=True, repo_id="user/gathered"
+    )
+    saved = {path.name: path.read_bytes() for path in (tmp_path / "model").glob("*.safetensors")}
+    pushed = hub.contents("user/gathered")
+    assert len(saved) > 1 and {name: pushed[name] for name in pushed if name.endswith(".safetensors")} == saved
+    assert "private.txt" not in pushed
+    loaded = HawaiiForConditionalGeneration.from_pretrained("user/gathered", cache_dir=tmp_path / "cache").state_dict()
+    assert all(value.equal(loaded[name]) for name, value in gathered.items())
+
+
 def test_a_push_can_go_to_a_branch(hub):
     make_processor().push_to_hub("user/name", revision="next")
     repository = hub.repositories["user/name"]

@@ -3,7 +3,7 @@
 import pytest
 from markdown_it import MarkdownIt
 
-from hawaii.files.escape import escape_link, escape_markdown, flatten, show_controls
+from hawaii.files.escape import escape_link, escape_markdown, flatten, flatten_all, show_controls
 
 
 NAMES = [
@@ -88,3 +88,7 @@ def test_the_target_of_a_link_is_the_address_of_a_page(address, expected):
 )
 def test_a_terminal_gets_no_control_characters(text, shown):
     assert show_controls(text) == shown
+
+
+def test_texts_in_lists_are_flattened_and_other_values_kept():
+    assert flatten_all([["a\n\x1bb"], 5, None]) == [["a b"], 5, None] and flatten_all("a\tb") == "a b"

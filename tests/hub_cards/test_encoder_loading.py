@@ -132,7 +132,7 @@ def test_the_card_describes_an_encoder(hub):
     assert "| Encoder | 2 layers of width 32, 16 px in patches of 4 px |" in card
     assert "| Adapters per layer | 2 teacher-specific and 3 general, rank 4 |" in card
     assert "Language model |" not in card and "Ask a question" not in card and "vllm serve" not in card
-    assert data.license == "llama2" and "its features know" in card
+    assert data.license == "llama2" and "Its features are limited to what the teachers extract" in card
 
 
 @pytest.mark.parametrize(("version", "has_class_token"), list(zip(VERSIONS, (True, False))))

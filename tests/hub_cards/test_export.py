@@ -179,6 +179,13 @@ def test_an_export_with_the_code_of_an_earlier_version_gets_the_installed_code(s
     assert uploaded(hub) == {*PUBLISHED, ".eval_results/lmms_eval.yaml"}
 
 
+def test_a_field_that_a_card_lacks_is_a_change(source, published):
+    path = published / "README.md"
+    path.write_text(path.read_text().replace("- owner/data\n", "").replace("datasets:\n", ""))
+    assert export(source, published, FACTS) and "- owner/data" in path.read_text()
+    assert not export(source, published, FACTS)
+
+
 def test_a_failed_export_keeps_the_previous_one(source, published, monkeypatch):
     (published / "config.json").write_text("{}")  # otherwise nothing is exported
     before = names(published)

@@ -92,6 +92,31 @@ def test_a_snapshot_in_the_cache_is_its_repository(tmp_path):
     assert find_origin(str(folder)).license == License("llama2")
 
 
+def test_a_local_path_that_is_gone_keeps_its_last_part_only():
+    assert find_origin("/scratch/acme/clip-removed") == Origin("clip-removed", [], None)
+    assert find_origin("https://me:pw@example.org/data.parquet?token=1") == Origin("data.parquet", [], None)
+
+
+def test_a_known_license_may_have_a_link(folder):
+    link = "license: apache-2.0\nlicense_link: https://huggingface.co/Qwen/Qwen3-0.6B/blob/main/LICENSE"
+    assert with_card(folder, link).license == License("apache-2.0")
+
+
+def test_data_next_to_a_model_are_not_the_model(folder):
+    (folder / "train.json").write_text("[]")
+    (folder / "config.json").write_text(json.dumps({"_name_or_path": "a/b"}))
+    with_card(folder, "license: mit\nbase_model: a/b")
+    assert find_origin(str(folder / "train.json"), "dataset") == Origin("train.json", [], None)
+
+
+def test_data_in_a_folder_of_a_snapshot_have_the_card_of_its_top(tmp_path):
+    snapshot = tmp_path / "datasets--a--b" / "snapshots" / "1"
+    (snapshot / "data").mkdir(parents=True)
+    (snapshot / "README.md").write_text("---\nlicense: mit\n---\n")
+    (snapshot / "data" / "train.json").write_text("[]")
+    assert find_origin(str(snapshot / "data" / "train.json"), "dataset") == Origin("a/b", ["a/b"], License("mit"))
+
+
 def test_data_have_the_card_next_to_them(tmp_path):
     (tmp_path / "train.json").write_text("[]")
     (tmp_path / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")

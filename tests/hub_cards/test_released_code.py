@@ -80,6 +80,19 @@ def test_the_code_of_one_version_is_found_and_of_no_version_reported(hub_folder,
     assert find_other_code(folder) == ["added_hawaii.py", "modeling_hawaii.py"]
 
 
+def test_a_class_in_other_code_is_reported(hub_folder, tmp_path):
+    folder = shutil.copytree(hub_folder, tmp_path / "hub")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {**config["auto_map"], "AutoModel": "evil.Model", "AutoConfig": "a/b--modeling_hawaii.Model"}
+    (folder / "config.json").write_text(json.dumps({**config, "custom_pipelines": {"x": {"impl": "evil.Pipeline"}}}))
+    (folder / "evil.py").write_text("")
+    assert find_other_code(folder) == [
+        "custom_pipelines in config.json",
+        "a/b--modeling_hawaii.Model in config.json",
+        "evil.Model in config.json",
+    ]
+
+
 def test_commands_that_load_a_folder_warn_of_its_code(hub_folder, tmp_path, caplog):
     folder = shutil.copytree(hub_folder, tmp_path / "hub")
     checkpoint_folder(folder)

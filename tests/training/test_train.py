@@ -122,6 +122,10 @@ def test_the_hub_folder_has_a_card_of_the_run_without_its_paths(finished, recipe
         assert session["first_step"] == 1 and sum(session["devices"].values()) == 1
         assert f"| {stage} | 1 | 1 x " in card
     assert list(facts["card"]["teachers"]) == ["vit", "convnext"] and facts["card"]["license"] is None
+    for stage in STAGES:
+        report = json.loads((finished / stage / "model" / "stage.json").read_text())
+        assert [len(origins) for origins in report["origins"].values()] != [0, 0]
+        assert "origins" not in facts["stages"][stage]
     for name in ("README.md", "training.json", "recipe.yaml", "manifest.json", "config.json"):
         assert str(recipe.parent) not in (hub / name).read_text(), name
 
@@ -130,6 +134,8 @@ def test_a_card_that_the_recipe_completes_later_keeps_its_text(finished, recipe,
     folder = shutil.copytree(finished, tmp_path / "run")
     (folder / "hub" / "README.md").write_text("# Mine\n")
     options = [f"output_dir={folder}", "card={license: mit}", "card.language=en"]
+    assert main(["train", str(recipe), *options]) == 0
+    assert "is left as it is" not in capsys.readouterr().out
     assert main(["train", str(recipe), *options]) == 0
     assert "already has this model and is left as it is" in capsys.readouterr().out
     assert (folder / "hub" / "README.md").read_text() == "---\nlanguage:\n- en\nlicense: mit\n---\n# Mine\n"

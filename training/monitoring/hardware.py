@@ -16,7 +16,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def processor_name() -> str:
-    """The name of the CPU, or that of its architecture where the system does not tell more."""
+    """The name of the CPU, or that of its architecture where the system names only that."""
     lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines() if CPU_INFO.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return next(filter(None, [*names, platform.processor(), platform.machine()]), "CPU")

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from ...files.atomic import write_text
 from ...files.escape import flatten
 from ...hub_cards.card_options import is_repository
+from ...hub_cards.published_files import TOKEN
 from ..recipes.options import WITHOUT_EFFECT
 from ..recipes.recipe import Recipe, format_recipe
 
@@ -34,8 +35,6 @@ KEPT = {
 }
 # Names of secrets, but not of numbers such as max_batch_tokens.
 SECRET_NAME = re.compile(r"(^|_)(token|secret|password|passwd|api_?key|credentials?)$", re.IGNORECASE)
-# Tokens of the Hub and of services that training can report to.
-SECRET_VALUE = re.compile(r"hf_[A-Za-z0-9]{30,}|sk-[\w-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|\b[0-9a-f]{40}\b")
 
 
 def _is_public(name: str) -> bool:
@@ -58,7 +57,7 @@ def _last_part(path: str) -> str:
 
 
 def _hide_path(text: str, output_dir: str, public_dir: str) -> str:
-    """A value of an option, without the folders that lead to a local path and without an address's login and query."""
+    """A value of an option: a local path without its folders, an address without its login and query."""
     if text == output_dir or text.startswith(f"{output_dir}/"):
         return public_dir + text.removeprefix(output_dir)
     if "\n" in text:  # a chat template
@@ -67,12 +66,12 @@ def _hide_path(text: str, output_dir: str, public_dir: str) -> str:
         address = urlsplit(text)
         if address.scheme == "file":
             return _last_part(address.path)
-        return f"{address.scheme}://{address.hostname or ''}{address.path}"
+        return f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
     if is_repository(text) and not os.path.exists(text):
         return text
-    is_local = text.startswith(("/", "~", "\\")) or re.match(r"[A-Za-z]:[\\/]", text)
-    parts = re.split(r"[\\/]", text)
-    return _last_part(text) if is_local or ".." in parts or _users() & set(parts) else text
+    # A pattern may have a backslash, so it is no sign of a path within a text.
+    is_path = "/" in text or text.startswith(("~", "\\")) or text == ".." or re.match(r"[A-Za-z]:\\", text)
+    return _last_part(text) if is_path else text
 
 
 def _make_public(value: Any, output_dir: str, public_dir: str) -> Any:
@@ -86,7 +85,7 @@ def _make_public(value: Any, output_dir: str, public_dir: str) -> Any:
         return [_make_public(item, output_dir, public_dir) for item in value]
     if not isinstance(value, str):
         return value
-    return SECRET_VALUE.sub("hidden", _hide_path(value, output_dir, public_dir))
+    return TOKEN.sub("hidden", _hide_path(value, output_dir, public_dir))
 
 
 def write_public_recipe(plan: Recipe, path: Path) -> None:

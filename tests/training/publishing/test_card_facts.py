@@ -1,6 +1,7 @@
 """The facts of a card: origins without paths, and a license only if there is exactly one possible."""
 
 import json
+import shutil
 
 import pytest
 
@@ -12,6 +13,7 @@ from hawaii.hub_cards.origins import Origin
 from hawaii.tests.tiny.models import VISION
 from hawaii.tests.tiny.training import save_recipe
 from hawaii.training.publishing.card_facts import choose_license, describe_card
+from hawaii.training.publishing.recorded_origins import record_origins
 from hawaii.training.recipes.built_in import BUILT_IN
 from hawaii.training.recipes.recipe import read_recipe
 
@@ -89,6 +91,62 @@ def test_local_data_with_a_data_card_have_its_license(describe, tmp_path):
     assert data == {"name": "data.json", "repository": None, "license": "cc-by-4.0", "url": None}
 
 
+def with_license(folder, license, **files):
+    """A folder of data with a card, and these files."""
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text(f"---\nlicense: {license}\n---\n" if license else "")
+    for name in files or {"train.json": ""}:
+        (folder / name).write_text("[]")
+    return str(folder / "train.json")
+
+
+@pytest.mark.parametrize("other", [None, "cc-by-nc-4.0", "apache-2.0"])
+def test_the_license_of_every_data_file_counts_even_of_one_name(describe, tmp_path, other):
+    paths = [with_license(tmp_path / "a", "apache-2.0"), with_license(tmp_path / "b", other)]
+    towers = {"vision_tower": "google/siglip2-base-patch16-384", "language_model": "Qwen/Qwen3-0.6B"}
+    facts = describe(**towers, data=[{"path": path} for path in paths], data_path="")
+    assert facts["license"] == (License("apache-2.0").metadata if other == "apache-2.0" else None)
+    assert [each["license"] for each in facts["datasets"]] == [each for each in ("apache-2.0", other) if each]
+
+
+def test_data_in_the_cache_of_the_hub_are_their_repository(describe, tmp_path):
+    snapshot = tmp_path / "datasets--owner--data" / "snapshots" / "1"
+    path = with_license(snapshot, "mit")
+    (data,) = describe(data_path=path)["datasets"]
+    page = "https://huggingface.co/datasets/owner/data"
+    assert data == {"name": "owner/data", "repository": "owner/data", "license": "mit", "url": page}
+
+
+def test_an_encoder_that_learns_from_a_folder_of_images_has_its_license(describe, tmp_path):
+    with_license(tmp_path / "pictures", "mit")
+    alone = {"language_model": None, "data_path": "", "image_folder": str(tmp_path / "pictures")}
+    facts = describe(**alone)
+    assert [(each["name"], each["license"]) for each in facts["datasets"]] == [("pictures", "mit")]
+    assert facts["license"]["license"] == "mit"
+
+
+def test_what_was_removed_after_training_has_its_recorded_origin(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = with_license(tmp_path / "data", "mit")
+    tower = with_license(tmp_path / "acme" / "tower", "mit").rpartition("/")[0]
+    recipe = {
+        "output_dir": "run",
+        "vision_tower": "acme/tower",
+        "teachers": ["acme/tower"],
+        "language_model": None,
+        "data_path": path,
+        "image_folder": "images",
+        "stages": {"only": {}},
+    }
+    plan = read_recipe(save_recipe(tmp_path, recipe), use_cpu=True)
+    facts = describe_card(plan)
+    assert facts["base_model"] == []
+    recorded = json.loads(json.dumps([record_origins(plan.stages["only"])]))
+    shutil.rmtree(tmp_path / "data")
+    shutil.rmtree(tower)
+    assert describe_card(plan, recorded) == facts
+
+
 MIT, APACHE = (Origin(name, [], License(name)) for name in ("mit", "apache-2.0"))
 
 
@@ -105,7 +163,7 @@ MIT, APACHE = (Origin(name, [], License(name)) for name in ("mit", "apache-2.0")
     ],
 )
 def test_a_license_is_chosen_only_if_all_parts_have_the_same(models, datasets, expected):
-    chosen = choose_license(models, [{"license": license} for license in datasets])
+    chosen = choose_license(models, datasets)
     assert (chosen and chosen.identifier) == expected
 
 
