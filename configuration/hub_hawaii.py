@@ -106,11 +106,12 @@ class SavedWithCode(PushedInOneCommit):
     hub_auto_map = {}  # Auto class: the class in the code that it loads
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """Like transformers' `save_pretrained`; also writes the code. With `push_to_hub`, `kwargs` are the push's."""
+        """Like transformers' `save_pretrained`; also writes and pushes the code."""
+        push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
         before = vars(self).get("auto_map")
         self.auto_map = dict(self.hub_auto_map)
         try:
-            files = super().save_pretrained(save_directory, **({} if push_to_hub else kwargs))  # pyright: ignore[reportAttributeAccessIssue]
+            files = super().save_pretrained(save_directory, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         finally:
             self.auto_map = before
             if before is None:
@@ -118,7 +119,7 @@ class SavedWithCode(PushedInOneCommit):
         self._complete_folder(Path(save_directory))
         save_code(save_directory, type(self))
         if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+            self.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push, **kwargs)
         return files
 
     def _complete_folder(self, folder: Path) -> None:
@@ -129,15 +130,21 @@ class ModelSavedWithCode(PushedInOneCommit):
     """Saves a model together with the code of its class, whichever Auto class loaded it."""
 
     def save_pretrained(
-        self, save_directory, is_main_process: bool = True, state_dict=None, *, push_to_hub: bool = False, **kwargs
+        self,
+        save_directory,
+        is_main_process: bool = True,
+        state_dict: dict | None = None,
+        *,
+        push_to_hub: bool = False,
+        **kwargs,
     ):
-        """Like transformers' `save_pretrained`; also writes the code and, in the main process, pushes both."""
+        """Like transformers' `save_pretrained`; also writes and pushes the code."""
         push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
-        # A copy, because transformers empties the state dict while it writes the files.
-        state = None if state_dict is None else dict(state_dict)
-        super().save_pretrained(save_directory, is_main_process, state, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        save = super().save_pretrained  # pyright: ignore[reportAttributeAccessIssue]
+        given = None if state_dict is None else dict(state_dict)  # transformers empties it
+        save(save_directory, is_main_process=is_main_process, state_dict=given, **kwargs)
         if is_main_process and Path(save_directory).is_dir():
             save_code(save_directory, type(self))
         if is_main_process and push_to_hub:
-            # Saved once more, because `save_directory` may contain other files.
-            self.push_to_hub(push.pop("repo_id", Path(save_directory).name), **push, **kwargs, state_dict=state_dict)
+            repo_id = push.pop("repo_id", Path(save_directory).name)
+            self.push_to_hub(repo_id, state_dict=state_dict, **push, **kwargs)

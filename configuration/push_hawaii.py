@@ -9,26 +9,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
-from transformers.utils.hub import create_and_tag_model_card
 
 
 # Arguments of `save_pretrained` that are for the push.
 PUSH_OPTIONS = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
+PUSH_OPTIONS += ("use_temp_dir",)
 # Files at the top of a repository that belong together. Libraries would use those that an earlier version left: its
-# weights if they are in more or fewer files, its tokenizer's additions, its adapter, its code.
+# weights if they are in more or fewer files, its tokenizer's additions, its adapter, its code. An image processor's
+# settings are in either file of `processor`, and transformers 5 prefers the first.
 FILE_GROUPS = {
     "weights": r".*\.safetensors(\.index\.json)?|pytorch_model.*|adapter_(config|model)\..*|generation_config\.json",
     "code": r".*_hawaii\.py",
+    "processor": r"processor_config\.json|preprocessor_config\.json",
     "tokenizer": r"tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\..*|merges\.txt|chat_template\..*",
 }
 MANIFEST = "manifest.json"  # of a published folder: it lists the hash of every file
+# Files of a published folder that describe its weights.
+RECORDS = ("training.json", "recipe.yaml", "loss_curves.png", ".eval_results/lmms_eval.yaml")
+
+
+class IgnoredFileError(ValueError):
+    """A file would be left out of an upload, because a `.gitignore` in the repository names it."""
 
 
 def _groups_of(names: Iterable[str]) -> set[str]:
     return {group for name in names for group, pattern in FILE_GROUPS.items() if re.fullmatch(pattern, name)}
 
 
-def find_stale(present: Iterable[str], names: Iterable[str]) -> list[str]:
+def find_stale(present: Iterable[str], names: Iterable[str], groups: Iterable[str] = ()) -> list[str]:
     """
     Names of the files of a repository that must go when other files replace them.
 
@@ -37,13 +45,15 @@ def find_stale(present: Iterable[str], names: Iterable[str]) -> list[str]:
             Paths of the files in the repository.
         names (`Iterable[str]`):
             Paths of the new files. Only files of the same groups are stale: a processor replaces no weights.
+        groups (`Iterable[str]`, *optional*):
+            Groups of [`FILE_GROUPS`] that the new files replace in any case: all, if they are a complete folder.
     """
     new = set(names)
-    groups = _groups_of(new)
+    replaced = {*groups, *_groups_of(new)}
     return sorted(
         path
         for path in present
-        if path not in new and "/" not in path and (path == MANIFEST or _groups_of([path]) & groups)
+        if path not in new and "/" not in path and (path == MANIFEST or _groups_of([path]) & replaced)
     )
 
 
@@ -83,7 +93,14 @@ class Upload:
         return bool(self.changed or self.stale)
 
 
-def plan_upload(api: HfApi, folder: Path, names: list[str], repo_id: str, revision: str | None = None) -> Upload:
+def plan_upload(
+    api: HfApi,
+    folder: Path,
+    names: list[str],
+    repo_id: str,
+    revision: str | None = None,
+    groups: Iterable[str] = (),
+) -> Upload:
     """
     Compares files of a folder with a repository.
 
@@ -98,12 +115,17 @@ def plan_upload(api: HfApi, folder: Path, names: list[str], repo_id: str, revisi
             An existing repository.
         revision (`str`, *optional*):
             A branch; the main one if not given.
+        groups (`Iterable[str]`, *optional*):
+            As for [`find_stale`].
     """
     parent = str(api.repo_info(repo_id, revision=revision).sha)
     entries = api.list_repo_tree(repo_id, recursive=True, revision=parent)
     remote = {entry.path: entry for entry in entries if hasattr(entry, "size")}  # folders have no size
     changed = [name for name in names if name not in remote or not _is_same(folder / name, remote[name])]
-    stale = find_stale(remote, names)
+    stale = find_stale(remote, names, groups)
+    if any(name.endswith(".safetensors") for name in [*changed, *stale]):
+        # They describe the old weights, which are in the repository no more.
+        stale += [path for path in RECORDS if path in remote and path not in names]
     # Only a change of another file makes a manifest wrong.
     return Upload(parent, changed, stale if changed or stale != [MANIFEST] else [])
 
@@ -126,16 +148,19 @@ def commit_upload(api: HfApi, folder: Path, upload: Upload, repo_id: str, **opti
             As for `HfApi.create_commit`.
 
     Raises:
-        ValueError: a `.gitignore` in the repository names one of the files.
+        IgnoredFileError: a `.gitignore` in the repository names one of the files.
+        OSError: one of them cannot be read.
         HfHubHTTPError: the Hub refuses a request, for example with status 412 if there is a newer commit.
     """
     # Not `upload_folder`: huggingface_hub 2 may divide it into several commits.
+    for name in upload.changed:
+        (folder / name).stat()  # huggingface_hub's own error has no name of a file
     additions = [CommitOperationAdd(name, folder / name) for name in upload.changed]
     target = {"revision": options.get("revision"), "create_pr": options.get("create_pr")}
     api.preupload_lfs_files(repo_id, additions, free_memory=False, **target)
-    # huggingface_hub would leave these out without a word.
-    if ignored := [addition.path_in_repo for addition in additions if addition._should_ignore]:
-        raise ValueError(f"The .gitignore in {repo_id} names {ignored[0]}: remove this line or the .gitignore.")
+    # huggingface_hub would leave these out without a word. The field is private: a version without it checks nothing.
+    if ignored := [each.path_in_repo for each in additions if getattr(each, "_should_ignore", False)]:
+        raise IgnoredFileError(f"The .gitignore in {repo_id} names {ignored[0]}: remove this line or the .gitignore.")
     deletions = [CommitOperationDelete(path) for path in upload.stale]
     return api.create_commit(repo_id, [*deletions, *additions], parent_commit=upload.parent, **options)
 
@@ -183,6 +208,9 @@ class PushedInOneCommit:
         Returns:
             `CommitInfo`: The new commit, or the newest one if the repository already has these files.
         """
+        # A private function: if transformers removes it, the code still loads.
+        from transformers.utils.hub import create_and_tag_model_card
+
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/pr/"):

@@ -1,6 +1,5 @@
 """The model card: written from the recorded facts of training, completed when more is known."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoConfig
 
-from ..configuration.hub_hawaii import CODE_SUFFIX
 from ..files.atomic import read_json, write_text
 from ..files.escape import escape_all, flatten, flatten_all
 from ..files.run_contents import CARD_FILE, CURVES_FILE, FACTS_FILE, RECIPE_FILE
@@ -18,7 +16,7 @@ from .card_options import CardOptions
 from .eval_results import make_result, merge_results, write_eval_results
 from .licenses import check_license
 from .parts import describe_parts
-from .sections import evaluation_section, license_section, mark, replace_section
+from .sections import code_section, evaluation_section, license_section, mark, replace_section
 
 
 TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
@@ -87,9 +85,6 @@ def _make_card(folder: Path, config: dict, facts: dict) -> ModelCard:
     )
     shown = escape_all(facts)
     stages = shown["stages"]
-    code: dict[str, str] = {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob(f"*{CODE_SUFFIX}"))
-    }
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
@@ -104,7 +99,7 @@ def _make_card(folder: Path, config: dict, facts: dict) -> ModelCard:
         language=shown.get("card", {}).get("language"),
         vision=escape_all(config["vision_config"] if text_config else config),
         text=text_config,
-        code=code,
+        code=mark("code", code_section(folder)),
         has_recipe=(folder / RECIPE_FILE).is_file(),
         has_curves=(folder / CURVES_FILE).is_file(),
         files={"recipe": RECIPE_FILE, "curves": CURVES_FILE, "facts": FACTS_FILE},
@@ -157,6 +152,13 @@ def add_results(folder: Path, results: list[dict[str, Any]]) -> None:
     card.data["model_name"], card.data["eval_results"] = name, merged
     card.text = replace_section(card.text, "evaluation", evaluation_section(merged))
     write_eval_results(folder, results)
+    save_card(folder, card)
+
+
+def renew_hashes(folder: Path) -> None:
+    """Writes the section about a folder's code again, unless its marks were removed."""
+    card = read_card(folder)
+    card.text = replace_section(card.text, "code", code_section(folder))
     save_card(folder, card)
 
 

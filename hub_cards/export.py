@@ -4,12 +4,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from ..configuration.hub_hawaii import SavedWithCode, save_code
+from ..configuration.hub_hawaii import CODE_SUFFIX, SavedWithCode, read_code, save_code
 from ..files.atomic import atomic_folder, write_json
 from ..files.manifest import check_listed_files, check_manifest, read_files, write_manifest
 from ..files.run_contents import CARD_FILE, FACTS_FILE
 from ..files.user_error import UserError
-from .card import fill_card, write_card
+from .card import fill_card, renew_hashes, write_card
 from .published_files import check_model, find_published
 
 
@@ -28,6 +28,31 @@ def _is_exported(source: Path, folder: Path, identity: dict) -> bool:
     return all(exported.get(name) == saved[name] for name in find_published(source))
 
 
+def _has_installed_code(folder: Path) -> bool:
+    names = [name for name in read_files(folder) if name.endswith(CODE_SUFFIX)]
+    return {name: (folder / name).read_bytes() for name in names} == {
+        name: source.encode() for name, source in read_code().items()
+    }
+
+
+def _renew_code(destination: Path, identity: dict) -> None:
+    """Replaces the code of an export by the installed code. The user's files and the text of the card are kept."""
+    listed = read_files(destination)
+    with atomic_folder(destination) as folder:
+        for name in (name for name in [*listed, CARD_FILE] if not name.endswith(CODE_SUFFIX)):
+            shutil.copyfile(destination / name, folder / name)
+        save_code(folder, SavedWithCode)
+        renew_hashes(folder)
+        write_manifest(folder, identity, left_out=[CARD_FILE])
+        # The user's files come last, because the card and the manifest do not list them.
+        replaced = {*listed, *(path.name for path in folder.iterdir())}
+        for path in (path for path in destination.iterdir() if path.name not in replaced):
+            if path.is_dir() and not path.is_symlink():
+                shutil.copytree(path, folder / path.name, symlinks=True)
+            else:
+                shutil.copy2(path, folder / path.name, follow_symlinks=False)
+
+
 def _attach_nothing(folder: Path) -> None:
     pass
 
@@ -35,7 +60,7 @@ def _attach_nothing(folder: Path) -> None:
 def export(source: Path, destination: Path, facts: dict, attach: Callable[[Path], None] = _attach_nothing) -> bool:
     """
     Makes the folder to publish, unless there is one of the same model already: its card may have been edited, and
-    files added. What the metadata of its card lacks is then added; without a card, that is written first.
+    files added. Only what it lacks is then added: a card, metadata of its card, the installed code.
 
     Args:
         source (`Path`):
@@ -66,10 +91,12 @@ def export(source: Path, destination: Path, facts: dict, attach: Callable[[Path]
     # Options may name folders of this machine.
     public = {name: value for name, value in identity.items() if name in PUBLIC_IDENTITY}
     if _is_exported(source, destination, public):
-        has_card = (destination / CARD_FILE).is_file()
+        has_card, has_code = (destination / CARD_FILE).is_file(), _has_installed_code(destination)
         if not has_card:
             write_card(destination)
-        return fill_card(destination, facts.get("card") or {}) or not has_card
+        if not has_code:
+            _renew_code(destination, public)
+        return fill_card(destination, facts.get("card") or {}) or not (has_card and has_code)
     with atomic_folder(destination) as folder:
         copied = find_published(source)
         for name in copied:

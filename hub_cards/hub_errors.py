@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import constants
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 
+from ..configuration.push_hawaii import IgnoredFileError
+from ..files.escape import flatten
 from ..files.user_error import UserError
-from ..files.write_errors import describe_write_error
+from ..files.write_errors import NO_SPACE, describe_write_error
 
 
 # The second half of a sentence, by status of the Hub's answer.
@@ -42,13 +44,19 @@ def _describe(error: BaseException, repo_id: str) -> str | None:
         status = error.response.status_code
         if status >= 500:
             return FAILED.format(status=status)
-        said = f" (the Hub says: {error.server_message})" if error.server_message else ""
+        answer = f" (the Hub says: {flatten(error.server_message)})" if error.server_message else ""
         remedy = REMEDIES.get(status, f"the Hub refused it with status {status}")
-        return remedy.format(repo_id=repo_id) + said
+        return remedy.format(repo_id=repo_id) + answer
+    if isinstance(error, LocalTokenNotFoundError):
+        return REMEDIES[401]
     if isinstance(error, OfflineModeIsEnabled):
         return OFFLINE
     if isinstance(error, httpx.TransportError | ConnectionError | TimeoutError):
         return UNREACHABLE.format(endpoint=constants.ENDPOINT)
+    if isinstance(error, IgnoredFileError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename and error.errno not in NO_SPACE:
+        return f"{error.filename} cannot be used ({error.strerror}): correct this and run the same command again"
     if (written := describe_write_error(error, Path(constants.HF_HOME))) is not None:
         return f"{': '.join(written)} and run the same command again"
     return None
@@ -66,7 +74,9 @@ def explain_hub_errors(problem: str, repo_id: str) -> Iterator[None]:
             The repository.
 
     Raises:
-        UserError: unchanged, or `problem`, the reason and the way out in place of another error.
+        UserError: unchanged, or `problem`, the reason and the way out in place of an error of the Hub, the network or
+            a file.
+        Exception: unchanged, any other error.
     """
     try:
         yield
@@ -74,5 +84,6 @@ def explain_hub_errors(problem: str, repo_id: str) -> Iterator[None]:
         raise
     except Exception as error:
         described = (_describe(cause, repo_id) for cause in _causes(error))
-        reason = next((reason for reason in described if reason), None) or str(error) or type(error).__name__
+        if (reason := next((reason for reason in described if reason), None)) is None:
+            raise
         raise UserError(f"{problem}: {' '.join(reason.split()).rstrip('.')}.") from error

@@ -7,7 +7,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..configuration.hub_hawaii import read_code
-from ..configuration.push_hawaii import Upload, commit_upload, plan_upload
+from ..configuration.push_hawaii import FILE_GROUPS, Upload, commit_upload, plan_upload
+from ..files.escape import flatten
 from ..files.manifest import check_listed_files, read_files
 from ..files.run_contents import CARD_FILE, EVAL_RESULTS_FILE, FACTS_FILE, MANIFEST_FILE
 from ..files.user_error import UserError
@@ -124,7 +125,7 @@ def publish(
     print(f"{sum(sizes.values()):15,} bytes  in {len(sizes)} files, for {repo_id}", flush=True)
     known = {Path(name).parts[0] for name in sizes}
     if others := sorted(each.name for each in path.iterdir() if each.name not in known):
-        print(f"Not part of a published folder, and not uploaded: {', '.join(others)}", flush=True)
+        print(f"Not part of a published folder, and not uploaded: {', '.join(map(flatten, others))}", flush=True)
     if dry_run:
         return "Nothing was uploaded, because of --dry-run."
     api = HfApi(token=token)
@@ -132,10 +133,11 @@ def publish(
         repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
         if private and not api.repo_info(repo_id).private:
             raise UserError(f"{repo_id} exists and is public: make it private on the Hub, or leave out --private.")
-        upload = plan_upload(api, path, names, repo_id)
+        upload = plan_upload(api, path, names, repo_id, groups=FILE_GROUPS)
         is_tagged = tag is not None and _check_tag(api, repo_id, tag, upload)
         if upload.stale:
-            print(f"Deleted in the repository, as files of an earlier version: {', '.join(upload.stale)}", flush=True)
+            stale = ", ".join(map(flatten, upload.stale))
+            print(f"Deleted in the repository, as files of an earlier version: {stale}", flush=True)
         commit = upload.parent
         if upload.is_needed:
             commit = commit_upload(api, path, upload, repo_id, commit_message=commit_message).oid

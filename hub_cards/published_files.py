@@ -107,7 +107,7 @@ def check_code(folder: Path) -> None:
         if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != source:
             raise UserError(
                 f"{path} is {'changed' if path.is_file() else 'missing'}: it is not the code of the installed "
-                "hawaii-vlm. Run `hawaii train` again, which writes the folder anew from the finished stages."
+                "hawaii-vlm. Run `hawaii train` again, which writes the installed code into the folder."
             )
     for name in (name for name in SETTINGS if name.endswith("config.json") and (folder / name).is_file()):
         values = read_json(folder / name)

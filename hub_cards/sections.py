@@ -1,11 +1,14 @@
 """The sections of a card that are written again when more is known. Marks around them keep the text of others."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult
 
+from ..configuration.hub_hawaii import CODE_SUFFIX
 from ..files.escape import escape_link, escape_markdown
 from ..files.markdown_table import markdown_table
 
@@ -50,3 +53,10 @@ def evaluation_section(results: Sequence[EvalResult]) -> str:
         for result in results
     ]
     return markdown_table(["data", "split", "metric", "value", "questions"], rows, num_text_columns=3)
+
+
+def code_section(folder: Path) -> str:
+    """The hashes of a folder's code, as `sha256sum` prints them."""
+    paths = sorted(folder.glob(f"*{CODE_SUFFIX}"))
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in paths]
+    return "\n".join(["```text", *lines, "```"])

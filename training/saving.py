@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..files.model_folder import ADAPTER_CONFIG
 from ..files.run_contents import HUB_FOLDER, MODEL_FOLDER, SHARDED_STATE_FILES, STAGE_FILE
 from ..files.user_error import UserError
 from ..files.write_errors import describe_write_error
+from ..hub_cards.card_options import CardOptions
 from ..hub_cards.export import export
 from ..hub_cards.publish import publish
 from .checkpoints import (
@@ -232,7 +234,10 @@ class SavingTrainer(Trainer):
         **card_options,
     ) -> str:
         """
-        Uploads the folder that `hawaii publish` would upload, with the current student, to `hub_model_id`.
+        Uploads the current student to `hub_model_id`, as a published folder with code, card and manifest.
+
+        What only `hawaii train` knows is missing: the recipe, the origins of models and data with their licenses, and
+        the picture of the losses. Name base models and data in `card_options`.
 
         Args:
             commit_message (`str`, *optional*, defaults to `"Upload HAWAII"`):
@@ -246,7 +251,8 @@ class SavingTrainer(Trainer):
             private (`bool`, *optional*):
                 Whether a new repository is private; defaults to `hub_private_repo`.
             card_options:
-                Fields of [`CardOptions`] for the card, `license` for one: the trainer does not know it.
+                Fields of [`CardOptions`] for the card: `license`, which the trainer does not know, `language`,
+                `datasets` and `base_model`.
 
         Returns:
             `str`: As for [`publish`].
@@ -261,11 +267,17 @@ class SavingTrainer(Trainer):
             raise UserError(
                 "push_to_hub waits for the upload and uses the main branch: leave out blocking and revision."
             )
+        known = [field.name for field in fields(CardOptions)]
+        if unknown := [option for option in card_options if option not in known]:
+            raise UserError(f"push_to_hub has no option {unknown[0]}: write one of {', '.join(known)}.")
         folder = Path(self.args.output_dir) / "push.incomplete"
         private = bool(self.args.hub_private_repo if private is None else private)
         token = token or self.args.hub_token
         options = {"private": private, "token": token, "commit_message": commit_message, **card_options}
         try:
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+            self.accelerator.wait_for_everyone()
             self.save_model(str(folder / MODEL_FOLDER))
             self._raise_write_errors(folder)
             return decide_once(self._publish, folder, name, options)
@@ -278,7 +290,7 @@ class SavingTrainer(Trainer):
         if (saved / ADAPTER_CONFIG).is_file():
             raise UserError("push_to_hub needs a whole model: remove `merge: false`.")
         write_manifest(saved, {**self.identity, "step": self.state.global_step})
-        facts = {"name": name.partition("/")[2], "train_seconds": report["seconds"]}
+        facts = {"name": name.rpartition("/")[2], "train_seconds": report["seconds"]}
         facts |= {"num_parameters": report["num_parameters"], "stages": {"training": report}}
         export(saved, folder / HUB_FOLDER, facts)
         return publish(str(folder / HUB_FOLDER), name, **options)

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor, HawaiiVisionModel
 from hawaii.configuration.hub_hawaii import read_code
@@ -78,6 +79,19 @@ def test_a_push_can_go_to_a_branch(hub):
     assert CODE < set(repository.find("next").files)
 
 
+def test_a_push_can_open_a_pull_request(hub):
+    processor = make_processor()
+    processor.push_to_hub("user/name")
+    hub.push("user/name", {"old_hawaii.py": b""})
+    processor.chat_template = "{{ messages }}"
+    assert processor.push_to_hub("user/name", create_pr=True).pr_revision == "refs/pr/1"
+    repository = hub.repositories["user/name"]
+    assert len(repository.commits) == 4
+    assert "old_hawaii.py" in repository.find("main").files
+    proposed = repository.find("refs/pr/1").files
+    assert "old_hawaii.py" not in proposed and proposed["chat_template.jinja"] == b"{{ messages }}"
+
+
 def test_a_model_replaces_weights_and_code_but_no_processor(hub):
     make_processor().push_to_hub("user/name")
     make_model().push_to_hub("user/name", max_shard_size="50KB")
@@ -108,6 +122,7 @@ PRESENT = [
     "added_tokens.json",
     "chat_template.json",
     "preprocessor_config.json",
+    "processor_config.json",
     "manifest.json",
     "sub/model.safetensors",
     "sub/old_hawaii.py",
@@ -119,10 +134,10 @@ STALE = {
         "model-00001-of-00002.safetensors model.safetensors.index.json old_hawaii.py pytorch_model.bin",
     ),
     "a processor": (
-        ["tokenizer.json", "chat_template.jinja", "processor_config.json", "modeling_hawaii.py"],
-        "added_tokens.json chat_template.json manifest.json old_hawaii.py tokenizer.model",
+        ["tokenizer.json", "chat_template.jinja", "processor_config.json", "preprocessor_config.json"],
+        "added_tokens.json chat_template.json manifest.json tokenizer.model",
     ),
-    "an image processor": (["preprocessor_config.json"], "manifest.json"),
+    "an image processor": (["preprocessor_config.json"], "manifest.json processor_config.json"),
     "a configuration": (["config.json", "modeling_hawaii.py"], "manifest.json old_hawaii.py"),
 }
 
@@ -130,6 +145,33 @@ STALE = {
 @pytest.mark.parametrize("names, stale", STALE.values(), ids=STALE)
 def test_only_files_of_the_same_groups_are_stale(names, stale):
     assert find_stale(PRESENT, names) == stale.split()
+
+
+def test_the_weights_that_were_saved_are_pushed(hub, tmp_path):
+    model = make_model()
+    gathered = {name: value + 1 for name, value in model.state_dict().items()}
+    model.save_pretrained(tmp_path / "saved", state_dict=gathered, push_to_hub=True, repo_id="user/name", variant="a")
+    pushed = hub.contents("user/name")["model.a.safetensors"]
+    assert pushed == (tmp_path / "saved" / "model.a.safetensors").read_bytes()
+    assert all(value.equal(gathered[name]) for name, value in load(pushed).items())
+
+
+def test_only_the_main_process_pushes(hub, tmp_path):
+    make_model().save_pretrained(tmp_path, is_main_process=False, push_to_hub=True, repo_id="user/name")
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_what_is_written_about_the_old_weights_goes_with_them(hub, is_new):
+    model = make_model()
+    model.push_to_hub("user/name")
+    records = dict.fromkeys(["recipe.yaml", "loss_curves.png", ".eval_results/lmms_eval.yaml", "training.json"], b"")
+    others = dict.fromkeys([".eval_results/mine.yaml", "cat.png"], b"")
+    hub.push("user/name", {**records, **others})
+    if is_new:
+        model.lm_head.weight.data += 1
+    model.push_to_hub("user/name", commit_message="again")
+    assert uploaded(hub) & {*records, *others} == {*others, *(() if is_new else records)}
 
 
 @pytest.mark.parametrize("python", TRANSFORMERS_VERSIONS.values(), ids=TRANSFORMERS_VERSIONS)

@@ -21,6 +21,7 @@ from hawaii.tests.tiny.models import FACTS
 DOCUMENT = read("docs/publishing.md")
 PUBLISH, CHECK, RELEASE = blocks(DOCUMENT, "bash")
 PIN, PUSH = blocks(DOCUMENT, "python")
+README_PIN = blocks(read("README.md"), "python")[1]
 README_PUBLISH = next(block for block in blocks(read("README.md"), "bash") if "hawaii publish" in block)
 
 
@@ -50,7 +51,8 @@ def test_its_commands_publish_and_its_code_loads_and_pushes_the_version(place, h
     assert repository.commits == commits and repository.tags == {"v1.0": commits[-1].sha}
 
     hub.push("USER/NAME", {"modeling_hawaii.py": b"raise SystemExit('the main branch')"})
-    code = "import sys\nsys.modules['hawaii'] = None\n" + PIN.replace("COMMIT", commits[-1].sha) + PUSH
+    pins = (PIN + README_PIN).replace("COMMIT", commits[-1].sha)
+    code = "import sys\nsys.modules['hawaii'] = None\n" + pins + PUSH
     options = {"env": {**os.environ, **hub.environment, "HF_HOME": str(place / "home")}, "cwd": place, "timeout": 600}
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, **options)
     assert finished.returncode == 0, finished.stderr[-3000:]

@@ -8,12 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
+from hawaii.configuration import hub_hawaii
 from hawaii.configuration.hub_hawaii import read_code
 from hawaii.files.manifest import check_manifest, read_files, write_manifest
 from hawaii.files.user_error import UserError
 from hawaii.hub_cards import export as export_module
+from hawaii.hub_cards.card import add_results
 from hawaii.hub_cards.export import export
-from hawaii.tests.folders import PUBLISHED, damage
+from hawaii.hub_cards.publish import publish
+from hawaii.hub_cards.released_code import hash_code
+from hawaii.tests.folders import PUBLISHED, contents, damage, uploaded
 from hawaii.tests.tiny.models import FACTS, make_config, make_model, make_processor
 
 
@@ -126,24 +130,60 @@ def test_an_export_of_the_same_model_is_kept_and_one_of_another_is_replaced(sour
     assert "tiny" in (published / "README.md").read_text() and not (published / "logo.png").exists()
 
 
-def test_a_card_that_was_removed_is_written_again_and_other_files_stay(source, published):
-    (published / "README.md").unlink()
-    (published / "logo.png").write_bytes(b"logo")
-    (published / ".eval_results").mkdir()
-    (published / ".eval_results/lmms_eval.yaml").write_text("[]")
-    weights = (published / "model.safetensors").stat()
-    assert export(source, published, FACTS)
-    assert "# tiny" in (published / "README.md").read_text() and (published / "logo.png").read_bytes() == b"logo"
-    assert (published / ".eval_results/lmms_eval.yaml").read_text() == "[]"
-    assert (published / "model.safetensors").stat().st_mtime_ns == weights.st_mtime_ns
-    assert not export(source, published, FACTS)
-
-
 def test_a_field_that_a_card_lacks_is_a_change(source, published):
     path = published / "README.md"
     path.write_text(path.read_text().replace("- owner/data\n", "").replace("datasets:\n", ""))
     assert export(source, published, FACTS) and "- owner/data" in path.read_text()
     assert not export(source, published, FACTS)
+
+
+def test_a_missing_card_is_written_and_the_rest_of_the_folder_kept(source, published):
+    card = (published / "README.md").read_text()
+    (published / "logo.png").write_bytes(b"logo")
+    (published / "README.md").unlink()
+    assert export(source, published, FACTS)
+    assert (published / "README.md").read_text() == card and (published / "logo.png").read_bytes() == b"logo"
+
+
+@pytest.fixture
+def earlier(source, tmp_path, monkeypatch):
+    """A folder that an earlier version of this package exported, and that its author has edited."""
+    code = {name: f"{text}\n# of an earlier version\n" for name, text in read_code().items()} | {"old_hawaii.py": ""}
+    with monkeypatch.context() as patch:
+        patch.setattr(hub_hawaii, "read_code", lambda *here: code)
+        patch.setattr(export_module, "read_code", lambda: code)
+        export(source, tmp_path / "hub", FACTS)
+    folder = tmp_path / "hub"
+    (folder / "README.md").write_text(
+        (folder / "README.md").read_text().replace("# tiny", "# my words").replace("---\n", "---\nlicense: mit\n", 1)
+    )
+    add_results(folder, [{"task": "x", "repository": "a/x", "metric": "m", "value": 1}])
+    (folder / "images").mkdir()
+    (folder / "images" / "logo.png").write_bytes(b"logo")
+    (folder / "mine_hawaii.py").write_text("mine")
+    return folder
+
+
+def test_an_export_with_the_code_of_an_earlier_version_gets_the_installed_code(source, earlier, hub):
+    with pytest.raises(UserError, match="it is not the code of the installed hawaii-vlm. Run `hawaii train` again"):
+        publish(str(earlier), "user/name")
+    before = contents(earlier)
+    assert export(source, earlier, FACTS)
+    code = {path.name: path.read_text() for path in earlier.glob("*_hawaii.py")}
+    assert code == {**read_code(), "mine_hawaii.py": "mine"}
+    after = contents(earlier)
+    replaced = {*read_code(), "manifest.json", "README.md"}
+    assert {name: text for name, text in before.items() if name not in {*replaced, "old_hawaii.py"}} == {
+        name: text for name, text in after.items() if name not in replaced
+    }
+    old, new = (text["README.md"].decode().splitlines() for text in (before, after))
+    changed = [line for line in new if line not in old]
+    assert changed == [f"{digest}  {name}" for name, digest in hash_code(read_code()).items()]
+    assert "# my words" in new and not [line for line in new if "old_hawaii" in line or "mine_hawaii" in line]
+    assert "logo.png" not in after["manifest.json"].decode()
+    assert not export(source, earlier, FACTS) and contents(earlier) == after
+    publish(str(earlier), "user/name")
+    assert uploaded(hub) == {*PUBLISHED, ".eval_results/lmms_eval.yaml"}
 
 
 def test_a_failed_export_keeps_the_previous_one(source, published, monkeypatch):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 from hawaii.files.manifest import write_manifest
 from hawaii.hub_cards.publish import publish
@@ -18,10 +19,14 @@ def test_a_killed_upload_is_completed_in_one_commit_without_sending_a_complete_f
     options = {"env": {**os.environ, **hub.environment, "HF_HOME": str(tmp_path / "home")}, "cwd": tmp_path}
 
     def publish_and_kill(method, pattern, after=0):
+        """Kills the upload when `after` files have arrived and another request waits."""
         with hub.stalling(method, pattern, after) as waits:
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
             try:
                 assert waits.wait(timeout=300)
+                while len(hub.received) < after:  # the body of the last one comes after its request
+                    assert process.poll() is None
+                    time.sleep(0.01)
             finally:
                 process.kill()
                 process.wait()

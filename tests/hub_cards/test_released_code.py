@@ -104,3 +104,18 @@ def test_commands_that_load_a_folder_warn_of_its_code(hub_folder, tmp_path, capl
         f"{folder} contains code of no released version of hawaii-vlm: vision_hawaii.py. It does not run here, "
         "because this command uses the installed code, but wherever trust_remote_code is set."
     )
+
+
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json"])
+@pytest.mark.parametrize("reference", ["evil\x1b[2J.Model", "evil/code--modeling_hawaii.Model"])
+def test_commands_that_load_a_folder_warn_of_code_that_its_settings_name(
+    hub_folder, tmp_path, caplog, name, reference
+):
+    folder = shutil.copytree(hub_folder, tmp_path / "hub")
+    values = json.loads((folder / name).read_text())
+    values["auto_map"]["AutoModel"] = reference
+    (folder / name).write_text(json.dumps(values))
+    checkpoint_folder(folder)
+    (record,) = caplog.records
+    shown = reference.replace("\x1b", "")
+    assert f"code of no released version of hawaii-vlm: {shown} in {name}. It does not run" in record.getMessage()

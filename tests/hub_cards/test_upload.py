@@ -5,12 +5,16 @@ import os
 from functools import partial
 
 import pytest
+from huggingface_hub.errors import LocalTokenNotFoundError
+from transformers import AutoImageProcessor
 
 from hawaii.__main__ import main
 from hawaii.files.manifest import write_manifest
 from hawaii.files.user_error import UserError
+from hawaii.hub_cards import publish as publish_module
 from hawaii.hub_cards.publish import publish
 from hawaii.tests.folders import PUBLISHED, uploaded
+from hawaii.tests.tiny.encoders import save_encoder_folder
 from hawaii.tests.tiny.hub_server import READ_TOKEN, TOKEN, Refusal
 from hawaii.tests.tiny.models import make_model
 
@@ -68,6 +72,25 @@ def test_a_model_in_fewer_files_replaces_one_in_more(folder, hub):
     write_manifest(folder, {}, left_out=["README.md"])
     publish(str(folder), "user/name")
     assert uploaded(hub) == PUBLISHED
+
+
+def test_scores_and_losses_of_earlier_weights_are_deleted_with_them(folder, hub):
+    records = {".eval_results/lmms_eval.yaml", "recipe.yaml", "loss_curves.png"}
+    hub.push("user/name", {**dict.fromkeys(records, b"old"), "model.safetensors": b"old", ".eval_results/x.yaml": b""})
+    publish(str(folder), "user/name")
+    assert uploaded(hub) == {*PUBLISHED, ".eval_results/x.yaml"}
+    hub.push("user/name", dict.fromkeys(records, b"new"))
+    publish(str(folder), "user/name")
+    assert uploaded(hub) == {*PUBLISHED, ".eval_results/x.yaml", *records}
+
+
+def test_an_encoder_published_over_a_model_prepares_its_images_with_its_own_settings(folder, hub, tmp_path):
+    publish(str(folder), "user/name")
+    save_encoder_folder(tmp_path / "encoder")
+    publish(str(tmp_path / "encoder"), "user/name")
+    assert uploaded(hub) == {path.name for path in (tmp_path / "encoder").iterdir()}
+    processor = AutoImageProcessor.from_pretrained("user/name", cache_dir=tmp_path)
+    assert list(processor.image_mean) == [0.1, 0.2, 0.3]
 
 
 def test_a_tag_names_the_commit(folder, hub):
@@ -206,6 +229,15 @@ def test_a_token_that_may_not_write_is_explained(folder, hub, monkeypatch, token
     assert not token or token not in str(caught.value)
 
 
+def test_a_missing_token_is_explained_where_the_client_finds_it_missing(folder, hub, monkeypatch):
+    def fail(*args, **options):
+        raise LocalTokenNotFoundError("no token")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", fail)
+    with pytest.raises(UserError, match="the Hub does not know your token: run `hf auth login`"):
+        publish(str(folder), "user/name")
+
+
 def test_a_lost_network_is_explained(folder, hub):
     hub.shutdown()
     hub.server_close()
@@ -218,6 +250,47 @@ def test_a_lost_network_is_explained(folder, hub):
 def test_offline_mode_is_explained(folder, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set: unset it"):
+        publish(str(folder), "user/name")
+
+
+def test_an_answer_of_the_hub_moves_no_cursor(folder, hub, capsys):
+    def refuse(method, path):
+        raise Refusal(413, "too\x1b[2J large")
+
+    hub.rule = refuse
+    with pytest.raises(UserError, match=r"\(the Hub says: too\[2J large\)"):
+        publish(str(folder), "user/name")
+
+
+def test_names_of_files_move_no_cursor(folder, hub, capsys):
+    hub.push("user/name", {"model-\x1b[2J.safetensors": b""})
+    (folder / "notes\x1b[2J").write_text("")
+    publish(str(folder), "user/name")
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and "model-[2J.safetensors" in printed and "notes[2J" in printed
+
+
+@pytest.mark.parametrize("moment", ["plan_upload", "commit_upload"])
+def test_a_file_that_is_removed_during_the_upload_is_named(folder, hub, monkeypatch, moment):
+    original = getattr(publish_module, moment)
+
+    def remove_and_go_on(*args, **options):
+        (folder / "tokenizer.json").unlink()
+        return original(*args, **options)
+
+    monkeypatch.setattr(publish_module, moment, remove_and_go_on)
+    problem = rf"to user/name: {folder}/tokenizer.json cannot be used \(No such file or directory\): correct this"
+    with pytest.raises(UserError, match=problem):
+        publish(str(folder), "user/name")
+    assert uploaded(hub) == set()
+
+
+def test_an_error_of_the_program_is_not_explained_as_one_of_the_hub(folder, hub, monkeypatch):
+    def fail(*args, **options):
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(publish_module, "commit_upload", fail)
+    with pytest.raises(TypeError, match="a bug"):
         publish(str(folder), "user/name")
 
 

@@ -115,15 +115,11 @@ class HubServer(ThreadingHTTPServer):
         merged = {**found.find("main").files, **files}
         found.add("main", {path: content for path, content in merged.items() if content is not None}, message)
 
-    def count(self, method: str, pattern: str) -> int:
-        """Number of requests of this method whose path matches."""
-        return sum(used == method and bool(re.search(pattern, path)) for used, path in self.requests)
-
     @contextmanager
     def stalling(self, method: str, pattern: str, after: int = 0) -> Iterator[threading.Event]:
         """
         Lets the first `after` matching requests pass, and never answers the others. Yields an event that is set when
-        one waits.
+        one waits; the others may still be on their way.
         """
         waits, ends, passed = threading.Event(), threading.Event(), []
 
@@ -216,7 +212,7 @@ class Handler(BaseHTTPRequestHandler):
     def create_repository(self) -> None:
         self.check_may_write()
         values = json.loads(self.body)
-        name = f"{values['organization']}/{values['name']}"
+        name = f"{values.get('organization') or 'user'}/{values['name']}"
         if name in self.server.repositories:
             self.send_json({"error": "You already created this model repo", "url": f"{self.server.url}/{name}"}, 409)
             return
@@ -329,11 +325,17 @@ class Handler(BaseHTTPRequestHandler):
                     raise Refusal(400, f"the content of {value['path']} is missing")
                 files[value["path"]] = value["oid"]
             else:
-                assert key == "deletedFile"
+                if key != "deletedFile" or value["path"] not in files:
+                    raise Refusal(400, f"{key} {value.get('path')} is not possible")
                 del files[value["path"]]
+        request = {}
+        if self.query.get("create_pr") == "1":
+            number = 1 + sum(branch.startswith("refs/pr/") for branch in found.branches)
+            revision = f"refs/pr/{number}"
+            request = {"pullRequestUrl": f"{self.server.url}/{repository}/discussions/{number}"}
         commit = found.add(revision, files, message)
         address = f"{self.server.url}/{repository}/commit/{commit.sha}"
-        self.send_json({"success": True, "commitOid": commit.sha, "commitUrl": address})
+        self.send_json({"success": True, "commitOid": commit.sha, "commitUrl": address, **request})
 
     def add_tag(self, repository: str, revision: str) -> None:
         self.check_may_write()

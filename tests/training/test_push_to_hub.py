@@ -1,4 +1,4 @@
-"""`push_to_hub` of the trainer uploads what `hawaii publish` uploads."""
+"""`push_to_hub` of the trainer uploads a published folder of the trained student."""
 
 from pathlib import Path
 
@@ -56,6 +56,30 @@ def test_what_it_cannot_do_is_refused(trainer, hub, options):
     with pytest.raises(UserError, match="waits for the upload and uses the main branch: leave out blocking"):
         trainer.push_to_hub(**options)
     assert hub.requests == []
+
+
+@pytest.mark.parametrize("option", ["tags", "model_name", "dataset", "folder", "dry_run"])
+def test_an_unknown_option_is_refused(trainer, hub, option):
+    with pytest.raises(
+        UserError, match=rf"push_to_hub has no option {option}: write one of license, .*, base_model\."
+    ):
+        trainer.push_to_hub(license="mit", **{option: "x"})
+    assert hub.requests == []
+
+
+def test_files_of_a_killed_push_are_removed_first(trainer, hub):
+    leftover = Path(trainer.args.output_dir) / "push.incomplete" / "model" / "model-old.safetensors"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_text("old")
+    trainer.push_to_hub(license="mit")
+    assert uploaded(hub) == PUBLISHED
+
+
+def test_a_name_without_a_user_is_one_of_the_user_of_the_token(trainer, hub, monkeypatch):
+    monkeypatch.setattr(trainer.args, "hub_model_id", "my-model")
+    trainer.push_to_hub(license="mit")
+    (repository,) = hub.repositories
+    assert "# my-model" in hub.contents(repository)["README.md"].decode()
 
 
 def test_a_repository_must_be_named(trainer, hub, monkeypatch):
