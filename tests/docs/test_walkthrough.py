@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import yaml
 from huggingface_hub.cli import download
@@ -17,6 +16,7 @@ from huggingface_hub.cli.hf import app
 from hawaii.__main__ import main
 from hawaii.evaluation.paper.benchmarks import BENCHMARKS
 from hawaii.tests.documents import ROOT, blocks, read
+from hawaii.tests.folders import uploaded
 from hawaii.tests.tiny.processes import CPUS_AS_GPUS
 from hawaii.tests.tiny.training import write_recipe
 from hawaii.training.recipes.recipe import read_recipe
@@ -96,7 +96,7 @@ def launch(words):
 
 
 @pytest.mark.slow
-def test_every_command_runs_in_order(world, monkeypatch, capsys):
+def test_every_command_runs_in_order(world, monkeypatch, capsys, request):
     for words in DOWNLOADS:
         assert words[0] == "hf"
         app.main(words[1:], standalone_mode=False)
@@ -128,11 +128,10 @@ def test_every_command_runs_in_order(world, monkeypatch, capsys):
     run(evaluate)
     ((arguments, options),) = suites  # tests/evaluation/test_paper_suite.py runs it
     assert options["suite"] == "paper" and len(BENCHMARKS) == 10
-    uploads = []
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo_id, **options: uploads.append(repo_id))
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", lambda self, **options: uploads.append(options))
-    assert run(inspect) == 0 and not uploads
-    assert run(publish) == 0 and uploads
+    server = request.getfixturevalue("hub")
+    assert run(inspect) == 0 and not server.requests
+    assert run(publish) == 0
+    assert {"README.md", "recipe.yaml", "model.safetensors", "modeling_hawaii.py"} <= uploaded(server, "USER/NAME")
 
 
 def test_the_folders_are_those_of_the_recipes():

@@ -62,6 +62,8 @@ def test_the_hub_folder_is_an_encoder_that_loads_and_its_image_processor(finishe
     published = {path.name for path in (folder / "hub").iterdir() if path.suffix != ".py"}
     assert published == {
         "README.md",
+        "recipe.yaml",
+        "loss_curves.png",
         "training.json",
         "config.json",
         "model.safetensors",
