@@ -15,6 +15,7 @@ from hawaii.figures.attention import attention_figure, draw_attention, find_star
 from hawaii.figures.published_encoder import load_published_encoder
 from hawaii.files.manifest import write_manifest
 from hawaii.files.user_error import UserError
+from hawaii.tests.figure_layout import check_labels
 from hawaii.tests.tiny.encoders import make_encoder_processor, save_encoder_folder, write_encoder_recipe
 from hawaii.tests.tiny.llava import SIGLIP, make_llava
 from hawaii.tests.tiny.models import fill, make_model
@@ -183,12 +184,7 @@ def test_a_row_for_each_image_and_a_panel_for_each_encoder():
 @pytest.mark.parametrize("name", ["clip", "a-clip-with-a-very-long-name-and-more"])
 def test_labels_do_not_overlap(name):
     figure = draw_attention(make_results(name=name, num_images=3), [make_image(0)] * 3)
-    figure.draw_without_rendering()
-    assert figure.get_figwidth() <= 7.2 + 1e-9
-    labels = [text for axis in figure.axes for text in (axis.title, axis.xaxis.label) if text.get_text()]
-    boxes = [label.get_window_extent() for label in labels] + [axis.get_window_extent() for axis in figure.axes]
-    assert not [(i, j) for i, one in enumerate(boxes) for j, other in enumerate(boxes[:i]) if one.overlaps(other)]
-    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    check_labels(figure)
 
 
 @pytest.mark.parametrize("layer", [0, 3])

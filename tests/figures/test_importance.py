@@ -9,6 +9,7 @@ from PIL import Image
 
 from hawaii.__main__ import main
 from hawaii.figures.importance import describe_importance, draw_importance, importance_figure
+from hawaii.tests.figure_layout import check_labels
 from hawaii.tests.tiny.encoders import write_encoder_recipe
 from hawaii.tests.tiny.models import make_model, make_processor
 from hawaii.tests.tiny.training import TEACHER_GRIDS, make_batch, make_image, make_options, make_record, save_stage
@@ -152,12 +153,7 @@ def test_labels_do_not_overlap_however_long_the_question(teachers):
     question = "what is written on the sign behind the second of the three people from the left? " * 4
     row = {"image": "i", "question": question, "teachers": shares, "instruction": shares}
     figure = draw_importance({"teachers": teachers, "images": [row] * 3}, [make_image(0)] * 3)
-    figure.draw_without_rendering()
-    assert figure.get_figwidth() <= 7.2 + 1e-9
-    labels = [text for axis in figure.axes for text in (axis.title, axis.xaxis.label) if text.get_text()]
-    boxes = [label.get_window_extent() for label in labels] + [axis.get_window_extent() for axis in figure.axes]
-    assert not [(i, j) for i, one in enumerate(boxes) for j, other in enumerate(boxes[:i]) if one.overlaps(other)]
-    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    check_labels(figure)
 
 
 def save_turned(picture, path):
