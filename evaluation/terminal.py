@@ -122,7 +122,7 @@ def talk_at_terminal(conversation: Conversation) -> None:
             if line is None:
                 is_leaving = True
                 print(LEAVING, file=prompts)
-        except Exception as error:
+        except Exception as error:  # one that no user can correct is raised again
             message = describe_error(error)
             if message is None:
                 raise

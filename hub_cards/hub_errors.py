@@ -82,7 +82,7 @@ def explain_hub_errors(problem: str, repo_id: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # what is not of the Hub, the network or a file is raised again
         described = (_describe(cause, repo_id) for cause in _causes(error))
         if (reason := next((reason for reason in described if reason), None)) is None:
             raise

@@ -24,6 +24,12 @@ def hash_code(sources: dict[str, str]) -> dict[str, str]:
     return {name: hashlib.sha256(source.encode()).hexdigest() for name, source in sorted(sources.items())}
 
 
+def hash_folder(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each code file in a folder. Each is read: a name in the cache of the Hub is no proof."""
+    paths = sorted(folder.glob(f"*{CODE_SUFFIX}"))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
 def read_released() -> dict[str, dict[str, str]]:
     """The SHA-256 of each code file by version and name."""
     return read_json(TABLE)
@@ -56,8 +62,7 @@ def find_other_code(folder: Path) -> list[str]:
     Raises:
         UserError: a configuration is damaged.
     """
-    paths = folder.glob(f"*{CODE_SUFFIX}")
-    present = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    present = hash_folder(folder)
     versions = [hash_code(read_code()), *read_released().values()]
     differing = [[name for name in sorted(present) if version.get(name) != present[name]] for version in versions]
     return [*min(differing, key=len), *_find_other_references(folder, {*present, *versions[0]})]

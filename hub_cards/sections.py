@@ -1,6 +1,5 @@
 """The sections of a card that are written again when more is known. Marks around them keep the text of others."""
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,9 +7,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from ..configuration.hub_hawaii import CODE_SUFFIX
 from ..files.escape import escape_link, escape_markdown
 from ..files.markdown_table import markdown_table
+from .released_code import hash_folder
 
 
 def mark(name: str, text: str) -> str:
@@ -57,6 +56,5 @@ def evaluation_section(results: Sequence[EvalResult]) -> str:
 
 def code_section(folder: Path) -> str:
     """The hashes of a folder's code, as `sha256sum` prints them."""
-    paths = sorted(folder.glob(f"*{CODE_SUFFIX}"))
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in paths]
+    lines = [f"{digest}  {name}" for name, digest in hash_folder(folder).items()]
     return "\n".join(["```text", *lines, "```"])

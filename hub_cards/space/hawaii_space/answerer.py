@@ -90,7 +90,7 @@ class Answerer:
         try:
             image = open_upload(self.processor, upload["path"] or "")
             routing = map_routing(self.model, self.processor, image, self.names) if self.names else None
-        except Exception as error:
+        except Exception as error:  # logged by `explain`; the page stays usable
             return None, None, explain(error)
         return upload["path"], routing, ""
 
@@ -110,8 +110,8 @@ class Answerer:
                     yield "", [*asked, {"role": "assistant", "content": text.strip()}], ""
             if not text.strip():
                 raise VisitorError("The answer is empty; ask in another way.")
-        except Exception as error:
-            yield question, history, explain(error)  # the question can be corrected and asked again
+        except Exception as error:  # logged by `explain`; the question can be corrected and asked again
+            yield question, history, explain(error)
 
     def draw_routing(self, routing: RoutingMap | None, bank: str, layer: int, is_over_all: bool) -> str:
         """Draws the map of a bank in a layer, or over all layers; says why if there is none."""
@@ -131,5 +131,5 @@ class Answerer:
             if path is None:
                 raise VisitorError("There is no picture; upload one first.")
             return draw_importance(*self.score_importance(open_upload(self.processor, path), question))
-        except Exception as error:
+        except Exception as error:  # logged by `explain`; the page stays usable
             return explain(error)

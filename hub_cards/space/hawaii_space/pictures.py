@@ -47,6 +47,6 @@ def open_upload(processor: Any, path: str | os.PathLike) -> Image.Image:
         )
     try:
         (image,) = processor.image_processor.fetch_images([os.fspath(path)])
-    except Exception:
+    except Exception:  # as above; now the pixels are decoded
         raise VisitorError("The picture is damaged or incomplete; upload it again, or save it anew.") from None
     return image
