@@ -32,6 +32,12 @@ TRAIN := OMP_NUM_THREADS=$(CORES) $(BIN)/hawaii train
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo >&2 \
 	"hawaii needs Python 3.10 or newer, and '$(PYTHON)' is not. Name one that is: make PYTHON=/path/to/python3"; exit 1; }
 
+# A shell command that prints where the environment $(1) has its packages, and one that makes it so that it sees
+# everything of .venv, too.
+site_packages = $(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+make_on_top_of_venv = $(PYTHON) -m venv $(1) && base=$$($(call site_packages,.venv)) && site=$$($(call site_packages,$(1))) && \
+	printf 'import site; site.addsitedir("%s")\n' "$$base" > "$$site/venv.pth"
+
 # One device: where several are visible, transformers' Trainer would split each batch among them.
 export CUDA_VISIBLE_DEVICES ?= 0
 export HF_HOME := $(CURDIR)/.cache/huggingface
@@ -124,22 +130,17 @@ clean:
 # Everything of .venv and, on top, timm with the torchvision that it needs.
 .venv-timm/installed: .venv/installed tests/torchvision_on_cpu.py
 	@echo "==> Making a third environment in .venv-timm: experts that timm loads"
-	$(PYTHON) -m venv .venv-timm
+	$(call make_on_top_of_venv,.venv-timm)
 	.venv-timm/bin/python -m pip install -c constraints.txt --no-deps timm torchvision
-	site=$$(.venv-timm/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-		cp tests/torchvision_on_cpu.py "$$site" && \
-		base=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-		printf 'import site; site.addsitedir("%s")\nimport torchvision_on_cpu\n' "$$base" > "$$site/hawaii_timm.pth"
+	site=$$($(call site_packages,.venv-timm)) && cp tests/torchvision_on_cpu.py "$$site" && \
+		echo "import torchvision_on_cpu" > "$$site/torchvision_on_cpu.pth"
 	@touch $@
 
 # Everything of .venv and, on top, DeepSpeed with those of its requirements that .venv lacks. It is apart because with it
 # transformers and accelerate ask it for devices.
 .venv-deepspeed/installed: .venv/installed
 	@echo "==> Making a fourth environment in .venv-deepspeed: ZeRO-2 and ZeRO-3"
-	$(PYTHON) -m venv .venv-deepspeed
-	base=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-		site=$$(.venv-deepspeed/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-		printf 'import site; site.addsitedir("%s")\n' "$$base" > "$$site/hawaii_deepspeed.pth"
+	$(call make_on_top_of_venv,.venv-deepspeed)
 	.venv-deepspeed/bin/python -m pip install -c constraints.txt --no-deps \
 		deepspeed einops hjson msgpack ninja psutil py-cpuinfo
 	@touch $@
@@ -166,10 +167,7 @@ clean:
 # browser that is installed.
 .venv-space/installed: .venv/installed
 	@echo "==> Making a fifth environment in .venv-space: the page of a Space"
-	$(PYTHON) -m venv .venv-space
-	base=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-		site=$$(.venv-space/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-		printf 'import site; site.addsitedir("%s")\n' "$$base" > "$$site/hawaii_space.pth"
+	$(call make_on_top_of_venv,.venv-space)
 	grep -v '^pillow==' constraints.txt > .venv-space/constraints.txt
 	.venv-space/bin/python -m pip install -c .venv-space/constraints.txt gradio playwright
 	@touch $@
