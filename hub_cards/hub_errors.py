@@ -1,5 +1,6 @@
 """Errors of the Hub and of the network, as one sentence that names the way out."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,10 @@ UNREACHABLE = (
     "the connection to {endpoint} failed: check the network and run the same command again, which sends only what is "
     "missing"
 )
+NO_ANSWER = (
+    "{endpoint} did not answer as the Hub does, but perhaps as a proxy or a login page: open it in a browser, check "
+    "HF_ENDPOINT, and run the same command again"
+)
 OFFLINE = "HF_HUB_OFFLINE is set: unset it"
 
 
@@ -53,6 +58,8 @@ def _describe(error: BaseException, repo_id: str) -> str | None:
         return OFFLINE
     if isinstance(error, httpx.TransportError | ConnectionError | TimeoutError):
         return UNREACHABLE.format(endpoint=constants.ENDPOINT)
+    if isinstance(error, json.JSONDecodeError):
+        return NO_ANSWER.format(endpoint=constants.ENDPOINT)
     if isinstance(error, IgnoredFileError):
         return str(error)
     if isinstance(error, OSError) and error.filename and error.errno not in NO_SPACE:

@@ -15,7 +15,7 @@ from hawaii.hub_cards import publish as publish_module
 from hawaii.hub_cards.publish import publish
 from hawaii.tests.folders import PUBLISHED, uploaded
 from hawaii.tests.tiny.encoders import save_encoder_folder
-from hawaii.tests.tiny.hub_server import READ_TOKEN, TOKEN, Refusal
+from hawaii.tests.tiny.hub_server import READ_TOKEN, TOKEN, Handler, Refusal
 from hawaii.tests.tiny.models import make_model
 
 
@@ -244,6 +244,13 @@ def test_a_lost_network_is_explained(folder, hub):
     with pytest.raises(
         UserError, match=f"the connection to {hub.url} failed: check the network and run the same command"
     ):
+        publish(str(folder), "user/name")
+
+
+def test_a_page_in_the_place_of_the_hub_is_explained(folder, hub, monkeypatch):
+    page = b"<html>Log in to use this network</html>"
+    monkeypatch.setattr(Handler, "do_POST", lambda handler: handler.send(page))
+    with pytest.raises(UserError, match=f"to user/name: {hub.url} did not answer as the Hub does, but perhaps as a"):
         publish(str(folder), "user/name")
 
 
