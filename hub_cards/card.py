@@ -8,6 +8,8 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoConfig
 
+from ..configuration.card_hawaii import code_section, mark, replace_section
+from ..configuration.hub_hawaii import CODE_SUFFIX
 from ..files.atomic import read_json, write_text
 from ..files.escape import escape_all, flatten, flatten_all
 from ..files.run_contents import CARD_FILE, CURVES_FILE, FACTS_FILE, RECIPE_FILE
@@ -16,7 +18,7 @@ from .card_options import CardOptions
 from .eval_results import make_result, merge_results, read_results, write_eval_results
 from .licenses import check_license
 from .parts import describe_parts
-from .sections import code_section, evaluation_section, license_section, mark, replace_section
+from .sections import evaluation_section, license_section
 
 
 TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
@@ -26,6 +28,10 @@ LICENSE_FIELDS = ("license", "license_name", "license_link")
 def read_config(folder: Path) -> dict:
     """Reads a folder's `config.json`; an encoder's has no `text_config`."""
     return read_json(folder / "config.json")
+
+
+def _read_code(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob(f"*{CODE_SUFFIX}")}
 
 
 def make_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +108,7 @@ def _make_card(folder: Path, config: dict, facts: dict) -> ModelCard:
         language=shown.get("card", {}).get("language"),
         vision=escape_all(config["vision_config"] if text_config else config),
         text=text_config,
-        code=mark("code", code_section(folder)),
+        code=mark("code", code_section(_read_code(folder))),
         has_recipe=(folder / RECIPE_FILE).is_file(),
         has_curves=(folder / CURVES_FILE).is_file(),
         files={"recipe": RECIPE_FILE, "curves": CURVES_FILE, "facts": FACTS_FILE},
@@ -163,7 +169,7 @@ def add_results(folder: Path, results: list[dict[str, Any]]) -> None:
 def renew_hashes(folder: Path) -> None:
     """Writes the section about a folder's code again, unless its marks were removed."""
     card = read_card(folder)
-    card.text = replace_section(card.text, "code", code_section(folder))
+    card.text = replace_section(card.text, "code", code_section(_read_code(folder)))
     save_card(folder, card)
 
 

@@ -306,6 +306,7 @@ def test_names_cannot_break_or_inject_into_the_card(folder, evil):
     write_card(folder)
     add_results(folder, [GQA])
     expected = shape_of(folder)
+    (folder / ".eval_results/lmms_eval.yaml").unlink()
     (folder / "training.json").write_text(json.dumps(spoil(FACTS, evil)))
     write_card(folder)
     texts = {name: f"{value} {evil}" for name, value in GQA.items() if isinstance(value, str)}
@@ -315,6 +316,10 @@ def test_names_cannot_break_or_inject_into_the_card(folder, evil):
     line = "".join(each for each in " ".join(evil.split()) if each.isprintable())
     for name in ("tiny", "finetune", "teacher vit", "NVIDIA H200", "python", "my_vit", "easy-VQA", "GQA", "accuracy"):
         assert f"{name} {line}" in shown, name
+    write_card(folder)
+    add_results(folder, [{**GQA, **texts, "repository": GQA["repository"]}])
+    write_card(folder)  # with the scores of .eval_results
+    assert shape_of(folder) == expected
 
 
 def test_a_name_that_no_repository_can_have_is_not_linked(folder):
