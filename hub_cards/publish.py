@@ -26,7 +26,7 @@ def find_files(folder: Path) -> list[str]:
     Raises:
         UserError: the folder is not a complete published folder of this package, a file other than the card is not as
             it was exported, its scores cannot be read, a link leads out of the folder, its weights are not finite, or
-            a file contains an access token or the path of the home folder.
+            a file contains an access token, a password of an address, or the path of the home folder.
     """
     for name in ("config.json", "configuration_hawaii.py", CARD_FILE):
         if not (folder / name).is_file():

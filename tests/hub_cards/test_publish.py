@@ -269,6 +269,7 @@ def test_an_encoder_is_uploaded(tmp_path, hub):
     "text, problem",
     [
         (f"token: {TOKEN}", "README.md contains an access token, which everybody could use: remove it"),
+        ("\nhttps://me:pass@example.org", "README.md, line 2, has an address with a password: remove the login"),
         (f"\n[data]({Path.home()}/data)", "README.md, line 2, names a file of your home folder: remove its path"),
     ],
 )
