@@ -52,11 +52,12 @@ def _describe(error: BaseException, repo_id: str) -> str | None:
         answer = f" (the Hub says: {flatten(error.server_message)})" if error.server_message else ""
         remedy = REMEDIES.get(status, f"the Hub refused it with status {status}")
         return remedy.format(repo_id=repo_id) + answer
-    if isinstance(error, LocalTokenNotFoundError):
+    # A header has only ASCII: a copied token may have an invisible character.
+    if isinstance(error, LocalTokenNotFoundError | UnicodeEncodeError):
         return REMEDIES[401]
     if isinstance(error, OfflineModeIsEnabled):
         return OFFLINE
-    if isinstance(error, httpx.TransportError | ConnectionError | TimeoutError):
+    if isinstance(error, httpx.TransportError | httpx.InvalidURL | ConnectionError | TimeoutError):
         return UNREACHABLE.format(endpoint=constants.ENDPOINT)
     if isinstance(error, json.JSONDecodeError):
         return NO_ANSWER.format(endpoint=constants.ENDPOINT)

@@ -217,6 +217,7 @@ def test_a_failed_tag_is_explained_and_added_by_a_repetition(folder, hub):
     "token, problem",
     [
         ("", "the Hub does not know your token: run `hf auth login`"),
+        ("hf_copied\u200b", "the Hub does not know your token: run `hf auth login`"),
         ("hf_unknown", "the Hub does not know your token: run `hf auth login`"),
         (READ_TOKEN, "the token may not do this: make one that may write to user/name"),
     ],
@@ -244,6 +245,12 @@ def test_a_lost_network_is_explained(folder, hub):
     with pytest.raises(
         UserError, match=f"the connection to {hub.url} failed: check the network and run the same command"
     ):
+        publish(str(folder), "user/name")
+
+
+def test_an_invalid_address_of_the_hub_is_named(folder, hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://[::1")
+    with pytest.raises(UserError, match=r"the connection to http://\[::1 failed: check the network"):
         publish(str(folder), "user/name")
 
 
