@@ -168,9 +168,12 @@ def commit_upload(api: HfApi, folder: Path, upload: Upload, repo_id: str, **opti
         HfHubHTTPError: the Hub refuses a request, for example with status 412 if there is a newer commit.
     """
     # Not `upload_folder`: huggingface_hub 2 may divide it into several commits.
+    additions = []
     for name in upload.changed:
-        (folder / name).stat()  # huggingface_hub's own error has no name of a file
-    additions = [CommitOperationAdd(name, folder / name) for name in upload.changed]
+        path = folder / name
+        path.stat()  # huggingface_hub's own error has no name of a file
+        # Small files are read now: weights may take hours, in which somebody edits a file that was checked before.
+        additions.append(CommitOperationAdd(name, path if name.endswith(".safetensors") else path.read_bytes()))
     target = {"revision": options.get("revision"), "create_pr": options.get("create_pr")}
     api.preupload_lfs_files(repo_id, additions, free_memory=False, **target)
     # huggingface_hub would leave these out without a word. The field is private: a version without it checks nothing.

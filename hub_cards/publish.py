@@ -136,6 +136,8 @@ def publish(
             raise UserError(f"{repo_id} exists and is public: make it private on the Hub, or leave out --private.")
         upload = plan_upload(api, path, names, repo_id, groups=FILE_GROUPS)
         is_tagged = tag is not None and _check_tag(api, repo_id, tag, upload)
+        if replaced := [name for name in upload.changed if name in upload.present]:
+            print(f"Replaced in the repository: {', '.join(replaced)}", flush=True)
         if upload.stale:
             stale = ", ".join(map(flatten, upload.stale))
             print(f"Deleted in the repository, as files of an earlier version: {stale}", flush=True)

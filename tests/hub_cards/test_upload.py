@@ -32,12 +32,14 @@ def test_a_repetition_makes_no_commit_and_sends_nothing(folder, hub):
     assert [path for method, path in hub.requests if method == "POST"] == ["/api/repos/create"]
 
 
-def test_only_changed_files_are_sent(folder, hub):
+def test_only_changed_files_are_sent_and_named(folder, hub, capsys):
     publish(str(folder), "user/name")
     (folder / "README.md").write_text("---\nlicense: mit\n---\na better card")
     received = hub.received.copy()
+    capsys.readouterr()
     publish(str(folder), "user/name")
     assert hub.received == received
+    assert capsys.readouterr().out.splitlines()[-1] == "Replaced in the repository: README.md"
     first, second = hub.repositories["user/name"].commits[1:]
     assert {name for name in first.files if first.files[name] != second.files[name]} == {"README.md"}
 
@@ -198,6 +200,19 @@ def test_a_push_during_the_upload_is_not_lost(folder, hub):
     assert uploaded(hub) == {"notes.txt"}
     publish(str(folder), "user/name")
     assert uploaded(hub) == {*PUBLISHED, "notes.txt"}
+
+
+def test_a_file_that_is_edited_during_the_upload_is_uploaded_as_it_was_checked(folder, hub):
+    checked = (folder / "README.md").read_bytes()
+
+    def edit(method, path):
+        if "/objects/" in path:
+            (folder / "README.md").write_text(f"{checked.decode()}\n{TOKEN}")
+
+    hub.rule = edit
+    publish(str(folder), "user/name")
+    assert TOKEN in (folder / "README.md").read_text()
+    assert hub.contents("user/name")["README.md"] == checked
 
 
 def test_a_failed_tag_is_explained_and_added_by_a_repetition(folder, hub):
