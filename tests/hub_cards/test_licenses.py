@@ -74,6 +74,7 @@ def test_a_card_names_only_repositories_of_the_hub(option, name):
         ),
         (5, "An item of datasets is 5"),
         ({}, "without name and repository"),
+        ({"name": ""}, "without name and repository"),
         ({"name": 5}, "name of an item of datasets is 5; it must be text"),
         ({"name": "a", "url": "LICENSE"}, "url of an item of datasets is 'LICENSE'"),
         ({"name": "a", "url": 5}, "url of an item of datasets is 5"),
