@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from pathlib import Path
 
 from huggingface_hub import ModelCard
 
@@ -23,10 +23,14 @@ def replace_section(card: str, name: str, text: str) -> str:
     return re.sub(pattern, lambda _: mark(name, text), card, count=1, flags=re.DOTALL)
 
 
-def code_section(code: Mapping[str, bytes]) -> str:
-    """The hashes of the files of the code, as `sha256sum` prints them."""
-    lines = [f"{hashlib.sha256(source).hexdigest()}  {name}" for name, source in sorted(code.items())]
-    return "\n".join(["```text", *lines, "```"])
+def hash_folder(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each code file in a folder. Each is read: a name in the cache of the Hub is no proof."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*_hawaii.py"))}
+
+
+def code_section(folder: Path) -> str:
+    """The hashes of a folder's code, as `sha256sum` prints them."""
+    return "\n".join(["```text", *(f"{digest}  {name}" for name, digest in hash_folder(folder).items()), "```"])
 
 
 def remove_record(card: str) -> str:

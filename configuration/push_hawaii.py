@@ -207,8 +207,7 @@ def renew_card(api: HfApi, folder: Path, upload: Upload, repo_id: str, tags: lis
     card = remove_record(before) if upload.replaces_weights else before
     if card != before:
         logger.warning(f"The card of {repo_id} describes the old weights: its scores and training are removed.")
-    code = {path.name: path.read_bytes() for path in folder.glob("*_hawaii.py")}
-    card = replace_section(card, "code", code_section(code))
+    card = replace_section(card, "code", code_section(folder))
     if tags:
         card = add_tags(card, tags)
     (folder / CARD).write_bytes(card.encode())

@@ -9,7 +9,6 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoConfig
 
 from ..configuration.card_hawaii import code_section, mark, replace_section
-from ..configuration.hub_hawaii import CODE_SUFFIX
 from ..files.atomic import read_json, write_text
 from ..files.escape import escape_all, flatten, flatten_all
 from ..files.run_contents import CARD_FILE, CURVES_FILE, FACTS_FILE, RECIPE_FILE
@@ -28,10 +27,6 @@ LICENSE_FIELDS = ("license", "license_name", "license_link")
 def read_config(folder: Path) -> dict:
     """Reads a folder's `config.json`; an encoder's has no `text_config`."""
     return read_json(folder / "config.json")
-
-
-def _read_code(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob(f"*{CODE_SUFFIX}")}
 
 
 def make_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +103,7 @@ def _make_card(folder: Path, config: dict, facts: dict) -> ModelCard:
         language=shown.get("card", {}).get("language"),
         vision=escape_all(config["vision_config"] if text_config else config),
         text=text_config,
-        code=mark("code", code_section(_read_code(folder))),
+        code=mark("code", code_section(folder)),
         has_recipe=(folder / RECIPE_FILE).is_file(),
         has_curves=(folder / CURVES_FILE).is_file(),
         files={"recipe": RECIPE_FILE, "curves": CURVES_FILE, "facts": FACTS_FILE},
@@ -169,7 +164,7 @@ def add_results(folder: Path, results: list[dict[str, Any]]) -> None:
 def renew_hashes(folder: Path) -> None:
     """Writes the section about a folder's code again, unless its marks were removed."""
     card = read_card(folder)
-    card.text = replace_section(card.text, "code", code_section(_read_code(folder)))
+    card.text = replace_section(card.text, "code", code_section(folder))
     save_card(folder, card)
 
 
