@@ -9,6 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from transformers.utils import logging
+
+from .card_hawaii import CARD, add_tags, code_section, remove_record, replace_section
+
+
+logger = logging.get_logger(__name__)
 
 
 # Arguments of `save_pretrained` that are for the push.
@@ -82,15 +88,24 @@ class Upload:
             Files to upload.
         stale (`list[str]`):
             Files to delete.
+        present (`list[str]`):
+            All files of the repository at this commit.
     """
 
     parent: str
     changed: list[str]
     stale: list[str]
+    present: list[str]
 
     @property
     def is_needed(self) -> bool:
         return bool(self.changed or self.stale)
+
+    @property
+    def replaces_weights(self) -> bool:
+        """Whether the repository has weights that others replace."""
+        gone = [*self.stale, *(name for name in self.changed if name in self.present)]
+        return any(name.endswith((".safetensors", ".bin")) for name in gone)
 
 
 def plan_upload(
@@ -127,7 +142,7 @@ def plan_upload(
         # They describe the old weights, which are in the repository no more.
         stale += [path for path in RECORDS if path in remote and path not in names]
     # Only a change of another file makes a manifest wrong.
-    return Upload(parent, changed, stale if changed or stale != [MANIFEST] else [])
+    return Upload(parent, changed, stale if changed or stale != [MANIFEST] else [], list(remote))
 
 
 def commit_upload(api: HfApi, folder: Path, upload: Upload, repo_id: str, **options) -> CommitInfo:
@@ -153,9 +168,12 @@ def commit_upload(api: HfApi, folder: Path, upload: Upload, repo_id: str, **opti
         HfHubHTTPError: the Hub refuses a request, for example with status 412 if there is a newer commit.
     """
     # Not `upload_folder`: huggingface_hub 2 may divide it into several commits.
+    additions = []
     for name in upload.changed:
-        (folder / name).stat()  # huggingface_hub's own error has no name of a file
-    additions = [CommitOperationAdd(name, folder / name) for name in upload.changed]
+        path = folder / name
+        path.stat()  # huggingface_hub's own error has no name of a file
+        # Small files are read now: weights may take hours, in which somebody edits a file that was checked before.
+        additions.append(CommitOperationAdd(name, path if name.endswith(".safetensors") else path.read_bytes()))
     target = {"revision": options.get("revision"), "create_pr": options.get("create_pr")}
     api.preupload_lfs_files(repo_id, additions, free_memory=False, **target)
     # huggingface_hub would leave these out without a word. The field is private: a version without it checks nothing.
@@ -163,6 +181,37 @@ def commit_upload(api: HfApi, folder: Path, upload: Upload, repo_id: str, **opti
         raise IgnoredFileError(f"The .gitignore in {repo_id} names {ignored[0]}: remove this line or the .gitignore.")
     deletions = [CommitOperationDelete(path) for path in upload.stale]
     return api.create_commit(repo_id, [*deletions, *additions], parent_commit=upload.parent, **options)
+
+
+def renew_card(api: HfApi, folder: Path, upload: Upload, repo_id: str, tags: list[str]) -> bool:
+    """
+    Writes the card of a repository into a folder, as it should be after an upload: with the hashes of the new code
+    and, if weights are replaced, without scores and training. The rest stays.
+
+    Args:
+        api (`HfApi`):
+            Client of the Hub.
+        folder (`Path`), upload (`Upload`):
+            The folder and the result of [`plan_upload`].
+        repo_id (`str`):
+            The repository. It has a card.
+        tags (`list[str]`):
+            Tags for its metadata.
+
+    Returns:
+        `bool`: Whether the card changes.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        path = Path(api.hf_hub_download(repo_id, CARD, revision=upload.parent, cache_dir=cache))
+        before = path.read_bytes().decode("utf-8", "replace")  # with its line ends
+    card = remove_record(before) if upload.replaces_weights else before
+    if card != before:
+        logger.warning(f"The card of {repo_id} describes the old weights: its scores and training are removed.")
+    card = replace_section(card, "code", code_section(folder))
+    if tags:
+        card = add_tags(card, tags)
+    (folder / CARD).write_bytes(card.encode())
+    return card != before
 
 
 class PushedInOneCommit:
@@ -219,14 +268,17 @@ class PushedInOneCommit:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             self.save_pretrained(folder, **save_options)  # pyright: ignore[reportAttributeAccessIssue]
-            if tags or not api.file_exists(repo_id, "README.md", revision=revision):
-                create_and_tag_model_card(repo_id, tags or None, token=token).save(folder / "README.md")
             names = sorted(
                 Path(parent, name).relative_to(folder).as_posix()
                 for parent, _, files in os.walk(folder)
                 for name in files
             )
             upload = plan_upload(api, folder, names, repo_id, revision)
+            if CARD not in upload.present:
+                create_and_tag_model_card(repo_id, tags or None, token=token).save(folder / CARD)
+                upload.changed.append(CARD)
+            elif renew_card(api, folder, upload, repo_id, tags):
+                upload.changed.append(CARD)
             return commit_upload(
                 api,
                 folder,

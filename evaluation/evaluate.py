@@ -1,5 +1,6 @@
 """Evaluates a checkpoint on tasks of lmms-eval and saves the scores."""
 
+import math
 import tempfile
 import time
 from importlib.util import find_spec
@@ -25,7 +26,7 @@ LMMS_EVAL_NEEDS = ("evaluate", "loguru", "pandas", "pydantic", "pytablewriter", 
 def card_results(scores: dict[str, dict], in_table: dict[str, float]) -> list[dict]:
     """
     Returns the scores for the model card: the paper's number for a benchmark of the paper, and every number of another
-    task, without the scores by question type.
+    task, without the scores by question type. A score that is not finite is left out: the Hub reads numbers.
     """
     results = []
     for task, values in scores.items():
@@ -42,7 +43,7 @@ def card_results(scores: dict[str, dict], in_table: dict[str, float]) -> list[di
             for name, value in metrics.items()
             if isinstance(value, int | float)
         ]
-    return results
+    return [result for result in results if math.isfinite(result["value"])]
 
 
 def split_tasks(tasks: str | list[str]) -> list[str]:

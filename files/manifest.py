@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .atomic import visible_files, write_text
@@ -79,6 +79,21 @@ def write_manifest(folder: str | os.PathLike, identity: dict[str, Any], left_out
     write_text(folder / MANIFEST_FILE, _to_text({"files": files, "left_out": [*left_out], "identity": identity}))
 
 
+def _is_manifest(content: dict[str, Any]) -> bool:
+    """Whether a manifest has all fields, and lists files of its folder only: the export copies what it lists."""
+    return (
+        all(
+            not PurePosixPath(name).is_absolute()
+            and ".." not in PurePosixPath(name).parts
+            and isinstance(listed["size"], int)
+            and isinstance(listed["hash"], str)
+            for name, listed in content["files"].items()
+        )
+        and isinstance(content["left_out"], list)
+        and isinstance(content["identity"], dict)
+    )
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_FILE
     if not path.is_file():
@@ -87,8 +102,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text)
         own = content.pop("manifest")
-        is_whole = _to_text(content) == text and isinstance(own, str)
-    except (ValueError, KeyError, AttributeError, TypeError):
+        is_whole = isinstance(own, str) and _to_text(content) == text and _is_manifest(content)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         is_whole = False
     if not is_whole:
         raise UserError(f"{path} is {'empty' if not path.stat().st_size else 'damaged'}")

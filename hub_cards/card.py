@@ -8,15 +8,16 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoConfig
 
+from ..configuration.card_hawaii import code_section, mark, replace_section
 from ..files.atomic import read_json, write_text
 from ..files.escape import escape_all, flatten, flatten_all
 from ..files.run_contents import CARD_FILE, CURVES_FILE, FACTS_FILE, RECIPE_FILE
 from ..files.user_error import UserError, explain_errors
 from .card_options import CardOptions
-from .eval_results import make_result, merge_results, write_eval_results
+from .eval_results import make_result, merge_results, read_results, write_eval_results
 from .licenses import check_license
 from .parts import describe_parts
-from .sections import code_section, evaluation_section, license_section, mark, replace_section
+from .sections import evaluation_section, license_section
 
 
 TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
@@ -45,7 +46,8 @@ def make_metadata(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_card(folder: Path) -> None:
     """
-    Writes `README.md` from the folder's `config.json` and the training facts that [`export`] saved there.
+    Writes `README.md` from the folder's `config.json`, the training facts that [`export`] saved there, and the scores
+    in `.eval_results`.
 
     Args:
         folder (`Path`):
@@ -75,12 +77,14 @@ def _make_card(folder: Path, config: dict, facts: dict) -> ModelCard:
             # The class maps every name of its fields: GPT-2's width is n_embd.
             text_config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     parts = facts.get("card") or {}
-    metadata = make_metadata(parts)
+    metadata, task_type = make_metadata(parts), _task_type(config)
+    results = [make_result(result, task_type) for result in read_results(folder)]
     data = ModelCardData(
         **metadata,
+        eval_results=results or None,
         model_name=flatten(facts["name"]),
         library_name="transformers",
-        pipeline_tag=_task_type(config),
+        pipeline_tag=task_type,
         tags=["hawaii", "knowledge-distillation", "mixture-of-lora", "custom_code"],
     )
     shown = escape_all(facts)
@@ -104,7 +108,7 @@ def _make_card(folder: Path, config: dict, facts: dict) -> ModelCard:
         has_curves=(folder / CURVES_FILE).is_file(),
         files={"recipe": RECIPE_FILE, "curves": CURVES_FILE, "facts": FACTS_FILE},
         license=mark("license", license_section(metadata)),
-        evaluation=mark("evaluation", evaluation_section([])),
+        evaluation=mark("evaluation", evaluation_section(results)),
     )
     card.text += "\n"  # jinja removes the last
     return card
@@ -123,7 +127,9 @@ def read_card(folder: Path) -> ModelCard:
     """
     path = folder / CARD_FILE
     with explain_errors(f"The metadata of {path} cannot be read; correct it", (ValueError, yaml.YAMLError)):
-        return ModelCard(path.read_bytes().decode("utf-8"))  # with its line ends
+        return ModelCard(
+            path.read_bytes().decode("utf-8-sig")
+        )  # with its line ends, without the mark of Windows' editors
 
 
 def add_results(folder: Path, results: list[dict[str, Any]]) -> None:

@@ -84,7 +84,7 @@ class CardDataset:
     url: str | None = None
 
     def __post_init__(self):
-        if self.name is None and self.repository is None:
+        if not self.name and self.repository is None:
             raise UserError("datasets has an item without name and repository; give it one of them.")
         for option in ("name", "license"):
             value = getattr(self, option)

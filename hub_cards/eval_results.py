@@ -1,5 +1,6 @@
 """Scores in a card's metadata and in `.eval_results`, which the leaderboards of the Hub read."""
 
+import re
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,13 @@ from ..files.escape import flatten, flatten_all
 from ..files.run_contents import EVAL_RESULTS_FILE
 from ..files.user_error import explain_errors
 from .card_options import is_repository
+
+
+# The notes of an entry have what it has no field for.
+NOTES = re.compile(
+    r"(?P<metric>.+?) of (?P<data_set>.+), split (?P<split>.+), lmms-eval task (?P<task>.+?)"
+    r"(, (?P<number>\d+) questions)?"
+)
 
 
 def make_result(result: dict[str, Any], task_type: str) -> EvalResult:
@@ -48,10 +56,40 @@ def _make_entry(result: dict[str, Any]) -> EvalResultEntry:
         value=flatten_all(result["value"]),
         date=date.today().isoformat(),
         notes=flatten(
-            f"{result['metric']} of the split {result.get('split')}, lmms-eval task {result['task']}"
+            f"{result['metric']} of {result['data_set']}, split {result['split']}, lmms-eval task {result['task']}"
             + (f", {number} questions" if number else "")
         ),
     )
+
+
+def read_entries(folder: Path) -> list[EvalResultEntry]:
+    """
+    Reads the entries of a folder's `.eval_results`, which its author may have edited; none if there is no such file.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    path = folder / EVAL_RESULTS_FILE
+    if not path.is_file():
+        return []
+    problem = f"{path} does not list scores; remove it, and `hawaii evaluate` writes it again"
+    with explain_errors(problem, (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)):
+        return parse_eval_result_entries(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """The scores in a folder's `.eval_results` that [`write_eval_results`] wrote, as it got them."""
+    results = []
+    for entry in read_entries(folder):
+        if found := NOTES.fullmatch(str(entry.notes)):
+            config = None if entry.task_id == "default" else entry.task_id
+            number = int(found["number"]) if found["number"] else ""
+            texts = {name: found[name] for name in ("metric", "data_set", "split", "task")}
+            results.append(
+                {**texts, "repository": entry.dataset_id, "config": config, "value": entry.value}
+                | {"num_questions": number}
+            )
+    return results
 
 
 def write_eval_results(folder: Path, results: list[dict[str, Any]]) -> None:
@@ -62,14 +100,9 @@ def write_eval_results(folder: Path, results: list[dict[str, Any]]) -> None:
     Raises:
         UserError: the file exists and cannot be read.
     """
-    path = folder / EVAL_RESULTS_FILE
     entries = [_make_entry(result) for result in results if is_repository(str(result.get("repository", "")))]
     if not entries:
         return
-    known = []
-    if path.is_file():
-        problem = f"{path} does not list scores; remove it, and it is written again"
-        with explain_errors(problem, (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)):
-            known = parse_eval_result_entries(yaml.safe_load(path.read_text(encoding="utf-8")))
-    merged = {(entry.dataset_id, entry.task_id): entry for entry in [*known, *entries]}
-    write_text(path, yaml_dump(eval_result_entries_to_yaml(list(merged.values())), sort_keys=False))
+    merged = {(entry.dataset_id, entry.task_id): entry for entry in [*read_entries(folder), *entries]}
+    text = yaml_dump(eval_result_entries_to_yaml(list(merged.values())), sort_keys=False)
+    write_text(folder / EVAL_RESULTS_FILE, text)

@@ -1,5 +1,6 @@
 """Errors of the Hub and of the network, as one sentence that names the way out."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,10 @@ UNREACHABLE = (
     "the connection to {endpoint} failed: check the network and run the same command again, which sends only what is "
     "missing"
 )
+NO_ANSWER = (
+    "{endpoint} did not answer as the Hub does, but perhaps as a proxy or a login page: open it in a browser, check "
+    "HF_ENDPOINT, and run the same command again"
+)
 OFFLINE = "HF_HUB_OFFLINE is set: unset it"
 
 
@@ -47,12 +52,15 @@ def _describe(error: BaseException, repo_id: str) -> str | None:
         answer = f" (the Hub says: {flatten(error.server_message)})" if error.server_message else ""
         remedy = REMEDIES.get(status, f"the Hub refused it with status {status}")
         return remedy.format(repo_id=repo_id) + answer
-    if isinstance(error, LocalTokenNotFoundError):
+    # A header has only ASCII: a copied token may have an invisible character.
+    if isinstance(error, LocalTokenNotFoundError | UnicodeEncodeError):
         return REMEDIES[401]
     if isinstance(error, OfflineModeIsEnabled):
         return OFFLINE
-    if isinstance(error, httpx.TransportError | ConnectionError | TimeoutError):
+    if isinstance(error, httpx.TransportError | httpx.InvalidURL | ConnectionError | TimeoutError):
         return UNREACHABLE.format(endpoint=constants.ENDPOINT)
+    if isinstance(error, json.JSONDecodeError):
+        return NO_ANSWER.format(endpoint=constants.ENDPOINT)
     if isinstance(error, IgnoredFileError):
         return str(error)
     if isinstance(error, OSError) and error.filename and error.errno not in NO_SPACE:

@@ -75,9 +75,11 @@ KNOWN = {
 
 
 def check_link(option: str, link: str) -> None:
-    """Raises a `UserError` if a link of a card is not the address of a web page."""
-    if not re.fullmatch(r"https?://[^\s/\\]+\S*", link):
-        raise UserError(f"{option} is {link!r}; it must be an address, such as https://example.org/license.")
+    """Raises a `UserError` if a link of a card is not the address of a web page, or has a login."""
+    if not isinstance(link, str) or not re.fullmatch(r"https?://[^\s/\\?#@]+([/?#]\S*)?", link):
+        raise UserError(
+            f"{option} is {link!r}; it must be an address without a login, such as https://example.org/license."
+        )
 
 
 def check_license(metadata: Mapping[str, Any]) -> License:

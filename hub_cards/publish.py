@@ -14,6 +14,7 @@ from ..files.run_contents import CARD_FILE, EVAL_RESULTS_FILE, FACTS_FILE, MANIF
 from ..files.user_error import UserError
 from .card import check_card, complete_card, read_card, save_card
 from .card_options import CardOptions
+from .eval_results import read_entries
 from .hub_errors import explain_hub_errors
 from .published_files import check_code, check_model, check_secrets, find_attached, find_published
 
@@ -24,8 +25,8 @@ def find_files(folder: Path) -> list[str]:
 
     Raises:
         UserError: the folder is not a complete published folder of this package, a file other than the card is not as
-            it was exported, a link leads out of the folder, its weights are not finite, or a file contains an access
-            token or the path of the home folder.
+            it was exported, its scores cannot be read, a link leads out of the folder, its weights are not finite, or
+            a file contains an access token, a password of an address, or the path of the home folder.
     """
     for name in ("config.json", "configuration_hawaii.py", CARD_FILE):
         if not (folder / name).is_file():
@@ -39,7 +40,7 @@ def find_files(folder: Path) -> list[str]:
             raise UserError(f"{folder / added[0]} is not among the files that were exported")
     except UserError as error:
         raise UserError(f"{error}. Run `hawaii train` again, which writes the folder anew from the stages.") from error
-    scores = [EVAL_RESULTS_FILE] if (folder / EVAL_RESULTS_FILE).is_file() else []
+    scores = [EVAL_RESULTS_FILE] if read_entries(folder) else []
     names = [CARD_FILE, *scores, *names, MANIFEST_FILE]
     check_secrets(folder, names)
     return names
@@ -135,6 +136,8 @@ def publish(
             raise UserError(f"{repo_id} exists and is public: make it private on the Hub, or leave out --private.")
         upload = plan_upload(api, path, names, repo_id, groups=FILE_GROUPS)
         is_tagged = tag is not None and _check_tag(api, repo_id, tag, upload)
+        if replaced := [name for name in upload.changed if name in upload.present]:
+            print(f"Replaced in the repository: {', '.join(replaced)}", flush=True)
         if upload.stale:
             stale = ", ".join(map(flatten, upload.stale))
             print(f"Deleted in the repository, as files of an earlier version: {stale}", flush=True)

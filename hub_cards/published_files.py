@@ -35,12 +35,13 @@ TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36,}|sk-[A-Za-z0-9_-]{40,}|AKIA[0-9A-Z]{16})"
     r"(?![A-Za-z0-9])"
 )
+LOGIN = re.compile(r"\w://[^\s/@:]+:[^\s/@]+@\w")  # of an address
 # Files whose words are not those of the author.
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 
 
 def check_secrets(folder: Path, names: list[str]) -> None:
-    """Raises a `UserError` if one of these text files contains an access token or the path of the home folder."""
+    """Raises a `UserError` if one of these text files contains a token, a password or the path of the home folder."""
     home = re.compile(rf"(?<![\w/.]){re.escape(str(Path.home()))}/")
     for name in names:
         if name.endswith(".safetensors") or name in VOCABULARIES:
@@ -48,6 +49,9 @@ def check_secrets(folder: Path, names: list[str]) -> None:
         text = (folder / name).read_text(encoding="utf-8", errors="replace")
         if TOKEN.search(text):
             raise UserError(f"{folder / name} contains an access token, which everybody could use: remove it.")
+        if found := LOGIN.search(text):
+            line = text.count("\n", 0, found.start()) + 1
+            raise UserError(f"{folder / name}, line {line}, has an address with a password: remove the login.")
         if found := home.search(text):
             line = text.count("\n", 0, found.start()) + 1
             raise UserError(f"{folder / name}, line {line}, names a file of your home folder: remove its path.")

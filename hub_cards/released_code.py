@@ -9,7 +9,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..configuration.hub_hawaii import CODE_SUFFIX, read_code
+from ..configuration.card_hawaii import hash_folder
+from ..configuration.hub_hawaii import read_code
 from ..files.atomic import read_json, write_json
 from ..files.custom_code import find_code
 from ..files.user_error import UserError
@@ -22,12 +23,6 @@ SETUP = Path(__file__).parents[1] / "setup.cfg"
 def hash_code(sources: dict[str, str]) -> dict[str, str]:
     """The SHA-256 of each file of [`read_code`], as in a saved folder."""
     return {name: hashlib.sha256(source.encode()).hexdigest() for name, source in sorted(sources.items())}
-
-
-def hash_folder(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each code file in a folder. Each is read: a name in the cache of the Hub is no proof."""
-    paths = sorted(folder.glob(f"*{CODE_SUFFIX}"))
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def read_released() -> dict[str, dict[str, str]]:

@@ -1,26 +1,13 @@
-"""The sections of a card that are written again when more is known. Marks around them keep the text of others."""
+"""The sections of a card that are written again when more is known."""
 
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult
 
+from ..configuration.card_hawaii import NOT_EVALUATED
 from ..files.escape import escape_link, escape_markdown
 from ..files.markdown_table import markdown_table
-from .released_code import hash_folder
-
-
-def mark(name: str, text: str) -> str:
-    """A section between its marks, which are comments: names are escaped, so they cannot be marks."""
-    return f"<!-- hawaii: {name} -->\n\n{text}\n\n<!-- hawaii: end of {name} -->"
-
-
-def replace_section(card: str, name: str, text: str) -> str:
-    """A card's text with the section written again; unchanged if its marks were removed."""
-    pattern = re.escape(f"<!-- hawaii: {name} -->") + ".*?" + re.escape(f"<!-- hawaii: end of {name} -->")
-    return re.sub(pattern, lambda _: mark(name, text), card, count=1, flags=re.DOTALL)
 
 
 def license_section(metadata: Mapping[str, Any]) -> str:
@@ -40,7 +27,7 @@ def _number(value: Any) -> str:
 def evaluation_section(results: Sequence[EvalResult]) -> str:
     """The table of the scores in a card's metadata."""
     if not results:
-        return "Not evaluated yet."
+        return NOT_EVALUATED
     rows = [
         [
             str(result.dataset_name),
@@ -52,9 +39,3 @@ def evaluation_section(results: Sequence[EvalResult]) -> str:
         for result in results
     ]
     return markdown_table(["data", "split", "metric", "value", "questions"], rows, num_text_columns=3)
-
-
-def code_section(folder: Path) -> str:
-    """The hashes of a folder's code, as `sha256sum` prints them."""
-    lines = [f"{digest}  {name}" for name, digest in hash_folder(folder).items()]
-    return "\n".join(["```text", *lines, "```"])

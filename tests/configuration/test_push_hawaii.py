@@ -1,17 +1,21 @@
 """`push_to_hub` uploads all that an object needs in one commit, and removes what an earlier version left."""
 
+import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor, HawaiiVisionModel
 from hawaii.configuration.hub_hawaii import read_code
 from hawaii.configuration.push_hawaii import find_stale
+from hawaii.hub_cards.card import add_results
 from hawaii.tests.folders import TRANSFORMERS_VERSIONS, uploaded
-from hawaii.tests.tiny.models import make_config, make_model, make_processor
+from hawaii.tests.tiny.models import FACTS, make_config, make_model, make_processor
 
 
 CODE = set(read_code())
@@ -172,6 +176,69 @@ def test_what_is_written_about_the_old_weights_goes_with_them(hub, is_new):
         model.lm_head.weight.data += 1
     model.push_to_hub("user/name", commit_message="again")
     assert uploaded(hub) & {*records, *others} == {*others, *(() if is_new else records)}
+
+
+@pytest.fixture
+def model():
+    return make_model()
+
+
+@pytest.fixture
+def card(hub, model, tmp_path):
+    """The card of a repository with a trained and scored model, edited by its author."""
+    model.save_pretrained(tmp_path)
+    (tmp_path / "training.json").write_text(json.dumps(FACTS))
+    for name in ("recipe.yaml", "loss_curves.png"):
+        (tmp_path / name).touch()
+    add_results(tmp_path, [{"task": "easy_vqa", "metric": "accuracy", "value": 0.975, "num_questions": 9}])
+    card = (tmp_path / "README.md").read_text().replace("## Limitations", "## Mine\r\n\r\nyes\n\n## Limitations")
+    model.push_to_hub("user/name")
+    hub.push("user/name", {"README.md": card.encode()})
+    return card
+
+
+@pytest.mark.parametrize("branch", [None, "next"])
+def test_new_weights_have_no_scores_and_no_training_of_the_old_ones(hub, model, card, branch):
+    model.lm_head.weight.data += 1
+    model.push_to_hub("user/name", revision=branch, tags="again")
+    new = hub.contents("user/name", branch or "main")["README.md"].decode()
+    for gone in ("model-index", "0.975", "| easy_vqa", "| finetune | hawaii |", "](loss_curves.png)", "recipe.yaml"):
+        assert gone in card and gone not in new, gone
+    assert "Not evaluated yet." in new and "Not recorded: these weights were pushed without" in new
+    for kept in ("license: llama2", "model_name: tiny", "## Mine\r\n\r\nyes\n\n## Limitations", "## Cite"):
+        assert kept in new, kept
+    assert "- again" in new and (branch is None or hub.contents("user/name")["README.md"].decode() == card)
+
+
+@pytest.mark.parametrize("kind", ["model", "processor"])
+def test_the_card_of_the_same_weights_stays(hub, model, card, kind):
+    {"model": model, "processor": make_processor()}[kind].push_to_hub("user/name")
+    assert hub.contents("user/name")["README.md"].decode() == card
+
+
+def test_the_card_has_the_hashes_of_the_code_that_is_pushed(hub, card):
+    hub.push("user/name", {"README.md": re.sub("[0-9a-f]{64}", "0" * 64, card).encode(), "hub_hawaii.py": b"old"})
+    make_processor().push_to_hub("user/name")
+    assert hub.contents("user/name")["README.md"].decode() == card
+
+
+def test_scores_are_the_authors_where_no_weights_are_replaced(hub, model, card):
+    hub.push("user/other", {"README.md": card.encode()})
+    model.push_to_hub("user/other")
+    assert hub.contents("user/other")["README.md"].decode() == card
+
+
+def test_a_card_that_somebody_edits_during_a_push_is_not_lost(hub, model, card):
+    def edit(method, path):
+        if path.endswith("/README.md"):
+            hub.rule = lambda method, path: None
+            hub.push("user/name", {"README.md": b"meanwhile"})
+
+    hub.rule = edit
+    model.lm_head.weight.data += 1
+    with pytest.raises(HfHubHTTPError, match="412"):
+        model.push_to_hub("user/name")
+    assert hub.contents("user/name")["README.md"] == b"meanwhile"
 
 
 @pytest.mark.parametrize("python", TRANSFORMERS_VERSIONS.values(), ids=TRANSFORMERS_VERSIONS)

@@ -16,7 +16,7 @@ from PIL import Image
 from hawaii.evaluation import evaluate as module
 from hawaii.evaluation.chat import chat
 from hawaii.evaluation.checkpoint import count_parameters
-from hawaii.evaluation.evaluate import evaluate
+from hawaii.evaluation.evaluate import card_results, evaluate
 from hawaii.evaluation.lmms import process as lmms_process
 from hawaii.evaluation.paper.benchmarks import BENCHMARKS
 from hawaii.evaluation.paper.questions import DATA_FOLDER
@@ -167,6 +167,13 @@ def test_the_card_contains_the_scores_of_the_papers_benchmarks(hub_folder, tmp_p
     )
     assert (mme.dataset_name, mme.metric_type, mme.metric_value) == ("MME", "score", 1500)
     assert re.search(r"\| GQA  \| testdev \| accuracy \| +62.5 \| +8 \|", (own / "README.md").read_text())
+
+
+def test_a_score_that_is_not_finite_is_not_in_the_card():
+    scores = {"mine": {"accuracy": float("nan"), "f1": 0.5, "loss": float("inf"), "num_questions": 2}, "mme": {}}
+    assert card_results(scores, {"mme": float("nan")}) == [
+        {"task": "mine", "num_questions": 2, "metric": "f1", "value": 0.5}
+    ]
 
 
 @pytest.mark.parametrize("given", [{}, {"tasks": "gqa", "suite": "paper"}])

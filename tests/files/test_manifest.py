@@ -69,6 +69,42 @@ def test_another_file_of_its_name_is_no_manifest(folder, content):
         check_manifest(folder)
 
 
+def forge(folder, change):
+    """Writes a manifest with another content, whose own hash is right."""
+    content = json.loads((folder / MANIFEST_FILE).read_text())
+    del content["manifest"]
+    change(content)
+    (folder / MANIFEST_FILE).write_text(manifest._to_text(content))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.pop("files"),
+        lambda content: content.pop("identity"),
+        lambda content: content.pop("left_out"),
+        lambda content: content.update(files=[]),
+        lambda content: content["files"].update({"config.json": "a hash"}),
+        lambda content: content["files"]["config.json"].update(size="2"),
+        lambda content: content["files"]["config.json"].pop("hash"),
+        lambda content: content["files"].update({"../outside": content["files"]["empty"]}),
+        lambda content: content["files"].update({"/dev/null": content["files"]["empty"]}),
+    ],
+)
+def test_a_forged_manifest_is_damaged_and_never_names_files_elsewhere(folder, change):
+    (folder.parent / "outside").touch()
+    forge(folder, change)
+    for check in (check_manifest, check_listed_files, read_identity):
+        with pytest.raises(UserError, match=rf"{MANIFEST_FILE} is damaged"):
+            check(folder)
+
+
+def test_a_manifest_that_is_too_deep_is_damaged(folder):
+    (folder / MANIFEST_FILE).write_text("[" * 100_000)
+    with pytest.raises(UserError, match=rf"{MANIFEST_FILE} is damaged"):
+        read_identity(folder)
+
+
 def test_an_added_file_is_found_unless_it_is_hidden(folder):
     (folder / ".nfs0001").write_text("of a network file system")
     assert check_manifest(folder) == IDENTITY

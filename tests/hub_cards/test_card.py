@@ -140,6 +140,32 @@ def test_scores_of_other_data_are_in_no_leaderboard(folder):
     assert not (folder / ".eval_results").exists()
 
 
+def test_a_card_that_is_written_again_has_the_scores_of_the_leaderboards(folder):
+    mme = {**GQA, "task": "mme", "data_set": "MME", "config": None, "metric": "score", "repository": "lmms-lab/MME"}
+    add_results(folder, [GQA, {**mme, "num_questions": ""}])
+    before = (folder / "README.md").read_text()
+    (folder / "README.md").unlink()
+    write_card(folder)
+    assert (folder / "README.md").read_text() == before
+    add_results(folder, [{**GQA, "value": 0.5}])
+    assert [each.metric_value for each in ModelCard.load(folder / "README.md").data.eval_results] == [0.5, 0.975]
+
+
+def test_scores_that_somebody_else_wrote_are_not_in_a_new_card(folder):
+    (folder / ".eval_results").mkdir()
+    (folder / ".eval_results/lmms_eval.yaml").write_text("- {dataset: {id: a/b, task_id: c}, value: 1, notes: 5}\n")
+    write_card(folder)
+    assert "Not evaluated yet." in (folder / "README.md").read_text()
+
+
+def test_the_mark_of_an_editor_of_windows_is_no_text(folder):
+    (folder / "README.md").write_bytes(b"\xef\xbb\xbf---\r\nlicense: mit\r\n---\r\ntext\r\n")
+    assert read_card(folder).data.license == "mit"
+    add_results(folder, [RESULT])
+    text = (folder / "README.md").read_bytes()
+    assert text.startswith(b"---\r\nlicense: mit\r\nmodel-index:") and text.endswith(b"\r\n---\r\ntext\r\n")
+
+
 EDITED = "---\nlicense: mit\nmine: kept\ntags: [a]\n---\n# My model\r\n\r\n  Some *text*\n"
 
 
@@ -280,6 +306,7 @@ def test_names_cannot_break_or_inject_into_the_card(folder, evil):
     write_card(folder)
     add_results(folder, [GQA])
     expected = shape_of(folder)
+    (folder / ".eval_results/lmms_eval.yaml").unlink()
     (folder / "training.json").write_text(json.dumps(spoil(FACTS, evil)))
     write_card(folder)
     texts = {name: f"{value} {evil}" for name, value in GQA.items() if isinstance(value, str)}
@@ -289,6 +316,10 @@ def test_names_cannot_break_or_inject_into_the_card(folder, evil):
     line = "".join(each for each in " ".join(evil.split()) if each.isprintable())
     for name in ("tiny", "finetune", "teacher vit", "NVIDIA H200", "python", "my_vit", "easy-VQA", "GQA", "accuracy"):
         assert f"{name} {line}" in shown, name
+    write_card(folder)
+    add_results(folder, [{**GQA, **texts, "repository": GQA["repository"]}])
+    write_card(folder)  # with the scores of .eval_results
+    assert shape_of(folder) == expected
 
 
 def test_a_name_that_no_repository_can_have_is_not_linked(folder):

@@ -36,6 +36,8 @@ FILES = ["config.json", "processor_config.json", "preprocessor_config.json", "to
 FILES += ["chat_template.jinja", "generation_config.json"]
 IDENTITY = {"recipe": "1234", "data": "5678", "start": None, "step": 6, "world_size": 2, "options": {"llava": "/home"}}
 
+SCORE = {"task": "x", "data_set": "X", "repository": "a/x", "split": "test", "metric": "m", "value": 1}
+
 
 @pytest.fixture
 def source(hub_folder, tmp_path):
@@ -150,7 +152,7 @@ def earlier(source, tmp_path, monkeypatch):
     (folder / "README.md").write_text(
         (folder / "README.md").read_text().replace("# tiny", "# my words").replace("---\n", "---\nlicense: mit\n", 1)
     )
-    add_results(folder, [{"task": "x", "repository": "a/x", "metric": "m", "value": 1}])
+    add_results(folder, [SCORE])
     (folder / "images").mkdir()
     (folder / "images" / "logo.png").write_bytes(b"logo")
     (folder / "mine_hawaii.py").write_text("mine")

@@ -74,13 +74,21 @@ def test_a_card_names_only_repositories_of_the_hub(option, name):
         ),
         (5, "An item of datasets is 5"),
         ({}, "without name and repository"),
+        ({"name": ""}, "without name and repository"),
         ({"name": 5}, "name of an item of datasets is 5; it must be text"),
         ({"name": "a", "url": "LICENSE"}, "url of an item of datasets is 'LICENSE'"),
+        ({"name": "a", "url": 5}, "url of an item of datasets is 5"),
+        ({"name": "a", "url": "https://me:pass@example.org/a"}, "must be an address without a login"),
     ],
 )
 def test_an_item_of_the_data_that_is_no_data_is_named(item, problem):
     with pytest.raises(UserError, match=problem):
         CardOptions(datasets=[item])
+
+
+@pytest.mark.parametrize("url", ["https://a.org", "http://a.org:8080/b", "https://a.org/@b?c=d@e", "https://a.org#b"])
+def test_data_may_have_any_page(url):
+    assert CardOptions(datasets=[{"name": "a", "url": url}]).datasets[0].facts["url"] == url
 
 
 def test_data_of_the_hub_link_their_page():

@@ -21,6 +21,9 @@ from hawaii.tests.tiny.hub_server import TOKEN
 from hawaii.tests.tiny.models import make_model
 
 
+SCORE = {"task": "x", "data_set": "X", "repository": "a/x", "split": "test", "metric": "m", "value": 1}
+
+
 @pytest.mark.parametrize("private", [False, True])
 def test_the_folder_is_uploaded_to_the_repository_in_one_commit(folder, hub, private):
     lines = publish(str(folder), "user/name", private).splitlines()
@@ -235,9 +238,16 @@ def test_the_files_that_the_card_shows_are_uploaded(folder, hub):
     for name in shown:
         (folder / name).write_text("shown")
     write_manifest(folder, {}, left_out=["README.md"])
-    add_results(folder, [{"task": "x", "repository": "a/x", "metric": "m", "value": 1}])
+    add_results(folder, [SCORE])
     publish(str(folder), "user/name")
     assert uploaded(hub) == PUBLISHED | shown | {".eval_results/lmms_eval.yaml"}
+
+
+@pytest.mark.parametrize("scores", ["", "- 5", "scores: high", "[", "\0"])
+def test_scores_that_the_hub_cannot_read_are_refused(folder, hub, capsys, scores):
+    (folder / ".eval_results").mkdir()
+    (folder / ".eval_results/lmms_eval.yaml").write_text(scores)
+    refused(folder, hub, "lmms_eval.yaml does not list scores; remove it, and `hawaii evaluate`", capsys)
 
 
 def test_an_encoder_is_uploaded(tmp_path, hub):
@@ -259,6 +269,7 @@ def test_an_encoder_is_uploaded(tmp_path, hub):
     "text, problem",
     [
         (f"token: {TOKEN}", "README.md contains an access token, which everybody could use: remove it"),
+        ("\nhttps://me:pass@example.org", "README.md, line 2, has an address with a password: remove the login"),
         (f"\n[data]({Path.home()}/data)", "README.md, line 2, names a file of your home folder: remove its path"),
     ],
 )

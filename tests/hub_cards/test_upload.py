@@ -15,7 +15,7 @@ from hawaii.hub_cards import publish as publish_module
 from hawaii.hub_cards.publish import publish
 from hawaii.tests.folders import PUBLISHED, uploaded
 from hawaii.tests.tiny.encoders import save_encoder_folder
-from hawaii.tests.tiny.hub_server import READ_TOKEN, TOKEN, Refusal
+from hawaii.tests.tiny.hub_server import READ_TOKEN, TOKEN, Handler, Refusal
 from hawaii.tests.tiny.models import make_model
 
 
@@ -32,12 +32,14 @@ def test_a_repetition_makes_no_commit_and_sends_nothing(folder, hub):
     assert [path for method, path in hub.requests if method == "POST"] == ["/api/repos/create"]
 
 
-def test_only_changed_files_are_sent(folder, hub):
+def test_only_changed_files_are_sent_and_named(folder, hub, capsys):
     publish(str(folder), "user/name")
     (folder / "README.md").write_text("---\nlicense: mit\n---\na better card")
     received = hub.received.copy()
+    capsys.readouterr()
     publish(str(folder), "user/name")
     assert hub.received == received
+    assert capsys.readouterr().out.splitlines()[-1] == "Replaced in the repository: README.md"
     first, second = hub.repositories["user/name"].commits[1:]
     assert {name for name in first.files if first.files[name] != second.files[name]} == {"README.md"}
 
@@ -200,6 +202,19 @@ def test_a_push_during_the_upload_is_not_lost(folder, hub):
     assert uploaded(hub) == {*PUBLISHED, "notes.txt"}
 
 
+def test_a_file_that_is_edited_during_the_upload_is_uploaded_as_it_was_checked(folder, hub):
+    checked = (folder / "README.md").read_bytes()
+
+    def edit(method, path):
+        if "/objects/" in path:
+            (folder / "README.md").write_text(f"{checked.decode()}\n{TOKEN}")
+
+    hub.rule = edit
+    publish(str(folder), "user/name")
+    assert TOKEN in (folder / "README.md").read_text()
+    assert hub.contents("user/name")["README.md"] == checked
+
+
 def test_a_failed_tag_is_explained_and_added_by_a_repetition(folder, hub):
     def refuse(method, path):
         if "/tag/" in path:
@@ -217,6 +232,7 @@ def test_a_failed_tag_is_explained_and_added_by_a_repetition(folder, hub):
     "token, problem",
     [
         ("", "the Hub does not know your token: run `hf auth login`"),
+        ("hf_copied\u200b", "the Hub does not know your token: run `hf auth login`"),
         ("hf_unknown", "the Hub does not know your token: run `hf auth login`"),
         (READ_TOKEN, "the token may not do this: make one that may write to user/name"),
     ],
@@ -244,6 +260,19 @@ def test_a_lost_network_is_explained(folder, hub):
     with pytest.raises(
         UserError, match=f"the connection to {hub.url} failed: check the network and run the same command"
     ):
+        publish(str(folder), "user/name")
+
+
+def test_an_invalid_address_of_the_hub_is_named(folder, hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://[::1")
+    with pytest.raises(UserError, match=r"the connection to http://\[::1 failed: check the network"):
+        publish(str(folder), "user/name")
+
+
+def test_a_page_in_the_place_of_the_hub_is_explained(folder, hub, monkeypatch):
+    page = b"<html>Log in to use this network</html>"
+    monkeypatch.setattr(Handler, "do_POST", lambda handler: handler.send(page))
+    with pytest.raises(UserError, match=f"to user/name: {hub.url} did not answer as the Hub does, but perhaps as a"):
         publish(str(folder), "user/name")
 
 
