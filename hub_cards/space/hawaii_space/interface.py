@@ -67,8 +67,8 @@ def build_page(answerer: Answerer, title: str, facts: Mapping) -> gr.Blocks:
                     height=260,
                     elem_id="picture",
                 )
-                # As plain text: Markdown in an answer could make a visitor's browser load what its address names.
-                chat = gr.Chatbot(label="Conversation", render_markdown=False, buttons=["copy_all"], height=340)
+                # Plain text, which `show` escapes; Gradio's buttons would copy it escaped.
+                chat = gr.Chatbot(label="Conversation", render_markdown=False, buttons=[], height=340)
                 question = gr.Textbox(
                     placeholder="Ask about the picture", submit_btn=True, show_label=False, elem_id="question"
                 )
