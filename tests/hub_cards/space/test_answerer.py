@@ -125,6 +125,24 @@ def test_importance_is_computed_for_the_question_in_its_field_or_the_last_one(tm
 
 @pytest.mark.browser
 @pytest.mark.parametrize(
+    ("vision", "visible"),
+    [
+        ({}, ["bank", "layer", "all_layers"]),
+        ({"num_hidden_layers": 1, "num_teacher_adapters": 1, "num_general_adapters": 0}, ["bank"]),
+        ({"num_teacher_adapters": 0, "num_general_adapters": 0}, []),
+    ],
+)
+def test_a_page_has_what_there_is_to_choose(vision, visible):
+    from hawaii.hub_cards.space.hawaii_space.interface import build_page
+
+    page = build_page(Answerer(make_model(vision=vision), make_processor(), {}), "tiny", {})
+    components = [part["props"] for part in page.get_config_file()["components"]]
+    names = ("bank", "layer", "all_layers")
+    assert [part["elem_id"] for part in components if part.get("elem_id") in names and part["visible"]] == visible
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
     ("variables", "problem"),
     [
         ({}, "set the variable HAWAII_MODEL"),
