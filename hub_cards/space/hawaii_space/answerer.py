@@ -60,7 +60,7 @@ def read_conversation(processor: Any, history: Sequence[Mapping], image: Any) ->
         length += len(text)
         if length > LONGEST_CONVERSATION:
             raise VisitorError(
-                f"The conversation has more than {LONGEST_CONVERSATION:,} characters; start a new one, or ask a shorter "
+                f"The conversation has more than {LONGEST_CONVERSATION:,} characters; start a new one, or shorten the "
                 "question."
             )
         text = leave_out_image_words(processor, text)
