@@ -63,6 +63,12 @@ def test_an_argument_need_not_be_unicode(hub_folder, capsys):
     assert answers[0][0] == 0
 
 
+def test_a_conversation_needs_standard_input(hub_folder, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)  # as in `hawaii chat FOLDER <&-`
+    assert main(["chat", str(hub_folder)]) == 2
+    assert "Standard input is closed" in capsys.readouterr().err
+
+
 def test_an_empty_name_is_no_checkpoint(capsys, monkeypatch, hub_folder):
     monkeypatch.chdir(hub_folder)  # which an empty path names
     assert main(["chat", "", "--question", "what color ?"]) == 2
