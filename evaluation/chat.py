@@ -36,8 +36,8 @@ def chat(
         `str`: The answer to `question`, with visible control characters; `None` after a conversation.
 
     Raises:
-        UserError: `folder` is not a checkpoint, an image could not be opened, the question cannot be answered, or there
-            is neither a question nor standard input.
+        UserError: `folder` is not a checkpoint, an image could not be opened, the question cannot be answered, or
+            neither a question nor standard input is there.
     """
     if max_new_tokens < 1:
         raise UserError(f"--max_new_tokens is {max_new_tokens}, but must be at least 1.")
