@@ -1,5 +1,6 @@
 """`hawaii chat`: answers one question, or opens a conversation."""
 
+import sys
 from collections.abc import Sequence
 
 from ..files.escape import show_controls
@@ -35,10 +36,13 @@ def chat(
         `str`: The answer to `question`, with visible control characters; `None` after a conversation.
 
     Raises:
-        UserError: `folder` is not a checkpoint, an image could not be opened, or the question cannot be answered.
+        UserError: `folder` is not a checkpoint, an image could not be opened, the question cannot be answered, or
+            neither a question nor standard input is there.
     """
     if max_new_tokens < 1:
         raise UserError(f"--max_new_tokens is {max_new_tokens}, but must be at least 1.")
+    if question is None and sys.stdin is None:
+        raise UserError("Standard input is closed, so there can be no conversation; give a --question.")
     path = checkpoint_folder(folder, trust_remote_code=trust_remote_code)
 
     import torch

@@ -130,6 +130,8 @@ def checkpoint_folder(name: str | Path, or_encoder: bool = False, trust_remote_c
         UserError: The folder does not exist, is not such a checkpoint, is incomplete or damaged, or needs code that is
             not trusted.
     """
+    if not str(name):
+        raise UserError("The name of the checkpoint is empty.")  # its path would be the working directory
     folder = Path(name)
     if not folder.exists() and HUB_NAME.fullmatch(str(name)):
         folder = _download(str(name))

@@ -64,6 +64,7 @@ class Conversation:
             UserError: The chat template cannot render the conversation, an image cannot be processed, or the model has
                 too few positions or too little memory for the conversation.
         """
+        question = question.encode(errors="replace").decode()  # an argument that is not UTF-8 has half characters
         question = leave_out_image_words(self.processor, question)
         messages = [*self.messages, _make_message("user", question, self.images)]
         self._check_chat_template(messages)

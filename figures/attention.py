@@ -24,6 +24,7 @@ from .published_encoder import check_is_hawaii, load_published_encoder
 
 
 LONGEST_TITLE = 28
+LARGEST_SHOWN = 600  # pixels of a panel in print; matplotlib would need gigabytes for a large photograph
 # Shapes: H heads, P tokens, s x s patches.
 
 
@@ -234,6 +235,8 @@ def attention_figure(
             for key, (_, encoder, its_processor) in encoders.items()
         }
         results["images"].append({"image": name, **maps})
-    squares = [processor.square_image(picture) for picture in pictures]
+    squares = [
+        processor.image_processor.square_image(picture, min(max(picture.size), LARGEST_SHOWN)) for picture in pictures
+    ]
     save_figure(draw_attention(results, squares), results, Path(output_dir), "attention")
     return results

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...files.atomic import atomic_folder
+from ...files.atomic import atomic_folder, write_text
 from ...files.user_error import explain_errors
 from ..experts import check_steps, held_out, prepare_experts
 from ..language_model import prepare_language_model
@@ -26,6 +26,14 @@ from .questions import Description, Question, describe
 # a model would learn for long to say no without looking at the image.
 SHOWN_COLOR_REPEATS = 3
 READING_STEPS = 700
+# The package is under the MIT license, and nothing else is in these models.
+MODEL_CARD = """
+---
+license: mit
+---
+
+Made by `hawaii data easy_vqa` from easy-VQA (https://github.com/vzhou842/easy-VQA), with random initial weights.
+""".lstrip()
 SEED = 0
 
 
@@ -129,6 +137,12 @@ def write_test_split(package: ModuleType, data: Path) -> int:
     return len(questions)
 
 
+def write_model_card(folder: Path) -> None:
+    """Writes a `README.md` if there is none: cards of models that are made from this one find its license there."""
+    if not (folder / "README.md").exists():
+        write_text(folder / "README.md", MODEL_CARD)
+
+
 def prepare_easy_vqa(output_dir: str | Path, expert_steps: int | None = None) -> None:
     """
     Makes everything that the built-in recipe needs for training and evaluation. A second run makes only missing or
@@ -171,4 +185,7 @@ def prepare_easy_vqa(output_dir: str | Path, expert_steps: int | None = None) ->
     prepare_experts(EXPERTS, images, labellings(list(descriptions.values())), output_dir / "experts", expert_steps)
     tokenizer = build_tokenizer(text for question in questions for text in (question.text, question.answer))
     reading_steps = READING_STEPS if expert_steps is None else expert_steps
-    prepare_language_model(conversations, captions, tokenizer, output_dir / "language_model", reading_steps)
+    language_model = output_dir / "language_model"
+    prepare_language_model(conversations, captions, tokenizer, language_model, reading_steps)
+    for folder in [*(output_dir / "experts" / expert.name for expert in EXPERTS), language_model]:
+        write_model_card(folder)

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import termios
 import time
+from pathlib import Path
 
 
+CTRL_C = "\x03"
 SECONDS = 300  # without output; a busy machine is slow
 
 
@@ -46,6 +48,18 @@ class PseudoTerminal:
 
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
+
+    def interrupt_prompt(self) -> None:
+        """
+        Types Ctrl-C where the command has shown all it can and waits for a key. Python notes an interrupt that comes
+        between the prompt and this wait, but handles it only at the next key.
+        """
+        deadline = time.monotonic() + SECONDS
+        status = Path(f"/proc/{self.process.pid}/stat")
+        while status.read_text().rpartition(")")[2].split()[0] != "S":  # its main thread sleeps
+            assert time.monotonic() < deadline, f"the command never waits for a key after {self.unread!r}"
+            time.sleep(0.001)
+        self.type(CTRL_C)
 
     def read_until(self, text: str) -> str:
         """Waits until the terminal shows a text; returns everything before it that was not read yet."""

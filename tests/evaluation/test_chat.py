@@ -1,5 +1,6 @@
 """Tests of a single question."""
 
+import os
 import shutil
 
 import pytest
@@ -53,6 +54,25 @@ def test_the_error_names_a_file_that_is_not_an_image(hub_folder, tmp_path):
 def test_a_question_that_contains_the_image_token_is_answered_without_it(hub_folder, image):
     expected = chat(str(hub_folder), [image], "what is  ?")
     assert chat(str(hub_folder), [image], "what is <im<image>age> ?") == expected
+
+
+def test_an_argument_need_not_be_unicode(hub_folder, capsys):
+    questions = [os.fsdecode(b"what \xff color ?"), "what ? color ?"]
+    answers = [(main(["chat", str(hub_folder), "--question", q]), capsys.readouterr().out) for q in questions]
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 0
+
+
+def test_a_conversation_needs_standard_input(hub_folder, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)  # as in `hawaii chat FOLDER <&-`
+    assert main(["chat", str(hub_folder)]) == 2
+    assert "Standard input is closed" in capsys.readouterr().err
+
+
+def test_an_empty_name_is_no_checkpoint(capsys, monkeypatch, hub_folder):
+    monkeypatch.chdir(hub_folder)  # which an empty path names
+    assert main(["chat", "", "--question", "what color ?"]) == 2
+    assert capsys.readouterr().err.endswith("hawaii chat: The name of the checkpoint is empty.\n")
 
 
 def test_an_error_while_loading_a_folder_is_one_sentence(hub_folder, image, tmp_path, capsys):

@@ -15,11 +15,11 @@ from hawaii.evaluation.conversation import Conversation
 from hawaii.evaluation.lmms.loading import load_checkpoint
 from hawaii.evaluation.terminal import GREETING, LEAVING, PROMPT, parse_path, print_answer
 from hawaii.files.user_error import UserError
-from hawaii.tests.evaluation.pseudo_terminal import PseudoTerminal
+from hawaii.tests.evaluation.pseudo_terminal import CTRL_C, PseudoTerminal
 from hawaii.tests.tiny.models import make_model, make_processor
 
 
-CTRL_C, CTRL_D, CTRL_P = "\x03", "\x04", "\x10"  # the third recalls the previous line
+CTRL_D, CTRL_P = "\x04", "\x10"  # the second recalls the previous line
 COMMAND = [sys.executable, "-m", "hawaii", "chat"]
 
 
@@ -92,7 +92,9 @@ def test_ctrl_c_stops_an_answer_and_twice_at_the_prompt_the_conversation(endless
         assert terminal.read_until(beginning) == ""  # it is shown while more is generated
         terminal.type(CTRL_C)
         terminal.read_until(f"\n{PROMPT}")
-        terminal.type(f"is it{CTRL_C}")
+        terminal.type("is it")
+        terminal.read_until("is it")
+        terminal.interrupt_prompt()
         terminal.read_until(f"{LEAVING}\n{PROMPT}")
         terminal.type("/new\n")
         terminal.read_until(PROMPT)
@@ -101,9 +103,9 @@ def test_ctrl_c_stops_an_answer_and_twice_at_the_prompt_the_conversation(endless
         assert terminal.read_until(beginning) == ""
         terminal.type(CTRL_C)
         terminal.read_until(f"\n{PROMPT}")
-        terminal.type(CTRL_C)
+        terminal.interrupt_prompt()
         terminal.read_until(f"{LEAVING}\n{PROMPT}")
-        terminal.type(CTRL_C)
+        terminal.interrupt_prompt()
         terminal.read_until("hawaii chat: Interrupted.\n")
         assert terminal.wait() == 130
 

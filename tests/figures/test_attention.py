@@ -11,6 +11,7 @@ from transformers import CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
 from hawaii.__main__ import main
 from hawaii.evaluation.checkpoint import checkpoint_folder
+from hawaii.figures import attention
 from hawaii.figures.attention import attention_figure, draw_attention, find_start, patch_attention
 from hawaii.figures.published_encoder import load_published_encoder
 from hawaii.files.manifest import write_manifest
@@ -96,6 +97,21 @@ def test_the_default_layer_is_the_last_of_the_student(run, image, tmp_path):
     default = attention_figure(run, tmp_path, [image])
     assert default == attention_figure(run, tmp_path, [image], layer=2)
     assert default["layer"] == 2
+
+
+def test_a_large_image_is_drawn_small(run, tmp_path, monkeypatch):
+    """In its own size, matplotlib would draw 100 million pixels."""
+    sizes = []
+
+    def draw(results, squares):
+        sizes.extend(square.size for square in squares)
+        return draw_attention(results, squares)
+
+    monkeypatch.setattr(attention, "draw_attention", draw)
+    make_image(3, 10_000, 10).save(tmp_path / "strip.png")
+    make_image(3, 16, 10).save(tmp_path / "small.png")
+    attention_figure(run, tmp_path, [str(tmp_path / "strip.png"), str(tmp_path / "small.png")])
+    assert sizes == [(600, 600), (16, 16)]
 
 
 def test_the_start_of_a_run_is_found_from_its_published_folder_and_given_for_a_copy(run, clip, image, tmp_path):

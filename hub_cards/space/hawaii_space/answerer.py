@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from html import escape
+from html import escape, unescape
 from typing import Any
 
 from PIL import Image
@@ -17,6 +17,15 @@ from .visitor_error import VisitorError
 
 # Of an image and a question: the square over which maps are drawn, and grids of shares by title.
 ScoreImportance = Callable[[Image.Image, str], tuple[Image.Image, Mapping[str, Sequence[Sequence[float]]]]]
+LONGEST_CONVERSATION = 200_000  # characters; more would keep the model from other visitors while they are counted
+
+
+def show(role: str, text: str) -> dict:
+    """
+    Returns a message of the page's conversation. Gradio shows it as HTML, which could make a visitor's browser load
+    what an answer names.
+    """
+    return {"role": role, "content": escape(text, quote=False)}
 
 
 def explain(error: Exception) -> str:
@@ -36,15 +45,24 @@ def read_conversation(processor: Any, history: Sequence[Mapping], image: Any) ->
         processor (`ProcessorMixin`):
             Processor of the model.
         history (`Sequence[Mapping]`):
-            Messages of Gradio's chat, which ends with a question. A question that was stopped before its answer is
-            left out.
+            Messages of Gradio's chat, see [`show`], which ends with a question. A question that was stopped before its
+            answer is left out.
         image (`PIL.Image.Image`, *optional*):
             The picture, which is part of the first question.
+
+    Raises:
+        VisitorError: the conversation has more than `LONGEST_CONVERSATION` characters.
     """
-    messages = []
+    messages, length = [], 0
     for message in history:
         content = message["content"]
-        text = content if isinstance(content, str) else "".join(part["text"] for part in content)
+        text = unescape(content if isinstance(content, str) else "".join(part["text"] for part in content))
+        length += len(text)
+        if length > LONGEST_CONVERSATION:
+            raise VisitorError(
+                f"The conversation has more than {LONGEST_CONVERSATION:,} characters; start a new one, or shorten the "
+                "question."
+            )
         text = leave_out_image_words(processor, text)
         if messages and messages[-1]["role"] == message["role"]:
             messages.pop()
@@ -99,7 +117,8 @@ class Answerer:
         if not question.strip():
             yield question, history, ""
             return
-        asked, text = [*history, {"role": "user", "content": question}], ""
+        question = question.encode(errors="replace").decode()  # no half character, which no server can send back
+        asked, text = [*history, show("user", question)], ""
         yield "", asked, ""
         try:
             image = None if path is None else open_upload(self.processor, path)
@@ -107,7 +126,7 @@ class Answerer:
             with closing(stream_answer(self.model, self.processor, messages)) as pieces:
                 for piece in pieces:
                     text += piece
-                    yield "", [*asked, {"role": "assistant", "content": text.strip()}], ""
+                    yield "", [*asked, show("assistant", text.strip())], ""
             if not text.strip():
                 raise VisitorError("The answer is empty; ask in another way.")
         except Exception as error:  # logged by `explain`; the question can be corrected and asked again
@@ -125,7 +144,7 @@ class Answerer:
         """Draws the importance of the patches for the question in its field, or else for the last one asked."""
         assert self.score_importance is not None  # the page has no button otherwise
         try:
-            messages = read_conversation(self.processor, [*history, {"role": "user", "content": question}], None)
+            messages = read_conversation(self.processor, [*history, show("user", question)], None)
             texts = [message["content"][0]["text"].strip() for message in messages if message["role"] == "user"]
             question = next(filter(None, reversed(texts)), "")
             if path is None:

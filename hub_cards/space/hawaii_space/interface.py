@@ -22,6 +22,7 @@ INTRODUCTION = "Upload a picture and ask about it. The map shows what happens at
 COMPUTED = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 DRAWN = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 LONGEST_QUEUE = 32  # visitors who wait; more are turned away
+MOST_SESSIONS = 1000  # with a map of up to a megabyte in memory; the visitor idle for longest loses it
 KEPT_SECONDS = 3600  # that an uploaded file is kept
 PAGE_STYLE = """
 .gradio-container h1 { margin: 0 0 .25rem; overflow-wrap: anywhere; }
@@ -67,8 +68,8 @@ def build_page(answerer: Answerer, title: str, facts: Mapping) -> gr.Blocks:
                     height=260,
                     elem_id="picture",
                 )
-                # As plain text: Markdown in an answer could make a visitor's browser load what its address names.
-                chat = gr.Chatbot(label="Conversation", render_markdown=False, buttons=["copy_all"], height=340)
+                # Plain text, which `show` escapes; Gradio's buttons would copy it escaped.
+                chat = gr.Chatbot(label="Conversation", render_markdown=False, buttons=[], height=340)
                 question = gr.Textbox(
                     placeholder="Ask about the picture", submit_btn=True, show_label=False, elem_id="question"
                 )
@@ -121,9 +122,11 @@ def _add_map_of_adapters(answerer: Answerer, routing: gr.State) -> dict:
         elem_id="bank",
     )
     layers = answerer.num_layers
-    layer = gr.Slider(1, layers, layers, step=1, label="Layer", visible=is_shown, elem_id="layer")
+    has_choice = is_shown and layers > 1
+    # Hidden where there is no choice; Gradio refuses a slider with one value.
+    layer = gr.Slider(1, max(layers, 2), layers, step=1, label="Layer", visible=has_choice, elem_id="layer")
     is_over_all = gr.Checkbox(
-        label="All layers: the adapter chosen in most of them", visible=is_shown, elem_id="all_layers"
+        label="All layers: the adapter chosen in most of them", visible=has_choice, elem_id="all_layers"
     )
     adapters = gr.HTML(answerer.draw_routing(None, banks[0], 1, False), elem_id="adapters")
     inputs = [routing, bank, layer, is_over_all]
@@ -179,6 +182,7 @@ def serve_page(
                 share=False,
                 quiet=True,
                 max_file_size=LARGEST_FILE,
+                state_session_capacity=MOST_SESSIONS,
                 css=PAGE_STYLE + STYLE,
                 footer_links=[],
                 run_history=False,

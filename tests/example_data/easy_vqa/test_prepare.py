@@ -26,6 +26,8 @@ from hawaii.example_data.easy_vqa.prepare import (
 from hawaii.example_data.easy_vqa.questions import COLORS, SHAPES, Description, Question, describe
 from hawaii.example_data.word_tokenizer import build_tokenizer, save_tokenizer
 from hawaii.files.user_error import UserError
+from hawaii.hub_cards.licenses import License
+from hawaii.hub_cards.origins import find_origin
 from hawaii.tests.folders import changed_files, contents
 
 
@@ -242,6 +244,12 @@ def test_missing_and_outdated_files_are_written_again(prepared, package, tmp_pat
         (folder / "data" / name).write_text("[]")
     prepare_easy_vqa(folder, expert_steps=1)
     assert contents(folder) == expected
+
+
+def test_the_models_have_the_license_of_the_package(prepared):
+    folders = [*(prepared / "experts").iterdir(), prepared / "language_model"]
+    assert len(folders) == 4
+    assert all(find_origin(str(folder)).license == License("mit") for folder in folders)
 
 
 def test_mirrored_images_are_mirrored(prepared):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hawaii.hub_cards.space.hawaii_space.answerer import Answerer, explain, read_conversation
+from hawaii.hub_cards.space.hawaii_space.answerer import Answerer, explain, read_conversation, show
+from hawaii.hub_cards.space.hawaii_space.conversation import leave_out_image_words
 from hawaii.hub_cards.space.hawaii_space.visitor_error import VisitorError
 from hawaii.tests.tiny.models import make_model, make_processor
 
@@ -48,6 +49,27 @@ def test_a_question_without_an_answer_is_left_out():
 
 def test_words_that_stand_for_an_image_are_left_out():
     assert read([user("what <im<image>age> is it ?")]) == [user("what  is it ?")]
+
+
+def test_words_within_words_are_left_out_at_any_depth():
+    depth = 10**5
+    assert leave_out_image_words(make_processor(), f"blue {'<image' * depth}{'>' * depth}?") == "blue ?"
+
+
+def test_a_text_of_any_length_is_not_counted():
+    with pytest.raises(VisitorError, match="more than 200,000 characters"):
+        read([user("blue " * 30_000), assistant("a circle"), user("red " * 20_000)])
+
+
+def test_html_is_shown_and_read_as_its_characters():
+    text = "<img src='http://a.b/c.png'> & <b>\"blue\"</b> &lt; ?"
+    assert "<" not in show("user", text)["content"]
+    assert read([show("user", text)]) == [user(text)]
+
+
+def test_half_a_character_is_a_question_mark():
+    *_, (question, history, error) = Answerer(make_model(), make_processor(), {}).answer("blue \ud83c", [], None)
+    assert (history[0], error) == ({"role": "user", "content": "blue ?"}, "")
 
 
 def test_a_model_without_adapters_says_so_instead_of_a_map(tmp_path):
@@ -99,6 +121,24 @@ def test_importance_is_computed_for_the_question_in_its_field_or_the_last_one(tm
     answerer.draw_importance(path, " ", [])
     assert questions == ["blue ?", "what is it ?", ""]
     assert "There is no picture; upload one first." in answerer.draw_importance(None, "blue ?", history)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("vision", "visible"),
+    [
+        ({}, ["bank", "layer", "all_layers"]),
+        ({"num_hidden_layers": 1, "num_teacher_adapters": 1, "num_general_adapters": 0}, ["bank"]),
+        ({"num_teacher_adapters": 0, "num_general_adapters": 0}, []),
+    ],
+)
+def test_a_page_has_what_there_is_to_choose(vision, visible):
+    from hawaii.hub_cards.space.hawaii_space.interface import build_page
+
+    page = build_page(Answerer(make_model(vision=vision), make_processor(), {}), "tiny", {})
+    components = [part["props"] for part in page.get_config_file()["components"]]
+    names = ("bank", "layer", "all_layers")
+    assert [part["elem_id"] for part in components if part.get("elem_id") in names and part["visible"]] == visible
 
 
 @pytest.mark.browser

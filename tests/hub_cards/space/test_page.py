@@ -270,6 +270,15 @@ def test_stop_ends_an_answer_and_the_next_question_follows_it(page, loaded, spac
     page.wait_for_function("document.querySelectorAll('[data-testid=bot]').length === 0")
 
 
+def test_html_in_a_question_is_shown_as_text(page, loaded):
+    """If the browser loaded these addresses, the test of foreign hosts at the end would fail."""
+    question = "<img src='http://a.test/b.png'> <b>what</b> </s> &lt; color <svg><image href='http://c.test/d.png'>"
+    ask(page, question)
+    bot(page).first.wait_for()
+    assert page.locator("[data-testid=user]").inner_text().strip() == question
+    assert page.locator("[data-testid=user] :is(img, b, svg)").count() == 0
+
+
 def test_a_bad_picture_is_a_sentence_in_the_page(page, picture, tmp_path):
     (tmp_path / "broken.png").write_text("no picture")
     (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:-40])
