@@ -22,7 +22,8 @@ SERVE_CHECK := $(CURDIR)/.cache/serve-check
 DATA_FLAGS ?=
 TRAIN_FLAGS ?=
 EVALUATE_FLAGS ?=
-PYTEST_FLAGS ?= -n 2 --dist loadfile
+# More processes than cores, because many tests wait for other processes.
+PYTEST_FLAGS ?= -n 3 --dist loadfile
 
 BIN := .venv/bin
 # nproc counts the cores of this process, but not a quota of a container: with one, say `make demo CORES=2`.
