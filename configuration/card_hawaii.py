@@ -5,9 +5,13 @@ import re
 from pathlib import Path
 
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import yaml_dump
 
 
 CARD = "README.md"
+CODE_SUFFIX = "_hawaii.py"
+# Windows' editors begin a file with the first character.
+METADATA = re.compile(r"(\ufeff?\s*---[ \t]*\r?\n)(.*?)(?=^---[ \t]*\r?$)", re.DOTALL | re.MULTILINE)
 NOT_EVALUATED = "Not evaluated yet."
 NOT_RECORDED = "Not recorded: these weights were pushed without a record of their training."
 
@@ -25,7 +29,9 @@ def replace_section(card: str, name: str, text: str) -> str:
 
 def hash_folder(folder: Path) -> dict[str, str]:
     """The SHA-256 of each code file in a folder. Each is read: a name in the cache of the Hub is no proof."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*_hawaii.py"))}
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob(f"*{CODE_SUFFIX}"))
+    }
 
 
 def code_section(folder: Path) -> str:
@@ -33,20 +39,28 @@ def code_section(folder: Path) -> str:
     return "\n".join(["```text", *(f"{digest}  {name}" for name, digest in hash_folder(folder).items()), "```"])
 
 
+def _set_field(card: str, name: str, value: list[str] | None) -> str:
+    """
+    A card with a field of its metadata replaced, or removed for `None`. The other fields stay as their author wrote
+    them: a YAML library would write the Norwegian language, `no`, as `false`.
+    """
+    found = METADATA.match(card)
+    start, fields = found.groups() if found else ("---\n", "")
+    rest = card[found.end() :] if found else f"---\n\n{card}"
+    line = r"[^\n]*\n"
+    fields = re.sub(rf"^{re.escape(name)}[ \t]*:{line}(([ \t-]{line})|([ \t\r]*\n))*", "", fields, flags=re.MULTILINE)
+    if value is None:
+        return f"{start}{fields}{rest}" if found else card
+    return f"{start}{fields}{yaml_dump({name: value})}{rest}"
+
+
 def remove_record(card: str) -> str:
     """A card without scores and training, which describe other weights. Text without marks is its author's."""
-    if "model-index" in card:
-        parsed = ModelCard(card, ignore_metadata_errors=True)
-        parsed.data["eval_results"] = None
-        card = str(parsed)
+    card = _set_field(card, "model-index", None)
     return replace_section(replace_section(card, "evaluation", NOT_EVALUATED), "training", NOT_RECORDED)
 
 
 def add_tags(card: str, tags: list[str]) -> str:
     """A card with further tags in its metadata."""
-    parsed = ModelCard(card)
-    known = parsed.data.get("tags") or []
-    if set(tags) <= set(known):
-        return card
-    parsed.data["tags"] = list(dict.fromkeys([*known, *tags]))
-    return str(parsed)
+    known = ModelCard(card.removeprefix("\ufeff"), ignore_metadata_errors=True).data.get("tags") or []
+    return card if set(tags) <= set(known) else _set_field(card, "tags", list(dict.fromkeys([*known, *tags])))

@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+from .card_hawaii import CODE_SUFFIX
 from .push_hawaii import PUSH_OPTIONS, PushedInOneCommit
 
 
@@ -22,7 +23,6 @@ VISION_AUTO_MAP = {
 }
 PROCESSOR_AUTO_MAP = {"AutoProcessor": "processing_hawaii.HawaiiProcessor"}
 
-CODE_SUFFIX = "_hawaii.py"
 CODE_FOLDERS = ("configuration", "processing", "modeling_hawaii")
 RELATIVE_IMPORT = re.compile(r"^from \.+(?:\w+\.)*(\w+_hawaii) import", re.MULTILINE)
 # What each file of a saved folder has after its docstring. The hash is that of all files, so a change of one file

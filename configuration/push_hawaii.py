@@ -172,7 +172,7 @@ def commit_upload(api: HfApi, folder: Path, upload: Upload, repo_id: str, **opti
     for name in upload.changed:
         path = folder / name
         path.stat()  # huggingface_hub's own error has no name of a file
-        # Small files are read now: weights may take hours, in which somebody edits a file that was checked before.
+        # Small files are read before the weights are sent: that may take hours, in which somebody may edit a file.
         additions.append(CommitOperationAdd(name, path if name.endswith(".safetensors") else path.read_bytes()))
     target = {"revision": options.get("revision"), "create_pr": options.get("create_pr")}
     api.preupload_lfs_files(repo_id, additions, free_memory=False, **target)
@@ -203,7 +203,12 @@ def renew_card(api: HfApi, folder: Path, upload: Upload, repo_id: str, tags: lis
     """
     with tempfile.TemporaryDirectory() as cache:
         path = Path(api.hf_hub_download(repo_id, CARD, revision=upload.parent, cache_dir=cache))
-        before = path.read_bytes().decode("utf-8", "replace")  # with its line ends
+        content = path.read_bytes()
+    try:
+        before = content.decode()  # with its line ends
+    except UnicodeDecodeError:
+        logger.warning(f"The card of {repo_id} is not in UTF-8 and stays as it is: correct what is no longer true.")
+        return False
     card = remove_record(before) if upload.replaces_weights else before
     if card != before:
         logger.warning(f"The card of {repo_id} describes the old weights: its scores and training are removed.")

@@ -37,7 +37,7 @@ def chat(
 
     Raises:
         UserError: `folder` is not a checkpoint, an image could not be opened, the question cannot be answered, or
-            neither a question nor standard input is there.
+            there is neither a question nor standard input.
     """
     if max_new_tokens < 1:
         raise UserError(f"--max_new_tokens is {max_new_tokens}, but must be at least 1.")

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ..files.user_error import UserError, explain_errors
-from ..hub_cards.space.hawaii_space.conversation import leave_out_image_words, stream_answer
+from ..hub_cards.space.hawaii_space.conversation import leave_out_image_words, replace_half_characters, stream_answer
 from ..processing.chat_templates.limits import check_rendering
 
 
@@ -64,8 +64,8 @@ class Conversation:
             UserError: The chat template cannot render the conversation, an image cannot be processed, or the model has
                 too few positions or too little memory for the conversation.
         """
-        question = question.encode(errors="replace").decode()  # an argument that is not UTF-8 has half characters
-        question = leave_out_image_words(self.processor, question)
+        # An argument of a command that is not UTF-8 has half characters.
+        question = leave_out_image_words(self.processor, replace_half_characters(question))
         messages = [*self.messages, _make_message("user", question, self.images)]
         self._check_chat_template(messages)
         answer, is_complete = "", False

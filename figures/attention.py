@@ -235,8 +235,10 @@ def attention_figure(
             for key, (_, encoder, its_processor) in encoders.items()
         }
         results["images"].append({"image": name, **maps})
+    find_side = min if processor.image_aspect_ratio == "crop" else max
     squares = [
-        processor.image_processor.square_image(picture, min(max(picture.size), LARGEST_SHOWN)) for picture in pictures
+        processor.image_processor.square_image(picture, min(find_side(picture.size), LARGEST_SHOWN))
+        for picture in pictures
     ]
     save_figure(draw_attention(results, squares), results, Path(output_dir), "attention")
     return results

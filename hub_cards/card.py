@@ -103,6 +103,7 @@ def _make_card(folder: Path, config: dict, facts: dict) -> ModelCard:
         language=shown.get("card", {}).get("language"),
         vision=escape_all(config["vision_config"] if text_config else config),
         text=text_config,
+        mark=mark,
         code=mark("code", code_section(folder)),
         has_recipe=(folder / RECIPE_FILE).is_file(),
         has_curves=(folder / CURVES_FILE).is_file(),
@@ -127,9 +128,8 @@ def read_card(folder: Path) -> ModelCard:
     """
     path = folder / CARD_FILE
     with explain_errors(f"The metadata of {path} cannot be read; correct it", (ValueError, yaml.YAMLError)):
-        return ModelCard(
-            path.read_bytes().decode("utf-8-sig")
-        )  # with its line ends, without the mark of Windows' editors
+        # With its line ends, and without the mark with which Windows' editors begin a file.
+        return ModelCard(path.read_bytes().decode("utf-8-sig"))
 
 
 def add_results(folder: Path, results: list[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """Scores in a card's metadata and in `.eval_results`, which the leaderboards of the Hub read."""
 
+import math
 import re
 from datetime import date
 from pathlib import Path
@@ -74,7 +75,13 @@ def read_entries(folder: Path) -> list[EvalResultEntry]:
         return []
     problem = f"{path} does not list scores; remove it, and `hawaii evaluate` writes it again"
     with explain_errors(problem, (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError)):
-        return parse_eval_result_entries(yaml.safe_load(path.read_text(encoding="utf-8")))
+        entries = parse_eval_result_entries(yaml.safe_load(path.read_text(encoding="utf-8")))
+        for entry in entries:
+            if not (isinstance(entry.dataset_id, str) and isinstance(entry.task_id, str)):
+                raise TypeError(f"{entry.dataset_id}, {entry.task_id} are not names")
+            if isinstance(entry.value, float) and not math.isfinite(entry.value):
+                raise ValueError(f"the score of {entry.dataset_id} is {entry.value}")
+    return entries
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:

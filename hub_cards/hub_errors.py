@@ -34,6 +34,10 @@ NO_ANSWER = (
     "{endpoint} did not answer as the Hub does, but perhaps as a proxy or a login page: open it in a browser, check "
     "HF_ENDPOINT, and run the same command again"
 )
+NO_ADDRESS = (
+    "HF_ENDPOINT is {endpoint}, which is not the address of a server: unset it, or write an address as in "
+    "https://example.org"
+)
 OFFLINE = "HF_HUB_OFFLINE is set: unset it"
 
 
@@ -53,11 +57,14 @@ def _describe(error: BaseException, repo_id: str) -> str | None:
         remedy = REMEDIES.get(status, f"the Hub refused it with status {status}")
         return remedy.format(repo_id=repo_id) + answer
     # A header has only ASCII: a copied token may have an invisible character.
-    if isinstance(error, LocalTokenNotFoundError | UnicodeEncodeError):
+    is_token = isinstance(error, UnicodeEncodeError) and error.object.startswith("Bearer ")
+    if is_token or isinstance(error, LocalTokenNotFoundError):
         return REMEDIES[401]
     if isinstance(error, OfflineModeIsEnabled):
         return OFFLINE
-    if isinstance(error, httpx.TransportError | httpx.InvalidURL | ConnectionError | TimeoutError):
+    if isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
+        return NO_ADDRESS.format(endpoint=constants.ENDPOINT)
+    if isinstance(error, httpx.TransportError | ConnectionError | TimeoutError):
         return UNREACHABLE.format(endpoint=constants.ENDPOINT)
     if isinstance(error, json.JSONDecodeError):
         return NO_ANSWER.format(endpoint=constants.ENDPOINT)

@@ -52,7 +52,7 @@ class Origin:
 def _read_metadata(card: Path) -> dict[str, Any]:
     """The metadata of a README.md; empty if there is none or it cannot be read."""
     try:
-        return RepoCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
+        return RepoCard(card.read_text(encoding="utf-8-sig"), ignore_metadata_errors=True).data.to_dict()
     except (OSError, ValueError, yaml.YAMLError):
         return {}
 

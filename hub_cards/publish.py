@@ -40,7 +40,8 @@ def find_files(folder: Path) -> list[str]:
             raise UserError(f"{folder / added[0]} is not among the files that were exported")
     except UserError as error:
         raise UserError(f"{error}. Run `hawaii train` again, which writes the folder anew from the stages.") from error
-    scores = [EVAL_RESULTS_FILE] if read_entries(folder) else []
+    read_entries(folder)
+    scores = [EVAL_RESULTS_FILE] if (folder / EVAL_RESULTS_FILE).is_file() else []
     names = [CARD_FILE, *scores, *names, MANIFEST_FILE]
     check_secrets(folder, names)
     return names

@@ -35,7 +35,7 @@ TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36,}|sk-[A-Za-z0-9_-]{40,}|AKIA[0-9A-Z]{16})"
     r"(?![A-Za-z0-9])"
 )
-LOGIN = re.compile(r"\w://[^\s/@:]+:[^\s/@]+@\w")  # of an address
+LOGIN = re.compile(r"""\w://[^\s/@:"',<>]*:[^\s/@"',<>]+@\w""")  # of an address
 # Files whose words are not those of the author.
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 

@@ -33,6 +33,10 @@ PUBLISHED = {
 }
 
 
+# As `hawaii evaluate` adds it to a card.
+SCORE = {"task": "x", "data_set": "X", "repository": "a/x", "split": "test", "metric": "m", "value": 1}
+
+
 def uploaded(hub, repository: str = "user/name") -> set[str]:
     """Names of the files in a repository of the `hub`, without the one that the Hub adds."""
     return set(hub.contents(repository)) - {".gitattributes"}

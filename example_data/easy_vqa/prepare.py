@@ -26,13 +26,13 @@ from .questions import Description, Question, describe
 # a model would learn for long to say no without looking at the image.
 SHOWN_COLOR_REPEATS = 3
 READING_STEPS = 700
-# The package is under the MIT license, and nothing else is in these models.
+# easy-VQA has the MIT license, and these models learn from nothing else.
 MODEL_CARD = """
 ---
 license: mit
 ---
 
-Made by `hawaii data easy_vqa` from easy-VQA (https://github.com/vzhou842/easy-VQA), with random initial weights.
+Trained from random weights by `hawaii data easy_vqa` on easy-VQA (https://github.com/vzhou842/easy-VQA).
 """.lstrip()
 SEED = 0
 

@@ -205,7 +205,7 @@ def test_new_weights_have_no_scores_and_no_training_of_the_old_ones(hub, model, 
     for gone in ("model-index", "0.975", "| easy_vqa", "| finetune | hawaii |", "](loss_curves.png)", "recipe.yaml"):
         assert gone in card and gone not in new, gone
     assert "Not evaluated yet." in new and "Not recorded: these weights were pushed without" in new
-    for kept in ("license: llama2", "model_name: tiny", "## Mine\r\n\r\nyes\n\n## Limitations", "## Cite"):
+    for kept in ("license: llama2", "## Mine\r\n\r\nyes\n\n## Limitations", "## Cite"):
         assert kept in new, kept
     assert "- again" in new and (branch is None or hub.contents("user/name")["README.md"].decode() == card)
 
@@ -226,6 +226,16 @@ def test_scores_are_the_authors_where_no_weights_are_replaced(hub, model, card):
     hub.push("user/other", {"README.md": card.encode()})
     model.push_to_hub("user/other")
     assert hub.contents("user/other")["README.md"].decode() == card
+
+
+def test_a_card_in_another_encoding_stays_with_a_warning(hub, model, caplog):
+    model.push_to_hub("user/name")
+    card = "---\nlicense: mit\nmodel-index: []\n---\n# Café\r\n".encode("latin-1")
+    hub.push("user/name", {"README.md": card})
+    model.lm_head.weight.data += 1
+    model.push_to_hub("user/name")
+    assert hub.contents("user/name")["README.md"] == card
+    assert "The card of user/name is not in UTF-8 and stays as it is" in caplog.text
 
 
 def test_a_card_that_somebody_edits_during_a_push_is_not_lost(hub, model, card):

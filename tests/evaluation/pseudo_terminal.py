@@ -57,6 +57,7 @@ class PseudoTerminal:
         deadline = time.monotonic() + SECONDS
         status = Path(f"/proc/{self.process.pid}/stat")
         while status.read_text().rpartition(")")[2].split()[0] != "S":  # its main thread sleeps
+            assert self.process.poll() is None, f"the command ended after {self.unread!r}"
             assert time.monotonic() < deadline, f"the command never waits for a key after {self.unread!r}"
             time.sleep(0.001)
         self.type(CTRL_C)

@@ -17,7 +17,7 @@ from hawaii.hub_cards.card import add_results
 from hawaii.hub_cards.export import export
 from hawaii.hub_cards.publish import publish
 from hawaii.hub_cards.released_code import hash_code
-from hawaii.tests.folders import PUBLISHED, contents, damage, uploaded
+from hawaii.tests.folders import PUBLISHED, SCORE, contents, damage, uploaded
 from hawaii.tests.tiny.models import FACTS, make_config, make_model, make_processor
 
 
@@ -35,8 +35,6 @@ STATE = [
 FILES = ["config.json", "processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"]
 FILES += ["chat_template.jinja", "generation_config.json"]
 IDENTITY = {"recipe": "1234", "data": "5678", "start": None, "step": 6, "world_size": 2, "options": {"llava": "/home"}}
-
-SCORE = {"task": "x", "data_set": "X", "repository": "a/x", "split": "test", "metric": "m", "value": 1}
 
 
 @pytest.fixture

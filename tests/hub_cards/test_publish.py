@@ -15,13 +15,10 @@ from hawaii.files.manifest import write_manifest
 from hawaii.files.user_error import UserError
 from hawaii.hub_cards.card import add_results
 from hawaii.hub_cards.publish import publish
-from hawaii.tests.folders import DAMAGES, PUBLISHED, damage, uploaded
+from hawaii.tests.folders import DAMAGES, PUBLISHED, SCORE, damage, uploaded
 from hawaii.tests.tiny.encoders import save_encoder_folder
 from hawaii.tests.tiny.hub_server import TOKEN
 from hawaii.tests.tiny.models import make_model
-
-
-SCORE = {"task": "x", "data_set": "X", "repository": "a/x", "split": "test", "metric": "m", "value": 1}
 
 
 @pytest.mark.parametrize("private", [False, True])
@@ -243,7 +240,23 @@ def test_the_files_that_the_card_shows_are_uploaded(folder, hub):
     assert uploaded(hub) == PUBLISHED | shown | {".eval_results/lmms_eval.yaml"}
 
 
-@pytest.mark.parametrize("scores", ["", "- 5", "scores: high", "[", "\0"])
+# Of a data set without a name, of a task without one, and no number.
+WRONG_SCORES = [
+    "- {dataset: {id: 5, task_id: a}, value: 1}",
+    "- {dataset: {id: a/x, task_id: [a]}, value: 1}",
+    "- {dataset: {id: a/x, task_id: a}, value: .nan}",
+]
+
+
+def test_scores_that_the_author_removes_are_removed_from_the_repository(folder, hub):
+    add_results(folder, [SCORE])
+    publish(str(folder), "user/name")
+    (folder / ".eval_results/lmms_eval.yaml").write_text("[]")
+    publish(str(folder), "user/name")
+    assert hub.contents("user/name")[".eval_results/lmms_eval.yaml"] == b"[]"
+
+
+@pytest.mark.parametrize("scores", ["", "- 5", "scores: high", "[", "\0", *WRONG_SCORES])
 def test_scores_that_the_hub_cannot_read_are_refused(folder, hub, capsys, scores):
     (folder / ".eval_results").mkdir()
     (folder / ".eval_results/lmms_eval.yaml").write_text(scores)
@@ -270,6 +283,7 @@ def test_an_encoder_is_uploaded(tmp_path, hub):
     [
         (f"token: {TOKEN}", "README.md contains an access token, which everybody could use: remove it"),
         ("\nhttps://me:pass@example.org", "README.md, line 2, has an address with a password: remove the login"),
+        ("\nredis://:pass@example.org", "README.md, line 2, has an address with a password: remove the login"),
         (f"\n[data]({Path.home()}/data)", "README.md, line 2, names a file of your home folder: remove its path"),
     ],
 )

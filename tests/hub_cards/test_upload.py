@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from functools import partial
 
 import pytest
@@ -202,7 +203,7 @@ def test_a_push_during_the_upload_is_not_lost(folder, hub):
     assert uploaded(hub) == {*PUBLISHED, "notes.txt"}
 
 
-def test_a_file_that_is_edited_during_the_upload_is_uploaded_as_it_was_checked(folder, hub):
+def test_a_file_that_is_edited_while_weights_are_sent_is_uploaded_as_it_was_before(folder, hub):
     checked = (folder / "README.md").read_bytes()
 
     def edit(method, path):
@@ -263,9 +264,16 @@ def test_a_lost_network_is_explained(folder, hub):
         publish(str(folder), "user/name")
 
 
-def test_an_invalid_address_of_the_hub_is_named(folder, hub, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://[::1")
-    with pytest.raises(UserError, match=r"the connection to http://\[::1 failed: check the network"):
+@pytest.mark.parametrize("address", ["http://[::1", "hub.local", "ftp://hub.local"])
+def test_an_invalid_address_of_the_hub_is_named(folder, hub, monkeypatch, address):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    with pytest.raises(UserError, match=f"HF_ENDPOINT is {re.escape(address)}, which is not the address of a server"):
+        publish(str(folder), "user/name")
+
+
+def test_an_error_of_another_text_is_not_one_of_the_token(folder, hub, monkeypatch):
+    monkeypatch.setattr(publish_module, "plan_upload", lambda *args, **options: "\u6a21".encode("ascii"))
+    with pytest.raises(UnicodeEncodeError):
         publish(str(folder), "user/name")
 
 

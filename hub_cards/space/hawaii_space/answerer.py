@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from .conversation import leave_out_image_words, stream_answer
+from .conversation import leave_out_image_words, replace_half_characters, stream_answer
 from .drawing import draw_importance, draw_routing
 from .pictures import open_upload
 from .routing_map import RoutingMap, count_adapters, map_routing, name_adapters
@@ -92,7 +92,7 @@ class Answerer:
         self.names = name_adapters(count_adapters(vision_config), facts)
         self.num_layers = vision_config.num_hidden_layers if self.names else 1
 
-    def look(self, upload: dict | None) -> tuple[str | None, RoutingMap | None, str]:
+    def look(self, upload: dict | None) -> tuple[str, RoutingMap | None, str]:
         """
         Opens an uploaded picture and maps the routing of all layers, in one pass of the encoder.
 
@@ -101,27 +101,34 @@ class Answerer:
                 Value of Gradio's image component as the browser sends it. Gradio has checked that it is an upload.
 
         Returns:
-            The path of the picture, which needs less memory than the picture, its routing, and an error for the page.
+            The path of the picture, which needs less memory than the picture and is empty without one, its routing,
+            and an error for the page.
         """
         if upload is None:
-            return None, None, ""
+            return "", None, ""
         try:
             image = open_upload(self.processor, upload["path"] or "")
             routing = map_routing(self.model, self.processor, image, self.names) if self.names else None
         except Exception as error:  # logged by `explain`; the page stays usable
-            return None, None, explain(error)
+            return "", None, explain(error)
         return upload["path"], routing, ""
+
+    def _open(self, path: str | None) -> Image.Image | None:
+        """Opens the picture of a session; without the session, the page still shows a picture that is not here."""
+        if path is None:
+            raise VisitorError("This page was not used for long, and the server has forgotten its picture. Reload it.")
+        return open_upload(self.processor, path) if path else None
 
     def answer(self, question: str, history: list[dict], path: str | None) -> Iterator[tuple[str, list[dict], str]]:
         """Yields the question's field, the conversation and an error for the page, each time the answer has grown."""
         if not question.strip():
             yield question, history, ""
             return
-        question = question.encode(errors="replace").decode()  # no half character, which no server can send back
+        question = replace_half_characters(question)
         asked, text = [*history, show("user", question)], ""
         yield "", asked, ""
         try:
-            image = None if path is None else open_upload(self.processor, path)
+            image = self._open(path)
             messages = read_conversation(self.processor, asked, image)
             with closing(stream_answer(self.model, self.processor, messages)) as pieces:
                 for piece in pieces:
@@ -144,11 +151,13 @@ class Answerer:
         """Draws the importance of the patches for the question in its field, or else for the last one asked."""
         assert self.score_importance is not None  # the page has no button otherwise
         try:
-            messages = read_conversation(self.processor, [*history, show("user", question)], None)
+            asked = show("user", replace_half_characters(question))
+            messages = read_conversation(self.processor, [*history, asked], None)
             texts = [message["content"][0]["text"].strip() for message in messages if message["role"] == "user"]
             question = next(filter(None, reversed(texts)), "")
-            if path is None:
+            image = self._open(path)
+            if image is None:
                 raise VisitorError("There is no picture; upload one first.")
-            return draw_importance(*self.score_importance(open_upload(self.processor, path), question))
+            return draw_importance(*self.score_importance(image, question))
         except Exception as error:  # logged by `explain`; the page stays usable
             return explain(error)

@@ -33,6 +33,11 @@ class _Progress(StoppingCriteria):
         return torch.full((len(input_ids),), self.is_stopped, device=input_ids.device)
 
 
+def replace_half_characters(text: str) -> str:
+    """Returns a text with a question mark for each half of a character, which no server and no file can hold."""
+    return text.encode(errors="replace").decode()
+
+
 def leave_out_image_words(processor: Any, text: str) -> str:
     """
     Returns a text without the word that stands for an image in a prompt, such as `<image>`, also where the rest would
@@ -41,7 +46,7 @@ def leave_out_image_words(processor: Any, text: str) -> str:
     word = getattr(processor, "image_token", None)  # some processors of transformers have none
     if not word or word not in text:
         return text
-    kept = []  # in one pass: words in words in words would make a stranger's text the work of minutes
+    kept = []  # in one pass: words in words in words would take minutes
     for character in text:
         kept.append(character)
         if character == word[-1] and kept[-len(word) :] == list(word):

@@ -22,7 +22,7 @@ INTRODUCTION = "Upload a picture and ask about it. The map shows what happens at
 COMPUTED = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 DRAWN = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 LONGEST_QUEUE = 32  # visitors who wait; more are turned away
-MOST_SESSIONS = 1000  # with a map of up to a megabyte in memory; the visitor idle for longest loses it
+MOST_SESSIONS = 1000  # with a map of up to a megabyte in memory; the visitor idle for longest must reload the page
 KEPT_SECONDS = 3600  # that an uploaded file is kept
 PAGE_STYLE = """
 .gradio-container h1 { margin: 0 0 .25rem; overflow-wrap: anywhere; }
@@ -57,6 +57,7 @@ def build_page(answerer: Answerer, title: str, facts: Mapping) -> gr.Blocks:
     """
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
         path, routing = gr.State(), gr.State()
+        page.load(str, None, path, **DRAWN)  # "": no picture; `None`, as at first: no such session
         gr.HTML(f"<h1>{escape(title)}</h1><p>{INTRODUCTION}</p>")
         with gr.Row():
             with gr.Column(min_width=320):
@@ -89,7 +90,7 @@ def build_page(answerer: Answerer, title: str, facts: Mapping) -> gr.Blocks:
         answering = question.submit(answerer.answer, inputs, outputs, show_progress="minimal", **COMPUTED)
         # In two steps: the old conversation and maps go at once, however long the new picture waits for the model.
         forgetting = upload.change(
-            lambda: ([], None, None, "", "", answerer.draw_routing(None, "", 1, False)),
+            lambda: ([], "", None, "", "", answerer.draw_routing(None, "", 1, False)),
             None,
             [chat, path, routing, error, importance, draw["outputs"]],
             cancels=answering,

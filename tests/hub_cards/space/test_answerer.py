@@ -56,9 +56,13 @@ def test_words_within_words_are_left_out_at_any_depth():
     assert leave_out_image_words(make_processor(), f"blue {'<image' * depth}{'>' * depth}?") == "blue ?"
 
 
-def test_a_text_of_any_length_is_not_counted():
-    with pytest.raises(VisitorError, match="more than 200,000 characters"):
-        read([user("blue " * 30_000), assistant("a circle"), user("red " * 20_000)])
+def test_a_conversation_of_more_than_200_000_characters_is_refused_and_its_question_can_be_shortened():
+    answerer = Answerer(make_model(), make_processor(), {})
+    history, longest = [show("user", "blue " * 20_000), show("assistant", "<circle>" * 5_000)], "red " * 15_000
+    assert len(read([*history, show("user", longest)])) == 3
+    *_, (question, shown, error) = answerer.answer(f"{longest}?", history, "")
+    assert (question, shown) == (f"{longest}?", history)
+    assert "more than 200,000 characters" in error
 
 
 def test_html_is_shown_and_read_as_its_characters():
@@ -68,8 +72,16 @@ def test_html_is_shown_and_read_as_its_characters():
 
 
 def test_half_a_character_is_a_question_mark():
-    *_, (question, history, error) = Answerer(make_model(), make_processor(), {}).answer("blue \ud83c", [], None)
+    *_, (question, history, error) = Answerer(make_model(), make_processor(), {}).answer("blue \ud83c", [], "")
     assert (history[0], error) == ({"role": "user", "content": "blue ?"}, "")
+
+
+def test_a_page_whose_session_is_gone_must_be_reloaded():
+    answerer = Answerer(make_model(), make_processor(), {}, lambda *_: None)
+    *_, (question, history, error) = answerer.answer("blue ?", [], None)
+    assert (question, history) == ("blue ?", [])
+    assert "has forgotten its picture. Reload it." in error
+    assert "has forgotten its picture. Reload it." in answerer.draw_importance(None, "blue ?", [])
 
 
 def test_a_model_without_adapters_says_so_instead_of_a_map(tmp_path):
@@ -84,7 +96,7 @@ def test_a_model_without_adapters_says_so_instead_of_a_map(tmp_path):
 def test_a_bug_is_a_sentence_in_the_page_and_a_traceback_in_the_log(monkeypatch, capsys):
     model = make_model()
     monkeypatch.setattr(type(model), "generate", lambda *args, **kwargs: 1 / 0)
-    *_, (question, history, error) = Answerer(model, make_processor(), {}).answer("what is it ?", [], None)
+    *_, (question, history, error) = Answerer(model, make_processor(), {}).answer("what is it ?", [], "")
     assert (question, history) == ("what is it ?", [])  # to be asked again
     assert "The model failed (ZeroDivisionError); the log of the server says where." in error
     assert "ZeroDivisionError: division by zero" in capsys.readouterr().err
@@ -116,11 +128,11 @@ def test_importance_is_computed_for_the_question_in_its_field_or_the_last_one(tm
     answerer = Answerer(make_model(), make_processor(), {}, score)
     Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
     path, history = str(tmp_path / "picture.png"), [user("what is it ?"), assistant("a circle")]
-    for question in ("blue ?", ""):
+    for question in ("blue \ud83c", ""):
         assert "<figcaption>vit</figcaption>" in answerer.draw_importance(path, question, history)
     answerer.draw_importance(path, " ", [])
     assert questions == ["blue ?", "what is it ?", ""]
-    assert "There is no picture; upload one first." in answerer.draw_importance(None, "blue ?", history)
+    assert "There is no picture; upload one first." in answerer.draw_importance("", "blue ?", history)
 
 
 @pytest.mark.browser
