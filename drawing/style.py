@@ -4,9 +4,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from ..files.atomic import atomic_file, write_json
 from ..files.user_error import UserError
 
@@ -49,29 +46,9 @@ def matplotlib_or_error() -> Any:
     return matplotlib
 
 
-def draw_map(axis: Any, square: Image.Image, weights: np.ndarray, covered: float = 1.0) -> None:
-    """
-    Draws the weights of patches over an image, and below it their range relative to the mean weight.
-
-    Args:
-        axis (`matplotlib.axes.Axes`):
-            Panel to draw in.
-        square (`PIL.Image.Image`):
-            Square image.
-        weights (`np.ndarray` of shape `(side, side)`):
-            A weight for each patch, row by row.
-        covered (`float`, *optional*, defaults to 1.0):
-            Share of the image's side that the patches cover from the upper left corner.
-    """
-    relative = weights / weights.mean()
-    height = (relative - relative.min()) / max(np.ptp(relative), 1e-6)
-    axis.imshow(square.convert("L"), cmap="gray", extent=(0, 1, 0, 1), vmin=-64, vmax=255)
-    # Small weights are more transparent, so that the image remains visible.
-    extent = (0, covered, 1 - covered, 1)
-    axis.imshow(height, cmap="inferno", alpha=0.4 + 0.5 * height, extent=extent, interpolation="nearest")
-    axis.set_xlim(0, 1)
-    axis.set_ylim(0, 1)
-    axis.set_xlabel(f"{relative.min():.1f} to {relative.max():.1f} × mean", labelpad=2)
+def shorten_title(title: str, length: int) -> str:
+    """A title of at most `length` characters."""
+    return title if len(title) <= length else f"{title[: length - 1]}…"
 
 
 def save_figure(figure: Any, results: dict, output_dir: Path, name: str) -> None:

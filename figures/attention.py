@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from .. import HawaiiVisionConfig  # from the root, which registers the Auto classes
-from ..drawing.style import PAGE_WIDTH, SETTINGS, draw_map, matplotlib_or_error, save_figure
+from ..drawing.style import PAGE_WIDTH, matplotlib_or_error, save_figure, shorten_title
 from ..evaluation.checkpoint import checkpoint_folder
 from ..evaluation.picture import open_picture
 from ..files.atomic import read_json
@@ -20,6 +19,7 @@ from ..modeling_hawaii.conversion.clip import convert_clip, load_vision_config
 from ..processing.encoder_processor import EncoderProcessor, load_image_processor
 from ..training.identity import describe_path
 from ..training.students.encoders import holds_encoder, load_encoder
+from .maps import draw_maps
 from .published_encoder import check_is_hawaii, load_published_encoder
 
 
@@ -144,27 +144,15 @@ def draw_attention(results: dict, squares: Sequence[Image.Image]) -> Any:
     Raises:
         UserError: matplotlib is not installed.
     """
-    matplotlib = matplotlib_or_error()
     encoders, rows = results["encoders"], results["images"]
     side = min(1.9, PAGE_WIDTH / (1 + len(encoders)))
-    with matplotlib.rc_context(SETTINGS):
-        figure = matplotlib.figure.Figure(
-            figsize=(side * (1 + len(encoders)), 0.2 + (side + 0.2) * len(rows)), layout="constrained"
-        )
-        axes = figure.subplots(len(rows), 1 + len(encoders), squeeze=False)
-        axes[0, 0].set_title("image", pad=3)
-        for axis, encoder in zip(axes[0, 1:], encoders.values()):
-            name = Path(encoder["name"]).name
-            name = name if len(name) <= LONGEST_TITLE else f"{name[: LONGEST_TITLE - 1]}…"
-            axis.set_title(f"{name}\n{encoder['query']}, layer {results['layer']}", pad=3)
-        for (first, *others), row, square in zip(axes, rows, squares):
-            first.imshow(square, extent=(0, 1, 0, 1))
-            for axis, (key, encoder) in zip(others, encoders.items()):
-                draw_map(axis, square, np.array(row[key]), encoder["covered"])
-        for axis in axes.flat:
-            axis.set_xticks([])
-            axis.set_yticks([])
-    return figure
+    titles = [
+        f"{shorten_title(Path(encoder['name']).name, LONGEST_TITLE)}\n{encoder['query']}, layer {results['layer']}"
+        for encoder in encoders.values()
+    ]
+    maps = [[(row[key], encoder["covered"]) for key, encoder in encoders.items()] for row in rows]
+    size = (side * (1 + len(encoders)), 0.2 + (side + 0.2) * len(rows))
+    return draw_maps(squares, maps, ["image", *titles], size)
 
 
 def attention_figure(

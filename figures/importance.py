@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
-from ..drawing.style import PAGE_WIDTH, SETTINGS, draw_map, matplotlib_or_error, save_figure
+from ..drawing.style import PAGE_WIDTH, matplotlib_or_error, save_figure
 from ..evaluation.picture import open_picture
 from ..files.user_error import UserError
 from ..processing.encoder_processor import EncoderProcessor
@@ -21,6 +21,7 @@ from ..training.finished_stage import FinishedStage, find_stage, load_stage, rea
 from ..training.objectives.hawaii import HawaiiObjective, HawaiiOptions
 from ..training.sources.record import Message
 from ..training.students.encoders import holds_encoder
+from .maps import draw_maps
 
 
 # Shapes: I images, N teachers, m tokens (s x s), t instruction tokens.
@@ -135,33 +136,16 @@ def draw_importance(results: dict, squares: Sequence[Image.Image]) -> Any:
     Raises:
         UserError: matplotlib is not installed.
     """
-    matplotlib = matplotlib_or_error()
     names, rows = results["teachers"], results["images"]
     titles = ["image", *names] + (["instruction"] if any(row["instruction"] for row in rows) else [])
     side = min(1.6, PAGE_WIDTH / len(titles))
-    with matplotlib.rc_context(SETTINGS):
-        figure = matplotlib.figure.Figure(
-            figsize=(side * len(titles), (side + 0.35) * len(rows)), layout="constrained"
-        )
-        axes = figure.subplots(len(rows), len(titles), squeeze=False)
-        for axis, title in zip(axes[0], titles):
-            axis.set_title(title, pad=3)
-        for (first, *others), row, square in zip(axes, rows, squares):
-            first.imshow(square, extent=(0, 1, 0, 1))
-            first.set_xlabel(
-                textwrap.fill(row["question"], round(side * 18), max_lines=3, placeholder=" …"), labelpad=2
-            )
-            maps = [np.array(row["teachers"][name]) for name in names]
-            if instruction := mean_over_teachers(row):
-                maps.append(np.array(instruction))
-            for axis, shares in zip(others, maps):
-                draw_map(axis, square, shares)
-            for axis in others[len(maps) :]:
-                axis.set_visible(False)
-        for axis in axes.flat:
-            axis.set_xticks([])
-            axis.set_yticks([])
-    return figure
+    captions = [textwrap.fill(row["question"], round(side * 18), max_lines=3, placeholder=" …") for row in rows]
+    maps = []
+    for row in rows:
+        maps.append([(row["teachers"][name], 1.0) for name in names])
+        if instruction := mean_over_teachers(row):
+            maps[-1].append((instruction, 1.0))
+    return draw_maps(squares, maps, titles, (side * len(titles), (side + 0.35) * len(rows)), captions)
 
 
 def scoring_stage_folder(run: str | Path) -> Path:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
-from ..drawing.style import COLORS, PAGE_WIDTH, SETTINGS, matplotlib_or_error, save_figure
+from ..drawing.style import COLORS, PAGE_WIDTH, SETTINGS, matplotlib_or_error, save_figure, shorten_title
 from ..evaluation.checkpoint import ENCODER_TYPE, checkpoint_folder
 from ..evaluation.evaluate import split_tasks
 from ..evaluation.paper.benchmarks import BENCHMARKS
@@ -94,7 +94,7 @@ def routing_shares(encoder: Any, processor: Any, images: Iterable[Image.Image | 
 def _title(name: str) -> str:
     """Returns the title of a panel: the benchmark's name in the paper, shortened to the width of the panel."""
     title = BENCHMARKS[name].column if name in BENCHMARKS else name
-    return title if len(title) <= LONGEST_TITLE else f"{title[: LONGEST_TITLE - 1]}…"
+    return shorten_title(title, LONGEST_TITLE)
 
 
 def _draw_panel(axis: Any, shares: list[list[float]], names: list[str], first: int) -> None:
