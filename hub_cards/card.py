@@ -13,7 +13,7 @@ from ..files.atomic import read_json, write_text
 from ..files.escape import escape_all, flatten, flatten_all
 from ..files.run_contents import CARD_FILE, CURVES_FILE, FACTS_FILE, RECIPE_FILE
 from ..files.user_error import UserError, explain_errors
-from .card_options import CardOptions
+from .card_options import CardOptions, read_norwegian
 from .eval_results import make_result, merge_results, read_results, write_eval_results
 from .licenses import check_license
 from .parts import describe_parts
@@ -129,7 +129,9 @@ def read_card(folder: Path) -> ModelCard:
     path = folder / CARD_FILE
     with explain_errors(f"The metadata of {path} cannot be read; correct it", (ValueError, yaml.YAMLError)):
         # With its line ends, and without the mark with which Windows' editors begin a file.
-        return ModelCard(path.read_bytes().decode("utf-8-sig"))
+        card = ModelCard(path.read_bytes().decode("utf-8-sig"))
+    card.data["language"] = read_norwegian(card.data.get("language"))
+    return card
 
 
 def add_results(folder: Path, results: list[dict[str, Any]]) -> None:

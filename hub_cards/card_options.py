@@ -30,6 +30,13 @@ def check_repository(option: str, name: str) -> str:
     return name
 
 
+def read_norwegian(language: Any) -> Any:
+    """A language or several of parsed YAML 1.1, which reads `no`, Norwegian, as `False`."""
+    if isinstance(language, list):
+        return [read_norwegian(code) for code in language]
+    return "no" if language is False else language
+
+
 def check_language(code: str) -> str:
     """
     Returns an ISO 639 code of two or three letters, or `multilingual` or `code`, which the Hub accepts as well.
@@ -39,8 +46,7 @@ def check_language(code: str) -> str:
     """
     import iso639  # here, because it reads its tables for a quarter of a second
 
-    if code is False:  # YAML 1.1's `no` is Norwegian here
-        code = "no"
+    code = read_norwegian(code)
     if code in OTHER_LANGUAGES:
         return code
     try:

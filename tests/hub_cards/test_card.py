@@ -189,6 +189,15 @@ def test_text_around_the_marks_of_a_section_is_kept(folder):
     assert before.split("---\n", 2)[2] in text
 
 
+@pytest.mark.parametrize("language, kept", [("no", "no"), ("[en, no]", ["en", "no"])])
+def test_norwegian_stays_norwegian(folder, language, kept):
+    """YAML 1.1 reads it as false."""
+    (folder / "README.md").write_text(f"---\nlanguage: {language}\n---\ntext")
+    add_results(folder, [RESULT])
+    found = metadata(folder)
+    assert found["language"] == kept and "model-index" in found
+
+
 def test_a_damaged_metadata_block_is_named(folder):
     (folder / "README.md").write_text("---\na: [\n---\ntext")
     with pytest.raises(UserError, match=r"The metadata of .*README\.md cannot be read; correct it"):
