@@ -1,8 +1,10 @@
 """Code that comes with a checkpoint: the classes that its configuration files ask transformers to run."""
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+from .atomic import read_json
 from .user_error import UserError
 
 
@@ -21,6 +23,16 @@ def find_code(values: Any) -> list[str]:
         else:
             found += find_code(value)
     return list(dict.fromkeys(found))
+
+
+def find_unknown_code(path: Path, known: Container[str]) -> list[str]:
+    """
+    Returns what a configuration file asks transformers to run that is in none of the known files: `custom_pipelines`,
+    if it has this field, and classes as [`find_code`] does.
+    """
+    values = read_json(path)
+    references = [name for name in find_code(values) if f"{name.partition('.')[0]}.py" not in known]
+    return ["custom_pipelines", *references] if "custom_pipelines" in values else references
 
 
 def refuse_code(subject: str, source: str | Path, references: list[str], hint: str) -> UserError:

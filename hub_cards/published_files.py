@@ -5,8 +5,7 @@ import re
 from pathlib import Path
 
 from ..configuration.hub_hawaii import read_code
-from ..files.atomic import read_json
-from ..files.custom_code import find_code
+from ..files.custom_code import find_unknown_code
 from ..files.model_folder import INDEX, WEIGHTS
 from ..files.run_contents import CURVES_FILE, RECIPE_FILE
 from ..files.user_error import UserError
@@ -49,12 +48,13 @@ def check_secrets(folder: Path, names: list[str]) -> None:
         text = (folder / name).read_text(encoding="utf-8", errors="replace")
         if TOKEN.search(text):
             raise UserError(f"{folder / name} contains an access token, which everybody could use: remove it.")
-        if found := LOGIN.search(text):
-            line = text.count("\n", 0, found.start()) + 1
-            raise UserError(f"{folder / name}, line {line}, has an address with a password: remove the login.")
-        if found := home.search(text):
-            line = text.count("\n", 0, found.start()) + 1
-            raise UserError(f"{folder / name}, line {line}, names a file of your home folder: remove its path.")
+        for pattern, problem in (
+            (LOGIN, "has an address with a password: remove the login"),
+            (home, "names a file of your home folder: remove its path"),
+        ):
+            if found := pattern.search(text):
+                line = text.count("\n", 0, found.start()) + 1
+                raise UserError(f"{folder / name}, line {line}, {problem}.")
 
 
 def check_links(folder: Path) -> None:
@@ -114,12 +114,12 @@ def check_code(folder: Path) -> None:
                 "hawaii-vlm. Run `hawaii train` again, which writes the installed code into the folder."
             )
     for name in (name for name in SETTINGS if name.endswith("config.json") and (folder / name).is_file()):
-        values = read_json(folder / name)
-        if "custom_pipelines" in values:
-            raise UserError(f"{folder / name} names custom_pipelines, whose code users would run: remove the field.")
-        for reference in find_code(values):
-            if f"{reference.partition('.')[0]}.py" not in code:
+        for reference in find_unknown_code(folder / name, code):
+            if reference == "custom_pipelines":
                 raise UserError(
-                    f"{folder / name} names code that is not this package's, {reference}: users of the model would "
-                    "run it. Run `hawaii train` again, which writes the folder anew from the finished stages."
+                    f"{folder / name} names custom_pipelines, whose code users would run: remove the field."
                 )
+            raise UserError(
+                f"{folder / name} names code that is not this package's, {reference}: users of the model would "
+                "run it. Run `hawaii train` again, which writes the folder anew from the finished stages."
+            )

@@ -6,13 +6,12 @@ The code of released versions, and folders whose code is of none of them.
 
 import configparser
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 
 from ..configuration.card_hawaii import hash_folder
 from ..configuration.hub_hawaii import read_code
 from ..files.atomic import read_json, write_json
-from ..files.custom_code import find_code
+from ..files.custom_code import find_unknown_code
 from ..files.user_error import UserError
 
 
@@ -30,21 +29,6 @@ def read_released() -> dict[str, dict[str, str]]:
     return read_json(TABLE)
 
 
-def _find_other_references(folder: Path, known: Iterable[str]) -> list[str]:
-    """What a folder's configurations ask transformers to run that is in none of the known files."""
-    found = []
-    for path in sorted(folder.glob("*config.json")):
-        values = read_json(path)
-        if "custom_pipelines" in values:
-            found.append(f"custom_pipelines in {path.name}")
-        found += [
-            f"{reference} in {path.name}"
-            for reference in find_code(values)
-            if f"{reference.partition('.')[0]}.py" not in known
-        ]
-    return found
-
-
 def find_other_code(folder: Path) -> list[str]:
     """
     Finds the code that users of a folder would run and that is not of the most similar version, which is the installed
@@ -60,7 +44,12 @@ def find_other_code(folder: Path) -> list[str]:
     present = hash_folder(folder)
     versions = [hash_code(read_code()), *read_released().values()]
     differing = [[name for name in sorted(present) if version.get(name) != present[name]] for version in versions]
-    return [*min(differing, key=len), *_find_other_references(folder, {*present, *versions[0]})]
+    references = [
+        f"{reference} in {path.name}"
+        for path in sorted(folder.glob("*config.json"))
+        for reference in find_unknown_code(path, {*present, *versions[0]})
+    ]
+    return [*min(differing, key=len), *references]
 
 
 def record_release() -> str:
