@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import AutoConfig, PretrainedConfig
 
 from .hub_hawaii import AUTO_MAP, VISION_AUTO_MAP, SavedWithCode
+from .tiles_hawaii import check_grid_pinpoints
 
 
 ADAPTER_PLACEMENTS = ("ffn", "linear")
@@ -159,8 +160,13 @@ class HawaiiVisionConfig(SavedWithCode, PretrainedConfig):
 
     @property
     def num_patches(self) -> int:
-        """Patch tokens of one image, m."""
-        return (self.image_size // self.patch_size) ** 2
+        """Patch tokens of one square, m."""
+        return self.patches_a_side**2
+
+    @property
+    def patches_a_side(self) -> int:
+        """Patches along a side of the square."""
+        return self.image_size // self.patch_size
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -188,10 +194,14 @@ class HawaiiConfig(SavedWithCode, PretrainedConfig):
             Whether the projector has biases.
         head_bias (`bool`, *optional*, defaults to `False`):
             Whether the language model's head has a bias, as in Phi-2.
+        image_grid_pinpoints (`list[list[int]]`, *optional*):
+            Heights and widths of the grids of tiles that a picture can be cut into, in pixels, as in LLaVA-NeXT:
+            multiples of the encoder's `image_size`. `None` makes each picture one square.
 
     Raises:
-        ValueError: a derived field contradicts the parts: `tie_word_embeddings` follows from the language model;
-            `image_seq_length`, `vision_feature_layer` and `vision_feature_select_strategy` follow from the encoder.
+        ValueError: the pinpoints are no such list, or a derived field contradicts the parts: `tie_word_embeddings`
+            follows from the language model; `image_seq_length`, `vision_feature_layer` and
+            `vision_feature_select_strategy` follow from the encoder.
     """
 
     model_type = "hawaii"
@@ -207,6 +217,7 @@ class HawaiiConfig(SavedWithCode, PretrainedConfig):
         projector_hidden_act="gelu",
         multimodal_projector_bias=True,
         head_bias=False,
+        image_grid_pinpoints=None,
         **kwargs,
     ):
         if not isinstance(vision_config, PretrainedConfig):
@@ -220,6 +231,7 @@ class HawaiiConfig(SavedWithCode, PretrainedConfig):
         self.projector_hidden_act = projector_hidden_act
         self.multimodal_projector_bias = multimodal_projector_bias
         self.head_bias = head_bias
+        self.image_grid_pinpoints = check_grid_pinpoints(image_grid_pinpoints, vision_config.image_size)
         for name in DERIVED_FIELDS:
             value = getattr(self, name)
             if kwargs.pop(name, value) != value:

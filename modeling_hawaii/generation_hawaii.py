@@ -22,12 +22,13 @@ class GenerationWithImages:
         inputs_embeds: torch.Tensor | None = None,
         prompt_embeds: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
+        image_sizes: torch.Tensor | None = None,
         **kwargs,
     ):
         """
         Adds the part of `prompt_embeds`, `(batch_size, num_prompt_tokens, hidden_size)`, that belongs to the tokens of
-        the next forward pass; cached tokens that were not passed again count as prompt. `pixel_values` are ignored:
-        they are for an assistant, which encodes them itself.
+        the next forward pass; cached tokens that were not passed again count as prompt. `pixel_values` and
+        `image_sizes` are ignored: they are for an assistant, which encodes the images itself.
         """
         inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         if prompt_embeds is None or inputs.get("input_ids") is None:
@@ -52,7 +53,7 @@ class GenerationWithImages:
     def _get_candidate_generator(self, *, model_kwargs, assistant_model=None, **kwargs):
         """Keeps the images from an assistant that reads text only."""
         if assistant_model is not None and assistant_model.config.model_type != self.config.model_type:
-            images = ("prompt_embeds", "pixel_values")
+            images = ("prompt_embeds", "pixel_values", "image_sizes")
             model_kwargs = {name: value for name, value in model_kwargs.items() if name not in images}
         return super()._get_candidate_generator(  # pyright: ignore[reportAttributeAccessIssue]
             model_kwargs=model_kwargs, assistant_model=assistant_model, **kwargs
@@ -65,6 +66,7 @@ class GenerationWithImages:
         generation_config: GenerationConfig | None = None,
         *,
         pixel_values: torch.Tensor | None = None,
+        image_sizes: torch.Tensor | None = None,
         **kwargs,
     ):
         """
@@ -76,8 +78,10 @@ class GenerationWithImages:
                 Padded on the left; may be passed as `input_ids`.
             generation_config, kwargs:
                 As for transformers' `generate`.
-            pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, height, width)`, *optional*):
-                All images of the batch, in the order of their tokens.
+            pixel_values (`torch.FloatTensor` of shape `(num_tiles, num_channels, height, width)`, *optional*):
+                All squares of all images of the batch, in the order of their tokens.
+            image_sizes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
+                Height and width of each image, in pixels; only needed with `config.image_grid_pinpoints`.
 
         Raises:
             ValueError: the numbers of image tokens and features differ.
@@ -86,7 +90,7 @@ class GenerationWithImages:
         kwargs.pop("prompt_embeds", None)  # of the model that this one assists
         inputs_embeds, cache = kwargs.get("inputs_embeds"), kwargs.get("past_key_values")
         if pixel_values is not None and inputs_embeds is not None:
-            kwargs["inputs_embeds"], _ = self.model.embed_inputs(None, pixel_values, inputs_embeds)
+            kwargs["inputs_embeds"], _ = self.model.embed_inputs(None, pixel_values, image_sizes, inputs_embeds)
         elif pixel_values is not None:
             if input_ids is None:
                 raise ValueError("pixel_values need input_ids or inputs_embeds, which say where the images go.")
@@ -96,13 +100,14 @@ class GenerationWithImages:
             num_cached = 0 if cache is None else max(0, int(cache.get_seq_length()) - num_left_out)
             is_image = self.model.find_image_tokens(input_ids, None)
             if not num_cached or num_cached >= num_tokens or is_image[:, num_cached:].any():
-                prompt_embeds, _ = self.model.embed_inputs(input_ids, pixel_values)
+                prompt_embeds, _ = self.model.embed_inputs(input_ids, pixel_values, image_sizes)
                 kwargs["prompt_embeds"] = F.pad(prompt_embeds, (0, 0, num_left_out, 0))
             else:
-                self.model.check_image_tokens(is_image, len(pixel_values))
+                grids = self.model.find_grids(pixel_values, image_sizes)
+                self.model.check_image_tokens(is_image, pixel_values, grids)
             if kwargs.get("assistant_model") is not None:
-                kwargs["pixel_values"] = pixel_values
+                kwargs |= {"pixel_values": pixel_values, "image_sizes": image_sizes}
         elif input_ids is not None and inputs_embeds is None and cache is None:
             # Without images they would be embedded as words.
-            self.model.check_image_tokens(self.model.find_image_tokens(input_ids, None), 0)
+            self.model.check_image_tokens(self.model.find_image_tokens(input_ids, None), None)
         return super().generate(input_ids, generation_config, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]

@@ -15,11 +15,9 @@ from transformers.utils import ModelOutput
 from ..configuration.configuration_hawaii import HawaiiConfig
 from ..configuration.hub_hawaii import ModelSavedWithCode
 from .generation_hawaii import GenerationWithImages
+from .image_features_hawaii import ImageFeatures
 from .projector_hawaii import HawaiiMultiModalProjector
 from .vision_hawaii import HawaiiVisionModel, HawaiiVisionOutput, init_vision_weights
-
-
-# Shapes: B samples, T text tokens, I images, m patches of an image, D width of the language model.
 
 
 @dataclass
@@ -28,8 +26,8 @@ class HawaiiModelOutput(BaseModelOutputWithPast):
     Output of [`HawaiiModel`]: the language model's output and the projected image features.
 
     Args:
-        image_hidden_states (`torch.FloatTensor` of shape `(num_images, num_patches, hidden_size)`, *optional*):
-            Features that replaced the image tokens in the input of the language model.
+        image_hidden_states (`torch.FloatTensor` of shape `(num_tiles, num_patches, hidden_size)`, *optional*):
+            Projected features of all squares, which replaced the image tokens in the input of the language model.
     """
 
     image_hidden_states: torch.FloatTensor | None = None
@@ -49,8 +47,8 @@ class HawaiiCausalLMOutput(ModelOutput):
             Keys and values for the next steps.
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*):
             The language model's, if requested.
-        image_hidden_states (`torch.FloatTensor` of shape `(num_images, num_patches, hidden_size)`, *optional*):
-            Features that replaced the image tokens in the input of the language model.
+        image_hidden_states (`torch.FloatTensor` of shape `(num_tiles, num_patches, hidden_size)`, *optional*):
+            Projected features of all squares, which replaced the image tokens in the input of the language model.
     """
 
     loss: torch.FloatTensor | None = None
@@ -79,8 +77,14 @@ class HawaiiPreTrainedModel(ModelSavedWithCode, PreTrainedModel):
         init_vision_weights(module, self.config.vision_config.initializer_range)
 
 
-class HawaiiModel(HawaiiPreTrainedModel):
-    """Encoder, projector and language model, without the head. Engines load this class (`AutoModel`)."""
+class HawaiiModel(HawaiiPreTrainedModel, ImageFeatures):
+    """
+    Encoder, projector and language model, without the head. Engines load this class (`AutoModel`).
+
+    Attributes:
+        image_newline (`torch.nn.Parameter` of shape `(hidden_size,)`):
+            Embedding that ends each row of a picture's tiles; only with `config.image_grid_pinpoints`.
+    """
 
     def __init__(self, config: HawaiiConfig):
         super().__init__(config)
@@ -88,7 +92,15 @@ class HawaiiModel(HawaiiPreTrainedModel):
         self.multi_modal_projector = HawaiiMultiModalProjector(config)
         # Without the option transformers may ask on the terminal whether to run code that the configuration names.
         self.language_model = AutoModel.from_config(config.text_config, trust_remote_code=False)
+        if config.image_grid_pinpoints is not None:
+            self.image_newline = nn.Parameter(torch.empty(config.text_config.hidden_size))
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if module is self and self.config.image_grid_pinpoints is not None:
+            nn.init.normal_(self.image_newline, std=self.config.text_config.hidden_size**-0.5)  # as in LLaVA-NeXT
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -96,121 +108,11 @@ class HawaiiModel(HawaiiPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         self.language_model.set_input_embeddings(value)
 
-    def get_image_features(
-        self, pixel_values: torch.Tensor, return_dict: bool | None = None, **kwargs
-    ) -> HawaiiVisionOutput | tuple:
-        """
-        Encodes and projects images. The class token, if there is one, is dropped before the projector.
-
-        Args:
-            pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, image_size, image_size)`):
-                Normalised images.
-            return_dict (`bool`, *optional*):
-                Whether to return an output with names or a tuple; `config.return_dict` if not given.
-            kwargs:
-                Passed to [`HawaiiVisionModel`], such as `output_routing=True`.
-
-        Returns:
-            [`HawaiiVisionOutput`] whose `pooler_output`, `(num_images, num_patches, hidden_size)`, has one entry per
-            image.
-        """
-        outputs = self.encode_images(pixel_values, **kwargs)
-        return outputs if (self.config.return_dict if return_dict is None else return_dict) else outputs.to_tuple()
-
-    def encode_images(self, pixel_values: torch.Tensor, **kwargs) -> HawaiiVisionOutput:
-        """Returns what `get_image_features` does, always as an output with names."""
-        outputs = self.vision_tower(pixel_values, return_dict=True, **kwargs)
-        patches = outputs.last_hidden_state[:, self.config.vision_config.num_prefix_tokens :]
-        outputs.pooler_output = self.multi_modal_projector(patches)
-        return outputs
-
-    def find_image_tokens(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
-        """
-        Returns whether each position is one of an image, `(batch_size, sequence_length)`. Without `input_ids` these
-        are the embeddings that equal the image token's.
-        """
-        if input_ids is not None:
-            return input_ids == self.config.image_token_id
-        assert inputs_embeds is not None
-        token = torch.full((1, 1), self.config.image_token_id, device=inputs_embeds.device)  # no copy from the host
-        return (inputs_embeds == self.get_input_embeddings()(token)).all(dim=-1)
-
-    def merge_image_features(
-        self, is_image: torch.Tensor, inputs_embeds: torch.Tensor, image_features: torch.Tensor
-    ) -> torch.Tensor:
-        """
-        Replaces the embedding of the k-th image token with the k-th image feature.
-
-        Surplus features are ignored, so that a batch of text may come with an image (in a sharded run every rank must
-        run the encoder). There are at least as many features as image tokens.
-
-        Args:
-            is_image (`torch.BoolTensor` of shape `(batch_size, sequence_length)`):
-                Output of `find_image_tokens`.
-            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
-                Embedded text, with one image token for each patch of each image.
-            image_features (`torch.FloatTensor` of shape `(num_images, num_patches, hidden_size)`):
-                Projected images, in the order of their tokens.
-
-        Returns:
-            `torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`.
-        """
-        # A table look-up: unlike with masked_scatter, neither it nor its gradient waits for the device.
-        order = (is_image.flatten().cumsum(0) - 1).clamp(min=0).view_as(is_image)
-        features = F.embedding(order, image_features.flatten(0, 1))  # (B, T, D)
-        return torch.where(is_image.unsqueeze(-1), features.to(inputs_embeds), inputs_embeds)
-
-    def embed_inputs(
-        self, input_ids: torch.Tensor | None, pixel_values: torch.Tensor, inputs_embeds: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Runs the encoder once on all images of a batch and merges their features into the text.
-
-        Args:
-            input_ids, pixel_values, inputs_embeds:
-                As for `forward`.
-
-        Returns:
-            The input embeddings, `(batch_size, sequence_length, hidden_size)`, and the projected images,
-            `(num_images, num_patches, hidden_size)`.
-
-        Raises:
-            ValueError: the text's number of image tokens is not that of image features.
-        """
-        image_features = self.encode_images(pixel_values).pooler_output
-        assert image_features is not None
-        is_image = self.find_image_tokens(input_ids, inputs_embeds)
-        self.check_image_tokens(is_image, len(image_features))
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-        return self.merge_image_features(is_image, inputs_embeds, image_features), image_features
-
-    def check_image_tokens(self, is_image: torch.Tensor, num_images: int) -> None:
-        """
-        Raises a `ValueError` unless there are as many image tokens as `num_images` images have patches. In training on
-        an accelerator the device makes the check and raises an error, so that the host does not wait for it.
-        """
-        if torch.compiler.is_compiling() or is_image.device.type == "meta":
-            return
-        num_patches = self.config.vision_config.num_patches
-        num_features = num_images * num_patches
-        num_tokens = is_image.sum()
-        if self.training and is_image.device.type != "cpu":
-            # Reading the count would wait for the device, so the device checks it asynchronously.
-            torch._assert_async(
-                num_tokens == num_features, "other number of image tokens in the text than of features"
-            )
-        elif num_tokens != num_features:
-            raise ValueError(
-                f"{num_tokens} image tokens in the text but {num_features} image features "
-                f"({num_images} images of {num_patches} patches). "
-                "Let the processor make both: it puts one <image> for each image and expands it."
-            )
-
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
+        image_sizes: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
@@ -222,9 +124,12 @@ class HawaiiModel(HawaiiPreTrainedModel):
         r"""
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Text, with one image token for each patch of each image.
-            pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, height, width)`, *optional*):
-                All images of the batch, in the order of their tokens.
+                Text, with one image token for each feature of each image.
+            pixel_values (`torch.FloatTensor` of shape `(num_tiles, num_channels, height, width)`, *optional*):
+                All squares of all images of the batch, in the order of their tokens; with tiles, also of shape
+                `(num_images, max_num_tiles, num_channels, height, width)`, padded.
+            image_sizes (`torch.LongTensor` of shape `(num_images, 2)`, *optional*):
+                Height and width of each image, in pixels; only needed with `config.image_grid_pinpoints`.
             inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
                 Alternative to `input_ids`. Images go where an embedding equals the image token's.
             prompt_embeds (`torch.FloatTensor` of shape `(batch_size, num_last_tokens, hidden_size)`, *optional*):
@@ -244,7 +149,7 @@ class HawaiiModel(HawaiiPreTrainedModel):
             raise ValueError("Give either input_ids or inputs_embeds, and not both.")
         image_features = None
         if pixel_values is not None:
-            inputs_embeds, image_features = self.embed_inputs(input_ids, pixel_values, inputs_embeds)
+            inputs_embeds, image_features = self.embed_inputs(input_ids, pixel_values, image_sizes, inputs_embeds)
         elif inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids) if prompt_embeds is None else prompt_embeds
         elif prompt_embeds is not None:  # PEFT has put virtual tokens before those of the prompt
@@ -316,14 +221,17 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationWithImages
         finally:
             self.config.tie_word_embeddings = is_tied
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> HawaiiVisionOutput | tuple:
-        """See [`HawaiiModel.get_image_features`]."""
-        return self.model.get_image_features(pixel_values, **kwargs)
+    def get_image_features(
+        self, pixel_values: torch.Tensor, image_sizes: torch.Tensor | None = None, **kwargs
+    ) -> HawaiiVisionOutput | tuple:
+        """See [`ImageFeatures.get_image_features`]."""
+        return self.model.get_image_features(pixel_values, image_sizes, **kwargs)
 
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
+        image_sizes: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
@@ -340,8 +248,8 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationWithImages
                 Tokens to predict, not shifted; -100 is ignored.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
                 Number of last positions, or indices of positions, to compute logits for; 0 means all.
-            input_ids, pixel_values, attention_mask, position_ids, past_key_values, inputs_embeds, prompt_embeds,
-            kwargs:
+            input_ids, pixel_values, image_sizes, attention_mask, position_ids, past_key_values, inputs_embeds,
+            prompt_embeds, kwargs:
                 As for [`HawaiiModel`].
 
         Returns:
@@ -374,6 +282,7 @@ class HawaiiForConditionalGeneration(HawaiiPreTrainedModel, GenerationWithImages
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
+            image_sizes=image_sizes,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,

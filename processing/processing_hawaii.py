@@ -3,6 +3,8 @@
 import json
 import re
 from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from ..configuration.configuration_hawaii import check_choice
 from ..configuration.hub_hawaii import PROCESSOR_AUTO_MAP, SavedWithCode
+from ..configuration.tiles_hawaii import count_image_tokens, count_tiles
 from .image_processing_hawaii import HawaiiImageProcessor
 from .images_hawaii import IMAGE_ASPECT_RATIOS
 
@@ -34,18 +37,22 @@ def _as_lists(conversation: list) -> list:
     ]
 
 
-def _offsets_before_expansion(offsets, text: str, image_token: str, num_image_tokens: int) -> list[tuple[int, int]]:
+def _offsets_before_expansion(
+    offsets, text: str, image_token: str, num_image_tokens: Sequence[int]
+) -> list[tuple[int, int]]:
     """Converts tokens' spans in a text whose image tokens are repeated to spans in `text`, where they are not."""
-    length, added = len(image_token), len(image_token) * (num_image_tokens - 1)
-    images = [match.start() + index * added for index, match in enumerate(re.finditer(re.escape(image_token), text))]
+    length = len(image_token)
+    # Characters that the first images add, and where each image begins in the expanded text.
+    added = [0, *accumulate(length * (number - 1) for number in num_image_tokens)]
+    images = [match.start() + before for match, before in zip(re.finditer(re.escape(image_token), text), added)]
     spans = []
     for start, end in offsets:
         num_before = bisect_right(images, start)  # images that begin before the token, or with it
-        if num_before and start <= images[num_before - 1] + added:
-            start = images[num_before - 1] - (num_before - 1) * added
+        if num_before and start < images[num_before - 1] + length * num_image_tokens[num_before - 1]:
+            start = images[num_before - 1] - added[num_before - 1]
             spans.append((start, start + length))
         else:
-            spans.append((start - num_before * added, end - num_before * added))
+            spans.append((start - added[num_before], end - added[num_before]))
     return spans
 
 
@@ -149,14 +156,27 @@ class HawaiiProcessor(_ProcessorSavedWithCode):
         self.image_processor.image_aspect_ratio = value
 
     @property
+    def image_grid_pinpoints(self) -> list[list[int]] | None:
+        """Grids of tiles that the image processor chooses from; `None` if each image is one square."""
+        return self.image_processor.image_grid_pinpoints
+
+    @property
     def num_image_tokens(self) -> int:
-        """Number of tokens per image in the text: its patches."""
-        size = self.image_processor.crop_size
-        return (size["height"] // self.patch_size) * (size["width"] // self.patch_size)
+        """Number of tokens of one square in the text: its patches."""
+        return (self.image_processor.tile_size // self.patch_size) ** 2
+
+    def count_image_tokens(self, image_sizes: Sequence[Sequence[int]]) -> list[int]:
+        """Number of tokens in the text of each image of a height and width; see [`count_image_tokens`]."""
+        tile_size = self.image_processor.tile_size
+        return count_image_tokens(image_sizes, self.image_grid_pinpoints, tile_size, tile_size // self.patch_size)
+
+    def count_tiles(self, image_sizes: Sequence[Sequence[int]]) -> list[int]:
+        """Number of squares of each image of a height and width; see [`count_tiles`]."""
+        return count_tiles(image_sizes, self.image_grid_pinpoints, self.image_processor.tile_size)
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "pixel_values"]
+        return ["input_ids", "attention_mask", *self.image_processor.model_input_names]
 
     def square_image(self, image) -> Image.Image:
         """Square of an image for the student and the teachers; see [`square_image`]."""
@@ -173,8 +193,8 @@ class HawaiiProcessor(_ProcessorSavedWithCode):
                 For the tokenizer and the image processor, such as `padding=True` and `return_tensors="pt"`.
 
         Returns:
-            [`BatchFeature`] with `input_ids` and `attention_mask` of shape `(batch_size, sequence_length)`, and
-            `pixel_values` of shape `(num_images, num_channels, image_size, image_size)` if there are images.
+            [`BatchFeature`] with `input_ids` and `attention_mask` of shape `(batch_size, sequence_length)`, and if
+            there are images `pixel_values` and, with tiles, `image_sizes` as from [`HawaiiImageProcessor`].
 
         Raises:
             ValueError: there are neither text nor images, the numbers of image tokens and images differ, or an image
@@ -207,33 +227,40 @@ class HawaiiProcessor(_ProcessorSavedWithCode):
         tensor_type = merged["text_kwargs"].pop("return_tensors", None)
         merged["images_kwargs"].pop("return_tensors", None)
         data = {}
+        if images is not None:
+            data.update(self.image_processor(images, **merged["images_kwargs"]))
         if text is not None:
+            counts = iter(self.count_image_tokens([(image.height, image.width) for image in images or []]))
+            num_image_tokens = [list(islice(counts, sample.count(self.image_token))) for sample in text]
             is_type_returned = merged["text_kwargs"].pop("return_mm_token_type_ids", False)
-            expanded = [sample.replace(self.image_token, self.image_token * self.num_image_tokens) for sample in text]
+            expanded = [self._expand(sample, iter(numbers)) for sample, numbers in zip(text, num_image_tokens)]
             data.update(self.tokenizer(expanded, **merged["text_kwargs"]))
             if "offset_mapping" in data:
                 # To the text that was given: `apply_chat_template` looks for the assistant's tokens there.
                 data["offset_mapping"] = [
-                    _offsets_before_expansion(offsets, sample, self.image_token, self.num_image_tokens)
-                    for offsets, sample in zip(data["offset_mapping"], text)
+                    _offsets_before_expansion(offsets, sample, self.image_token, numbers)
+                    for offsets, sample, numbers in zip(data["offset_mapping"], text, num_image_tokens)
                 ]
             if is_type_returned:
                 data["mm_token_type_ids"] = [
                     [int(token == self.image_token_id) for token in tokens] for tokens in data["input_ids"]
                 ]
-        if images is not None:
-            data.update(self.image_processor(images, **merged["images_kwargs"]))
         return BatchFeature(data, tensor_type=tensor_type)
+
+    def _expand(self, text: str, num_image_tokens: Iterator[int]) -> str:
+        return re.sub(re.escape(self.image_token), lambda match: match[0] * next(num_image_tokens), text)
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs) -> str:
         """Text that replaces one image token."""
-        return self.image_token * self.num_image_tokens
+        size = (1, 1) if self.image_grid_pinpoints is None else image_inputs["image_sizes"][image_idx]
+        (number,) = self.count_image_tokens([[int(side) for side in size]])
+        return self.image_token * number
 
     def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs) -> MultiModalData:
         if image_sizes is None:
             return MultiModalData()
         return MultiModalData(
-            num_image_tokens=[self.num_image_tokens] * len(image_sizes), num_image_patches=[1] * len(image_sizes)
+            num_image_tokens=self.count_image_tokens(image_sizes), num_image_patches=self.count_tiles(image_sizes)
         )
 
     def _complete_folder(self, folder: Path) -> None:
