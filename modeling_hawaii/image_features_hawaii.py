@@ -189,10 +189,8 @@ class ImageFeatures:
         """
         if torch.compiler.is_compiling() or is_image.device.type == "meta":
             return
-        num_patches, num_images = (
-            self.config.vision_config.num_patches,
-            0 if pixel_values is None else len(pixel_values),
-        )
+        num_patches = self.config.vision_config.num_patches
+        num_images = 0 if pixel_values is None else len(pixel_values)
         num_tokens = is_image.sum()
         num_features = num_images * num_patches if grids is None else grids.num_tokens.sum()
         if self.training and is_image.device.type != "cpu":
