@@ -13,6 +13,7 @@ from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
 
 from hawaii import HawaiiConfig, HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.processing.chat_templates import load_chat_template
+from hawaii.processing.image_processing_hawaii import HawaiiImageProcessor
 
 
 WORDS = (
@@ -102,11 +103,18 @@ def make_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
 
 
 def make_processor(
-    image_size: int = 16, patch_size: int = 4, chat_template: str = "vicuna_v1", **kwargs
+    image_size: int = 16,
+    patch_size: int = 4,
+    chat_template: str = "vicuna_v1",
+    image_grid_pinpoints: Sequence[Sequence[int]] | None = None,
+    **kwargs,
 ) -> HawaiiProcessor:
     size = {"height": image_size, "width": image_size}
+    image_processor = CLIPImageProcessor(size=size, crop_size=size)
+    if image_grid_pinpoints is not None:
+        image_processor = HawaiiImageProcessor(size=size, crop_size=size, image_grid_pinpoints=image_grid_pinpoints)
     return HawaiiProcessor(
-        image_processor=CLIPImageProcessor(size=size, crop_size=size),
+        image_processor=image_processor,
         tokenizer=make_tokenizer(),
         patch_size=patch_size,
         chat_template=load_chat_template(chat_template),
