@@ -11,12 +11,10 @@ from transformers import AutoTokenizer
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.modeling_hawaii.modeling_hawaii import HawaiiModel
 from hawaii.tests.serving.small_engine import SmallEngine
-from hawaii.tests.tiny.models import make_model, make_processor
+from hawaii.tests.tiny.models import PINPOINTS, make_model, make_processor
 
 
 SIGLIP = {"has_class_token": False, "has_pre_layer_norm": False, "has_patch_bias": True}
-# LLaVA-NeXT's grids of tiles, for tiles of 16 pixels.
-PINPOINTS = [[16, 32], [32, 16], [32, 32], [48, 16], [16, 48]]
 LINEAR = {"adapter_placement": "linear", "lora_bias": True, "router_hidden_size": None}
 MODELS = {
     "untied": {},
@@ -24,7 +22,7 @@ MODELS = {
     "biased head": {"head_bias": True},
     "siglip": {"vision": SIGLIP},
     "linear adapters": {"vision": LINEAR},
-    "tiles": {"image_grid_pinpoints": PINPOINTS, "text": {"max_position_embeddings": 1024}},
+    "tiles": {"image_grid_pinpoints": PINPOINTS},
 }
 IMAGES = [Image.effect_noise(size, 80).convert("RGB") for size in ((16, 16), (40, 24), (9, 30))]
 # Tiny, wide, high and huge ones.
@@ -40,6 +38,7 @@ PROMPTS = [
 
 def save_folder(folder, **kwargs):
     torch.manual_seed(0)
+    kwargs["text"] = {"max_position_embeddings": 1024, **kwargs.get("text", {})}
     make_model(**kwargs).save_pretrained(folder)
     make_processor(image_grid_pinpoints=kwargs.get("image_grid_pinpoints")).save_pretrained(folder)
     return folder

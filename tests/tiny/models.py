@@ -86,6 +86,10 @@ FACTS = {
 }
 
 
+# LLaVA-NeXT's grids, of tiles of 16 pixels.
+PINPOINTS = [[16, 32], [32, 16], [32, 32], [48, 16], [16, 48]]
+
+
 def make_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
     """A word-level tokenizer with every special token that a conversation needs."""
     special = ["<pad>", "<unk>", "<s>", "</s>", "<image>"]
@@ -178,4 +182,11 @@ def save_hub_folder(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     make_model().save_pretrained(folder)
     make_processor().save_pretrained(folder)
+    return folder
+
+
+def save_tiled_folder(folder: Path) -> Path:
+    """A published folder of a model with random weights and the tiles of `PINPOINTS`."""
+    make_model(image_grid_pinpoints=PINPOINTS, text={"max_position_embeddings": 1024}).save_pretrained(folder)
+    make_processor(image_grid_pinpoints=PINPOINTS).save_pretrained(folder)
     return folder
