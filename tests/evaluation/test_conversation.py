@@ -9,6 +9,7 @@ from hawaii.evaluation.conversation import Conversation
 from hawaii.files.user_error import UserError
 from hawaii.processing.chat_templates import load_chat_template
 from hawaii.tests.tiny.models import make_model, make_processor
+from hawaii.tests.tiny.tiled_models import make_tiled_model, make_tiled_processor
 
 
 RED, BLUE = (Image.new("RGB", (20, 10), color) for color in ("red", "blue"))
@@ -62,6 +63,19 @@ def test_each_answer_is_that_of_generate_to_the_whole_conversation(conversation)
     assert "".join(conversation.ask("what color ?")) == generate(
         conversation, [{"role": "user", "content": [{"type": "text", "text": "what color ?"}]}]
     )
+
+
+def test_images_in_tiles_of_other_grids_may_be_in_one_conversation():
+    torch.manual_seed(1)  # other models answer with special tokens alone
+    conversation = Conversation(make_tiled_model(), make_tiled_processor(), "tiny", max_new_tokens=6)
+    messages = []
+    for question, images in (("what color ?", [RED]), ("is it blue ?", [BLUE.resize((20, 50)), RED.resize((9, 9))])):
+        conversation.images += images
+        content = [{"type": "image", "image": image} for image in images] + [{"type": "text", "text": question}]
+        messages.append({"role": "user", "content": content})
+        answer = "".join(conversation.ask(question))
+        assert answer and answer == generate(conversation, messages)
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
 
 
 def texts(conversation):
