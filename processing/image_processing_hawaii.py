@@ -74,8 +74,10 @@ class HawaiiImageProcessor(SavedWithCode, CLIPImageProcessorPil):
                 "square."
             )
         self.image_grid_pinpoints = check_grid_pinpoints(image_grid_pinpoints, self.tile_size)
-        if self.image_grid_pinpoints is not None:
-            self.model_input_names = ["pixel_values", "image_sizes"]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["pixel_values"] if self.image_grid_pinpoints is None else ["pixel_values", "image_sizes"]
 
     @property
     def tile_size(self) -> int:

@@ -3,7 +3,7 @@
 import os
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from typing import Any
 from urllib.request import urlopen
@@ -22,6 +22,7 @@ RASTER_FORMATS = """
 """.split()
 OPENED_FORMATS = [name for name in RASTER_FORMATS if name in Image.OPEN]  # an MPO is opened as a JPEG
 ORIENTATION = 0x0112
+ON_ITS_SIDE = (5, 6, 7, 8)  # orientations of images whose sides are exchanged
 LONGEST_NAME = 250
 LONGEST_SIDE = 2**17  # pixels; a file of some kB may claim more, and a filter needs memory for each
 BAND_AREA = 2**22  # pixels that are resized at once where a large image is resized in parts
@@ -162,6 +163,23 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+@contextmanager
+def _explain_errors(image: Any) -> Iterator[None]:
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise ValueError(
+            f"{_name(image)} is no image that Pillow can read without other programs; convert it to PNG or JPEG."
+        ) from None
+    except Image.DecompressionBombError:
+        raise ValueError(
+            f"{_name(image)} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; make it smaller."
+        ) from None
+    except Exception as error:  # Pillow raises anything from SyntaxError to struct.error
+        reason = str(error) or type(error).__name__  # a MemoryError says nothing
+        raise ValueError(f"{_name(image)} is no image that Pillow can read ({reason}).") from error
+
+
 def open_image(image: Any) -> Image.Image:
     """
     Opens an image.
@@ -182,7 +200,7 @@ def open_image(image: Any) -> Image.Image:
         content = image.get("bytes")
         return open_image(image.get("path") if content is None else content)
     source = image if hasattr(image, "shape") or isinstance(image, Image.Image) else _find_file(image)
-    try:
+    with _explain_errors(image):
         if isinstance(source, Image.Image):
             return _upright_rgb(source)
         if isinstance(source, torch.Tensor):
@@ -193,17 +211,23 @@ def open_image(image: Any) -> Image.Image:
             return _upright_rgb(_from_values(torch.from_numpy(array)))
         with Image.open(source, "r", OPENED_FORMATS) as opened:
             return _upright_rgb(opened)
-    except UnidentifiedImageError:
-        raise ValueError(
-            f"{_name(image)} is no image that Pillow can read without other programs; convert it to PNG or JPEG."
-        ) from None
-    except Image.DecompressionBombError:
-        raise ValueError(
-            f"{_name(image)} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels; make it smaller."
-        ) from None
-    except Exception as error:  # Pillow raises anything from SyntaxError to struct.error
-        reason = str(error) or type(error).__name__  # a MemoryError says nothing
-        raise ValueError(f"{_name(image)} is no image that Pillow can read ({reason}).") from error
+
+
+def read_image_size(image: str | os.PathLike | bytes) -> tuple[int, int]:
+    """
+    Returns the height and width of the image that [`open_image`] makes of a file or its content. Of most formats only
+    the first bytes are read.
+
+    Raises:
+        ValueError: there is no such file, or it is not an image in one of `RASTER_FORMATS`; names it.
+    """
+    source = _find_file(image)
+    with _explain_errors(image), Image.open(source, "r", OPENED_FORMATS) as opened:
+        try:
+            is_on_its_side = opened.getexif().get(ORIENTATION) in ON_ITS_SIDE
+        except Exception:  # as in `_upright_rgb`
+            is_on_its_side = False
+        return (opened.width, opened.height) if is_on_its_side else (opened.height, opened.width)
 
 
 def flatten_images(images: Any) -> list:

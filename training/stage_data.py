@@ -61,7 +61,9 @@ def read_data(
     if isinstance(processor, EncoderProcessor):
         make_dataset, collator = ImageDataset, collate_images
     else:
-        make_dataset, collator = ConversationDataset, Collator(processor, size, data_args.packing, feature_cache)
+        make_dataset = ConversationDataset
+        options |= {"distill_tiles": data_args.distill_tiles}
+        collator = Collator(processor, packing=data_args.packing, **options)
         options["max_length"] = data_args.max_length
     if data_args.is_streaming:
         return stream_data(data_args, processor, seed, **options), collator

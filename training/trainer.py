@@ -25,6 +25,7 @@ from .learning_rates import split_groups
 from .monitoring.hardware import HardwareCallback
 from .monitoring.monitor import Monitor
 from .monitoring.progress import ProgressBar
+from .objectives.objective import select_distilled
 from .recipes.objectives import StudentWithObjective
 from .saving import SavingTrainer
 from .stop_requests import StopCallback, StopRequests
@@ -161,8 +162,8 @@ class HawaiiTrainer(SavingTrainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """
-        Adds to each micro-batch the counts of label tokens and images in the whole step, over all processes, and
-        removes the ids of its records.
+        Adds to each micro-batch the counts of label tokens and of the teachers' images in the whole step, over all
+        processes, and removes the ids of its records.
         """
         if self.state.global_step >= self.state.max_steps:
             return [], None  # resumed from the last checkpoint: the loop would take another step
@@ -170,7 +171,8 @@ class HawaiiTrainer(SavingTrainer):
         if batches:
             self._num_steps += 1
             self._step_terms, self._step_records = [], [batch.pop("record_ids") for batch in batches]
-            num_images = torch.stack([(batch["image_index"] >= 0).sum() for batch in batches]).sum().to(device)
+            distilled = [select_distilled(batch, batch["image_index"]) for batch in batches]
+            num_images = torch.stack([(index >= 0).sum() for index in distilled]).sum().to(device)
             if self.accelerator.num_processes > 1:
                 num_images = self.accelerator.reduce(num_images, "sum")
             if num_label_tokens is None:  # images alone; without a count transformers would average micro-batches

@@ -8,8 +8,7 @@ from hawaii.evaluation import conversation as module
 from hawaii.evaluation.conversation import Conversation
 from hawaii.files.user_error import UserError
 from hawaii.processing.chat_templates import load_chat_template
-from hawaii.tests.tiny.models import make_model, make_processor
-from hawaii.tests.tiny.tiled_models import make_tiled_model, make_tiled_processor
+from hawaii.tests.tiny.models import PINPOINTS, make_model, make_processor
 
 
 RED, BLUE = (Image.new("RGB", (20, 10), color) for color in ("red", "blue"))
@@ -48,7 +47,11 @@ def generate(conversation, messages):
     return processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def test_each_answer_is_that_of_generate_to_the_whole_conversation(conversation):
+@pytest.mark.parametrize("pinpoints", [None, PINPOINTS])
+def test_each_answer_is_that_of_generate_to_the_whole_conversation(pinpoints):
+    model = make_model(image_grid_pinpoints=pinpoints, text={"max_position_embeddings": 1024})
+    processor = make_processor(image_grid_pinpoints=pinpoints)
+    conversation = Conversation(model, processor, "tiny", max_new_tokens=6)
     messages, answers = [], []
     for question, images in (("what color ?", [RED]), ("is it blue ?", []), ("is it a circle ?", [BLUE, RED])):
         conversation.images += images
@@ -63,19 +66,6 @@ def test_each_answer_is_that_of_generate_to_the_whole_conversation(conversation)
     assert "".join(conversation.ask("what color ?")) == generate(
         conversation, [{"role": "user", "content": [{"type": "text", "text": "what color ?"}]}]
     )
-
-
-def test_images_in_tiles_of_other_grids_may_be_in_one_conversation():
-    torch.manual_seed(1)  # other models answer with special tokens alone
-    conversation = Conversation(make_tiled_model(), make_tiled_processor(), "tiny", max_new_tokens=6)
-    messages = []
-    for question, images in (("what color ?", [RED]), ("is it blue ?", [BLUE.resize((20, 50)), RED.resize((9, 9))])):
-        conversation.images += images
-        content = [{"type": "image", "image": image} for image in images] + [{"type": "text", "text": question}]
-        messages.append({"role": "user", "content": content})
-        answer = "".join(conversation.ask(question))
-        assert answer and answer == generate(conversation, messages)
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
 
 
 def texts(conversation):

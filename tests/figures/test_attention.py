@@ -19,9 +19,9 @@ from hawaii.files.user_error import UserError
 from hawaii.tests.figure_layout import check_labels
 from hawaii.tests.tiny.encoders import make_encoder_processor, save_encoder_folder, write_encoder_recipe
 from hawaii.tests.tiny.llava import SIGLIP, make_llava
-from hawaii.tests.tiny.models import fill, make_model
+from hawaii.tests.tiny.models import fill, make_model, save_tiled_folder
 from hawaii.tests.tiny.students import save_clip_folder
-from hawaii.tests.tiny.tiled_models import CELLS, SIZES, save_tiled_folder
+from hawaii.tests.tiny.tiled_models import CELLS, SIZES
 from hawaii.tests.tiny.training import make_image, save_image_processor
 from hawaii.training.train import train
 

@@ -8,7 +8,14 @@ from torch import nn
 
 from ...files.user_error import UserError
 from ..objectives.encoder_passes import Student, encoder_of, routed_pass
-from ..objectives.objective import Objective, ObjectiveOptions, check_has_teachers, make_logged_terms, weigh_images
+from ..objectives.objective import (
+    Objective,
+    ObjectiveOptions,
+    check_has_teachers,
+    make_logged_terms,
+    select_distilled,
+    weigh_images,
+)
 from ..objectives.projections import keep_places, module_keys, standardize_layer
 from ..objectives.text_loss import text_terms
 from ..teachers.grids import resize_grid
@@ -155,7 +162,7 @@ class MoveKdObjective(Objective):
         self, student, teacher_features: list[torch.Tensor | ClassTokenFeatures], batch: dict
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """As for [`Objective`]; the anchor's features are [`ClassTokenFeatures`]."""
-        _, weight = weigh_images(batch)
+        weight = weigh_images(batch)
         routed, probabilities = routed_pass(student, batch["pixel_values"])
         anchor = teacher_features[self.anchor]
         assert isinstance(anchor, ClassTokenFeatures)
@@ -164,13 +171,13 @@ class MoveKdObjective(Objective):
         class_token = self._adapter(key).widen(class_token) if key in self.adapters else class_token  # (I, D)
         shares = weigh_teachers(class_token, projected, self.anchor)
         shares = shares.detach() if self.options.detached_teacher_weights else shares  # (I, N)
-        losses = move_kd_loss(routed, projected, self._weigh_tokens(anchor))  # (I, N)
+        losses = move_kd_loss(select_distilled(batch, routed), projected, self._weigh_tokens(anchor))  # (I, N)
 
         terms = text_terms(student, routed, batch)
         terms["distillation"] = ((shares * losses).sum(dim=1) * weight).sum()
         loss = terms.get("text", 0) + self.options.lambda_1 * terms["distillation"]
         if probabilities is not None:
-            terms["balance"] = (pooled_balance_loss(probabilities) * weight).sum()
+            terms["balance"] = (select_distilled(batch, pooled_balance_loss(probabilities)) * weight).sum()
             loss = loss + self.options.lambda_2 * terms["balance"]
 
         monitored = {"student": routed, **{name: projected[:, index] for index, name in enumerate(self.names)}}

@@ -8,7 +8,14 @@ from torch import nn
 
 from ...configuration.configuration_hawaii import check_choice
 from ..objectives.encoder_passes import Student, encoder_of, routed_pass
-from ..objectives.objective import Objective, ObjectiveOptions, check_has_teachers, make_logged_terms, weigh_images
+from ..objectives.objective import (
+    Objective,
+    ObjectiveOptions,
+    check_has_teachers,
+    make_logged_terms,
+    select_distilled,
+    weigh_images,
+)
 from ..objectives.projections import Projection, TokenMatching, module_keys
 from ..objectives.text_loss import text_terms
 from ..teachers.grids import GRID_MATCHINGS, matched_shape
@@ -84,11 +91,11 @@ class RadioObjective(Objective):
         self, student, teacher_features: list[torch.Tensor], batch: dict
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """As for [`Objective`]; without a language model, `batch` has no text."""
-        _, weight = weigh_images(batch)
+        weight = weigh_images(batch)
         routed, _ = routed_pass(student, batch["pixel_values"])
         terms = text_terms(student, routed, batch)
         matched = self.token_projections(teacher_features, next(self.heads.parameters()).dtype)
-        tokens = routed.to(matched[0].dtype)  # the dtype of the heads
+        tokens = select_distilled(batch, routed).to(matched[0].dtype)  # the dtype of the heads
         # One head for each teacher, because their channels differ.
         losses = [
             (radio_loss(head(tokens), features) * weight).sum() for head, features in zip(self.heads.values(), matched)

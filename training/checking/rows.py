@@ -3,6 +3,8 @@
 from contextlib import suppress
 from typing import NamedTuple
 
+import torch
+
 from ...files.user_error import UserError
 from ..data.conversation_dataset import ConversationDataset
 from ..data.conversations import tokenize_conversation, tokenize_prompt
@@ -38,9 +40,10 @@ class AllRows(RecordDataset):
         return records
 
     def _read_images(self, record: Record) -> dict:
+        sizes = []
         for image in record.images:  # one at a time, so that a record with many images needs the memory of one
-            self._read_image(image, self.read_content(image))
-        return {}
+            sizes.append(self._read_image(image, self.read_content(image)).get("image_sizes"))
+        return {} if None in sizes or not sizes else {"image_sizes": torch.cat(sizes)}
 
     def _count_sample(self, record: Record, sample: dict) -> int:
         return 0
@@ -70,7 +73,9 @@ class AllConversations(AllRows, ConversationDataset):
         num_tokens = len(sample.get("input_ids", ()))
         if 0 < num_tokens < self.max_length:
             return num_tokens
-        return len(tokenize_conversation(record.messages, self.processor).input_ids)  # the sample is truncated or bad
+        # The sample is truncated or bad.
+        num_image_tokens = self.count_image_tokens(record)
+        return len(tokenize_conversation(record.messages, self.processor, num_image_tokens).input_ids)
 
 
 class AllImages(AllRows, ImageDataset):
@@ -88,6 +93,7 @@ class AllQuestions(AllRows, QuestionDataset):
 
     def make_sample(self, record: Record) -> dict:
         """Returns `input_ids`, the tokens of the prompt."""
-        tokenize_conversation(record.messages, self.processor)
-        input_ids = tokenize_prompt(record.messages[:-1], self.processor)
+        num_image_tokens = self.count_image_tokens(record)
+        tokenize_conversation(record.messages, self.processor, num_image_tokens)
+        input_ids = tokenize_prompt(record.messages[:-1], self.processor, num_image_tokens)
         return {"input_ids": input_ids, **self._read_images(record)}

@@ -54,7 +54,8 @@ def processor_key(processor: Any) -> bytes:
     tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
     for name in ("padding", "truncation"):  # the options of the last call
         tokenizer.pop(name, None)
-    content = [tokenizer, processor.tokenizer.special_tokens_map, processor.chat_template, processor.num_image_tokens]
+    images = [processor.num_image_tokens, processor.image_grid_pinpoints]
+    content = [tokenizer, processor.tokenizer.special_tokens_map, processor.chat_template, images]
     return json.dumps(content, sort_keys=True).encode()
 
 

@@ -48,7 +48,10 @@ class ConversationReader(RecordReader):
         Raises:
             UserError: An image is broken, or no label is left after truncation.
         """
-        conversation = tokenize_conversation(record.messages, self.processor)
+        images, num_image_tokens = self._read_images(record), None
+        if "image_sizes" in images:
+            num_image_tokens = self.processor.count_image_tokens(images["image_sizes"].tolist())
+        conversation = tokenize_conversation(record.messages, self.processor, num_image_tokens)
         input_ids = torch.tensor(conversation.input_ids[: self.max_length])
         is_answer = torch.tensor(conversation.is_answer[: self.max_length])
         is_prompt = torch.tensor(conversation.is_prompt[: self.max_length])
@@ -64,7 +67,7 @@ class ConversationReader(RecordReader):
             "input_ids": input_ids,
             "labels": labels,
             "prompt_ids": input_ids[is_prompt],
-            **self._read_images(record),
+            **images,
             "record_id": repr(record.id),
         }
 
@@ -115,7 +118,8 @@ class ConversationDataset(ConversationReader, RecordDataset):
     def _count_tokens(self, record: Record) -> int:
         if self._find_problem(record) is None:
             with suppress(UserError):
-                return len(tokenize_conversation(record.messages, self.processor).input_ids)
+                num_image_tokens = self.count_image_tokens(record)
+                return len(tokenize_conversation(record.messages, self.processor, num_image_tokens).input_ids)
         return 0
 
 
@@ -139,12 +143,18 @@ class Collator:
         teacher_image_size: int | None = None,
         packing: bool = False,
         feature_cache: FeatureReader | None = None,
+        distill_tiles: bool = True,
     ):
         self.packing = packing
         tokenizer = processor.tokenizer
         self.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         size = processor.image_processor.crop_size
         self.blank: dict[str, Any] = {"pixel_values": torch.zeros(1, 3, size["height"], size["width"])}
+        self.has_tiles = processor.image_grid_pinpoints is not None
+        self.distill_tiles = distill_tiles
+        if self.has_tiles:
+            one = torch.ones(1, dtype=torch.long)
+            self.blank |= {"image_sizes": one.expand(1, 2), "num_tiles": one}
         if teacher_image_size is not None:
             blank = torch.zeros(1, 3, teacher_image_size, teacher_image_size, dtype=torch.uint8)
             self.blank["teacher_images"] = blank
@@ -157,10 +167,11 @@ class Collator:
             `dict` with `input_ids`, `attention_mask` and `labels` of shape `(batch_size, sequence_length)`, or packed
             `input_ids`, `position_ids` and `labels` of shape `(1, num_tokens)`;
             `label_index` of shape `(num_labels,)`, the positions of the labels in the flattened batch;
-            `prompt_ids` and `prompt_mask` of shape `(batch_size, num_prompt_tokens)`; `pixel_values` and
-            `teacher_images` or `teacher_features`, whose first dimension is all images of the batch; `image_index` of
-            shape `(num_images,)`, the sample of each image, -1 for a blank one; and `record_ids`, a list of text,
-            which stays on the host.
+            `prompt_ids` and `prompt_mask` of shape `(batch_size, num_prompt_tokens)`; `pixel_values`, whose first
+            dimension is all squares of the batch; with tiles, `image_sizes` of shape `(num_images, 2)`; `image_index`
+            of shape `(num_squares,)`, the sample of each square, -1 for a blank one; `teacher_images` or
+            `teacher_features` of all squares or, with `distilled_index` of shape `(num_distilled,)`, of these alone;
+            and `record_ids`, a list of text, which stays on the host.
         """
 
         def pad(name: str, value: int) -> torch.Tensor:
@@ -177,13 +188,18 @@ class Collator:
             text["attention_mask"] = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
         with_images = [(index, sample) for index, sample in enumerate(samples) if "pixel_values" in sample]
         image_index = [index for index, sample in with_images for _ in sample["pixel_values"]]
-        images = {name: [sample[name] for _, sample in with_images] or [blank] for name, blank in self.blank.items()}
+        parts = {name: [sample[name] for _, sample in with_images] or [blank] for name, blank in self.blank.items()}
+        images = {name: join(values) for name, values in parts.items()}
+        if self.has_tiles:
+            num_tiles = images.pop("num_tiles")
+            if not self.distill_tiles:
+                images["distilled_index"] = num_tiles.cumsum(0) - num_tiles
         return {
             **text,
             "label_index": (text["labels"].flatten() != IGNORE_INDEX).nonzero().squeeze(-1),
             "prompt_ids": prompt_ids,
             "prompt_mask": torch.arange(prompt_ids.shape[1]) < prompt_lengths[:, None],
             "image_index": torch.tensor(image_index or [-1]),
-            **{name: join(parts) for name, parts in images.items()},
+            **images,
             "record_ids": [sample["record_id"] for sample in samples],
         }

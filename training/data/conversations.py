@@ -2,9 +2,10 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 
 from transformers import PreTrainedTokenizerBase
 
@@ -19,7 +20,7 @@ class TokenizedConversation:
     """
     Args:
         input_ids (`list[int]`):
-            Tokens, each image token repeated once per patch.
+            Tokens, each image token repeated once per feature of the image.
         is_answer (`list[bool]`):
             Whether the model learns the token: the assistant's turns and the tokens that end them.
         is_prompt (`list[bool]`):
@@ -103,25 +104,47 @@ def _cover(text: str, spans: list[tuple[int, int]]) -> bytearray:
     return cover
 
 
-def tokenize_prompt(messages: Sequence[Message], processor: HawaiiProcessor) -> list[int]:
+def _repeats(
+    input_ids: list[int], processor: HawaiiProcessor, num_image_tokens: Sequence[int] | None
+) -> Iterator[int]:
+    """Yields how often each token is repeated: the k-th image token `num_image_tokens[k]` times."""
+    counts = repeat(processor.num_image_tokens) if num_image_tokens is None else iter(num_image_tokens)
+    for token in input_ids:
+        yield next(counts) if token == processor.image_token_id else 1
+
+
+def tokenize_prompt(
+    messages: Sequence[Message], processor: HawaiiProcessor, num_image_tokens: Sequence[int] | None = None
+) -> list[int]:
     """
-    Tokenizes the prompt for an answer to the last message as in inference, each image token repeated once per patch.
+    Tokenizes the prompt for an answer to the last message as in inference; arguments as for [`tokenize_conversation`].
 
     Raises:
         UserError: The template does not fit, or the image token is not one token of the tokenizer.
     """
     input_ids, _ = _tokenize(render_prompt(chat_messages(messages), processor), messages, processor)
-    num_repeats = {processor.image_token_id: processor.num_image_tokens}
-    return [token for token in input_ids for _ in range(num_repeats.get(token, 1))]
+    repeats = _repeats(input_ids, processor, num_image_tokens)
+    return [token for token, number in zip(input_ids, repeats) for _ in range(number)]
 
 
-def tokenize_conversation(messages: Sequence[Message], processor: HawaiiProcessor) -> TokenizedConversation:
+def tokenize_conversation(
+    messages: Sequence[Message], processor: HawaiiProcessor, num_image_tokens: Sequence[int] | None = None
+) -> TokenizedConversation:
     """
     Renders and tokenizes a conversation with the processor's chat template.
 
     The template defines the answers (see [`render_conversation`]) and the tokenizer's offsets map them to tokens:
     the text is never searched. If the template has no generation markers, an answer ends with the first special token
     after the assistant's text.
+
+    Args:
+        messages (`Sequence[Message]`):
+            The conversation.
+        processor (`HawaiiProcessor`):
+            Its processor.
+        num_image_tokens (`Sequence[int]`, *optional*):
+            Number of tokens of each image, see [`HawaiiProcessor.count_image_tokens`]; those of one square each if not
+            given.
 
     Raises:
         UserError: The template does not fit or puts no special token after an answer, or the image token is not one
@@ -144,9 +167,9 @@ def tokenize_conversation(messages: Sequence[Message], processor: HawaiiProcesso
     in_answer, in_instruction = _cover(rendering.text, answers), _cover(rendering.text, rendering.instructions)
 
     result = TokenizedConversation([], [], [], set())
-    for index, (token, (start, end)) in enumerate(zip(input_ids, offsets)):
+    repeats = _repeats(input_ids, processor, num_image_tokens)
+    for index, (token, (start, end), num_repeats) in enumerate(zip(input_ids, offsets, repeats)):
         is_image = token == processor.image_token_id
-        num_repeats = processor.num_image_tokens if is_image else 1
         is_answer = 1 in in_answer[start:end] and not is_image
         result.input_ids += [token] * num_repeats
         result.is_answer += [is_answer] * num_repeats

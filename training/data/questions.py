@@ -44,8 +44,9 @@ class QuestionDataset(RecordDataset):
         self.references, self.prompts, lengths = [], [], []
         for index, record in enumerate(self.records):
             try:
-                conversation = tokenize_conversation(record.messages, self.processor)
-                prompt = tokenize_prompt(record.messages[:-1], self.processor)
+                num_image_tokens = self.count_image_tokens(record)
+                conversation = tokenize_conversation(record.messages, self.processor, num_image_tokens)
+                prompt = tokenize_prompt(record.messages[:-1], self.processor, num_image_tokens)
             except UserError as error:
                 raise UserError(f"{self._name_record(index, error)}. Fix it, or {self.hint}.") from error
             if not conversation.end_ids:
@@ -85,7 +86,7 @@ class QuestionDataset(RecordDataset):
         return self._read_images(record)
 
     def _read(self, index: int) -> dict:
-        """Returns `index`, `input_ids` and, if the record has images, `pixel_values`."""
+        """Returns `index`, `input_ids` and, if the record has images, those of [`RecordReader`]."""
         return {"index": index, "input_ids": self.prompts[index], **super()._read(index)}
 
 
@@ -95,7 +96,8 @@ def collate_prompts(samples: list[dict], pad_token_id: int) -> tuple[list[int], 
 
     Returns:
         The indices of the questions; and `input_ids` and `attention_mask` of shape `(batch_size, sequence_length)`
-        and, if there are images, `pixel_values`, whose first dimension is all images of the batch.
+        and, if there are images, `pixel_values`, whose first dimension is all squares of the batch, and with tiles
+        `image_sizes` of shape `(num_images, 2)`.
     """
     prompts = [sample["input_ids"] for sample in samples]
     masks = [torch.ones_like(prompt) for prompt in prompts]
@@ -103,7 +105,8 @@ def collate_prompts(samples: list[dict], pad_token_id: int) -> tuple[list[int], 
         "input_ids": pad_sequence(prompts, batch_first=True, padding_value=pad_token_id, padding_side="left"),
         "attention_mask": pad_sequence(masks, batch_first=True, padding_side="left"),
     }
-    images = [sample["pixel_values"] for sample in samples if "pixel_values" in sample]
-    if images:
-        inputs["pixel_values"] = torch.cat(images)
+    for name in ("pixel_values", "image_sizes"):
+        images = [sample[name] for sample in samples if name in sample]
+        if images:
+            inputs[name] = torch.cat(images)
     return [sample["index"] for sample in samples], inputs

@@ -12,7 +12,7 @@ from PIL import Image
 from ...files.digest import digest
 from ...files.user_error import UserError, explain_errors
 from ...processing.encoder_processor import EncoderProcessor
-from ...processing.images_hawaii import open_image, to_planes
+from ...processing.images_hawaii import open_image, read_image_size, to_planes
 from ...processing.processing_hawaii import HawaiiProcessor
 from ..sources.image_folder import ImageStore
 from ..sources.record import Record, short_repr
@@ -65,6 +65,8 @@ class RecordReader(ABC):
             Side of the uint8 image that all teachers share; no image is made for them if not given.
         feature_cache ([`FeatureReader`], *optional*):
             Has the teachers' features of every image.
+        distill_tiles (`bool`, *optional*, defaults to `True`):
+            Whether teachers see every tile of an image, or only the whole image; without tiles there is no difference.
     """
 
     def __init__(
@@ -73,11 +75,13 @@ class RecordReader(ABC):
         processor: HawaiiProcessor | EncoderProcessor,
         teacher_image_size: int | None = None,
         feature_cache: FeatureReader | None = None,
+        distill_tiles: bool = True,
     ):
         self.images = images
         self.processor = processor
         self.teacher_image_size = teacher_image_size
         self.feature_cache = feature_cache
+        self.distill_tiles = distill_tiles
 
     @abstractmethod
     def make_sample(self, record: Record) -> dict:
@@ -119,21 +123,24 @@ class RecordReader(ABC):
             raise UserError(f"its image {self._describe_image(image)} cannot be read ({error})") from error
 
     def _read_image(self, image: Any, content: Path | bytes) -> dict[str, torch.Tensor]:
-        """Returns `pixel_values` and `teacher_images` of one image, see [`_read_images`]."""
+        """Returns the tensors of [`_read_images`] for one image."""
         with self._explain_image(image):
             opened = open_image(content)
-            result = {"pixel_values": self.processor.image_processor(opened, return_tensors="pt")["pixel_values"]}
+            result = dict(self.processor.image_processor(opened, return_tensors="pt"))
+            if "image_sizes" in result:
+                result["num_tiles"] = torch.tensor([len(result["pixel_values"])])
             if self.teacher_image_size is not None:
-                result["teacher_images"] = self._make_teacher_image(opened)[None]
+                result["teacher_images"] = self._make_teacher_images(opened)
         return result
 
     def _read_images(self, record: Record) -> dict[str, Any]:
         """
         Returns:
-            `dict` with `pixel_values` of shape `(num_images, 3, image_size, image_size)` and, with a
-            `teacher_image_size`, `teacher_images`, uint8, of shape
-            `(num_images, 3, teacher_image_size, teacher_image_size)`; with a `feature_cache`, `teacher_features`;
-            empty if the record has no image.
+            `dict` with `pixel_values` of shape `(num_tiles, 3, image_size, image_size)`, one square per image or its
+            tiles; with tiles, `image_sizes` of shape `(num_images, 2)` and `num_tiles` of shape `(num_images,)`; with
+            a `teacher_image_size`, `teacher_images`, uint8, of shape
+            `(num_squares, 3, teacher_image_size, teacher_image_size)`, the squares that teachers see; with a
+            `feature_cache`, their `teacher_features`; empty if the record has no image.
         """
         contents = [self.read_content(image) for image in record.images]
         if not contents:
@@ -155,16 +162,36 @@ class RecordReader(ABC):
             result["teacher_features"] = join(features)
         return result
 
-    def read_teacher_image(self, image: Any, content: Path | bytes) -> torch.Tensor:
-        """Reads the image that all teachers share: `(3, teacher_image_size, teacher_image_size)`, uint8."""
+    def read_teacher_images(self, image: Any, content: Path | bytes) -> torch.Tensor:
+        """Reads the squares that all teachers share; `teacher_images` of [`_read_images`]."""
         with self._explain_image(image):
-            return self._make_teacher_image(open_image(content))
+            return self._make_teacher_images(open_image(content))
 
-    def _make_teacher_image(self, image: Image.Image) -> torch.Tensor:
+    def _make_teacher_images(self, image: Image.Image) -> torch.Tensor:
         size = self.teacher_image_size
         assert size is not None
-        square = self.processor.image_processor.square_image(image, size, Image.Resampling.BICUBIC)
-        return teacher_image(square, size)
+        squares = self.processor.image_processor.square_images(image, size, Image.Resampling.BICUBIC)
+        if not self.distill_tiles:
+            squares = squares[:1]
+        return torch.stack([teacher_image(square, size) for square in squares])
+
+    def count_image_tokens(self, record: Record) -> list[int] | None:
+        """
+        Returns the number of tokens of each image of a record, without reading its pixels; `None` if each image is one
+        square.
+
+        Raises:
+            UserError: An image is broken.
+        """
+        processor: Any = self.processor
+        if processor.image_processor.image_grid_pinpoints is None:
+            return None
+        sizes = []
+        for image in record.images:
+            content = self.read_content(image)
+            with self._explain_image(image):
+                sizes.append(read_image_size(content))
+        return processor.count_image_tokens(sizes)
 
     def _find_problem(self, record: Record) -> str | None:
         """Returns the reason why the record cannot be used, without reading its images; image data sets check less."""

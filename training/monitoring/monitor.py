@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from ..counting.gpus import find_peak
+from ..objectives.objective import select_distilled
 from ..recipes.objectives import StudentWithObjective
 from .router_load import RouterLoad
 from .step_flops import StepFlops
@@ -47,7 +48,7 @@ class Monitor:
         self._seconds = seconds if self._seconds is None else self._seconds
         is_counted = batch["image_index"] >= 0
         self._load.expect(is_counted)
-        self._flops.num_teacher_images += len(is_counted)
+        self._flops.num_teacher_images += len(select_distilled(batch, is_counted))
         if "input_ids" not in batch:  # images alone
             self._samples += len(is_counted)
             return

@@ -47,7 +47,7 @@ class RouterLoad:
             encoder.register_forward_hook(torch.compiler.disable(self._count), with_kwargs=True)
 
     def expect(self, is_counted: torch.Tensor) -> None:
-        """Registers which images of the next micro-batch count, `(num_images,)`."""
+        """Registers which squares of the next micro-batch count, `(num_squares,)`."""
         self._is_counted = is_counted
 
     @torch.no_grad()
@@ -56,7 +56,9 @@ class RouterLoad:
         if probabilities is None or is_counted is None or not encoder.training:
             return
         probabilities = probabilities.detach()  # (L, I, P, A)
-        weight = is_counted.repeat(probabilities.shape[1] // len(is_counted))
+        # The routed squares come first. With a forced adapter there may be fewer, those that teachers see.
+        num_squares = probabilities.shape[1]
+        weight = F.pad(is_counted, (0, max(0, num_squares - len(is_counted))))[:num_squares]
         if kwargs.get("adapters") is not None:
             weight = weight & (kwargs["adapters"] < 0)
         tokens = []

@@ -18,13 +18,20 @@ from .hawaii_losses import (
     similarity_scores,
     token_importance,
 )
-from .objective import Objective, ObjectiveOptions, check_has_teachers, make_logged_terms, weigh_images
+from .objective import (
+    Objective,
+    ObjectiveOptions,
+    check_has_teachers,
+    make_logged_terms,
+    select_distilled,
+    weigh_images,
+)
 from .projections import Projection, TokenMatching, module_keys
 from .text_loss import text_terms
 
 
-# Shapes: I images, N teachers, m student tokens, D student width, B samples, t prompt tokens, L layers, P = m and the
-# class token, if there is one.
+# Shapes: S squares, I squares that teachers see, N teachers, m student tokens, D student width, B samples, t prompt
+# tokens, L layers, P = m and the class token, if there is one.
 
 
 DISTILLATIONS = ("fine", "coarse")
@@ -156,11 +163,11 @@ class HawaiiObjective(Objective):
         self, student: Student, teacher_features: list[torch.Tensor], batch: dict
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """As for [`Objective`]; without a language model, `batch` has no text."""
-        is_counted, weight = weigh_images(batch)
-        pixel_values, forced = batch["pixel_values"], None
+        weight, pixel_values, forced = weigh_images(batch), batch["pixel_values"], None
         if self.is_fine:
-            passes = routed_and_forced_passes(student, pixel_values, self.options.sequential_passes)
-            routed, forced, probabilities = passes  # (I, m, D), (I, N, m, D)
+            distilled = select_distilled(batch, pixel_values)
+            passes = routed_and_forced_passes(student, pixel_values, self.options.sequential_passes, distilled)
+            routed, forced, probabilities = passes  # (S, m, D), (I, N, m, D)
         else:
             routed, probabilities = routed_pass(student, pixel_values)
         matched = self._match(teacher_features)
@@ -175,11 +182,12 @@ class HawaiiObjective(Objective):
             monitored |= {name: projected[:, index] for index, name in enumerate(self.names)}
         if self.coarse_projection is not None:
             summary = self.coarse_projection(torch.cat(matched, dim=-1))  # (I, m, D), eq. 3
-            terms["coarse"] = (coarse_grained_loss(routed, summary) * weight).sum()
+            terms["coarse"] = (coarse_grained_loss(select_distilled(batch, routed), summary) * weight).sum()
             monitored["coarse"] = summary
         if probabilities is not None:
             vision = encoder_of(student).config
             banks = probabilities.split([vision.num_teacher_adapters, vision.num_general_adapters], dim=-1)
+            is_counted = batch["image_index"] >= 0  # of all squares
             balance = sum(load_balance_loss(bank, is_counted) for bank in banks if bank.shape[-1])  # L_mb
             terms["balance"] = balance * weight.sum()
 
@@ -224,7 +232,7 @@ class HawaiiObjective(Objective):
         if self.text_projection is None or isinstance(student, HawaiiVisionModel):
             empty = projected[:, 0, :0]
             return empty, torch.ones_like(empty[..., 0], dtype=torch.bool)
-        sample = batch["image_index"].clamp(min=0)
+        sample = select_distilled(batch, batch["image_index"]).clamp(min=0)
         words = student.get_input_embeddings()
         is_training = words.training
         words.eval()  # NEFTune's noise is for the student's input only, and fails for empty prompts

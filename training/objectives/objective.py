@@ -13,18 +13,30 @@ from ..teachers.teacher import Teacher
 from .encoder_passes import Student
 
 
-# Shapes: I images, m student tokens, D width.
+# Shapes: S squares (an image is one square, or its tiles), I squares that teachers see, m student tokens, D width.
 
 
-def weigh_images(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def select_distilled(batch: dict[str, torch.Tensor], values: torch.Tensor) -> torch.Tensor:
     """
-    The weight of each image of a batch in the mean over all images of the step.
+    Selects those squares of a batch that teachers see: all of them, or the whole pictures alone.
 
-    Returns:
-        Two tensors of shape `(num_images,)`: whether an image counts or only fills the batch, and its weight.
+    Args:
+        batch (`dict`):
+            Output of the collator.
+        values (`torch.Tensor` of shape `(num_squares, ...)`):
+            A value of each square, such as its `image_index` or the student's features.
     """
-    is_counted = batch["image_index"] >= 0
-    return is_counted, is_counted.float() / batch["num_images"].clamp(min=1)
+    index = batch.get("distilled_index")
+    return values if index is None else values.index_select(0, index)
+
+
+def weigh_images(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """
+    The weight of each square that teachers see in the mean over all of the step, `(num_distilled,)`; zero for one that
+    only fills the batch.
+    """
+    is_counted = select_distilled(batch, batch["image_index"]) >= 0
+    return is_counted.float() / batch["num_images"].clamp(min=1)
 
 
 @torch.no_grad()
@@ -40,8 +52,8 @@ def make_logged_terms(
         monitored (`dict[str, torch.FloatTensor]`):
             Features `(num_images, num_tokens, channels)`, whose variance over images and tokens, averaged over
             channels, is logged as well. Near zero means that the features have collapsed to a constant.
-        weight (`torch.FloatTensor` of shape `(num_images,)`):
-            Weight of each image in the step's mean, see [`weigh_images`]; the sum is the batch's share of the step.
+        weight (`torch.FloatTensor` of shape `(num_distilled,)`):
+            Weight of each square in the step's mean, see [`weigh_images`]; the sum is the batch's share of the step.
     """
     logged = {name: value.detach() for name, value in terms.items()}
     for name, features in monitored.items():
@@ -137,10 +149,12 @@ class Objective(nn.Module, ABC):
             student (`HawaiiForConditionalGeneration` or `HawaiiVisionModel`):
                 The model that is trained.
             teacher_features (`list[torch.FloatTensor]`):
-                Features of each teacher, `(num_images, height, width, channels)`.
+                Features of each teacher, `(num_distilled, height, width, channels)`, of the squares that
+                [`select_distilled`] selects.
             batch (`dict`):
-                Output of the collator, with `num_label_tokens` and `num_images`: the counts over all micro-batches
-                and processes of the step, which make accumulation equal to one large batch.
+                Output of the collator, with `num_label_tokens` and `num_images`: the counts of labels and of squares
+                that teachers see over all micro-batches and processes of the step, which make accumulation equal to
+                one large batch.
 
         Returns:
             The loss and its terms, each the share of one micro-batch: the sum over micro-batches and processes is the

@@ -20,8 +20,8 @@ def text_loss(
     Args:
         student (`HawaiiForConditionalGeneration`):
             The model that is trained.
-        image_features (`torch.FloatTensor` of shape `(num_images, num_patches, hidden_size)`):
-            Features of its encoder, before the projector.
+        image_features (`torch.FloatTensor` of shape `(num_squares, num_patches, hidden_size)`):
+            Features of its encoder for all squares, before the projector.
         batch (`dict`):
             Output of the collator, with `num_label_tokens`.
     """
@@ -30,6 +30,7 @@ def text_loss(
         model.find_image_tokens(batch["input_ids"], None),
         model.get_input_embeddings()(batch["input_ids"]),
         model.multi_modal_projector(image_features),
+        model.find_grids(None, batch.get("image_sizes")),
     )
     # Padded samples have a mask; packed ones have positions, by which transformers' attention keeps them apart.
     context = {name: batch.get(name) for name in ("attention_mask", "position_ids")}

@@ -129,7 +129,13 @@ class DataArguments:
             `plain`, `vicuna_v1` or a `.jinja` file; the tokenizer's if not given. A template for text only, as
             language models have, is adapted to images.
         image_aspect_ratio (`str`, *optional*, defaults to `"pad"`):
-            How an image is made square: `pad` or `crop`.
+            How an image is made square: `pad` or `crop`. Tiles do not depend on it.
+        image_grid_pinpoints (`list[list[int]]`, *optional*):
+            Heights and widths of the grids of tiles that an image can be cut into, in pixels, as in LLaVA-NeXT:
+            multiples of the encoder's image size. An empty list makes each image one square. If not given, the student
+            keeps what it starts with: the tiles of the stage before it or of a LLaVA-NeXT, otherwise one square.
+        distill_tiles (`bool`, *optional*, defaults to `True`):
+            Whether the teachers see every tile of an image, or only the whole image as one square.
         max_length (`int`, *optional*, defaults to 2048):
             Maximum number of tokens of a sample; unused when an encoder is trained alone.
         packing (`bool`, *optional*, defaults to `False`):
@@ -138,6 +144,9 @@ class DataArguments:
         max_batch_tokens (`int`, *optional*):
             Maximum number of tokens of a batch on one device, padding included, instead of a number of samples
             (`per_device_train_batch_size`). Samples of similar lengths are in one batch, with images or without.
+        max_batch_tiles (`int`, *optional*):
+            Maximum number of tiles of a batch on one device: the encoder's and the teachers' memory depends on them.
+            Samples of similar lengths are in one batch, as with `max_batch_tokens`.
         bad_records (`str`, *optional*, defaults to `"error"`):
             `error` or `skip`, see [`RecordDataset`]; applies to training data only.
         image_share (`float`, *optional*, defaults to 1.0):
@@ -158,9 +167,12 @@ class DataArguments:
     data: list[dict] | None = None
     chat_template: str | None = None
     image_aspect_ratio: str = "pad"
+    image_grid_pinpoints: list | None = None
+    distill_tiles: bool = True
     max_length: int = 2048
     packing: bool = False
     max_batch_tokens: int | None = None
+    max_batch_tiles: int | None = None
     bad_records: str = "error"
     image_share: float = 1.0
     follow_links: bool = True
@@ -193,11 +205,14 @@ class DataArguments:
                 "epoch. Streamed sources have no epoch, so they need weights."
             )
 
-        if self.max_batch_tokens is not None and self.is_streaming:
-            raise UserError(
-                "max_batch_tokens is given and data is streamed, but the lengths of all samples must be known before: "
-                "leave out one of them."
-            )
+        if self.max_batch_tiles is not None and self.max_batch_tiles < 1:
+            raise UserError(f"max_batch_tiles is {self.max_batch_tiles}; it must be 1 or more.")
+        for name in ("max_batch_tokens", "max_batch_tiles"):
+            if getattr(self, name) is not None and self.is_streaming:
+                raise UserError(
+                    f"{name} is given and data is streamed, but the sizes of all samples must be known before: leave "
+                    "out one of them."
+                )
         if self.teacher_cache is not None and self.is_streaming:
             raise UserError(
                 "teacher_cache is given and data is streamed, but a cache holds the features of all images: leave out "

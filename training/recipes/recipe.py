@@ -35,6 +35,8 @@ STUDENT_OPTIONS = ("vision_tower", "vision_config", "language_model", "text_conf
 TEXT_OPTIONS = (
     "chat_template",
     "eval_data_path",
+    "image_grid_pinpoints",
+    "max_batch_tiles",
     "max_batch_tokens",
     "neftune_noise_alpha",
     "lora",

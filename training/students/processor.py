@@ -3,7 +3,8 @@
 from transformers import CLIPImageProcessorPil, PreTrainedTokenizerBase
 
 from ...configuration.configuration_hawaii import HawaiiVisionConfig
-from ...files.user_error import UserError
+from ...configuration.tiles_hawaii import check_grid_pinpoints
+from ...files.user_error import UserError, explain_errors
 from ...modeling_hawaii.conversion.llava_checkpoint import read_llava
 from ...processing.chat_templates import adapt_chat_template, load_chat_template
 from ...processing.encoder_processor import kernel_and_colors, load_image_processor
@@ -22,12 +23,19 @@ def adapt_processor(
     processor: HawaiiProcessor, model_args: ModelArguments, data_args: DataArguments
 ) -> HawaiiProcessor:
     """
-    Sets the chat template and the `image_aspect_ratio` of a stage.
+    Sets the chat template, the `image_aspect_ratio` and the tiles of a stage.
 
     Raises:
-        UserError: there is no such template, or it does not render images and text (see [`adapt_chat_template`]).
+        UserError: there is no such template, it does not render images and text (see [`adapt_chat_template`]), or the
+            sizes of tiles are not multiples of the encoder's.
     """
     processor.image_aspect_ratio = data_args.image_aspect_ratio
+    if data_args.image_grid_pinpoints is not None:
+        images = processor.image_processor
+        with explain_errors():
+            images.image_grid_pinpoints = check_grid_pinpoints(
+                data_args.image_grid_pinpoints or None, images.tile_size
+            )
     if data_args.chat_template is not None:
         template = load_chat_template(data_args.chat_template)
     else:
@@ -53,11 +61,16 @@ def build_processor(
     data_args: DataArguments,
     vision_config: HawaiiVisionConfig,
     tokenizer: PreTrainedTokenizerBase,
+    image_grid_pinpoints: list[list[int]] | None = None,
 ) -> HawaiiProcessor:
-    """Creates a new student's processor; images are normalised as for the checkpoint that the encoder starts from."""
+    """
+    Creates a new student's processor. Images are normalised as for the checkpoint that the encoder starts from, and
+    cut into the tiles of a LLaVA-NeXT (`image_grid_pinpoints`) unless the stage has others.
+    """
     processor = HawaiiProcessor(
         image_processor=square_image_processor(load_image_processor(image_source(model_args)), vision_config),
         tokenizer=tokenizer,
         patch_size=vision_config.patch_size,
     )
+    processor.image_processor.image_grid_pinpoints = image_grid_pinpoints
     return adapt_processor(processor, model_args, data_args)

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ...configuration.configuration_hawaii import HawaiiConfig
+from ...configuration.tiles_hawaii import check_grid_pinpoints
 from ...files.manifest import check_manifest
 from ...files.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, JSON_FILES, check_json_files, open_tensors
 from ...files.run_contents import BASE_FOLDER
@@ -76,6 +77,27 @@ def join_parts(
     return student
 
 
+def set_tiles(student: HawaiiForConditionalGeneration, image_grid_pinpoints: list[list[int]] | None) -> None:
+    """
+    Makes a student read images cut into tiles, or without `image_grid_pinpoints` images of one square each. The
+    newline, which only tiles need, starts as in LLaVA-NeXT.
+
+    Raises:
+        ValueError: the pinpoints are not multiples of the encoder's image size.
+    """
+    config, model = student.config, student.model
+    pinpoints = check_grid_pinpoints(image_grid_pinpoints, config.vision_config.image_size)
+    if (pinpoints is None) != (config.image_grid_pinpoints is None):
+        if pinpoints is None:
+            del model.image_newline
+        else:
+            like = model.multi_modal_projector.linear_2.weight
+            width = config.text_config.hidden_size
+            newline = torch.empty(width, dtype=like.dtype, device=like.device).normal_(std=width**-0.5)
+            model.image_newline = nn.Parameter(newline)
+    config.image_grid_pinpoints = pinpoints
+
+
 def build_student(
     model_args: ModelArguments, data_args: DataArguments, num_teachers: int, objective: str = "hawaii"
 ) -> tuple[Student, HawaiiProcessor | EncoderProcessor]:
@@ -86,7 +108,7 @@ def build_student(
         model_args (`ModelArguments`):
             Names the encoder and the language model, or a LLaVA, or the encoder alone.
         data_args (`DataArguments`):
-            Names the chat template and how an image becomes a square.
+            Names the chat template and how an image becomes a square, or tiles.
         num_teachers (`int`):
             Number of teachers.
         objective (`str`, *optional*, defaults to `"hawaii"`):
@@ -111,7 +133,9 @@ def build_student(
     student.config.dtype = dtype
     # Many checkpoints still have the value of their own training, false, which makes every answer slow.
     student.config.text_config.use_cache = student.generation_config.use_cache = True
-    processor = build_processor(model_args, data_args, student.config.vision_config, tokenizer)
+    pinpoints = student.config.image_grid_pinpoints
+    processor = build_processor(model_args, data_args, student.config.vision_config, tokenizer, pinpoints)
+    set_tiles(student, processor.image_grid_pinpoints)
     stop_where_answers_end(student, processor)
     return student, processor
 
@@ -151,8 +175,8 @@ def continue_student(
     folder: Path, model_args: ModelArguments, data_args: DataArguments
 ) -> tuple[Student, HawaiiProcessor | EncoderProcessor]:
     """
-    Loads the student of a finished stage, and its processor with the next stage's chat template and
-    `image_aspect_ratio`.
+    Loads the student of a finished stage, and its processor, with the next stage's chat template, `image_aspect_ratio`
+    and tiles.
 
     Raises:
         UserError: a file of the stage is missing or damaged, or [`adapt_processor`] refuses the chat template.
@@ -164,5 +188,6 @@ def continue_student(
     student = load_student(folder, dtype)
     saved = HawaiiProcessor.from_pretrained(folder, trust_remote_code=model_args.trust_remote_code)
     processor = adapt_processor(saved, model_args, data_args)
+    set_tiles(student, processor.image_grid_pinpoints)
     stop_where_answers_end(student, processor)
     return student, processor

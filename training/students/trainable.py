@@ -9,7 +9,7 @@ from ..objectives.encoder_passes import Student
 
 def part_of(name: str) -> str:
     """Returns the part that a student's parameter belongs to, one of `TRAINABLE_PARTS`."""
-    if name.startswith("model.multi_modal_projector."):
+    if name.startswith(("model.multi_modal_projector.", "model.image_newline")):
         return "projector"
     if name.startswith(("model.language_model.", "lm_head.")):
         return "language_model"

@@ -70,7 +70,7 @@ class UncachedImages(ImageDataset):
             raise UserError(f"its image {image} cannot be read ({error})") from error
         if key in self.stored:
             return {"digest": key}
-        return {"digest": key, "teacher_image": self.read_teacher_image(image, content)}
+        return {"digest": key, "teacher_image": self.read_teacher_images(image, content)[0]}
 
 
 class FeatureWriter:
