@@ -154,6 +154,27 @@ def test_with_tiles_the_only_bright_cell_gets_the_scores_of_its_tile(tiled_stage
         assert ((others < 1e-5) | ((others - 1 / 16).abs() < 1e-5)).all()
 
 
+def test_with_tiles_the_scores_equal_those_of_training(stage_folder, tmp_path, monkeypatch):
+    stage = load_stage(stage_folder)
+    stage.student = make_tiled_model(vision={"num_teacher_adapters": len(TEACHER_GRIDS)})
+    stage.processor = make_tiled_processor()
+    records = [set_question(make_record(number), question) for number, question in enumerate(QUESTIONS)]
+    batch = make_batch(tmp_path, records, stage.processor)
+    used, token_importance = [], hawaii_objective.token_importance
+    monkeypatch.setattr(
+        hawaii_objective, "token_importance", lambda *args: used.append(token_importance(*args)) or used[-1]
+    )
+    stage.objective(stage.student, [teacher(batch["teacher_images"]) for teacher in stage.teachers], batch)
+    (expected,) = used  # (T, N, m)
+    pictures = [Image.open(tmp_path / "images" / record["image"]).convert("RGB") for record in records]
+    rows = describe_importance(stage, pictures, [""] * len(records), QUESTIONS)
+    maps = stage.processor.image_processor.assemble_maps(expected.transpose(1, 2), batch["image_sizes"])
+    assert len(expected) > len(rows) == len(maps)
+    for row, shares in zip(rows, maps):
+        for index, name in enumerate(TEACHER_GRIDS):
+            torch.testing.assert_close(torch.tensor(row["importance"][name]), shares[..., index])
+
+
 def test_a_square_across_a_border_is_bright_on_both_sides(tiled_stage):
     picture = Image.new("RGB", (32, 16))
     picture.paste("white", (12, 4, 20, 8))
