@@ -74,6 +74,14 @@ def make_llava_next_processor(
     )
 
 
+def pad_tiles(pixel_values: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    """The squares of each image as LLaVA-NeXT's processor returns them, `(num_images, max_num_tiles, ...)`."""
+    padded = pixel_values.new_zeros(len(counts), max(counts), *pixel_values.shape[1:])
+    for tiles, image in zip(pixel_values.split(counts), padded):
+        image[: len(tiles)] = tiles
+    return padded
+
+
 def choose_grid(size: Sequence[int], pinpoints: Sequence[Sequence[int]]) -> tuple[int, int]:
     """The pinpoint in which most pixels of a picture of this height and width are left; the smallest of equal ones."""
     height, width = size
