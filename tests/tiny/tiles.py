@@ -14,10 +14,11 @@ from transformers import (
     LlavaNextProcessor,
 )
 
-from hawaii import HawaiiForConditionalGeneration
+from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.modeling_hawaii.conversion.llava import convert_llava
+from hawaii.processing.image_processing_hawaii import HawaiiImageProcessor
 from hawaii.tests.tiny.llava import CLIP, IMAGE_TOKEN, TEXT, randomize
-from hawaii.tests.tiny.models import make_tokenizer
+from hawaii.tests.tiny.models import make_processor, make_tokenizer
 
 
 # LLaVA-NeXT's grids, for tiles of 16 pixels with 4 x 4 patches.
@@ -71,6 +72,16 @@ def make_llava_next_processor(
         patch_size=patch_size,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
+    )
+
+
+def make_tiled_processor(pinpoints: Sequence[Sequence[int]] = PINPOINTS, **kwargs) -> HawaiiProcessor:
+    """The tiny processor with tiles of 16 pixels; arguments as for [`HawaiiProcessor`]."""
+    square, side = make_processor(), {"height": 16, "width": 16}
+    return HawaiiProcessor(
+        HawaiiImageProcessor(size=side, crop_size=side, image_grid_pinpoints=pinpoints),
+        square.tokenizer,
+        **{"patch_size": square.patch_size, "chat_template": square.chat_template, **kwargs},
     )
 
 
