@@ -6,7 +6,8 @@ those of this process.
 
     python benchmarks/tiles.py
 
-LLaVA-NeXT runs a layer of its encoder that nothing reads. `--feature_layer -1` gives it no such layer.
+LLaVA-NeXT runs a layer of its encoder that nothing reads. `--feature_layer -1` gives it no such layer, and with
+`--adapters 0` both compute the same.
 """
 
 import argparse
@@ -93,6 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--feature_layer", type=int, choices=(-2, -1), default=-2)
+    parser.add_argument("--adapters", type=int, default=3, metavar="N", help="teachers' and general ones, N of each")
     parser.add_argument("--rounds", type=int, default=15, metavar="N")
     arguments = parser.parse_args()
 
@@ -104,7 +106,8 @@ def main() -> None:
     pinpoints = [[side * rows, side * columns] for rows, columns in GRIDS]
     theirs = make_llava_next(vision, text, pinpoints, vision_feature_layer=arguments.feature_layer).to(device)
     with tempfile.TemporaryDirectory() as folder:
-        ours = convert_llava_next(theirs, Path(folder), num_teacher_adapters=3, num_general_adapters=3).to(device)
+        adapters = {f"num_{kind}_adapters": arguments.adapters for kind in ("teacher", "general")}
+        ours = convert_llava_next(theirs, Path(folder), **adapters).to(device)
     print(f"HAWAII / LLaVA-NeXT, {arguments.size}, {device}, {torch.get_num_threads()} threads")
     for name, shapes in BATCHES.items():
         sizes = [[round(side * length) for length in shape] for shape in shapes]

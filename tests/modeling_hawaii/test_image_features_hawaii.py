@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,6 +19,7 @@ from hawaii.tests.tiny.tiles import (
     convert_llava_next,
     make_llava_next,
     make_prompts,
+    make_tiled_processor,
     pack_naively,
     pad_tiles,
 )
@@ -106,6 +108,24 @@ def test_a_bright_square_moves_through_the_features_as_through_the_picture(model
             others = change.clone()
             others[tile_row : tile_row + 4, tile_column : tile_column + 4] = 0
             assert not others.any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("width", "columns"), [(60, 12), (40, 8)], ids=["whole grid", "padded"])
+def test_a_bright_square_of_a_file_changes_the_feature_of_its_place(width, columns):
+    """Through processor and model: pictures are resized by 0.8 and centered in 2 x 3 tiles; 5 pixels are one patch."""
+    model = make_model(text=TEXT, image_grid_pinpoints=[[32, 48]], vision={"num_hidden_layers": 1})
+    processor = make_tiled_processor([[32, 48]])
+    places = [(row, column) for row in range(8) for column in range(columns)]
+    pictures = [Image.new("RGB", (width, 40)) for _ in places]
+    for picture, (row, column) in zip(pictures, places):
+        picture.paste("white", (5 * column, 5 * row, 5 * column + 5, 5 * row + 5))
+    inputs = processor.image_processor(pictures, return_tensors="pt")
+    features = torch.stack(model.get_image_features(**inputs).pooler_output)
+    assert features.shape[1] == 16 + 8 * (columns + 1)
+    maps = features[:, 16:].unflatten(1, (8, columns + 1))[:, :, :-1]
+    changes = (maps - maps.median(dim=0).values).square().sum(dim=-1).flatten(1)
+    assert [divmod(place, columns) for place in changes.argmax(dim=1).tolist()] == places
 
 
 @pytest.mark.parametrize("vision", [{}, {"num_teacher_adapters": 0, "num_general_adapters": 0}])
