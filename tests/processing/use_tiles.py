@@ -12,21 +12,17 @@ import json
 import sys
 from pathlib import Path
 
-
-# Makes importing the package fail even if it is installed.
-sys.modules["hawaii"] = None
-
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from PIL import Image  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
-from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaNextProcessor  # noqa: E402
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaNextProcessor
 
 
-# In transformers 4.57 the one that needs no torchvision has the other's name.
-LlavaNextImageProcessor = getattr(
-    transformers, "LlavaNextImageProcessorPil", getattr(transformers, "LlavaNextImageProcessor", None)
-)
+try:
+    from transformers import LlavaNextImageProcessorPil
+except ImportError:  # transformers 4.57, where the one that needs no torchvision has the other's name
+    from transformers import LlavaNextImageProcessor as LlavaNextImageProcessorPil
 
 
 def make_inputs(processor):
@@ -61,7 +57,7 @@ def describe(folder, reference):
     report["logits"] = difference(logits_of(model, inputs), reference["logits"])
     side = {"height": 16, "width": 16}
     llava_next = LlavaNextProcessor(
-        image_processor=LlavaNextImageProcessor(
+        image_processor=LlavaNextImageProcessorPil(
             size=side, crop_size=side, image_grid_pinpoints=model.config.image_grid_pinpoints
         ),
         tokenizer=processor.tokenizer,
@@ -87,5 +83,6 @@ def use_tiles(folder, reference_file, output):
 
 
 if __name__ == "__main__":
+    sys.modules["hawaii"] = None  # makes importing the package fail even if it is installed
     torch.set_num_threads(1)
     print(json.dumps(use_tiles(*map(Path, sys.argv[1:]))))
