@@ -15,14 +15,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from hawaii.benchmarks.alternating import compare, measure
 from hawaii.configuration.tiles_hawaii import count_image_tokens, count_tiles
-from hawaii.tests.tiny.tiles import convert_llava_next, make_llava_next, make_prompts, pad_tiles
+from hawaii.modeling_hawaii.conversion.llava import convert_llava
+from hawaii.tests.tiny.llava import make_llava_next
+from hawaii.tests.tiny.tiles import make_prompts, pad_tiles
 
 
 # The widths of CLIP ViT-B/16 and few layers, of which the language model reads the last; and a tiny size for the test.
@@ -104,10 +105,13 @@ def main() -> None:
     side = vision["image_size"]
     vision = {**vision, "num_hidden_layers": vision["num_hidden_layers"] - 1 - arguments.feature_layer}
     pinpoints = [[side * rows, side * columns] for rows, columns in GRIDS]
-    theirs = make_llava_next(vision, text, pinpoints, vision_feature_layer=arguments.feature_layer).to(device)
+    fields = {"image_grid_pinpoints": pinpoints, "vision_feature_layer": arguments.feature_layer}
+    theirs = make_llava_next(vision, text, **fields)
     with tempfile.TemporaryDirectory() as folder:
         adapters = {f"num_{kind}_adapters": arguments.adapters for kind in ("teacher", "general")}
-        ours = convert_llava_next(theirs, Path(folder), **adapters).to(device)
+        theirs.save_pretrained(folder)
+        ours = convert_llava(folder, **adapters).model.to(device)
+    theirs.to(device)
     print(f"HAWAII / LLaVA-NeXT, {arguments.size}, {device}, {torch.get_num_threads()} threads")
     for name, shapes in BATCHES.items():
         sizes = [[round(side * length) for length in shape] for shape in shapes]

@@ -13,10 +13,9 @@ from hawaii.configuration.tiles_hawaii import (
     find_features,
     find_tile_grids,
 )
-from hawaii.tests.tiny.models import VISION, make_config
+from hawaii.tests.tiny.models import PINPOINTS, VISION, make_config
 from hawaii.tests.tiny.operations import CountOperations
 from hawaii.tests.tiny.tiles import (
-    PINPOINTS,
     PUBLISHED_PINPOINTS,
     choose_grid,
     make_llava_next_processor,

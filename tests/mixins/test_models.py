@@ -6,8 +6,7 @@ import torch
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiModel, HawaiiVisionConfig, HawaiiVisionModel
 from hawaii.tests.mixins.transformers_tests import import_mixin
-from hawaii.tests.tiny.models import VISION, make_config
-from hawaii.tests.tiny.tiles import PINPOINTS
+from hawaii.tests.tiny.models import PINPOINTS, VISION, make_config
 
 
 Mixin = import_mixin("test_modeling_common", "ModelTesterMixin")

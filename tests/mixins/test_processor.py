@@ -7,7 +7,7 @@ from hawaii.processing.chat_templates import adapt_chat_template, load_chat_temp
 from hawaii.processing.image_processing_hawaii import HawaiiImageProcessor
 from hawaii.tests.mixins.transformers_tests import import_mixin
 from hawaii.tests.tiny.language_models import FAMILIES, make_tokenizer
-from hawaii.tests.tiny.tiles import PINPOINTS
+from hawaii.tests.tiny.models import PINPOINTS
 
 
 Mixin = import_mixin("test_processing_common", "ProcessorTesterMixin")

@@ -8,8 +8,8 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from hawaii.configuration.tiles_hawaii import count_image_tokens, count_tiles
-from hawaii.tests.tiny.models import make_model
-from hawaii.tests.tiny.tiles import PINPOINTS, SIZES, make_prompts, pad_tiles
+from hawaii.tests.tiny.models import PINPOINTS, make_model
+from hawaii.tests.tiny.tiles import SIZES, make_prompts, pad_tiles
 
 
 NUM_TOKENS = count_image_tokens(SIZES, PINPOINTS, 16, 4)

@@ -10,16 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hawaii import HawaiiConfig, HawaiiForConditionalGeneration, HawaiiModel
 from hawaii.configuration.tiles_hawaii import count_image_tokens, count_tiles
-from hawaii.tests.tiny.models import make_config, make_model
+from hawaii.modeling_hawaii.conversion.llava import convert_llava
+from hawaii.tests.tiny.llava import make_llava_next
+from hawaii.tests.tiny.models import PINPOINTS, make_config, make_model
 from hawaii.tests.tiny.operations import CountOperations
+from hawaii.tests.tiny.tiled_models import make_tiled_processor
 from hawaii.tests.tiny.tiles import (
-    PINPOINTS,
     PUBLISHED_PINPOINTS,
     SIZES,
-    convert_llava_next,
-    make_llava_next,
     make_prompts,
-    make_tiled_processor,
     pack_naively,
     pad_tiles,
 )
@@ -115,7 +114,7 @@ def test_a_bright_square_moves_through_the_features_as_through_the_picture(model
 def test_a_bright_square_of_a_file_changes_the_feature_of_its_place(width, columns):
     """Through processor and model: pictures are resized by 0.8 and centered in 2 x 3 tiles; 5 pixels are one patch."""
     model = make_model(text=TEXT, image_grid_pinpoints=[[32, 48]], vision={"num_hidden_layers": 1})
-    processor = make_tiled_processor([[32, 48]])
+    processor = make_tiled_processor(image_grid_pinpoints=[[32, 48]])
     places = [(row, column) for row in range(8) for column in range(columns)]
     pictures = [Image.new("RGB", (width, 40)) for _ in places]
     for picture, (row, column) in zip(pictures, places):
@@ -131,8 +130,9 @@ def test_a_bright_square_of_a_file_changes_the_feature_of_its_place(width, colum
 @pytest.mark.parametrize("vision", [{}, {"num_teacher_adapters": 0, "num_general_adapters": 0}])
 def test_logits_are_those_of_transformers_llava_next(tmp_path, vision):
     """With its weights, of images with different grids."""
-    llava_next = make_llava_next(text=TEXT)
-    model = convert_llava_next(llava_next, tmp_path, **vision)
+    llava_next = make_llava_next(text=TEXT, image_grid_pinpoints=PINPOINTS)
+    llava_next.save_pretrained(tmp_path)
+    model = convert_llava(str(tmp_path), **vision).model
     pixel_values = torch.randn(sum(NUM_TILES), 3, 16, 16)
     batch = make_prompts(PROMPTS[:2], NUM_TOKENS, model.config.image_token_id) | {"image_sizes": IMAGE_SIZES}
     expected = logits(llava_next, {**batch, "pixel_values": pad_tiles(pixel_values, NUM_TILES)})

@@ -8,14 +8,9 @@ import torch
 from PIL import Image
 
 from hawaii import HawaiiProcessor
-from hawaii.tests.tiny.models import make_model, make_processor
-from hawaii.tests.tiny.tiles import (
-    PINPOINTS,
-    PUBLISHED_PINPOINTS,
-    make_llava_next_processor,
-    make_tiled_processor,
-    pad_tiles,
-)
+from hawaii.tests.tiny.models import PINPOINTS, make_model, make_processor
+from hawaii.tests.tiny.tiled_models import make_tiled_processor
+from hawaii.tests.tiny.tiles import PUBLISHED_PINPOINTS, make_llava_next_processor, pad_tiles
 
 
 # Width and height: 3, 3, 4 and 2 tiles, without the whole picture.

@@ -14,7 +14,8 @@ from transformers.utils import is_torchvision_available
 
 from hawaii.processing.image_processing_hawaii import HawaiiImageProcessor
 from hawaii.processing.tile_images_hawaii import cut_tiles
-from hawaii.tests.tiny.tiles import PINPOINTS, PUBLISHED_PINPOINTS
+from hawaii.tests.tiny.models import PINPOINTS
+from hawaii.tests.tiny.tiles import PUBLISHED_PINPOINTS
 
 
 SIDE = {"height": 16, "width": 16}

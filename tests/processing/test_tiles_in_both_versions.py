@@ -12,8 +12,7 @@ from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.tests.documents import ROOT
 from hawaii.tests.folders import TRANSFORMERS_VERSIONS
 from hawaii.tests.processing.use_tiles import logits_of, make_inputs
-from hawaii.tests.tiny.models import make_model
-from hawaii.tests.tiny.tiles import PINPOINTS, make_tiled_processor
+from hawaii.tests.tiny.models import save_tiled_folder
 
 
 SCRIPT = ROOT / "tests" / "processing" / "use_tiles.py"
@@ -26,8 +25,7 @@ def folder(tmp_path_factory):
     """The published folder, next to the reference."""
     torch.manual_seed(0)
     base = tmp_path_factory.mktemp("tiles")
-    make_model(text={"max_position_embeddings": 512}, image_grid_pinpoints=PINPOINTS).save_pretrained(base / "hub")
-    make_tiled_processor().save_pretrained(base / "hub")
+    save_tiled_folder(base / "hub")
     processor = HawaiiProcessor.from_pretrained(base / "hub")
     images, _, inputs = make_inputs(processor)
     logits = logits_of(HawaiiForConditionalGeneration.from_pretrained(base / "hub"), inputs)

@@ -11,9 +11,9 @@ SIZES = {"wide": (32, 16), "tall": (16, 32), "square": (32, 32), "padded": (32, 
 CELLS = {"wide": (4, 8), "tall": (8, 4), "square": (8, 8), "padded": (6, 8), "strip": (2, 12)}
 
 
-def make_tiled_processor() -> HawaiiProcessor:
-    """Cuts tiles of 16 pixels with 4 x 4 patches."""
-    return make_processor(image_grid_pinpoints=PINPOINTS)
+def make_tiled_processor(**kwargs) -> HawaiiProcessor:
+    """Cuts tiles of 16 pixels with 4 x 4 patches; arguments as for [`make_processor`]."""
+    return make_processor(**{"image_grid_pinpoints": PINPOINTS, **kwargs})
 
 
 def make_tiled_model(**kwargs) -> HawaiiForConditionalGeneration:

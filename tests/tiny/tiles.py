@@ -1,62 +1,18 @@
-"""LLaVA-NeXT of transformers at a tiny size, the HAWAII with its weights, and tiles put together by plain loops."""
+"""LLaVA-NeXT's processor at a tiny size, prompts with tiles, and tiles put together by plain loops."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import (
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    LlavaNextImageProcessorPil,
-    LlavaNextProcessor,
-)
+from transformers import LlavaNextImageProcessorPil, LlavaNextProcessor
 
-from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
-from hawaii.modeling_hawaii.conversion.llava import convert_llava
-from hawaii.processing.image_processing_hawaii import HawaiiImageProcessor
-from hawaii.tests.tiny.llava import CLIP, IMAGE_TOKEN, TEXT, randomize
-from hawaii.tests.tiny.models import make_processor, make_tokenizer
+from hawaii.tests.tiny.models import PINPOINTS, make_tokenizer
 
 
-# LLaVA-NeXT's grids, for tiles of 16 pixels with 4 x 4 patches.
-PINPOINTS = [[16, 32], [32, 16], [32, 32], [48, 16], [16, 48]]
 # Of tiles of 336 pixels, as in the published checkpoints.
 PUBLISHED_PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 # Height and width of a wide, a high and a square picture: 2, 3 and 4 tiles, without the whole picture.
 SIZES = [[20, 50], [47, 12], [30, 31]]
-
-
-def make_llava_next(
-    vision: dict | None = None, text: dict | None = None, pinpoints: Sequence[Sequence[int]] = PINPOINTS, **fields
-) -> LlavaNextForConditionalGeneration:
-    """transformers' LLaVA-NeXT; arguments override the fields of the tiny LLaVA."""
-    config = LlavaNextConfig(
-        vision_config={**CLIP, **(vision or {})},
-        text_config={**TEXT, **(text or {})},
-        **{"image_token_index": IMAGE_TOKEN, "image_grid_pinpoints": [list(pair) for pair in pinpoints], **fields},
-    )
-    return randomize(LlavaNextForConditionalGeneration(config))
-
-
-def convert_llava_next(
-    llava_next: LlavaNextForConditionalGeneration, folder: Path, **adapters
-) -> HawaiiForConditionalGeneration:
-    """The HAWAII with the weights of a LLaVA-NeXT, whose parts are those of a LLaVA; `folder` will have these."""
-    theirs = llava_next.config
-    names = ("vision_config", "text_config", "image_token_index", "vision_feature_layer")
-    llava = LlavaForConditionalGeneration(LlavaConfig(**{name: getattr(theirs, name) for name in names}))
-    tensors = llava_next.state_dict()
-    newline = tensors.pop("model.image_newline")
-    llava.load_state_dict(tensors)
-    llava.save_pretrained(folder)
-    square = convert_llava(str(folder), **adapters).model
-    config = type(square.config)(**{**square.config.to_dict(), "image_grid_pinpoints": theirs.image_grid_pinpoints})
-    model = HawaiiForConditionalGeneration(config)
-    model.load_state_dict({**square.state_dict(), "model.image_newline": newline})
-    return model.eval()
 
 
 def make_llava_next_processor(
@@ -72,16 +28,6 @@ def make_llava_next_processor(
         patch_size=patch_size,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-    )
-
-
-def make_tiled_processor(pinpoints: Sequence[Sequence[int]] = PINPOINTS, **kwargs) -> HawaiiProcessor:
-    """The tiny processor with tiles of 16 pixels; arguments as for [`HawaiiProcessor`]."""
-    square, side = make_processor(), {"height": 16, "width": 16}
-    return HawaiiProcessor(
-        HawaiiImageProcessor(size=side, crop_size=side, image_grid_pinpoints=pinpoints),
-        square.tokenizer,
-        **{"patch_size": square.patch_size, "chat_template": square.chat_template, **kwargs},
     )
 
 
