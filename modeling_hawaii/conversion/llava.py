@@ -1,4 +1,4 @@
-"""Starts a student from a LLaVA: the same model, without the parts that do not affect its answers."""
+"""Starts a student from a LLaVA or a LLaVA-NeXT: the same model, without the parts that do not affect its answers."""
 
 import re
 
@@ -35,6 +35,8 @@ def _decoder_targets(model: HawaiiForConditionalGeneration) -> dict[str, TensorT
     }
     if model.config.tie_word_embeddings:
         del targets["head.weight"]
+    if model.config.image_grid_pinpoints is not None:
+        targets["image_newline"] = TensorTarget("model.image_newline")
     return targets
 
 
@@ -96,6 +98,7 @@ def assemble(
             projector_hidden_act=source.projector_hidden_act,
             multimodal_projector_bias=source.multimodal_projector_bias,
             head_bias="head.bias" in names,
+            image_grid_pinpoints=source.image_grid_pinpoints,
         )
         model = build_empty(HawaiiForConditionalGeneration, config, dtype)
     parts = _decoder_targets(model)
@@ -132,8 +135,9 @@ def convert_llava(
     checkpoint: str, vision_tower: str | None = None, dtype: torch.dtype | None = None, **adapter_fields
 ) -> Conversion:
     """
-    Converts a LLaVA to a [`HawaiiForConditionalGeneration`] that gives the same answers. It has no adapters unless
-    `adapter_fields` add some; new adapters add nothing yet.
+    Converts a LLaVA to a [`HawaiiForConditionalGeneration`] that gives the same answers; a LLaVA-NeXT (LLaVA-1.6) to
+    one that cuts images into the same tiles. It has no adapters unless `adapter_fields` add some; new adapters add
+    nothing yet.
 
     Args:
         checkpoint (`str`):

@@ -1,8 +1,9 @@
-"""The configuration of a LLaVA, in transformers' form or in LLaVA's own."""
+"""The configuration of a LLaVA or a LLaVA-NeXT, in transformers' form or in LLaVA's own."""
 
+import ast
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
@@ -15,6 +16,7 @@ from .checkpoint_tensors import find_file
 from .clip import CLIP_TYPES, SIGLIP_TYPES, load_vision_config
 
 
+TRANSFORMERS_TYPES = ("llava", "llava_next")
 # LLaVA's own model types, and the language model's type in transformers.
 ORIGINAL_TYPES = {
     "llava": "llama",
@@ -25,6 +27,9 @@ ORIGINAL_TYPES = {
 }
 # Fields of transformers 4 in LLaVA's own configuration; transformers 5 reads them but does not write them.
 LEGACY_TEXT_FIELDS = ("rope_theta", "rope_scaling")
+# LLaVA's own mm_patch_merge_type and image_aspect_ratio that a student can have: LLaVA-1.5's and LLaVA-1.6's.
+ONE_SQUARE = [("flat", "pad"), ("flat", "square"), ("flat", None)]
+TILES = ("spatial_unpad", "anyres")
 
 
 class LlavaCheckpoint(NamedTuple):
@@ -38,6 +43,7 @@ class LlavaCheckpoint(NamedTuple):
     image_token_index: int | None  # `None` if the vocabulary has no token for images
     projector_hidden_act: str
     multimodal_projector_bias: bool
+    image_grid_pinpoints: list[list[int]] | None  # heights and widths of the grids of tiles; `None` for one square
     vision_tower: str | None  # the encoder's checkpoint, if it may be a separate one
     part_names: list[tuple[str, str]]  # patterns of the prefixes of tensor names, and their replacements
     values: dict  # the unparsed config.json
@@ -92,11 +98,13 @@ def _read_transformers(checkpoint: str, values: dict) -> LlavaCheckpoint:
         image_token_index=config.image_token_index,
         projector_hidden_act=config.projector_hidden_act,
         multimodal_projector_bias=config.multimodal_projector_bias,
+        image_grid_pinpoints=config.image_grid_pinpoints if config.model_type == "llava_next" else None,
         vision_tower=None,
         # transformers 4 joined models with heads and 5 joins base models, but 5 may write the names of either.
         part_names=[
             (r"(model\.)?vision_tower\.(vision_model\.)?", "vision."),
             (r"(model\.)?multi_modal_projector\.", "projector."),
+            (r"(model\.)?image_newline$", "image_newline"),
             (rf"(lm_head|language_model\.{re.escape(head)})\.", "head."),
             (rf"(model\.)?language_model\.((model|{causal.base_model_prefix})\.)?", "text."),
         ],
@@ -104,13 +112,36 @@ def _read_transformers(checkpoint: str, values: dict) -> LlavaCheckpoint:
     )
 
 
+def _read_original_pinpoints(checkpoint: str, values: dict) -> list[list[int]] | None:
+    """
+    Heights and widths of the grids that LLaVA-1.6 cuts images into; `None` for a LLaVA that makes each image one
+    square. LLaVA's own code reads each pair as a width and a height, in a list or in a string with the list.
+    """
+    images = values.get("mm_patch_merge_type", "flat"), values.get("image_aspect_ratio")
+    if images in ONE_SQUARE:
+        return None
+    if images != TILES:
+        raise UserError(
+            f"{checkpoint} has mm_patch_merge_type {images[0]!r} with image_aspect_ratio {images[1]!r}; a student can "
+            "start from a LLaVA that has 'flat' with 'pad' or 'square', as LLaVA-1.5, or 'spatial_unpad' with "
+            "'anyres', as LLaVA-1.6."
+        )
+    pinpoints = values.get("image_grid_pinpoints")
+    try:
+        pairs: Any = ast.literal_eval(pinpoints) if isinstance(pinpoints, str) else pinpoints
+        return [[height, width] for width, height in pairs]
+    except (SyntaxError, TypeError, ValueError):
+        raise UserError(
+            f"{checkpoint} has image_grid_pinpoints {pinpoints!r}; a student can start from a LLaVA that lists the "
+            "width and the height of each grid there, such as [[336, 672], [672, 336]]."
+        ) from None
+
+
 def _read_original(checkpoint: str, values: dict, vision_tower: str | None) -> LlavaCheckpoint:
     restricted = {
         "mm_projector_type": (values.get("mm_projector_type", "linear"), ("mlp2x_gelu",)),
         "mm_vision_select_feature": (values.get("mm_vision_select_feature", "patch"), ("patch",)),
         "mm_use_im_start_end": (values.get("mm_use_im_start_end", False), (False,)),
-        "mm_patch_merge_type": (values.get("mm_patch_merge_type", "flat"), ("flat",)),
-        "image_aspect_ratio": (values.get("image_aspect_ratio"), ("pad", "square", None)),
         "s2": (values.get("s2", False), (False,)),
     }
     for name, (value, accepted) in restricted.items():
@@ -119,6 +150,7 @@ def _read_original(checkpoint: str, values: dict, vision_tower: str | None) -> L
                 f"{checkpoint} has {name} {value!r}; a student can start from a LLaVA that has {accepted[0]!r}, as in "
                 "LLaVA-1.5."
             )
+    pinpoints = _read_original_pinpoints(checkpoint, values)
     vision_feature_layer = values.get("mm_vision_select_layer")
     if not isinstance(vision_feature_layer, int):
         raise UserError(f"The config.json of {checkpoint} has no mm_vision_select_layer, the encoder's layer to read.")
@@ -143,11 +175,13 @@ def _read_original(checkpoint: str, values: dict, vision_tower: str | None) -> L
         image_token_index=None,
         projector_hidden_act="gelu",
         multimodal_projector_bias=True,
+        image_grid_pinpoints=pinpoints,
         vision_tower=tower,
         part_names=[
             (r"model\.vision_tower\.vision_tower\.(vision_model\.)?", "vision."),
             (r"model\.mm_projector\.0\.", "projector.linear_1."),
             (r"model\.mm_projector\.2\.", "projector.linear_2."),
+            (r"model\.image_newline$", "image_newline"),
             (r"lm_head\.", "head."),
             (r"model\.", "text."),
         ],
@@ -157,7 +191,7 @@ def _read_original(checkpoint: str, values: dict, vision_tower: str | None) -> L
 
 def read_llava(checkpoint: str, vision_tower: str | None) -> LlavaCheckpoint:
     """
-    Reads the configuration of a LLaVA.
+    Reads the configuration of a LLaVA or a LLaVA-NeXT.
 
     Args:
         checkpoint (`str`):
@@ -180,10 +214,10 @@ def read_llava(checkpoint: str, vision_tower: str | None) -> LlavaCheckpoint:
     model_type = values.get("model_type")
     if model_type in ORIGINAL_TYPES and "mm_vision_tower" in values:
         return _read_original(checkpoint, values, vision_tower)
-    if model_type != "llava":
+    if model_type not in TRANSFORMERS_TYPES:
         raise UserError(
-            f"{checkpoint} is a {model_type!r} checkpoint; a student starts from a 'llava' of transformers or from "
-            f"LLaVA's own types, {', '.join(map(repr, ORIGINAL_TYPES))} with an mm_vision_tower."
+            f"{checkpoint} is a {model_type!r} checkpoint; a student starts from a 'llava' or a 'llava_next' of "
+            f"transformers or from LLaVA's own types, {', '.join(map(repr, ORIGINAL_TYPES))} with an mm_vision_tower."
         )
     if vision_tower is not None:
         raise UserError(f"{checkpoint} contains its encoder: leave vision_tower out.")

@@ -12,6 +12,9 @@ from transformers import (
     CLIPVisionModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    PreTrainedModel,
 )
 
 
@@ -41,6 +44,8 @@ TEXT = {
     "tie_word_embeddings": False,
 }
 IMAGE_TOKEN = 39
+# Heights and widths; with these as widths and heights, some images would have other tiles.
+PINPOINTS = [[16, 32], [48, 16], [32, 32]]
 
 
 def randomize(model: nn.Module) -> nn.Module:
@@ -52,21 +57,29 @@ def randomize(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+def _fields(vision: dict | None, text: dict | None, fields: dict) -> dict:
+    vision = {**CLIP, **(vision or {})}
+    is_clip = vision["model_type"] == "clip_vision_model"
+    return {
+        "vision_config": vision,
+        "text_config": {**TEXT, **(text or {})},
+        "image_token_index": IMAGE_TOKEN,
+        "vision_feature_select_strategy": "default" if is_clip else "full",
+        **fields,
+    }
+
+
 def make_llava(vision: dict | None = None, text: dict | None = None, **fields) -> LlavaForConditionalGeneration:
     """transformers' LLaVA; arguments override the fields above."""
-    vision = {**CLIP, **(vision or {})}
-    text = {**TEXT, **(text or {})}
-    is_clip = vision["model_type"] == "clip_vision_model"
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        **{
-            "image_token_index": IMAGE_TOKEN,
-            "vision_feature_select_strategy": "default" if is_clip else "full",
-            **fields,
-        },
-    )
-    return randomize(LlavaForConditionalGeneration(config))
+    return randomize(LlavaForConditionalGeneration(LlavaConfig(**_fields(vision, text, fields))))
+
+
+def make_llava_next(
+    vision: dict | None = None, text: dict | None = None, **fields
+) -> LlavaNextForConditionalGeneration:
+    """transformers' LLaVA-NeXT, which cuts images into tiles; arguments override the fields above."""
+    config = LlavaNextConfig(**_fields(vision, text, {"image_grid_pinpoints": PINPOINTS, **fields}))
+    return randomize(LlavaNextForConditionalGeneration(config))
 
 
 def rename(tensors: dict[str, torch.Tensor], *patterns: tuple[str, str]) -> dict[str, torch.Tensor]:
@@ -95,13 +108,14 @@ def save_tensors(folder: Path, tensors: dict[str, torch.Tensor], num_files: int 
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def save_as_transformers_4(llava: LlavaForConditionalGeneration, folder: Path, num_files: int = 1) -> Path:
+def save_as_transformers_4(llava: PreTrainedModel, folder: Path, num_files: int = 1) -> Path:
     """Saves with the names of llava-hf's checkpoints: a complete language model next to a complete encoder."""
     llava.config.save_pretrained(folder)
     tensors = rename(
         llava.state_dict(),
         (r"model\.vision_tower\.", "vision_tower.vision_model."),
         (r"model\.multi_modal_projector\.", "multi_modal_projector."),
+        (r"model\.image_newline", "image_newline"),
         (r"model\.language_model\.", "language_model.model."),
         (r"lm_head\.", "language_model.lm_head."),
     )
@@ -109,7 +123,7 @@ def save_as_transformers_4(llava: LlavaForConditionalGeneration, folder: Path, n
     return folder
 
 
-def save_clip(folder: Path, llava: LlavaForConditionalGeneration | None = None) -> Path:
+def save_clip(folder: Path, llava: PreTrainedModel | None = None) -> Path:
     """Saves the encoder of a LLaVA, or another of the same size, as a separate checkpoint."""
     clip = randomize(CLIPVisionModel(CLIPVisionConfig(**CLIP)))
     if llava is not None:
@@ -119,14 +133,17 @@ def save_clip(folder: Path, llava: LlavaForConditionalGeneration | None = None) 
 
 
 def save_original(
-    llava: LlavaForConditionalGeneration,
+    llava: PreTrainedModel,
     folder: Path,
     vision_tower: Path,
     has_tower: bool = False,
     num_files: int = 1,
     **fields,
 ) -> Path:
-    """Saves transformers' model in LLaVA's own form, which has other names and no token for images."""
+    """
+    Saves transformers' LLaVA or LLaVA-NeXT in LLaVA's own form, which has other names, no token for images, and the
+    width of each grid of tiles before its height.
+    """
     folder.mkdir()
     text = llava.config.text_config
     values = {name: value for name, value in text.to_diff_dict().items() if name not in ("rope_parameters", "dtype")}
@@ -146,6 +163,9 @@ def save_original(
         "tune_mm_mlp_adapter": False,
         "use_mm_proj": True,
     }
+    if llava.config.model_type == "llava_next":
+        values |= {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}
+        values["image_grid_pinpoints"] = [[width, height] for height, width in llava.config.image_grid_pinpoints]
     (folder / "config.json").write_text(json.dumps(values | fields))
     tensors = rename(
         llava.state_dict(),

@@ -22,7 +22,7 @@ from ...modeling_hawaii.conversion.vocabulary import grow_vocabulary
 from ...processing.chat_templates import adapt_chat_template, load_chat_template
 from ...processing.encoder_processor import load_image_processor
 from ..teachers.config import DTYPES
-from .processor import square_image_processor
+from .processor import square_image_processor, tile_image_processor
 from .tokenizer import default_chat_template, read_tokenizer
 
 
@@ -47,20 +47,37 @@ def _new_folder(folder: str) -> Path:
     return path
 
 
+def _llava_image_processor(source: LlavaCheckpoint):
+    """Image processor for squares or, of a LLaVA-NeXT, for tiles; errors as for [`build_llava_processor`]."""
+    original, pinpoints = load_image_processor(source.vision_tower or source.checkpoint), source.image_grid_pinpoints
+    if pinpoints is None:
+        return square_image_processor(original, source.vision_config)
+    if source.vision_tower is None:
+        theirs = getattr(original, "image_grid_pinpoints", None)
+        if theirs != pinpoints:
+            raise UserError(
+                f"{source.checkpoint} has image_grid_pinpoints {pinpoints} in its config.json but {theirs} in its "
+                "image processor's file, such as preprocessor_config.json: set the list of its training in both."
+            )
+    with explain_errors(f"No student can be built from the configuration of {source.checkpoint}"):
+        return tile_image_processor(original, source.vision_config, pinpoints)
+
+
 def build_llava_processor(source: LlavaCheckpoint) -> HawaiiProcessor:
     """
     Creates the processor for a converted LLaVA: its tokenizer with a token for images, its normalisation, its chat
-    template (Vicuna's if it has none), and its `image_aspect_ratio`. transformers' format does not record how images
-    became squares: they are padded, as in LLaVA-1.5.
+    template (Vicuna's if it has none), and its tiles or its `image_aspect_ratio`. transformers' format does not record
+    how images became squares: they are padded, as in LLaVA-1.5.
 
     Args:
         source (`LlavaCheckpoint`):
             Names the folders of the tokenizer and of the encoder's image processor.
 
     Raises:
-        UserError: one of them is missing or damaged, or a student cannot use the tokenizer.
+        UserError: one of them is missing or damaged, a student cannot use the tokenizer or the tiles, or the image
+            processor and the model of a LLaVA-NeXT disagree about the tiles.
     """
-    original = load_image_processor(source.vision_tower or source.checkpoint)
+    image_processor = _llava_image_processor(source)
     tokenizer = read_tokenizer(source.checkpoint)
     template, image_aspect_ratio = default_chat_template(tokenizer), "pad"
     if source.vision_tower is None:
@@ -68,12 +85,12 @@ def build_llava_processor(source: LlavaCheckpoint) -> HawaiiProcessor:
             template = (
                 AutoProcessor.from_pretrained(source.checkpoint, trust_remote_code=False).chat_template or template
             )
-    elif source.values.get("image_aspect_ratio") != "pad":
+    elif source.values.get("image_aspect_ratio") not in ("pad", "anyres"):
         image_aspect_ratio = "crop"  # LLaVA's "square"
     if template is None:
         template = load_chat_template("vicuna_v1")
     return HawaiiProcessor(
-        image_processor=square_image_processor(original, source.vision_config),
+        image_processor=image_processor,
         tokenizer=tokenizer,
         patch_size=source.vision_config.patch_size,
         chat_template=adapt_chat_template(template, **tokenizer.special_tokens_map),
@@ -146,7 +163,7 @@ def _save_with_processor(converter: Callable[..., Conversion], checkpoint, folde
 
 def save_llava(checkpoint: str, folder: str, vision_tower: str | None = None, dtype: str | None = None) -> None:
     """
-    Writes a LLaVA as a HAWAII without adapters, with its processor; it gives the same answers.
+    Writes a LLaVA or a LLaVA-NeXT as a HAWAII without adapters, with its processor; it gives the same answers.
 
     Args:
         checkpoint, vision_tower:

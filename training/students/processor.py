@@ -8,6 +8,7 @@ from ...files.user_error import UserError, explain_errors
 from ...modeling_hawaii.conversion.llava_checkpoint import read_llava
 from ...processing.chat_templates import adapt_chat_template, load_chat_template
 from ...processing.encoder_processor import kernel_and_colors, load_image_processor
+from ...processing.image_processing_hawaii import HawaiiImageProcessor
 from ...processing.processing_hawaii import HawaiiProcessor
 from ..recipes.arguments import DataArguments, ModelArguments
 from .tokenizer import default_chat_template, load_tokenizer
@@ -17,6 +18,20 @@ def square_image_processor(original, vision_config: HawaiiVisionConfig) -> CLIPI
     """Creates an image processor for the encoder's size with `original`'s resampling filter and normalisation."""
     size = {"height": vision_config.image_size, "width": vision_config.image_size}
     return CLIPImageProcessorPil(size=size, crop_size=size, **kernel_and_colors(original))
+
+
+def tile_image_processor(
+    original, vision_config: HawaiiVisionConfig, image_grid_pinpoints: list[list[int]]
+) -> HawaiiImageProcessor:
+    """
+    Creates an image processor that cuts images into tiles of the encoder's size, with `original`'s resampling filter
+    and normalisation.
+
+    Raises:
+        ValueError: a grid's sides are not multiples of the encoder's size.
+    """
+    square = square_image_processor(original, vision_config)
+    return HawaiiImageProcessor.from_dict({**square.to_dict(), "image_grid_pinpoints": image_grid_pinpoints})
 
 
 def adapt_processor(
