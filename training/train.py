@@ -148,6 +148,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
         teachers=teachers,
         base=base,
         max_batch_tokens=data_args.max_batch_tokens,
+        max_batch_tiles=data_args.max_batch_tiles,
         args=args,
         train_dataset=dataset,
         eval_dataset=questions,

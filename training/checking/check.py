@@ -55,10 +55,10 @@ def _check_rows(report: SourceReport, dataset: AllRows, num_processes: int, chec
         # No progress bar if the output is a log file, where it would fill thousands of lines.
         with tqdm(total=len(dataset), desc=report.data_path, unit="rows", disable=None) as bar:
             inspected = inspect_rows(dataset, num_processes, bar.update)
-        images, turns, tokens, problems = (list(values) for values in zip(*inspected))
+        images, turns, tokens, tiles, problems = (list(values) for values in zip(*inspected))
         bad = {index: problem for index, problem in enumerate(problems) if problem is not None}
         bad_states = {index: image_states(dataset.images, [dataset.records[index]]) for index in bad}
-        rows = CheckedRows(images, turns, tokens, bad, bad_states, states)
+        rows = CheckedRows(images, turns, tokens, tiles, bad, bad_states, states)
         if image_states(dataset.images, dataset.records.without_messages()) != states:
             raise UserError(f"Files of {report.data_path} changed while they were read: run the check again.")
         save_checked(key, rows)

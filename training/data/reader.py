@@ -175,6 +175,23 @@ class RecordReader(ABC):
             squares = squares[:1]
         return torch.stack([teacher_image(square, size) for square in squares])
 
+    def read_image_sizes(self, record: Record) -> list[tuple[int, int]] | None:
+        """
+        Returns the height and width of each image of a record, without reading its pixels; `None` if each image is one
+        square, for which they do not matter.
+
+        Raises:
+            UserError: An image is broken.
+        """
+        if self.processor.image_processor.image_grid_pinpoints is None:
+            return None
+        sizes = []
+        for image in record.images:
+            content = self.read_content(image)
+            with self._explain_image(image):
+                sizes.append(read_image_size(content))
+        return sizes
+
     def count_image_tokens(self, record: Record) -> list[int] | None:
         """
         Returns the number of tokens of each image of a record, without reading its pixels; `None` if each image is one
@@ -183,14 +200,10 @@ class RecordReader(ABC):
         Raises:
             UserError: An image is broken.
         """
-        processor: Any = self.processor
-        if processor.image_processor.image_grid_pinpoints is None:
+        sizes, processor = self.read_image_sizes(record), self.processor
+        if sizes is None:
             return None
-        sizes = []
-        for image in record.images:
-            content = self.read_content(image)
-            with self._explain_image(image):
-                sizes.append(read_image_size(content))
+        assert isinstance(processor, HawaiiProcessor)  # there are no tiles without text
         return processor.count_image_tokens(sizes)
 
     def _find_problem(self, record: Record) -> str | None:
