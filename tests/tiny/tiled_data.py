@@ -10,7 +10,7 @@ from .training import make_image, make_record, write_recipe
 
 
 PINPOINTS = [[16, 32], [32, 16], [32, 32]]  # heights and widths, of squares of 16 pixels
-# Width and height of the images in turn, and their number of tiles: a wide one, a tall one, one of each and a small one.
+# Width and height of the images in turn, and their number of tiles: wide, tall, as high as wide, and small.
 SHAPES = [((60, 20), 3), ((9, 70), 3), ((40, 40), 5), ((8, 5), 3)]
 
 

@@ -20,7 +20,7 @@ from ..recipes.arguments import DataArguments
 from ..recipes.recipe import Recipe, Stage, read_recipe
 from ..sources.source import Source
 from ..students.language_models import register_code
-from ..students.processor import build_processor
+from ..students.processor import build_processor, find_pinpoints
 from ..students.student import vision_fields
 from ..students.tokenizer import load_tokenizer
 from .pool import inspect_rows
@@ -36,7 +36,8 @@ def build_stage_processor(recipe: Recipe, stage: Stage) -> HawaiiProcessor | Enc
     if recipe.is_encoder_alone:
         original = load_image_processor(first.model.vision_tower)
         return EncoderProcessor(original, vision_config, stage.data.image_aspect_ratio)
-    return build_processor(stage.model, stage.data, vision_config, load_tokenizer(stage.model))
+    pinpoints = find_pinpoints(recipe)[stage.name]
+    return build_processor(stage.model, stage.data, vision_config, load_tokenizer(stage.model), pinpoints)
 
 
 def _open_data(data: DataArguments, source: Source | None, processor: HawaiiProcessor | EncoderProcessor) -> AllRows:

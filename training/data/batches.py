@@ -51,8 +51,8 @@ class GroupedBatchSampler(BatchRebalanceSampler):
             The samples to use; all if not given.
 
     Raises:
-        UserError: a sample alone has more tokens than `max_batch_tokens` or more tiles than `max_batch_tiles`, or there
-            is no batch for each process.
+        UserError: a sample alone has more tokens than `max_batch_tokens` or more tiles than `max_batch_tiles`, or
+            there is no batch for each process.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ class RouterLoad:
     """
     Counts the tokens that each adapter receives from the routers, on the device and without synchronisation.
 
-    Passes with a forced adapter and images that only fill a batch do not count. Recomputation with gradient
+    Passes with a forced adapter and squares that only fill a batch do not count. Recomputation with gradient
     checkpointing does not repeat the encoder's own forward pass, so no token counts twice.
 
     Args:
@@ -47,7 +47,7 @@ class RouterLoad:
             encoder.register_forward_hook(torch.compiler.disable(self._count), with_kwargs=True)
 
     def expect(self, is_counted: torch.Tensor) -> None:
-        """Registers which images of the next micro-batch count, `(num_images,)`."""
+        """Registers which squares of the next micro-batch count, `(num_squares,)`."""
         self._is_counted = is_counted
 
     @torch.no_grad()
@@ -56,7 +56,8 @@ class RouterLoad:
         if probabilities is None or is_counted is None or not encoder.training:
             return
         probabilities = probabilities.detach()  # (L, I, P, A)
-        weight = is_counted.repeat(probabilities.shape[1] // len(is_counted))
+        # Squares of the routed pass come first; those of forced ones, which may be fewer, do not count.
+        weight = F.pad(is_counted, (0, probabilities.shape[1] - len(is_counted)))
         if kwargs.get("adapters") is not None:
             weight = weight & (kwargs["adapters"] < 0)
         tokens = []
