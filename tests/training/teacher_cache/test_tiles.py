@@ -1,10 +1,20 @@
 """A cache has the features of every tile, and training with it equals training with running teachers."""
 
+import shutil
+
 import pytest
 import torch
+from PIL import Image
 
+from hawaii.files.digest import digest
 from hawaii.files.user_error import UserError
-from hawaii.tests.tiny.tiled_data import PINPOINTS, count_tiles, make_tiled_records, write_tiled_recipe
+from hawaii.tests.tiny.tiled_data import (
+    PINPOINTS,
+    count_tiles,
+    make_tiled_processor,
+    make_tiled_records,
+    write_tiled_recipe,
+)
 from hawaii.tests.tiny.training import make_image
 from hawaii.training import train as train_module
 from hawaii.training.data.reader import teacher_image
@@ -12,7 +22,8 @@ from hawaii.training.teacher_cache import build
 from hawaii.training.teacher_cache.build import build_cache
 from hawaii.training.teacher_cache.contents import Contents, Squares
 from hawaii.training.teacher_cache.feature_files import FeatureFiles, square_key, stored_images
-from hawaii.training.teachers.teacher import Teacher
+from hawaii.training.teacher_cache.quantization import dequantize
+from hawaii.training.teachers.grids import match_grid
 from hawaii.training.train import train
 
 from .test_build import assert_close, forbid_teachers, losses, subfolder
@@ -36,14 +47,10 @@ def cache(world):
     return folder
 
 
-def test_a_cache_has_the_features_of_every_tile(world, cache):
-    names = {
-        name for record in make_tiled_records(COUNT) for name in [record.get("image", [])] if isinstance(name, str)
-    }
+def test_a_cache_has_the_features_of_every_tile(cache):
     folder = subfolder(cache)
-    contents = Contents.read(folder)
-    assert contents.squares == Squares("stretch", None, 32, PINPOINTS, 16)
-    assert len(stored_images(folder)) == NUM_TILES and len(names) == 6
+    assert Contents.read(folder).squares == Squares("stretch", None, 32, PINPOINTS, 16)
+    assert len(stored_images(folder)) == NUM_TILES
 
 
 @pytest.mark.parametrize("options", [[], ["distill_tiles=false"], ["packing=true", "max_batch_tiles=10"]])
@@ -82,34 +89,21 @@ def test_features_of_other_tiles_are_refused(world, cache, tmp_path, option, dif
         train(str(world), [option, "max_steps=1", f"teacher_cache={cache}", f"output_dir={tmp_path / 'run'}"])
 
 
-def test_the_first_features_are_those_of_the_whole_picture(world, cache, tmp_path):
-    """Of each square they equal the teacher's output for the same part of the picture."""
-    wide = world.parent / "images" / "0.png"
-    digest = build.digest(wide)
-    seen = []
-
-    class Kept(Exception):
-        pass
-
-    patch = pytest.MonkeyPatch()
-    with patch.context() as context:
-
-        def keep(teacher, images):
-            seen.append(images)
-            raise Kept
-
-        context.setattr(Teacher, "__call__", keep)
-        with pytest.raises(Kept):
-            build_cache(str(world), ["per_device_train_batch_size=1"], str(tmp_path / "cache"))
-    (square,) = seen[0]
-    picture = make_image(0, 60, 20)
-    assert (square - teacher_image(picture.resize((32, 32), 3), 32)).abs().float().mean() < 30
-    files = FeatureFiles(subfolder(cache), Contents.read(subfolder(cache)))
-    assert square_key(digest, 0) == digest
-    places = [files.find(square_key(digest, number)) for number in range(4)]
-    assert None not in places[:3] and places[3] is None
-    values = [files.read(place, 0)[0] for place in places[:3]]
-    assert not torch.equal(values[0], values[1]) and not torch.equal(values[1], values[2])
+def test_the_features_are_those_of_the_whole_picture_and_then_of_its_tiles(world, cache, teachers):
+    folder, path = subfolder(cache), world.parent / "images" / "0.png"
+    squares = make_tiled_processor().image_processor.square_images(make_image(0, 60, 20), 32, Image.Resampling.BICUBIC)
+    pixels = torch.stack([teacher_image(square, 32) for square in squares])
+    contents = Contents.read(folder)
+    files = FeatureFiles(folder, contents)
+    image = digest(path)
+    assert square_key(image, 0) == image and files.find(square_key(image, len(squares))) is None
+    for index, teacher in enumerate(teachers):
+        with torch.no_grad():
+            expected = match_grid(teacher(pixels), 4, "unshuffle")
+        for number, features in enumerate(expected):
+            stored = files.read(files.find(square_key(image, number)), index)
+            restored = dequantize(*stored, torch.float32)[0]
+            assert torch.nn.functional.cosine_similarity(restored, features, dim=-1).mean() > 0.999
 
 
 @pytest.mark.parametrize("write", range(4))
@@ -136,7 +130,6 @@ def test_a_cache_that_stopped_between_the_tiles_of_an_image_continues(world, tmp
 
 
 def test_an_image_that_is_replaced_by_a_larger_one_is_named(world, cache, tmp_path):
-    import shutil
 
     images = shutil.copytree(world.parent / "images", tmp_path / "images")
     make_image(99, 40, 40).save(images / "0.png")
