@@ -20,7 +20,7 @@ class RouterLoad:
     """
     Counts the tokens that each adapter receives from the routers, on the device and without synchronisation.
 
-    Passes with a forced adapter and squares that only fill a batch do not count. Recomputation with gradient
+    Passes with a forced adapter and images that only fill a batch do not count. Recomputation with gradient
     checkpointing does not repeat the encoder's own forward pass, so no token counts twice.
 
     Args:
@@ -56,8 +56,9 @@ class RouterLoad:
         if probabilities is None or is_counted is None or not encoder.training:
             return
         probabilities = probabilities.detach()  # (L, I, P, A)
-        # Squares of the routed pass come first; those of forced ones, which may be fewer, do not count.
-        weight = F.pad(is_counted, (0, probabilities.shape[1] - len(is_counted)))
+        # The routed squares come first. With a forced adapter there may be fewer, those that teachers see.
+        num_squares = probabilities.shape[1]
+        weight = F.pad(is_counted, (0, max(0, num_squares - len(is_counted))))[:num_squares]
         if kwargs.get("adapters") is not None:
             weight = weight & (kwargs["adapters"] < 0)
         tokens = []
