@@ -43,7 +43,7 @@ def convert(commands) -> None:
     clip.add_argument(
         "--vision_feature_layer", type=int, metavar="N", help="hidden states that it outputs (default: -2)"
     )
-    summary = "a LLaVA in transformers' or its original format, with equal answers"
+    summary = "a LLaVA or LLaVA-NeXT in transformers' or its original format, with equal answers"
     llava = add_command(models, "llava", f"{module}:save_llava", summary)
     move_kd = add_command(models, "move_kd", f"{module}:save_move_kd", "MoVE-KD's weights, with equal answers")
     for parser in (llava, move_kd):

@@ -203,3 +203,31 @@ def find_features(grids: TileGrids, order: torch.Tensor) -> tuple[torch.Tensor, 
     in_tiles = tile * side**2 + row % side * side + column % side
     index = grids.first[picture] * side**2 + torch.where(in_map < 0, in_picture, in_tiles)
     return torch.where(is_newline, 0, index), is_newline
+
+
+def assemble_maps(values: torch.Tensor, grids: TileGrids) -> list[torch.Tensor]:
+    """
+    Assembles one map for each picture from the patches of its tiles, without newlines.
+
+    Args:
+        values (`torch.Tensor` of shape `(num_tiles, num_patches, ...)`):
+            Values of the patches of all tiles.
+        grids (`TileGrids`):
+            Grids of all pictures, in the order of their tiles.
+
+    Returns:
+        `list[torch.Tensor]`: The cells of each picture, of shape `(height, width, ...)`. A picture much thinner than a
+        cell has none, and gets the patches of the whole picture, `(patches_a_side, patches_a_side, ...)`.
+    """
+    num_tokens, side = grids.num_tokens.tolist(), grids.patches_a_side
+    order = torch.arange(sum(num_tokens), device=grids.rows.device)
+    pictures = find_features(grids, order)[0].to(values.device).split(num_tokens)
+    patches = values.flatten(0, 1)
+    maps = []
+    for index, height, width in zip(pictures, grids.height.tolist(), grids.width.tolist()):
+        if height and width:
+            cells = index[side**2 :].view(height, width + 1)[:, :width]
+        else:
+            cells = index[: side**2].view(side, side)
+        maps.append(patches[cells])
+    return maps

@@ -19,13 +19,13 @@ from ..modeling_hawaii.conversion.clip import convert_clip, load_vision_config
 from ..processing.encoder_processor import EncoderProcessor, load_image_processor
 from ..training.identity import describe_path
 from ..training.students.encoders import holds_encoder, load_encoder
-from .maps import draw_maps
+from .maps import assemble_whole, draw_maps, panel_heights, size_of
 from .published_encoder import check_is_hawaii, load_published_encoder
 
 
 LONGEST_TITLE = 28
 LARGEST_SHOWN = 600  # pixels of a panel in print; matplotlib would need gigabytes for a large photograph
-# Shapes: H heads, P tokens, s x s patches.
+# Shapes: H heads, P tokens, m patches of a square.
 
 
 def find_start(run: Path) -> str | None:
@@ -89,11 +89,33 @@ def load_start(name: str, layer: int, image_aspect_ratio: str) -> tuple[Any, Enc
     return encoder.eval(), processor
 
 
-@torch.inference_mode()
-def patch_attention(encoder: Any, processor: Any, image: Image.Image, layer: int) -> torch.Tensor:
+def square_attention(encoder: Any, pixel_values: torch.Tensor, layer: int) -> torch.Tensor:
     """
-    Returns the attention that each patch receives, averaged over the heads: from the class token, or the mean over all
-    patches if the encoder has none.
+    Returns the attention that each patch of a square receives, averaged over the heads: from the class token, or the
+    mean over all patches if the encoder has none.
+
+    Args:
+        encoder (`HawaiiVisionModel`):
+            Encoder on any device.
+        pixel_values (`torch.FloatTensor` of shape `(1, num_channels, image_size, image_size)`):
+            A normalised square.
+        layer (`int`):
+            Number of the layer, from 1.
+
+    Returns:
+        `torch.DoubleTensor` of shape `(num_patches,)`. With the class token's attention to itself, its sum is one.
+    """
+    attentions = encoder(pixel_values.to(encoder.device, encoder.dtype), output_attentions=True).attentions
+    weights = attentions[layer - 1][0].double().mean(dim=0).cpu()  # (H, P, P) to (P, P)
+    return weights[0, encoder.config.num_prefix_tokens :] if encoder.config.has_class_token else weights.mean(dim=0)
+
+
+@torch.inference_mode()
+def patch_attention(
+    encoder: Any, processor: Any, image: Image.Image, layer: int, tile_cutter: Any = None
+) -> torch.Tensor:
+    """
+    Returns a map of the attention that each patch receives, see [`square_attention`].
 
     Args:
         encoder (`HawaiiVisionModel`):
@@ -101,42 +123,70 @@ def patch_attention(encoder: Any, processor: Any, image: Image.Image, layer: int
         processor (`HawaiiProcessor` or `EncoderProcessor`):
             Its processor.
         image (`PIL.Image.Image`):
-            Image of any size.
+            Image of any size, upright and in RGB.
         layer (`int`):
             Number of the layer, from 1.
+        tile_cutter (`HawaiiImageProcessor`, *optional*):
+            Image processor that cuts the image into tiles, in the size and with the filter of the encoder's own; the
+            encoder's own processor prepares the image if not given.
 
     Returns:
-        `torch.DoubleTensor` of shape `(side, side)`. With the class token's attention to itself, its sum is one.
+        `torch.DoubleTensor` of shape `(rows, columns)`: the map of the image's square or, with tiles, of the whole
+        image. The attention of each tile stays within the tile.
     """
-    pixel_values = processor.image_processor([image], return_tensors="pt")["pixel_values"]
-    attentions = encoder(pixel_values.to(encoder.device, encoder.dtype), output_attentions=True).attentions
-    weights = attentions[layer - 1][0].double().mean(dim=0).cpu()  # (H, P, P) to (P, P)
-    has_class_token = encoder.config.has_class_token
-    received = weights[0, encoder.config.num_prefix_tokens :] if has_class_token else weights.mean(dim=0)  # (s * s)
-    side = round(len(received) ** 0.5)
-    return received.view(side, side)
+    own = processor.image_processor
+    squares = [image] if tile_cutter is None else tile_cutter.square_images(image, own.tile_size, own.resample)
+    pixel_values = own(squares, return_tensors="pt")["pixel_values"]
+    # One by one: the attention of all layers needs much memory.
+    received = torch.stack([square_attention(encoder, square, layer) for square in pixel_values.split(1)])  # (T, m)
+    (weights,) = (tile_cutter or own).assemble_maps(received, size_of(image))
+    return weights
 
 
-def describe_encoder(encoder: Any, name: str) -> dict[str, Any]:
+def describe_encoder(encoder: Any, name: str, is_tiled: bool = False) -> dict[str, Any]:
     """
     Returns the properties of an encoder that its maps depend on: its `name`, the `query` whose attention they show,
-    and `covered`, the share of the image's side that its patches cover.
+    and `covered`, the share of the shown image's sides that its patches cover. A picture that is assembled from tiles
+    consists of patches.
     """
     config = encoder.config
-    covered = config.image_size // config.patch_size * config.patch_size / config.image_size
+    covered = 1.0 if is_tiled else config.image_size // config.patch_size * config.patch_size / config.image_size
     query = "class token" if config.has_class_token else "mean of all patches"
     return {"name": name, "query": query, "covered": covered}
 
 
-def draw_attention(results: dict, squares: Sequence[Image.Image]) -> Any:
+def check_same_patches(start: Any, student: Any, name: str) -> None:
+    """Raises a `UserError` unless tiles have equally many patches in both encoders, so that their maps are aligned."""
+    sides = [encoder.config.patches_a_side for encoder in (start, student)]
+    if sides[0] != sides[1]:
+        raise UserError(
+            f"{name} has {sides[0]} x {sides[0]} patches in a tile but the student {sides[1]} x {sides[1]}; name the "
+            "encoder that the student started from with --start."
+        )
+
+
+def shown_picture(image_processor: Any, picture: Image.Image, patch_size: int) -> Image.Image:
+    """
+    Returns the picture that the maps cover, not larger than it is printed: the square that the student receives or,
+    with tiles, the whole picture.
+    """
+    if image_processor.image_grid_pinpoints is not None:
+        whole = assemble_whole(image_processor, picture, patch_size)
+        whole.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))
+        return whole
+    longest = min(picture.size) if image_processor.image_aspect_ratio == "crop" else max(picture.size)
+    return image_processor.square_image(picture, min(longest, LARGEST_SHOWN))
+
+
+def draw_attention(results: dict, pictures: Sequence[Image.Image]) -> Any:
     """
     Draws a row for each image: the image, and the map of each encoder.
 
     Args:
         results (`dict`):
             Content of `attention.json`.
-        squares (`Sequence[PIL.Image.Image]`):
-            The square images that the encoders receive.
+        pictures (`Sequence[PIL.Image.Image]`):
+            The square images that the encoders receive, or whole pictures that were assembled from tiles.
 
     Returns:
         `matplotlib.figure.Figure`
@@ -151,8 +201,8 @@ def draw_attention(results: dict, squares: Sequence[Image.Image]) -> Any:
         for encoder in encoders.values()
     ]
     maps = [[(row[key], encoder["covered"]) for key, encoder in encoders.items()] for row in rows]
-    size = (side * (1 + len(encoders)), 0.2 + (side + 0.2) * len(rows))
-    return draw_maps(squares, maps, ["image", *titles], size)
+    size = (side * (1 + len(encoders)), 0.2 + sum(panel_heights(pictures, side)) + 0.2 * len(rows))
+    return draw_maps(pictures, maps, ["image", *titles], size)
 
 
 def attention_figure(
@@ -187,7 +237,8 @@ def attention_figure(
 
     Raises:
         UserError: The folder is not the checkpoint of a HAWAII or a run, the start is unknown or could not be loaded,
-            an encoder has no such layer, an image could not be opened, or matplotlib is not installed.
+            an encoder has no such layer, the start of a student with tiles has other patches, an image could not be
+            opened, or matplotlib is not installed.
     """
     matplotlib_or_error()
     folder = Path(folder)
@@ -208,25 +259,26 @@ def attention_figure(
     layer = num_layers if layer is None else layer
     if not 1 <= layer <= num_layers:
         raise UserError(f"--layer is {layer}, but the encoder of {folder} has layers 1 to {num_layers}.")
-    encoders = {}
+    image_processor = processor.image_processor
+    tile_cutter = image_processor if image_processor.image_grid_pinpoints is not None else None
+    encoders = {"student": ("student", student.float(), processor, None)}
     if start is None:
         print(f"The encoder of {folder} started from random weights, so the figure shows the student alone.")
     else:
-        encoders["start"] = (start, *load_start(start, layer, processor.image_aspect_ratio))
-    encoders["student"] = ("student", student.float(), processor)
-    results = {"folder": str(folder), "layer": layer}
-    results["encoders"] = {key: describe_encoder(encoder, name) for key, (name, encoder, _) in encoders.items()}
+        loaded = load_start(start, layer, image_processor.image_aspect_ratio)
+        if tile_cutter is not None:
+            check_same_patches(loaded[0], student, start)
+        encoders = {"start": (start, *loaded, tile_cutter), **encoders}
+    results = {"folder": str(folder), "layer": layer, "encoders": {}}
+    for key, (name, encoder, *_) in encoders.items():
+        results["encoders"][key] = describe_encoder(encoder, name, tile_cutter is not None)
     results["images"] = []
     for name, picture in zip(image, pictures):
         maps = {
-            key: patch_attention(encoder, its_processor, picture, layer).tolist()
-            for key, (_, encoder, its_processor) in encoders.items()
+            key: patch_attention(encoder, its_processor, picture, layer, cutter).tolist()
+            for key, (_, encoder, its_processor, cutter) in encoders.items()
         }
         results["images"].append({"image": name, **maps})
-    find_side = min if processor.image_aspect_ratio == "crop" else max
-    squares = [
-        processor.image_processor.square_image(picture, min(find_side(picture.size), LARGEST_SHOWN))
-        for picture in pictures
-    ]
-    save_figure(draw_attention(results, squares), results, Path(output_dir), "attention")
+    shown = [shown_picture(image_processor, picture, student.config.patch_size) for picture in pictures]
+    save_figure(draw_attention(results, shown), results, Path(output_dir), "attention")
     return results

@@ -16,7 +16,7 @@ from ..files.user_error import UserError, explain_errors
 from ..hub_cards.space.hawaii_space.loading import find_title, read_facts
 from ..hub_cards.space.hawaii_space.visitor_error import VisitorError
 from ..training.finished_stage import find_stage, load_stage
-from .importance import describe_importance, mean_over_teachers, scoring_stage_folder, teacher_square
+from .importance import describe_importance, mean_over_teachers, scoring_stage_folder, shown_picture
 
 
 class ImportanceMaps:
@@ -38,15 +38,14 @@ class ImportanceMaps:
 
     def __call__(self, image: Image.Image, question: str) -> tuple[Image.Image, dict[str, list[list[float]]]]:
         """
-        Returns the square that the teachers receive, and a grid of shares that sum to one for each teacher and, with a
-        question, for the instruction.
+        Returns the picture that the maps cover, and a grid of shares for each teacher and, with a question, for the
+        instruction.
 
         Raises:
             VisitorError: The chat template omits the question, as that of stage 1 does.
         """
-        square = teacher_square(self.stage, image)
         try:
-            (row,) = describe_importance(self.stage, [square], [""], [question])
+            (row,) = describe_importance(self.stage, [image], [""], [question])
         except UserError as error:
             raise VisitorError(
                 "The format of the last stage leaves out questions, so none has an importance; start anew."
@@ -54,7 +53,7 @@ class ImportanceMaps:
         maps = dict(row["teachers"])
         if instruction := mean_over_teachers(row):
             maps["instruction"] = instruction
-        return square, maps
+        return shown_picture(self.stage, image), maps
 
 
 def _hashes_of_weights(folder: Path) -> dict[str, str]:

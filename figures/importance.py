@@ -18,13 +18,14 @@ from ..processing.processing_hawaii import HawaiiProcessor
 from ..training.data.conversations import tokenize_conversation
 from ..training.data.reader import teacher_image
 from ..training.finished_stage import FinishedStage, find_stage, load_stage, read_settings
+from ..training.objectives.encoder_passes import encoder_of
 from ..training.objectives.hawaii import HawaiiObjective, HawaiiOptions
 from ..training.sources.record import Message
 from ..training.students.encoders import holds_encoder
-from .maps import draw_maps
+from .maps import assemble_whole, draw_maps, panel_heights, size_of
 
 
-# Shapes: I images, N teachers, m tokens (s x s), t instruction tokens.
+# Shapes: I images, T squares of all images, N teachers, m tokens of a square, t instruction tokens.
 
 
 def instruction_ids(processor: HawaiiProcessor | EncoderProcessor, question: str) -> torch.Tensor:
@@ -55,9 +56,23 @@ def largest_size(stage: FinishedStage) -> int:
     return max(teacher.image_size for teacher in stage.teachers)
 
 
+def teacher_squares(stage: FinishedStage, picture: Image.Image) -> list[Image.Image]:
+    """Returns the squares of an image that the teachers receive, one or its tiles, in the size of the largest."""
+    return stage.processor.image_processor.square_images(picture, largest_size(stage), Image.Resampling.BICUBIC)
+
+
+def shown_picture(stage: FinishedStage, picture: Image.Image) -> Image.Image:
+    """Returns the picture that the maps cover: the teachers' square or, with tiles, the whole picture."""
+    image_processor, vision = stage.processor.image_processor, encoder_of(stage.student).config
+    if image_processor.image_grid_pinpoints is None:
+        return teacher_squares(stage, picture)[0]
+    side = vision.patches_a_side * vision.patch_size  # the cells of a teacher's map cover all of a tile
+    return assemble_whole(image_processor, picture, vision.patch_size, side, Image.Resampling.BICUBIC)
+
+
 @torch.no_grad()
 def importance_parts(
-    stage: FinishedStage, squares: Sequence[Image.Image], questions: Sequence[str]
+    stage: FinishedStage, squares: Sequence[Sequence[Image.Image]], questions: Sequence[str]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     Returns the terms of the scores in eq. 5, on the CPU.
@@ -65,23 +80,24 @@ def importance_parts(
     Args:
         stage (`FinishedStage`):
             Stage with the teachers, the projections and the embeddings of the language model.
-        squares (`Sequence[PIL.Image.Image]`):
-            The square images that the teachers receive.
+        squares (`Sequence[Sequence[PIL.Image.Image]]`):
+            For each image its [`teacher_squares`].
         questions (`Sequence[str]`):
             One question per image; an empty string means none.
 
     Returns:
-        The summed scores by the tokens of each teacher, `(num_images, num_teachers, num_tokens)`; the summed scores by
-        the tokens of the instruction, of the same shape; and the number of these tokens, `(num_images,)`.
+        The summed scores by the tokens of each teacher, `(num_squares, num_teachers, num_tokens)`; the summed scores
+        by the tokens of the instruction, of the same shape; and the number of these tokens, `(num_images,)`.
     """
     device = next(stage.objective.parameters()).device
-    shared = torch.stack([teacher_image(square, largest_size(stage)) for square in squares]).to(device)
+    size = largest_size(stage)
+    shared = torch.stack([teacher_image(square, size) for row in squares for square in row]).to(device)
     ids = [instruction_ids(stage.processor, question) for question in questions]
     num_instruction_tokens = torch.tensor([len(row) for row in ids])
     batch = {
         "prompt_ids": pad_sequence(ids, batch_first=True).to(device),
         "prompt_mask": (torch.arange(int(num_instruction_tokens.max())) < num_instruction_tokens[:, None]).to(device),
-        "image_index": torch.arange(len(squares), device=device),
+        "image_index": torch.tensor([index for index, row in enumerate(squares) for _ in row], device=device),
     }
     stage.student.get_input_embeddings().to(device)  # the rest of the student is not used
     features = [teacher(shared) for teacher in stage.teachers]
@@ -90,26 +106,31 @@ def importance_parts(
     return from_image.cpu(), from_prompt.cpu(), num_instruction_tokens
 
 
-def _shares(sums: torch.Tensor, num_queries: int, names: list[str], side: int) -> dict[str, list]:
-    """Divides summed scores by the number of queries. Returns a grid that sums to one for each teacher."""
-    return {name: (row / num_queries).view(side, side).tolist() for name, row in zip(names, sums)}
+def _shares(sums: torch.Tensor, num_queries: int, names: list[str]) -> dict[str, list]:
+    """Divides summed scores, `(rows, columns, N)`, by the number of queries. Returns a grid for each teacher."""
+    return {name: (row / num_queries).tolist() for name, row in zip(names, sums.unbind(dim=-1))}
 
 
 def describe_importance(
-    stage: FinishedStage, squares: Sequence[Image.Image], images: Sequence[str], questions: Sequence[str]
+    stage: FinishedStage, pictures: Sequence[Image.Image], images: Sequence[str], questions: Sequence[str]
 ) -> list[dict]:
-    """Returns the numbers of the figure for each image; see [`importance_figure`]."""
+    """Returns the numbers of the figure for each picture; see [`importance_figure`]."""
     names = [teacher.name for teacher in stage.teachers]
+    squares = [teacher_squares(stage, picture) for picture in pictures]
     from_image, from_prompt, num_instruction_tokens = importance_parts(stage, squares, questions)
-    num_tokens = from_image.shape[-1]
-    side = round(num_tokens**0.5)
+    num_tokens, sizes = from_image.shape[-1], torch.cat([size_of(picture) for picture in pictures])
+    maps_by_image, maps_by_prompt = (
+        stage.processor.image_processor.assemble_maps(scores.transpose(1, 2), sizes)  # (rows, columns, N) each
+        for scores in (from_image, from_prompt)
+    )
     rows = []
     for index, (image, question) in enumerate(zip(images, questions)):
-        by_image, by_prompt, num_queries = from_image[index], from_prompt[index], int(num_instruction_tokens[index])
+        by_image, by_prompt = maps_by_image[index], maps_by_prompt[index]
+        num_queries = int(num_instruction_tokens[index])
         row = {"image": image, "question": question, "num_instruction_tokens": num_queries}
-        row["teachers"] = _shares(by_image, num_tokens, names, side)
-        row["instruction"] = _shares(by_prompt, num_queries, names, side) if num_queries else {}
-        row["importance"] = _shares(by_image + by_prompt, num_tokens + num_queries, names, side)
+        row["teachers"] = _shares(by_image, num_tokens, names)
+        row["instruction"] = _shares(by_prompt, num_queries, names) if num_queries else {}
+        row["importance"] = _shares(by_image + by_prompt, num_tokens + num_queries, names)
         rows.append(row)
     return rows
 
@@ -119,7 +140,7 @@ def mean_over_teachers(row: dict) -> list[list[float]] | None:
     return np.mean(list(row["instruction"].values()), axis=0).tolist() if row["instruction"] else None
 
 
-def draw_importance(results: dict, squares: Sequence[Image.Image]) -> Any:
+def draw_importance(results: dict, pictures: Sequence[Image.Image]) -> Any:
     """
     Draws Figure 5: for each image, a row with the image, a map for each teacher, and a map for the instruction, the
     mean over the teachers.
@@ -127,8 +148,8 @@ def draw_importance(results: dict, squares: Sequence[Image.Image]) -> Any:
     Args:
         results (`dict`):
             Content of `importance.json`.
-        squares (`Sequence[PIL.Image.Image]`):
-            The square images that the teachers receive.
+        pictures (`Sequence[PIL.Image.Image]`):
+            The pictures that the maps cover, see [`shown_picture`].
 
     Returns:
         `matplotlib.figure.Figure`
@@ -145,7 +166,8 @@ def draw_importance(results: dict, squares: Sequence[Image.Image]) -> Any:
         maps.append([(row["teachers"][name], 1.0) for name in names])
         if instruction := mean_over_teachers(row):
             maps[-1].append((instruction, 1.0))
-    return draw_maps(squares, maps, titles, (side * len(titles), (side + 0.35) * len(rows)), captions)
+    height = sum(panel_heights(pictures, side)) + 0.35 * len(rows)
+    return draw_maps(pictures, maps, titles, (side * len(titles), height), captions)
 
 
 def scoring_stage_folder(run: str | Path) -> Path:
@@ -170,11 +192,6 @@ def scoring_stage_folder(run: str | Path) -> Path:
     return folder
 
 
-def teacher_square(stage: FinishedStage, picture: Image.Image) -> Image.Image:
-    """Returns the square of an image that the teachers receive, in the size of the largest."""
-    return stage.processor.image_processor.square_image(picture, largest_size(stage), Image.Resampling.BICUBIC)
-
-
 def importance_figure(
     run: str | Path, output_dir: str | Path, image: Sequence[str], question: Sequence[str] = ()
 ) -> dict:
@@ -195,7 +212,8 @@ def importance_figure(
     Returns:
         `dict`: The content of `importance.json`: the names of the `teachers`, and for each of `images` three mappings
         from teachers to grids that sum to one: `teachers`, the scores by the tokens of the teacher; `instruction`, the
-        scores by the tokens of the question, empty without one; and `importance` (eq. 5), the mean over both.
+        scores by the tokens of the question, empty without one; and `importance` (eq. 5), the mean over both. With
+        tiles, the shares of each tile sum to one, and a grid has those cells of all tiles that show the picture.
 
     Raises:
         UserError: The objective of the run does not score tokens, a teacher or an image could not be loaded, the
@@ -212,9 +230,9 @@ def importance_figure(
         raise UserError(f"{folder} was trained without a language model, so it has no instruction; remove --question.")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     stage = load_stage(folder, device)
-    squares = [teacher_square(stage, picture) for picture in pictures]
-    rows = describe_importance(stage, squares, image, question or [""] * len(image))
+    rows = describe_importance(stage, pictures, image, question or [""] * len(image))
     results = {"run": str(run), "stage": str(folder), "teachers": [teacher.name for teacher in stage.teachers]}
     results["images"] = rows
-    save_figure(draw_importance(results, squares), results, Path(output_dir), "importance")
+    shown = [shown_picture(stage, picture) for picture in pictures]
+    save_figure(draw_importance(results, shown), results, Path(output_dir), "importance")
     return results

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
+from ..configuration.tiles_hawaii import count_tiles, find_features, find_tile_grids
 from ..drawing.style import COLORS, PAGE_WIDTH, SETTINGS, matplotlib_or_error, save_figure, shorten_title
 from ..evaluation.checkpoint import ENCODER_TYPE, checkpoint_folder
 from ..evaluation.evaluate import split_tasks
@@ -31,7 +32,7 @@ BANK_TITLES = {"teacher": "Teacher-specific", "general": "General"}
 MAX_COLUMNS = 5
 LONGEST_TITLE = 22
 HATCHES = ("", "////", "....")  # for more adapters than colours
-# Shapes: I images, P tokens, L layers, N adapters of one bank, A of both.
+# Shapes: T squares, P tokens, m patches of a square, L layers, N adapters of one bank, A of both.
 
 
 def adapter_names(folder: Path) -> dict[str, list[str]]:
@@ -56,11 +57,31 @@ def adapter_names(folder: Path) -> dict[str, list[str]]:
     return name_adapters(numbers, read_facts(folder / FACTS_FILE))
 
 
+def _batch_size(image_processor: Any) -> int:
+    """Returns the number of images of a batch of `BATCH_SIZE` squares, at least one."""
+    pinpoints = image_processor.image_grid_pinpoints
+    num_tiles = max(count_tiles(pinpoints or [[1, 1]], pinpoints, image_processor.tile_size))  # of its own size
+    return max(1, BATCH_SIZE // num_tiles)
+
+
+def _find_read_patches(image_processor: Any, features: Any, patches_a_side: int) -> Any:
+    """
+    Returns the indices of the patches that the language model reads among those of all squares of a batch: not the
+    padding of tiles.
+    """
+    pinpoints = image_processor.image_grid_pinpoints
+    if pinpoints is None:
+        return slice(None)
+    grids = find_tile_grids(features["image_sizes"], pinpoints, image_processor.tile_size, patches_a_side)
+    index, is_newline = find_features(grids, torch.arange(int(grids.num_tokens.sum())))
+    return index[~is_newline]
+
+
 @torch.inference_mode()
 def routing_shares(encoder: Any, processor: Any, images: Iterable[Image.Image | Path]) -> tuple[dict, int]:
     """
-    Counts how often the routers choose each adapter for the patches of images. The class token is not counted, because
-    the language model does not receive it.
+    Counts how often the routers choose each adapter for the patches of images. The class token and, with tiles, the
+    padding are not counted, because the language model does not receive them.
 
     Args:
         encoder (`HawaiiVisionModel`):
@@ -77,17 +98,21 @@ def routing_shares(encoder: Any, processor: Any, images: Iterable[Image.Image | 
     vision = encoder.config
     numbers = count_adapters(vision)
     counts: torch.Tensor | int = 0
-    images, num_images = iter(images), 0
-    while batch := list(islice(images, BATCH_SIZE)):
+    images, num_images, num_patches = iter(images), 0, 0
+    image_processor = processor.image_processor
+    while batch := list(islice(images, _batch_size(image_processor))):
         num_images += len(batch)
-        pixel_values = processor.image_processor(batch, return_tensors="pt")["pixel_values"]
-        pixel_values = pixel_values.to(encoder.device, encoder.dtype)
-        probabilities = encoder(pixel_values, output_routing=True).router_probabilities  # (L, I, P, A)
-        banks = probabilities[:, :, vision.num_prefix_tokens :].split(list(numbers.values()), dim=-1)
+        features = image_processor(batch, return_tensors="pt")
+        pixel_values = features["pixel_values"].to(encoder.device, encoder.dtype)
+        probabilities = encoder(pixel_values, output_routing=True).router_probabilities  # (L, T, P, A)
+        patches = probabilities[:, :, vision.num_prefix_tokens :].flatten(1, 2)  # (L, T * m, A)
+        patches = patches[:, _find_read_patches(image_processor, features, vision.patches_a_side)]
+        num_patches += patches.shape[1]
+        banks = patches.split(list(numbers.values()), dim=-1)
         chosen = [F.one_hot(bank.argmax(dim=-1), bank.shape[-1]) for bank in banks]
-        counts = counts + torch.cat(chosen, dim=-1).sum(dim=(1, 2))  # (L, A)
+        counts = counts + torch.cat(chosen, dim=-1).sum(dim=1)  # (L, A)
     assert isinstance(counts, torch.Tensor)
-    shares = (counts.double() / (num_images * vision.num_patches)).cpu()
+    shares = (counts.double() / num_patches).cpu()
     return dict(zip(numbers, shares.split(list(numbers.values()), dim=-1))), num_images
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import isqrt
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ except ImportError:  # transformers 4.57, where the one that needs no torchvisio
 
 from ..configuration.configuration_hawaii import check_choice
 from ..configuration.hub_hawaii import SavedWithCode
-from ..configuration.tiles_hawaii import check_grid_pinpoints
+from ..configuration.tiles_hawaii import assemble_maps, check_grid_pinpoints, find_tile_grids
 from .images_hawaii import IMAGE_ASPECT_RATIOS, flatten_images, open_image, square_image, to_planes
 from .tile_images_hawaii import cut_tiles
 
@@ -101,6 +102,25 @@ class HawaiiImageProcessor(SavedWithCode, CLIPImageProcessorPil):
             return [self.square_image(image, side, resample)]
         resample = self.resample if resample is None else resample
         return cut_tiles(open_image(image), self.image_grid_pinpoints, self.tile_size, resample, side)
+
+    def assemble_maps(self, values: torch.Tensor, image_sizes: torch.Tensor) -> list[torch.Tensor]:
+        """
+        Makes a map of each image from values of the patches of its squares.
+
+        Args:
+            values (`torch.Tensor` of shape `(num_tiles, num_patches, ...)`):
+                Values of the patches of all squares, of any encoder with square patches.
+            image_sizes (`torch.LongTensor` of shape `(num_images, 2)`):
+                Height and width of each image, in pixels.
+
+        Returns:
+            `list[torch.Tensor]`: One map per image, `(height, width, ...)`: with tiles that of the whole image, see
+            [`assemble_maps`], otherwise that of its square.
+        """
+        side = isqrt(values.shape[1])
+        if self.image_grid_pinpoints is None:
+            return list(values.unflatten(1, (side, side)))
+        return assemble_maps(values, find_tile_grids(image_sizes, self.image_grid_pinpoints, self.tile_size, side))
 
     def _normalize(self, square: Image.Image) -> torch.Tensor:
         """Rescales and normalises a square as CLIP's image processor does: looked up, since there are 256 levels."""

@@ -227,7 +227,9 @@ def read_image_size(image: str | os.PathLike | bytes) -> tuple[int, int]:
             is_on_its_side = opened.getexif().get(ORIENTATION) in ON_ITS_SIDE
         except Exception:  # as in `_upright_rgb`
             is_on_its_side = False
-        return (opened.width, opened.height) if is_on_its_side else (opened.height, opened.width)
+        if is_on_its_side and opened.format != "TIFF":  # whose size Pillow exchanges itself
+            return opened.width, opened.height
+        return opened.height, opened.width
 
 
 def flatten_images(images: Any) -> list:

@@ -194,7 +194,8 @@ class HawaiiProcessor(_ProcessorSavedWithCode):
 
         Returns:
             [`BatchFeature`] with `input_ids` and `attention_mask` of shape `(batch_size, sequence_length)`, and if
-            there are images `pixel_values` and, with tiles, `image_sizes` as from [`HawaiiImageProcessor`].
+            there are images `pixel_values` and, with tiles, `image_sizes` as from [`HawaiiImageProcessor`]. With
+            `return_text_replacement_offsets`, `image_sizes` is a list with an entry for each image, as vLLM needs it.
 
         Raises:
             ValueError: there are neither text nor images, the numbers of image tokens and images differ, or an image
@@ -216,7 +217,11 @@ class HawaiiProcessor(_ProcessorSavedWithCode):
                 # Some chat templates write the BOS token, which the tokenizer would add again.
                 kwargs.setdefault("add_special_tokens", False)
         if hasattr(ProcessorMixin, "get_text_with_replacements"):
-            return super().__call__(images=images, text=text, **kwargs)
+            inputs = super().__call__(images=images, text=text, **kwargs)
+            if kwargs.get("return_text_replacement_offsets") and "image_sizes" in inputs:
+                # vLLM gives each image one entry of a list, but as many rows of a tensor as the image has tiles.
+                inputs["image_sizes"] = list(inputs["image_sizes"])
+            return inputs
         return self._call_before_5(images, text, **kwargs)
 
     def _call_before_5(self, images, text, **kwargs) -> BatchFeature:

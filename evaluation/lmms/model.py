@@ -140,7 +140,8 @@ class Hawaii(lmms):
         Returns:
             `list[str]`: The answers, in the order of the requests.
         """
-        # Batches of similar length need little padding. The longest come first, so memory runs out at once or never.
+        # Batches of similar length need little padding. The longest come first, so memory runs out at once or never,
+        # unless images have different numbers of tiles.
         collator = Collator(
             [request.args for request in requests],
             sort_fn=lambda arguments: -len(str(arguments[0])),

@@ -24,7 +24,7 @@ def test_every_command_parses():
     (commands,) = blocks(DOCUMENT, "bash")
     parsed = [vars(build_parser().parse_args(line.split()[1:])) for line in commands.splitlines()]
     models = [options["handler"].partition("save_")[2] for options in parsed]
-    assert models == ["clip", "clip", "llava", "llava", "move_kd"]
+    assert models == ["clip", "clip", "llava", "llava", "llava", "move_kd"]
 
 
 def test_the_recipe_keys_and_the_file_exist():

@@ -10,6 +10,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from hawaii.__main__ import main
 from hawaii.evaluation import conversation
 from hawaii.evaluation.chat import chat
+from hawaii.tests.tiny.models import save_tiled_folder
 
 
 @pytest.fixture
@@ -19,11 +20,12 @@ def image(tmp_path):
     return str(path)
 
 
-def test_the_answer_is_the_greedy_one_without_the_prompt(hub_folder, image):
-    answered = chat(hub_folder, [image], "what color is the shape ?", max_new_tokens=5)
-    processor = AutoProcessor.from_pretrained(hub_folder, trust_remote_code=True)
-    model = AutoModelForImageTextToText.from_pretrained(hub_folder, trust_remote_code=True)
-    content = [{"type": "image", "image": Image.open(image)}, {"type": "text", "text": "what color is the shape ?"}]
+def generate(folder, images):
+    """The greedy answer of transformers."""
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+    content = [{"type": "image", "image": Image.open(image)} for image in images]
+    content.append({"type": "text", "text": "what color is the shape ?"})
     inputs = processor.apply_chat_template(
         [{"role": "user", "content": content}],
         add_generation_prompt=True,
@@ -32,7 +34,22 @@ def test_the_answer_is_the_greedy_one_without_the_prompt(hub_folder, image):
         return_tensors="pt",
     )
     tokens = model.generate(**inputs, do_sample=False, max_new_tokens=5)[0, inputs["input_ids"].shape[1] :]
-    assert answered == processor.decode(tokens, skip_special_tokens=True).strip()
+    return processor.decode(tokens, skip_special_tokens=True).strip()
+
+
+def test_the_answer_is_the_greedy_one_without_the_prompt(hub_folder, image):
+    assert chat(hub_folder, [image], "what color is the shape ?", max_new_tokens=5) == generate(hub_folder, [image])
+
+
+def test_the_answer_of_a_model_with_tiles_is_the_greedy_one(tmp_path):
+    folder, answers = save_tiled_folder(tmp_path / "hub"), []
+    for number, sizes in enumerate([[(150, 9)], [(1, 1), (900, 700)], []]):
+        images = [str(tmp_path / f"{number}_{width}.png") for width, _ in sizes]
+        for size, path in zip(sizes, images):
+            Image.effect_noise(size, 80).convert("RGB").save(path)
+        answers.append(chat(str(folder), images, "what color is the shape ?", max_new_tokens=5))
+        assert answers[-1] == generate(folder, images)
+    assert len(set(answers)) == len(answers)
 
 
 def test_the_error_names_a_missing_image(hub_folder):

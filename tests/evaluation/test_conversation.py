@@ -8,7 +8,7 @@ from hawaii.evaluation import conversation as module
 from hawaii.evaluation.conversation import Conversation
 from hawaii.files.user_error import UserError
 from hawaii.processing.chat_templates import load_chat_template
-from hawaii.tests.tiny.models import make_model, make_processor
+from hawaii.tests.tiny.models import PINPOINTS, make_model, make_processor
 
 
 RED, BLUE = (Image.new("RGB", (20, 10), color) for color in ("red", "blue"))
@@ -47,7 +47,11 @@ def generate(conversation, messages):
     return processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-def test_each_answer_is_that_of_generate_to_the_whole_conversation(conversation):
+@pytest.mark.parametrize("pinpoints", [None, PINPOINTS])
+def test_each_answer_is_that_of_generate_to_the_whole_conversation(pinpoints):
+    model = make_model(image_grid_pinpoints=pinpoints, text={"max_position_embeddings": 1024})
+    processor = make_processor(image_grid_pinpoints=pinpoints)
+    conversation = Conversation(model, processor, "tiny", max_new_tokens=6)
     messages, answers = [], []
     for question, images in (("what color ?", [RED]), ("is it blue ?", []), ("is it a circle ?", [BLUE, RED])):
         conversation.images += images

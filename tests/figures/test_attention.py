@@ -19,8 +19,9 @@ from hawaii.files.user_error import UserError
 from hawaii.tests.figure_layout import check_labels
 from hawaii.tests.tiny.encoders import make_encoder_processor, save_encoder_folder, write_encoder_recipe
 from hawaii.tests.tiny.llava import SIGLIP, make_llava
-from hawaii.tests.tiny.models import fill, make_model
+from hawaii.tests.tiny.models import fill, make_model, save_tiled_folder
 from hawaii.tests.tiny.students import save_clip_folder
+from hawaii.tests.tiny.tiled_models import CELLS, SIZES
 from hawaii.tests.tiny.training import make_image, save_image_processor
 from hawaii.training.train import train
 
@@ -174,6 +175,49 @@ def test_without_a_class_token_each_patch_has_the_mean_attention_that_it_receive
     assert picture.get_extent() == [0, 1, 0, 1]
     assert overlay.get_extent() == [0, 16 / 18, 1 - 16 / 18, 1]
     assert figure.axes[1].get_title() == "siglip\nmean of all patches, layer 3"
+
+
+@torch.no_grad()
+def test_with_tiles_each_map_has_the_attention_within_the_tiles_of_the_whole_picture(tmp_path, monkeypatch):
+    folder, drawn = save_tiled_folder(tmp_path / "hub"), []
+    start = save_encoder_folder(tmp_path / "start")
+
+    def draw(results, pictures):
+        drawn.extend([*pictures, draw_attention(results, pictures)])
+        return drawn[-1]
+
+    monkeypatch.setattr(attention, "draw_attention", draw)
+    images = [str(tmp_path / f"{kind}.png") for kind in SIZES]
+    for seed, (path, size) in enumerate(zip(images, SIZES.values())):
+        make_image(seed, *size).save(path)
+    results = attention_figure(folder, tmp_path, images, start=str(tmp_path / "start"))
+    student, processor = load_published_encoder(folder)
+    own = make_encoder_processor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
+    *pictures, figure = drawn
+    for index, (kind, path, row) in enumerate(zip(SIZES, images, results["images"])):
+        assert pictures[index].tobytes() == Image.open(path).tobytes()
+        squares = processor.image_processor.square_images(Image.open(path))
+        of_student = processor.image_processor([Image.open(path)], return_tensors="pt")["pixel_values"]
+        of_start = own.image_processor(squares, return_tensors="pt")["pixel_values"]
+        rows, columns = CELLS[kind]
+        for key, encoder, pixel_values in (("student", student, of_student), ("start", start, of_start)):
+            found = torch.tensor(row[key], dtype=torch.double)
+            assert found.shape == (rows, columns)
+            tile = naive_attention(encoder, pixel_values[1:2], 2)[0, 1:].view(4, 4)  # the upper left one
+            padding = {"padded": 1, "strip": 1}.get(kind, 0)
+            torch.testing.assert_close(found[: 4 - padding, :4][:rows], tile[padding:][:rows], rtol=1e-4, atol=1e-7)
+        extents = [image.get_extent() for axis in figure.axes[3 * index :][:3] for image in axis.get_images()]
+        longest = max(SIZES[kind])
+        assert extents == [[0, SIZES[kind][0] / longest, 0, SIZES[kind][1] / longest]] * 5
+    assert {encoder["covered"] for encoder in results["encoders"].values()} == {1.0}
+    check_labels(figure)
+
+
+def test_a_start_with_other_patches_is_refused_for_a_student_with_tiles(tmp_path, image):
+    folder = save_tiled_folder(tmp_path / "hub")
+    save_encoder_folder(tmp_path / "start", patch_size=8)
+    with pytest.raises(UserError, match="start has 2 x 2 patches in a tile but the student 4 x 4; name the encoder"):
+        attention_figure(folder, tmp_path, [image], start=str(tmp_path / "start"))
 
 
 def make_results(side=24, name="clip-vit-large-patch14-336", num_images=2):

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from hawaii.__main__ import main
-from hawaii.figures.demo import check_run
+from hawaii.figures.demo import ImportanceMaps, check_run
 from hawaii.figures.importance import importance_figure
 from hawaii.files.manifest import write_manifest
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import save_hub_folder
 from hawaii.tests.tiny.pages import ask, browser, served, upload
+from hawaii.tests.tiny.tiled_models import make_tiled_model, make_tiled_processor
 from hawaii.tests.tiny.training import TEACHER_GRIDS, make_image, save_stage
 
 
@@ -68,6 +69,22 @@ def test_a_run_has_the_model_of_its_own_folder_and_of_copies(run, tmp_path):
     write_manifest(downloaded, {})
     with pytest.raises(UserError, match=f"{copy} trained another model than {downloaded}"):
         check_run(copy, downloaded)
+
+
+def test_with_tiles_the_importance_is_that_of_the_figure_over_the_whole_picture(tmp_path, teacher_folders):
+    save_stage(tmp_path / "run/model", teacher_folders)
+    make_tiled_model(vision={"num_teacher_adapters": 2}).save_pretrained(tmp_path / "run/model")
+    make_tiled_processor().save_pretrained(tmp_path / "run/model")
+    write_manifest(tmp_path / "run/model", {})
+    image = make_image(3, 32, 24)
+    image.save(tmp_path / "wide.png")
+    picture, maps = ImportanceMaps(tmp_path / "run", "cpu")(image, QUESTION)
+    assert picture.size == (32, 24)
+    assert [*maps] == [*TEACHER_GRIDS, "instruction"]
+    (row,) = importance_figure(tmp_path / "run", tmp_path, [str(tmp_path / "wide.png")], [QUESTION])["images"]
+    for name in TEACHER_GRIDS:
+        assert maps[name] == row["teachers"][name]
+        assert (len(maps[name]), len(maps[name][0])) == (6, 8)
 
 
 @pytest.mark.browser

@@ -8,10 +8,17 @@ import torch
 from PIL import Image
 
 from hawaii.__main__ import main
-from hawaii.figures.importance import describe_importance, draw_importance, importance_figure
+from hawaii.figures.importance import (
+    describe_importance,
+    draw_importance,
+    importance_figure,
+    importance_parts,
+    shown_picture,
+)
 from hawaii.tests.figure_layout import check_labels
 from hawaii.tests.tiny.encoders import write_encoder_recipe
 from hawaii.tests.tiny.models import make_model, make_processor
+from hawaii.tests.tiny.tiled_models import CELLS, SIZES, make_tiled_model, make_tiled_processor, mark_cell
 from hawaii.tests.tiny.training import TEACHER_GRIDS, make_batch, make_image, make_options, make_record, save_stage
 from hawaii.training.finished_stage import FinishedStage, load_stage
 from hawaii.training.objectives import hawaii as hawaii_objective
@@ -95,10 +102,8 @@ class BrightTeacher:
         return torch.where(cells.unsqueeze(-1) > 240, self.bright, self.dark)
 
 
-@pytest.fixture
-def bright_stage():
+def make_bright_stage(student, processor):
     """A stage whose projections scale bright cells by four and map every word to the same direction."""
-    student = make_model(vision={"num_teacher_adapters": 1})
     objective = hawaii_objective.HawaiiObjective(make_options(), student, {"bright": BrightTeacher.grid})
     weight = (4 * BrightTeacher.bright + BrightTeacher.dark) / 32
     projection = torch.nn.Linear(32, 32, bias=False)
@@ -108,7 +113,17 @@ def bright_stage():
     torch.nn.init.zeros_(text.weight)
     torch.nn.init.ones_(text.bias)
     objective.text_projection = text
-    return FinishedStage(None, student, make_processor(), [BrightTeacher()], objective)
+    return FinishedStage(None, student, processor, [BrightTeacher()], objective)
+
+
+@pytest.fixture
+def bright_stage():
+    return make_bright_stage(make_model(vision={"num_teacher_adapters": 1}), make_processor())
+
+
+@pytest.fixture
+def tiled_stage():
+    return make_bright_stage(make_tiled_model(vision={"num_teacher_adapters": 1}), make_tiled_processor())
 
 
 def test_the_only_bright_cell_gets_the_scores(bright_stage):
@@ -121,6 +136,85 @@ def test_the_only_bright_cell_gets_the_scores(bright_stage):
     expected[1, 3] = 1
     for part in ("teachers", "instruction", "importance"):
         torch.testing.assert_close(torch.tensor(row[part]["bright"]), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_with_tiles_the_only_bright_cell_gets_the_scores_of_its_tile(tiled_stage, kind):
+    rows, columns = CELLS[kind]
+    for cell in [(0, 0), (rows - 1, columns - 1), (1, 3), (1, columns // 2)]:  # beside a tile's border, too
+        picture = mark_cell(SIZES[kind], *cell)
+        assert shown_picture(tiled_stage, picture).tobytes() == picture.tobytes()
+        (row,) = describe_importance(tiled_stage, [picture], [""], QUESTIONS[:1])
+        shares = torch.tensor(row["importance"]["bright"])
+        assert shares.shape == (rows, columns)
+        assert divmod(int(shares.argmax()), columns) == cell
+        torch.testing.assert_close(shares.max(), torch.tensor(1.0), rtol=0, atol=1e-5)
+        # The other cells of this tile have nothing; a black tile has even shares.
+        others = shares.flatten().sort(descending=True).values[1:]
+        assert ((others < 1e-5) | ((others - 1 / 16).abs() < 1e-5)).all()
+
+
+def test_with_tiles_the_scores_equal_those_of_training(stage_folder, tmp_path, monkeypatch):
+    stage = load_stage(stage_folder)
+    stage.student = make_tiled_model(vision={"num_teacher_adapters": len(TEACHER_GRIDS)})
+    stage.processor = make_tiled_processor()
+    records = [set_question(make_record(number), question) for number, question in enumerate(QUESTIONS)]
+    batch = make_batch(tmp_path, records, stage.processor)
+    used, token_importance = [], hawaii_objective.token_importance
+    monkeypatch.setattr(
+        hawaii_objective, "token_importance", lambda *args: used.append(token_importance(*args)) or used[-1]
+    )
+    stage.objective(stage.student, [teacher(batch["teacher_images"]) for teacher in stage.teachers], batch)
+    (expected,) = used  # (T, N, m)
+    pictures = [Image.open(tmp_path / "images" / record["image"]).convert("RGB") for record in records]
+    rows = describe_importance(stage, pictures, [""] * len(records), QUESTIONS)
+    maps = stage.processor.image_processor.assemble_maps(expected.transpose(1, 2), batch["image_sizes"])
+    assert len(expected) > len(rows) == len(maps)
+    for row, shares in zip(rows, maps):
+        for index, name in enumerate(TEACHER_GRIDS):
+            torch.testing.assert_close(torch.tensor(row["importance"][name]), shares[..., index])
+
+
+def test_a_square_across_a_border_is_bright_on_both_sides(tiled_stage):
+    picture = Image.new("RGB", (32, 16))
+    picture.paste("white", (12, 4, 20, 8))
+    (row,) = describe_importance(tiled_stage, [picture], [""], [""])
+    expected = torch.zeros(4, 8)
+    expected[1, 3] = expected[1, 4] = 1
+    torch.testing.assert_close(torch.tensor(row["teachers"]["bright"]), expected, rtol=0, atol=1e-5)
+
+
+def test_pictures_with_other_grids_have_the_maps_that_they_have_alone(tiled_stage):
+    pictures = [make_image(seed, *size) for seed, size in enumerate(SIZES.values())]
+    questions = ["", *QUESTIONS, "", ""]
+    rows = describe_importance(tiled_stage, pictures, list(SIZES), questions)
+    for picture, question, row in zip(pictures, questions, rows):
+        (alone,) = describe_importance(tiled_stage, [picture], [row["image"]], [question])
+        assert (row["image"], row["num_instruction_tokens"]) == (alone["image"], alone["num_instruction_tokens"])
+        for part in ("teachers", "instruction", "importance"):
+            assert row[part].keys() == alone[part].keys()
+            for name, shares in row[part].items():
+                torch.testing.assert_close(torch.tensor(shares), torch.tensor(alone[part][name]))
+
+
+def test_each_tile_of_a_picture_is_scored_by_its_question(tiled_stage):
+    squares = [[make_image(seed) for seed in range(number)] for number in (1, 3)]
+    _, by_prompt, num_tokens = importance_parts(tiled_stage, squares, QUESTIONS)
+    assert by_prompt.shape == (4, 1, 16) and num_tokens.tolist() == [6, 5]
+    torch.testing.assert_close(by_prompt.sum(dim=-1)[:, 0], torch.tensor([6.0, 5.0, 5.0, 5.0]))  # one for each word
+
+
+def test_a_figure_of_pictures_with_other_grids_has_the_extent_of_each(tiled_stage):
+    pictures = [make_image(seed, *size) for seed, size in enumerate(SIZES.values())]
+    rows = describe_importance(tiled_stage, pictures, list(SIZES), [QUESTIONS[0], "", "", "", QUESTIONS[1]])
+    shown = [shown_picture(tiled_stage, picture) for picture in pictures]
+    figure = draw_importance({"teachers": ["bright"], "images": rows}, shown)
+    for index, (width, height) in enumerate(SIZES.values()):
+        first, second, *_ = figure.axes[3 * index : 3 * index + 3]
+        extent = [0, width / max(width, height), 0, height / max(width, height)]
+        assert [image.get_extent() for image in (*first.get_images(), *second.get_images())] == [extent] * 3
+        assert second.get_images()[1].get_array().shape == tuple(CELLS[list(SIZES)[index]])
+    check_labels(figure)
 
 
 def test_the_map_covers_the_matching_part_of_the_image(bright_stage):

@@ -15,6 +15,7 @@ from hawaii.figures import routing as module
 from hawaii.figures.routing import adapter_names, draw_routing, routing_figure, routing_shares
 from hawaii.files.run_contents import FACTS_FILE
 from hawaii.tests.tiny.models import FACTS, make_model, make_processor
+from hawaii.tests.tiny.tiled_models import SIZES, make_tiled_model, make_tiled_processor
 from hawaii.tests.tiny.training import make_image
 
 
@@ -107,6 +108,44 @@ def test_shares_equal_a_count_of_single_patches_for_every_batch_size(monkeypatch
     assert ((counted > 0) & (counted < 1)).sum() > 6  # the routers do not all agree
     for share in shares.values():
         torch.testing.assert_close(share.sum(dim=1), torch.ones(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("batch_size", [1, 12])
+def test_with_tiles_the_patches_that_the_language_model_reads_are_counted(monkeypatch, batch_size):
+    monkeypatch.setattr(module, "BATCH_SIZE", batch_size)
+    model, processor = make_tiled_model(), make_tiled_processor()
+    images = [make_image(seed, *size) for seed, size in enumerate(SIZES.values())]
+    kept = {"wide": 48, "tall": 48, "square": 80, "padded": 16 + 6 * 8, "strip": 16 + 2 * 12}
+    counts, encoder = torch.zeros(2, 6), model.model.vision_tower
+    for kind, image in zip(SIZES, images):
+        pixel_values = processor.image_processor([image], return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            patches = encoder(pixel_values, output_routing=True).router_probabilities[:, :, 1:]  # (L, tiles, 16, 6)
+        if kind == "padded":  # two rows of tiles, with one row of black cells above and below
+            patches = torch.cat([patches[:, :1], patches[:, 1:3].roll(-4, 2), patches[:, 3:]], dim=1)
+            patches = torch.cat([patches[:, 0], *(patches[:, tile, :12] for tile in range(1, 5))], dim=1)
+        elif kind == "strip":  # one row of black cells above and below
+            patches = torch.cat([patches[:, 0], *(patches[:, tile, 4:12] for tile in range(1, 4))], dim=1)
+        else:
+            patches = patches.flatten(1, 2)
+        assert patches.shape[1] == kept[kind]
+        for start in (0, 3):
+            chosen = patches[..., start : start + 3].argmax(dim=-1)
+            counts[:, start : start + 3] += torch.nn.functional.one_hot(chosen, 3).sum(dim=1)
+    shares, num_images = routing_shares(encoder, processor, iter(images))
+    assert num_images == 5
+    found = torch.cat([shares["teacher"], shares["general"]], dim=1)
+    assert torch.equal(found, counts.double() / sum(kept.values()))
+
+
+def test_a_batch_has_at_most_its_number_of_squares(monkeypatch):
+    """With up to five tiles per picture, 12 squares are two pictures."""
+    monkeypatch.setattr(module, "BATCH_SIZE", 12)
+    model, numbers = make_tiled_model(), []
+    model.model.vision_tower.register_forward_pre_hook(lambda _, arguments: numbers.append(len(arguments[0])))
+    images = [make_image(seed, 32, 32) for seed in range(3)]
+    routing_shares(model.model.vision_tower, make_tiled_processor(), images)
+    assert numbers == [10, 5]
 
 
 def test_an_empty_bank_is_not_counted():

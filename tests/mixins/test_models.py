@@ -6,7 +6,7 @@ import torch
 
 from hawaii import HawaiiForConditionalGeneration, HawaiiModel, HawaiiVisionConfig, HawaiiVisionModel
 from hawaii.tests.mixins.transformers_tests import import_mixin
-from hawaii.tests.tiny.models import VISION, make_config
+from hawaii.tests.tiny.models import PINPOINTS, VISION, make_config
 
 
 Mixin = import_mixin("test_modeling_common", "ModelTesterMixin")
@@ -44,6 +44,30 @@ class TestCompleteModel(Mixin, unittest.TestCase):
     @unittest.skip("transformers does not distribute its tests of generation; test_generation.py has this model's")
     def test_generation_tester_mixin_inheritance(self):
         pass
+
+
+class TilesTester(ModelTester):
+    """Each sample has an image of another grid; images with fewer tiles are padded, so that samples can be split."""
+
+    image_sizes = ((20, 50), (31, 33))  # 4 and 5 squares
+    num_image_tokens = (16 + 4 * 11, 16 + 8 * 9)  # rows of 10 and of 8 patches
+
+    def prepare_config_and_inputs_for_common(self):
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        text = torch.randint(5, 30, (self.batch_size, self.seq_length))
+        for sample, number in zip(text, self.num_image_tokens):
+            sample[1 : 1 + number] = config.image_token_id
+        inputs |= {"input_ids": text, "attention_mask": torch.ones_like(text)}
+        inputs |= {"pixel_values": torch.randn(self.batch_size, 5, 3, 16, 16)}
+        return config, inputs | {"image_sizes": torch.tensor(self.image_sizes)}
+
+
+class TestCompleteModelWithTiles(TestCompleteModel):
+    skip_test_image_features_output_shape = True  # it expects one output of the encoder for each image
+
+    def setUp(self):
+        config = make_config(text={"max_position_embeddings": 512}, image_grid_pinpoints=PINPOINTS)
+        self.model_tester = TilesTester(config, seq_length=97)
 
 
 class TestEncoder(Mixin, unittest.TestCase):

@@ -6,6 +6,8 @@ from transformers import (
     CLIPVisionModel,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
     Siglip2VisionModel,
     SiglipVisionModel,
 )
@@ -83,3 +85,41 @@ def test_a_student_of_llava_7b_is_the_llava_without_the_encoders_last_layer_and_
     assert count(student.parameters()) == count(llava.parameters()) - omitted == 7_050_828_800
     assert all(parameter.is_meta and parameter.dtype == torch.float16 for parameter in student.parameters())
     assert not any(buffer.is_meta for buffer in student.buffers())
+
+
+# The language models of llava-hf/llava-v1.6-vicuna-7b-hf, llava-v1.6-mistral-7b-hf, llama3-llava-next-8b-hf and
+# llava-next-72b-hf, and the parameters of the students.
+MISTRAL = {"model_type": "mistral", "intermediate_size": 14336, "num_key_value_heads": 8}
+LLAVA_NEXT = {
+    "vicuna 7b": ({"model_type": "llama", "vocab_size": 32064}, 7_050_832_896),
+    "mistral 7b": ({**MISTRAL, "vocab_size": 32064}, 7_554_149_376),
+    "llama 3 8b": ({**MISTRAL, "model_type": "llama", "vocab_size": 128320}, 8_342_678_528),
+    "qwen 72b": (
+        {
+            "model_type": "qwen2",
+            "vocab_size": 152064,
+            "hidden_size": 8192,
+            "intermediate_size": 24576,
+            "num_hidden_layers": 80,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 64,
+        },
+        72_654_351_360,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LLAVA_NEXT)
+def test_a_student_of_a_llava_next_is_the_llava_next_without_the_encoders_last_layer(name):
+    text, num_parameters = LLAVA_NEXT[name]
+    config = LlavaNextConfig(text_config=text)
+    vision = make_vision_config(config.vision_config, -2, {"num_teacher_adapters": 0, "num_general_adapters": 0})
+    fields = {"text_config": config.text_config, "image_grid_pinpoints": config.image_grid_pinpoints}
+    student = build_empty(HawaiiForConditionalGeneration, HawaiiConfig(vision_config=vision, **fields), torch.bfloat16)
+    with torch.device("meta"):
+        llava = LlavaNextForConditionalGeneration(config)
+    encoder = llava.model.vision_tower
+    omitted = count(encoder.encoder.layers[-1].parameters()) + count(encoder.post_layernorm.parameters())
+    assert count(student.parameters()) == count(llava.parameters()) - omitted == num_parameters
+    assert student.model.image_newline.shape == (config.text_config.hidden_size,)
+    assert student.config.image_seq_length == 576

@@ -19,7 +19,7 @@ from PIL import EpsImagePlugin, Image, ImageFile
 from transformers import CLIPImageProcessorPil
 
 from hawaii.processing import images_hawaii
-from hawaii.processing.images_hawaii import open_image, square_image
+from hawaii.processing.images_hawaii import open_image, read_image_size, square_image
 from hawaii.tests.tiny.models import make_processor
 
 
@@ -381,3 +381,33 @@ def test_no_image_is_one_sentence(images):
         ) as error:
             call(images=images)
         assert re.fullmatch(r"[^\n]{10,200}", str(error.value))
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
+def test_the_size_of_a_file_is_that_of_its_upright_image(tmp_path, image_format, orientation):
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    path = tmp_path / "image"
+    Image.new("RGB", (31, 17), "red").save(path, image_format, exif=exif)
+    upright = open_image(path)
+    assert read_image_size(path) == read_image_size(path.read_bytes()) == (upright.height, upright.width)
+    assert (upright.width, upright.height) == ((17, 31) if (orientation or 1) > 4 else (31, 17))
+
+
+def test_the_size_of_a_large_jpeg_is_read_without_its_pixels(tmp_path, monkeypatch):
+    Image.new("L", (5000, 4000)).save(tmp_path / "image.jpg")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("pixels were decoded"))
+    assert read_image_size(tmp_path / "image.jpg") == (4000, 5000)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [(None, "There is no image"), (b"no image", "is no image that Pillow can read")]
+)
+def test_the_size_of_what_is_no_image_is_one_sentence(tmp_path, content, problem):
+    path = tmp_path / "image.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=problem):
+        read_image_size(path)

@@ -1,12 +1,13 @@
 """
 Makes the folders that `make serve-check` serves, 50 questions for each, and transformers' greedy answers.
 
-    python -m hawaii.tests.serving.prepare OUTPUT [RUN]
+    python -m hawaii.tests.serving.prepare OUTPUT [RUN] [--only WORD]
 
-RUN is a finished run of the demo; its folder is served as well. vLLM needs no file of this package: what it is asked
-is in OUTPUT.
+RUN is a finished run of the demo; its folder is served as well. With WORD, only folders with this word in their names
+are made. vLLM needs no file of this package: what it is asked is in OUTPUT.
 """
 
+import argparse
 import dataclasses
 import json
 import shutil
@@ -19,9 +20,10 @@ import transformers
 from jinja2 import TemplateError
 from PIL import Image, ImageDraw
 
-from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
+from hawaii import HawaiiConfig, HawaiiForConditionalGeneration, HawaiiProcessor
+from hawaii.processing.image_processing_hawaii import HawaiiImageProcessor
 from hawaii.tests.tiny.language_models import FAMILIES, save_language_model
-from hawaii.tests.tiny.models import VISION, fill, make_model, make_processor
+from hawaii.tests.tiny.models import PINPOINTS, VISION, fill, make_model, make_processor
 from hawaii.training.recipes.arguments import DataArguments, ModelArguments
 from hawaii.training.students.student import build_student
 
@@ -37,6 +39,11 @@ TEXT = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4, 
 SIGLIP = {"has_class_token": False, "has_pre_layer_norm": False, "has_patch_bias": True}
 SIGLIP["hidden_act"] = "gelu_pytorch_tanh"
 LINEAR = {"adapter_placement": "linear", "lora_bias": True, "router_hidden_size": None}
+# Up to 3 x 3 tiles of 18 pixels, of which 4 x 4 patches show 16.
+MORE_PINPOINTS = [[18 * rows, 18 * columns] for rows, columns in product((1, 2, 3), repeat=2)]
+SIZES = [(64, 64), (96, 40), (30, 77), (16, 16), (200, 150), (9, 120)]
+# Tiny, wide and huge ones, which only models with tiles are asked about.
+EXTREME_SIZES = [(1, 1), (400, 30), (1600, 1100)]
 
 
 def save(model: HawaiiForConditionalGeneration, processor: HawaiiProcessor, folder: Path, **kwargs) -> None:
@@ -46,7 +53,22 @@ def save(model: HawaiiForConditionalGeneration, processor: HawaiiProcessor, fold
 
 def save_llama(folder: Path, kv_heads: int = 4, vision=None, is_tied=False, shards: str = "1GB", **kwargs) -> None:
     text = {**TEXT, "num_hidden_layers": 3, "num_key_value_heads": kv_heads, "tie_word_embeddings": is_tied}
-    save(make_model(vision=vision, text=text, **kwargs), make_processor(), folder, max_shard_size=shards)
+    model = make_model(vision=vision, text=text, **kwargs)
+    save(model, make_processor(model.config.vision_config.image_size), folder, max_shard_size=shards)
+
+
+def save_tiles(folder: Path, function, pinpoints: list[list[int]], **kwargs) -> None:
+    """The folder of another function, whose model is given tiles."""
+    function(folder, **kwargs)
+    square, processor = HawaiiForConditionalGeneration.from_pretrained(folder), HawaiiProcessor.from_pretrained(folder)
+    model = HawaiiForConditionalGeneration(
+        HawaiiConfig(**{**square.config.to_dict(), "image_grid_pinpoints": pinpoints})
+    )
+    newline = torch.randn(model.model.image_newline.shape) / 2
+    model.load_state_dict({**square.state_dict(), "model.image_newline": newline})
+    values = {**processor.image_processor.to_dict(), "image_grid_pinpoints": pinpoints}
+    processor.image_processor = HawaiiImageProcessor.from_dict(values)
+    save(model, processor, folder)
 
 
 @torch.no_grad()
@@ -96,6 +118,15 @@ FOLDERS = {
     "qwen2_untied": (save_family, {"name": "qwen2", "is_tied": False}),
     "qwen3_siglip_tied": (save_family, {"name": "qwen3", "is_tied": True, "vision": SIGLIP}),
     "qwen3_untied": (save_family, {"name": "qwen3", "is_tied": False}),
+    "llama_tiles": (save_tiles, {"function": save_llama, "pinpoints": PINPOINTS, "kv_heads": 2}),
+    "siglip_tiles": (
+        save_tiles,
+        {"function": save_llama, "pinpoints": MORE_PINPOINTS, "vision": {**SIGLIP, "image_size": 18}},
+    ),
+    "qwen2_tied_tiles": (
+        save_tiles,
+        {"function": save_family, "pinpoints": PINPOINTS, "name": "qwen2", "is_tied": True},
+    ),
 }
 
 
@@ -106,10 +137,9 @@ def save_demo(run: Path, folders: Path) -> None:
     save(untie(model), HawaiiProcessor.from_pretrained(folders / "demo"), folders / "demo_untied")
 
 
-def draw_images(folder: Path) -> list[str]:
+def draw_images(folder: Path, sizes: list[tuple[int, int]]) -> list[str]:
     """Images of many sizes, modes and formats."""
     folder.mkdir()
-    sizes = [(64, 64), (96, 40), (30, 77), (16, 16), (200, 150), (9, 120)]
     kinds = [
         ("RGB", "png"),
         ("L", "png"),
@@ -124,7 +154,7 @@ def draw_images(folder: Path) -> list[str]:
         width, height = size
         image = Image.effect_noise(size, 120).convert("RGB") if index % 3 else Image.new("RGB", size, "white")
         draw = [ImageDraw.Draw(image).ellipse, ImageDraw.Draw(image).rectangle][index % 2]
-        draw((2, 2, width * 0.7, height * 0.8), fill=color)
+        draw((min(2, width * 0.7), min(2, height * 0.8), width * 0.7, height * 0.8), fill=color)
         mode, suffix = kinds[index % len(kinds)]
         exif = image.getexif()
         if index == 6:
@@ -143,7 +173,8 @@ def make_questions(images: list[str]) -> list[list[dict]]:
     conversations = []
     for index in range(3 * NUM_QUESTIONS):
         number = numbers[index % len(numbers)]
-        chosen = [images[(index * 5 + 7 * k) % len(images)] for k in range(number)]
+        is_repeated = index % 10 == 6  # the same image several times
+        chosen = [images[(index * 5 + 7 * k * (not is_repeated)) % len(images)] for k in range(number)]
         items = [{"type": "image", "image": path} for path in chosen]
         content = [*items, {"type": "text", "text": texts[(index * 7 + index // 24) % len(texts)]}]
         if index % 10 == 3 and number > 1:
@@ -232,11 +263,14 @@ def clear(output: Path) -> None:
     (output / MARK).touch()
 
 
-def save_folders(folders: Path, run: Path | None) -> None:
-    """All folders to serve."""
+def save_folders(folders: Path, run: Path | None, word: str = "") -> None:
+    """All folders to serve, or those with a word in their names."""
     for name, (function, kwargs) in FOLDERS.items():
-        torch.manual_seed(0)
-        function(folders / name, **kwargs)
+        if word in name:
+            torch.manual_seed(0)
+            function(folders / name, **kwargs)
+    if word not in "demo_untied":
+        return
     if run is not None and (run / "hub").is_dir():
         save_demo(run, folders)
     else:
@@ -244,18 +278,21 @@ def save_folders(folders: Path, run: Path | None) -> None:
         print(f"The folders demo and demo_untied are left out: {place}.", flush=True)
 
 
-def main(output: Path, run: Path | None) -> None:
+def main(output: Path, run: Path | None, word: str) -> None:
     clear(output)
     (output / "folders").mkdir()
     (output / "references").mkdir()
     torch.manual_seed(0)
-    conversations = make_questions(draw_images(output / "images"))
+    conversations = make_questions(draw_images(output / "images", SIZES))
+    of_tiles = make_questions(draw_images(output / "images_of_many_shapes", SIZES + EXTREME_SIZES))
     unusual = [messages for messages in make_questions(draw_unusual_images(output / "images")) if len(messages) == 1]
-    save_folders(output / "folders", run)
-    unusual_answers = answer_questions(output / "folders" / "llama_untied", unusual)
-    (output / "unusual.json").write_text(json.dumps(unusual_answers))
+    save_folders(output / "folders", run, word)
+    if (output / "folders" / "llama_untied").is_dir():
+        unusual_answers = answer_questions(output / "folders" / "llama_untied", unusual)
+        (output / "unusual.json").write_text(json.dumps(unusual_answers))
     for folder in sorted((output / "folders").iterdir()):
-        answers = answer_questions(folder, conversations)
+        has_tiles = HawaiiConfig.from_pretrained(folder).image_grid_pinpoints is not None
+        answers = answer_questions(folder, of_tiles if has_tiles else conversations)
         (output / "references" / f"{folder.name}.json").write_text(json.dumps(answers))
         different = len({tuple(question["tokens"]) for question in answers["questions"]})
         print(f"{folder.name}: {different} different answers, {answers['num_unclear']} unclear", flush=True)
@@ -263,4 +300,9 @@ def main(output: Path, run: Path | None) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("run", type=Path, nargs="?")
+    parser.add_argument("--only", metavar="WORD", default="")
+    arguments = parser.parse_args()
+    main(arguments.output, arguments.run, arguments.only)

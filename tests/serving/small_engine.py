@@ -3,7 +3,8 @@ What vLLM's backend for models of transformers does with a published folder, in 
 
 It follows `vllm/model_executor/models/transformers` of vLLM 0.32: the base model is built without weights, its layers
 are replaced, the weights are renamed and loaded one by one, and the prompts of a batch are one sequence without
-padding, whose attention is the engine's.
+padding, whose attention is the engine's. What the processor makes is divided among the images, and joined again for
+the images that are encoded together.
 """
 
 import re
@@ -41,6 +42,8 @@ def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
     return outputs.transpose(1, 2).contiguous(), None
 
 
+# What the processor returns and the model is not given.
+NOT_OF_IMAGES = {"input_ids", "attention_mask", "mm_token_type_ids", "text_replacement_offsets"}
 ALL_ATTENTION_FUNCTIONS.register("small_engine", attend)
 
 
@@ -109,7 +112,8 @@ class SmallEngine:
         """The name of a weight in the engine; `None` for a weight that the engine ignores."""
         if any(re.search(pattern, name) for pattern in self.model._keys_to_ignore_on_load_unexpected or ()):
             return None
-        children = "|".join(child for child, _ in self.model.named_children())
+        direct = [*self.model.named_children(), *self.model.named_parameters(recurse=False)]
+        children = "|".join(child for child, _ in direct)
         name = re.sub(rf"^(?!model\.)(({children}).*)", r"model.\1", name)
         return re.sub(rf"^(model\.)((?!{children}).+)", r"\2", name)
 
@@ -156,6 +160,27 @@ class SmallEngine:
             return_text_replacement_offsets=True,
         )
 
+    def divide(self, images: Sequence[Image.Image]) -> list[dict[str, torch.Tensor]]:
+        """
+        The inputs of the model for each image. A list has an entry for each image, which the engine stacks; a tensor
+        has the rows of one image after another, as many for each as the processor counts for its size.
+        """
+        inputs = self.process(images)
+        sizes = [(image.height, image.width) for image in images]
+        num_rows = self.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_patches"]
+        divided = {
+            name: [entry[None] for entry in value] if isinstance(value, list) else value.split(num_rows)
+            for name, value in inputs.items()
+            if name not in NOT_OF_IMAGES
+        }
+        return [{name: parts[index] for name, parts in divided.items()} for index in range(len(images))]
+
+    @torch.no_grad()
+    def encode(self, inputs: Sequence[dict[str, torch.Tensor]]) -> list[torch.Tensor]:
+        """The features of images, from the inputs of each, in one call of the model."""
+        joined = {name: torch.cat([image[name] for image in inputs]) for name in inputs[0]}
+        return list(self.model.get_image_features(**joined, return_dict=True).pooler_output)
+
     def replacements(self, images: Sequence[Image.Image]) -> list[list[int]]:
         """The tokens that replace each image's token in a prompt."""
         (offsets,) = self.process(images)["text_replacement_offsets"]
@@ -177,14 +202,10 @@ class SmallEngine:
         lengths = torch.tensor([len(ids) for ids in tokens])
         input_ids = torch.tensor(sum(tokens, []))
         embeddings = self.model.get_input_embeddings()(input_ids)
-        # Each image is processed and encoded by itself: vLLM keeps both under the image's hash.
-        features = [
-            self.model.get_image_features(self.process([image])["pixel_values"], return_dict=True).pooler_output[0]
-            for _, images in prompts
-            for image in images
-        ]
-        if features:
-            embeddings[input_ids == self.processor.image_token_id] = torch.cat(features)
+        # Each image is processed by itself, because vLLM keeps the result under the image's hash.
+        inputs = [self.divide([image])[0] for _, images in prompts for image in images]
+        if inputs:
+            embeddings[input_ids == self.processor.image_token_id] = torch.cat(self.encode(inputs))
         # In any order: only its position says where a token is, as in vLLM while it generates.
         order = torch.randperm(len(input_ids))
         self.batch.prompts = torch.arange(len(tokens)).repeat_interleave(lengths)[order]

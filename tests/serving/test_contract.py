@@ -1,6 +1,7 @@
 """A published folder has all that vLLM's backend for models of transformers reads and calls."""
 
 import json
+from itertools import product
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from transformers import AutoTokenizer
 from hawaii import HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.modeling_hawaii.modeling_hawaii import HawaiiModel
 from hawaii.tests.serving.small_engine import SmallEngine
-from hawaii.tests.tiny.models import make_model, make_processor
+from hawaii.tests.tiny.models import PINPOINTS, make_model, make_processor
 
 
 SIGLIP = {"has_class_token": False, "has_pre_layer_norm": False, "has_patch_bias": True}
@@ -21,20 +22,25 @@ MODELS = {
     "biased head": {"head_bias": True},
     "siglip": {"vision": SIGLIP},
     "linear adapters": {"vision": LINEAR},
+    "tiles": {"image_grid_pinpoints": PINPOINTS},
 }
 IMAGES = [Image.effect_noise(size, 80).convert("RGB") for size in ((16, 16), (40, 24), (9, 30))]
+# Tiny, wide, high and huge ones.
+EXTREME_IMAGES = [Image.effect_noise(size, 80).convert("RGB") for size in ((1, 1), (150, 4), (3, 90), (1200, 700))]
 PROMPTS = [
     ("USER: <image>\nwhat color is it ? ASSISTANT:", IMAGES[:1]),
     ("USER: is a circle a shape ? ASSISTANT:", []),
     ("USER: <image>\n<image>\n<image>\nred or blue ? ASSISTANT:", IMAGES),
     ("<s> USER: <image>\nthe shape ? ASSISTANT:", IMAGES[2:]),
+    ("USER: <image>\n<image>\n<image>\n<image>\nwhat is in the image ? ASSISTANT:", EXTREME_IMAGES),
 ]
 
 
 def save_folder(folder, **kwargs):
     torch.manual_seed(0)
+    kwargs["text"] = {"max_position_embeddings": 1024, **kwargs.get("text", {})}
     make_model(**kwargs).save_pretrained(folder)
-    make_processor().save_pretrained(folder)
+    make_processor(image_grid_pinpoints=kwargs.get("image_grid_pinpoints")).save_pretrained(folder)
     return folder
 
 
@@ -52,6 +58,12 @@ def engine(folder):
 def any_engine(tmp_path_factory):
     """An engine of one folder, for facts that do not depend on the model."""
     return SmallEngine(save_folder(tmp_path_factory.mktemp("published") / "served"))
+
+
+@pytest.fixture(scope="module")
+def tiled_engine(tmp_path_factory):
+    """An engine of a folder with tiles."""
+    return SmallEngine(save_folder(tmp_path_factory.mktemp("published") / "served", **MODELS["tiles"]))
 
 
 def test_every_weight_has_a_place_and_every_parameter_a_weight(engine):
@@ -135,6 +147,42 @@ def test_an_images_pixels_do_not_depend_on_the_images_beside_it(any_engine):
     }
     alone = [any_engine.process([image])["pixel_values"] for image in IMAGES]
     assert torch.equal(together["pixel_values"], torch.cat(alone))
+
+
+def test_the_processor_says_what_replaces_each_image_in_tiles(tiled_engine):
+    processor = tiled_engine.processor
+    images = [*IMAGES, *EXTREME_IMAGES]
+    counts = processor._get_num_multimodal_tokens(image_sizes=[(image.height, image.width) for image in images])
+    assert [len(ids) for ids in tiled_engine.replacements(images)] == counts["num_image_tokens"]
+    # The numbers of rows of pixel_values.
+    assert counts["num_image_patches"] == [3, 5, 3, 3, 4, 4, 5]
+    assert [len(image["pixel_values"]) for image in tiled_engine.divide(images)] == counts["num_image_patches"]
+
+
+def test_no_image_has_more_tokens_than_the_square_of_a_trial_run(tiled_engine):
+    sizes = [(10_000, 10_000), *product(range(1, 100, 3), repeat=2), (1, 9_999), (9_999, 1), (3_000, 9_000)]
+    counts = tiled_engine.processor._get_num_multimodal_tokens(image_sizes=sizes)["num_image_tokens"]
+    assert max(counts) == counts[0] == 16 + 8 * 9
+
+
+def test_the_inputs_of_an_image_in_tiles_do_not_depend_on_the_images_beside_it(tiled_engine):
+    images = [*IMAGES, *EXTREME_IMAGES]
+    for image, together in zip(images, tiled_engine.divide(images), strict=True):
+        (alone,) = tiled_engine.divide([image])
+        assert together.keys() == alone.keys() == {"pixel_values", "image_sizes"}
+        assert together["image_sizes"].tolist() == [[image.height, image.width]]
+        assert all(torch.equal(together[name], alone[name]) for name in together)
+
+
+def test_images_in_tiles_are_encoded_in_one_pass(tiled_engine):
+    sizes = []
+    hook = tiled_engine.model.vision_tower.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    inputs = tiled_engine.divide([*IMAGES, *EXTREME_IMAGES])
+    features = tiled_engine.encode(inputs)
+    hook.remove()
+    assert sizes == [sum(len(image["pixel_values"]) for image in inputs)]
+    for image, found in zip(inputs, features, strict=True):
+        torch.testing.assert_close(found, *tiled_engine.encode([image]), rtol=1e-4, atol=1e-4)
 
 
 def test_the_processor_and_the_tokenizer_have_one_chat_template(any_engine):

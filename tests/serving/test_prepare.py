@@ -25,3 +25,11 @@ def test_a_missing_demo_is_said(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(prepare, "FOLDERS", {})
     prepare.save_folders(tmp_path, None if name is None else tmp_path / name)
     assert "demo and demo_untied are left out" in capsys.readouterr().out
+
+
+def test_only_the_folders_with_a_word_in_their_names_are_saved(tmp_path, monkeypatch, capsys):
+    saved = []
+    monkeypatch.setattr(prepare, "FOLDERS", {name: (saved.append, {}) for name in ("llama_tiles", "llama", "tiles")})
+    prepare.save_folders(tmp_path, None, "tiles")
+    assert [folder.name for folder in saved] == ["llama_tiles", "tiles"]
+    assert not capsys.readouterr().out  # the demo was not asked for

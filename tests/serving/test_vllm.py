@@ -31,6 +31,7 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encodin
 CONCURRENCY = 16
 # The options that leave images to the processor.
 KEPT_MODES = ["--mm-processor-cache-gb", "0", "--media-io-kwargs", '{"image": {"image_mode": null}}']
+FEW_POSITIONS = 120  # enough for one image in tiles and not for three
 # Of the logarithm of a probability. One level of one pixel would make a difference of 1e-2.
 ROUNDING = 1e-3
 ENVIRONMENT = {
@@ -49,7 +50,7 @@ SERVER_OPTIONS = [
 
 
 def test_all_folders_are_prepared():
-    assert len(REFERENCES) >= 13, f"make serve-check makes the folders; there are {len(REFERENCES)} in {CHECK}"
+    assert len(REFERENCES) >= 16, f"make serve-check makes the folders; there are {len(REFERENCES)} in {CHECK}"
 
 
 @pytest.fixture(scope="module", params=REFERENCES, ids=lambda file: file.stem)
@@ -121,6 +122,11 @@ def server_that_keeps_modes():
 @pytest.fixture(scope="module")
 def server(folder):
     yield from start_server(folder)
+
+
+@pytest.fixture(scope="module")
+def server_of_few_positions():
+    yield from start_server(CHECK / "folders" / "llama_tiles", "--max-model-len", str(FEW_POSITIONS))
 
 
 def connect(address):
@@ -250,6 +256,19 @@ def test_opacity_and_16_bits_are_as_in_transformers_if_vllm_keeps_modes(any_serv
         for address in (server_that_keeps_modes, any_server)
     )
     assert kept == expected != converted
+
+
+def test_tiles_that_need_more_positions_are_an_error_of_their_request(server_of_few_positions):
+    from openai import BadRequestError
+
+    questions = json.loads((CHECK / "references" / "llama_tiles.json").read_text())["questions"]
+    lengths = [len(question["prompt_ids"]) for question in questions]
+    longest = questions[lengths.index(max(lengths))]
+    fitting = [q for q, n in zip(questions, lengths) if 50 < n <= FEW_POSITIONS - len(q["tokens"])]
+    client = connect(server_of_few_positions)
+    with pytest.raises(BadRequestError, match=f"longer than the maximum model length of {FEW_POSITIONS}"):
+        complete(client, longest)
+    assert [complete(client, question) for question in fitting] == [question["ended"] for question in fitting]
 
 
 @pytest.fixture

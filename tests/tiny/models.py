@@ -13,6 +13,7 @@ from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
 
 from hawaii import HawaiiConfig, HawaiiForConditionalGeneration, HawaiiProcessor
 from hawaii.processing.chat_templates import load_chat_template
+from hawaii.processing.image_processing_hawaii import HawaiiImageProcessor
 
 
 WORDS = (
@@ -85,6 +86,10 @@ FACTS = {
 }
 
 
+# LLaVA-NeXT's grids, of tiles of 16 pixels.
+PINPOINTS = [[16, 32], [32, 16], [32, 32], [48, 16], [16, 48]]
+
+
 def make_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
     """A word-level tokenizer with every special token that a conversation needs."""
     special = ["<pad>", "<unk>", "<s>", "</s>", "<image>"]
@@ -102,11 +107,18 @@ def make_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
 
 
 def make_processor(
-    image_size: int = 16, patch_size: int = 4, chat_template: str = "vicuna_v1", **kwargs
+    image_size: int = 16,
+    patch_size: int = 4,
+    chat_template: str = "vicuna_v1",
+    image_grid_pinpoints: Sequence[Sequence[int]] | None = None,
+    **kwargs,
 ) -> HawaiiProcessor:
     size = {"height": image_size, "width": image_size}
+    image_processor = CLIPImageProcessor(size=size, crop_size=size)
+    if image_grid_pinpoints is not None:
+        image_processor = HawaiiImageProcessor(size=size, crop_size=size, image_grid_pinpoints=image_grid_pinpoints)
     return HawaiiProcessor(
-        image_processor=CLIPImageProcessor(size=size, crop_size=size),
+        image_processor=image_processor,
         tokenizer=make_tokenizer(),
         patch_size=patch_size,
         chat_template=load_chat_template(chat_template),
@@ -170,4 +182,11 @@ def save_hub_folder(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     make_model().save_pretrained(folder)
     make_processor().save_pretrained(folder)
+    return folder
+
+
+def save_tiled_folder(folder: Path) -> Path:
+    """A published folder of a model with random weights and the tiles of `PINPOINTS`."""
+    make_model(image_grid_pinpoints=PINPOINTS, text={"max_position_embeddings": 1024}).save_pretrained(folder)
+    make_processor(image_grid_pinpoints=PINPOINTS).save_pretrained(folder)
     return folder

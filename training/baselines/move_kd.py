@@ -177,7 +177,7 @@ class MoveKdObjective(Objective):
         terms["distillation"] = ((shares * losses).sum(dim=1) * weight).sum()
         loss = terms.get("text", 0) + self.options.lambda_1 * terms["distillation"]
         if probabilities is not None:
-            terms["balance"] = (pooled_balance_loss(probabilities) * weight).sum()
+            terms["balance"] = (select_distilled(batch, pooled_balance_loss(probabilities)) * weight).sum()
             loss = loss + self.options.lambda_2 * terms["balance"]
 
         monitored = {"student": routed, **{name: projected[:, index] for index, name in enumerate(self.names)}}

@@ -22,11 +22,11 @@ def square_image_processor(original, vision_config: HawaiiVisionConfig) -> CLIPI
 
 
 def tile_image_processor(
-    original, vision_config: HawaiiVisionConfig, image_grid_pinpoints: list[list[int]]
+    original, vision_config: HawaiiVisionConfig, image_grid_pinpoints: list[list[int]] | None
 ) -> HawaiiImageProcessor:
     """
-    Creates an image processor that cuts images into tiles of the encoder's size, with `original`'s resampling filter
-    and normalisation.
+    Creates an image processor that cuts images into tiles of the encoder's size, or without `image_grid_pinpoints`
+    makes squares of them, with `original`'s resampling filter and normalisation.
 
     Raises:
         ValueError: a grid's sides are not multiples of the encoder's size.
@@ -97,10 +97,10 @@ def build_processor(
     Creates a new student's processor. Images are normalised as for the checkpoint that the encoder starts from, and
     cut into the tiles of a LLaVA-NeXT (`image_grid_pinpoints`) unless the stage has others.
     """
+    original = load_image_processor(image_source(model_args))
     processor = HawaiiProcessor(
-        image_processor=square_image_processor(load_image_processor(image_source(model_args)), vision_config),
+        image_processor=tile_image_processor(original, vision_config, image_grid_pinpoints),
         tokenizer=tokenizer,
         patch_size=vision_config.patch_size,
     )
-    processor.image_processor.image_grid_pinpoints = image_grid_pinpoints
     return adapt_processor(processor, model_args, data_args)

@@ -15,7 +15,7 @@ from .routing_map import RoutingMap, count_adapters, map_routing, name_adapters
 from .visitor_error import VisitorError
 
 
-# Of an image and a question: the square over which maps are drawn, and grids of shares by title.
+# Of an image and a question: the picture over which maps are drawn, and grids of shares by title.
 ScoreImportance = Callable[[Image.Image, str], tuple[Image.Image, Mapping[str, Sequence[Sequence[float]]]]]
 LONGEST_CONVERSATION = 200_000  # characters; more would keep the model from other visitors while they are counted
 

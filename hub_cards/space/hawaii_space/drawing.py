@@ -16,7 +16,7 @@ FRAME = 0.09  # of a patch's side: the frame has the pure colour, the inside lea
 BAR_WIDTH, BAR_HEIGHT = 10, 100
 STYLE = """
 .hawaii-map svg { display: block; width: 100%; }
-.hawaii-map .picture { max-width: 26rem; margin: auto; border-radius: 6px; }
+.hawaii-map .picture { max-width: 26rem; max-height: 40rem; margin: auto; border-radius: 6px; }
 .hawaii-map .picture rect:hover { fill-opacity: 0; }
 .hawaii-map ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; list-style: none; margin: .75rem 0; padding: 0; }
 .hawaii-map li { display: flex; align-items: center; gap: .4rem; margin: 0; }
@@ -26,6 +26,7 @@ STYLE = """
 .hawaii-map p { margin: .5rem 0 .25rem; }
 .hawaii-importance { display: grid; grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); gap: .75rem; }
 .hawaii-importance figure { margin: 0; }
+.hawaii-importance svg { max-height: 26rem; }
 .hawaii-importance figcaption { text-align: center; overflow-wrap: anywhere; font-size: .85rem; }
 """
 
@@ -54,11 +55,11 @@ def _draw_patches(routing: RoutingMap, bank: BankRouting, layer: int | None, fir
     else:
         chosen = bank.chosen[layer - 1].tolist()
         notes = [f"probability {value:.2f}" for value in bank.probabilities[layer - 1].tolist()]
-    side, size = routing.picture.width // routing.patch_size, routing.patch_size
+    num_columns, size = routing.picture.width // routing.patch_size, routing.patch_size
     frame = FRAME * size
     shapes = []
     for patch, (index, note) in enumerate(zip(chosen, notes)):
-        row, column = divmod(patch, side)
+        row, column = divmod(patch, num_columns)
         color = COLORS[(first_color + index) % len(COLORS)]
         title = escape(f"{bank.names[index]}, {note} (row {row + 1}, column {column + 1})")
         shapes.append(
@@ -132,9 +133,9 @@ def draw_importance(picture: Image.Image, maps: Mapping[str, Sequence[Sequence[f
 
     Args:
         picture (`PIL.Image.Image`):
-            The square that the teachers receive.
+            The square that the teachers receive, or the whole picture, assembled from its tiles.
         maps (`Mapping[str, Sequence[Sequence[float]]]`):
-            For each title a square grid of shares that sum to one, row by row.
+            For each title a grid of shares, row by row, that covers the picture.
 
     Returns:
         `str`: HTML.
@@ -142,14 +143,15 @@ def draw_importance(picture: Image.Image, maps: Mapping[str, Sequence[Sequence[f
     image, figures = _image(picture), []
     for title, grid in maps.items():
         shares = [share for row in grid for share in row]
-        low, high, size = min(shares), max(shares), picture.width / len(grid)
+        low, high, mean = min(shares), max(shares), sum(shares) / len(shares)
+        width, height = picture.width / len(grid[0]), picture.height / len(grid)
         rectangles = []
         for patch, share in enumerate(shares):
-            row, column = divmod(patch, len(grid))
+            row, column = divmod(patch, len(grid[0]))
             darkness = 0.85 * (1 - (share - low) / max(high - low, 1e-12))
             rectangles.append(
-                f'<rect x="{column * size:g}" y="{row * size:g}" width="{size:g}" height="{size:g}" '
-                f'fill-opacity="{darkness:.3f}"><title>{share * len(shares):.2f} × the mean</title></rect>'
+                f'<rect x="{column * width:g}" y="{row * height:g}" width="{width:g}" height="{height:g}" '
+                f'fill-opacity="{darkness:.3f}"><title>{share / mean:.2f} × the mean</title></rect>'
             )
         figures.append(
             f'<figure><svg viewBox="0 0 {picture.width} {picture.height}" role="img" aria-label="{escape(title)}">'

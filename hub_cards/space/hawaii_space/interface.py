@@ -22,7 +22,8 @@ INTRODUCTION = "Upload a picture and ask about it. The map shows what happens at
 COMPUTED = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
 DRAWN = {"queue": False, "show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 LONGEST_QUEUE = 32  # visitors who wait; more are turned away
-MOST_SESSIONS = 1000  # with a map of up to a megabyte in memory; the visitor idle for longest must reload the page
+# With a map of up to a megabyte in memory, or several with tiles; the visitor idle for longest must reload the page.
+MOST_SESSIONS = 1000
 KEPT_SECONDS = 3600  # that an uploaded file is kept
 PAGE_STYLE = """
 .gradio-container h1 { margin: 0 0 .25rem; overflow-wrap: anywhere; }

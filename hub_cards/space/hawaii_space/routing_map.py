@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from PIL import Image
 
+from .tiles import assemble_picture, to_picture
 
-# Shapes: L layers, m patches (row by row), N adapters of one bank.
+
+# Shapes: T squares, L layers, m patches (row by row), N adapters of one bank.
 BANKS = ("teacher", "general")
 
 
@@ -76,7 +78,7 @@ class RoutingMap:
     """
     Args:
         picture (`PIL.Image.Image`):
-            The square that the encoder receives.
+            The square that the encoder receives, or the whole picture, assembled from its tiles.
         patch_size (`int`):
             Side of a patch in pixels of `picture`. A rest at the right and at the bottom belongs to no patch.
         banks (`dict[str, BankRouting]`):
@@ -92,22 +94,21 @@ class RoutingMap:
         return len(next(iter(self.banks.values())).chosen)
 
 
-def _picture_of(pixel_values: torch.Tensor, image_processor: Any) -> Image.Image:
-    """Undoes the normalisation of an image, `(3, height, width)`: whatever the processor did, this is what it made."""
+def _levels_of(pixel_values: torch.Tensor, image_processor: Any) -> torch.Tensor:
+    """Undoes the normalisation of squares, `(T, 3, height, width)`: whatever the processor did, this is the result."""
     if image_processor.do_normalize:
         mean, std = (
             torch.tensor(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std)
         )
         pixel_values = pixel_values * std + mean
-    levels = (pixel_values * 255).round().clamp(0, 255).byte()
-    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+    return (pixel_values * 255).round().clamp(0, 255).byte()
 
 
 @torch.inference_mode()
 def map_routing(model: Any, processor: Any, image: Image.Image, names: Mapping[str, Sequence[str]]) -> RoutingMap:
     """
     Runs the encoder once and returns the routers' choices in all layers. The class token is left out, because the
-    language model does not receive it.
+    language model does not receive it. With tiles, the map is that of the whole picture.
 
     Args:
         model (`HawaiiForConditionalGeneration`):
@@ -123,14 +124,21 @@ def map_routing(model: Any, processor: Any, image: Image.Image, names: Mapping[s
         ValueError: the processor cannot read the image.
     """
     encoder, image_processor = model.model.vision_tower, processor.image_processor
-    pixel_values = image_processor([image], return_tensors="pt")["pixel_values"]  # (1, 3, height, width)
+    features = image_processor([image], return_tensors="pt")
+    pixel_values = features["pixel_values"]  # (T, 3, height, width)
     outputs = encoder(pixel_values.to(encoder.device, encoder.dtype), output_routing=True, return_dict=True)
-    patches = (
-        outputs.router_probabilities[:, 0, encoder.config.num_prefix_tokens :].float().cpu()
-    )  # (L, m, both banks)
+    patches = outputs.router_probabilities[:, :, encoder.config.num_prefix_tokens :].float().cpu()  # (L, T, m, banks)
+    levels = _levels_of(pixel_values, image_processor)
+    if "image_sizes" in features:
+        sizes = features["image_sizes"]
+        picture = assemble_picture(image_processor, levels, sizes, encoder.config.patch_size)
+        (cells,) = image_processor.assemble_maps(patches.permute(1, 2, 0, 3), sizes)  # (rows, columns, L, banks)
+        patches = cells.flatten(0, 1).transpose(0, 1)  # (L, m, banks)
+    else:  # code that was published before there were tiles cannot assemble any
+        picture, patches = to_picture(levels[0]), patches[:, 0]
     banks = patches.split([len(bank) for bank in names.values()], dim=-1)
     routing = {}
     for (bank, adapters), probabilities in zip(names.items(), banks):
         largest, chosen = probabilities.max(dim=-1)  # (L, m)
         routing[bank] = BankRouting(adapters, chosen, largest)
-    return RoutingMap(_picture_of(pixel_values[0], image_processor), encoder.config.patch_size, routing)
+    return RoutingMap(picture, encoder.config.patch_size, routing)

@@ -16,6 +16,7 @@ from hawaii.evaluation.lmms.model import Hawaii, StopStrings, generation_argumen
 from hawaii.evaluation.lmms.plugin import hawaii
 from hawaii.files.user_error import UserError
 from hawaii.tests.evaluation.answering_models import save_llava
+from hawaii.tests.tiny.models import save_tiled_folder
 
 
 RED, BLUE = (Image.new("RGB", (16, 16), color) for color in ("red", "blue"))
@@ -199,19 +200,62 @@ def llava_folder(tmp_path_factory):
     return save_llava(tmp_path_factory.mktemp("llava") / "llava", num_steps=0)
 
 
-def test_llava_of_transformers_answers_as_without_lmms_eval(llava_folder):
-    model = AutoModelForImageTextToText.from_pretrained(llava_folder).eval()
-    processor = AutoProcessor.from_pretrained(llava_folder)
-    expected = []
-    for document in DOCUMENTS:
+def answer_without_lmms_eval(folder, documents):
+    """The answers of the processor and `generate`, one by one."""
+    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    answers = []
+    for document in documents:
         messages = ChatMessages(messages=images_and_text(document)).to_hf_messages()
         prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
         inputs = processor(images=document["images"] or None, text=prompt, return_tensors="pt")
         tokens = model.generate(**inputs, max_new_tokens=6, min_new_tokens=6, do_sample=False)
-        expected.append(processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())
+        answers.append(processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())
+    return answers
+
+
+def test_llava_of_transformers_answers_as_without_lmms_eval(llava_folder):
+    expected = answer_without_lmms_eval(llava_folder, DOCUMENTS)
     assert len(set(expected)) > 1
     for batch_size in (1, 3):
         assert load(llava_folder, batch_size).generate_until(chat_requests()) == expected
+
+
+@pytest.fixture(scope="module")
+def tiled_folder(tmp_path_factory):
+    """A published folder of a model with tiles."""
+    torch.manual_seed(0)
+    return save_tiled_folder(tmp_path_factory.mktemp("published") / "tiles")
+
+
+TINY, WIDE, HIGH, HUGE = (
+    Image.effect_noise(size, 80).convert("RGB") for size in ((1, 1), (150, 9), (8, 70), (900, 700))
+)
+DOCUMENTS_OF_TILES = [
+    {"images": [WIDE], "text": "what color is the shape ?"},
+    {"images": [], "text": "is there a circle ?"},
+    {"images": [HIGH, HUGE, TINY], "text": "what is in the image ? is there no square and no circle ?"},
+    {"images": [TINY], "text": "yes"},
+    {"images": [HUGE], "text": "what color is the shape ?"},
+    {"images": [WIDE, WIDE], "text": "is there a circle in the image ?"},
+]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 6])
+def test_a_model_with_tiles_answers_as_without_lmms_eval(tiled_folder, batch_size):
+    expected = answer_without_lmms_eval(tiled_folder, DOCUMENTS_OF_TILES)
+    model = load(tiled_folder, batch_size, DOCUMENTS_OF_TILES)
+    assert model.generate_until(chat_requests(DOCUMENTS_OF_TILES)) == expected
+    assert len(set(expected)) == len(expected)
+
+
+def test_all_tiles_of_a_batch_are_encoded_in_one_pass(tiled_folder):
+    model, sizes = load(tiled_folder, 6, DOCUMENTS_OF_TILES), []
+    hook = model.model.model.vision_tower.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    model.generate_until(chat_requests(DOCUMENTS_OF_TILES))
+    hook.remove()
+    images = [image for document in DOCUMENTS_OF_TILES for image in document["images"]]
+    assert sizes == [sum(model.processor.count_tiles([(image.height, image.width) for image in images]))]
 
 
 def test_the_few_shot_delimiter_is_not_a_stop_string():

@@ -6,7 +6,7 @@ import pytest
 
 from hawaii.files.user_error import UserError
 from hawaii.modeling_hawaii.conversion.llava_checkpoint import read_llava
-from hawaii.tests.tiny.llava import SIGLIP, TEXT, make_llava, save_clip, save_original
+from hawaii.tests.tiny.llava import SIGLIP, TEXT, make_llava, make_llava_next, save_clip, save_original
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,9 @@ from hawaii.tests.tiny.llava import SIGLIP, TEXT, make_llava, save_clip, save_or
     ],
     ids=["layers", "class token", "no class token"],
 )
-def test_a_llava_with_other_visual_features_is_refused(tmp_path, vision, fields, message):
-    llava = make_llava(vision=vision)
+@pytest.mark.parametrize("make", [make_llava, make_llava_next])
+def test_a_llava_with_other_visual_features_is_refused(tmp_path, vision, fields, message, make):
+    llava = make(vision=vision)
     llava.config.update(fields)
     llava.config.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=message):
@@ -32,8 +33,12 @@ def test_a_llava_with_other_visual_features_is_refused(tmp_path, vision, fields,
         ({"mm_projector_type": "linear"}, "has mm_projector_type 'linear'; .* that has 'mlp2x_gelu'"),
         ({"mm_vision_select_feature": "cls_patch"}, "mm_vision_select_feature 'cls_patch'"),
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end True"),
-        ({"mm_patch_merge_type": "spatial_unpad"}, "mm_patch_merge_type 'spatial_unpad'"),
-        ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio 'anyres'"),
+        (
+            {"mm_patch_merge_type": "spatial_unpad"},
+            "mm_patch_merge_type 'spatial_unpad' with image_aspect_ratio 'pad'; .* 'spatial_unpad' with 'anyres'",
+        ),
+        ({"image_aspect_ratio": "anyres"}, "mm_patch_merge_type 'flat' with image_aspect_ratio 'anyres'"),
+        ({"image_aspect_ratio": "highres"}, "image_aspect_ratio 'highres'; .* 'flat' with 'pad' or 'square'"),
         ({"mm_vision_select_layer": None}, "has no mm_vision_select_layer"),
         ({"mm_vision_tower": None}, "None is no CLIP .* Pass its folder or Hub id"),
         (
@@ -48,6 +53,32 @@ def test_an_unsupported_llava_in_its_own_form_is_refused(tmp_path, fields, messa
     folder = save_original(make_llava(), tmp_path / "llava", save_clip(tmp_path / "clip"))
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | fields))
+    with pytest.raises(UserError, match=message):
+        read_llava(folder, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"image_aspect_ratio": "anyres_max_9"},
+            "image_aspect_ratio 'anyres_max_9'; .* 'spatial_unpad' with 'anyres'",
+        ),
+        ({"image_aspect_ratio": "pad"}, "mm_patch_merge_type 'spatial_unpad' with image_aspect_ratio 'pad'"),
+        ({"mm_patch_merge_type": "spatial"}, "mm_patch_merge_type 'spatial' with image_aspect_ratio 'anyres'"),
+        ({"mm_patch_merge_type": ["spatial_unpad"]}, r"mm_patch_merge_type \['spatial_unpad'\]"),
+        ({"mm_patch_merge_type": "flat"}, "mm_patch_merge_type 'flat' with image_aspect_ratio 'anyres'"),
+        (
+            {"image_grid_pinpoints": "(1x1),...,(6x6)"},
+            r"image_grid_pinpoints '\(1x1\),\.\.\.,\(6x6\)'; .* lists the width",
+        ),
+        ({"image_grid_pinpoints": None}, r"image_grid_pinpoints None; .* such as \[\[336, 672\]"),
+        ({"image_grid_pinpoints": [[32, 16, 8]]}, r"image_grid_pinpoints \[\[32, 16, 8\]\]; "),
+        ({"mm_projector_type": "linear"}, "has mm_projector_type 'linear'; .* that has 'mlp2x_gelu'"),
+    ],
+)
+def test_an_unsupported_llava_next_in_its_own_form_is_refused(tmp_path, fields, message):
+    folder = save_original(make_llava_next(), tmp_path / "llava", save_clip(tmp_path / "clip"), **fields)
     with pytest.raises(UserError, match=message):
         read_llava(folder, None)
 
@@ -74,8 +105,9 @@ def test_a_folder_without_a_checkpoint_is_named(tmp_path, name):
         ({"text_config": {"model_type": "t5"}}, "The language model of .* is a 't5'"),
     ],
 )
-def test_parts_of_unsupported_types_are_refused(tmp_path, fields, message):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", **fields}))
+@pytest.mark.parametrize("model_type", ["llava", "llava_next"])
+def test_parts_of_unsupported_types_are_refused(tmp_path, fields, message, model_type):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, **fields}))
     with pytest.raises(UserError, match=message):
         read_llava(tmp_path, None)
 
@@ -90,6 +122,33 @@ def test_missing_fields_default_to_llava_7b(tmp_path):
     assert (source.vision_config.hidden_size, source.vision_config.image_size) == (1024, 336)
     assert (source.vision_feature_layer, source.projector_hidden_act) == (-2, "gelu")
     assert (source.image_token_index, source.vision_tower) == (32000, None)
+    assert source.image_grid_pinpoints is None
+
+
+def test_the_fields_of_each_published_llava_next_are_read(tmp_path):
+    # The fields of llava-hf/llava-v1.6-mistral-7b-hf, llama3-llava-next-8b-hf and llava-next-72b-hf.
+    texts = {
+        32000: {"model_type": "mistral", "vocab_size": 32064, "intermediate_size": 14336},
+        128256: {"model_type": "llama", "vocab_size": 128320, "rope_theta": 5e5, "num_key_value_heads": 8},
+        151646: {"model_type": "qwen2", "vocab_size": 152064, "hidden_size": 8192, "num_hidden_layers": 80},
+    }
+    for image_token_index, text in texts.items():
+        values = {
+            "model_type": "llava_next",
+            "text_config": text,
+            "image_token_index": image_token_index,
+            "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
+            "use_image_newline_parameter": True,
+        }
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        source = read_llava(tmp_path, None)
+        assert (source.text_config.model_type, source.text_config.vocab_size) == (
+            text["model_type"],
+            text["vocab_size"],
+        )
+        assert source.image_token_index == image_token_index
+        assert source.image_grid_pinpoints == values["image_grid_pinpoints"]
+        assert (source.vision_config.image_size, source.vision_feature_layer) == (336, -2)
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])

@@ -23,8 +23,8 @@ from hawaii.tests.tiny.strangers import change_json
 
 
 SIZES = [(14, 90), (5, 8)]  # heights and widths of a wide and a tiny image
-# Both have a grid of 1 x 2 tiles, 4 x 8 patches. The wide one fills 2 of their rows; the tiny one, enlarged to 16 x 25.6
-# pixels, fills 6 of their columns, if a column counts that it only touches. A newline ends each row.
+# Both have a grid of 1 x 2 tiles, 4 x 8 patches. The wide one is in 2 of the rows; the tiny one, enlarged to a width
+# of 25.6 pixels, is in 6 of the columns. A newline ends each row.
 NUM_TOKENS = [16 + 2 * (8 + 1), 16 + 4 * (6 + 1)]
 NUM_TILES = 3 + 3
 

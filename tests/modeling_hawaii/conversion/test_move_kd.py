@@ -5,12 +5,22 @@ import json
 import pytest
 import torch
 from torch import nn
-from transformers import LlavaForConditionalGeneration
+from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from hawaii.files.user_error import UserError
 from hawaii.modeling_hawaii.conversion.move_kd import convert_move_kd
-from hawaii.tests.tiny.llava import CLIP, IMAGE_TOKEN, make_llava, rename, save_clip, save_original, save_tensors
+from hawaii.tests.tiny.llava import (
+    CLIP,
+    IMAGE_TOKEN,
+    PINPOINTS,
+    make_llava,
+    make_llava_next,
+    rename,
+    save_clip,
+    save_original,
+    save_tensors,
+)
 
 
 RANK, ALPHA, NUM_EXPERTS = 6, 3, 3
@@ -51,7 +61,7 @@ TEACHERS = {
 }
 
 
-def save_move_kd(llava: LlavaForConditionalGeneration, adapters: dict, folder, tower, **fields):
+def save_move_kd(llava: PreTrainedModel, adapters: dict, folder, tower, **fields):
     save_original(llava, folder, tower, **{**MODEL_TYPE, "moe": SETTINGS, **fields})
     tensors = rename(
         llava.state_dict(),
@@ -93,15 +103,19 @@ class NaiveMlp(nn.Module):
         return torch.stack([torch.stack([self.process_token(token) for token in image]) for image in hidden_states])
 
 
-@pytest.fixture
-def move_kd(tmp_path):
-    """A checkpoint, and transformers' LLaVA in float64 with the naive layers in its encoder."""
-    llava, adapters = make_llava(), make_adapters()
+def save_with_naive(llava: PreTrainedModel, tmp_path):
+    """Saves a MoVE-KD; returns its folder, and the LLaVA in float64 with the naive layers in its encoder."""
+    adapters = make_adapters()
     folder = save_move_kd(llava, adapters, tmp_path / "move_kd", save_clip(tmp_path / "clip"))
     llava = llava.double()
     for index, layer in enumerate(llava.model.vision_tower.encoder.layers):
         layer.mlp = NaiveMlp(layer.mlp, adapters, index)
     return folder, llava
+
+
+@pytest.fixture
+def move_kd(tmp_path):
+    return save_with_naive(make_llava(), tmp_path)
 
 
 @torch.no_grad()
@@ -121,6 +135,23 @@ def test_features_and_logits_follow_the_formulas(move_kd):
     found = student(input_ids=own, pixel_values=pixel_values).logits
     # The language model's norms are computed in float32 whatever its type.
     torch.testing.assert_close(found[..., :40], expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_move_kd_that_was_trained_on_tiles_cuts_images_into_them(tmp_path):
+    folder, llava = save_with_naive(make_llava_next(), tmp_path)
+    student, unused = convert_move_kd(folder, dtype=torch.float64)
+    assert student.config.image_grid_pinpoints == PINPOINTS
+    assert set(TEACHERS) <= set(unused) and "model.image_newline" not in unused
+    # A wide image: two of the four rows of patches of its 1 x 2 tiles.
+    theirs = torch.tensor([[1, 5, *[IMAGE_TOKEN] * (16 + 2 * 9), 7, 8]])
+    own = torch.where(theirs == IMAGE_TOKEN, student.config.image_token_index, theirs)
+    images = {
+        "pixel_values": torch.randn(3, 3, 16, 16, dtype=torch.float64),
+        "image_sizes": torch.tensor([[14, 90]]),
+    }
+    expected = llava(input_ids=theirs, **images).logits
+    torch.testing.assert_close(student(input_ids=own, **images).logits[..., :40], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_configuration_describes_move_kds_adapters(move_kd):

@@ -86,6 +86,8 @@ def compare(llava_folder, student_folder, output):
         )
         expected = llava(**theirs).logits
         found = {"own inputs": student(**own).logits, "their inputs": student(**theirs).logits}
+        others = {**theirs, "pixel_values": theirs["pixel_values"].clone()}
+        others["pixel_values"][0, [1, 2]] = theirs["pixel_values"][0, [2, 1]]
         options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
         answers = [
             model.generate(**inputs, **options).tolist()
@@ -102,7 +104,9 @@ def compare(llava_folder, student_folder, output):
                 "difference": {
                     name: largest_difference(values, expected, own["attention_mask"]) for name, values in found.items()
                 },
-                "deviation": float(expected.std()),
+                "difference of swapped tiles": largest_difference(
+                    student(**others).logits, expected, own["attention_mask"]
+                ),
                 "answers": answers,
             }
         )
