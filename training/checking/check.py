@@ -36,7 +36,8 @@ def build_stage_processor(recipe: Recipe, stage: Stage) -> HawaiiProcessor | Enc
     if recipe.is_encoder_alone:
         original = load_image_processor(first.model.vision_tower)
         return EncoderProcessor(original, vision_config, stage.data.image_aspect_ratio)
-    pinpoints = find_pinpoints(recipe)[stage.name]
+    own = stage.data.image_grid_pinpoints
+    pinpoints = find_pinpoints(recipe)[stage.name] if own is None else None
     return build_processor(stage.model, stage.data, vision_config, load_tokenizer(stage.model), pinpoints)
 
 

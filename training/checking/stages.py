@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,14 @@ def _start(recipe: Recipe, previous: Path | None) -> tuple[Student, HawaiiProces
     first = next(iter(recipe.stages.values()))
     if previous is None:
         student = outline_student(first.model, len(first.distilled_teachers), first.training.objective)
-        return student, None if recipe.is_encoder_alone else build_stage_processor(recipe, first)
+        if recipe.is_encoder_alone:
+            return student, None
+        # Its own tiles are checked like those of the other stages, whose errors name the stage.
+        squares = None if first.data.image_grid_pinpoints is None else []
+        first = replace(first, data=replace(first.data, image_grid_pinpoints=squares))
+        processor = build_stage_processor(recipe, first)
+        assert isinstance(processor, HawaiiProcessor)
+        return student, processor
     if recipe.is_encoder_alone:
         return _outline_saved(previous), None
     trust = first.model.trust_remote_code

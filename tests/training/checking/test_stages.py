@@ -77,6 +77,12 @@ def test_bounds_that_the_largest_grid_exceeds_are_refused(recipe, options, messa
     check_stages(plan, ["pretrain", "finetune"], None)  # one square has one tile, and 16 tokens
 
 
+def test_wrong_grids_of_the_first_stage_are_named(recipe):
+    plan = read_recipe(recipe, ["stages.pretrain.image_grid_pinpoints=[[16, 24]]"], use_cpu=True)
+    with pytest.raises(UserError, match="recipe.yaml, stage pretrain: image_grid_pinpoints is .* multiples of 16"):
+        check_stages(plan, ["pretrain", "finetune"], None)
+
+
 def test_bounds_that_the_largest_grid_reaches_are_accepted(recipe):
     options = ["image_grid_pinpoints=[[32, 16]]", "max_length=57", "max_batch_tiles=3"]
     check_stages(read_recipe(recipe, options, use_cpu=True), ["pretrain", "finetune"], None)
