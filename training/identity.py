@@ -236,6 +236,9 @@ def _find_other_steps(there: dict[str, Any], here: dict[str, Any], args: Trainin
         return "the state of a sharded run needs the same number of processes"
     if args.train_sampling_strategy not in ("random", "sequential") or here["options"].get("accelerator_config"):
         return f"train_sampling_strategy {args.train_sampling_strategy} depends on the number of processes"
+    for name in ("max_batch_tokens", "max_batch_tiles"):
+        if here["options"].get(name) is not None:
+            return f"the batches of {name} depend on the number of processes"
     if here["samples"] is None:
         return "the order of a stream depends on the number of processes"
     if dealt != wanted:

@@ -115,7 +115,8 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
     if matching is not None and data_args.teacher_cache is not None:
         vision, configs = encoder_of(student).config, stage.distilled_teachers
         grid, images = vision.image_size // vision.patch_size, processor.image_processor
-        feature_cache = open_cache(data_args.teacher_cache, configs, images, grid, matching)
+        tiles = data_args.distill_tiles
+        feature_cache = open_cache(data_args.teacher_cache, configs, images, grid, matching, tiles)
         teachers = feature_cache.teachers
     num_parameters = student.num_parameters()
     if data_args.packing:
@@ -148,6 +149,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
         teachers=teachers,
         base=base,
         max_batch_tokens=data_args.max_batch_tokens,
+        max_batch_tiles=data_args.max_batch_tiles,
         args=args,
         train_dataset=dataset,
         eval_dataset=questions,

@@ -58,7 +58,7 @@ class HawaiiTrainer(SavingTrainer):
         base (`FrozenBase`, *optional*):
             Frozen weights of a student with a LoRA or a quantized language model: checkpoints contain only trained
             weights.
-        max_batch_tokens (`int`, *optional*):
+        max_batch_tokens (`int`, *optional*), max_batch_tiles (`int`, *optional*):
             As in [`DataArguments`].
         eval_dataset (`QuestionDataset`, *optional*):
             Questions for evaluations during training, as often as `eval_strategy` sets.
@@ -79,6 +79,7 @@ class HawaiiTrainer(SavingTrainer):
         teachers: list[Teacher],
         base: FrozenBase | None = None,
         max_batch_tokens: int | None = None,
+        max_batch_tiles: int | None = None,
         identity: dict[str, Any] | None = None,
         stop_requests: StopRequests | None = None,
         **kwargs,
@@ -93,7 +94,7 @@ class HawaiiTrainer(SavingTrainer):
             self.add_callback(ProgressBar())
         self.teachers = teachers
         self.monitor = Monitor(model, teachers, self.accelerator)
-        self.max_batch_tokens = max_batch_tokens
+        self.max_batch_tokens, self.max_batch_tiles = max_batch_tokens, max_batch_tiles
         self._batch_sampler: GroupedBatchSampler | None = None
         # The loss is divided by the counts of the whole step, not by the number of micro-batches.
         self.model_accepts_loss_kwargs = True
@@ -253,17 +254,18 @@ class HawaiiTrainer(SavingTrainer):
         return epochs, num_batches
 
     def _get_train_sampler(self, train_dataset=None):
-        """Samplers that need the lengths of all samples get them without reading an image."""
+        """Samplers that need the sizes of all samples get them without reading the pixels of an image."""
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         processor: Any = self.processing_class
-        if self.max_batch_tokens is not None or self.args.train_sampling_strategy == "group_by_length":
-            lengths, has_images = dataset.measure()
+        if self._has_bound or self.args.train_sampling_strategy == "group_by_length":
+            lengths, num_tiles = dataset.measure()
             is_skipping = dataset.bad_records == "skip"
             self._batch_sampler = GroupedBatchSampler(
                 lengths,
-                has_images,
+                num_tiles,
                 self.args.train_batch_size,
                 self.max_batch_tokens,
+                self.max_batch_tiles,
                 num_processes=self.accelerator.num_processes,
                 process_index=self.accelerator.process_index,
                 accumulation=self.args.gradient_accumulation_steps,
@@ -285,9 +287,14 @@ class HawaiiTrainer(SavingTrainer):
         super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     @property
+    def _has_bound(self) -> bool:
+        """Whether batches have different numbers of samples."""
+        return self.max_batch_tokens is not None or self.max_batch_tiles is not None
+
+    @property
     def samples_per_step(self) -> int:
-        """Samples of an optimizer step over all processes; the mean if `max_batch_tokens` is set."""
-        if self.max_batch_tokens is None or self._batch_sampler is None:
+        """Samples of an optimizer step over all processes; the mean if batches are bounded by tokens or tiles."""
+        if not self._has_bound or self._batch_sampler is None:
             return self.get_total_train_batch_size(self.args)
         batches = self.accelerator.num_processes * self.args.gradient_accumulation_steps
         return max(1, round(len(self.train_dataset) / self._batch_sampler.num_batches * batches))

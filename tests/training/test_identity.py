@@ -112,6 +112,9 @@ def test_a_stream_and_a_sharded_run_need_the_same_number_of_processes(check, mon
     assert "the order of a stream depends on the number of processes" in check(
         {**there, "samples": None}, {**here, "samples": None}
     )
+    for name in ("max_batch_tokens", "max_batch_tiles"):
+        options = {"options": {name: 9}}
+        assert f"the batches of {name} depend on the number of processes" in check(there | options, here | options)
     sharded = SimpleNamespace(distributed_type=DistributedType.FSDP)
     monkeypatch.setattr("hawaii.training.identity.AcceleratorState", lambda: sharded)
     assert "the state of a sharded run needs the same number of processes" in check(there, here)

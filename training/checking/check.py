@@ -20,7 +20,7 @@ from ..recipes.arguments import DataArguments
 from ..recipes.recipe import Recipe, Stage, read_recipe
 from ..sources.source import Source
 from ..students.language_models import register_code
-from ..students.processor import build_processor
+from ..students.processor import build_processor, find_pinpoints
 from ..students.student import vision_fields
 from ..students.tokenizer import load_tokenizer
 from .pool import inspect_rows
@@ -36,7 +36,9 @@ def build_stage_processor(recipe: Recipe, stage: Stage) -> HawaiiProcessor | Enc
     if recipe.is_encoder_alone:
         original = load_image_processor(first.model.vision_tower)
         return EncoderProcessor(original, vision_config, stage.data.image_aspect_ratio)
-    return build_processor(stage.model, stage.data, vision_config, load_tokenizer(stage.model))
+    own = stage.data.image_grid_pinpoints
+    pinpoints = find_pinpoints(recipe)[stage.name] if own is None else None
+    return build_processor(stage.model, stage.data, vision_config, load_tokenizer(stage.model), pinpoints)
 
 
 def _open_data(data: DataArguments, source: Source | None, processor: HawaiiProcessor | EncoderProcessor) -> AllRows:
@@ -55,10 +57,10 @@ def _check_rows(report: SourceReport, dataset: AllRows, num_processes: int, chec
         # No progress bar if the output is a log file, where it would fill thousands of lines.
         with tqdm(total=len(dataset), desc=report.data_path, unit="rows", disable=None) as bar:
             inspected = inspect_rows(dataset, num_processes, bar.update)
-        images, turns, tokens, problems = (list(values) for values in zip(*inspected))
+        images, turns, tokens, tiles, problems = (list(values) for values in zip(*inspected))
         bad = {index: problem for index, problem in enumerate(problems) if problem is not None}
         bad_states = {index: image_states(dataset.images, [dataset.records[index]]) for index in bad}
-        rows = CheckedRows(images, turns, tokens, bad, bad_states, states)
+        rows = CheckedRows(images, turns, tokens, tiles, bad, bad_states, states)
         if image_states(dataset.images, dataset.records.without_messages()) != states:
             raise UserError(f"Files of {report.data_path} changed while they were read: run the check again.")
         save_checked(key, rows)

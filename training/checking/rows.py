@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from ...files.user_error import UserError
+from ...processing.processing_hawaii import HawaiiProcessor
 from ..data.conversation_dataset import ConversationDataset
 from ..data.conversations import tokenize_conversation, tokenize_prompt
 from ..data.images import ImageDataset
@@ -21,7 +22,7 @@ LONGEST_PROBLEM = 600
 class Row(NamedTuple):
     """
     Args:
-        num_images (`int`), num_turns (`int`), num_tokens (`int`):
+        num_images (`int`), num_turns (`int`), num_tokens (`int`), num_tiles (`int`):
             As in [`CheckedRows`].
         problem (`str`, *optional*):
             The reason why the row cannot be used.
@@ -30,6 +31,7 @@ class Row(NamedTuple):
     num_images: int = 0
     num_turns: int = 0
     num_tokens: int = 0
+    num_tiles: int = 0
     problem: str | None = None
 
 
@@ -48,22 +50,32 @@ class AllRows(RecordDataset):
     def _count_sample(self, record: Record, sample: dict) -> int:
         return 0
 
+    def _count_tiles(self, record: Record, sample: dict) -> int:
+        sizes = sample["image_sizes"].tolist() if "image_sizes" in sample else self.read_image_sizes(record)
+        if sizes is None:
+            return len(record.images)
+        processor = self.processor
+        assert isinstance(processor, HawaiiProcessor)  # there are no tiles without text
+        return sum(processor.count_tiles(sizes))
+
     def inspect(self, index: int) -> Row:
         """Reads a row as training would."""
         record, sample = self.records[index], {}
-        problem, num_tokens = self._find_problem(record), 0
+        problem, num_tokens, num_tiles = self._find_problem(record), 0, len(record.images)
+        # Also for a row with a bad image, because the image may be replaced; but tiles depend on the image's size.
+        is_counted = problem is None or self.processor.image_processor.image_grid_pinpoints is None
         if problem is None:
             try:
                 sample = self.make_sample(record)
             except UserError as error:
                 problem = str(error).removesuffix(".")
-        # Also for a row with a bad image, because the image may be replaced.
-        if record.messages:
+        if is_counted and record.messages:
             with suppress(UserError, UnicodeError):
+                num_tiles = self._count_tiles(record, sample)
                 num_tokens = self._count_sample(record, sample)
         if problem is not None and len(problem) > LONGEST_PROBLEM:  # it quotes a very long value
             problem = f"{problem[: LONGEST_PROBLEM // 2]} ... {problem[-LONGEST_PROBLEM // 2 :]}"
-        return Row(len(record.images), len(record.messages), num_tokens, problem)
+        return Row(len(record.images), len(record.messages), num_tokens, num_tiles, problem)
 
 
 class AllConversations(AllRows, ConversationDataset):

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ...processing.processing_hawaii import HawaiiProcessor
 from ..counting.recipes import outline_student
+from ..counting.samples import largest_image
 from ..data.processes import decide_once
 from ..distribution.strategy import check_strategy, create_accelerator, describe_strategy, whole_weights
-from ..objectives.encoder_passes import Student, encoder_of
+from ..objectives.encoder_passes import Student
 from ..recipes.arguments import HawaiiTrainingArguments
 from ..recipes.objectives import OBJECTIVES
 from ..recipes.recipe import Recipe, Stage
@@ -30,6 +32,7 @@ from ..sources.image_folder import find_image_folder
 from ..sources.readers import check_data_file
 from ..students.encoders import holds_encoder
 from ..students.processor import adapt_processor
+from ..students.student import set_tiles
 from ..students.trainable import check_rates, part_of, set_trainable
 from ..teacher_cache.cached_teacher import find_features
 from .check import build_stage_processor
@@ -89,10 +92,30 @@ def _check_files(stage: Stage) -> None:
         find_features(data.teacher_cache)
 
 
+def _check_bounds(stage: Stage, config: HawaiiConfig) -> None:
+    """Checks that an image fits into a sample and a batch, even if it has the largest grid of tiles."""
+    num_tokens, num_tiles = largest_image(config)
+    kind = "an image alone has" if config.image_grid_pinpoints is None else "an image of the largest grid alone has"
+    if stage.distilled_teachers and stage.data.max_length <= num_tokens:
+        raise UserError(
+            f"max_length is {stage.data.max_length}, but {kind} {num_tokens} tokens; it must be larger by the length "
+            "of the text."
+        )
+    bound = stage.data.max_batch_tiles
+    if bound is not None and bound < num_tiles:
+        raise UserError(
+            f"max_batch_tiles is {bound}, but an image of the largest grid of image_grid_pinpoints has {num_tiles} "
+            f"tiles, with the whole picture; make it {num_tiles} or more, or leave out the largest grids."
+        )
+
+
 def _check_student(stage: Stage, student: Student, processor: HawaiiProcessor | None) -> None:
     """Checks the options that depend on the student, which has no weights."""
     if processor is not None:
+        assert isinstance(student, HawaiiForConditionalGeneration)
         adapt_processor(processor, stage.model, stage.data)
+        set_tiles(student, processor.image_grid_pinpoints)
+        _check_bounds(stage, student.config)
     args, objective = stage.training, OBJECTIVES[stage.training.objective]
     trainable: Any = args.trainable
     set_trainable(student, trainable)
@@ -110,14 +133,6 @@ def _check_student(stage: Stage, student: Student, processor: HawaiiProcessor | 
 
         with torch.device("meta"):
             add_lora(copy.deepcopy(student), stage.model.lora)
-    vision = encoder_of(student).config
-    num_tokens = (vision.image_size // vision.patch_size) ** 2
-    if isinstance(student, HawaiiForConditionalGeneration) and stage.distilled_teachers:
-        if stage.data.max_length <= num_tokens:
-            raise UserError(
-                f"max_length is {stage.data.max_length}, but an image alone has {num_tokens} tokens; it must be "
-                "larger by the length of the text."
-            )
 
 
 def _outline_saved(folder: Path) -> Student:
@@ -137,7 +152,14 @@ def _start(recipe: Recipe, previous: Path | None) -> tuple[Student, HawaiiProces
     first = next(iter(recipe.stages.values()))
     if previous is None:
         student = outline_student(first.model, len(first.distilled_teachers), first.training.objective)
-        return student, None if recipe.is_encoder_alone else build_stage_processor(recipe, first)
+        if recipe.is_encoder_alone:
+            return student, None
+        # Its own tiles are checked like those of the other stages, whose errors name the stage.
+        squares = None if first.data.image_grid_pinpoints is None else []
+        first = replace(first, data=replace(first.data, image_grid_pinpoints=squares))
+        processor = build_stage_processor(recipe, first)
+        assert isinstance(processor, HawaiiProcessor)
+        return student, processor
     if recipe.is_encoder_alone:
         return _outline_saved(previous), None
     trust = first.model.trust_remote_code

@@ -74,29 +74,29 @@ class Machine:
         return f"{self.devices} x {self.gpu} with {self.strategy}"
 
 
-def teacher_step_flops(teachers: Sequence[Teacher | ClassTokenTeacher], num_images: int) -> int:
+def teacher_step_flops(teachers: Sequence[Teacher | ClassTokenTeacher], num_squares: int) -> int:
     """Floating-point operations of all teachers for a micro-batch."""
 
     def flops(teacher: Teacher | ClassTokenTeacher) -> int:
         image = torch.zeros(1, 3, teacher.image_size, teacher.image_size, dtype=torch.uint8, device="meta")
         return count_flops(lambda: teacher(image))
 
-    return num_images * sum(map(flops, teachers))
+    return num_squares * sum(map(flops, teachers))
 
 
-def teacher_feature_bytes(teachers: Sequence[Teacher | ClassTokenTeacher], num_images: int) -> int:
+def teacher_feature_bytes(teachers: Sequence[Teacher | ClassTokenTeacher], num_squares: int) -> int:
     """Bytes of the features, and of the pixels that the teachers receive."""
     total = 0
     for teacher in teachers:
         height, width, channels = teacher.grid
         weight = next(teacher.model.parameters())
-        total += num_images * height * width * channels * weight.element_size()
+        total += num_squares * height * width * channels * weight.element_size()
     side = max((teacher.image_size for teacher in teachers), default=0)
-    return total + num_images * 3 * side**2
+    return total + num_squares * 3 * side**2
 
 
 def cache_values(stage: Stage, module: StudentWithObjective, teachers: Sequence[Teacher | ClassTokenTeacher]) -> int:
-    """Number of values of one image's features at the student's grid."""
+    """Number of values of one square's features at the student's grid."""
     vision = encoder_of(module.student).config
     matching = getattr(stage.options, "grid_matching", "unshuffle")
     shapes = [matched_shape(*teacher.grid, vision.image_size // vision.patch_size, matching) for teacher in teachers]
@@ -123,7 +123,7 @@ class StageCost:
         teacher_sizes (`list[int]`):
             Bytes of each teacher's weights; empty if a cache replaces them.
         num_cached (`int`):
-            Number of values in an image's features.
+            Number of values in the features of a square.
     """
 
     stage: Stage
@@ -208,6 +208,14 @@ class StageCost:
         return self.steps * self.step_flops / (GPUS[self.machine.gpu].peak * self.machine.mfu) / 3600
 
     @property
+    def cached_values(self) -> int | None:
+        """At most the number of values in a cache of the features of all samples, if their number is known."""
+        if self.samples.count is None:
+            return None
+        usual = self.samples.usual
+        return round(self.samples.count * usual.num_distilled / usual.num_images) * self.num_cached
+
+    @property
     def checkpoint_bytes(self) -> int:
         if self.stage.model.has_frozen_base:  # only trained weights are saved, but shards contain all
             trained = self.weights.gradients + (self.weights.optimizer or 0)
@@ -277,12 +285,12 @@ def count_stage(
         usual = recomputing = trace(samples.usual, is_checkpointed=False)
         if args.gradient_checkpointing:
             recomputing = trace(samples.usual, is_checkpointed=True)
-    num_cached, longest_images = cache_values(stage, module, teachers), samples.longest.num_images
+    num_cached, num_distilled = cache_values(stage, module, teachers), samples.longest.num_distilled
     has_cache = stage.data.teacher_cache is not None
     if has_cache and OBJECTIVES[args.objective].cached_matching(stage.options) is not None:
-        running, feature_bytes = [], longest_images * num_cached * CACHED_BYTES
+        running, feature_bytes = [], num_distilled * num_cached * CACHED_BYTES
     else:
-        running, feature_bytes = teachers, teacher_feature_bytes(teachers, longest_images)
+        running, feature_bytes = teachers, teacher_feature_bytes(teachers, num_distilled)
     return StageCost(
         stage,
         machine,
@@ -292,7 +300,7 @@ def count_stage(
         recomputing.flops - usual.flops,
         plain,
         checkpointed,
-        teacher_step_flops(running, samples.usual.num_images),
+        teacher_step_flops(running, samples.usual.num_distilled),
         [module_bytes(teacher.model) for teacher in running],
         feature_bytes,
         num_cached,
@@ -355,9 +363,7 @@ def describe_costs(costs: list[StageCost]) -> str:
     run.append(["GiB of a checkpoint", *(gib(cost.checkpoint_bytes) for cost in costs)])
     if any(cost.num_cached for cost in costs):
         for name, size in (("int8", 1), ("bfloat16", 2)):
-            sizes = [
-                None if cost.samples.count is None else cost.samples.count * cost.num_cached * size for cost in costs
-            ]
+            sizes = [None if cost.cached_values is None else cost.cached_values * size for cost in costs]
             run.append(
                 [
                     f"GiB of a cache of the teachers' features in {name}, at most",

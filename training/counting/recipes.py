@@ -24,7 +24,8 @@ from ..recipes.recipe import Stage, read_recipe
 from ..students.encoders import continue_config
 from ..students.frozen_base import freeze_base, prepare_trained
 from ..students.language_models import read_config, register_code
-from ..students.student import vision_fields
+from ..students.processor import find_pinpoints
+from ..students.student import set_tiles, vision_fields
 from ..students.tokenizer import load_tokenizer
 from ..students.trainable import part_of, set_trainable
 from ..teachers.teacher import Teacher
@@ -99,23 +100,30 @@ def outline_student(model_args: ModelArguments, num_teachers: int, objective: st
         return HawaiiForConditionalGeneration(config)
 
 
-def outline_stage(module: StudentWithObjective, stage: Stage) -> StudentWithObjective:
+def outline_stage(
+    module: StudentWithObjective, stage: Stage, image_grid_pinpoints: list[list[int]] | None = None
+) -> StudentWithObjective:
     """
-    Returns the module as a stage trains it, with the precision, the frozen parts and the LoRA of the stage. Without a
-    LoRA and without quantization, it is the given module.
+    Returns the module as a stage trains it, with the precision, the tiles, the frozen parts and the LoRA of the stage.
+    Without a LoRA and without quantization, it is the given module.
 
     Args:
         module (`StudentWithObjective`):
             Outline on the meta device.
         stage (`Stage`):
             Stage of a recipe.
+        image_grid_pinpoints (`list[list[int]]`, *optional*):
+            Its grids of tiles, see [`find_pinpoints`]; one square per image if not given.
 
     Raises:
-        UserError: PEFT refuses the LoRA.
+        UserError: PEFT refuses the LoRA, or the pinpoints are not multiples of the encoder's image size.
     """
     trainable: Any = stage.training.trainable
     student: Any = module.student
     objective: Any = module.objective
+    if not isinstance(student, HawaiiVisionModel):
+        with explain_errors(f"Stage {stage.name}"):
+            set_tiles(student, image_grid_pinpoints)
     student.to(getattr(torch, stage.model.dtype))
     set_trainable(student, trainable)
     objective.set_trainable(trainable)
@@ -213,7 +221,8 @@ def describe_recipe(
     """
     if tokens is not None and tokens < 1:
         raise UserError(f"--tokens is {tokens}; it must be 1 or more.")
-    stages = read_recipe(recipe, overrides, use_cpu=True).stages
+    plan = read_recipe(recipe, overrides, use_cpu=True)
+    stages, pinpoints = plan.stages, find_pinpoints(plan)
     first = next(iter(stages.values()))
     demanded = None if first.training.strategy == "single" else first.training.strategy
     devices = first.training.num_processes or 1 if devices is None else devices
@@ -230,20 +239,21 @@ def describe_recipe(
     student = outline_student(first.model, len(teachers), name)
     with torch.device("meta"):
         objective = objective_class(first.options, student, {teacher.name: teacher.grid for teacher in teachers})
-    counts = Counter()
-    for name, parameter in student.named_parameters():
-        counts[part_of(name)] += parameter.numel()
     module, costs = StudentWithObjective(student, objective), []
-    outlines = (outline_stage(module, stage) for stage in stages.values())
+    outlines = (outline_stage(module, stage, pinpoints[name]) for name, stage in stages.items())
     loras = {
         name: _count_language_model(outline)
         for (name, stage), outline in zip(stages.items(), outlines)
         if stage.model.lora is not None
     }
+    counts = Counter()  # of the finished student: only tiles need a newline
+    for name, parameter in student.named_parameters():
+        counts[part_of(name)] += parameter.numel()
     students = _students_table(counts, count_parameters(objective), loras, stages)
     try:
-        for stage in stages.values():
-            costs.append(count_stage(stage, outline_stage(module, stage), teachers, machine, tokens))
+        for name, stage in stages.items():
+            outlined = outline_stage(module, stage, pinpoints[name])
+            costs.append(count_stage(stage, outlined, teachers, machine, tokens))
         costs = describe_costs(costs)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         costs = f"Memory and operations are not known, because sizes in the language model depend on its data: {error}"

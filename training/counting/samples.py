@@ -1,20 +1,25 @@
 """Number and lengths of a stage's samples: from the data or, without them, from known sizes and the options."""
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ...configuration.configuration_hawaii import HawaiiConfig
+from ...configuration.tiles_hawaii import count_image_tokens, count_tiles
 from ...files.user_error import UserError
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ..data.conversation_dataset import ConversationDataset
 from ..data.conversations import tokenize_conversation
 from ..data.images import ImageDataset
 from ..data.mixture import share_counts
-from ..objectives.encoder_passes import Student, encoder_of
+from ..objectives.encoder_passes import Student
 from ..recipes.recipe import Stage
+from ..sources.record import Record
 from ..students.processor import build_processor
 from ..students.tokenizer import load_tokenizer
 from .step import BatchShape
@@ -52,6 +57,28 @@ def mean_padded_length(lengths: Sequence[int], batch_size: int, is_grouped: bool
     return sum(len(batch) * batch.max().item() for batch in batches) / len(lengths)
 
 
+def largest_image(config: HawaiiConfig) -> tuple[int, int]:
+    """Numbers of tokens and of tiles of an image of the student's largest grid; those of one square without tiles."""
+    vision, pinpoints = config.vision_config, config.image_grid_pinpoints
+    if pinpoints is None:
+        return vision.num_patches, 1
+    # An image with exactly the size of a grid has no padding, whose tokens would be left out.
+    num_tokens = count_image_tokens(pinpoints, pinpoints, vision.image_size, vision.patches_a_side)
+    return max(num_tokens), max(count_tiles(pinpoints, pinpoints, vision.image_size))
+
+
+def _measure_record(dataset: ConversationDataset, record: Record) -> tuple[int, int, int, int, int]:
+    """Numbers of tokens, prompt tokens, labels, images and squares of a sample."""
+    sizes, num_image_tokens = dataset.read_image_sizes(record), None
+    num_squares = len(record.images)
+    if sizes is not None:
+        num_image_tokens = dataset.processor.count_image_tokens(sizes)
+        num_squares = sum(dataset.processor.count_tiles(sizes))
+    conversation = tokenize_conversation(record.messages, dataset.processor, num_image_tokens)
+    kept, prompt = (part[: dataset.max_length] for part in (conversation.is_answer, conversation.is_prompt))
+    return len(kept), sum(prompt), sum(kept), len(record.images), num_squares
+
+
 def _measure(stage: Stage, datasets: list[ConversationDataset]) -> Samples:
     data_args, args = stage.data, stage.training
     sizes = _share(stage, datasets)
@@ -59,13 +86,15 @@ def _measure(stage: Stage, datasets: list[ConversationDataset]) -> Samples:
     for dataset, size in zip(datasets, sizes):
         num_measured = max(1, NUM_MEASURED * size // sum(sizes))
         for index in range(0, len(dataset), max(1, len(dataset) // num_measured)):
-            record = dataset.records[index]
-            conversation = tokenize_conversation(record.messages, dataset.processor)
-            kept = conversation.is_answer[: data_args.max_length]
-            prompt = conversation.is_prompt[: data_args.max_length]
-            rows.append((len(kept), sum(prompt), sum(kept), len(record.images)))
-    lengths, prompts, labels, images = (list(column) for column in zip(*rows))
-    is_grouped = data_args.max_batch_tokens is not None or args.train_sampling_strategy == "group_by_length"
+            with suppress(UserError):  # a broken image
+                rows.append(_measure_record(dataset, dataset.records[index]))
+    if not rows:
+        raise UserError("no record can be read")
+    lengths, prompts, labels, images, squares = (list(column) for column in zip(*rows))
+    most_tiles = math.inf if data_args.max_batch_tiles is None else data_args.max_batch_tiles
+    has_bound = data_args.max_batch_tokens is not None or data_args.max_batch_tiles is not None
+    is_grouped = has_bound or args.train_sampling_strategy == "group_by_length"
+    has_tiles = any(dataset.processor.image_grid_pinpoints is not None for dataset in datasets)
 
     def mean(values: list[int]) -> float:
         return sum(values) / len(values)
@@ -73,12 +102,14 @@ def _measure(stage: Stage, datasets: list[ConversationDataset]) -> Samples:
     def padded(values: list[int], batch_size: int) -> int:
         return round(mean(values) if data_args.packing else mean_padded_length(values, batch_size, is_grouped))
 
-    def batch_size(length: float) -> int:
-        if data_args.max_batch_tokens is None:
-            return args.per_device_train_batch_size
-        return max(1, int(data_args.max_batch_tokens // length))
+    def batch_size(length: float, num_squares: float) -> int:
+        size = args.per_device_train_batch_size
+        if data_args.max_batch_tokens is not None:
+            size = data_args.max_batch_tokens // length
+        return max(1, int(min(size, most_tiles // max(1, num_squares))))
 
-    size, largest = batch_size(mean(lengths)), batch_size(max(lengths))
+    size = batch_size(mean(lengths), mean(squares))
+    largest = batch_size(*max(zip(lengths, squares)))
     usual = BatchShape(
         size,
         max(1, round(size * mean(images))),
@@ -86,12 +117,26 @@ def _measure(stage: Stage, datasets: list[ConversationDataset]) -> Samples:
         padded(prompts, size),
         max(1, round(size * mean(labels))),
         data_args.packing,
+        max(1, round(size * mean(squares))) if has_tiles else None,
+        data_args.distill_tiles,
     )
-    # An upper bound: a batch of the longest samples with as many images as a batch of the shortest ones.
-    shortest = min((length for length, number in zip(lengths, images) if number), default=max(lengths))
-    num_images = max(largest * max(images), batch_size(shortest))
+    # An upper bound: a batch of the longest samples with as many images as any batch.
+    num_images, num_squares = (
+        max(
+            [1, largest * max(numbers)]
+            + [batch_size(length, number) * count for length, number, count in zip(lengths, squares, numbers)]
+        )
+        for numbers in (images, squares)
+    )
     longest = BatchShape(
-        largest, max(1, num_images), max(lengths), max(prompts), largest * max(labels), data_args.packing
+        largest,
+        int(min(num_images, most_tiles)),
+        max(lengths),
+        max(prompts),
+        largest * max(labels),
+        data_args.packing,
+        int(min(num_squares, most_tiles)) if has_tiles else None,
+        data_args.distill_tiles,
     )
     note = f"Lengths are those of {len(rows):,} records of the data."
     return Samples(sum(sizes), usual, longest, note)
@@ -127,11 +172,12 @@ def find_samples(stage: Stage, student: Student, num_tokens: int | None = None) 
             datasets = [ImageDataset(source, data_args.image_folder, processor, **options) for source in sources]
             count = sum(_share(stage, datasets))
         return Samples(count, shape, shape, "")
-    vision = encoder_of(student).config
+    config = student.config
+    vision, pinpoints = config.vision_config, config.image_grid_pinpoints
     problem = "The data are streamed" if data_args.is_streaming else "The data are not on this machine"
     if has_data and num_tokens is None:
         try:
-            processor = build_processor(stage.model, data_args, vision, load_tokenizer(stage.model))
+            processor = build_processor(stage.model, data_args, vision, load_tokenizer(stage.model), pinpoints)
             options["max_length"] = data_args.max_length
             datasets = [ConversationDataset(source, None, processor, **options) for source in data_args.sources]
             return _measure(stage, datasets)
@@ -140,18 +186,31 @@ def find_samples(stage: Stage, student: Student, num_tokens: int | None = None) 
     length = min(num_tokens or data_args.max_length, data_args.max_length)
     if data_args.max_batch_tokens is not None:
         batch_size = max(1, data_args.max_batch_tokens // length)
-    num_text = max(1, length - vision.num_patches)
-    shape = BatchShape(batch_size, batch_size, length, num_text, batch_size * num_text, data_args.packing)
-    num_text = max(1, data_args.max_length - vision.num_patches)
+    num_image_tokens, num_tiles = largest_image(config)
+    if data_args.max_batch_tiles is not None:
+        batch_size = max(1, min(batch_size, data_args.max_batch_tiles // num_tiles))
+    num_text = max(1, length - num_image_tokens)
+    shape = BatchShape(
+        batch_size,
+        batch_size,
+        length,
+        num_text,
+        batch_size * num_text,
+        data_args.packing,
+        None if pinpoints is None else batch_size * num_tiles,
+        data_args.distill_tiles,
+    )
+    num_text = max(1, data_args.max_length - num_image_tokens)
     texts = {"num_prompt_tokens": num_text, "num_labels": batch_size * num_text}
     longest = replace(shape, num_tokens=data_args.max_length, **texts)
     counts = [KNOWN_SIZES.get(Path(path).name) for path in paths]
     count = None if None in counts else sum(filter(None, counts))
+    image = "one image" if pinpoints is None else f"one image of the largest grid, with {num_tiles} tiles,"
     note = (
-        f"{problem}, so each sample has one image and {length:,} positions, the max_length: an upper bound. "
+        f"{problem}, so each sample has {image} and {length:,} positions, the max_length: an upper bound. "
         "`--tokens N` sets the mean of your data."
         if num_tokens is None
-        else f"Each sample has one image and {length:,} positions, as `--tokens` says; the longest have "
+        else f"Each sample has {image} and {length:,} positions, as `--tokens` says; the longest have "
         f"{data_args.max_length:,}, the max_length."
     )
     return Samples(count, shape, longest, note)

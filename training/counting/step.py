@@ -51,6 +51,10 @@ class BatchShape:
             Label tokens of all samples.
         is_packed (`bool`, *optional*, defaults to `False`):
             Whether the samples are packed into one sequence.
+        num_tiles (`int`, *optional*):
+            Tiles of all images, with the whole pictures; `None` if each image is one square.
+        distill_tiles (`bool`, *optional*, defaults to `True`):
+            Whether teachers see all tiles, or only the whole pictures.
     """
 
     num_samples: int
@@ -59,6 +63,18 @@ class BatchShape:
     num_prompt_tokens: int = 0
     num_labels: int = 0
     is_packed: bool = False
+    num_tiles: int | None = None
+    distill_tiles: bool = True
+
+    @property
+    def num_squares(self) -> int:
+        """Squares that the encoder sees."""
+        return self.num_images if self.num_tiles is None else self.num_tiles
+
+    @property
+    def num_distilled(self) -> int:
+        """Squares that each teacher sees."""
+        return self.num_squares if self.distill_tiles else self.num_images
 
     def make(self, student: Student) -> dict[str, torch.Tensor]:
         """Makes a batch like the collator's, with the counts of a step; the values are arbitrary."""
@@ -69,6 +85,11 @@ class BatchShape:
             context = {"position_ids": torch.arange(self.num_tokens).repeat(self.num_samples)[None]}
             text = text.view(1, -1)
         prompt = torch.zeros(self.num_samples, self.num_prompt_tokens, dtype=torch.long)
+        tiles = {}
+        if self.num_tiles is not None:
+            tiles["image_sizes"] = torch.ones(self.num_images, 2, dtype=torch.long)
+            if not self.distill_tiles:
+                tiles["distilled_index"] = torch.arange(self.num_images)
         return {
             "input_ids": text,
             **context,
@@ -76,8 +97,9 @@ class BatchShape:
             "label_index": torch.ones(self.num_labels, dtype=torch.long),
             "prompt_ids": prompt,
             "prompt_mask": torch.ones_like(prompt, dtype=torch.bool),
-            "image_index": torch.zeros(self.num_images, dtype=torch.long),
-            "pixel_values": torch.zeros(self.num_images, vision.num_channels, vision.image_size, vision.image_size),
+            "image_index": torch.zeros(self.num_squares, dtype=torch.long),
+            "pixel_values": torch.zeros(self.num_squares, vision.num_channels, vision.image_size, vision.image_size),
+            **tiles,
             "num_label_tokens": torch.ones((), dtype=torch.long),
             "num_images": torch.ones((), dtype=torch.long),
         }
@@ -351,7 +373,7 @@ def trace_outline(
                 traced.to_empty(device="cpu")
                 if is_checkpointed:
                     traced.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-                batch, features = shape.make(traced.student), make_features(grids, shape.num_images)
+                batch, features = shape.make(traced.student), make_features(grids, shape.num_distilled)
                 costs.append(trace_step(traced, features, batch, autocast))
     if not lists:
         return costs[0]

@@ -1,4 +1,4 @@
-"""Batches of one modality and of similar lengths, with a fixed number of samples or of tokens."""
+"""Batches of one modality and of similar lengths, with a fixed number of samples, or at most of tokens and tiles."""
 
 from collections.abc import Iterator, Sequence
 
@@ -31,12 +31,14 @@ class GroupedBatchSampler(BatchRebalanceSampler):
     Args:
         lengths (`Sequence[int]`):
             Number of tokens of each sample.
-        has_images (`Sequence[bool]`):
-            Whether each sample has images.
+        num_tiles (`Sequence[int]`):
+            Number of squares of each sample's images; zero without images.
         batch_size (`int`):
-            Number of samples in a batch, if there is no `max_batch_tokens`.
+            Number of samples in a batch, if there is no `max_batch_tokens`; with `max_batch_tiles`, the maximum.
         max_batch_tokens (`int`, *optional*):
             Maximum number of tokens of a batch, including padding.
+        max_batch_tiles (`int`, *optional*):
+            Maximum number of tiles of a batch.
         num_processes (`int`), process_index (`int`):
             Number of processes and the index of this one.
         accumulation (`int`, *optional*, defaults to 1):
@@ -49,15 +51,17 @@ class GroupedBatchSampler(BatchRebalanceSampler):
             The samples to use; all if not given.
 
     Raises:
-        UserError: a sample alone has more tokens than `max_batch_tokens`, or there is no batch for each process.
+        UserError: a sample alone has more tokens than `max_batch_tokens` or more tiles than `max_batch_tiles`, or
+            there is no batch for each process.
     """
 
     def __init__(
         self,
         lengths: Sequence[int],
-        has_images: Sequence[bool],
+        num_tiles: Sequence[int],
         batch_size: int,
         max_batch_tokens: int | None = None,
+        max_batch_tiles: int | None = None,
         num_processes: int = 1,
         process_index: int = 0,
         accumulation: int = 1,
@@ -67,17 +71,19 @@ class GroupedBatchSampler(BatchRebalanceSampler):
     ):
         # The base's `__init__` is not called, because it makes other batches. There is no attribute `batch_size`: with
         # it, accelerate would drop all batches of another size.
-        self.lengths, self.samples_per_batch, self.max_batch_tokens = lengths, batch_size, max_batch_tokens
+        self.lengths, self.num_tiles, self.samples_per_batch = lengths, num_tiles, batch_size
+        self.max_batch_tokens, self.max_batch_tiles = max_batch_tokens, max_batch_tiles
         self.num_processes, self.process_index, self.accumulation = num_processes, process_index, accumulation
         self.seed, self.drop_last, self.epoch = seed, drop_last, 0
         indices = range(len(lengths)) if indices is None else indices
-        self.modalities = [[index for index in indices if has_images[index] == modality] for modality in (True, False)]
-        longest = max((lengths[index] for index in indices), default=0)
-        if max_batch_tokens is not None and longest > max_batch_tokens:
-            raise UserError(
-                f"max_batch_tokens is {max_batch_tokens}, but a sample has {longest} tokens: make it {longest} or "
-                "more."
-            )
+        with_images = [index for index in indices if num_tiles[index]]
+        self.modalities = [with_images, [index for index in indices if not num_tiles[index]]]
+        for unit, limit, sizes in (("tokens", max_batch_tokens, lengths), ("tiles", max_batch_tiles, num_tiles)):
+            largest = max((sizes[index] for index in indices), default=0)
+            if limit is not None and largest > limit:
+                raise UserError(
+                    f"max_batch_{unit} is {limit}, but a sample has {largest} {unit}: make it {largest} or more."
+                )
         self.num_batches = len(self._make_batches())
         if not self.num_batches:
             raise too_few_samples(len(indices), num_processes)
@@ -91,7 +97,7 @@ class GroupedBatchSampler(BatchRebalanceSampler):
     def _make_batches(self) -> list[list[int]]:
         """Returns the batches of all processes: those of one micro-batch follow each other."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        fill = self._fill_with_samples if self.max_batch_tokens is None else self._fill_with_tokens
+        fill = self._fill_with_samples if self.max_batch_tokens is self.max_batch_tiles is None else self._fill_up
         modalities = [list(fill(indices, generator)) for indices in self.modalities if indices]
         modalities = [batches for batches in modalities if batches]
         num_batches = sum(map(len, modalities))
@@ -121,19 +127,27 @@ class GroupedBatchSampler(BatchRebalanceSampler):
             if len(batch) == self.samples_per_batch or not self.drop_last:
                 yield batch
 
-    def _fill_with_tokens(self, indices: list[int], generator: torch.Generator) -> Iterator[list[int]]:
-        # Sorted by rounded lengths, so that the number of batches is the same in every epoch.
-        assert self.max_batch_tokens is not None
+    def _fill_up(self, indices: list[int], generator: torch.Generator) -> Iterator[list[int]]:
+        """Fills each batch up to the bounds on tokens, or samples, and tiles."""
+        # Sorted by rounded lengths and tiles, so that the number of batches is the same in every epoch.
         order = torch.randperm(len(indices), generator=generator).tolist()
         shuffled = [(indices[number], -(-self.lengths[indices[number]] // LENGTH_MULTIPLE)) for number in order]
-        batch, size = [], 0
-        for index, length in sorted(shuffled, key=lambda item: -item[1]):
-            if len(batch) == size:
+        batch, size, num_tiles = [], 0, 0
+        for index, length in sorted(shuffled, key=lambda item: (-item[1], -self.num_tiles[item[0]])):
+            num_tiles += self.num_tiles[index]
+            has_too_many = self.max_batch_tiles is not None and num_tiles > self.max_batch_tiles
+            if len(batch) == size or has_too_many:
                 if batch:
                     yield batch
-                batch, size = [], max(1, self.max_batch_tokens // max(1, length * LENGTH_MULTIPLE))
+                batch, size, num_tiles = [], self._most_samples(length * LENGTH_MULTIPLE), self.num_tiles[index]
             batch.append(index)
         yield batch
+
+    def _most_samples(self, length: int) -> int:
+        """Number of samples of at most this length in a batch."""
+        if self.max_batch_tokens is None:
+            return self.samples_per_batch
+        return max(1, self.max_batch_tokens // max(1, length))
 
     @staticmethod
     def _split(modalities: list[list[list[int]]], times: int) -> None:

@@ -31,6 +31,8 @@ class CheckedRows:
             Number of images and of messages of each row, in the order of the file.
         num_tokens (`list[int]`):
             Number of tokens of each row before truncation; 0 if it cannot be tokenized or has no text.
+        num_tiles (`list[int]`):
+            Number of squares of the images of each row; that of the images if their sizes cannot be read.
         problems (`dict[int, str]`):
             The reason why a row cannot be used, by its index.
         image_states (`dict[int, str]`):
@@ -42,6 +44,7 @@ class CheckedRows:
     num_images: list[int]
     num_turns: list[int]
     num_tokens: list[int]
+    num_tiles: list[int]
     problems: dict[int, str]
     image_states: dict[int, str]
     all_states: str

@@ -1,6 +1,7 @@
 """Samples of conversations about images, and their batches."""
 
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,15 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from ...files.digest import digest
 from ...files.user_error import UserError
 from ...processing.processing_hawaii import HawaiiProcessor
 from ..sources.cache import read_cached
 from ..sources.record import Record
 from ..sources.record_table import RecordTable
+from .checked import image_states
 from .conversations import clean_text, tokenize_conversation
+from .processes import decide_once
 from .reader import FeatureReader, RecordReader, join
 from .records import RecordDataset
 
@@ -97,30 +101,42 @@ class ConversationDataset(ConversationReader, RecordDataset):
         """The first question of the first record; empty for captions without questions."""
         return first_question(self.records[0])
 
-    def lengths(self) -> list[int]:
+    def count_samples(self) -> tuple[list[int], list[int]]:
         """
-        The number of tokens of each sample, without reading its images; 0 if it cannot be tokenized. Uses the numbers
-        of `hawaii check` if there are any.
+        The number of tokens of each sample, zero if it cannot be tokenized, and the number of tiles of its images, of
+        which only sizes are read. Uses the numbers of `hawaii check` if there are any.
         """
-        if self.checked is not None:
-            counts = np.array(self.checked.num_tokens)
-        else:
+        counts = self._find_counts()  # (2, N)
+        if self.records.indices is not None:
+            counts = counts[:, self.records.indices]
+        return np.minimum(counts[0], self.max_length).tolist(), counts[1].tolist()
 
-            def write(path: Path) -> None:
-                with path.open("wb") as file:
-                    np.save(file, np.fromiter(map(self._count_tokens, all_records), np.int32))
+    def _find_counts(self) -> np.ndarray:
+        all_records = RecordTable(self.records.path)
+        key = self.check_key(self.records)
+        states = ""
+        if self.processor.image_grid_pinpoints is not None:  # the counts depend on the sizes of the images
+            states = decide_once(image_states, self.images, all_records.without_messages())
+            key = digest(key.encode(), states.encode())
+        if self.checked is not None and states in ("", self.checked.all_states):
+            return np.array([self.checked.num_tokens, self.checked.num_tiles])
 
-            all_records = RecordTable(self.records.path)
-            counts = read_cached(f"{self.check_key(self.records)}.lengths.npy", write, np.load)
-        chosen = counts if self.records.indices is None else counts[self.records.indices]
-        return np.minimum(chosen, self.max_length).tolist()
+        def write(path: Path) -> None:
+            with path.open("wb") as file:
+                counts = chain.from_iterable(map(self._count_record, all_records))
+                np.save(file, np.fromiter(counts, np.int32).reshape(-1, 2).T)
 
-    def _count_tokens(self, record: Record) -> int:
+        return read_cached(f"{key}.counts.npy", write, np.load)
+
+    def _count_record(self, record: Record) -> tuple[int, int]:
+        """Numbers of tokens and of tiles of a record; no tokens if it cannot be used."""
         if self._find_problem(record) is None:
             with suppress(UserError):
-                num_image_tokens = self.count_image_tokens(record)
-                return len(tokenize_conversation(record.messages, self.processor, num_image_tokens).input_ids)
-        return 0
+                sizes = self.read_image_sizes(record)
+                num_image_tokens = None if sizes is None else self.processor.count_image_tokens(sizes)
+                tokens = tokenize_conversation(record.messages, self.processor, num_image_tokens).input_ids
+                return len(tokens), len(record.images) if sizes is None else sum(self.processor.count_tiles(sizes))
+        return 0, len(record.images)
 
 
 class Collator:

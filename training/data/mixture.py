@@ -96,10 +96,10 @@ class MixedDataset(Dataset):
         """The number of tokens of each sample."""
         return self._spread([part.lengths() for part in self.parts])
 
-    def measure(self) -> tuple[list[int], list[bool]]:
+    def measure(self) -> tuple[list[int], list[int]]:
         """As [`RecordDataset.measure`]."""
-        lengths, has_images = zip(*(part.measure() for part in self.parts))
-        return self._spread(lengths), self._spread(has_images)
+        lengths, num_tiles = zip(*(part.measure() for part in self.parts))
+        return self._spread(lengths), self._spread(num_tiles)
 
     def _spread(self, values: Sequence[list]) -> list:
         """Returns a value for each sample from one for each record of each part."""

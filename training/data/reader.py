@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from ...configuration.tiles_hawaii import count_tiles
 from ...files.digest import digest
 from ...files.user_error import UserError, explain_errors
 from ...processing.encoder_processor import EncoderProcessor
@@ -31,11 +32,11 @@ class FeaturesError(UserError):
 
 
 class FeatureReader(Protocol):
-    """Reads the features of a record's image from a cache, see [`FeatureCache`]."""
+    """Reads the features of the squares of a record's image from a cache, see [`FeatureCache`]."""
 
     folder: Path
 
-    def read(self, content: Path | bytes) -> dict | None: ...
+    def read(self, content: Path | bytes, num_squares: int) -> dict | None: ...
 
     def blank(self) -> dict: ...
 
@@ -148,9 +149,12 @@ class RecordReader(ABC):
         result = join([self._read_image(image, content) for image, content in zip(record.images, contents)])
         if self.feature_cache is not None:
             features = []
-            for image, content in zip(record.images, contents):
+            num_squares = [1] * len(contents)
+            if self.distill_tiles and "num_tiles" in result:
+                num_squares = result["num_tiles"].tolist()
+            for image, content, number in zip(record.images, contents, num_squares):
                 try:
-                    features.append(self.feature_cache.read(content))
+                    features.append(self.feature_cache.read(content, number))
                 except UserError as error:
                     raise FeaturesError(str(error).removesuffix(".")) from error
                 if features[-1] is None:
@@ -175,6 +179,37 @@ class RecordReader(ABC):
             squares = squares[:1]
         return torch.stack([teacher_image(square, size) for square in squares])
 
+    def read_image_sizes(self, record: Record) -> list[tuple[int, int]] | None:
+        """
+        Returns the height and width of each image of a record, without reading its pixels; `None` if each image is one
+        square, for which they do not matter.
+
+        Raises:
+            UserError: An image is broken.
+        """
+        if self.processor.image_processor.image_grid_pinpoints is None:
+            return None
+        sizes = []
+        for image in record.images:
+            content = self.read_content(image)
+            with self._explain_image(image):
+                sizes.append(read_image_size(content))
+        return sizes
+
+    def count_squares(self, image: Any, content: Path | bytes) -> int:
+        """
+        Number of squares of an image that teachers see, without reading its pixels.
+
+        Raises:
+            UserError: The image is broken.
+        """
+        images = self.processor.image_processor
+        if images.image_grid_pinpoints is None or not self.distill_tiles:
+            return 1
+        with self._explain_image(image):
+            (number,) = count_tiles([read_image_size(content)], images.image_grid_pinpoints, images.tile_size)
+        return number
+
     def count_image_tokens(self, record: Record) -> list[int] | None:
         """
         Returns the number of tokens of each image of a record, without reading its pixels; `None` if each image is one
@@ -183,14 +218,10 @@ class RecordReader(ABC):
         Raises:
             UserError: An image is broken.
         """
-        processor: Any = self.processor
-        if processor.image_processor.image_grid_pinpoints is None:
+        sizes, processor = self.read_image_sizes(record), self.processor
+        if sizes is None:
             return None
-        sizes = []
-        for image in record.images:
-            content = self.read_content(image)
-            with self._explain_image(image):
-                sizes.append(read_image_size(content))
+        assert isinstance(processor, HawaiiProcessor)  # there are no tiles without text
         return processor.count_image_tokens(sizes)
 
     def _find_problem(self, record: Record) -> str | None:

@@ -122,7 +122,7 @@ class RecordDataset(RecordReader, Dataset):
         self.data_path = source.path
         self.bad_records = bad_records
         self.follow_links = follow_links
-        self.sizes: tuple[torch.Tensor, torch.Tensor] | None = None  # see `measure`
+        self.sizes: tuple[torch.Tensor, torch.Tensor] | None = None  # lengths and numbers of tiles, see `measure`
         records, images = self._read_source(source)
         super().__init__(images, processor, **kwargs)
         self.checked = find_checked(self.check_key(records))
@@ -161,21 +161,25 @@ class RecordDataset(RecordReader, Dataset):
                 logger.warning("%s. The next one takes its place.", problem)
         raise UserError(f"No record of {self.data_path} can be read: see the warnings above.")
 
+    def count_samples(self) -> tuple[list[int], list[int]]:
+        """
+        The number of tokens of each sample, and the number of squares of its images, without reading them. Here each
+        image is one square, and each sample has one token: all images have the same number.
+        """
+        return [1] * len(self), [len(record.images) for record in self.records.without_messages()]
+
     def lengths(self) -> list[int]:
-        """The number of tokens of each sample; 1 for each image, because all images have the same number."""
-        return [1] * len(self)
+        """The number of tokens of each sample."""
+        return self.count_samples()[0]
 
-    def has_images(self) -> list[bool]:
-        """Whether each sample has images."""
-        return [bool(record.images) for record in self.records.without_messages()]
-
-    def measure(self) -> tuple[list[int], list[bool]]:
+    def measure(self) -> tuple[list[int], list[int]]:
         """
-        Returns [`lengths`] and [`has_images`]. Afterwards, a bad sample is replaced by one that fits its batch.
+        Returns the numbers of tokens and of tiles, see [`count_samples`]. Afterwards, a bad sample is replaced by one
+        that fits its batch.
         """
-        lengths, has_images = self.lengths(), self.has_images()
-        self.sizes = torch.tensor(lengths), torch.tensor(has_images)
-        return lengths, has_images
+        lengths, num_tiles = self.count_samples()
+        self.sizes = torch.tensor(lengths), torch.tensor(num_tiles)
+        return lengths, num_tiles
 
     def _replacements(self, index: int) -> Iterator[int]:
         """
@@ -187,8 +191,9 @@ class RecordDataset(RecordReader, Dataset):
         if self.sizes is None:
             yield from others.tolist()
             return
-        lengths, has_images = self.sizes
-        fits = (has_images == has_images[index]) & (lengths > 0) & (lengths <= lengths[index])
+        lengths, num_tiles = self.sizes
+        is_smaller = (lengths <= lengths[index]) & (num_tiles <= num_tiles[index])
+        fits = is_smaller & (lengths > 0) & ((num_tiles > 0) == (num_tiles[index] > 0))
         yield from others[fits[others]].tolist()
         yield from others[~fits[others]].tolist()
 

@@ -11,6 +11,7 @@ from ...processing.encoder_processor import kernel_and_colors, load_image_proces
 from ...processing.image_processing_hawaii import HawaiiImageProcessor
 from ...processing.processing_hawaii import HawaiiProcessor
 from ..recipes.arguments import DataArguments, ModelArguments
+from ..recipes.recipe import Recipe
 from .tokenizer import default_chat_template, load_tokenizer
 
 
@@ -32,6 +33,20 @@ def tile_image_processor(
     """
     square = square_image_processor(original, vision_config)
     return HawaiiImageProcessor.from_dict({**square.to_dict(), "image_grid_pinpoints": image_grid_pinpoints})
+
+
+def find_pinpoints(recipe: Recipe) -> dict[str, list[list[int]] | None]:
+    """
+    Finds the grids of tiles of each stage by its name: its own, otherwise those of the stage before it, or of a
+    LLaVA-NeXT for the first one; `None` for one square per image.
+    """
+    first = next(iter(recipe.stages.values())).model
+    pinpoints = None if first.llava is None else read_llava(first.llava, vision_tower=None).image_grid_pinpoints
+    found = {}
+    for name, stage in recipe.stages.items():
+        own = stage.data.image_grid_pinpoints
+        found[name] = pinpoints = pinpoints if own is None else own or None
+    return found
 
 
 def adapt_processor(

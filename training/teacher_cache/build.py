@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 from tqdm import tqdm
 
 from ...configuration.configuration_hawaii import check_choice
+from ...configuration.tiles_hawaii import check_grid_pinpoints
 from ...files.digest import digest
 from ...files.user_error import UserError, explain_errors
 from ...processing.encoder_processor import EncoderProcessor, load_image_processor
@@ -25,14 +26,14 @@ from ..recipes.arguments import DataArguments
 from ..recipes.objectives import OBJECTIVES
 from ..recipes.recipe import Recipe, Stage, read_recipe
 from ..sources.record import Record
-from ..students.processor import image_source
+from ..students.processor import find_pinpoints, image_source
 from ..students.student import vision_fields
 from ..teachers.config import TeacherConfig
 from ..teachers.grids import match_grid
 from ..teachers.loading import load_teachers
 from ..teachers.teacher import Teacher
 from .contents import STORAGES, CachedFeatures, Contents, Squares
-from .feature_files import FeatureFiles, stored_images, write_features, write_index
+from .feature_files import FeatureFiles, square_key, stored_images, write_features, write_index
 from .quantization import dequantize, images_per_block, quantize
 
 
@@ -45,11 +46,11 @@ LEAST_COSINE = 0.999
 
 class UncachedImages(ImageDataset):
     """
-    The square images whose features are not in a cache yet. Arguments as for [`ImageDataset`].
+    The squares of images whose features are not in a cache yet. Arguments as for [`ImageDataset`].
 
     Args:
         stored (`set[str]`):
-            Digests of the images that have features.
+            Digests of the squares that have features, see [`square_key`].
     """
 
     def __init__(self, *args, stored: set[str], **kwargs):
@@ -59,8 +60,8 @@ class UncachedImages(ImageDataset):
     def make_sample(self, record: Record) -> dict:
         """
         Returns:
-            `dict` with the `digest` of an image and, if it has no features yet, its `teacher_image`, uint8, of shape
-            `(3, side, side)`.
+            `dict` with the `digests` of those squares of an image that have no features yet and, if there are some,
+            their `teacher_images`, uint8, of shape `(num_squares, 3, side, side)`.
         """
         (image,) = record.images
         content = self.read_content(image)
@@ -68,9 +69,14 @@ class UncachedImages(ImageDataset):
             key = digest(content)
         except OSError as error:
             raise UserError(f"its image {image} cannot be read ({error})") from error
-        if key in self.stored:
-            return {"digest": key}
-        return {"digest": key, "teacher_image": self.read_teacher_images(image, content)[0]}
+        keys = [square_key(key, number) for number in range(self.count_squares(image, content))]
+        new = [number for number, key in enumerate(keys) if key not in self.stored]
+        if not new:
+            return {"digests": []}
+        return {
+            "digests": [keys[number] for number in new],
+            "teacher_images": self.read_teacher_images(image, content)[new],
+        }
 
 
 class FeatureWriter:
@@ -151,8 +157,13 @@ def cosines(features: torch.Tensor) -> torch.Tensor:
 
 
 def collate(samples: list[dict]) -> tuple[list[str], torch.Tensor | None, int]:
-    """Returns digests and squares `(num_images, 3, side, side)` of the images without features, and a count of all."""
-    new = {sample["digest"]: sample["teacher_image"] for sample in samples if "teacher_image" in sample}
+    """Returns digests and pixels `(num_squares, 3, side, side)` of the squares without features; counts all images."""
+    new = {
+        key: square
+        for sample in samples
+        if sample["digests"]
+        for key, square in zip(sample["digests"], sample["teacher_images"])
+    }
     return list(new), torch.stack(list(new.values())) if new else None, len(samples)
 
 
@@ -166,14 +177,15 @@ def compute(
 ) -> Iterator[int]:
     """Computes and writes the features of a loader's images; yields how many images each batch contained."""
     contents = writer.contents
-    for images, squares, count in loader:
-        new = [number for number, image in enumerate(images) if image not in stored]  # equal files are stored once
-        if new:
-            inputs = squares[new].to(device)
+    for digests, squares, count in loader:
+        new = [number for number, key in enumerate(digests) if key not in stored]  # equal files are stored once
+        for start in range(0, len(new), loader.batch_size or 1):  # as many squares at once, also of images with tiles
+            chosen = new[start : start + (loader.batch_size or 1)]
+            inputs = squares[chosen].to(device)
             grids = [teacher(inputs) for teacher in teachers]
             matched = [match_grid(grid, contents.student_grid, contents.grid_matching) for grid in grids]
-            writer.add([images[number] for number in new], [features.cpu() for features in matched])
-            stored.update(images[number] for number in new)
+            writer.add([digests[number] for number in chosen], [features.cpu() for features in matched])
+            stored.update(digests[number] for number in chosen)
         yield count
     writer.finish()
 
@@ -194,7 +206,13 @@ def _stages_to_cache(recipe: Recipe) -> list[tuple[Stage, str]]:
 
 
 def _cache_stage(
-    folder: Path, storage: str, stage: Stage, first: Stage, matching: str, loaded: dict[str, list[Teacher]]
+    folder: Path,
+    storage: str,
+    stage: Stage,
+    first: Stage,
+    matching: str,
+    loaded: dict[str, list[Teacher]],
+    image_grid_pinpoints: list[list[int]] | None,
 ) -> str | None:
     """Computes features that a stage needs and the cache lacks; returns a line about them, `None` without images."""
     args = stage.training
@@ -203,11 +221,14 @@ def _cache_stage(
         vision = outline_vision(first.model, fields)
     original = load_image_processor(image_source(first.model))
     processor = EncoderProcessor(original, vision, stage.data.image_aspect_ratio)
+    images = processor.image_processor
+    with explain_errors(f"Stage {stage.name}"):
+        images.image_grid_pinpoints = check_grid_pinpoints(image_grid_pinpoints, images.tile_size)
     teachers = _load(stage.distilled_teachers, args.device, loaded)
     side = max(teacher.image_size for teacher in teachers)
     contents = Contents(
         storage,
-        Squares.of(processor.image_processor, side),
+        Squares.of(images, side, stage.data.distill_tiles),
         vision.image_size // vision.patch_size,
         matching,
         [CachedFeatures.of(config, teacher) for config, teacher in zip(stage.distilled_teachers, teachers)],
@@ -273,7 +294,12 @@ def _uncached_images(
     data: DataArguments, processor: EncoderProcessor, side: int, stored: set[str]
 ) -> list[UncachedImages]:
     """The images of each source of a stage; sources without images are left out."""
-    options = {**data.record_options, "teacher_image_size": side, "stored": stored}
+    options = {
+        **data.record_options,
+        "teacher_image_size": side,
+        "distill_tiles": data.distill_tiles,
+        "stored": stored,
+    }
     parts = []
     for source in data.sources or [None]:
         with suppress(NoImagesError):
@@ -292,18 +318,18 @@ def _load(configs: list[TeacherConfig], device: torch.device, loaded: dict[str, 
 def _describe(name: str, subfolder: Path, contents: Contents, num_stored: int, similarity: list[torch.Tensor]) -> str:
     files = FeatureFiles(subfolder, contents)
     size = sum((subfolder / file).stat().st_size for file in files.names)
-    num_images = len(files)
+    num_squares, noun = len(files), "image" if contents.squares.image_grid_pinpoints is None else "tile"
     values = sum(cells * channels for cells, channels in map(contents.shape_of, contents.teachers))
     lines = [
-        f"Stage {name}: {subfolder} has the features of {num_images} images, {num_images - num_stored} of them new; "
-        f"{size / 2**20:.1f} MiB, {size / num_images / 2**10:.1f} KiB for each image, "
-        f"{size / (2 * values * num_images):.1%} of bfloat16's."
+        f"Stage {name}: {subfolder} has the features of {num_squares} {noun}s, {num_squares - num_stored} of them "
+        f"new; {size / 2**20:.1f} MiB, {size / num_squares / 2**10:.1f} KiB for each {noun}, "
+        f"{size / (2 * values * num_squares):.1%} of bfloat16's."
     ]
     if similarity:
         means, least = torch.cat(similarity).unbind(dim=-1)  # (files, N)
         for index, teacher in enumerate(contents.teachers):
             mean, lowest = means[:, index].mean().item(), least[:, index].min().item()
-            line = f"  {teacher.name}: cosine to the computed features {mean:.5f}, of an image at least {lowest:.5f}"
+            line = f"  {teacher.name}: cosine to the computed features {mean:.5f}, of one {noun} at least {lowest:.5f}"
             advice = "" if mean >= LEAST_COSINE else " (store it with --storage bfloat16)"
             lines.append(line + advice)
     return "\n".join(lines)
@@ -337,6 +363,7 @@ def build_cache(
     first = next(iter(plan.stages.values()))
     loaded: dict[str, list[Teacher]] = {}
     lines = []
+    pinpoints = find_pinpoints(plan)
     for stage, matching in _stages_to_cache(plan):
         folder = output_dir or stage.data.teacher_cache
         if folder is None:
@@ -345,6 +372,6 @@ def build_cache(
                 "the recipe's teacher_cache."
             )
         stage = plan.build_stage(stage.name)
-        line = _cache_stage(Path(folder), storage, stage, first, matching, loaded)
+        line = _cache_stage(Path(folder), storage, stage, first, matching, loaded, pinpoints[stage.name])
         lines.append(line or f"Stage {stage.name} has no images.")
     PartialState().print("\n".join(lines))

@@ -8,16 +8,17 @@ import torch
 from ...files.digest import digest
 from ...files.user_error import UserError
 from ..data.processes import decide_once
+from ..data.reader import join
 from ..teachers.config import TeacherConfig
 from .contents import CONTENTS_FILE, CachedFeatures, Contents, Needed
-from .feature_files import FeatureFiles
+from .feature_files import FeatureFiles, square_key
 from .quantization import Quantized, dequantize
 from .weights import weights_digest
 
 
 ADVICE = "run `hawaii cache RECIPE`, or leave out teacher_cache"
 
-# Shapes: I images, m cells, C channels.
+# Shapes: S squares, m cells, C channels.
 
 
 class CachedTeacher:
@@ -94,21 +95,28 @@ class FeatureCache:
             for features, config in zip(chosen, configs)
         ]
 
-    def read(self, content: Path | bytes) -> dict[str, dict[str, torch.Tensor]] | None:
+    def read(self, content: Path | bytes, num_squares: int = 1) -> dict[str, dict[str, torch.Tensor]] | None:
         """
-        Returns the features of an image, found by its file or bytes: by teacher `values` `(1, m, C)` and, if they are
-        in 8 bits, `scale` and `offset` `(1, C)`. `None` if the image has none, or changed since they were computed.
+        Returns the features of the first squares of an image, found by its file or bytes: by teacher `values`
+        `(S, m, C)` and, if they are in 8 bits, `scale` and `offset` `(S, C)`. `None` if a square has none, or the
+        image changed since they were computed.
 
         Raises:
             UserError: the features are damaged.
         """
-        place = self.files.find(digest(content))
-        if place is None:
-            return None
-        result = {}
-        for teacher, index in zip(self.teachers, self.indices):
-            result[teacher.name] = dict(zip(Quantized._fields, self.files.read(place, index)))
-        return result
+        image = digest(content)
+        squares = []
+        for number in range(num_squares):
+            place = self.files.find(square_key(image, number))
+            if place is None:
+                return None
+            squares.append(
+                {
+                    teacher.name: dict(zip(Quantized._fields, self.files.read(place, index)))
+                    for teacher, index in zip(self.teachers, self.indices)
+                }
+            )
+        return squares[0] if num_squares == 1 else join(squares)
 
     def blank(self) -> dict[str, dict[str, torch.Tensor]]:
         """Returns features of zeros, for the blank image of a batch without images."""
@@ -131,7 +139,12 @@ def find_features(folder: str | Path) -> list[Path]:
 
 
 def open_cache(
-    folder: str | Path, configs: list[TeacherConfig], image_processor: Any, student_grid: int, grid_matching: str
+    folder: str | Path,
+    configs: list[TeacherConfig],
+    image_processor: Any,
+    student_grid: int,
+    grid_matching: str,
+    distill_tiles: bool = True,
 ) -> FeatureCache:
     """
     Opens the subfolder of a cache that has the features of a stage's teachers.
@@ -145,6 +158,8 @@ def open_cache(
             The student's.
         student_grid (`int`), grid_matching (`str`):
             Arguments of [`match_grid`].
+        distill_tiles (`bool`, *optional*, defaults to `True`):
+            As in [`DataArguments`].
 
     Raises:
         UserError: there is no cache, it is unfinished or damaged, or its features were computed with other settings or
@@ -153,7 +168,7 @@ def open_cache(
     subfolders = find_features(folder)
     # One process reads the checkpoints for all.
     weights = decide_once(lambda: [weights_digest(config) for config in configs])
-    needed = Needed(configs, weights, image_processor, student_grid, grid_matching)
+    needed = Needed(configs, weights, image_processor, student_grid, grid_matching, distill_tiles)
     problems, suitable = [], []
     for subfolder in subfolders:
         try:

@@ -31,6 +31,8 @@ CONTENTS_FILE = "contents.json"
 INDEX_FILE = "index.safetensors"
 STORAGES = ("int8", "bfloat16")
 FORMAT = 2  # of the files
+STRETCH = "stretch"
+TILE_FIELDS = ("image_grid_pinpoints", "tile_size")
 # Fields of a teacher that do not affect its features: the checkpoint is represented by the digest of its files.
 NAMES = ("checkpoint", "name")
 
@@ -38,27 +40,41 @@ NAMES = ("checkpoint", "name")
 @dataclass(frozen=True)
 class Squares:
     """
-    How images are made square for all teachers.
+    The squares of an image that all teachers see.
 
     Args:
         image_aspect_ratio (`str`):
-            `pad` or `crop`.
+            How an image becomes a square: `pad`, `crop` or, if the student's images have tiles, `stretch`.
         color (`list[int]`, *optional*):
             Colour of the padding; `None` if nothing is padded.
         side (`int`):
             Resolution: the largest of all teachers.
+        image_grid_pinpoints (`list[list[int]]`, *optional*), tile_size (`int`, *optional*):
+            Arguments of [`cut_tiles`], if teachers see all tiles of an image.
     """
 
     image_aspect_ratio: str
     color: list[int] | None
     side: int
+    image_grid_pinpoints: list[list[int]] | None = None
+    tile_size: int | None = None
 
     @classmethod
-    def of(cls, image_processor: Any, side: int) -> "Squares":
-        """Describes the squares that an image processor of the student makes for teachers of this size."""
+    def of(cls, image_processor: Any, side: int, distill_tiles: bool = True) -> "Squares":
+        """
+        Describes the squares that an image processor of the student makes for teachers of this size: with
+        `distill_tiles` every tile, otherwise whole pictures.
+        """
+        pinpoints = image_processor.image_grid_pinpoints
+        if pinpoints is not None:
+            return cls(STRETCH, None, side, *((pinpoints, image_processor.tile_size) if distill_tiles else ()))
         ratio = image_processor.image_aspect_ratio
         color = [int(255 * mean) for mean in image_processor.image_mean] if ratio == "pad" else None
         return cls(ratio, color, side)
+
+    def describe(self) -> dict[str, Any]:
+        """Its fields, without those that only tiles have: the folders of other squares keep their names."""
+        return {name: value for name, value in asdict(self).items() if name not in TILE_FIELDS or value is not None}
 
 
 @dataclass(frozen=True)
@@ -145,7 +161,8 @@ class Contents:
     def folder_name(self) -> str:
         """Name of the subfolder; it does not depend on the names and paths of teachers."""
         teachers = [{**asdict(teacher), **dict.fromkeys(NAMES)} for teacher in self.teachers]
-        values = json.dumps({**asdict(self), "teachers": teachers, "format": FORMAT}, sort_keys=True)
+        fields = {**asdict(self), "squares": self.squares.describe(), "teachers": teachers}
+        values = json.dumps({**fields, "format": FORMAT}, sort_keys=True)
         key = digest(values.encode())[:12]
         return f"{self.squares.image_aspect_ratio}-{self.student_grid}x{self.student_grid}-{key}"
 
@@ -167,6 +184,8 @@ class Needed:
             The student's.
         student_grid (`int`), grid_matching (`str`):
             Arguments of [`match_grid`].
+        distill_tiles (`bool`, *optional*, defaults to `True`):
+            Whether the teachers see every tile, or only whole pictures, which a cache of tiles has as well.
     """
 
     teachers: Sequence[TeacherConfig]
@@ -174,6 +193,7 @@ class Needed:
     image_processor: Any
     student_grid: int
     grid_matching: str
+    distill_tiles: bool = True
 
     def choose(self, contents: Contents) -> list[int]:
         """
@@ -184,7 +204,11 @@ class Needed:
         """
         indices = [self._find(contents, *wanted) for wanted in zip(self.teachers, self.weights)]
         side = max(contents.teachers[index].image_size for index in indices)
-        squares = Squares.of(self.image_processor, side)
+        squares = Squares.of(self.image_processor, side, self.distill_tiles)
+        has_tiles = [each.image_aspect_ratio == STRETCH for each in (contents.squares, squares)]
+        if has_tiles[0] != has_tiles[1]:
+            there, here = ("have tiles" if each else "are one square" for each in has_tiles)
+            raise UserError(f"images {there} there and {here} here")
         pairs: dict[str, tuple] = {
             "image_aspect_ratio": (contents.squares.image_aspect_ratio, squares.image_aspect_ratio),
             "the colour of the padding": (contents.squares.color, squares.color),
@@ -192,6 +216,9 @@ class Needed:
             "the side of the student's grid": (contents.student_grid, self.student_grid),
             "grid_matching": (contents.grid_matching, self.grid_matching),
         }
+        if squares.image_grid_pinpoints is not None:
+            for name in TILE_FIELDS:
+                pairs[name] = (getattr(contents.squares, name), getattr(squares, name))
         for what, (there, here) in pairs.items():
             if there != here:
                 raise UserError(f"{what} is {there} there and {here} here")

@@ -37,6 +37,11 @@ def to_digests(rows: torch.Tensor) -> list[str]:
     return [row.tobytes().hex() for row in rows.numpy()]
 
 
+def square_key(image: str, index: int) -> str:
+    """Digest of a square of an image: that of the image for the first one, the whole picture."""
+    return digest(f"{image} {index}".encode()) if index else image
+
+
 def checksum(*tensors: torch.Tensor) -> int:
     """Returns the CRC-32 of contiguous tensors' bytes, precisions and shapes."""
     value = 0

@@ -199,9 +199,9 @@ def test_a_row_whose_image_is_replaced_after_the_check_has_its_length(tmp_path, 
     paths = (str(tmp_path / "data.json"), str(tmp_path / "images"))
     dataset = ConversationDataset(*paths, make_processor(), max_length=300)
     assert dataset.checked is not None and len(dataset.checked.problems) == 1
-    lengths, has_images = dataset.measure()
+    lengths, num_tiles = dataset.measure()
     assert lengths == [len(dataset[index]["input_ids"]) for index in range(len(dataset))]
-    assert has_images == ["pixel_values" in dataset[index] for index in range(len(dataset))]
+    assert num_tiles == [len(dataset[index].get("pixel_values", ())) for index in range(len(dataset))]
 
 
 def test_a_data_set_after_a_check_has_the_lengths_of_its_samples(tmp_path, recipe):

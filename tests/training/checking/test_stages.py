@@ -38,6 +38,10 @@ MISTAKES = [
     ("chat_template=/nope.jinja", "There is no chat template '/nope.jinja'"),
     ("tokenizer=/nope", "tokenizer.*/nope"),
     ("max_length=5", "max_length is 5, but an image alone has 16 tokens"),
+    (
+        "image_grid_pinpoints=[[16, 24]]",
+        r"image_grid_pinpoints is \[\[16, 24\]\]; it must be a list of .* multiples of 16",
+    ),
     ("lora={target_modules: [qproj]}", "target_modules of lora names 'qproj'"),
     ("lora={bias: al}", "PEFT cannot add the lora of the recipe"),
     ("strategy=ddp", "The recipe demands strategy: ddp, but this run has single"),
@@ -50,6 +54,38 @@ def test_a_mistake_in_the_last_stage_is_found_before_the_first(recipe, tmp_path,
     with pytest.raises(UserError, match=f"recipe.yaml, stage finetune: .*{message}"):
         train(str(recipe), [f"output_dir={tmp_path}", f"stages.finetune.{mistake}"])
     assert not (tmp_path / "pretrain").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        # The whole picture, and 8 rows of 4 patches with a newline.
+        (["stages.finetune.max_length=56"], "max_length is 56, but an image of the largest grid alone has 56 tokens"),
+        (
+            ["stages.finetune.max_batch_tiles=2"],
+            "max_batch_tiles is 2, but an image of the largest grid .* has 3 tiles",
+        ),
+    ],
+)
+def test_bounds_that_the_largest_grid_exceeds_are_refused(recipe, options, message):
+    """Also in a stage that inherits its tiles from the one before it."""
+    for first in ("image_grid_pinpoints=[[32, 16]]", "stages.pretrain.image_grid_pinpoints=[[32, 16], [16, 16]]"):
+        plan = read_recipe(recipe, [first, *options], use_cpu=True)
+        with pytest.raises(UserError, match=f"recipe.yaml, stage finetune: {message}"):
+            check_stages(plan, ["pretrain", "finetune"], None)
+    plan = read_recipe(recipe, [first, *options, "stages.finetune.image_grid_pinpoints=[]"], use_cpu=True)
+    check_stages(plan, ["pretrain", "finetune"], None)  # one square has one tile, and 16 tokens
+
+
+def test_wrong_grids_of_the_first_stage_are_named(recipe):
+    plan = read_recipe(recipe, ["stages.pretrain.image_grid_pinpoints=[[16, 24]]"], use_cpu=True)
+    with pytest.raises(UserError, match="recipe.yaml, stage pretrain: image_grid_pinpoints is .* multiples of 16"):
+        check_stages(plan, ["pretrain", "finetune"], None)
+
+
+def test_bounds_that_the_largest_grid_reaches_are_accepted(recipe):
+    options = ["image_grid_pinpoints=[[32, 16]]", "max_length=57", "max_batch_tiles=3"]
+    check_stages(read_recipe(recipe, options, use_cpu=True), ["pretrain", "finetune"], None)
 
 
 def test_missing_questions_are_found(recipe):

@@ -8,6 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from hawaii.tests.tiny.tiled_data import PINPOINTS
 from hawaii.tests.tiny.training import TEACHER_GRIDS, make_module
 from hawaii.training.baselines.class_token_teacher import ClassTokenGrid
 from hawaii.training.counting.step import (
@@ -21,6 +22,7 @@ from hawaii.training.counting.step import (
     trace_outline,
 )
 from hawaii.training.recipes.objectives import OBJECTIVES
+from hawaii.training.students.student import set_tiles
 from hawaii.training.students.trainable import set_trainable
 
 
@@ -54,7 +56,7 @@ def make_inputs(module, grids, shape=SHAPE):
     batch = shape.make(module.student)
     if not shape.is_packed:
         batch["attention_mask"][0, -1] = 0
-    return make_features(grids, shape.num_images), batch
+    return make_features(grids, shape.num_distilled), batch
 
 
 def measure_flops(module, grids, shape=SHAPE):
@@ -76,6 +78,22 @@ def test_operations_equal_those_of_a_real_step(objective, trainable):
     module = build(trainable, objective=objective)
     cost = trace(module, objective)
     assert (cost.forward.total(), cost.backward.total()) == measure_flops(module, grids_of(objective))
+
+
+@pytest.mark.parametrize("distill_tiles", [True, False])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_tiles_cost_what_they_cost_in_a_real_step(objective, distill_tiles):
+    module = build(objective=objective)
+    set_tiles(module.student, PINPOINTS)
+    set_trainable(module.student, ALL)
+    shape = replace(SHAPE, num_tiles=7, distill_tiles=distill_tiles)
+    cost, plain = trace(module, objective, shape), trace(module, objective, replace(shape, num_tiles=3))
+    assert (cost.forward.total(), cost.backward.total()) == measure_flops(module, grids_of(objective), shape)
+    assert cost.forward[PROJECTOR] * 3 == plain.forward[PROJECTOR] * 7
+    passes = 3 if objective == "hawaii" else 1  # the routed one, and that of each teacher's adapter
+    seen = (7 * passes if distill_tiles else 7 + 3 * (passes - 1)) / (3 * passes)
+    assert cost.forward[ENCODER] == pytest.approx(plain.forward[ENCODER] * seen)
+    assert cost.forward[LANGUAGE_MODEL] == plain.forward[LANGUAGE_MODEL]
 
 
 def test_packed_samples_cost_the_attention_of_one_long_sequence():

@@ -34,7 +34,19 @@ def all_batches(samples, epoch=0, num_processes=1, **options):
     return [list(sampler) for sampler in samplers]
 
 
+def make_tiled_samples(number, share_of_text=0.3):
+    """Lengths and numbers of tiles, of up to two pictures of up to five tiles."""
+    lengths, has_images = make_samples(number, share_of_text)
+    generator = torch.Generator().manual_seed(number + 1)
+    tiles = torch.randint(1, 11, (number,), generator=generator).tolist()
+    return lengths, [count * is_with_image for count, is_with_image in zip(tiles, has_images)]
+
+
 MODES = {"samples": {}, "tokens": {"max_batch_tokens": 1000}}
+TILES = {
+    "samples and tiles": {"max_batch_tiles": 24},
+    "tokens and tiles": {"max_batch_tokens": 1000, "max_batch_tiles": 24},
+}
 SIZES = [(1, 1), (2, 1), (2, 4), (3, 2), (8, 1)]
 
 
@@ -53,6 +65,45 @@ def test_each_sample_is_in_one_batch_of_one_modality(options, num_processes, acc
             assert len({has_images[index] for index in batch}) == 1
             padded = len(batch) * max(lengths[index] for index in batch)
             assert padded <= 1000 if options else len(batch) <= 8
+
+
+@pytest.mark.parametrize("options", TILES.values(), ids=TILES)
+@pytest.mark.parametrize(("num_processes", "accumulation"), SIZES)
+@pytest.mark.parametrize("number", [9, 457])
+def test_no_batch_has_more_tiles_than_the_bound(options, num_processes, accumulation, number):
+    lengths, tiles = samples = make_tiled_samples(number)
+    counts = set()
+    for epoch in range(4):
+        processes = all_batches(samples, epoch, num_processes, accumulation=accumulation, **options)
+        counts |= set(map(len, processes))
+        batches = [batch for process in processes for batch in process]
+        assert sorted(index for batch in batches for index in batch) == list(range(number))
+        for batch in batches:
+            assert len({tiles[index] > 0 for index in batch}) == 1
+            assert sum(tiles[index] for index in batch) <= 24
+            padded = len(batch) * max(lengths[index] for index in batch)
+            assert padded <= 1000 if "max_batch_tokens" in options else len(batch) <= 8
+    assert len(counts) == 1  # in every epoch and process
+
+
+def test_a_bound_that_no_batch_reaches_changes_no_batch():
+    samples = make_tiled_samples(300)
+    plain, bounded = (all_batches(samples, max_batch_tokens=1000, max_batch_tiles=most) for most in (None, 10**6))
+    assert [sorted(map(len, batches)) for batches in plain] == [sorted(map(len, batches)) for batches in bounded]
+
+
+def test_the_bound_on_tiles_is_used():
+    lengths, tiles = samples = make_tiled_samples(2000, share_of_text=0)
+    (batches,) = all_batches(samples, batch_size=100, max_batch_tiles=24)
+    assert sum(tiles) > 0.75 * 24 * len(batches)
+
+
+@pytest.mark.parametrize("options", TILES.values(), ids=TILES)
+def test_incomplete_steps_of_tiles_can_be_dropped(options):
+    processes = all_batches(make_tiled_samples(457), num_processes=3, drop_last=True, **options)
+    assert len(set(map(len, processes))) == 1
+    whole = all_batches(make_tiled_samples(457), num_processes=3, **options)
+    assert len(whole[0]) - 1 <= len(processes[0]) <= len(whole[0])
 
 
 @pytest.mark.parametrize("options", MODES.values(), ids=MODES)
@@ -111,6 +162,8 @@ def test_only_the_given_samples_are_used():
 
 
 def test_a_sample_that_exceeds_the_budget_is_an_error(tmp_path, teacher_folders):
+    with pytest.raises(UserError, match="max_batch_tiles is 4, but a sample has 6 tiles: make it 6 or more"):
+        all_batches(([9, 300], [2, 6]), max_batch_tiles=4)
     with pytest.raises(UserError, match="max_batch_tokens is 100, but a sample has 300 tokens: make it 300 or more"):
         all_batches(([300], [True]), max_batch_tokens=100)
     with pytest.raises(UserError, match=r"max_batch_tokens is 2047, but a sample may have 2048 tokens \(max_length\)"):
@@ -120,9 +173,8 @@ def test_a_sample_that_exceeds_the_budget_is_an_error(tmp_path, teacher_folders)
 def test_a_broken_sample_is_replaced_by_one_that_fits_into_its_batch(tmp_path):
     records = [make_record(number, questions=1 + number % 4, image=number % 3 != 0) for number in range(24)]
     dataset = make_dataset(save_data(tmp_path, records), make_processor(), bad_records="skip")
-    lengths, has_images = dataset.lengths(), dataset.has_images()
-    dataset.sizes = (torch.tensor(lengths), torch.tensor(has_images))
-    broken = [number for number in range(24) if has_images[number]][::2]
+    lengths, num_tiles = dataset.measure()
+    broken = [number for number in range(24) if num_tiles[number]][::2]
     for number in broken:
         (tmp_path / "images" / f"{number}.png").write_bytes(b"broken")
     for number in broken:

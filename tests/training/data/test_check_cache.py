@@ -94,9 +94,9 @@ def test_a_damaged_file_of_the_cache_is_made_again(folder, processor, monkeypatc
     paths = (str(folder / "data.json"), str(folder / "images"), processor)
     dataset = ConversationDataset(*paths)
     lengths = dataset.lengths()
-    save_checked(dataset.check_key(dataset.records), CheckedRows([1] * 5, [2] * 5, [9] * 5, {}, {}, ""))
+    save_checked(dataset.check_key(dataset.records), CheckedRows([1] * 5, [2] * 5, [9] * 5, [1] * 5, {}, {}, ""))
     assert ConversationDataset(*paths).checked is not None
-    for pattern in ("checked.json", "problems.json", "lengths.npy"):
+    for pattern in ("checked.json", "problems.json", "counts.npy"):
         (path,) = (tmp_path / "cache" / "hawaii").glob(f"*.{pattern}")
         path.write_bytes(damaged)
     for _ in range(2):

@@ -79,10 +79,10 @@ def test_what_is_measured_are_the_samples_and_a_replacement_fits(tmp_path):
     records = [make_record(n, 1 + n % 3, image=n % 2 == 0) for n in range(8)]
     folders = [save_data(tmp_path / name, records[start : start + 4]) for name, start in (("a", 0), ("b", 4))]
     mixed = MixedDataset([make_dataset(folder, processor, bad_records="skip") for folder in folders], [1, 2])
-    lengths, has_images = mixed.measure()
+    lengths, num_tiles = mixed.measure()
     samples = [mixed[index] for index in range(len(mixed))]
     assert lengths == [len(sample["input_ids"]) for sample in samples]
-    assert has_images == ["pixel_values" in sample for sample in samples]
+    assert num_tiles == [len(sample.get("pixel_values", ())) for sample in samples]
     (folders[1] / "images" / "4.png").write_bytes(b"broken")
     index = [sample["record_id"] for sample in samples].index("'4'")
     replacement = mixed[index]

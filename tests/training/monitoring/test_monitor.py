@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback
 
+from hawaii.tests.tiny.tiled_data import PINPOINTS
 from hawaii.tests.tiny.training import (
     RAGGED,
     build_trainer,
@@ -24,6 +25,7 @@ from hawaii.training.monitoring.progress import ProgressBar, is_loss_term
 from hawaii.training.monitoring.router_load import RouterLoad
 from hawaii.training.monitoring.step_flops import StepFlops
 from hawaii.training.objectives.encoder_passes import encoder_of, routed_and_forced_passes
+from hawaii.training.students.student import set_tiles
 from hawaii.training.students.trainable import set_trainable
 
 
@@ -100,6 +102,20 @@ def test_operations_are_within_ten_percent_of_the_traced_ones(teachers_of, objec
     assert counted == pytest.approx(trace_outline(module.to("meta"), grids, shape).flops, rel=0.1)
 
 
+@pytest.mark.parametrize("distill_tiles", [True, False])
+def test_operations_of_tiles_are_within_ten_percent_of_the_traced_ones(teachers, distill_tiles):
+    sizes = {"num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 256}
+    module = make_module(vision=sizes, text=sizes, trainable=TRAINABLE["all"]).train()
+    set_tiles(module.student, PINPOINTS)
+    grids = [teacher.grid for teacher in teachers]
+    shape = BatchShape(2, 2, 40, 6, 80, num_tiles=8, distill_tiles=distill_tiles)
+    batch = shape.make(module.student)
+    counter = StepFlops(module, [])
+    module(make_features(grids, shape.num_distilled), batch)[0].backward()
+    counted = counter.take()
+    assert counted == pytest.approx(trace_outline(module.to("meta"), grids, shape).flops, rel=0.1)
+
+
 def test_teachers_count_for_every_image(teachers):
     counter = StepFlops(make_module(), teachers)
     counter.num_teacher_images = 1
@@ -116,7 +132,8 @@ def routes_of(module, pixel_values):
 
 
 @pytest.mark.parametrize("is_sequential", [False, True])
-def test_the_load_is_the_share_of_the_tokens_of_counted_images(tmp_path, processor, is_sequential):
+@pytest.mark.parametrize("distilled", [slice(None), slice(1, 2), [0, 3]])
+def test_the_load_is_the_share_of_the_tokens_of_counted_images(tmp_path, processor, is_sequential, distilled):
     module = make_module().train()
     pixel_values = make_batch(tmp_path, RAGGED, processor)["pixel_values"].repeat(2, 1, 1, 1)
     is_counted = torch.tensor([True, False, True, True])
@@ -125,7 +142,7 @@ def test_the_load_is_the_share_of_the_tokens_of_counted_images(tmp_path, process
     load = RouterLoad(module.student, ["vit", "convnext"])
     load.expect(is_counted)
     for _ in range(2):  # two micro-batches
-        routed_and_forced_passes(module.student, pixel_values, is_sequential)
+        routed_and_forced_passes(module.student, pixel_values, is_sequential, pixel_values[distilled])
     entries = load.summarize(Accelerator(cpu=True))
     for bank, names in {"teacher": ["vit", "convnext"], "general": ["0", "1", "2"]}.items():
         for index, name in enumerate(names):

@@ -181,6 +181,7 @@ def replace_teacher(world, **fields):
             "dtype of teacher vit is float32 there and bfloat16",
         ),
         (lambda *_: ["image_aspect_ratio=crop"], "image_aspect_ratio is pad there and crop here"),
+        (lambda *_: ["image_grid_pinpoints=[[16, 32]]"], "images are one square there and have tiles here"),
         (lambda *_: ["vision_config.patch_size=8"], "the side of the student's grid is 4 there and 2 here"),
         (lambda *_: ["grid_matching=interpolate"], "grid_matching is unshuffle there and interpolate here"),
         (
@@ -188,7 +189,7 @@ def replace_teacher(world, **fields):
             "the side of the squares .* is 32 there and 16 here",
         ),
     ],
-    ids=["weights", "layer", "image_size", "dtype", "crop", "grid", "matching", "side"],
+    ids=["weights", "layer", "image_size", "dtype", "crop", "tiles", "grid", "matching", "side"],
 )
 def test_other_features_are_refused_with_the_difference(world, cache, tmp_path, change, difference):
     overrides = [*change(world, tmp_path), *SHORT, f"teacher_cache={cache}", f"output_dir={tmp_path / 'run'}"]
