@@ -25,8 +25,12 @@ from ..students.tokenizer import load_tokenizer
 from .step import BatchShape
 
 
-# Number of records of LLaVA-1.5's files.
-KNOWN_SIZES = {"blip_laion_cc_sbu_558k.json": 558_128, "llava_v1_5_mix665k.json": 665_298}
+# Number of records of the data of LLaVA-1.5 and LLaVA-NeXT, by file or folder.
+KNOWN_SIZES = {
+    "blip_laion_cc_sbu_558k.json": 558_128,
+    "llava_v1_5_mix665k.json": 665_298,
+    "llava_next_data": 779_289,
+}
 NUM_MEASURED = 1024  # records whose lengths are measured, spread over the data
 
 
