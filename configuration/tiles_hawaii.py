@@ -123,7 +123,7 @@ def find_tile_grids(
     best = torch.where(is_best, grid_height * grid_width, torch.inf).argmin(dim=1)  # (I,), the first of equal ones
     rows, columns = (side.index_select(0, best).long() // tile_size for side in (grid_height, grid_width))
 
-    # The picture is centered in its grid and touches two of its sides.
+    # The picture is centred in its grid and touches two of its sides.
     cell_rows, cell_columns = rows * patches_a_side, columns * patches_a_side
     height, width = image_sizes.long().unbind(dim=1)
     is_wider = width * cell_rows > cell_columns * height

@@ -54,11 +54,13 @@ class ImageFeatures:
         Raises:
             ValueError: `image_sizes` are missing, or the number of squares is not theirs.
         """
-        outputs = self.encode_images(pixel_values, **kwargs)
-        if (grids := self.find_grids(pixel_values, image_sizes)) is not None:
+        grids, num_tokens = self.find_grids(pixel_values, image_sizes), []
+        if grids is not None:  # before the encoder runs, so that the host does not wait for it
             self._check_tiles(pixel_values, grids)
-            squares: Any = outputs.pooler_output
             num_tokens = grids.num_tokens.tolist()
+        outputs = self.encode_images(pixel_values, **kwargs)
+        if grids is not None:
+            squares: Any = outputs.pooler_output
             features = self._select_features(squares, torch.arange(sum(num_tokens), device=squares.device), grids)
             outputs.pooler_output = list(features.split(num_tokens))  # pyright: ignore[reportAttributeAccessIssue]
         return outputs if (self.config.return_dict if return_dict is None else return_dict) else outputs.to_tuple()
@@ -68,7 +70,7 @@ class ImageFeatures:
         Encodes and projects squares: `pooler_output` has shape `(num_tiles, num_patches, hidden_size)`. Arguments as
         for `get_image_features`.
         """
-        if pixel_values.ndim == 5:
+        if pixel_values.ndim == 5 and self.config.image_grid_pinpoints is not None:
             pixel_values = pixel_values.flatten(0, 1)
         outputs = self.vision_tower(pixel_values, return_dict=True, **kwargs)
         patches = outputs.last_hidden_state[:, self.config.vision_config.num_prefix_tokens :]

@@ -41,7 +41,7 @@ def cut_tiles(
 
     Returns:
         `list[PIL.Image.Image]`: the whole picture, stretched to a square, and the squares of its grid, row by row; the
-        picture has the grid's size in one direction, and is centered on black in the other.
+        picture has the grid's size in one direction, and is centred on black in the other.
     """
     side = tile_size if side is None else side
     grids = find_tile_grids(torch.tensor([[image.height, image.width]]), pinpoints, tile_size, patches_a_side=1)

@@ -114,7 +114,7 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
     student, processor = start_student(stage, previous)
     if matching is not None and data_args.teacher_cache is not None:
         vision, configs = encoder_of(student).config, stage.distilled_teachers
-        grid, images = vision.image_size // vision.patch_size, processor.image_processor
+        grid, images = vision.patches_a_side, processor.image_processor
         tiles = data_args.distill_tiles
         feature_cache = open_cache(data_args.teacher_cache, configs, images, grid, matching, tiles)
         teachers = feature_cache.teachers

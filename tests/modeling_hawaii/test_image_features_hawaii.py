@@ -375,3 +375,10 @@ def test_another_number_of_image_tokens_is_an_error(model, batch):
         model(**batch)
     with pytest.raises(ValueError, match=rf"{total + 1} image tokens in the text but {total} image features"):
         model.generate(**batch)
+
+
+def test_a_model_of_squares_refuses_padded_tiles():
+    """Otherwise it would read the tiles of one image as several images."""
+    batch = {**make_prompts([[0, [5]]], [16], 4), "pixel_values": torch.randn(1, 3, 3, 16, 16)}
+    with pytest.raises(RuntimeError, match="4D"):
+        make_model()(**batch)

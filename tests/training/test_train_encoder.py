@@ -251,6 +251,7 @@ INVALID = {
     "neftune_noise_alpha=5": "neftune_noise_alpha is 5, but the recipe's first stage names no language model",
     "objective=llava": "The objective llava trains on answers only, but the recipe names no language model",
     "distillation=[fine]": r"distillation is \['fine'\], which trains each adapter alone.*add coarse to distillation",
+    "distill_tiles=false": "distill_tiles is False, but the recipe's first stage names no language model",
     "teachers=[]": "names no teachers",
     "lambda_1=0": "stage first: lambda_1 is 0, but without a language model the teachers are all that the",
     "lambda_1=0.0": "lambda_1 is 0",

@@ -126,7 +126,7 @@ class MoveKdObjective(Objective):
             )
         self.names = list(teacher_grids)
         self.anchor = anchors[0]
-        self.grid_size = vision.image_size // vision.patch_size
+        self.grid_size = vision.patches_a_side
         student_grid = (self.grid_size, self.grid_size, vision.hidden_size)
         self.keys = module_keys(self.names)
         self.adapters = nn.ModuleDict(

@@ -66,7 +66,7 @@ class RadioObjective(Objective):
         check_has_teachers(teacher_grids, "radio")
         vision = encoder_of(student).config
         self.names = list(teacher_grids)
-        grids, grid_size = teacher_grids.values(), vision.image_size // vision.patch_size
+        grids, grid_size = teacher_grids.values(), vision.patches_a_side
         shapes = [matched_shape(*grid, grid_size, options.grid_matching) for grid in grids]
         keys = module_keys(self.names)
         self.heads = nn.ModuleDict(

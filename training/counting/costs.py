@@ -99,7 +99,7 @@ def cache_values(stage: Stage, module: StudentWithObjective, teachers: Sequence[
     """Number of values of one square's features at the student's grid."""
     vision = encoder_of(module.student).config
     matching = getattr(stage.options, "grid_matching", "unshuffle")
-    shapes = [matched_shape(*teacher.grid, vision.image_size // vision.patch_size, matching) for teacher in teachers]
+    shapes = [matched_shape(*teacher.grid, vision.patches_a_side, matching) for teacher in teachers]
     return sum(tokens * channels for tokens, channels in shapes)
 
 

@@ -58,6 +58,8 @@ def processor_key(processor: Any) -> bytes:
     for name in ("padding", "truncation"):  # the options of the last call
         tokenizer.pop(name, None)
     images = [processor.num_image_tokens, processor.image_grid_pinpoints]
+    if processor.image_grid_pinpoints is not None:
+        images.append(processor.image_processor.tile_size)
     content = [tokenizer, processor.tokenizer.special_tokens_map, processor.chat_template, images]
     return json.dumps(content, sort_keys=True).encode()
 

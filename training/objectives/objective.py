@@ -50,7 +50,7 @@ def make_logged_terms(
         terms (`dict[str, torch.Tensor]`):
             Each a share of the step's value.
         monitored (`dict[str, torch.FloatTensor]`):
-            Features `(num_images, num_tokens, channels)`, whose variance over images and tokens, averaged over
+            Features `(num_squares, num_tokens, channels)`, whose variance over squares and tokens, averaged over
             channels, is logged as well. Near zero means that the features have collapsed to a constant.
         weight (`torch.FloatTensor` of shape `(num_distilled,)`):
             Weight of each square in the step's mean, see [`weigh_images`]; the sum is the batch's share of the step.

@@ -34,6 +34,7 @@ STUDENT_OPTIONS = ("vision_tower", "vision_config", "language_model", "text_conf
 # Options that need a language model.
 TEXT_OPTIONS = (
     "chat_template",
+    "distill_tiles",
     "eval_data_path",
     "image_grid_pinpoints",
     "max_batch_tiles",

@@ -229,7 +229,7 @@ def _cache_stage(
     contents = Contents(
         storage,
         Squares.of(images, side, stage.data.distill_tiles),
-        vision.image_size // vision.patch_size,
+        vision.patches_a_side,
         matching,
         [CachedFeatures.of(config, teacher) for config, teacher in zip(stage.distilled_teachers, teachers)],
     )

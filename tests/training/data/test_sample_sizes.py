@@ -81,6 +81,14 @@ def test_other_pinpoints_are_counted_again(folder):
     assert counts[1] == sizes_of_samples(dataset)
 
 
+def test_tiles_of_another_side_are_counted_again(folder):
+    small = make_tiled_processor([[32, 32]])
+    large = make_tiled_processor([[32, 32]], image_size=32, patch_size=8)
+    assert small.num_image_tokens == large.num_image_tokens
+    num_tiles = [make_dataset(folder, processor).measure()[1] for processor in (small, large)]
+    assert max(num_tiles[0]) == 5 * 2 and max(num_tiles[1]) == 2 * 2
+
+
 @pytest.mark.parametrize("is_checked", [False, True])
 def test_an_image_that_is_replaced_by_one_of_another_size_is_counted_again(tmp_path, teacher_folders, is_checked):
     recipe = write_tiled_recipe(tmp_path, teacher_folders, COUNT, stages={"finetune": {}}, max_length=2048)
