@@ -28,6 +28,7 @@ RECOMPUTED = [f"{CHECKPOINTING[0]}=true"]
 MIXED = ["max_steps=2", "save_steps=1", "bf16=true", "gradient_accumulation_steps=2"]
 MIXED += ["train_sampling_strategy=group_by_length", "dataloader_num_workers=1"]
 
+TILES = [*TIED, "stages.finetune.image_grid_pinpoints=[[16, 32], [32, 16]]", "max_length=128"]
 LORA = ["max_steps=2", "save_steps=1", "lora={r: 2, lora_alpha: 4}"]
 
 # Teachers process one image at a time, so that the number of their passes differs between the processes.
@@ -67,6 +68,8 @@ def finished(world):
         "ddp": Run([two, "use_cpu=false", "strategy=ddp", *TIED], launcher_environment("ddp")),
         "sharded": Run([two, *FSDP2, *TIED], SHARDED),
         "full": Run([two, *FSDP2, *TIED, *RECOMPUTED], FULL),
+        "ddp_tiles": Run([two, "use_cpu=false", "strategy=ddp", *TILES], launcher_environment("ddp")),
+        "sharded_tiles": Run([two, *FSDP2, *TILES], SHARDED),
         "ddp_mixed": Run([one, *MIXED]),
         "sharded_mixed": Run([one, *FSDP2, *MIXED], SHARDED, setup=BF16),
         "ddp_lora": Run([one, *LORA]),
@@ -134,15 +137,16 @@ def statuses(outcomes):
     return [outcome.status for outcome in outcomes]
 
 
-@pytest.mark.parametrize("name", ["sharded", "full"])
-def test_fsdp2_trains_what_ddp_trains(world, finished, name):
-    assert statuses(finished[name]) == statuses(finished["ddp"]) == [0, 0]
-    for process, expected in zip(finished[name], finished["ddp"]):
+@pytest.mark.parametrize(("name", "ddp"), [("sharded", "ddp"), ("full", "ddp"), ("sharded_tiles", "ddp_tiles")])
+def test_fsdp2_trains_what_ddp_trains(world, finished, name, ddp):
+    assert statuses(finished[name]) == statuses(finished[ddp]) == [0, 0]
+    for process, expected in zip(finished[name], finished[ddp]):
         assert len(expected.losses) == 2 + 2 * 2  # the second stage accumulates two micro-batches
         assert process.records == expected.records
         assert process.losses == pytest.approx(expected.losses, abs=1e-4)
-    expected, found = weights_of(world / "ddp"), weights_of(world / name)
+    expected, found = weights_of(world / ddp), weights_of(world / name)
     assert found.keys() == expected.keys()
+    assert ("model.image_newline" in found["hub/model.safetensors"]) == name.endswith("tiles")
     for file, tensors in expected.items():
         assert found[file].keys() == tensors.keys()
         for key, tensor in tensors.items():

@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.deepspeed]
 
 STAGES = ("pretrain", "finetune")
 STEPS = ["max_steps=2", "save_steps=1"]
+TILES = ["stages.finetune.image_grid_pinpoints=[[16, 32], [32, 16]]", "max_length=128", "save_strategy=no"]
 ON_CPUS = {"DS_ACCELERATOR": "cpu"}
 
 # The second process has a gradient that is not finite in the second step, though its loss is.
@@ -60,6 +61,8 @@ def finished(world):
         runs[name] = Run([*shared, *STEPS], environment)
         runs[f"{name}_loss"] = Run([*shared, *broken], environment, setup=BREAK_LOSS)
         runs[f"{name}_gradient"] = Run([*shared, *broken], environment, setup=BREAK_GRADIENT)
+        runs[f"{name}_tiles"] = Run([*shared, *STEPS, *TILES], environment)
+    runs["ddp_tiles"] = Run([recipe, "strategy=ddp", *STEPS, *TILES])
     runs["zero3_teachers"] = Run([*shared, *STEPS, "save_strategy=no", "shard_teachers=true"], environment)
     runs["zero3_bf16"] = Run([*shared, *STEPS, "save_strategy=no", "bf16=true"], environment, setup=BF16)
     for name in ("zero2", "zero3"):
@@ -122,12 +125,14 @@ def test_zero_trains_what_ddp_trains(world, finished, name):
             torch.testing.assert_close(found[file][key], tensor, rtol=1e-4, atol=1e-5, msg=f"{file} {key}")
 
 
+@pytest.mark.parametrize("variant", ["lora", "tiles"])
 @pytest.mark.parametrize("name", ["zero2", "zero3"])
-def test_a_lora_trains_what_it_trains_under_ddp(world, finished, name):
-    for process, expected in zip(finished[f"{name}_lora"], finished["ddp_lora"]):
+def test_a_lora_and_tiles_train_as_under_ddp(world, finished, name, variant):
+    for process, expected in zip(finished[f"{name}_{variant}"], finished[f"ddp_{variant}"]):
         assert process.status == expected.status == 0
         assert process.losses == pytest.approx(expected.losses, abs=1e-4)
-    expected, found = weights_of(world / "ddp_lora"), weights_of(world / f"{name}_lora")
+    expected, found = weights_of(world / f"ddp_{variant}"), weights_of(world / f"{name}_{variant}")
+    assert ("model.image_newline" in found["hub/model"]) == (variant == "tiles")
     for file, tensors in expected.items():
         for key, tensor in tensors.items():
             torch.testing.assert_close(found[file][key], tensor, rtol=1e-4, atol=1e-5, msg=f"{file} {key}")
