@@ -90,9 +90,12 @@ class ImageFeatures:
             return None
         if image_sizes is None:
             raise ValueError(
-                "This model cuts images into tiles and needs image_sizes, the height and width of each image; the "
-                "processor returns them with the pixel_values."
+                "This model cuts images into tiles and needs image_sizes, the height and width of each image; a "
+                f"processor with its image_grid_pinpoints, {pinpoints}, returns them with the pixel_values."
             )
+        if not isinstance(image_sizes, torch.Tensor):  # an array or a list, as LLaVA-NeXT accepts
+            sizes = [torch.as_tensor(size) for size in image_sizes]
+            image_sizes = torch.stack(sizes).to(self.image_newline.device)
         is_padded = pixel_values is not None and pixel_values.ndim == 5
         stored_tiles = pixel_values.shape[1] if is_padded else None
         return find_tile_grids(image_sizes, pinpoints, vision.image_size, vision.patches_a_side, stored_tiles)
@@ -204,7 +207,8 @@ class ImageFeatures:
             shapes = f"{num_images} images of {num_patches} patches" if grids is None else f"{len(grids.rows)} images"
             raise ValueError(
                 f"{num_tokens} image tokens in the text but {num_features} image features ({shapes}). "
-                "Let the processor make both: it puts one <image> for each image and expands it."
+                "Let the processor make both: it puts one <image> for each image and expands it, with the model's "
+                f"image_grid_pinpoints, which are {self.config.image_grid_pinpoints}."
             )
         if grids is not None and pixel_values is not None:
             self._check_tiles(pixel_values, grids)
@@ -221,5 +225,6 @@ class ImageFeatures:
         elif not is_right:
             raise ValueError(
                 f"pixel_values has shape {tuple(pixel_values.shape)} but image_sizes are those of images with "
-                f"{num_tiles.tolist()} tiles. Let the processor make both."
+                f"{num_tiles.tolist()} tiles. Let the processor make both, with the model's image_grid_pinpoints, "
+                f"which are {self.config.image_grid_pinpoints}."
             )

@@ -30,7 +30,7 @@ def kernel_and_colors(original) -> dict[str, Any]:
     Settings that a student's image processor takes from another one.
 
     Raises:
-        UserError: `original` does not normalise or resize, so it has none of them.
+        UserError: `original` does not normalise or resize, so it has none of them, or not with three colours.
     """
     settings = {name: getattr(original, name, None) for name in ("image_mean", "image_std", "resample")}
     missing = [name for name, value in settings.items() if value is None]
@@ -39,6 +39,14 @@ def kernel_and_colors(original) -> dict[str, Any]:
             f"The image processor {type(original).__name__} has no {missing[0]}, which a student's images need; set "
             "it in the checkpoint's preprocessor_config.json."
         )
+    for name in ("image_mean", "image_std"):
+        value = settings[name]
+        is_list = isinstance(value, list | tuple) and all(isinstance(color, int | float) for color in value)
+        if not is_list or len(value) != 3:
+            raise UserError(
+                f"The image processor {type(original).__name__} has {name} {value!r}, but a student's images need "
+                "three numbers, one for each colour; set them in the checkpoint's preprocessor_config.json."
+            )
     return settings
 
 

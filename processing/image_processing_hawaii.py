@@ -73,7 +73,17 @@ class HawaiiImageProcessor(SavedWithCode, CLIPImageProcessorPil):
                 f"The image processor makes images of {size['height']} x {size['width']} pixels; the encoder needs a "
                 "square."
             )
-        self.image_grid_pinpoints = check_grid_pinpoints(image_grid_pinpoints, self.tile_size)
+        self.image_grid_pinpoints = image_grid_pinpoints
+
+    @property
+    def image_grid_pinpoints(self) -> list[list[int]] | None:
+        """Grids of tiles to choose from; `None` if each image is one square."""
+        return self._image_grid_pinpoints
+
+    @image_grid_pinpoints.setter
+    def image_grid_pinpoints(self, value: Sequence[Sequence[int]] | None) -> None:
+        # Checked here, because loading sets an option that is given to it after the image processor is made.
+        self._image_grid_pinpoints = check_grid_pinpoints(value, self.tile_size)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -188,4 +198,6 @@ class HawaiiImageProcessor(SavedWithCode, CLIPImageProcessorPil):
         return features
 
     def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "auto_map": dict(self.hub_auto_map)}
+        values = {**super().to_dict(), "image_grid_pinpoints": self.image_grid_pinpoints}
+        values.pop("_image_grid_pinpoints", None)
+        return {**values, "auto_map": dict(self.hub_auto_map)}

@@ -160,6 +160,10 @@ class HawaiiProcessor(_ProcessorSavedWithCode):
         """Grids of tiles that the image processor chooses from; `None` if each image is one square."""
         return self.image_processor.image_grid_pinpoints
 
+    @image_grid_pinpoints.setter
+    def image_grid_pinpoints(self, value: Sequence[Sequence[int]] | None) -> None:
+        self.image_processor.image_grid_pinpoints = value
+
     @property
     def num_image_tokens(self) -> int:
         """Number of tokens of one square in the text: its patches."""
@@ -240,6 +244,7 @@ class HawaiiProcessor(_ProcessorSavedWithCode):
             is_type_returned = merged["text_kwargs"].pop("return_mm_token_type_ids", False)
             expanded = [self._expand(sample, iter(numbers)) for sample, numbers in zip(text, num_image_tokens)]
             data.update(self.tokenizer(expanded, **merged["text_kwargs"]))
+            self._check_special_mm_tokens(expanded, BatchFeature(data), modalities=["image"])
             if "offset_mapping" in data:
                 # To the text that was given: `apply_chat_template` looks for the assistant's tokens there.
                 data["offset_mapping"] = [

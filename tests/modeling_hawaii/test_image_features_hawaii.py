@@ -1,6 +1,7 @@
 """Features of tiles: their places, one pass of the encoder, refused inputs, and what they cost."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hawaii import HawaiiConfig, HawaiiForConditionalGeneration, HawaiiModel
 from hawaii.configuration.tiles_hawaii import count_image_tokens, count_tiles
 from hawaii.modeling_hawaii.conversion.llava import convert_llava
 from hawaii.tests.tiny.llava import make_llava_next
-from hawaii.tests.tiny.models import PINPOINTS, make_config, make_model
+from hawaii.tests.tiny.models import PINPOINTS, make_config, make_model, make_processor
 from hawaii.tests.tiny.operations import CountOperations
 from hawaii.tests.tiny.tiled_models import make_tiled_processor
 from hawaii.tests.tiny.tiles import (
@@ -339,6 +340,12 @@ def test_image_sizes_are_ignored_without_pinpoints():
     assert torch.equal(logits(model, {**batch, "image_sizes": torch.tensor([[3, 9]])}), logits(model, batch))
 
 
+def test_image_sizes_may_be_an_array_or_a_list(model, batch):
+    expected, sizes = logits(model, batch), batch["image_sizes"]
+    for image_sizes in (sizes.numpy(), sizes.tolist(), list(sizes), sizes.int(), sizes.float()):
+        assert torch.equal(logits(model, {**batch, "image_sizes": image_sizes}), expected)
+
+
 def test_missing_image_sizes_are_an_error(model, batch):
     del batch["image_sizes"]
     message = "This model cuts images into tiles and needs image_sizes, the height and width of each image"
@@ -382,3 +389,13 @@ def test_a_model_of_squares_refuses_padded_tiles():
     batch = {**make_prompts([[0, [5]]], [16], 4), "pixel_values": torch.randn(1, 3, 3, 16, 16)}
     with pytest.raises(RuntimeError, match="4D"):
         make_model()(**batch)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(None, PINPOINTS), ([[16, 32]], PINPOINTS), (PINPOINTS, None)])
+def test_a_processor_with_other_grids_is_an_error_that_names_the_models(theirs, ours):
+    model = make_model(text={"max_position_embeddings": 512}, image_grid_pinpoints=ours)
+    processor = make_processor(image_grid_pinpoints=theirs)
+    inputs = processor(images=Image.new("RGB", (20, 50)), text="<image> red", return_tensors="pt")
+    for run in (model, model.generate):
+        with pytest.raises(ValueError, match=f"image_grid_pinpoints, .*{re.escape(str(ours))}"):
+            run(**inputs)

@@ -1,5 +1,7 @@
 """An encoder's images become squares in training, and the saved image processor makes the same squares."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -63,4 +65,15 @@ def test_an_image_processor_without_normalisation_is_an_error(tmp_path):
     Pix2StructImageProcessor().save_pretrained(tmp_path)
     original = load_image_processor(str(tmp_path))
     with pytest.raises(UserError, match="Pix2StructImageProcessor\\w* has no image_mean, which a"):
+        kernel_and_colors(original)
+
+
+@pytest.mark.parametrize("value", ["x", 0.5, [0.5, 0.5], ["a", "b", "c"]], ids=str)
+@pytest.mark.parametrize("name", ["image_mean", "image_std"])
+def test_an_image_processor_without_three_colours_is_an_error(tmp_path, name, value):
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": "CLIPImageProcessor", name: value})
+    )
+    original = load_image_processor(str(tmp_path))
+    with pytest.raises(UserError, match=rf"has {name} .*, but a student's images need three numbers"):
         kernel_and_colors(original)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from hawaii import HawaiiProcessor
+from hawaii.processing.image_processing_hawaii import HawaiiImageProcessor
 from hawaii.tests.tiny.models import PINPOINTS, make_model, make_processor
 from hawaii.tests.tiny.tiled_models import make_tiled_processor
 from hawaii.tests.tiny.tiles import PUBLISHED_PINPOINTS, make_llava_next_processor, pad_tiles
@@ -135,6 +136,29 @@ def test_saving_and_loading_changes_nothing(processor, tmp_path):
     expected = processor(images=image(50, 20), text="<image> red", return_tensors="pt")
     inputs = loaded(images=image(50, 20), text="<image> red", return_tensors="pt")
     assert inputs.keys() == expected.keys() and all(torch.equal(inputs[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("pinpoints", [[[17, 32]], [], "16"])
+def test_grids_are_checked_whenever_they_are_set(processor, tmp_path, pinpoints):
+    processor.save_pretrained(tmp_path)
+    message = "image_grid_pinpoints is .*; it must be a list"
+    for load in (HawaiiImageProcessor.from_pretrained, HawaiiProcessor.from_pretrained):
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path, image_grid_pinpoints=pinpoints)
+    for part in (processor, processor.image_processor):
+        with pytest.raises(ValueError, match=message):
+            part.image_grid_pinpoints = pinpoints
+    assert processor.image_grid_pinpoints == PINPOINTS
+
+
+@pytest.mark.parametrize("pinpoints", [[[16, 32]], None])
+def test_changed_grids_are_saved(processor, tmp_path, pinpoints):
+    processor.image_grid_pinpoints = pinpoints
+    processor.save_pretrained(tmp_path)
+    loaded = HawaiiProcessor.from_pretrained(tmp_path)
+    assert loaded.image_grid_pinpoints == processor.image_processor.to_dict()["image_grid_pinpoints"] == pinpoints
+    assert "_image_grid_pinpoints" not in (tmp_path / "preprocessor_config.json").read_text()
+    assert len(loaded(images=image(50, 20), return_tensors="pt")["pixel_values"]) == (3 if pinpoints else 1)
 
 
 def test_different_numbers_of_image_tokens_and_images_are_refused(processor):

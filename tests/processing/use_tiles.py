@@ -48,6 +48,15 @@ def difference(one, other):
     return float((one.float() - other.float()).abs().max()) if one.shape == other.shape else float("inf")
 
 
+def error_of_truncation(processor, image):
+    """What is raised where truncation would leave out some of an image's tokens."""
+    try:
+        processor(images=[image], text=["<image> a"], truncation=True, max_length=9)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def describe(folder, reference):
     """Returns the differences from the publisher's inputs and logits, and from LLaVA-NeXT's inputs of this version."""
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
@@ -70,6 +79,7 @@ def describe(folder, reference):
     report["LLaVA-NeXT's pixels"] = difference(squares, reference["pixel_values"])
     report["LLaVA-NeXT's tokens"] = difference(theirs["input_ids"], reference["input_ids"])
     report["LLaVA-NeXT's sizes"] = difference(theirs["image_sizes"], reference["image_sizes"])
+    report["truncation"] = error_of_truncation(processor, images[0])
     return report, processor, model
 
 

@@ -3,7 +3,6 @@
 from transformers import CLIPImageProcessorPil, PreTrainedTokenizerBase
 
 from ...configuration.configuration_hawaii import HawaiiVisionConfig
-from ...configuration.tiles_hawaii import check_grid_pinpoints
 from ...files.user_error import UserError, explain_errors
 from ...modeling_hawaii.conversion.llava_checkpoint import read_llava
 from ...processing.chat_templates import adapt_chat_template, load_chat_template
@@ -61,11 +60,8 @@ def adapt_processor(
     """
     processor.image_aspect_ratio = data_args.image_aspect_ratio
     if data_args.image_grid_pinpoints is not None:
-        images = processor.image_processor
         with explain_errors():
-            images.image_grid_pinpoints = check_grid_pinpoints(
-                data_args.image_grid_pinpoints or None, images.tile_size
-            )
+            processor.image_grid_pinpoints = data_args.image_grid_pinpoints or None
     if data_args.chat_template is not None:
         template = load_chat_template(data_args.chat_template)
     else:

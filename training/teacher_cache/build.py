@@ -15,7 +15,6 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 from tqdm import tqdm
 
 from ...configuration.configuration_hawaii import check_choice
-from ...configuration.tiles_hawaii import check_grid_pinpoints
 from ...files.digest import digest
 from ...files.user_error import UserError, explain_errors
 from ...processing.encoder_processor import EncoderProcessor, load_image_processor
@@ -223,7 +222,7 @@ def _cache_stage(
     processor = EncoderProcessor(original, vision, stage.data.image_aspect_ratio)
     images = processor.image_processor
     with explain_errors(f"Stage {stage.name}"):
-        images.image_grid_pinpoints = check_grid_pinpoints(image_grid_pinpoints, images.tile_size)
+        images.image_grid_pinpoints = image_grid_pinpoints
     teachers = _load(stage.distilled_teachers, args.device, loaded)
     side = max(teacher.image_size for teacher in teachers)
     contents = Contents(
