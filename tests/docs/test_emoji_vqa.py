@@ -14,7 +14,7 @@ from hawaii.training.recipes.recipe import read_recipe
 
 
 DOCUMENT = read("docs/emoji_vqa.md")
-LINES = [line for block in blocks(DOCUMENT, "bash") for line in block.splitlines()]
+LINES = [line for block in blocks(DOCUMENT, "bash") for line in block.splitlines() if line.startswith("hawaii")]
 
 
 def rows(section: str) -> list[list[str]]:
