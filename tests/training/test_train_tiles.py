@@ -71,6 +71,7 @@ def test_the_published_model_reads_tiles(finished):
         assert model(**inputs).logits.isfinite().all()
 
 
+@pytest.mark.parametrize("finished", ["hawaii", "whole pictures"], indirect=True)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, recipe, tmp_path):
     overrides, folder = finished
     assert_resumes_bit_for_bit(recipe, overrides[1:], folder, tmp_path)
