@@ -266,7 +266,7 @@ def test_tiles_that_need_more_positions_are_an_error_of_their_request(server_of_
     longest = questions[lengths.index(max(lengths))]
     fitting = [q for q, n in zip(questions, lengths) if 50 < n <= FEW_POSITIONS - len(q["tokens"])]
     client = connect(server_of_few_positions)
-    with pytest.raises(BadRequestError, match=f"longer than the maximum model length of {FEW_POSITIONS}"):
+    with pytest.raises(BadRequestError, match=rf"exceeds model's maximum context length \({FEW_POSITIONS}\)"):
         complete(client, longest)
     assert [complete(client, question) for question in fitting] == [question["ended"] for question in fitting]
 
