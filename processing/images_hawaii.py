@@ -139,17 +139,21 @@ def _from_values(values: torch.Tensor) -> Image.Image:
     return Image.fromarray(_to_levels(values).contiguous().numpy()).convert("RGB")
 
 
+def _find_orientation(image: Image.Image) -> int | None:
+    """Returns the orientation that an image's EXIF gives, or `None`."""
+    try:
+        return image.getexif().get(ORIENTATION)
+    except Exception:  # of damaged EXIF, in a file whose pixels may be good
+        return None
+
+
 def _upright_rgb(image: Image.Image) -> Image.Image:
     if image.format not in (None, *RASTER_FORMATS):
         raise UnidentifiedImageError
     if not 0 < min(image.size) <= max(image.size) <= LONGEST_SIDE:
         raise ValueError(f"its size is {image.width} x {image.height}, but sides must have 1 to {LONGEST_SIDE} pixels")
     image.load()
-    try:
-        is_turned = ORIENTATION in image.getexif()
-    except Exception:  # of damaged EXIF, in a file whose pixels may be good
-        is_turned = False
-    if is_turned:
+    if _find_orientation(image) is not None:
         image = ImageOps.exif_transpose(image)
     if image.mode == "RGB":
         return image
@@ -223,11 +227,8 @@ def read_image_size(image: str | os.PathLike | bytes) -> tuple[int, int]:
     """
     source = _find_file(image)
     with _explain_errors(image), Image.open(source, "r", OPENED_FORMATS) as opened:
-        try:
-            is_on_its_side = opened.getexif().get(ORIENTATION) in ON_ITS_SIDE
-        except Exception:  # as in `_upright_rgb`
-            is_on_its_side = False
-        if is_on_its_side and opened.format != "TIFF":  # whose size Pillow exchanges itself
+        # Pillow exchanges the sides of a TIFF itself.
+        if opened.format != "TIFF" and _find_orientation(opened) in ON_ITS_SIDE:
             return opened.width, opened.height
         return opened.height, opened.width
 
