@@ -135,7 +135,11 @@ def find_tile_grids(
 
 
 def _as_tensor(image_sizes: Sequence[Sequence[int]]) -> torch.Tensor:
-    return torch.tensor([[int(side) for side in size] for size in image_sizes])
+    sizes = [[int(side) for side in size] for size in image_sizes]
+    for size in sizes:
+        if min(size) < 1:
+            raise ValueError(f"An image has the size {size}; its height and width must be 1 or more.")
+    return torch.tensor(sizes)
 
 
 def count_tiles(

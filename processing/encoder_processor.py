@@ -27,7 +27,7 @@ def load_image_processor(source: str | None):
 
 def kernel_and_colors(original) -> dict[str, Any]:
     """
-    Settings that a student's image processor takes from another one.
+    Settings that a student's image processor takes from another one: its filter, and what it does with the colours.
 
     Raises:
         UserError: `original` does not normalise or resize, so it has none of them, or not with three colours.
@@ -47,7 +47,8 @@ def kernel_and_colors(original) -> dict[str, Any]:
                 f"The image processor {type(original).__name__} has {name} {value!r}, but a student's images need "
                 "three numbers, one for each colour; set them in the checkpoint's preprocessor_config.json."
             )
-    return settings
+    steps = ("do_rescale", "rescale_factor", "do_normalize")
+    return settings | {name: getattr(original, name) for name in steps if getattr(original, name, None) is not None}
 
 
 class EncoderProcessor:

@@ -173,14 +173,14 @@ class HawaiiTrainer(SavingTrainer):
             self._num_steps += 1
             self._step_terms, self._step_records = [], [batch.pop("record_ids") for batch in batches]
             distilled = [select_distilled(batch, batch["image_index"]) for batch in batches]
-            num_images = torch.stack([(index >= 0).sum() for index in distilled]).sum().to(device)
+            num_squares = torch.stack([(index >= 0).sum() for index in distilled]).sum().to(device)
             if self.accelerator.num_processes > 1:
-                num_images = self.accelerator.reduce(num_images, "sum")
+                num_squares = self.accelerator.reduce(num_squares, "sum")
             if num_label_tokens is None:  # images alone; without a count transformers would average micro-batches
-                num_label_tokens = torch.zeros_like(num_images)
+                num_label_tokens = torch.zeros_like(num_squares)
             for batch in batches:
                 batch["num_label_tokens"] = num_label_tokens
-                batch["num_images"] = num_images
+                batch["num_squares"] = num_squares
         return batches, num_label_tokens
 
     def log(self, logs, start_time=None):

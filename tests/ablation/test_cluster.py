@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hawaii.ablation.cluster import cores_per_run
-from hawaii.tests.ablation.world import World, wait_until_gone
+from hawaii.tests.ablation.world import World
+from hawaii.tests.tiny.waiting import wait_until_gone
 
 
 WORDS = "--seeds 0 --rows llava hawaii"
@@ -39,11 +40,11 @@ def test_a_killed_worker_changes_nothing_in_the_table(tmp_path, world, run):
     world.output = world.folder / "on_ray"
     command = world.start(f"{WORDS} --cluster local --jobs 2")
     # Two trainings at once, each the child of its own Ray worker. Both wait.
-    (_, name, training, _), (_, _, other, _) = world.wait_for_calls(2)
+    (_, name, training, _), (_, _, other, _) = world.wait_for_calls(2, command)
     workers = {parent(training), parent(other)}
     assert len(workers) == 2 and command.pid not in workers
     os.kill(parent(training), signal.SIGKILL)
-    calls = world.wait_for_calls(3)
+    calls = world.wait_for_calls(3, command)
     assert calls[2][:2] == ["train", name]  # repeated by another worker
     assert parent(calls[2][2]) not in workers
     hold.unlink()
@@ -60,7 +61,7 @@ def test_the_training_of_a_killed_worker_ends_although_other_runs_are_waiting(wo
     hold.touch()
     world.settings["hold"] = str(hold)
     command = world.start("--seeds 0 1 --rows llava hawaii --cluster local --jobs 2")
-    (_, name, training, _), _ = world.wait_for_calls(2)
+    (_, name, training, _), _ = world.wait_for_calls(2, command)
     os.kill(parent(training), signal.SIGKILL)
     # Ray executes a waiting run before it repeats this one, whose training must not share the device.
     wait_until_gone(training)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hawaii.ablation.local import share_devices
-from hawaii.tests.ablation.world import wait_until_gone
+from hawaii.tests.tiny.waiting import wait_until_gone
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def is_running(process: int) -> bool:
 def test_a_signal_ends_the_trainings_and_the_same_command_continues(world, number):
     path = hold(world)
     command = world.start("--seeds 0 --rows llava hawaii --jobs 2")
-    trainings = [process for _, _, process, _ in world.wait_for_calls(2)]
+    trainings = [process for _, _, process, _ in world.wait_for_calls(2, command)]
     command.send_signal(number)
     command.communicate()
     assert command.returncode != 0
@@ -59,7 +59,7 @@ def test_a_signal_ends_the_trainings_and_the_same_command_continues(world, numbe
 def test_a_training_ends_when_its_command_is_killed(world):
     hold(world)
     command = world.start("--seeds 0 --rows llava")
-    ((_, _, training, _),) = world.wait_for_calls(1)
+    ((_, _, training, _),) = world.wait_for_calls(1, command)
     command.kill()
     command.communicate()
     wait_until_gone(training)
@@ -70,12 +70,12 @@ def test_a_training_that_survived_its_command_is_ended_before_the_run_continues(
     path = hold(world)
     words = f"--seeds 0 --rows llava --launcher {world.launcher()}"
     first = world.start(words)
-    ((_, _, orphan, _),) = world.wait_for_calls(1)
+    ((_, _, orphan, _),) = world.wait_for_calls(1, first)
     first.kill()
     first.wait()
     assert is_running(orphan)  # its launcher ended without it
     second = world.start(words)
-    calls = world.wait_for_calls(2)  # the second training starts only when the first has ended
+    calls = world.wait_for_calls(2, second)  # the second training starts only when the first has ended
     assert [name for _, name, *_ in calls] == ["llava/seed-0"] * 2
     assert not is_running(orphan)
     path.unlink()
@@ -87,7 +87,7 @@ def test_a_training_that_survived_its_command_is_ended_before_the_run_continues(
 def test_a_second_command_in_the_same_folder_is_refused(world, run, capsys):
     path = hold(world)
     first = world.start("--seeds 0 --rows llava")
-    world.wait_for_calls(1)
+    world.wait_for_calls(1, first)
     assert run("--seeds 0 --rows llava") == 2
     assert f"Another `hawaii ablate` is working in {world.output}: wait until it ends." in capsys.readouterr().err
     path.unlink()

@@ -2,13 +2,13 @@
 
 import json
 import os
-import select
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import yaml
+
+from hawaii.tests.tiny.waiting import wait_until
 
 
 STAND_IN = Path(__file__).with_name("stand_in_hawaii.py")
@@ -26,16 +26,6 @@ RECIPE = {
         "finetune": {"eval_data_path": "${output_dir}/validation.json", "eval_strategy": "steps"},
     },
 }
-
-
-def wait_until_gone(process: int) -> None:
-    """Waits until a process that is not a child of the test has ended."""
-    try:
-        descriptor = os.pidfd_open(process)
-    except ProcessLookupError:
-        return
-    assert select.select([descriptor], [], [], 60)[0], f"process {process} still exists"
-    os.close(descriptor)
 
 
 class World:
@@ -80,11 +70,9 @@ class World:
     def trained(self) -> list[str]:
         return [name for command, name, *_ in self.calls() if command == "train"]
 
-    def wait_for_calls(self, number: int) -> list[list]:
-        end = time.monotonic() + 60
-        while len(self.calls()) < number and time.monotonic() < end:
-            time.sleep(0.05)
-        assert len(self.calls()) >= number
+    def wait_for_calls(self, number: int, command: subprocess.Popen) -> list[list]:
+        """Waits until a command that was started has made a number of calls; returns them."""
+        wait_until(lambda: len(self.calls()) >= number, command)
         return self.calls()
 
     def read(self) -> dict:

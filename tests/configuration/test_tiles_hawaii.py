@@ -186,6 +186,14 @@ def test_image_sizes_have_two_columns(shape):
         find_tile_grids(torch.ones(shape, dtype=torch.long), PINPOINTS, 16, 4)
 
 
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (-1, 5)])
+def test_a_picture_without_pixels_is_an_error(size):
+    message = "its height and width must be 1 or more"
+    for count in (count_tiles, lambda *args: count_image_tokens(*args, 4)):
+        with pytest.raises(ValueError, match=message):
+            count([(16, 16), size], PINPOINTS, 16)
+
+
 def test_pinpoints_are_saved_with_the_configuration(tmp_path):
     make_config(image_grid_pinpoints=PINPOINTS).save_pretrained(tmp_path)
     assert HawaiiConfig.from_pretrained(tmp_path).image_grid_pinpoints == PINPOINTS

@@ -9,6 +9,7 @@ import yaml
 
 from hawaii.tests.documents import ROOT, blocks, read
 from hawaii.tests.tiny.training import make_image, write_recipe
+from hawaii.tests.tiny.waiting import HANG_SECONDS
 from hawaii.training.data.mixture import share_counts
 from hawaii.training.sources.readers import read_table
 from hawaii.training.sources.source import Source
@@ -31,7 +32,7 @@ def folder(tmp_path, monkeypatch):
             make_image(seed).save(tmp_path / "data" / path / name)
     zipped = "import shutil; shutil.make_archive('data/images', 'zip', 'data/packed')"
     for code in (zipped, *blocks(DOCUMENT, "python")):
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=HANG_SECONDS)
     return tmp_path
 
 

@@ -10,9 +10,10 @@ import termios
 import time
 from pathlib import Path
 
+from hawaii.tests.tiny.waiting import HANG_SECONDS
+
 
 CTRL_C = "\x03"
-SECONDS = 300  # without output; a busy machine is slow
 
 
 def _take_terminal() -> None:
@@ -54,7 +55,7 @@ class PseudoTerminal:
         Types Ctrl-C where the command has shown all it can and waits for a key. Python notes an interrupt that comes
         between the prompt and this wait, but handles it only at the next key.
         """
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + HANG_SECONDS
         status = Path(f"/proc/{self.process.pid}/stat")
         while status.read_text().rpartition(")")[2].split()[0] != "S":  # its main thread sleeps
             assert self.process.poll() is None, f"the command ended after {self.unread!r}"
@@ -64,7 +65,7 @@ class PseudoTerminal:
 
     def read_until(self, text: str) -> str:
         """Waits until the terminal shows a text; returns everything before it that was not read yet."""
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + HANG_SECONDS
         while text not in self.unread:
             is_readable, _, _ = select.select([self.master], [], [], max(0, deadline - time.monotonic()))
             assert is_readable, f"the terminal does not show {text!r} after {self.unread!r}"
@@ -77,4 +78,4 @@ class PseudoTerminal:
 
     def wait(self) -> int:
         """Returns the exit status of the command."""
-        return self.process.wait(SECONDS)
+        return self.process.wait(HANG_SECONDS)

@@ -19,6 +19,7 @@ from hawaii.tests.tiny.models import save_hub_folder
 from hawaii.tests.tiny.pages import ask, browser, served, upload
 from hawaii.tests.tiny.tiled_models import make_tiled_model, make_tiled_processor
 from hawaii.tests.tiny.training import TEACHER_GRIDS, make_image, save_stage
+from hawaii.tests.tiny.waiting import HANG_SECONDS
 
 
 QUESTION = "what color is the shape ?"
@@ -112,7 +113,7 @@ def test_the_page_shows_importance_and_ctrl_c_ends_it(run, tmp_path):
                 page.wait_for_selector("#importance figure", state="detached")  # it was of the last picture
                 assert len(list(Path(uploads).glob("hawaii-space-*/**/wide.png"))) > 0
                 process.send_signal(signal.SIGINT)
-                assert process.wait(timeout=120) == 0
+                assert process.wait(timeout=HANG_SECONDS) == 0
             output = process.stdout.read()
         assert [path for path in Path(uploads).rglob("*") if path.is_file()] == []
         assert visitors.foreign_hosts() == set()

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, Pix2StructImageProcessor
+from transformers import AutoImageProcessor, CLIPImageProcessorPil, Pix2StructImageProcessor
 
+from hawaii.configuration.configuration_hawaii import HawaiiVisionConfig
 from hawaii.files.user_error import UserError
-from hawaii.processing.encoder_processor import kernel_and_colors, load_image_processor
+from hawaii.processing.encoder_processor import EncoderProcessor, kernel_and_colors, load_image_processor
 from hawaii.tests.tiny.encoders import make_encoder_processor
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_image
@@ -53,6 +54,20 @@ def test_the_saved_processor_crops_as_in_training_within_a_few_levels(tmp_path):
         found = saved(turned, return_tensors="pt")["pixel_values"]
         assert found.shape == (1, 3, 16, 16)
         assert (found - training_pixels(processor, turned)).abs().max() < 6 / 255
+
+
+@pytest.mark.parametrize(
+    "settings", [{"do_rescale": False}, {"rescale_factor": 1 / 127.5}, {"do_normalize": False}], ids=str
+)
+def test_the_colours_are_those_of_the_original(settings):
+    size = {"height": 16, "width": 16}
+    original = CLIPImageProcessorPil(size=size, crop_size=size, **settings)
+    image = make_image(0, 16, 16)
+    expected = original(image, return_tensors="pt")["pixel_values"]
+    usual = CLIPImageProcessorPil(size=size, crop_size=size)(image, return_tensors="pt")["pixel_values"]
+    assert not torch.allclose(expected, usual)
+    processor = EncoderProcessor(original, HawaiiVisionConfig(image_size=16, patch_size=4), "pad")
+    torch.testing.assert_close(training_pixels(processor, image), expected)
 
 
 def test_a_damaged_image_processor_is_named(tmp_path):

@@ -129,9 +129,9 @@ def make_batch(folder: Path, records: list[dict], processor: HawaiiProcessor) ->
 
 def count(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Adds the counts of a step that is this batch alone."""
-    num_label_tokens, num_images = (batch["labels"] != -100).sum(), (batch["image_index"] >= 0).sum()
+    num_label_tokens, num_squares = (batch["labels"] != -100).sum(), (batch["image_index"] >= 0).sum()
     label_index = (batch["labels"].flatten() != -100).nonzero().squeeze(-1)
-    return {**batch, "label_index": label_index, "num_label_tokens": num_label_tokens, "num_images": num_images}
+    return {**batch, "label_index": label_index, "num_label_tokens": num_label_tokens, "num_squares": num_squares}
 
 
 def select(batch, samples):

@@ -6,7 +6,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from hawaii.tests.tiny.answers import make_question, save_questions
 from hawaii.tests.tiny.training import write_recipe
+from hawaii.tests.tiny.waiting import HANG_SECONDS, wait_until_gone
 from hawaii.training.stop_requests import StopRequests
 
 
@@ -40,7 +40,7 @@ reads = multiprocessing.Event()
 
 def read_slowly(self, index):
     reads.set()
-    time.sleep(50)
+    time.sleep(1000)
 
 def workers():
     return [process.pid for process in multiprocessing.active_children()]
@@ -113,7 +113,7 @@ class Commands:
         )
 
     def _read_number(self) -> int:
-        assert select.select([self._process.stdout], [], [], 120)[0], f"it hangs: {self._log.read_text()}"
+        assert select.select([self._process.stdout], [], [], HANG_SECONDS)[0], f"it hangs: {self._log.read_text()}"
         return int(self._process.stdout.readline())
 
     def execute(self, place: str, action: str, *words) -> tuple[int, list[str]]:
@@ -129,7 +129,7 @@ class Commands:
         output = self._log.read_text()
         (workers,) = re.findall("workers: (.+)$", output, re.M)
         for worker in map(int, workers.split()):
-            assert ends(worker), output
+            wait_until_gone(worker)
         lines = [line for line in re.split("[\r\n]+", output) if line.strip()]
         assert not [line for line in lines if "DataLoader worker (pid" in line]
         return status, lines
@@ -142,20 +142,8 @@ class Commands:
 
     def close(self):
         self._process.stdin.close()
-        self._process.wait(60)
+        self._process.wait(HANG_SECONDS)
         self._process.stdout.close()
-
-
-def ends(process: int) -> bool:
-    """Whether a process that is no child of this one ends within a minute."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.fixture(scope="module")
@@ -273,4 +261,4 @@ def test_a_launcher_that_a_signal_ends_makes_its_run_save_a_checkpoint(recipe, t
     (line,) = re.findall(r"^hawaii train: Training was stopped by SIGTERM .*$", rest, re.M)
     (checkpoint,) = (tmp_path / "run" / "pretrain").glob("checkpoint-*")
     assert line.endswith(f"the same command continues from {checkpoint}.")
-    assert process.wait(60) == -signal.SIGUSR1
+    assert process.wait(HANG_SECONDS) == -signal.SIGUSR1

@@ -21,7 +21,7 @@ from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ...processing.processing_hawaii import HawaiiProcessor
 from ..counting.recipes import outline_student
-from ..counting.samples import largest_image
+from ..counting.samples import check_bounds
 from ..data.processes import decide_once
 from ..distribution.strategy import check_strategy, create_accelerator, describe_strategy, whole_weights
 from ..objectives.encoder_passes import Student
@@ -92,30 +92,13 @@ def _check_files(stage: Stage) -> None:
         find_features(data.teacher_cache)
 
 
-def _check_bounds(stage: Stage, config: HawaiiConfig) -> None:
-    """Checks that an image fits into a sample and a batch, even if it has the largest grid of tiles."""
-    num_tokens, num_tiles = largest_image(config)
-    kind = "an image alone has" if config.image_grid_pinpoints is None else "an image of the largest grid alone has"
-    if stage.distilled_teachers and stage.data.max_length <= num_tokens:
-        raise UserError(
-            f"max_length is {stage.data.max_length}, but {kind} {num_tokens} tokens; it must be larger by the length "
-            "of the text."
-        )
-    bound = stage.data.max_batch_tiles
-    if bound is not None and bound < num_tiles:
-        raise UserError(
-            f"max_batch_tiles is {bound}, but an image of the largest grid of image_grid_pinpoints has {num_tiles} "
-            f"tiles, with the whole picture; make it {num_tiles} or more, or leave out the largest grids."
-        )
-
-
 def _check_student(stage: Stage, student: Student, processor: HawaiiProcessor | None) -> None:
     """Checks the options that depend on the student, which has no weights."""
     if processor is not None:
         assert isinstance(student, HawaiiForConditionalGeneration)
         adapt_processor(processor, stage.model, stage.data)
         set_tiles(student, processor.image_grid_pinpoints)
-        _check_bounds(stage, student.config)
+        check_bounds(stage, student.config)
     args, objective = stage.training, OBJECTIVES[stage.training.objective]
     trainable: Any = args.trainable
     set_trainable(student, trainable)

@@ -71,6 +71,28 @@ def largest_image(config: HawaiiConfig) -> tuple[int, int]:
     return max(num_tokens), max(count_tiles(pinpoints, pinpoints, vision.image_size))
 
 
+def check_bounds(stage: Stage, config: HawaiiConfig) -> None:
+    """
+    Checks that an image fits into a sample and a batch of a stage, even if it has the largest grid of tiles.
+
+    Raises:
+        UserError: `max_length` or `max_batch_tiles` is too small.
+    """
+    num_tokens, num_tiles = largest_image(config)
+    kind = "an image alone has" if config.image_grid_pinpoints is None else "an image of the largest grid alone has"
+    if stage.distilled_teachers and stage.data.max_length <= num_tokens:
+        raise UserError(
+            f"max_length is {stage.data.max_length}, but {kind} {num_tokens} tokens; it must be larger by the length "
+            "of the text."
+        )
+    bound = stage.data.max_batch_tiles
+    if bound is not None and bound < num_tiles:
+        raise UserError(
+            f"max_batch_tiles is {bound}, but an image of the largest grid of image_grid_pinpoints has {num_tiles} "
+            f"tiles, with the whole picture; make it {num_tiles} or more, or leave out the largest grids."
+        )
+
+
 def _measure_record(dataset: ConversationDataset, record: Record) -> tuple[int, int, int, int, int]:
     """Numbers of tokens, prompt tokens, labels, images and squares of a sample."""
     sizes, num_image_tokens = dataset.read_image_sizes(record), None
@@ -162,6 +184,9 @@ def find_samples(stage: Stage, student: Student, num_tokens: int | None = None) 
             The student, on any device.
         num_tokens (`int`, *optional*):
             Mean number of positions of a sample, instead of the data's.
+
+    Raises:
+        UserError: an image does not fit into a sample or a batch.
     """
     data_args, batch_size = stage.data, stage.training.per_device_train_batch_size
     options = {**data_args.record_options, "bad_records": "skip"}
@@ -177,6 +202,7 @@ def find_samples(stage: Stage, student: Student, num_tokens: int | None = None) 
             count = sum(_share(stage, datasets))
         return Samples(count, shape, shape, "")
     config = student.config
+    check_bounds(stage, config)
     vision, pinpoints = config.vision_config, config.image_grid_pinpoints
     problem = "The data are streamed" if data_args.is_streaming else "The data are not on this machine"
     if has_data and num_tokens is None:
@@ -192,7 +218,7 @@ def find_samples(stage: Stage, student: Student, num_tokens: int | None = None) 
         batch_size = max(1, data_args.max_batch_tokens // length)
     num_image_tokens, num_tiles = largest_image(config)
     if data_args.max_batch_tiles is not None:
-        batch_size = max(1, min(batch_size, data_args.max_batch_tiles // num_tiles))
+        batch_size = min(batch_size, data_args.max_batch_tiles // num_tiles)
     num_text = max(1, length - num_image_tokens)
     shape = BatchShape(
         batch_size,

@@ -101,7 +101,7 @@ class BatchShape:
             "pixel_values": torch.zeros(self.num_squares, vision.num_channels, vision.image_size, vision.image_size),
             **tiles,
             "num_label_tokens": torch.ones((), dtype=torch.long),
-            "num_images": torch.ones((), dtype=torch.long),
+            "num_squares": torch.ones((), dtype=torch.long),
         }
 
 

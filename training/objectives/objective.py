@@ -36,7 +36,7 @@ def weigh_images(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     only fills the batch.
     """
     is_counted = select_distilled(batch, batch["image_index"]) >= 0
-    return is_counted.float() / batch["num_images"].clamp(min=1)
+    return is_counted.float() / batch["num_squares"].clamp(min=1)
 
 
 @torch.no_grad()
@@ -152,7 +152,7 @@ class Objective(nn.Module, ABC):
                 Features of each teacher, `(num_distilled, height, width, channels)`, of the squares that
                 [`select_distilled`] selects.
             batch (`dict`):
-                Output of the collator, with `num_label_tokens` and `num_images`: the counts of labels and of squares
+                Output of the collator, with `num_label_tokens` and `num_squares`: the counts of labels and of squares
                 that teachers see over all micro-batches and processes of the step, which make accumulation equal to
                 one large batch.
 

@@ -16,9 +16,9 @@ from PIL import Image
 
 from hawaii.__main__ import main
 from hawaii.files.user_error import UserError
-from hawaii.tests.ablation.world import wait_until_gone
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_image, make_record, write_recipe
+from hawaii.tests.tiny.waiting import HANG_SECONDS, wait_until_gone
 from hawaii.training.checking import pool
 from hawaii.training.checking.check import check
 from hawaii.training.checking.rows import AllConversations, AllRows, Row
@@ -58,7 +58,6 @@ def test_every_broken_image_is_found_and_every_good_one_is_not(tmp_path, recipe)
     broken = [f"{kind}.jpg" for kind in BROKEN_IMAGES] + make_special_files(images)
     good = [f"{kind}.jpg" for kind in GOOD_IMAGES]
     write_rows(tmp_path, [json.dumps({**GOOD, "id": name, "image": name}) for name in broken + good])
-    start = time.monotonic()
     with pytest.raises(
         UserError,
         match=rf"{len(broken)} of {len(broken + good)} rows of .* training would stop; .*check\.md lists them",
@@ -67,7 +66,7 @@ def test_every_broken_image_is_found_and_every_good_one_is_not(tmp_path, recipe)
     bad = {row["id"]: row["reason"] for row in read_report(tmp_path)["bad"]}
     assert set(bad) == set(broken)
     assert all(re.fullmatch(r"its image .{10,600}", reason) for reason in bad.values())
-    assert time.monotonic() - start < 2 * pool.ROW_SECONDS
+    assert not any("longer than" in reason for reason in bad.values())  # none is waited for
 
 
 @pytest.mark.parametrize("name", ["data.json", "data.jsonl"])
@@ -269,7 +268,7 @@ def test_no_process_outlives_the_check(tmp_path, recipe, monkeypatch, number):
     while len(readers := [int(path.stem) for path in tmp_path.glob("*.reader")]) < 2:
         time.sleep(0.05)
     os.kill(main_process.pid, number)
-    main_process.join(timeout=30)
+    main_process.join(HANG_SECONDS)
     assert main_process.exitcode
     for reader in readers:
         wait_until_gone(reader)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.tiled_data import (
     PINPOINTS,
     count_tiles,
@@ -65,6 +66,19 @@ def test_a_bound_on_tiles_sets_the_size_of_a_batch(costs):
         assert longest.num_tiles == 12 and usual.num_tiles <= 12 and 1 < usual.num_samples < 12
         assert cost.samples_per_step == usual.num_samples
     assert costs(*options).samples.usual.num_tiles > 12
+
+
+@pytest.mark.parametrize("data", [[], ["data_path=missing.json"]], ids=["data", "no data"])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("max_batch_tiles=4", "max_batch_tiles is 4, but an image of the largest grid .* has 5 tiles"),
+        ("max_length=80", "max_length is 80, but an image of the largest grid alone has 88 tokens"),
+    ],
+)
+def test_a_bound_that_training_refuses_is_refused(costs, data, option, message):
+    with pytest.raises(UserError, match=message):
+        costs(option, *data)
 
 
 def test_without_data_each_image_has_the_largest_grid(costs):

@@ -163,7 +163,7 @@ def test_the_loss_of_constant_teacher_features_is_finite(batch, teachers):
 
 def test_the_images_of_a_sample_are_scored_with_its_instruction(batch, run, recorded):
     batch = select(batch, [0, 2])
-    two = {**batch, "image_index": torch.tensor([0, 1, 1]), "num_images": torch.tensor(3)}
+    two = {**batch, "image_index": torch.tensor([0, 1, 1]), "num_squares": torch.tensor(3)}
     for name in ("pixel_values", "teacher_images"):
         two[name] = torch.cat([batch[name], batch[name][1:]])
     with torch.no_grad():

@@ -39,7 +39,7 @@ def make_tiled_batch(folder, processor, distill_tiles=True):
     batch = Collator(processor, 32, distill_tiles=distill_tiles)([dataset[index] for index in range(len(dataset))])
     counted = count(batch)
     if not distill_tiles:
-        counted["num_images"] = torch.tensor(len(SIZES))
+        counted["num_squares"] = torch.tensor(len(SIZES))
     return counted
 
 
@@ -85,7 +85,7 @@ def test_terms_are_means_over_all_tiles(folder, processor, run, objective):
         one = {name: batch[name][[index]] for name in ("pixel_values", "teacher_images", "image_index")}
         # Without image tokens in the text the square's own features are not read.
         text = {"input_ids": batch["input_ids"].clamp(max=3), "image_sizes": torch.ones(1, 2, dtype=torch.long)}
-        alone.append(run(module, {**batch, **text, **one, "num_images": torch.tensor(1)})[1])
+        alone.append(run(module, {**batch, **text, **one, "num_squares": torch.tensor(1)})[1])
     names = [name for name in terms if name.split("/")[0] in ("fine", "coarse", "distillation")]
     assert names
     for name in names:

@@ -110,7 +110,7 @@ def test_samples_without_images_change_the_text_loss_only(batch, run, objective)
 def test_the_terms_are_shares_of_the_whole_step(batch, run, objective):
     module = make_module(objective=objective)
     _, terms = run(module, batch)
-    step = {**batch, "num_images": 4 * batch["num_images"], "num_label_tokens": 3 * batch["num_label_tokens"]}
+    step = {**batch, "num_squares": 4 * batch["num_squares"], "num_label_tokens": 3 * batch["num_label_tokens"]}
     _, shares = run(module, step)
     torch.testing.assert_close(shares.pop("text"), terms.pop("text") / 3)
     for name, share in shares.items():
@@ -203,7 +203,7 @@ def test_an_encoder_trains_without_a_language_model(batch, teachers):
     assert objective.text_projection is None
     # The scores equal those of a complete model whose batch has no instruction.
     module.objective.load_state_dict(objective.state_dict(), strict=False)
-    images = {name: batch[name] for name in ("pixel_values", "image_index", "num_images")}
+    images = {name: batch[name] for name in ("pixel_values", "image_index", "num_squares")}
     features = [teacher(batch["teacher_images"]) for teacher in teachers]
     loss, terms = objective(student, features, images)
     no_prompt = {name: batch[name][:, :0] for name in ("prompt_ids", "prompt_mask")}

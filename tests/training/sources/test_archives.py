@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.models import make_processor
 from hawaii.tests.tiny.training import make_record, save_data
+from hawaii.tests.tiny.waiting import HANG_SECONDS
 from hawaii.training.data.conversation_dataset import ConversationDataset
 from hawaii.training.sources.archives import ImageArchive
 from hawaii.training.sources.image_folder import open_image_folder
@@ -83,7 +84,7 @@ def read_in_processes(path, method, num_workers):
     workers = [context.Process(target=read_in_process, args=(archive, seed, queue)) for seed in range(num_workers)]
     for worker in workers:
         worker.start()
-    assert [queue.get(timeout=100) for _ in workers] == [True] * num_workers
+    assert [queue.get(timeout=HANG_SECONDS) for _ in workers] == [True] * num_workers
     for worker in workers:
         worker.join()
 
@@ -215,7 +216,9 @@ def test_forked_workers_make_the_samples_of_the_main_process(tmp_path, name):
     dataset = ConversationDataset(str(folder / "data.json"), str(tmp_path / name), make_processor())
     expected = [dataset[index] for index in range(9)]
     for _ in range(3):
-        loader = DataLoader(dataset, batch_size=None, num_workers=3, multiprocessing_context="fork", timeout=60)
+        loader = DataLoader(
+            dataset, batch_size=None, num_workers=3, multiprocessing_context="fork", timeout=HANG_SECONDS
+        )
         for sample, other in zip(loader, expected, strict=True):
             assert sample["record_id"] == other["record_id"]
             assert all(torch.equal(sample[key], other[key]) for key in ("input_ids", "labels", "pixel_values"))

@@ -12,6 +12,7 @@ import pytest
 
 from hawaii.files import atomic
 from hawaii.files.user_error import UserError
+from hawaii.tests.tiny.waiting import HANG_SECONDS
 from hawaii.tests.training.sources.test_archives import pack
 from hawaii.training.sources import archives, cache, dataset_rows
 from hawaii.training.sources.archives import ImageArchive
@@ -98,7 +99,7 @@ def test_a_killed_writer_leaves_no_file_of_that_name(folder):
         f"cache.config.HF_DATASETS_CACHE = {str(folder.parent)!r}\n"
         "cache.cached_file('a', lambda path: path.write_text('half') and os._exit(9))"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 9
+    assert subprocess.run([sys.executable, "-c", code], timeout=HANG_SECONDS).returncode == 9
     assert cached_file("a", lambda path: path.write_text("whole")).read_text() == "whole"
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.training import make_record
+from hawaii.tests.tiny.waiting import HANG_SECONDS
 from hawaii.training.sources import readers
 from hawaii.training.sources.cache import cached_file
 from hawaii.training.sources.readers import read_records, read_table
@@ -83,7 +84,7 @@ def test_of_several_processes_one_writes_a_file():
     processes = [context.Process(target=get_slowly, args=(queue,)) for _ in range(4)]
     for process in processes:
         process.start()
-    (path,) = {queue.get(timeout=60) for _ in processes}
+    (path,) = {queue.get(timeout=HANG_SECONDS) for _ in processes}
     for process in processes:
         process.join()
     assert path.read_text() == "x" and (path.parent / "written").read_text() == "once "
