@@ -1,22 +1,26 @@
 """`hawaii ablate`: trains every row of a table from every seed, evaluates the runs and compares the rows."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..configuration.configuration_hawaii import check_choice
 from ..drawing.style import matplotlib_or_error
 from ..evaluation.evaluate import check_call, split_tasks
 from ..evaluation.paper.benchmarks import BENCHMARKS
 from ..evaluation.paper.task_files import DATA_FILES, check_data_folder, find_data_files
 from ..figures.learning_curves import draw_curves
-from ..files.user_error import UserError
+from ..files.user_error import UserError, explain_errors
 from ..training.recipes.recipe import Recipe, read_recipe
 from .cluster import run_on_cluster
 from .folder import AblationFolder
 from .local import run_locally
-from .rows import DEFAULT_ROWS, Row, make_recipe, rows_of
+from .matching import MATCHES, match_seconds
+from .rows import DEFAULT_ROWS, Row, make_recipe, read_rows, rows_of
 from .run import RECIPE_FILE, Run
 from .table import make_table
+from .tuning import read_grid, tune
 
 
 def _check_rows(names: Sequence[str], known: Mapping[str, Row], recipe: Recipe) -> None:
@@ -64,19 +68,17 @@ def _find_data(
 
 class Progress:
     """
-    Reports each run that ended, and writes an early table when all rows of a seed are finished.
+    Reports each run that ended.
 
     Args:
-        folder (`AblationFolder`):
-            The folder.
         runs (`Sequence[Run]`):
             All requested runs.
-        baseline (`str`):
-            Baseline of the table.
+        write_table (`Callable`, *optional*):
+            Writes an early table when all rows of a seed are finished.
     """
 
-    def __init__(self, folder: AblationFolder, runs: Sequence[Run], baseline: str):
-        self.folder, self.runs, self.baseline = folder, runs, baseline
+    def __init__(self, runs: Sequence[Run], write_table: Callable[[], object] | None = None):
+        self.runs, self.write_table = runs, write_table
         self.failures: dict[str, str] = {}
 
     def __call__(self, run: Run, error: BaseException | None) -> None:
@@ -88,14 +90,69 @@ class Progress:
             if error is not None:
                 raise error
             self._print(run, run.summary())
-            if all(other.is_done() for other in self.runs if other.seed == run.seed):
-                self.folder.write_table(self.runs, self.baseline)
+            if self.write_table and all(other.is_done() for other in self.runs if other.seed == run.seed):
+                self.write_table()
         except Exception as problem:  # the run is finished; a full disk must not stop the others
             self._print(run, f"finished, but afterwards: {problem}")
 
     def _print(self, run: Run, text: str) -> None:
         num_ended = sum(run.is_done() for run in self.runs) + len(self.failures)
         print(f"{run}: {text} ({num_ended} of {len(self.runs)})", flush=True)
+
+    def describe_failures(self) -> str:
+        """A sentence about the runs that failed; empty if none did."""
+        if not self.failures:
+            return ""
+        reasons = "; ".join(f"{run}: {reason}" for run, reason in self.failures.items())
+        return (
+            f"{len(self.failures)} of {len(self.runs)} runs failed, and the same command tries them again. {reasons}"
+        )
+
+
+@dataclass(frozen=True)
+class Machines:
+    """
+    Where runs are executed.
+
+    Args:
+        jobs (`int`), cluster (`str`, *optional*), devices_per_run (`int`):
+            As for [`ablate`].
+        is_one_at_a_time (`bool`, *optional*, defaults to `False`):
+            Whether a run waits for the one before it, with its share of the machine, so that none slows another down.
+    """
+
+    jobs: int
+    cluster: str | None
+    devices_per_run: int
+    is_one_at_a_time: bool = False
+
+    def execute(self, folder: AblationFolder, runs: list[Run], progress: Progress) -> None:
+        """Executes those of a folder's runs that are not done."""
+        waiting = []
+        for run in runs:
+            try:
+                if run.is_done():
+                    run.remove_large_files()  # if it was killed after writing its results
+                else:
+                    run.folder.mkdir(parents=True, exist_ok=True)
+                    folder.make_recipe(run).save(run.folder / RECIPE_FILE)  # again: the folder may have been moved
+                    waiting.append(run)
+            except OSError as error:
+                progress(run, error)
+        for together in [[run] for run in waiting] if self.is_one_at_a_time else [waiting] if waiting else []:
+            if self.cluster is not None:
+                run_on_cluster(together, self.cluster, self.jobs, self.devices_per_run, progress)
+            else:
+                run_locally(together, self.jobs, progress)
+
+    def execute_all(self, folder: AblationFolder, runs: list[Run]) -> None:
+        """Executes runs that others depend on; raises a `UserError` if one failed."""
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.prepare(runs)
+        progress = Progress(runs)
+        self.execute(folder, runs, progress)
+        if failures := progress.describe_failures():
+            raise UserError(failures)
 
 
 def _show(ablation: dict, folder: Path) -> None:
@@ -114,6 +171,9 @@ def ablate(
     output_dir: str | Path | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     rows: Sequence[str] = DEFAULT_ROWS,
+    more_rows: str | Path | None = None,
+    grid: Sequence[str] = (),
+    match: str = "steps",
     baseline: str = "llava",
     jobs: int = 1,
     launcher: str | None = None,
@@ -143,6 +203,14 @@ def ablate(
             Seeds of each row. All rows are trained from the first seed before any from the second.
         rows (`Sequence[str]`, *optional*, defaults to `DEFAULT_ROWS`):
             Rows of the table; see `ROWS`, and `only_TEACHER` for each teacher of the recipe.
+        more_rows (`str` or `Path`, *optional*):
+            YAML file of further rows, see [`read_rows`].
+        grid (`Sequence[str]`, *optional*):
+            Settings, each `key=value` or several with spaces between them. Each row is trained with each of them, and
+            gets those with which it answers most validation questions, see [`tune`].
+        match (`str`, *optional*, defaults to `"steps"`):
+            What is equal for all rows: `steps`, `seconds`, or `student_seconds`, without those of the teachers; see
+            [`match_seconds`].
         baseline (`str`, *optional*, defaults to `"llava"`):
             Row that others are compared with.
         jobs (`int`, *optional*, defaults to 1):
@@ -168,6 +236,11 @@ def ablate(
         )
     read = read_recipe(recipe, overrides, use_cpu=True)
     known = rows_of(next(iter(read.stages.values())).teachers)
+    if more_rows is not None:
+        known |= read_rows(more_rows, known, read.output_dir)
+    with explain_errors():
+        check_choice("--match", match, MATCHES)
+    points = read_grid(grid)
     _check_rows(rows, known, read)
     names = read.eval_tasks if tasks is None else split_tasks(tasks)
     if not names:
@@ -181,40 +254,27 @@ def ablate(
     evaluation = {"tasks": names, **({} if limit is None else {"limit": limit}), **data}
     path = Path(read.output_dir / "ablation" if output_dir is None else output_dir).resolve()
     folder = AblationFolder(path, read, known, evaluation, batch_size, launcher)
+    machines = Machines(jobs, cluster, devices_per_run)
     # All rows of one seed before the next seed, so that an early table is fair.
-    runs = [folder.make_run(name, seed) for seed in seeds for name in known if name in rows]
+    requested = [name for name in known if name in rows]
+    runs = [folder.make_run(name, seed) for seed in seeds for name in requested]
     if baseline not in {run.row for run in folder.with_finished_runs(runs)}:
         raise UserError(f"The baseline {baseline!r} is not one of the rows: name another, or add it to --rows.")
     with folder.locked():
+        if match != "steps":
+            alone = replace(machines, is_one_at_a_time=True)
+            folder = replace(folder, rows=match_seconds(folder, requested, match, alone.execute_all))
+        if points:
+            folder = replace(folder, rows=tune(folder, requested, points, machines.execute_all))
         folder.prepare(runs)
-        _execute(folder, runs, baseline, jobs, cluster, devices_per_run)
+        _execute(folder, runs, baseline, machines)
 
 
-def _execute(
-    folder: AblationFolder, runs: list[Run], baseline: str, jobs: int, cluster: str | None, devices_per_run: int
-) -> None:
-    progress = Progress(folder, runs, baseline)
-    waiting = []
-    for run in runs:
-        try:
-            if run.is_done():
-                run.remove_large_files()  # if it was killed after writing its results
-            else:
-                run.folder.mkdir(parents=True, exist_ok=True)
-                folder.make_recipe(run).save(run.folder / RECIPE_FILE)  # again, since the folder may have been moved
-                waiting.append(run)
-        except OSError as error:
-            progress(run, error)
-    if waiting and cluster is not None:
-        run_on_cluster(waiting, cluster, jobs, devices_per_run, progress)
-    elif waiting:
-        run_locally(waiting, jobs, progress)
-    problems, cause = [], None
-    if progress.failures:
-        reasons = "; ".join(f"{run}: {reason}" for run, reason in progress.failures.items())
-        problems.append(
-            f"{len(progress.failures)} of {len(runs)} runs failed, and the same command tries them again. {reasons}"
-        )
+def _execute(folder: AblationFolder, runs: list[Run], baseline: str, machines: Machines) -> None:
+    progress = Progress(runs, lambda: folder.write_table(runs, baseline))
+    machines.execute(folder, runs, progress)
+    failures, cause = progress.describe_failures(), None
+    problems = [failures] if failures else []
     try:
         ablation = folder.write_table(runs, baseline)
         if ablation is not None:

@@ -1,11 +1,20 @@
 """The rows of an ablation: the options of each row, and the recipe of one row with one seed."""
 
 import dataclasses
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ..files.user_error import UserError, explain_errors
 from ..training.recipes.objectives import OBJECTIVES
 from ..training.recipes.recipe import Recipe
+from ..training.recipes.values import check_names
 from ..training.teachers.config import TeacherConfig
 
 
@@ -18,7 +27,8 @@ class Row:
         label (`str`):
             Name in the table; the paper's if the paper has the row.
         options (`dict`):
-            Options that replace those of the recipe; `vision_config.NAME` is one field.
+            Options that replace those of the recipe; `vision_config.NAME` is one field, and `stages.NAME.OPTION` an
+            option of one stage.
     """
 
     label: str
@@ -57,6 +67,7 @@ ROWS = {
 }
 DEFAULT_ROWS = ("llava", "fine", "token_scoring", "hawaii", "move_kd", "move_kd_repaired", "radio")
 SINGLE_TEACHER_PREFIX = "only_"
+ROW_NAME = re.compile(r"[\w-]+")  # also of its folder
 
 
 def rows_of(teachers: list[TeacherConfig]) -> dict[str, Row]:
@@ -68,6 +79,47 @@ def rows_of(teachers: list[TeacherConfig]) -> dict[str, Row]:
             f"HAWAII, {config.name} alone", {**HAWAII, "teachers": [fields]}
         )
     return {**ROWS, **single}
+
+
+def read_rows(path: str | Path, known: Mapping[str, Row], output_dir: Path) -> dict[str, Row]:
+    """
+    Reads further rows from a YAML file, a mapping of names to a `label`, a known `row` to start from and `options`
+    that replace those of the row. `${output_dir}` is that of the recipe.
+
+    Args:
+        path (`str` or `Path`):
+            The file.
+        known (`Mapping[str, Row]`):
+            Rows to start from.
+        output_dir (`Path`):
+            The recipe's.
+
+    Raises:
+        OSError: the file cannot be read.
+        UserError: it is no such mapping; names what is wrong.
+    """
+    path = Path(path)
+    errors = (UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, AssertionError, RecursionError)
+    with explain_errors(f"{path} is not a file of rows", errors):
+        # As recipes are read: YAML alone takes 1e-3 for text.
+        given = OmegaConf.create(path.read_text(encoding="utf-8"))
+        config = OmegaConf.create({"output_dir": str(output_dir), "rows": given})
+        resolved: Any = OmegaConf.to_container(config, resolve=True)
+    content = resolved["rows"]
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path} is not a file of rows: it must be a mapping of names to rows.")
+    return {str(name): _read_row(f"{path}, row {name}", name, fields, known) for name, fields in content.items()}
+
+
+def _read_row(location: str, name: Any, fields: Any, known: Mapping[str, Row]) -> Row:
+    if not ROW_NAME.fullmatch(str(name)) or name in known:
+        raise UserError(f"{location}: give it a name of letters, digits, _ and - that no other row has.")
+    if not isinstance(fields, dict) or not isinstance(fields.get("options", {}), dict):
+        raise UserError(f"{location}: it must be a mapping with a label, a row and options, itself a mapping.")
+    check_names(location, "entry", fields, ("label", "row", "options"))
+    start = fields.get("row", "hawaii")
+    check_names(location, "row", [start], known)
+    return Row(str(fields.get("label", name)), {**known[start].options, **fields.get("options", {})})
 
 
 def make_recipe(recipe: Recipe, row: Row, seed: int, output_dir: Path) -> Recipe:

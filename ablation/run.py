@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from filelock import lock_descriptor
 
@@ -60,6 +61,31 @@ def read_curve(folder: Path, stages: Mapping[str, dict]) -> list[dict]:
     return curve
 
 
+def read_step_times(folder: Path, stages: Mapping[str, dict]) -> dict[str, dict[str, float]]:
+    """
+    Reads how long a step of each stage takes: the median over the log's intervals, without the first one, in which a
+    process gets ready.
+
+    Args:
+        folder (`Path`), stages (`Mapping[str, dict]`):
+            As for [`read_curve`], with the `batch_size` of each stage.
+
+    Returns:
+        `dict[str, dict[str, float]]`: for each stage `steps`, `seconds_per_step` and `teacher_share`, the share of the
+            teachers in it. Without a second interval only the steps.
+    """
+    times = {}
+    for stage, report in stages.items():
+        path = folder / stage / LOG_FILE
+        entries = [entry for entry in (read_log(path) if path.is_file() else []) if "samples_per_second" in entry][1:]
+        times[stage] = {"steps": report["steps"]}
+        if entries:
+            rate = median(entry["samples_per_second"] for entry in entries)
+            times[stage]["seconds_per_step"] = round(report["batch_size"] / rate, 4)
+            times[stage]["teacher_share"] = round(median(entry.get("teacher_share", 0.0) for entry in entries), 4)
+    return times
+
+
 def last_line(log: Path) -> str:
     """Returns the error of the last command in a log: the message of `hawaii`, or else the last line."""
     output = log.read_bytes().decode(errors="replace").rpartition(f"\n{PROMPT}")[2].partition("\n")[2]
@@ -80,7 +106,7 @@ class Run:
         stages (`tuple[str, ...]`):
             Names of the recipe's stages.
         tasks (`list[str]`):
-            Tasks of the evaluation.
+            Tasks of the evaluation; with none, the run is only trained.
         options (`dict`):
             `limit`, `batch_size`, `data_file` and `data_folder` of [`evaluate`], if given.
         launcher (`str`, *optional*):
@@ -121,7 +147,9 @@ class Run:
         """Formats the scores and training time of a finished run in one line."""
         results = read_json(self.folder / RUN_FILE)
         scores = ", ".join(f"{task} {scores['score']:.1f}" for task, scores in results["scores"].items())
-        return f"{scores}, {results['train_seconds']:.0f} s of training"
+        if not scores and results["curve"]:
+            scores = f"{100 * results['curve'][-1]['accuracy']:.1f} % of the validation questions"
+        return ", ".join(filter(None, [scores, f"{results['train_seconds']:.0f} s of training"]))
 
     def training_command(self) -> list[str]:
         program = [*shlex.split(self.launcher), *self.program[1:]] if self.launcher else self.program
@@ -155,7 +183,8 @@ class Run:
         try:
             if not (self.folder / HUB_FOLDER).is_dir():  # training writes it last
                 self._start(self.training_command(), environment if self.launcher else alone, lock, "Training")
-            self._start(self.evaluation_command(num_processes), alone, lock, "Evaluation")
+            if self.tasks:
+                self._start(self.evaluation_command(num_processes), alone, lock, "Evaluation")
             self._write_results()
         finally:
             os.close(lock)
@@ -219,7 +248,7 @@ class Run:
         """Writes the results for the table, then removes the files that only a resume needs."""
         training = read_json(self.folder / RESULTS_FILE)
         steps = sum(stage["steps"] for stage in training["stages"].values())
-        scores, questions = read_scores(self.folder)
+        scores, questions = read_scores(self.folder) if self.tasks else ({}, {})
         write_text(self.folder / QUESTIONS_FILE, json.dumps(questions, separators=(",", ":")))
         write_json(
             self.folder / RUN_FILE,
@@ -232,6 +261,7 @@ class Run:
                 "train_seconds": training["train_seconds"],
                 "seconds_per_step": round(training["train_seconds"] / steps, 4),
                 "num_parameters": training["num_parameters"],
+                "stages": read_step_times(self.folder, training["stages"]),
                 "curve": read_curve(self.folder, training["stages"]),
             },
         )

@@ -56,6 +56,18 @@ def ablate(commands) -> None:
     several = {"nargs": "+", "action": ValuesBeforeOverrides}
     parser.add_argument("--seeds", metavar="N", help="train each row from each seed (default: 0 1 2)", **several)
     parser.add_argument("--rows", metavar="ROW", help="rows to compare (default: Table 2, MoVE-KD, RADIO)", **several)
+    parser.add_argument("--more_rows", metavar="FILE", help="YAML file of further rows")
+    parser.add_argument(
+        "--grid",
+        nargs="+",
+        metavar="'KEY=VALUE ...'",
+        help="settings to choose from: each row gets those with which it answers most validation questions",
+    )
+    parser.add_argument(
+        "--match",
+        metavar="WHAT",
+        help="steps (default), seconds or student_seconds (without the teachers'): what is equal for all rows",
+    )
     parser.add_argument("--baseline", metavar="ROW", help="row that the others are compared with (default: llava)")
     parser.add_argument("--jobs", type=int, metavar="N", help="number of simultaneous runs (default: 1)")
     parser.add_argument(

@@ -24,7 +24,16 @@ def data(commands) -> None:
         f"Downloads 14 MB of packages from the npm registry. Writes {contents}. A "
         "card names the authors and licences of the drawings.",
     )
+    add_command(
+        data_sets,
+        "emoji_clip",
+        "example_data.emoji_vqa.clip:prepare_emoji_clip",
+        "a small CLIP, which learns from the captions of EmojiVQA, and experts beside it",
+        "For the recipe emoji_vqa_clip, whose student starts from this CLIP. Needs `hawaii data emoji_vqa` in its "
+        "folder and downloads nothing more.",
+    )
     for name, parser in data_sets.choices.items():
+        name = "emoji_vqa" if name == "emoji_clip" else name
         parser.add_argument(
             "--output_dir", default=f"runs/{name}", metavar="DIR", help="folder of the run (default: %(default)s)"
         )

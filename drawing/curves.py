@@ -16,6 +16,7 @@ RATES = {
     "tokens_per_second": "tokens per second",
     "flops_per_second": "FLOP/s of a device",
     "mfu": "MFU",
+    "teacher_share": "share of the teachers in the time",
 }
 
 

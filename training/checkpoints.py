@@ -144,13 +144,18 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], source: Pa
 
 
 def load_objective(objective: nn.Module, folder: str | Path) -> None:
-    """Loads the weights that [`save_objective`] saved; every name and shape must match."""
+    """
+    Loads the weights that [`save_objective`] saved; every name and shape must match, except those of modules that the
+    objective leaves out.
+    """
     path = Path(folder) / OBJECTIVE_FILE
     if not path.is_file():
         raise UserError(f"{path} is missing, so training cannot continue from there. Remove the folder to start over.")
     with explain_errors(f"{path} cannot be read", SafetensorError):
         weights = load_file(path)
-    load_weights(objective, weights, path)
+    modules = {name.partition(".")[0] for name in objective.state_dict()}
+    used = {name: weight for name, weight in weights.items() if name.partition(".")[0] in modules}
+    load_weights(objective, used, path)
 
 
 def check_state_files(checkpoint: str | Path, names: Iterable[str]) -> None:

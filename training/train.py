@@ -130,6 +130,8 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
     objective.set_trainable(args.trainable)
     if previous is not None:
         load_objective(objective, previous)
+        if not objective.needs_features:
+            teachers, feature_cache = [], None
 
     dataset, collator = read_data(data_args, processor, teachers, args.seed, feature_cache)
     questions = None

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...files.atomic import read_json
 from .packages import read_members
 
 
@@ -21,6 +22,11 @@ class Concept:
     code_point: str
     group: str
     subgroup: str
+
+
+def read_chosen(path: Path) -> list[Concept]:
+    """Reads the concepts of a data set from its `concepts.json`."""
+    return [Concept(**fields) for fields in read_json(path)["concepts"]]
 
 
 def read_concepts(archive: Path) -> list[Concept]:

@@ -54,8 +54,48 @@ EXPERTS = (
         num_steps=650,
     ),
 )
+# The experts beside the small CLIP of the recipe `emoji_vqa_clip`. The second has the form of EVA-02: positions are
+# rotations, and the feed-forward layers have gates. The third contradicts the others: its features say what is at the
+# mirrored place.
+CLIP_EXPERTS = (
+    Expert(
+        name="convnext",
+        labelling="concept",
+        config={
+            "model_type": "convnext",
+            "image_size": CANVAS_SIZE,
+            "patch_size": 4,
+            "num_stages": 2,
+            "hidden_sizes": [48, 128],
+            "depths": [2, 2],
+        },
+        num_steps=900,
+    ),
+    Expert(
+        name="eva",
+        labelling="subgroup",
+        config={
+            "model_type": "dinov3_vit",
+            "image_size": CANVAS_SIZE,
+            "patch_size": 16,
+            "hidden_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 256,
+            "use_gated_mlp": True,
+            "num_register_tokens": 0,
+        },
+        num_steps=900,
+    ),
+    Expert(
+        name="mirrored",
+        labelling="mirrored",
+        config={**EXPERTS[0].config},
+        num_steps=900,
+    ),
+)
 # Patches along an edge of each expert's feature map, by labelling.
-GRIDS = {"subgroup": 4, "concept": 8, "letter": 8}
+GRIDS = {"subgroup": 4, "concept": 8, "letter": 8, "mirrored": 4}
 
 
 def labellings(canvases: Sequence[Canvas], concepts: Sequence[Concept]) -> dict[str, torch.Tensor]:
@@ -63,9 +103,9 @@ def labellings(canvases: Sequence[Canvas], concepts: Sequence[Concept]) -> dict[
     Labels each patch of the experts' feature maps by what is at its center; `concepts` are all of the data set.
 
     Returns:
-        The labels `"subgroup"`, `"concept"` and `"letter"`, a `torch.LongTensor` of shape
+        The labels `"subgroup"`, `"concept"`, `"letter"` and `"mirrored"`, a `torch.LongTensor` of shape
         `(num_canvases, num_patches)` each. 0 is the ground. `"letter"` has one label for all drawings; the others
-        label writing as ground.
+        label writing as ground. `"mirrored"` is the concept at the mirrored place, right instead of left.
     """
     subgroups = list(dict.fromkeys(concept.subgroup for concept in concepts))
     drawing_labels = {
@@ -73,6 +113,7 @@ def labellings(canvases: Sequence[Canvas], concepts: Sequence[Concept]) -> dict[
         "concept": {concept.name: index + 1 for index, concept in enumerate(concepts)},
         "letter": {concept.name: 1 for concept in concepts},
     }
+    drawing_labels["mirrored"] = drawing_labels["concept"]
 
     def label(canvas: Canvas, labelling: str, x: float, y: float) -> int:
         for placement in canvas.drawings:
@@ -86,6 +127,7 @@ def labellings(canvases: Sequence[Canvas], concepts: Sequence[Concept]) -> dict[
     labels = {}
     for labelling, grid in GRIDS.items():
         centers = [(index + 0.5) * CANVAS_SIZE / grid for index in range(grid)]
-        rows = [[label(canvas, labelling, x, y) for y in centers for x in centers] for canvas in canvases]
+        columns = centers[::-1] if labelling == "mirrored" else centers
+        rows = [[label(canvas, labelling, x, y) for y in centers for x in columns] for canvas in canvases]
         labels[labelling] = torch.tensor(rows)
     return labels

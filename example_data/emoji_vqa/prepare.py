@@ -87,6 +87,13 @@ def make_painter(vendors: Iterable[str], archives: dict[str, Path], concepts: Se
     return Painter({vendor: dict(zip(names, read_drawings(archives[vendor], concepts))) for vendor in vendors})
 
 
+def paint_for_experts(painter: Painter, concepts: Sequence[Concept]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Returns the experts' images, as bytes `(num_images, height, width, 3)`, and the labels of their patches."""
+    canvases = list(lay_out_split("experts", TRAIN_VENDORS, concepts).values())
+    images = torch.from_numpy(np.stack([np.asarray(painter.paint(canvas)) for canvas in canvases]))
+    return images, labellings(canvases, concepts)
+
+
 def write_test_split(archives: dict[str, Path], concepts: Sequence[Concept], data: Path) -> list[Question]:
     """
     Writes the test images and `test.parquet` and returns the questions. Nothing else reads the drawings of the test's
@@ -152,9 +159,7 @@ def prepare_emoji_vqa(output_dir: str | Path, expert_steps: int | None = None) -
         f"{TEST_VENDOR} in {data}."
     )
 
-    expert_canvases = list(lay_out_split("experts", TRAIN_VENDORS, concepts).values())
-    images = torch.from_numpy(np.stack([np.asarray(painter.paint(canvas)) for canvas in expert_canvases]))
-    prepare_experts(EXPERTS, images, labellings(expert_canvases, concepts), output_dir / "experts", expert_steps)
+    prepare_experts(EXPERTS, *paint_for_experts(painter, concepts), output_dir / "experts", expert_steps)
     texts = [text for _, question in questions["train"] for text in (question.text, question.answer)]
     tokenizer = build_tokenizer([*texts, *captions.values(), *(concept.name for concept in concepts)])
     reading_steps = READING_STEPS if expert_steps is None else expert_steps

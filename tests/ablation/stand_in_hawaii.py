@@ -18,6 +18,9 @@ from pathlib import Path
 
 
 STEPS = {"pretrain": 4, "finetune": 6}
+SECONDS = {"pretrain": {"hawaii": 0.6}, "finetune": {"hawaii": 0.3}}  # of a step of 16 samples; 0.2 for other rows
+TEACHER_SHARE = {"hawaii": 0.5}
+BEST_LAMBDA = 2.0  # at which the accuracy on validation questions is highest
 TYPES = ("color", "shape")
 ADVANTAGES = {"llava": 0.5, "hawaii": 0.8}
 
@@ -54,11 +57,18 @@ def train(recipe_path: str, settings: dict) -> None:
     for stage, steps in STEPS.items():
         for name in ("model", f"checkpoint-{steps}"):
             (folder / stage / name).mkdir(parents=True, exist_ok=True)
-        entry = {"step": steps, "loss": 1.0}
-        measured = {"step": steps, "eval_accuracy": 0.1 * steps, "train_seconds": 2.0 * steps}
-        lines = [entry, measured] if "eval_data_path" in recipe["stages"][stage] else [entry]
+        row = folder.parent.name
+        lines = [  # a process gets ready in the first step
+            {"step": step, "loss": 1.0, "samples_per_second": 1.0 if step == 1 else 16 / SECONDS[stage].get(row, 0.2)}
+            | ({"teacher_share": TEACHER_SHARE[row]} if row in TEACHER_SHARE else {})
+            for step in (1, 2, steps)
+        ]
+        options = {**recipe, **recipe["stages"][stage]}
+        if options.get("eval_data_path") is not None:
+            accuracy = 0.1 * steps - abs(options.get("lambda_1", BEST_LAMBDA) - BEST_LAMBDA) / 100
+            lines.append({"step": steps, "eval_accuracy": accuracy, "train_seconds": 2.0 * steps})
         (folder / stage / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-        stages[stage] = {"steps": steps, "seconds": 2.0 * steps}
+        stages[stage] = {"steps": steps, "seconds": 2.0 * steps, "batch_size": 16}
     results = {"train_seconds": 20.0, "num_parameters": 100, "stages": stages}
     (folder / "train_results.json").write_text(json.dumps(results))
     (folder / "hub").mkdir()

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hawaii.ablation.rows import DEFAULT_ROWS, ROWS, make_recipe, rows_of
+from hawaii.ablation.rows import DEFAULT_ROWS, ROWS, make_recipe, read_rows, rows_of
+from hawaii.files.user_error import UserError
 from hawaii.training.recipes.built_in import BUILT_IN
 from hawaii.training.recipes.recipe import read_recipe
 from hawaii.training.teachers.presets import expand_teachers
@@ -119,3 +120,51 @@ def test_a_single_teacher_keeps_its_options_of_the_recipe(tmp_path):
 
 def test_without_teachers_there_are_no_rows_of_a_single_teacher():
     assert set(rows_of([])) == set(ROWS) >= set(DEFAULT_ROWS)
+
+
+def test_rows_of_a_file_start_from_known_rows(recipe, tmp_path):
+    path = tmp_path / "rows.yaml"
+    path.write_text(
+        "strong: {label: HAWAII at 2e1, options: {lambda_1: 2e1}}\n"
+        "later: {row: radio, options: {stages.finetune.lambda_1: 0, teachers: ['${output_dir}/experts/vit']}}\n"
+    )
+    rows = read_rows(path, ROWS, recipe.output_dir)
+    assert rows["strong"].label == "HAWAII at 2e1" and rows["later"].label == "later"
+    strong, later = (make_recipe(recipe, row, 0, tmp_path).stages for row in rows.values())
+    assert [stage.options.lambda_1 for stage in strong.values()] == [20.0, 20.0]
+    assert [stage.options.lambda_1 for stage in later.values()] == [10, 0]
+    assert later["pretrain"].training.objective == "radio"
+    assert [teacher.checkpoint for teacher in later["pretrain"].teachers] == ["data_here/experts/vit"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not a file of rows"),
+        ("- a", "is not a file of rows"),
+        ("a: [", "is not a file of rows"),
+        ("a: 3", "row a: it must be a mapping"),
+        ("a: {options: 3}", "row a: it must be a mapping"),
+        ("a: {option: {}}", "row a: there is no entry 'option'. Did you mean options"),
+        ("a: {row: hawai}", "row a: there is no row 'hawai'. Did you mean hawaii"),
+        ("radio: {}", "row radio: give it a name"),
+        ("a/b: {}", "row a/b: give it a name"),
+        ("a: {label: '${nowhere}'}", "is not a file of rows: .*nowhere"),
+    ],
+)
+def test_a_file_that_is_none_of_rows_is_refused(tmp_path, content, message):
+    path = tmp_path / "rows.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"rows.yaml.*{message}"):
+        read_rows(path, ROWS, tmp_path)
+    with pytest.raises(FileNotFoundError, match="missing.yaml"):
+        read_rows(tmp_path / "missing.yaml", ROWS, tmp_path)
+
+
+def test_an_option_of_one_stage_replaces_that_of_all_stages(recipe, tmp_path):
+    row = ROWS["hawaii"]
+    made = recipe.with_options({"stages.finetune.lambda_2": 7, **row.options, "lambda_2": 3})
+    assert [stage.options.lambda_2 for stage in made.stages.values()] == [3, 7]
+    for name in ("stages.middle.lambda_2", "stages.finetune"):
+        with pytest.raises(UserError, match=f"has no stage for the option {name}"):
+            recipe.with_options({name: 1})

@@ -8,6 +8,8 @@ import tarfile
 from itertools import product
 from pathlib import Path
 
+import numpy as np
+
 from hawaii.example_data.emoji_vqa import card, packages, prepare
 from hawaii.example_data.emoji_vqa.concepts import GROUPS
 from hawaii.example_data.emoji_vqa.packages import TEST_VENDOR, VENDORS, Package
@@ -66,6 +68,11 @@ def names_members() -> dict:
     groups = {str(number): group for number, group in enumerate(GROUPS)}
     subgroups = {str(number): f"subgroup {number}" for number in range(10)}
     return {"en/data.json": emoji, "meta/groups.json": {"groups": groups, "subgroups": subgroups}}
+
+
+def has_test_color(image) -> bool:
+    """Whether an image shows a drawing of the test's vendor."""
+    return bool((np.asarray(image) == TEST_COLOR).all(axis=-1).any())
 
 
 def replace_packages(patch, root: Path) -> None:

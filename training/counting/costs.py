@@ -289,6 +289,8 @@ def count_stage(
     has_cache = stage.data.teacher_cache is not None
     if has_cache and OBJECTIVES[args.objective].cached_matching(stage.options) is not None:
         running, feature_bytes = [], num_distilled * num_cached * CACHED_BYTES
+    elif not module.objective.needs_features:
+        running, feature_bytes = [], 0
     else:
         running, feature_bytes = teachers, teacher_feature_bytes(teachers, num_distilled)
     return StageCost(

@@ -127,6 +127,7 @@ def outline_stage(
     student.to(getattr(torch, stage.model.dtype))
     set_trainable(student, trainable)
     objective.set_trainable(trainable)
+    objective.options = stage.options
     if not stage.model.has_frozen_base:
         return module
     module = copy.deepcopy(module)

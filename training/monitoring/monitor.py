@@ -1,6 +1,7 @@
 """Entries of the training log in addition to the loss terms: time, throughput and the routers' load."""
 
 import time
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -9,12 +10,13 @@ from accelerate import Accelerator
 from ..counting.gpus import find_peak
 from ..objectives.objective import select_distilled
 from ..recipes.objectives import StudentWithObjective
+from .part_timer import PartTimer
 from .router_load import RouterLoad
 from .step_flops import StepFlops
 
 
 # Entries that depend on the clock, so that two equal runs differ in them.
-CLOCK_ENTRIES = ("time", "samples_per_second", "tokens_per_second", "flops_per_second", "mfu")
+CLOCK_ENTRIES = ("time", "teacher_share", "samples_per_second", "tokens_per_second", "flops_per_second", "mfu")
 
 
 class Monitor:
@@ -33,15 +35,22 @@ class Monitor:
 
     def __init__(self, module: StudentWithObjective, teachers: list, accelerator: Accelerator):
         self._accelerator = accelerator
-        self._load = RouterLoad(module.student, [teacher.name for teacher in teachers])
+        # The objective's names, since a stage without distillation has no teachers.
+        names: Any = getattr(module.objective, "names", [teacher.name for teacher in teachers])
+        self._load = RouterLoad(module.student, names)
         self._flops = StepFlops(module, teachers)
         self._tokens: torch.Tensor | int = 0
         self._samples = 0
         self._seconds: float | None = None  # of training, at the beginning of the interval
+        self._teachers = PartTimer(accelerator.device)
         device = accelerator.device
         is_half = accelerator.mixed_precision in ("bf16", "fp16")
         has_peak = device.type == "cuda" and is_half  # peaks are those of 16 bits
         self._peak = find_peak(torch.cuda.get_device_name(device)) if has_peak else None
+
+    def timed_teachers(self) -> AbstractContextManager[None]:
+        """Times the teachers in the `with` block."""
+        return self._teachers.running()
 
     def expect(self, batch: dict[str, Any], seconds: float) -> None:
         """Registers the next micro-batch, the collator's output on the device, and the seconds of training so far."""
@@ -65,7 +74,8 @@ class Monitor:
                 Seconds of training so far, without evaluations.
 
         Returns:
-            `dict`: `time`, in seconds since 1970; `samples_per_second` and `tokens_per_second`, without padding, of
+            `dict`: `time`, in seconds since 1970; `teacher_share`, that of the teachers in the time of this process;
+            `samples_per_second` and `tokens_per_second`, without padding, of
             all processes; `mfu` of one device where its peak is known, otherwise its `flops_per_second`; and the
             entries of [`RouterLoad`].
         """
@@ -77,7 +87,10 @@ class Monitor:
         samples, tokens, flops = totals.tolist()
         elapsed = seconds - (seconds if self._seconds is None else self._seconds)
         self._samples, self._tokens, self._seconds = 0, 0, seconds
+        teacher_seconds = self._teachers.take()
         if elapsed > 0:
+            if teacher_seconds:
+                entries["teacher_share"] = float(f"{teacher_seconds / elapsed:.4g}")
             entries["samples_per_second"] = float(f"{samples / elapsed:.4g}")
             if tokens:
                 entries["tokens_per_second"] = float(f"{tokens / elapsed:.4g}")

@@ -5,7 +5,7 @@ from transformers.trainer_callback import ProgressCallback
 
 
 # Log entries that are not terms of the loss.
-OTHER_ENTRIES = ("step", "epoch", "grad_norm", "time", "flops_per_second", "mfu", "total_flos")
+OTHER_ENTRIES = ("step", "epoch", "grad_norm", "time", "teacher_share", "flops_per_second", "mfu", "total_flos")
 OTHER_PREFIXES = ("variance/", "load/", "load_entropy/", "eval_", "train_", "learning_rate", "weight/")
 
 

@@ -47,7 +47,8 @@ class HawaiiOptions(ObjectiveOptions):
         lambda_2 (`float`, *optional*, defaults to 0.05):
             Weight of the load balance loss (eq. 7).
         distillation (`list[str]`, *optional*, defaults to `["fine", "coarse"]`):
-            Which of the two distillation losses are used; without `fine`, the encoder runs once.
+            Which of the two distillation losses are used; without `fine`, the encoder runs once. A later stage may use
+            fewer. With a `lambda_1` of 0 none is.
         grid_matching (`str`, *optional*, defaults to `"unshuffle"`):
             `unshuffle`, `interpolate` or `learned`, see [`match_grid`].
         token_scoring (`bool`, *optional*, defaults to `True`):
@@ -107,8 +108,8 @@ class HawaiiObjective(Objective):
         super().__init__(options, student, teacher_grids)
         check_has_teachers(teacher_grids, "hawaii")
         vision = encoder_of(student).config
-        self.is_fine = "fine" in options.distillation
-        self._check_adapters(vision, list(teacher_grids))
+        is_fine = "fine" in options.distillation
+        self._check_adapters(vision, list(teacher_grids), is_fine)
         if isinstance(student, HawaiiVisionModel) and "coarse" not in options.distillation:
             raise UserError(
                 "distillation is ['fine'], which trains each adapter alone: without a language model, nothing would "
@@ -119,14 +120,14 @@ class HawaiiObjective(Objective):
         shapes = [matched_shape(*grid, grid_size, options.grid_matching) for grid in grids]
         keys = module_keys(self.names)
         self.fine_projections = nn.ModuleDict(
-            {key: Projection(channels, width) for key, (_, channels) in zip(keys, shapes) if self.is_fine}
+            {key: Projection(channels, width) for key, (_, channels) in zip(keys, shapes) if is_fine}
         )
         self.token_projections = TokenMatching(keys, grids, grid_size, options.grid_matching)
         self.coarse_projection = None
         if "coarse" in options.distillation:
             self.coarse_projection = Projection(sum(channels for _, channels in shapes), width)
         self.text_projection = None
-        if self.is_fine and not isinstance(student, HawaiiVisionModel):
+        if is_fine and not isinstance(student, HawaiiVisionModel):
             self.text_projection = Projection(student.config.text_config.hidden_size, width)
 
     def set_trainable(self, trainable: list[str]) -> None:
@@ -134,6 +135,10 @@ class HawaiiObjective(Objective):
         if self.text_projection is not None:
             # It only weights the targets, so it learns in every stage; without a score gradient it cannot.
             self.text_projection.requires_grad_(self.options.token_scoring and self.options.score_gradient != "none")
+
+    @property
+    def needs_features(self) -> bool:
+        return self.options.lambda_1 != 0
 
     @staticmethod
     def cached_matching(options: ObjectiveOptions) -> str:
@@ -146,8 +151,8 @@ class HawaiiObjective(Objective):
         general = HawaiiVisionConfig().num_general_adapters
         return {"num_teacher_adapters": num_teachers, "num_general_adapters": general}
 
-    def _check_adapters(self, vision: HawaiiVisionConfig, names: list[str]) -> None:
-        if self.is_fine and not vision.num_teacher_adapters:
+    def _check_adapters(self, vision: HawaiiVisionConfig, names: list[str], is_fine: bool) -> None:
+        if is_fine and not vision.num_teacher_adapters:
             raise UserError(
                 "The student has no teacher-specific adapters, but fine-grained distillation trains each of them "
                 "alone: set distillation: [coarse], or leave out num_teacher_adapters."
@@ -164,13 +169,14 @@ class HawaiiObjective(Objective):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """As for [`Objective`]; without a language model, `batch` has no text."""
         weight, pixel_values, forced = weigh_images(batch), batch["pixel_values"], None
-        if self.is_fine:
+        used = self.options.distillation if self.needs_features else []
+        if "fine" in used:
             distilled = select_distilled(batch, pixel_values)
             passes = routed_and_forced_passes(student, pixel_values, self.options.sequential_passes, distilled)
             routed, forced, probabilities = passes  # (S, m, D), (I, N, m, D)
         else:
             routed, probabilities = routed_pass(student, pixel_values)
-        matched = self._match(teacher_features)
+        matched = self._match(teacher_features) if used else []
         terms, monitored = text_terms(student, routed, batch), {"student": routed}
 
         if forced is not None:
@@ -180,7 +186,8 @@ class HawaiiObjective(Objective):
             terms["fine"] = fine.mean()
             terms |= {f"fine/{name}": value for name, value in zip(self.names, fine)}
             monitored |= {name: projected[:, index] for index, name in enumerate(self.names)}
-        if self.coarse_projection is not None:
+        if "coarse" in used:
+            assert self.coarse_projection is not None
             summary = self.coarse_projection(torch.cat(matched, dim=-1))  # (I, m, D), eq. 3
             terms["coarse"] = (coarse_grained_loss(select_distilled(batch, routed), summary) * weight).sum()
             monitored["coarse"] = summary

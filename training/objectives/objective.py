@@ -74,7 +74,8 @@ class ObjectiveOptions:
 
     lambda_1: float = 0.5
 
-    # Options that decide which modules are built: they must be equal in all stages.
+    # Options that decide which modules are built: they must be equal in all stages, but a later stage may leave out
+    # entries of a list.
     module_options: ClassVar[tuple[str, ...]] = ()
 
 
@@ -109,6 +110,11 @@ class Objective(nn.Module, ABC):
     def __init__(self, options: ObjectiveOptions, student: Student, teacher_grids: dict[str, tuple[int, int, int]]):
         super().__init__()
         self.options = options
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the loss depends on the teachers' features. If not, a later stage runs without teachers."""
+        return self.uses_teachers
 
     @staticmethod
     def vision_fields(num_teachers: int) -> dict[str, Any]:

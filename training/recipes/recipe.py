@@ -25,7 +25,7 @@ from .lora import check_frozen_base, convert_lora
 from .model_configs import check_text_config, check_vision_config
 from .objectives import OBJECTIVES
 from .options import OPTIONS, convert_options
-from .recipe_yaml import apply_override, check_stages, format_recipe, read_yaml
+from .recipe_yaml import apply_override, check_stages, format_recipe, read_yaml, without_parents
 from .values import check_names, convert_option
 
 
@@ -49,6 +49,7 @@ CONFIG_CHECKS: dict[str, Callable[[str, dict], None]] = {
     "text_config": check_text_config,
 }
 NOT_GIVEN = object()
+STAGE_PREFIX = "stages."  # of an option of one stage
 
 
 @dataclass(frozen=True)
@@ -123,19 +124,30 @@ class Recipe:
 
     def with_options(self, options: Mapping[str, Any], output_dir: str | Path | None = None) -> "Recipe":
         """
-        Returns the same recipe with these options in every stage, validated.
+        Returns the same recipe with these options, validated.
 
         Args:
             options (`Mapping[str, Any]`):
-                Values by option; `vision_config.NAME` is one field.
+                Values by option, for every stage; `stages.NAME.OPTION` is for one stage and takes precedence, and
+                `vision_config.NAME` is one field.
             output_dir (`str` or `Path`, *optional*):
                 Another folder of the run; paths into the old one remain as they are.
         """
-        stages = {}
-        for name, stage in self.stages.items():
-            stages[name] = given = dict(stage.given)
-            for key, value in options.items():
-                option, dot, config_field = key.partition(".")
+        stages = {name: dict(stage.given) for name, stage in self.stages.items()}
+        for key, value in sorted(options.items(), key=lambda option: option[0].startswith(STAGE_PREFIX)):
+            names = list(stages)
+            if key.startswith(STAGE_PREFIX):
+                name, _, key = key.removeprefix(STAGE_PREFIX).partition(".")
+                if name not in stages or not key:
+                    raise UserError(
+                        f"{self.path} has no stage for the option {STAGE_PREFIX}{name}.{key}: its stages are "
+                        f"{', '.join(stages)}."
+                    )
+                names = [name]
+            option, dot, config_field = key.partition(".")
+            check_names(str(self.path), "option", [option], OPTIONS)
+            for name in names:
+                given = stages[name]
                 given[option] = {**(given.get(option) or {}), config_field: value} if dot else value
         output_dir = self.output_dir if output_dir is None else Path(output_dir)
         return _build_recipe(self.path, output_dir, stages, self.eval_tasks, self.use_cpu, self.card)
@@ -235,7 +247,8 @@ def _check_continuation(path: Path, first: Stage, stage: Stage) -> None:
             for name in (option.name for option in fields(TeacherConfig)):
                 values[f"{name} of teacher {wanted.name}"] = (getattr(built, name), getattr(wanted, name))
     for name, (built, wanted) in values.items():
-        if built != wanted:
+        leaves_out = name in first.options.module_options and isinstance(built, list) and {*wanted} <= {*built}
+        if built != wanted and not leaves_out:
             raise UserError(
                 f"{path}, stage {stage.name}: {name} is {wanted!r} here and {built!r} in stage {first.name}, "
                 "but a later stage continues with the modules of the first; use the same value in both."
@@ -343,6 +356,7 @@ def read_recipe(recipe: str | Path, overrides: Sequence[str] | None = (), use_cp
         check_interpolations(path, unresolved)
         content: Any = OmegaConf.to_container(config, resolve=True)
     check_stages(path, content)
+    content = without_parents(content, f"{content.get('output_dir')}/..")
     stages = content.pop("stages")
     output_dir, tasks, card = (content.pop(key, None) for key in ("output_dir", "eval_tasks", "card"))
     if output_dir in (None, ""):

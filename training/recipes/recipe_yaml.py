@@ -43,11 +43,33 @@ def read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict:
     return OmegaConf.to_container(merged)
 
 
-def apply_override(recipe: Any, override: str) -> None:
-    """Changes a key of a recipe, as `key=value` or `stages.NAME.key=value` say; raises a `UserError` if it cannot."""
+def without_parents(content: Any, start: str) -> Any:
+    """
+    Returns the content of a recipe in which paths that begin with `start`, a folder and `/..`, name the folder above
+    directly: the folder may not exist yet, and no file is found through a missing folder.
+    """
+    if isinstance(content, dict):
+        return {key: without_parents(value, start) for key, value in content.items()}
+    if isinstance(content, list):
+        return [without_parents(value, start) for value in content]
+    return os.path.normpath(content) if isinstance(content, str) and content.startswith(f"{start}/") else content
+
+
+def split_override(override: str) -> tuple[str, Any]:
+    """Returns the key and the value, which is YAML, of `key=value`; raises a `UserError` if it is something else."""
     key, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"{override!r} is not an override; write key=value, or stages.NAME.key=value.")
+    try:
+        (value,) = OmegaConf.to_container(OmegaConf.create(f"- {text}"))
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
+        raise UserError(f"The value of the override {override!r} is not valid YAML: {error}") from error
+    return key, value
+
+
+def apply_override(recipe: Any, override: str) -> None:
+    """Changes a key of a recipe, as `key=value` or `stages.NAME.key=value` say; raises a `UserError` if it cannot."""
+    key, value = split_override(override)
     parent, *rest = key.split(".")
     if parent == "stages" and rest and rest[0] not in recipe.stages:
         raise UserError(f"The override {override!r} changes stage {rest[0]!r}, which the recipe does not have.")
@@ -57,10 +79,6 @@ def apply_override(recipe: Any, override: str) -> None:
             f"The override {override!r} changes {parent!r}, which stage {hiding[0]} replaces: write "
             f"stages.{hiding[0]}.{override}."
         )
-    try:
-        (value,) = OmegaConf.to_container(OmegaConf.create(f"- {text}"))
-    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
-        raise UserError(f"The value of the override {override!r} is not valid YAML: {error}") from error
     OmegaConf.update(recipe, key, value, merge=False)
 
 

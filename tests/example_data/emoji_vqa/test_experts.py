@@ -8,7 +8,7 @@ from transformers import AutoModel
 
 from hawaii.example_data.emoji_vqa.canvases import Canvas, Placement, Writing
 from hawaii.example_data.emoji_vqa.concepts import Concept
-from hawaii.example_data.emoji_vqa.experts import EXPERTS, GRIDS, labellings
+from hawaii.example_data.emoji_vqa.experts import CLIP_EXPERTS, EXPERTS, GRIDS, labellings
 from hawaii.example_data.experts import prepare_experts
 
 
@@ -57,7 +57,13 @@ def test_letters_have_different_labels_and_all_drawings_the_same(labels):
     assert (letter[0] > 1).sum() == 6
 
 
-@pytest.mark.parametrize("expert", EXPERTS, ids=lambda expert: expert.name)
+def test_mirrored_labels_are_those_of_the_other_side(labels):
+    mirrored, concept = labels["mirrored"].view(2, 4, 4), labels["concept"].view(2, 8, 8)
+    assert mirrored[0].tolist() == [[0, 0, 0, 2], [0, 0, 0, 0], [3, 3, 0, 0], [3, 3, 0, 0]]
+    assert set(mirrored[1].unique().tolist()) == set(concept[1].unique().tolist())
+
+
+@pytest.mark.parametrize("expert", [*EXPERTS, *CLIP_EXPERTS], ids=lambda expert: expert.name)
 def test_an_experts_feature_map_has_the_labelled_patches(expert, labels, tmp_path):
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     labels = {name: label.clamp(max=2) for name, label in labels.items()}
@@ -71,4 +77,5 @@ def test_an_experts_feature_map_has_the_labelled_patches(expert, labels, tmp_pat
 
 def test_the_experts_have_different_architectures_and_labels():
     assert len({expert.config["model_type"] for expert in EXPERTS}) == 3
-    assert {expert.labelling for expert in EXPERTS} == set(GRIDS)
+    assert {expert.labelling for expert in EXPERTS} | {CLIP_EXPERTS[-1].labelling} == set(GRIDS)
+    assert len({expert.config["model_type"] for expert in CLIP_EXPERTS}) == 3

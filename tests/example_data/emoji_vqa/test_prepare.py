@@ -6,7 +6,6 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from huggingface_hub import DatasetCard
 from PIL import Image
@@ -19,7 +18,7 @@ from hawaii.example_data.emoji_vqa.packages import TEST_VENDOR, TRAIN_VENDORS, V
 from hawaii.example_data.emoji_vqa.prepare import MAX_LETTERS, prepare_emoji_vqa, written_words
 from hawaii.files.user_error import UserError
 from hawaii.tests.folders import changed_files
-from hawaii.tests.tiny.emoji import TEST_COLOR, replace_packages
+from hawaii.tests.tiny.emoji import has_test_color, replace_packages
 from hawaii.training.recipes.recipe import read_recipe
 
 
@@ -42,10 +41,6 @@ def prepared(registry, tmp_path_factory):
 
 def rows_of(prepared, name: str) -> list[dict]:
     return json.loads((prepared / "data" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def has_test_color(image) -> bool:
-    return bool((np.asarray(image) == TEST_COLOR).all(axis=-1).any())
 
 
 def test_the_same_command_gives_the_same_bytes(prepared, tmp_path):

@@ -103,7 +103,6 @@ def test_an_override_that_a_mapping_of_a_stage_would_hide_is_an_error(write):
     ("key", "values"),
     [
         ("objective", ("hawaii", "llava")),
-        ("distillation", (["fine", "coarse"], ["coarse"])),
         ("grid_matching", ("unshuffle", "learned")),
     ],
 )
@@ -113,6 +112,14 @@ def test_options_that_decide_which_modules_exist_are_equal_in_all_stages(write, 
     assert read_options(write(**{key: other}))["finetune"][key] == other
     with pytest.raises(ValueError, match=f"stage b: {key} is .* here and .* in stage a, .*; use the same value"):
         read_recipe(write(stages={"a": {}, "b": {key: other}}))
+
+
+def test_a_later_stage_may_leave_out_a_distillation_and_add_none(write):
+    options = read_options(write(stages={"a": {}, "b": {"distillation": ["coarse"]}, "c": {"lambda_1": 0}}))
+    both = ["fine", "coarse"]
+    assert [stage["distillation"] for stage in options.values()] == [both, ["coarse"], both]
+    with pytest.raises(ValueError, match="stage b: distillation is .*'fine'.* here and .'coarse'. in stage a"):
+        read_recipe(write(stages={"a": {"distillation": ["coarse"]}, "b": {}}))
 
 
 def test_num_teacher_adapters_can_be_set_to_zero(write):
@@ -548,3 +555,10 @@ def test_a_router_can_be_a_single_linear_layer(write):
 def test_output_dir_is_text(write):
     with pytest.raises(UserError, match="output_dir is {'x': 3}; it must be text"):
         read_recipe(write(data_path="data.json"), ["output_dir.x=3"])
+
+
+def test_a_path_beside_the_run_needs_no_folder_of_the_run(write):
+    path = write(output_dir="runs/new", language_model="${output_dir}/../data/lm", teachers=["${output_dir}/../a/b"])
+    stage = read_recipe(path, ["image_folder=runs/newer/../images"]).stages["align"]
+    assert stage.model.language_model == "runs/data/lm" and stage.teachers[0].checkpoint == "runs/a/b"
+    assert stage.data.image_folder == "runs/newer/../images"

@@ -1,0 +1,94 @@
+"""Equal seconds: each row gets as many steps as take the same time as those of the slowest row."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from ..files.atomic import write_json
+from ..files.user_error import UserError
+from .folder import AblationFolder
+from .rows import Row
+from .run import Run
+
+
+FOLDER = "timing"
+MATCHING_FILE = "matching.json"
+MATCHES = ("steps", "seconds", "student_seconds")
+NUM_STEPS, LOGGING_STEPS = 40, 5
+# Each row is timed several times, all rows in turn: the speed of a machine changes.
+ROUNDS = (0, 1, 2)
+# Training alone is timed.
+TIMED = {"eval_data_path": None, "eval_strategy": "no", "save_steps": NUM_STEPS, "logging_steps": LOGGING_STEPS}
+
+
+def match_seconds(
+    folder: AblationFolder,
+    names: Sequence[str],
+    match: str,
+    execute: Callable[[AblationFolder, list[Run]], None],
+) -> dict[str, Row]:
+    """
+    Times a step of rows in each stage, one run after the other, and sets their steps so that each stage takes the
+    seconds that the recipe's steps take with the slowest row. Writes the times to `matching.json`.
+
+    Args:
+        folder (`AblationFolder`):
+            Folder of the ablation. The timed runs are in its subfolder `timing`.
+        names (`Sequence[str]`):
+            Rows to match.
+        match (`str`):
+            `seconds`, or `student_seconds` without those of the teachers, as if their features were cached.
+        execute (`Callable`):
+            Executes the runs of a folder that are not done, one at a time.
+
+    Returns:
+        `dict[str, Row]`: all rows of the folder, those of `names` with their steps.
+
+    Raises:
+        UserError: a stage of the recipe has no `max_steps`, or a run failed.
+    """
+    stages = folder.recipe.stages
+    for name, stage in stages.items():
+        if stage.training.max_steps < 1:
+            raise UserError(
+                f"--match {match} needs the steps of each stage, but stage {name} has no max_steps: add it."
+            )
+    options: dict[str, Any] = {f"stages.{stage}.max_steps": NUM_STEPS for stage in stages}
+    options |= {f"stages.{stage}.{key}": value for stage in stages for key, value in TIMED.items()}
+    rows = {name: replace(folder.rows[name], options={**folder.rows[name].options, **options}) for name in names}
+    timing = replace(folder, path=folder.path / FOLDER, rows=rows, evaluation={"tasks": []})
+    runs = {name: [timing.make_run(name, number) for number in ROUNDS] for name in names}
+    execute(timing, [runs[name][number] for number in ROUNDS for name in names])
+
+    times = {name: {stage: _median_of(runs[name], stage) for stage in stages} for name in names}
+    matched = dict(folder.rows)
+    for stage, settings in stages.items():
+        key = "seconds" if match == "seconds" else "student_seconds"
+        slowest = max(times[name][stage][key] for name in names)
+        for name in names:
+            steps = settings.training.max_steps * slowest / times[name][stage][key]
+            options = _scaled(stage, settings.training, steps)
+            times[name][stage]["steps"] = options[f"stages.{stage}.max_steps"]
+            matched[name] = replace(matched[name], options={**matched[name].options, **options})
+    write_json(folder.path / MATCHING_FILE, {"match": match, "rows": times})
+    return matched
+
+
+def _median_of(runs: Sequence[Run], stage: str) -> dict[str, float]:
+    """Seconds of a step, and those of the student alone: the median over the rounds."""
+    found = [run.read()["stages"][stage] for run in runs]
+    seconds = median(times["seconds_per_step"] for times in found)
+    share = median(times["teacher_share"] for times in found)
+    return {"seconds": round(seconds, 4), "student_seconds": round(seconds * (1 - share), 4)}
+
+
+def _scaled(stage: str, training, steps: float) -> dict[str, int]:
+    """The number of steps, and of those between evaluations: as many evaluations as before, the last at the end."""
+    num_evaluations = 1
+    options = {}
+    if training.eval_strategy == "steps":
+        num_evaluations = max(1, round(training.max_steps / training.eval_steps))
+        options[f"stages.{stage}.eval_steps"] = max(1, round(steps / num_evaluations))
+    steps_between = options.get(f"stages.{stage}.eval_steps", max(1, round(steps)))
+    return {f"stages.{stage}.max_steps": steps_between * num_evaluations, **options}

@@ -1,0 +1,82 @@
+"""With `--grid`, each row gets the settings with which it answers most validation questions."""
+
+import json
+
+import pytest
+import yaml
+
+from hawaii.ablation.rows import ROWS
+from hawaii.ablation.tuning import SEED, points_of, read_grid
+from hawaii.training.recipes.recipe import read_recipe
+
+
+GRID = ("lambda_1=0.5 learning_rate=1e-3", "lambda_1=5 learning_rate=1e-3", "lambda_1=3 stages.finetune.seed=4")
+WORDS = "--seeds 0 --rows llava hawaii --grid"
+
+
+def options_of(world, row, stage="finetune"):
+    recipe = yaml.safe_load((world.output / f"runs/{row}/seed-0/recipe.yaml").read_text())
+    return {**recipe, **recipe["stages"][stage]}
+
+
+def test_each_row_gets_its_best_point(world, run):
+    assert run(WORDS, *GRID) == 0
+    # The accuracy is highest at a lambda_1 of 2, and LLaVA has none: of equal points it gets the first.
+    hawaii, llava = options_of(world, "hawaii"), options_of(world, "llava")
+    assert hawaii["lambda_1"] == 3 and "learning_rate" not in hawaii
+    assert "lambda_1" not in llava and llava["learning_rate"] == 1e-3
+    report = json.loads((world.output / "tuning.json").read_text())
+    assert report["rows"]["hawaii"]["chosen"] == {"lambda_1": 3, "stages.finetune.seed": 4}
+    accuracies = [tried["accuracy"] for tried in report["rows"]["hawaii"]["tried"]]
+    assert accuracies == pytest.approx([0.585, 0.57, 0.59])
+    assert len(report["rows"]["llava"]["tried"]) == 2
+
+
+def test_the_points_are_tried_with_another_seed_and_never_on_the_test_questions(world, run):
+    assert run(WORDS, *GRID, "--jobs", "2") == 0
+    calls = [(command, name) for command, name, *_ in world.calls()]
+    tried = {name for _, name in calls if name.endswith(f"seed-{SEED}")}
+    assert tried == {f"{row}/seed-{SEED}" for row in ("hawaii-0", "hawaii-1", "hawaii-2", "llava-0", "llava-1")}
+    assert [name for command, name in calls if command == "evaluate"] == ["llava/seed-0", "hawaii/seed-0"]
+    number = len(calls)
+    assert run(WORDS, *GRID) == 0
+    assert len(world.calls()) == number
+
+
+def test_a_failed_point_ends_the_command_and_the_same_command_tries_it_again(world, run, capsys):
+    world.settings["fail"] = [f"hawaii-1/seed-{SEED}"]
+    assert run(WORDS, *GRID) == 2
+    assert "1 of 5 runs failed, and the same command tries them again. hawaii-1" in capsys.readouterr().err
+    assert not (world.output / "runs").exists()
+    del world.settings["fail"]
+    assert run(WORDS, *GRID) == 0
+    assert options_of(world, "hawaii")["lambda_1"] == 3
+
+
+def test_the_points_of_a_row_are_those_that_differ_for_it():
+    recipe = read_recipe("easy_vqa", use_cpu=True)
+    grid = read_grid(["lambda_1=1", "lambda_1=2", "lambda_1=2 learning_rate=1e-3", "stages.finetune.lambda_1=3"])
+    assert points_of(recipe, ROWS["hawaii"], grid) == grid
+    assert points_of(recipe, ROWS["llava"], grid) == [{}, {"learning_rate": 1e-3}]
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (["lambda_1"], "'lambda_1' is not an override; write key=value"),
+        (["lambda_1=1", "lambda_1=1"], "--grid has the point 'lambda_1=1', which is empty or there twice"),
+        ([" "], "--grid has the point ' ', which is empty"),
+        (["lambda=1"], "there is no option 'lambda'. Did you mean"),
+        (["stages.middle.lambda_1=1"], "has no stage for the option stages.middle.lambda_1"),
+    ],
+)
+def test_a_wrong_point_is_refused_before_any_training(world, run, capsys, points, message):
+    assert run(WORDS, *points) == 2
+    assert message in capsys.readouterr().err
+    assert world.trained() == []
+
+
+def test_a_recipe_without_validation_questions_is_refused(world, run, capsys):
+    world.write_recipe(stages={"pretrain": {}, "finetune": {}})
+    assert run(WORDS, *GRID) == 2
+    assert "the recipe's last stage has none: add eval_data_path" in capsys.readouterr().err
