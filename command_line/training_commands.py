@@ -26,6 +26,14 @@ def data(commands) -> None:
     )
     add_command(
         data_sets,
+        "easy_clip",
+        "example_data.easy_vqa.clip:prepare_easy_clip",
+        "a small CLIP, which learns from the captions of easy-VQA",
+        "For the recipe easy_vqa_clip, whose student starts from this CLIP. Needs `hawaii data easy_vqa` in its "
+        "folder and downloads nothing.",
+    )
+    add_command(
+        data_sets,
         "emoji_clip",
         "example_data.emoji_vqa.clip:prepare_emoji_clip",
         "a small CLIP, which learns from the captions of EmojiVQA, and experts beside it",
@@ -33,7 +41,7 @@ def data(commands) -> None:
         "folder and downloads nothing more.",
     )
     for name, parser in data_sets.choices.items():
-        name = "emoji_vqa" if name == "emoji_clip" else name
+        name = name.replace("_clip", "_vqa")  # the folder of the data set
         parser.add_argument(
             "--output_dir", default=f"runs/{name}", metavar="DIR", help="folder of the run (default: %(default)s)"
         )

@@ -53,6 +53,7 @@ def test_python_dash_m_is_the_same_command():
         "data",
         "data easy_vqa",
         "data emoji_vqa",
+        "data easy_clip",
         "data emoji_clip",
         "convert",
         "convert llava",
@@ -125,6 +126,7 @@ def test_an_option_that_is_not_given_has_the_functions_default(monkeypatch):
     [
         ("example_data.easy_vqa.prepare", "prepare_easy_vqa", "data easy_vqa --output_dir out --expert_steps 1"),
         ("example_data.emoji_vqa.prepare", "prepare_emoji_vqa", "data emoji_vqa --output_dir out --expert_steps 1"),
+        ("example_data.easy_vqa.clip", "prepare_easy_clip", "data easy_clip --output_dir out --expert_steps 1"),
         ("example_data.emoji_vqa.clip", "prepare_emoji_clip", "data emoji_clip --output_dir out --expert_steps 1"),
         ("training.train", "train", "train recipe.yaml seed=1"),
         (

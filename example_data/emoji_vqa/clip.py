@@ -1,219 +1,22 @@
-"""`hawaii data emoji_clip`: a small CLIP, trained on EmojiVQA's captions, and the experts beside it."""
+"""`hawaii data emoji_clip`: a small CLIP that has learned from EmojiVQA's captions, and the experts beside it."""
 
-import json
 import re
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from PIL import Image
-from torch import nn
-from transformers import (
-    CLIPConfig,
-    CLIPImageProcessorPil,
-    CLIPModel,
-    PreTrainedTokenizerFast,
-    set_seed,
-)
-
-from ...files.atomic import atomic_folder, write_json
-from ...files.digest import digest
-from ...files.user_error import UserError
-from ..experts import check_steps, held_out, prepare_experts
-from ..reports import read_report
-from ..training import train
-from ..word_tokenizer import build_tokenizer, save_tokenizer
+from ..clip import NUM_STEPS, prepare_clip, read_captions
+from ..experts import check_steps, prepare_experts
 from .concepts import read_chosen
 from .experts import CLIP_EXPERTS
 from .packages import TRAIN_VENDORS, VENDORS, fetch
 from .prepare import make_painter, paint_for_experts
 
 
-REPORT_FILE = "clip.json"
-IMAGE_SIZE = 32  # pixels; the experts see 64
-# The vision tower has the sizes of the recipe's student.
-VISION_CONFIG = {
-    "image_size": IMAGE_SIZE,
-    "patch_size": 8,
-    "hidden_size": 128,
-    "intermediate_size": 512,
-    "num_hidden_layers": 5,
-    "num_attention_heads": 4,
-    "hidden_act": "gelu",
-}
-TEXT_CONFIG = {
-    "hidden_size": 128,
-    "intermediate_size": 512,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "hidden_act": "gelu",
-}
-PROJECTION_SIZE = 128
-NUM_STEPS = 1500
-# All training arguments except the number of steps.
-SETTINGS = {
-    "per_device_train_batch_size": 128,
-    "learning_rate": 1e-3,
-    "adam_beta2": 0.98,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.05,
-    "weight_decay": 0.1,
-    "seed": 0,
-}
-
-
-def mirror_caption(caption: str) -> str | None:
-    """Returns the caption of the mirrored picture: left becomes right. One with a word has none."""
-    if "word " in caption:
-        return None
-    return re.sub(r"\b(left|right)\b", lambda match: {"left": "right", "right": "left"}[match[0]], caption)
-
-
-class CaptionedPictures(torch.utils.data.Dataset):
+def without_places(caption: str) -> str:
     """
-    Pictures with their captions, as a CLIP reads them.
-
-    Args:
-        pixels (`torch.FloatTensor` of shape `(num_pictures, 3, IMAGE_SIZE, IMAGE_SIZE)`):
-            Normalised pictures.
-        captions (`Sequence[str]`):
-            Caption of each.
-        tokenizer (`PreTrainedTokenizerFast`):
-            Tokenizer of the captions.
-        is_mirrored (`bool`):
-            Whether a half of the pictures, chosen anew each time, are mirrored, with their captions.
+    Returns the names in a caption of EmojiVQA. A CLIP that reads places as well finds the caption of a picture by
+    where something is, and does not learn what it is.
     """
-
-    def __init__(self, pixels, captions: Sequence[str], tokenizer: PreTrainedTokenizerFast, is_mirrored: bool):
-        self.pixels, self.captions, self.tokenizer, self.is_mirrored = pixels, captions, tokenizer, is_mirrored
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
-        pixels, caption = self.pixels[index], self.captions[index]
-        mirrored = mirror_caption(caption) if self.is_mirrored and torch.rand(()) < 0.5 else None
-        return (pixels, caption) if mirrored is None else (pixels.flip(-1), mirrored)
-
-    def collate(self, pairs: Sequence[tuple[torch.Tensor, str]]) -> dict[str, torch.Tensor]:
-        """Makes a batch, in which the caption of picture `i` is the one with the label `i`."""
-        pixels, captions = zip(*pairs)
-        texts = [caption + self.tokenizer.eos_token for caption in captions]  # CLIP reads a text at its end
-        tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
-        return {"pixel_values": torch.stack(pixels), "labels": torch.arange(len(pairs)), **tokens}
-
-
-class ContrastiveClip(nn.Module):
-    """A CLIP that returns its contrastive loss and, for each picture of a batch, the similarity to each caption."""
-
-    def __init__(self, clip: CLIPModel):
-        super().__init__()
-        self.clip = clip
-
-    def forward(self, pixel_values, input_ids, attention_mask, labels):
-        output = self.clip(input_ids, pixel_values, attention_mask, return_loss=True)
-        return {"loss": output.loss, "logits": output.logits_per_image}
-
-
-def make_image_processor() -> CLIPImageProcessorPil:
-    """Returns CLIP's image processor for small squares."""
-    return CLIPImageProcessorPil(
-        size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-    )
-
-
-def train_clip(
-    pixels: torch.Tensor, captions: Sequence[str], tokenizer: PreTrainedTokenizerFast, num_steps: int
-) -> tuple[CLIPModel, float]:
-    """
-    Trains a CLIP from random weights.
-
-    Args:
-        pixels, captions, tokenizer:
-            As for [`CaptionedPictures`]; the last tenth is held out.
-        num_steps (`int`):
-            Number of steps.
-
-    Returns:
-        The model in eval mode on the CPU, and the share of held-out pictures to whose own caption it is most similar,
-        of 64.
-    """
-    with torch.random.fork_rng(devices=[]):
-        set_seed(SETTINGS["seed"])
-        ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-        config = CLIPConfig(
-            text_config={**TEXT_CONFIG, **ids, "vocab_size": len(tokenizer), "projection_dim": PROJECTION_SIZE},
-            vision_config={**VISION_CONFIG, "projection_dim": PROJECTION_SIZE},
-            projection_dim=PROJECTION_SIZE,
-        )
-        clip = CLIPModel(config)
-        is_held_out = held_out(len(pixels)).tolist()
-        learned, checked = (
-            CaptionedPictures(
-                pixels[torch.tensor(is_held_out) != is_learned],
-                [caption for caption, held in zip(captions, is_held_out) if held != is_learned],
-                tokenizer,
-                is_learned,
-            )
-            for is_learned in (True, False)
-        )
-        accuracy = train(
-            ContrastiveClip(clip),
-            learned,
-            checked,
-            num_steps,
-            SETTINGS,
-            predict=lambda logits, labels: logits.argmax(dim=-1),
-            data_collator=learned.collate,
-        )
-    return clip, accuracy
-
-
-def _summary(report: dict) -> str:
-    accuracy, num_steps = report["validation_accuracy"], report["num_steps"]
-    return f"finds the caption of {accuracy:.1%} of held-out pictures among 64 after {num_steps} steps"
-
-
-def prepare_clip(pictures: Sequence[Path], captions: Sequence[str], folder: Path, num_steps: int) -> None:
-    """
-    Trains a CLIP, unless the folder has it already, and saves it with its tokenizer and image processor.
-
-    Args:
-        pictures (`Sequence[Path]`):
-            Files of the pictures.
-        captions (`Sequence[str]`):
-            Caption of each.
-        folder (`Path`):
-            Folder of the model.
-        num_steps (`int`):
-            Number of steps.
-    """
-    image_processor, tokenizer = make_image_processor(), build_tokenizer(captions)
-    images = [Image.open(path).convert("RGB") for path in pictures]
-    pixels = image_processor(images, return_tensors="pt")["pixel_values"]
-    wanted = {
-        "vision_config": VISION_CONFIG,
-        "text_config": TEXT_CONFIG,
-        "settings": SETTINGS,
-        "num_steps": num_steps,
-        "data": digest(pixels.numpy().tobytes() + "\n".join(captions).encode()),
-    }
-    report = read_report(folder / REPORT_FILE, wanted)
-    if report is not None:
-        print(f"The CLIP already exists: it {_summary(report)}.")
-        return
-    start = time.monotonic()
-    print("Training the CLIP", flush=True)
-    with atomic_folder(folder) as temporary:
-        clip, accuracy = train_clip(pixels, captions, tokenizer, num_steps)
-        report = {**wanted, "validation_accuracy": round(accuracy, 4)}
-        clip.save_pretrained(temporary)
-        image_processor.save_pretrained(temporary)
-        save_tokenizer(tokenizer, temporary)
-        write_json(temporary / REPORT_FILE, report)
-    print(f"CLIP: it {_summary(report)} in {time.monotonic() - start:.0f} s, in {folder}.")
+    return re.sub(r"( top| bottom)?( left| right)?( center)?(?=,|$)", "", caption)
 
 
 def prepare_emoji_clip(output_dir: str | Path, expert_steps: int | None = None) -> None:
@@ -233,17 +36,10 @@ def prepare_emoji_clip(output_dir: str | Path, expert_steps: int | None = None) 
     """
     check_steps(expert_steps)
     output_dir = Path(output_dir)
-    data = output_dir / "data"
-    if not (data / "pretrain.json").is_file():
-        raise UserError(
-            f"{output_dir} has no EmojiVQA (data/pretrain.json is missing): make it with `hawaii data emoji_vqa "
-            f"--output_dir {output_dir}`."
-        )
-    rows = json.loads((data / "pretrain.json").read_text(encoding="utf-8"))
-    pictures = [data / "images" / row["image"] for row in rows]
-    captions = [row["conversations"][-1]["value"] for row in rows]
+    pictures, captions = read_captions(output_dir, "hawaii data emoji_vqa")
+    captions = [without_places(caption) for caption in captions]
     prepare_clip(pictures, captions, output_dir / "clip", NUM_STEPS if expert_steps is None else expert_steps)
     archives = {vendor: fetch(VENDORS[vendor], output_dir / "packages") for vendor in TRAIN_VENDORS}
-    concepts = read_chosen(data / "concepts.json")
+    concepts = read_chosen(output_dir / "data" / "concepts.json")
     painter = make_painter(TRAIN_VENDORS, archives, concepts)
     prepare_experts(CLIP_EXPERTS, *paint_for_experts(painter, concepts), output_dir / "experts", expert_steps)

@@ -5,8 +5,10 @@ import re
 
 import pytest
 
+from hawaii.ablation.rows import make_recipe, read_rows, rows_of
 from hawaii.ablation.table import make_table
-from hawaii.tests.documents import links, read
+from hawaii.tests.documents import ROOT, links, read
+from hawaii.training.recipes.recipe import read_recipe
 
 
 EVIDENCE = read("docs/evidence.md")
@@ -106,3 +108,14 @@ def test_the_accuracy_of_blind_guesses_equals_that_in_the_document_of_emoji_vqa(
         re.split(r" *\| *", line)[1:-1] for line in re.findall(r"^\|.*\|$", section, flags=re.MULTILINE)[:11]
     )
     assert blind[0] == "*blind*" and dict(table).items() <= dict(zip(header, blind)).items()
+
+
+@pytest.mark.parametrize("name", ["emoji_vqa_clip", "easy_vqa_clip"])
+def test_the_further_rows_fit_the_recipes_that_start_from_a_clip(tmp_path, name):
+    recipe = read_recipe(name, use_cpu=True)
+    known = rows_of(recipe.stages["pretrain"].teachers)
+    rows = read_rows(ROOT / "docs/evidence/pretrained_rows.yaml", known, recipe.output_dir)
+    made = {row: make_recipe(recipe, options, 0, tmp_path).stages for row, options in rows.items()}
+    assert [made[f"weight_{weight}"]["finetune"].options.lambda_1 for weight in (2, 5, 10)] == [2, 5, 10]
+    assert [stage.options.lambda_1 for stage in made["plain_second_stage"].values()] == [0.5, 0]
+    assert not any("projections" in stage.training.trainable for stage in made["fixed_projections"].values())

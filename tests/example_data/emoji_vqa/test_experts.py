@@ -58,9 +58,9 @@ def test_letters_have_different_labels_and_all_drawings_the_same(labels):
 
 
 def test_mirrored_labels_are_those_of_the_other_side(labels):
-    mirrored, concept = labels["mirrored"].view(2, 4, 4), labels["concept"].view(2, 8, 8)
-    assert mirrored[0].tolist() == [[0, 0, 0, 2], [0, 0, 0, 0], [3, 3, 0, 0], [3, 3, 0, 0]]
-    assert set(mirrored[1].unique().tolist()) == set(concept[1].unique().tolist())
+    mirrored = labels["mirrored"].view(2, 4, 4)
+    assert mirrored[0].tolist() == [[0, 0, 0, 1], [0, 0, 0, 0], [2, 2, 0, 0], [2, 2, 0, 0]]
+    assert torch.equal(mirrored.flip(2).flatten(1), labels["subgroup"])
 
 
 @pytest.mark.parametrize("expert", [*EXPERTS, *CLIP_EXPERTS], ids=lambda expert: expert.name)
@@ -78,4 +78,4 @@ def test_an_experts_feature_map_has_the_labelled_patches(expert, labels, tmp_pat
 def test_the_experts_have_different_architectures_and_labels():
     assert len({expert.config["model_type"] for expert in EXPERTS}) == 3
     assert {expert.labelling for expert in EXPERTS} | {CLIP_EXPERTS[-1].labelling} == set(GRIDS)
-    assert len({expert.config["model_type"] for expert in CLIP_EXPERTS}) == 3
+    assert len({expert.config["model_type"] for expert in CLIP_EXPERTS[:2]}) == 2
