@@ -20,7 +20,7 @@ from .matching import MATCHES, match_seconds
 from .rows import DEFAULT_ROWS, Row, make_recipe, read_rows, rows_of
 from .run import RECIPE_FILE, Run
 from .table import make_table
-from .tuning import read_grid, tune
+from .tuning import check_grid, read_grid, tune
 
 
 def _check_rows(names: Sequence[str], known: Mapping[str, Row], recipe: Recipe) -> None:
@@ -118,7 +118,8 @@ class Machines:
         jobs (`int`), cluster (`str`, *optional*), devices_per_run (`int`):
             As for [`ablate`].
         is_one_at_a_time (`bool`, *optional*, defaults to `False`):
-            Whether a run waits for the one before it, with its share of the machine, so that none slows another down.
+            Whether a run waits for the one before it, with its share of the machine, so that runs do not slow each
+            other down.
     """
 
     jobs: int
@@ -139,7 +140,8 @@ class Machines:
                     waiting.append(run)
             except OSError as error:
                 progress(run, error)
-        for together in [[run] for run in waiting] if self.is_one_at_a_time else [waiting] if waiting else []:
+        groups = [[run] for run in waiting] if self.is_one_at_a_time else [waiting]
+        for together in groups if waiting else ():
             if self.cluster is not None:
                 run_on_cluster(together, self.cluster, self.jobs, self.devices_per_run, progress)
             else:
@@ -242,16 +244,16 @@ def ablate(
         check_choice("--match", match, MATCHES)
     points = read_grid(grid)
     _check_rows(rows, known, read)
-    names = read.eval_tasks if tasks is None else split_tasks(tasks)
-    if not names:
+    task_names = read.eval_tasks if tasks is None else split_tasks(tasks)
+    if not task_names:
         raise UserError(f"{recipe} names no eval_tasks for the finished models: add them, or give --tasks.")
     _check_numbers(seeds, jobs, devices_per_run)
-    check_call(names, limit, batch_size)
-    data = _find_data(names, read.output_dir, data_file, data_folder)
+    check_call(task_names, limit, batch_size)
+    data = _find_data(task_names, read.output_dir, data_file, data_folder)
     if any(stage.data.eval_data_path for stage in read.stages.values()):
         matplotlib_or_error()
 
-    evaluation = {"tasks": names, **({} if limit is None else {"limit": limit}), **data}
+    evaluation = {"tasks": task_names, **({} if limit is None else {"limit": limit}), **data}
     path = Path(read.output_dir / "ablation" if output_dir is None else output_dir).resolve()
     folder = AblationFolder(path, read, known, evaluation, batch_size, launcher)
     machines = Machines(jobs, cluster, devices_per_run)
@@ -260,12 +262,16 @@ def ablate(
     runs = [folder.make_run(name, seed) for seed in seeds for name in requested]
     if baseline not in {run.row for run in folder.with_finished_runs(runs)}:
         raise UserError(f"The baseline {baseline!r} is not one of the rows: name another, or add it to --rows.")
+    # With the rows of earlier commands, whose settings are the same again.
+    chosen = {run.row for run in folder.with_finished_runs(runs)}
+    names = [name for name in known if name in chosen]
+    check_grid(folder, names, points)
     with folder.locked():
         if match != "steps":
             alone = replace(machines, is_one_at_a_time=True)
-            folder = replace(folder, rows=match_seconds(folder, requested, match, alone.execute_all))
+            folder = replace(folder, rows=match_seconds(folder, names, match, alone.execute_all))
         if points:
-            folder = replace(folder, rows=tune(folder, requested, points, machines.execute_all))
+            folder = replace(folder, rows=tune(folder, names, points, machines.execute_all))
         folder.prepare(runs)
         _execute(folder, runs, baseline, machines)
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from ..files.atomic import write_json
+from ..files.atomic import read_json, write_json
 from ..files.user_error import UserError
+from ..training.recipes.arguments import HawaiiTrainingArguments
 from .folder import AblationFolder
 from .rows import Row
 from .run import Run
@@ -18,8 +19,17 @@ MATCHES = ("steps", "seconds", "student_seconds")
 NUM_STEPS, LOGGING_STEPS = 40, 5
 # Each row is timed several times, all rows in turn: the speed of a machine changes.
 ROUNDS = (0, 1, 2)
+MAX_EVALUATIONS = 10  # of a stage with other steps
 # Training alone is timed.
-TIMED = {"eval_data_path": None, "eval_strategy": "no", "save_steps": NUM_STEPS, "logging_steps": LOGGING_STEPS}
+TIMED = {
+    "eval_data_path": None,
+    "eval_strategy": "no",
+    "eval_on_start": False,
+    "load_best_model_at_end": False,
+    "save_steps": NUM_STEPS,
+    "logging_strategy": "steps",
+    "logging_steps": LOGGING_STEPS,
+}
 
 
 def match_seconds(
@@ -30,7 +40,8 @@ def match_seconds(
 ) -> dict[str, Row]:
     """
     Times a step of rows in each stage, one run after the other, and sets their steps so that each stage takes the
-    seconds that the recipe's steps take with the slowest row. Writes the times to `matching.json`.
+    seconds that the recipe's steps take with the slowest row. Writes the times to `matching.json`; a later command
+    with other rows keeps the seconds of the first.
 
     Args:
         folder (`AblationFolder`):
@@ -61,17 +72,23 @@ def match_seconds(
     runs = {name: [timing.make_run(name, number) for number in ROUNDS] for name in names}
     execute(timing, [runs[name][number] for number in ROUNDS for name in names])
 
+    key = "seconds" if match == "seconds" else "student_seconds"
     times = {name: {stage: _median_of(runs[name], stage) for stage in stages} for name in names}
+    path = folder.path / MATCHING_FILE
+    report = read_json(path) if path.is_file() else {"match": match}
+    if report["match"] != match:
+        raise UserError(f"{path} is of --match {report['match']}: give the same, or another --output_dir.")
+    slowest = {stage: max(times[name][stage][key] for name in names) for stage in stages}
+    slowest = report.get("seconds_per_step", slowest)
     matched = dict(folder.rows)
-    for stage, settings in stages.items():
-        key = "seconds" if match == "seconds" else "student_seconds"
-        slowest = max(times[name][stage][key] for name in names)
-        for name in names:
-            steps = settings.training.max_steps * slowest / times[name][stage][key]
-            options = _scaled(stage, settings.training, steps)
-            times[name][stage]["steps"] = options[f"stages.{stage}.max_steps"]
-            matched[name] = replace(matched[name], options={**matched[name].options, **options})
-    write_json(folder.path / MATCHING_FILE, {"match": match, "rows": times})
+    for name in names:
+        options = {**matched[name].options}
+        for stage, settings in stages.items():
+            scaled = _scale(settings.training, slowest[stage] / times[name][stage][key])
+            times[name][stage]["steps"] = scaled["max_steps"]
+            options |= {f"stages.{stage}.{option}": value for option, value in scaled.items()}
+        matched[name] = replace(matched[name], options=options)
+    write_json(path, {"match": match, "seconds_per_step": slowest, "rows": times})
     return matched
 
 
@@ -83,12 +100,14 @@ def _median_of(runs: Sequence[Run], stage: str) -> dict[str, float]:
     return {"seconds": round(seconds, 4), "student_seconds": round(seconds * (1 - share), 4)}
 
 
-def _scaled(stage: str, training, steps: float) -> dict[str, int]:
-    """The number of steps, and of those between evaluations: as many evaluations as before, the last at the end."""
-    num_evaluations = 1
-    options = {}
-    if training.eval_strategy == "steps":
-        num_evaluations = max(1, round(training.max_steps / training.eval_steps))
-        options[f"stages.{stage}.eval_steps"] = max(1, round(steps / num_evaluations))
-    steps_between = options.get(f"stages.{stage}.eval_steps", max(1, round(steps)))
-    return {f"stages.{stage}.max_steps": steps_between * num_evaluations, **options}
+def _scale(training: HawaiiTrainingArguments, factor: float) -> dict[str, int]:
+    """
+    The numbers of steps, and of steps between evaluations, of a stage with `factor` times as many steps. The last
+    evaluation is at the end, and there are as many as before, but at most `MAX_EVALUATIONS`.
+    """
+    steps = max(1, round(training.max_steps * factor))
+    has_interval = training.eval_strategy == "steps" and training.eval_steps is not None and training.eval_steps >= 1
+    if factor == 1 or not has_interval:
+        return {"max_steps": steps}
+    number = min(MAX_EVALUATIONS, max(1, int(training.max_steps // training.eval_steps)), steps)
+    return {"max_steps": steps // number * number, "eval_steps": steps // number}

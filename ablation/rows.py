@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..files.user_error import UserError, explain_errors
 from ..training.recipes.objectives import OBJECTIVES
 from ..training.recipes.recipe import Recipe
+from ..training.recipes.recipe_yaml import without_parents
 from ..training.recipes.values import check_names
 from ..training.teachers.config import TeacherConfig
 
@@ -96,7 +97,7 @@ def read_rows(path: str | Path, known: Mapping[str, Row], output_dir: Path) -> d
 
     Raises:
         OSError: the file cannot be read.
-        UserError: it is no such mapping; names what is wrong.
+        UserError: it is not such a mapping; names what is wrong.
     """
     path = Path(path)
     errors = (UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, AssertionError, RecursionError)
@@ -105,7 +106,7 @@ def read_rows(path: str | Path, known: Mapping[str, Row], output_dir: Path) -> d
         given = OmegaConf.create(path.read_text(encoding="utf-8"))
         config = OmegaConf.create({"output_dir": str(output_dir), "rows": given})
         resolved: Any = OmegaConf.to_container(config, resolve=True)
-    content = resolved["rows"]
+    content = without_parents(resolved["rows"], f"{output_dir}/..")
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path} is not a file of rows: it must be a mapping of names to rows.")
     return {str(name): _read_row(f"{path}, row {name}", name, fields, known) for name, fields in content.items()}
@@ -117,6 +118,8 @@ def _read_row(location: str, name: Any, fields: Any, known: Mapping[str, Row]) -
     if not isinstance(fields, dict) or not isinstance(fields.get("options", {}), dict):
         raise UserError(f"{location}: it must be a mapping with a label, a row and options, itself a mapping.")
     check_names(location, "entry", fields, ("label", "row", "options"))
+    if not all(isinstance(key, str) for key in fields.get("options", {})):
+        raise UserError(f"{location}: the names of its options must be text.")
     start = fields.get("row", "hawaii")
     check_names(location, "row", [start], known)
     return Row(str(fields.get("label", name)), {**known[start].options, **fields.get("options", {})})

@@ -268,7 +268,12 @@ class Run:
         self.remove_large_files()
 
     def remove_large_files(self) -> None:
-        """Removes checkpoints and models of the stages and temporary files of evaluations; keeps logs and `hub`."""
+        """
+        Removes checkpoints and models of the stages and temporary files of evaluations; keeps logs and, if the run is
+        evaluated, `hub`.
+        """
+        if not self.tasks and (self.folder / HUB_FOLDER).is_dir():
+            remove_folder(self.folder / HUB_FOLDER)
         for folder in self.folder.glob("evaluate-*"):
             shutil.rmtree(folder, ignore_errors=True)
         for stage in self.stages:

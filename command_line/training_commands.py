@@ -36,7 +36,7 @@ def data(commands) -> None:
         data_sets,
         "emoji_clip",
         "example_data.emoji_vqa.clip:prepare_emoji_clip",
-        "a small CLIP, which learns from the captions of EmojiVQA, and experts beside it",
+        "a small CLIP, which learns from the captions of EmojiVQA, and further experts",
         "For the recipe emoji_vqa_clip, whose student starts from this CLIP. Needs `hawaii data emoji_vqa` in its "
         "folder and downloads nothing more.",
     )

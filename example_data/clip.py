@@ -52,7 +52,7 @@ PROJECTION_SIZE = 128
 NUM_STEPS = 800
 # All training arguments except the number of steps.
 SETTINGS = {
-    "per_device_train_batch_size": 384,  # of few negatives, one of several things in a picture tells it apart
+    "per_device_train_batch_size": 384,  # with few, one thing of a picture is enough to find its caption
     "learning_rate": 1.5e-3,
     "adam_beta2": 0.98,
     "lr_scheduler_type": "cosine",

@@ -146,6 +146,8 @@ def run_stage(stage: Stage, previous: Path | None, model_folder: Path, requests:
         if objective_class.has_adapters:
             warn_of_other_teachers(model_args.vision_tower, [teacher.name for teacher in teachers])
         objective.standardize(sample_teacher_features(dataset, teachers, args.device))
+        if not objective.needs_features:
+            teachers = []
     trainer = HawaiiTrainer(
         model=StudentWithObjective(student, objective),
         teachers=teachers,

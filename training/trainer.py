@@ -108,9 +108,9 @@ class HawaiiTrainer(SavingTrainer):
         self._logged_rates: dict[str, float] = {}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self.monitor.expect(inputs, self.timer.seconds)
         with self.monitor.timed_teachers():
             features = teacher_features(self.teachers, inputs)
-        self.monitor.expect(inputs, self.timer.seconds)
         loss, terms = model(features, inputs)
         for name, value in terms.items():
             self._terms[name] = self._terms.get(name, 0) + value

@@ -9,8 +9,8 @@ from .prepare import write_model_card
 
 def prepare_easy_clip(output_dir: str | Path, expert_steps: int | None = None) -> None:
     """
-    Makes what the recipe `easy_vqa_clip` needs beside easy-VQA: a CLIP that learns by contrast from the training
-    pictures and their captions, which the student starts from.
+    Makes what the recipe `easy_vqa_clip` needs in addition to easy-VQA: a CLIP that learns by contrast from the
+    training pictures and their captions, which the student starts from.
 
     Args:
         output_dir (`str` or `Path`):

@@ -66,7 +66,7 @@ EVA_CONFIG = {
     "use_gated_mlp": True,
     "num_register_tokens": 0,
 }
-# The experts beside the small CLIP of the recipe `emoji_vqa_clip`. The third is for a comparison with teachers that
+# The experts of the recipe `emoji_vqa_clip`, next to its CLIP. The third is for a comparison with teachers that
 # contradict each other: its features say what is at the mirrored place.
 CLIP_EXPERTS = (
     Expert(

@@ -1,11 +1,12 @@
 """With `--match`, each row gets the steps that take the same time as those of the slowest row."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from hawaii.ablation.matching import NUM_STEPS, ROUNDS
+from hawaii.ablation.matching import NUM_STEPS, ROUNDS, _scale
 
 
 WORDS = "--seeds 0 1 --rows llava hawaii"
@@ -34,7 +35,7 @@ def test_the_slowest_row_has_the_recipes_steps_and_others_more(world, run, match
     assert run(f"{WORDS} --match {match}") == 0
     expected["hawaii"] = {"pretrain": (300, None), "finetune": (100, 50)}
     if match == "student_seconds":  # of 0.15 seconds, while LLaVA's step takes 0.2
-        expected["hawaii"] = {"pretrain": (300, None), "finetune": (134, 67)}
+        expected["hawaii"] = {"pretrain": (300, None), "finetune": (132, 66)}
     assert {row: steps_of(world, row) for row in expected} == expected
 
 
@@ -54,6 +55,29 @@ def test_rows_are_timed_in_turn_without_evaluation_and_only_once(world, run):
     number = len(world.calls())
     assert run(f"{WORDS} --match seconds") == 0
     assert len(world.calls()) == number
+
+
+def test_a_row_that_is_added_gets_the_seconds_of_the_first_command(world, run):
+    world.write_recipe(stages=STAGES)
+    assert run("--seeds 0 1 --rows llava --match seconds") == 0
+    assert steps_of(world, "llava")["pretrain"] == (300, None)
+    assert run("--seeds 0 1 --rows hawaii --match seconds") == 0
+    assert steps_of(world, "hawaii")["pretrain"] == (100, None)
+    assert {row["name"] for row in world.read()["rows"]} == {"llava", "hawaii"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "eval_steps", "expected"),
+    [
+        (1000, 10, {"max_steps": 1500, "eval_steps": 150}),  # ten evaluations at most
+        (100, 30, {"max_steps": 150, "eval_steps": 50}),
+        (500, 0.5, {"max_steps": 750}),  # a share of the steps
+    ],
+)
+def test_the_last_evaluation_is_at_the_end(steps, eval_steps, expected):
+    training = SimpleNamespace(max_steps=steps, eval_strategy="steps", eval_steps=eval_steps)
+    assert _scale(training, 1.5) == expected
+    assert _scale(training, 1) == {"max_steps": steps}
 
 
 def test_other_steps_than_before_are_refused(world, run, capsys):

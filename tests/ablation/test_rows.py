@@ -126,7 +126,7 @@ def test_rows_of_a_file_start_from_known_rows(recipe, tmp_path):
     path = tmp_path / "rows.yaml"
     path.write_text(
         "strong: {label: HAWAII at 2e1, options: {lambda_1: 2e1}}\n"
-        "later: {row: radio, options: {stages.finetune.lambda_1: 0, teachers: ['${output_dir}/experts/vit']}}\n"
+        "later: {row: radio, options: {stages.finetune.lambda_1: 0, teachers: ['${output_dir}/../experts/vit']}}\n"
     )
     rows = read_rows(path, ROWS, recipe.output_dir)
     assert rows["strong"].label == "HAWAII at 2e1" and rows["later"].label == "later"
@@ -134,7 +134,7 @@ def test_rows_of_a_file_start_from_known_rows(recipe, tmp_path):
     assert [stage.options.lambda_1 for stage in strong.values()] == [20.0, 20.0]
     assert [stage.options.lambda_1 for stage in later.values()] == [10, 0]
     assert later["pretrain"].training.objective == "radio"
-    assert [teacher.checkpoint for teacher in later["pretrain"].teachers] == ["data_here/experts/vit"]
+    assert [teacher.checkpoint for teacher in later["pretrain"].teachers] == ["experts/vit"]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,7 @@ def test_rows_of_a_file_start_from_known_rows(recipe, tmp_path):
         ("a: {row: hawai}", "row a: there is no row 'hawai'. Did you mean hawaii"),
         ("radio: {}", "row radio: give it a name"),
         ("a/b: {}", "row a/b: give it a name"),
+        ("a: {options: {1: 2}}", "row a: the names of its options must be text"),
         ("a: {label: '${nowhere}'}", "is not a file of rows: .*nowhere"),
     ],
 )

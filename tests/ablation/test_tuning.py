@@ -37,7 +37,7 @@ def test_the_points_are_tried_with_another_seed_and_never_on_the_test_questions(
     calls = [(command, name) for command, name, *_ in world.calls()]
     tried = {name for _, name in calls if name.endswith(f"seed-{SEED}")}
     assert tried == {f"{row}/seed-{SEED}" for row in ("hawaii-0", "hawaii-1", "hawaii-2", "llava-0", "llava-1")}
-    assert [name for command, name in calls if command == "evaluate"] == ["llava/seed-0", "hawaii/seed-0"]
+    assert {name for command, name in calls if command == "evaluate"} == {"llava/seed-0", "hawaii/seed-0"}
     number = len(calls)
     assert run(WORDS, *GRID) == 0
     assert len(world.calls()) == number
@@ -58,15 +58,37 @@ def test_the_points_of_a_row_are_those_that_differ_for_it():
     grid = read_grid(["lambda_1=1", "lambda_1=2", "lambda_1=2 learning_rate=1e-3", "stages.finetune.lambda_1=3"])
     assert points_of(recipe, ROWS["hawaii"], grid) == grid
     assert points_of(recipe, ROWS["llava"], grid) == [{}, {"learning_rate": 1e-3}]
+    others = read_grid(["grid_matching=learned", "token_scoring=false", "lambda_2=3"])
+    assert points_of(recipe, ROWS["radio"], others) == [{"grid_matching": "learned"}, {}]
+
+
+def test_rows_can_be_added_and_keep_their_settings(world, run):
+    assert run(WORDS, *GRID) == 0
+    assert run("--seeds 0 --rows radio --grid", *GRID) == 0
+    assert {row["name"] for row in world.read()["rows"]} == {"llava", "hawaii", "radio"}
+    report = json.loads((world.output / "tuning.json").read_text())["rows"]
+    assert report["radio"]["chosen"] == report["hawaii"]["chosen"] and set(report) == {"llava", "hawaii", "radio"}
+    assert len(world.trained()) == 5 + 2 + 3 + 1
+
+
+def test_a_row_with_one_setting_is_not_tuned(world, run):
+    assert run(WORDS, "lambda_1=3") == 0
+    assert world.trained() == ["llava/seed-0", "hawaii/seed-0"] and options_of(world, "hawaii")["lambda_1"] == 3
+
+
+def test_models_of_the_tried_settings_are_removed(world, run):
+    assert run(WORDS, *GRID) == 0
+    assert not list((world.output / "tuning").rglob("hub")) and len(list((world.output / "runs").rglob("hub"))) == 2
 
 
 @pytest.mark.parametrize(
     ("points", "message"),
     [
         (["lambda_1"], "'lambda_1' is not an override; write key=value"),
-        (["lambda_1=1", "lambda_1=1"], "--grid has the point 'lambda_1=1', which is empty or there twice"),
+        (["lambda_1=1", "lambda_1=1"], "--grid has the point 'lambda_1=1', which is empty or repeated"),
         ([" "], "--grid has the point ' ', which is empty"),
         (["lambda=1"], "there is no option 'lambda'. Did you mean"),
+        (["max_steps.x=1"], "max_steps is 6 and has no fields"),
         (["stages.middle.lambda_1=1"], "has no stage for the option stages.middle.lambda_1"),
     ],
 )

@@ -30,8 +30,10 @@ def wait_until(condition: Callable[[], bool], command: Popen) -> None:
         AssertionError: The command ended before, or hangs and was killed; with what it printed.
     """
     end = time.monotonic() + HANG_SECONDS
-    while not condition():
-        status = command.poll()
+    while True:
+        status = command.poll()  # before the condition, which its last act may make true
+        if condition():
+            return
         if status is not None or time.monotonic() > end:
             command.kill()
             output, _ = command.communicate()

@@ -240,7 +240,7 @@ def test_workers_ignore_a_signal_until_the_run_ends(method):
         assert torch.cat([first, *(next(batches) for _ in range(30))]).tolist() == list(range(31))
         assert worker.is_alive()
     worker.terminate()
-    worker.join(60)
+    worker.join(HANG_SECONDS)
     assert worker.exitcode == 0
 
 

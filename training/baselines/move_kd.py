@@ -124,7 +124,6 @@ class MoveKdObjective(Objective):
                 f"The student has {vision.num_teacher_adapters} teacher-specific adapters, and the objective move_kd "
                 "uses general adapters only: start from another vision_tower."
             )
-        self.names = list(teacher_grids)
         self.anchor = anchors[0]
         self.grid_size = vision.patches_a_side
         student_grid = (self.grid_size, self.grid_size, vision.hidden_size)

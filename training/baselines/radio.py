@@ -65,7 +65,6 @@ class RadioObjective(Objective):
         super().__init__(options, student, teacher_grids)
         check_has_teachers(teacher_grids, "radio")
         vision = encoder_of(student).config
-        self.names = list(teacher_grids)
         grids, grid_size = teacher_grids.values(), vision.patches_a_side
         shapes = [matched_shape(*grid, grid_size, options.grid_matching) for grid in grids]
         keys = module_keys(self.names)

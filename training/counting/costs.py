@@ -287,10 +287,10 @@ def count_stage(
             recomputing = trace(samples.usual, is_checkpointed=True)
     num_cached, num_distilled = cache_values(stage, module, teachers), samples.longest.num_distilled
     has_cache = stage.data.teacher_cache is not None
-    if has_cache and OBJECTIVES[args.objective].cached_matching(stage.options) is not None:
-        running, feature_bytes = [], num_distilled * num_cached * CACHED_BYTES
-    elif not module.objective.needs_features:
+    if not module.objective.needs_features:
         running, feature_bytes = [], 0
+    elif has_cache and OBJECTIVES[args.objective].cached_matching(stage.options) is not None:
+        running, feature_bytes = [], num_distilled * num_cached * CACHED_BYTES
     else:
         running, feature_bytes = teachers, teacher_feature_bytes(teachers, num_distilled)
     return StageCost(

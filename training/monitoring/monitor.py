@@ -35,13 +35,13 @@ class Monitor:
 
     def __init__(self, module: StudentWithObjective, teachers: list, accelerator: Accelerator):
         self._accelerator = accelerator
-        # The objective's names, since a stage without distillation has no teachers.
-        names: Any = getattr(module.objective, "names", [teacher.name for teacher in teachers])
-        self._load = RouterLoad(module.student, names)
+        objective: Any = module.objective
+        self._load = RouterLoad(module.student, objective.names)  # a stage without distillation has no teachers
         self._flops = StepFlops(module, teachers)
         self._tokens: torch.Tensor | int = 0
         self._samples = 0
         self._seconds: float | None = None  # of training, at the beginning of the interval
+        self._has_teachers = bool(teachers)
         self._teachers = PartTimer(accelerator.device)
         device = accelerator.device
         is_half = accelerator.mixed_precision in ("bf16", "fp16")
@@ -89,7 +89,7 @@ class Monitor:
         self._samples, self._tokens, self._seconds = 0, 0, seconds
         teacher_seconds = self._teachers.take()
         if elapsed > 0:
-            if teacher_seconds:
+            if self._has_teachers:
                 entries["teacher_share"] = float(f"{teacher_seconds / elapsed:.4g}")
             entries["samples_per_second"] = float(f"{samples / elapsed:.4g}")
             if tokens:

@@ -115,7 +115,6 @@ class HawaiiObjective(Objective):
                 "distillation is ['fine'], which trains each adapter alone: without a language model, nothing would "
                 "train the encoder with its routers active, as it is used; add coarse to distillation."
             )
-        self.names = list(teacher_grids)
         grids, grid_size, width = teacher_grids.values(), vision.patches_a_side, vision.hidden_size
         shapes = [matched_shape(*grid, grid_size, options.grid_matching) for grid in grids]
         keys = module_keys(self.names)

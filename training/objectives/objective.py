@@ -92,6 +92,8 @@ class Objective(nn.Module, ABC):
             Height, width and channels of each teacher's features, by name.
 
     Attributes:
+        names (`list[str]`):
+            Names of the teachers.
         options_class (`type[ObjectiveOptions]`):
             Dataclass of its options.
         uses_teachers (`bool`):
@@ -110,6 +112,7 @@ class Objective(nn.Module, ABC):
     def __init__(self, options: ObjectiveOptions, student: Student, teacher_grids: dict[str, tuple[int, int, int]]):
         super().__init__()
         self.options = options
+        self.names = list(teacher_grids)
 
     @property
     def needs_features(self) -> bool:

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,10 @@ class Recipe:
             check_names(str(self.path), "option", [option], OPTIONS)
             for name in names:
                 given = stages[name]
-                given[option] = {**(given.get(option) or {}), config_field: value} if dot else value
+                fields = given.get(option) or {}
+                if dot and not isinstance(fields, Mapping):
+                    raise UserError(f"{self.path}: {option} is {fields!r} and has no fields, so there is no {key}.")
+                given[option] = {**fields, config_field: value} if dot else value
         output_dir = self.output_dir if output_dir is None else Path(output_dir)
         return _build_recipe(self.path, output_dir, stages, self.eval_tasks, self.use_cpu, self.card)
 
@@ -236,7 +240,7 @@ def _build_stage(path: Path, name: str, given: Mapping[str, Any], output_dir: Pa
 
 
 def _check_continuation(path: Path, first: Stage, stage: Stage) -> None:
-    """Checks the options that decide which modules exist: a later stage continues with those of the first."""
+    """Checks the options that decide which modules exist: a stage continues with those of the one before, `first`."""
     values: dict[str, tuple] = {"objective": (first.training.objective, stage.training.objective)}
     if first.training.objective == stage.training.objective:
         for name in first.options.module_options:
@@ -251,7 +255,7 @@ def _check_continuation(path: Path, first: Stage, stage: Stage) -> None:
         if built != wanted and not leaves_out:
             raise UserError(
                 f"{path}, stage {stage.name}: {name} is {wanted!r} here and {built!r} in stage {first.name}, "
-                "but a later stage continues with the modules of the first; use the same value in both."
+                "but a later stage continues with the modules of the one before; use the same value in both."
             )
 
 
@@ -289,8 +293,8 @@ def _build_recipe(
         name: _build_stage(path, name, {**options, **student}, output_dir, use_cpu) for name, options in given.items()
     }
     recipe = Recipe(path, path.stem, output_dir, stages, eval_tasks, use_cpu, card)
-    for stage in stages.values():
-        _check_continuation(path, stages[next(iter(stages))], stage)
+    for previous, stage in pairwise(stages.values()):
+        _check_continuation(path, previous, stage)
     _check_encoder(path, recipe)
     return recipe
 

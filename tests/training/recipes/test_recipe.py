@@ -115,11 +115,14 @@ def test_options_that_decide_which_modules_exist_are_equal_in_all_stages(write, 
 
 
 def test_a_later_stage_may_leave_out_a_distillation_and_add_none(write):
-    options = read_options(write(stages={"a": {}, "b": {"distillation": ["coarse"]}, "c": {"lambda_1": 0}}))
-    both = ["fine", "coarse"]
-    assert [stage["distillation"] for stage in options.values()] == [both, ["coarse"], both]
+    options = read_options(
+        write(stages={"a": {}, "b": {"distillation": ["coarse"]}, "c": {"distillation": ["coarse"]}})
+    )
+    assert [stage["distillation"] for stage in options.values()] == [["fine", "coarse"], ["coarse"], ["coarse"]]
     with pytest.raises(ValueError, match="stage b: distillation is .*'fine'.* here and .'coarse'. in stage a"):
         read_recipe(write(stages={"a": {"distillation": ["coarse"]}, "b": {}}))
+    with pytest.raises(ValueError, match="stage c: distillation is .*'fine'.* here and .'coarse'. in stage b"):
+        read_recipe(write(stages={"a": {}, "b": {"distillation": ["coarse"]}, "c": {}}))
 
 
 def test_num_teacher_adapters_can_be_set_to_zero(write):
