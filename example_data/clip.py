@@ -95,15 +95,22 @@ class CaptionedPictures(torch.utils.data.Dataset):
         return pixels, caption
 
     def collate(self, pairs: Sequence[tuple[torch.Tensor, str]]) -> dict[str, torch.Tensor]:
-        """Makes a batch, in which the caption of picture `i` is the one with the label `i`."""
+        """Makes a batch. The label of a picture is the place of its caption, the first one if several are equal."""
         pixels, captions = zip(*pairs)
         texts = [caption + self.tokenizer.eos_token for caption in captions]  # CLIP reads a text at its end
         tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
-        return {"pixel_values": torch.stack(pixels), "labels": torch.arange(len(pairs)), **tokens}
+        return {
+            "pixel_values": torch.stack(pixels),
+            "labels": torch.tensor([captions.index(caption) for caption in captions]),
+            **tokens,
+        }
 
 
 class ContrastiveClip(nn.Module):
-    """A CLIP that returns its contrastive loss and, for each picture of a batch, the similarity to each caption."""
+    """
+    A CLIP that returns its contrastive loss and, for each picture of a batch, the similarity to each caption; of equal
+    captions to the first.
+    """
 
     def __init__(self, clip: CLIPModel):
         super().__init__()
@@ -111,7 +118,8 @@ class ContrastiveClip(nn.Module):
 
     def forward(self, pixel_values, input_ids, attention_mask, labels):
         output = self.clip(input_ids, pixel_values, attention_mask, return_loss=True)
-        return {"loss": output.loss, "logits": output.logits_per_image}
+        is_repeated = labels != torch.arange(len(labels), device=labels.device)
+        return {"loss": output.loss, "logits": output.logits_per_image.masked_fill(is_repeated, -torch.inf)}
 
 
 def make_image_processor() -> CLIPImageProcessorPil:
