@@ -74,6 +74,8 @@ for number, run in enumerate(job["runs"]):
     (folder / f"{number}.{rank}.json").write_text(json.dumps([status, steps]))
     for name in run["environment"]:
         del os.environ[name]
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()  # its threads may otherwise abort the process when it exits
 """
 
 
