@@ -260,10 +260,10 @@ def ablate(
     # All rows of one seed before the next seed, so that an early table is fair.
     requested = [name for name in known if name in rows]
     runs = [folder.make_run(name, seed) for seed in seeds for name in requested]
-    if baseline not in {run.row for run in folder.with_finished_runs(runs)}:
-        raise UserError(f"The baseline {baseline!r} is not one of the rows: name another, or add it to --rows.")
     # With the rows of earlier commands, whose settings are the same again.
     chosen = {run.row for run in folder.with_finished_runs(runs)}
+    if baseline not in chosen:
+        raise UserError(f"The baseline {baseline!r} is not one of the rows: name another, or add it to --rows.")
     names = [name for name in known if name in chosen]
     check_grid(folder, names, points)
     with folder.locked():
