@@ -17,6 +17,13 @@ BF16 = """
 from unittest import mock
 stack.enter_context(mock.patch("transformers.training_args.is_torch_bf16_gpu_available", lambda: True))
 """
+# Memory that nobody has written yet, such as the padding of a shard, is NaN.
+FILL_MEMORY = """
+import torch
+stack.callback(torch.use_deterministic_algorithms, False)
+torch.use_deterministic_algorithms(True, warn_only=True)
+assert torch.utils.deterministic.fill_uninitialized_memory
+"""
 # The third micro-batch of the second process has a loss that is not finite.
 BREAK_LOSS = """
 from unittest import mock

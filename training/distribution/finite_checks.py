@@ -1,8 +1,10 @@
 """Stops training at the first loss term, gradient or weight that is not finite, on all processes."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
@@ -25,7 +27,12 @@ def trained_parts(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
     """This process's shard of a tensor: each checks its own, and the results are joined."""
-    tensor = getattr(tensor, "ds_tensor", tensor)  # ZeRO-3 leaves a parameter itself empty
+    if hasattr(tensor, "ds_tensor"):  # ZeRO-3 leaves a parameter itself empty
+        # All shards have the same size. What the last ones have too much is never written: it may be anything.
+        parameter: Any = tensor
+        shard = parameter.ds_tensor
+        start = dist.get_rank(parameter.ds_process_group) * len(shard)
+        return shard[: max(0, parameter.ds_numel - start)]
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from hawaii import HawaiiForConditionalGeneration
 from hawaii.files.manifest import read_identity, write_manifest
 from hawaii.tests.finished_runs import logged_steps
-from hawaii.tests.tiny.processes import ACCELERATE, BF16, BREAK_LOSS, Run, launch, launcher_environment
+from hawaii.tests.tiny.processes import ACCELERATE, BF16, BREAK_LOSS, FILL_MEMORY, Run, launch, launcher_environment
 from hawaii.tests.tiny.training import CHECKPOINTING, make_record, save_data, save_recipe, write_recipe
 
 
@@ -71,7 +71,7 @@ def finished(world):
         "ddp_tiles": Run([two, "use_cpu=false", "strategy=ddp", *TILES], launcher_environment("ddp")),
         "sharded_tiles": Run([two, *FSDP2, *TILES], SHARDED),
         "ddp_mixed": Run([one, *MIXED]),
-        "sharded_mixed": Run([one, *FSDP2, *MIXED], SHARDED, setup=BF16),
+        "sharded_mixed": Run([one, *FSDP2, *MIXED], SHARDED, setup=BF16 + FILL_MEMORY),
         "ddp_lora": Run([one, *LORA]),
         "sharded_lora": Run([one, *FSDP2, *LORA], SHARDED),
         "ddp_pairs": Run([one, *pairs]),

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from hawaii import HawaiiForConditionalGeneration
-from hawaii.tests.tiny.processes import BF16, BREAK_LOSS, Run, launch, launcher_environment
+from hawaii.tests.tiny.processes import BF16, BREAK_LOSS, FILL_MEMORY, Run, launch, launcher_environment
 from hawaii.tests.tiny.training import write_recipe
 
 
@@ -59,12 +59,13 @@ def finished(world):
     for name in ("zero2", "zero3"):
         shared, environment = [recipe, "use_cpu=false", f"strategy={name}"], launcher_environment(name)
         runs[name] = Run([*shared, *STEPS], environment)
+        runs[f"{name}_filled"] = Run([*shared, *STEPS], environment, setup=FILL_MEMORY)
         runs[f"{name}_loss"] = Run([*shared, *broken], environment, setup=BREAK_LOSS)
         runs[f"{name}_gradient"] = Run([*shared, *broken], environment, setup=BREAK_GRADIENT)
         runs[f"{name}_tiles"] = Run([*shared, *STEPS, *TILES], environment)
     runs["ddp_tiles"] = Run([recipe, "strategy=ddp", *STEPS, *TILES])
     runs["zero3_teachers"] = Run([*shared, *STEPS, "save_strategy=no", "shard_teachers=true"], environment)
-    runs["zero3_bf16"] = Run([*shared, *STEPS, "save_strategy=no", "bf16=true"], environment, setup=BF16)
+    runs["zero3_bf16"] = Run([*shared, *STEPS, "save_strategy=no", "bf16=true"], environment, setup=BF16 + FILL_MEMORY)
     for name in ("zero2", "zero3"):
         shared = [recipe, "use_cpu=false", f"strategy={name}", *STEPS, "stages.finetune.lora={r: 2, lora_alpha: 4}"]
         runs[f"{name}_lora"] = Run(shared, launcher_environment(name))
@@ -108,7 +109,7 @@ def weights_of(run):
     return {file: load_file(run / f"{file}.safetensors") for file in files}
 
 
-@pytest.mark.parametrize("name", ["zero2", "zero3", "zero3_teachers"])
+@pytest.mark.parametrize("name", ["zero2", "zero3", "zero2_filled", "zero3_filled", "zero3_teachers"])
 def test_zero_trains_what_ddp_trains(world, finished, name):
     assert finished[name][0].stdout.splitlines()[0] == (
         f"Strategy {name[:5]}: 2 processes on 1 machine, CPU, float32."
