@@ -2,7 +2,8 @@
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,10 +18,11 @@ from ...modeling_hawaii.conversion.llava_checkpoint import read_llava
 from ...modeling_hawaii.conversion.vocabulary import VOCABULARY_MULTIPLE
 from ...modeling_hawaii.modeling_hawaii import HawaiiForConditionalGeneration
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
+from ..baselines.class_token_teacher import ClassTokenTeacher
 from ..objectives.encoder_passes import Student
 from ..recipes.arguments import SHARDED_MODELS, ModelArguments
 from ..recipes.objectives import OBJECTIVES, StudentWithObjective
-from ..recipes.recipe import Stage, read_recipe
+from ..recipes.recipe import Recipe, Stage, read_recipe
 from ..students.encoders import continue_config
 from ..students.frozen_base import freeze_base, prepare_trained
 from ..students.language_models import read_config, register_code
@@ -30,7 +32,9 @@ from ..students.tokenizer import load_tokenizer
 from ..students.trainable import part_of, set_trainable
 from ..teachers.teacher import Teacher
 from .architectures import NUM_TOKENS, known_architecture, read_architecture
-from .costs import Machine, count_stage, describe_costs
+from .cost_tables import describe_costs
+from .costs import StageCost, count_stage
+from .machine import Machine
 from .teachers import count_parameters, outline
 
 
@@ -164,7 +168,7 @@ def _students_table(counts: Counter, num_projections: int, loras: dict[str, int]
     return markdown_table(["part", "parameters", *stages], rows)
 
 
-def _teachers_table(teachers: list[Teacher]) -> str:
+def _teachers_table(teachers: Sequence[Teacher | ClassTokenTeacher]) -> str:
     rows = []
     for teacher in teachers:
         side, (height, width, channels) = teacher.image_size, teacher.grid
@@ -189,6 +193,62 @@ def _describe_demands(stages: dict[str, Stage], machine: Machine) -> list[str]:
                 "would be refused. Count others, or remove the demand from the recipe."
             )
     return sentences
+
+
+@dataclass
+class OutlinedRecipe:
+    """
+    A recipe on the meta device.
+
+    Args:
+        stages (`dict[str, Stage]`):
+            The stages.
+        pinpoints (`dict[str, list[list[int]] | None]`):
+            The grids of tiles of each stage.
+        teachers (`list[Teacher]`):
+            Outlines, as the objective prepares them.
+        module (`StudentWithObjective`):
+            Outline of all that the stages train.
+    """
+
+    stages: dict[str, Stage]
+    pinpoints: dict[str, list[list[int]] | None]
+    teachers: Sequence[Teacher | ClassTokenTeacher]
+    module: StudentWithObjective
+
+    @classmethod
+    def of(cls, plan: Recipe) -> "OutlinedRecipe":
+        """
+        Outlines a recipe.
+
+        Raises:
+            UserError: no student can have these sizes, or a configuration cannot be read.
+        """
+        first = next(iter(plan.stages.values()))
+        name = first.training.objective
+        objective_class = OBJECTIVES[name]
+        teachers = objective_class.prepare_teachers([outline(config) for config in first.distilled_teachers])
+        student = outline_student(first.model, len(teachers), name)
+        with torch.device("meta"):
+            objective = objective_class(first.options, student, {teacher.name: teacher.grid for teacher in teachers})
+        return cls(plan.stages, find_pinpoints(plan), teachers, StudentWithObjective(student, objective))
+
+    def outline_stages(self) -> Iterator[tuple[str, StudentWithObjective]]:
+        """Yields the name of each stage and the module as the stage trains it, until the next one is asked for."""
+        for name, stage in self.stages.items():
+            yield name, outline_stage(self.module, stage, self.pinpoints[name])
+
+    def count(self, machine: Machine, tokens: int | None = None) -> list[StageCost]:
+        """
+        Counts the costs of each stage on a machine; `tokens` as for [`count_stage`].
+
+        Raises:
+            RuntimeError: sizes in the model depend on data.
+        """
+        return [
+            count_stage(self.stages[name], module, self.teachers, machine, tokens)
+            for name, module in self.outline_stages()
+        ]
 
 
 def describe_recipe(
@@ -223,7 +283,7 @@ def describe_recipe(
     if tokens is not None and tokens < 1:
         raise UserError(f"--tokens is {tokens}; it must be 1 or more.")
     plan = read_recipe(recipe, overrides, use_cpu=True)
-    stages, pinpoints = plan.stages, find_pinpoints(plan)
+    stages = plan.stages
     first = next(iter(stages.values()))
     demanded = None if first.training.strategy == "single" else first.training.strategy
     devices = first.training.num_processes or 1 if devices is None else devices
@@ -234,30 +294,22 @@ def describe_recipe(
                 f"quantization {stage.model.quantization} is for models that are not sharded (one process, DDP or "
                 f"ZeRO-2), but the strategy is {machine.strategy}."
             )
-    name = first.training.objective
-    objective_class = OBJECTIVES[name]
-    teachers = objective_class.prepare_teachers([outline(config) for config in first.distilled_teachers])
-    student = outline_student(first.model, len(teachers), name)
-    with torch.device("meta"):
-        objective = objective_class(first.options, student, {teacher.name: teacher.grid for teacher in teachers})
-    module, costs = StudentWithObjective(student, objective), []
-    outlines = (outline_stage(module, stage, pinpoints[name]) for name, stage in stages.items())
+    recipe_outline = OutlinedRecipe.of(plan)
+    module, teachers = recipe_outline.module, recipe_outline.teachers
     loras = {
-        name: _count_language_model(outline)
-        for (name, stage), outline in zip(stages.items(), outlines)
-        if stage.model.lora is not None
+        name: _count_language_model(outlined)
+        for name, outlined in recipe_outline.outline_stages()
+        if stages[name].model.lora is not None
     }
     counts = Counter()  # of the finished student: only tiles need a newline
-    for name, parameter in student.named_parameters():
+    for name, parameter in module.student.named_parameters():
         counts[part_of(name)] += parameter.numel()
+    objective: Any = module.objective
     students = _students_table(counts, count_parameters(objective), loras, stages)
     try:
-        for name, stage in stages.items():
-            outlined = outline_stage(module, stage, pinpoints[name])
-            costs.append(count_stage(stage, outlined, teachers, machine, tokens))
-        costs = describe_costs(costs)
+        costs = describe_costs(recipe_outline.count(machine, tokens))
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         costs = f"Memory and operations are not known, because sizes in the language model depend on its data: {error}"
-    teachers = [_teachers_table(teachers)] if teachers else []
+    tables = [_teachers_table(teachers)] if teachers else []
     demands = _describe_demands(stages, machine)
-    return "\n\n".join([students, objective_class.note, *teachers, costs, *demands])
+    return "\n\n".join([students, objective.note, *tables, costs, *demands])

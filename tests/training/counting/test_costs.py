@@ -16,8 +16,9 @@ from hawaii.files.user_error import UserError
 from hawaii.tests.tiny.training import make_arguments, make_module, write_recipe
 from hawaii.training import train as train_module
 from hawaii.training.counting import recipes
-from hawaii.training.counting.costs import Machine, StageCost
+from hawaii.training.counting.costs import StageCost
 from hawaii.training.counting.gpus import find_peak
+from hawaii.training.counting.machine import Machine
 from hawaii.training.counting.memory import Weights, checkpoint_bytes, place_on_devices
 from hawaii.training.counting.recipes import describe_recipe, outline_stage, outline_student
 from hawaii.training.counting.samples import mean_padded_length
