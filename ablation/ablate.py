@@ -267,6 +267,7 @@ def ablate(
     names = [name for name in known if name in chosen]
     check_grid(folder, names, points)
     with folder.locked():
+        folder.check_settings()  # before rows are timed or tuned
         if match != "steps":
             alone = replace(machines, is_one_at_a_time=True)
             folder = replace(folder, rows=match_seconds(folder, names, match, alone.execute_all))

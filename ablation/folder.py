@@ -98,21 +98,17 @@ class AblationFolder:
         finally:
             os.close(lock)
 
-    def prepare(self, runs: Sequence[Run]) -> None:
+    def check_settings(self) -> None:
         """
-        Checks that the folder was started with this recipe, evaluation and data, and records them.
-
-        If all runs are finished, changed data is accepted, because only the table is written again.
+        Checks that the folder was started with this recipe and evaluation, if it was started before.
 
         Raises:
             UserError: the folder was started with others; the first difference is named.
         """
-        recipe_path, settings_path = self.path / RECIPE_COPY, self.path / SETTINGS_FILE
-        recipe = self.recipe.with_options({"seed": 0})
-        difference = None
-        settings = read_json(settings_path) if settings_path.is_file() else {}
+        recipe_path, difference = self.path / RECIPE_COPY, None
+        settings = self._read_settings()
         if recipe_path.is_file():
-            difference = first_difference(read_recipe(recipe_path, use_cpu=True), recipe)
+            difference = first_difference(read_recipe(recipe_path, use_cpu=True), self.recipe.with_options({"seed": 0}))
         for key in sorted({*settings.get("evaluation", {}), *self.evaluation}) if settings else ():
             there, here = (
                 repr(values[key]) if key in values else "not given"
@@ -122,16 +118,31 @@ class AblationFolder:
                 difference = difference or f"evaluation.{key} is {there} there and {here} here"
         if difference is not None:
             raise UserError(f"{self.path} was started with other settings: {difference}. {HINT}")
+
+    def prepare(self, runs: Sequence[Run]) -> None:
+        """
+        Checks that the folder was started with this recipe, evaluation and data, and records them.
+
+        If all runs are finished, changed data is accepted, because only the table is written again.
+
+        Raises:
+            UserError: the folder was started with others; the first difference is named.
+        """
+        self.check_settings()
         for run in self.with_finished_runs(runs):
             self._check_recipe(run)
         if all(run.is_done() for run in runs):
             return
         files = fingerprints(self.recipe, self.evaluation.get("data_file"))
-        changed = [name for name, value in settings.get("files", {}).items() if files.get(name) != value]
+        changed = [name for name, value in self._read_settings().get("files", {}).items() if files.get(name) != value]
         if changed and any((self.path / "runs").glob("*/seed-*")):
             raise UserError(f"{self.path} was started with other files: {', '.join(changed)} changed since. {HINT}")
-        recipe.save(recipe_path)
-        write_json(settings_path, {"evaluation": self.evaluation, "files": files})
+        self.recipe.with_options({"seed": 0}).save(self.path / RECIPE_COPY)
+        write_json(self.path / SETTINGS_FILE, {"evaluation": self.evaluation, "files": files})
+
+    def _read_settings(self) -> dict:
+        path = self.path / SETTINGS_FILE
+        return read_json(path) if path.is_file() else {}
 
     def _check_recipe(self, run: Run) -> None:
         path = run.folder / RECIPE_FILE
