@@ -1,6 +1,7 @@
 # make demo     train the embedded default on easy-VQA, ask it a question, and evaluate it
 # make emoji    fetch and build EmojiVQA, the harder data set of real drawings, with its experts
 # make test     run every test
+# make bench    measure what HAWAII costs beside LLaVA, and write docs/speed.md; ten minutes
 # make serve-check  compare the answers of vLLM with those of transformers, in an environment of 4 GB; half an hour
 # make docs     build the documentation site in site/; `make docs-serve` shows it while you edit
 # make style    format the sources
@@ -22,6 +23,7 @@ SERVE_CHECK := $(CURDIR)/.cache/serve-check
 DATA_FLAGS ?=
 TRAIN_FLAGS ?=
 EVALUATE_FLAGS ?=
+BENCH_FLAGS ?=
 # More processes than cores, because many tests wait for other processes.
 PYTEST_FLAGS ?= -n 3 --dist loadfile
 
@@ -51,7 +53,7 @@ export MALLOC_TRIM_THRESHOLD_ := 2147483648
 export MALLOC_TOP_PAD_ := 268435456
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: demo emoji test serve-check docs docs-serve style quality release clean chromium .venv
+.PHONY: demo emoji test bench serve-check docs docs-serve style quality release clean chromium .venv
 
 demo: .venv/installed
 	@echo "==> 1/4 Preparing easy-VQA and the experts that teach ($(RUN))"
@@ -81,6 +83,11 @@ serve-check: .venv/installed .venv-vllm/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m hawaii.tests.serving.prepare $(SERVE_CHECK) $(RUN)
 	@echo "==> 2/2 Serving each folder, and comparing the answers of vLLM"
 	HAWAII_SERVE_CHECK=$(SERVE_CHECK) .venv-vllm/bin/python -m pytest -m vllm tests/serving/test_vllm.py
+
+# With one thread, a CPU's milliseconds depend least on other programs.
+bench: .venv-timm/installed
+	OMP_NUM_THREADS=1 .venv-timm/bin/python benchmarks/bench.py \
+		$(if $(wildcard .venv-vllm/installed),--vllm .venv-vllm/bin/python) $(BENCH_FLAGS)
 
 # Material for MkDocs announces with each build that it ends in May 2027. Its successor, Zensical, cannot build this site
 # yet: it has no hooks.

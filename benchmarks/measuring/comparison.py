@@ -1,0 +1,147 @@
+"""Two ways to compute the same, run alternately so that other programs on the machine slow both down equally."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+SCALES = {"ms": 1e3, "s": 1.0}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    What two ways to compute the same cost.
+
+    Args:
+        subject (`str`):
+            What both compute.
+        first, second (`str`):
+            The two ways. The ratio is the first one's cost divided by the second one's.
+        pairs (`Sequence[tuple[float, float]]`):
+            The costs of both in each round, at least one. Counts, such as floating-point operations, have one round.
+        unit (`str`, *optional*, defaults to `"ms"`):
+            Of the costs.
+        at_most, at_least (`float`, *optional*):
+            The goal of the ratio.
+    """
+
+    subject: str
+    first: str
+    second: str
+    pairs: Sequence[tuple[float, float]]
+    unit: str = "ms"
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @property
+    def medians(self) -> tuple[float, float]:
+        """The median cost of each way."""
+        first, second = (statistics.median(costs) for costs in zip(*self.pairs))
+        return first, second
+
+    @property
+    def least(self) -> tuple[float, float]:
+        """The least cost of each way: other programs slow a computation down but never speed it up."""
+        first, second = (min(costs) for costs in zip(*self.pairs))
+        return first, second
+
+    @property
+    def ratio(self) -> float:
+        """The ratio of the medians."""
+        first, second = self.medians
+        return first / second
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest ratio of one round."""
+        ratios = [first / second for first, second in self.pairs]
+        return min(ratios), max(ratios)
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the ratio, rounded as it is shown, reaches the goal; `None` without a goal."""
+        if self.at_most is not None:
+            return round(self.ratio, 2) <= self.at_most
+        return None if self.at_least is None else round(self.ratio, 2) >= self.at_least
+
+    def __str__(self) -> str:
+        costs = f"{show(self.medians[0])} / {show(self.medians[1])} {self.unit}"
+        if len(self.pairs) > 1:
+            low, high = self.range
+            costs += f", medians of {len(self.pairs)} rounds whose ratios are {low:.3f} to {high:.3f}"
+        return f"{self.subject}, {self.first} / {self.second}: {self.ratio:.3f} ({costs})"
+
+
+def show(cost: float) -> str:
+    """A cost with three digits, or all of a whole number with more."""
+    return f"{cost:,.0f}" if abs(cost) >= 100 else f"{cost:.3g}"
+
+
+def measure(
+    functions: Sequence[Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> list[tuple[float, ...]]:
+    """
+    Runs the functions one after the other, `rounds` times.
+
+    Args:
+        functions (`Sequence[Callable]`):
+            Functions without arguments.
+        rounds (`int`):
+            Number of rounds.
+        clock (`Callable`, *optional*, defaults to `time.perf_counter`):
+            The clock; `time.process_time` does not count other programs.
+
+    Returns:
+        For each round, the seconds of each function until its result is available.
+    """
+
+    def seconds(function: Callable[[], object]) -> float:
+        start = clock()
+        function()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return clock() - start
+
+    return [tuple(map(seconds, functions)) for _ in range(rounds)]
+
+
+def compare(
+    subject: str,
+    ways: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    unit: str = "ms",
+    rtol: float = 1e-3,
+    atol: float = 1e-3,
+    **goal: float,
+) -> Comparison:
+    """
+    Measures the seconds of two ways, after a check that their results are equal. The check also warms both up.
+
+    Args:
+        subject (`str`):
+            What both compute.
+        ways (`Mapping[str, Callable]`):
+            Two functions without arguments by their names. Each returns a tensor or a list of tensors.
+        rounds (`int`), clock (`Callable`):
+            As for [`measure`].
+        unit (`str`, *optional*, defaults to `"ms"`):
+            One of `SCALES`.
+        rtol, atol (`float`, *optional*):
+            How far the results may differ.
+        goal (`float`):
+            `at_most` or `at_least`, see [`Comparison`].
+
+    Raises:
+        AssertionError: the results differ.
+    """
+    (first, run_first), (second, run_second) = ways.items()
+    torch.testing.assert_close(run_first(), run_second(), rtol=rtol, atol=atol)
+    pairs = [
+        (one * SCALES[unit], other * SCALES[unit]) for one, other in measure([run_first, run_second], rounds, clock)
+    ]
+    return Comparison(subject, first, second, pairs, unit, **goal)
