@@ -108,7 +108,9 @@ class AblationFolder:
         recipe_path, difference = self.path / RECIPE_COPY, None
         settings = self._read_settings()
         if recipe_path.is_file():
-            difference = first_difference(read_recipe(recipe_path, use_cpu=True), self.recipe.with_options({"seed": 0}))
+            difference = first_difference(
+                read_recipe(recipe_path, use_cpu=True), self.recipe.with_options({"seed": 0})
+            )
         for key in sorted({*settings.get("evaluation", {}), *self.evaluation}) if settings else ():
             there, here = (
                 repr(values[key]) if key in values else "not given"

@@ -131,6 +131,15 @@ def _mean_and_deviation(values: Sequence[float]) -> dict:
     return {"mean": float(np.mean(values)), "deviation": deviation}
 
 
+def _teacher_share(run: Mapping) -> float | None:
+    """The share of the teachers in the seconds of a run's steps; `None` if a stage was too short to time."""
+    stages = [stage for stage in run.get("stages", {}).values() if stage["steps"]]
+    if not stages or not all("teacher_share" in stage for stage in stages):
+        return None
+    seconds = [stage["steps"] * stage["seconds_per_step"] for stage in stages]
+    return sum(share["teacher_share"] * part for share, part in zip(stages, seconds)) / sum(seconds)
+
+
 def summarize_row(
     runs: Mapping[int, Mapping], baseline: Mapping[int, Mapping] | None, columns: Sequence[Column]
 ) -> dict:
@@ -161,6 +170,8 @@ def summarize_row(
         }
     for key in ("seconds_per_step", "train_seconds", "steps"):
         summary[key] = _mean_and_deviation([run[key] for run in runs.values()])
+    shares = [share for run in runs.values() if (share := _teacher_share(run)) is not None]
+    summary["teacher_share"] = _mean_and_deviation(shares) if shares else None
     return {**summary, "num_parameters": next(iter(runs.values()))["num_parameters"]}
 
 

@@ -23,11 +23,18 @@ def _difference(comparison: Mapping | None) -> str:
     return f"{comparison['difference']:+.1f} [{comparison['low']:+.1f}, {comparison['high']:+.1f}]"
 
 
-def _row(row: Mapping, labels: Sequence[str], best: Mapping[str, float], num_seeds: int) -> list[str]:
+def _share(row: Mapping) -> str:
+    return MISSING if row.get("teacher_share") is None else f"{row['teacher_share']['mean']:.0%}"
+
+
+def _row(
+    row: Mapping, labels: Sequence[str], best: Mapping[str, float], num_seeds: int, has_shares: bool
+) -> list[str]:
     done = len(row["seeds"])
     seeds = str(done) if done == num_seeds else f"{done} of {num_seeds}"
+    shares = [_share(row)] if has_shares else []
     if not row["columns"]:
-        return [row["label"], *[MISSING] * (len(labels) + 2), seeds]
+        return [row["label"], *[MISSING] * (len(labels) + 2), *shares, seeds]
     cells = [row["columns"][label] for label in labels]
     scores = [_score(cell, cell["mean"] == best.get(label)) for cell, label in zip(cells, labels)]
     return [
@@ -35,6 +42,7 @@ def _row(row: Mapping, labels: Sequence[str], best: Mapping[str, float], num_see
         *scores,
         _difference(cells[-1]["against_baseline"]),
         f"{row['seconds_per_step']['mean']:.3g}",
+        *shares,
         seeds,
     ]
 
@@ -65,6 +73,8 @@ def _notes(ablation: Mapping, filled: Sequence[Mapping], baseline: str) -> list[
     if comparisons := [comparison for comparison in comparisons if comparison is not None]:
         column = f" in {escape_markdown(last)}" if len(columns) > 1 else ""
         notes.append(f"vs. {baseline}: the difference{column}, {_explain_interval(comparisons)}.")
+    if any((row.get("teacher_share") or {}).get("mean") for row in filled):
+        notes.append("teachers: the share of the teachers' forward passes in the seconds of a step.")
     if ablation["limit"] is not None:
         notes.append(f"**Only the first {ablation['limit']} questions of each task were used.**")
     missing = {row["label"]: row["missing_seeds"] for row in ablation["rows"] if row["missing_seeds"]}
@@ -90,7 +100,9 @@ def make_table(ablation: Mapping) -> str:
     means = {label: [row["columns"][label]["mean"] for row in filled] for label in labels}
     best = {label: max(values) for label, values in means.items() if max(values) > min(values)}
     baseline = next(row["label"] for row in rows if row["name"] == ablation["baseline"])
-    header = ["Methods", *labels, f"vs. {baseline}", "s/step", "seeds"]
-    table = markdown_table(header, [_row(row, labels, best, len(ablation["seeds"])) for row in rows])
+    # Where no teacher runs, as with cached features, its share says nothing.
+    has_shares = any((row.get("teacher_share") or {}).get("mean") for row in filled)
+    header = ["Methods", *labels, f"vs. {baseline}", "s/step", *(["teachers"] if has_shares else []), "seeds"]
+    table = markdown_table(header, [_row(row, labels, best, len(ablation["seeds"]), has_shares) for row in rows])
     # Blank lines, since Markdown would join the notes into one paragraph.
     return f"{table}\n\n" + "\n\n".join(_notes(ablation, filled, baseline))

@@ -41,7 +41,7 @@ SECTIONS = {
 }
 NOTES = {
     "encoder": "CLIP ViT-L/14-336: the student has the layers whose features LLaVA reads, CLIP one more.",
-    "passes": "CLIP ViT-B/16 on a CPU, ViT-L/14-336 on a GPU, without gradients; with them, see the seconds of a step.",
+    "passes": "CLIP ViT-B/16 on a CPU, ViT-L/14-336 on a GPU, without gradients. With them: see the seconds below.",
     "adapters": "Three teachers' and three general adapters of rank 32, on the tokens of CLIP ViT-L/14-336. MoVE-KD's "
     "code chooses with `torch.where`; PEFT computes each adapter for the samples that use it.",
     "generation": "The same weights in transformers' LLaVA, and new adapters.",

@@ -133,3 +133,23 @@ def test_runs_with_different_questions_are_not_compared():
         UserError, match="evaluated on different questions of t .hawaii, seed 0 and llava, seed 0 are among them"
     ):
         compare(row, baseline, ONE)
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [
+        # 10 steps of 1 s with 4 s of teachers, and 20 of 0.5 s with 2 s of them.
+        (
+            {
+                "pretrain": {"steps": 10, "seconds_per_step": 1.0, "teacher_share": 0.4},
+                "finetune": {"steps": 20, "seconds_per_step": 0.5, "teacher_share": 0.2},
+            },
+            0.3,
+        ),
+        ({"pretrain": {"steps": 10}}, None),  # too short to be timed
+        ({}, None),
+    ],
+)
+def test_the_share_of_the_teachers_is_that_of_all_seconds(stages, expected):
+    found = summarize_row({seed: make_run(seed, [1.0]) | {"stages": stages} for seed in (0, 1)}, None, [ONE])
+    assert found["teacher_share"] == (None if expected is None else {"mean": pytest.approx(expected), "deviation": 0})

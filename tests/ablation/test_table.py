@@ -127,3 +127,17 @@ def test_the_note_names_what_is_resampled(resampled, note):
     for row, names in zip(ablation["rows"][1:], resampled):
         row["columns"]["GQA"]["against_baseline"] = {"difference": 1.0, "low": 0.5, "high": 1.5, "resampled": names}
     assert make_table(ablation).endswith(note)
+
+
+def test_the_share_of_the_teachers_has_a_column_if_teachers_ran():
+    stages = {"finetune": {"steps": 10, "seconds_per_step": 2.0, "teacher_share": 0.254}}
+    done = {name: {0: make_run(name, 0, {"t": 50.0})} for name in ("llava", "hawaii", "fine")}
+    for name, share in (("llava", 0.0), ("hawaii", 0.254)):
+        done[name][0]["stages"] = {"finetune": {**stages["finetune"], "teacher_share": share}}
+    (header, *rows), notes = cells(make_table(make_ablation(done, [0])))
+    assert header[-3:] == ["s/step", "teachers", "seeds"]
+    assert [row[-2] for row in rows] == ["0%", "25%", "-"]
+    assert "teachers: the share of the teachers' forward passes in the seconds of a step." in notes
+    done["hawaii"][0]["stages"]["finetune"]["teacher_share"] = 0.0
+    (header, *_), notes = cells(make_table(make_ablation(done, [0])))
+    assert "teachers" not in header and not any("teachers" in note for note in notes)

@@ -107,6 +107,9 @@ def test_a_recipe_without_validation_questions_is_refused(world, run, capsys):
 def test_other_settings_than_those_of_the_folder_are_refused_before_a_row_is_tuned(world, run, capsys):
     assert run("--seeds 0 --rows llava") == 0
     number = len(world.calls())
-    assert run(WORDS, *GRID, "warmup_steps=1") == 2
-    assert "was started with other settings: stages.pretrain.warmup_steps is 0 there and 1 here" in capsys.readouterr().err
+    assert run(WORDS, *GRID, "--jobs", "1", "warmup_steps=1") == 2
+    assert (
+        "was started with other settings: stages.pretrain.warmup_steps is 0 there and 1 here"
+        in capsys.readouterr().err
+    )
     assert len(world.calls()) == number
