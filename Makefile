@@ -1,7 +1,7 @@
 # make demo     train the embedded default on easy-VQA, ask it a question, and evaluate it
 # make emoji    fetch and build EmojiVQA, the harder data set of real drawings, with its experts
 # make test     run every test
-# make bench    measure what HAWAII costs beside LLaVA, and write docs/speed.md; ten minutes
+# make bench    measure what HAWAII costs, compared with LLaVA, and write docs/speed.md; ten minutes
 # make serve-check  compare the answers of vLLM with those of transformers, in an environment of 4 GB; half an hour
 # make docs     build the documentation site in site/; `make docs-serve` shows it while you edit
 # make style    format the sources
@@ -23,7 +23,6 @@ SERVE_CHECK := $(CURDIR)/.cache/serve-check
 DATA_FLAGS ?=
 TRAIN_FLAGS ?=
 EVALUATE_FLAGS ?=
-BENCH_FLAGS ?=
 # More processes than cores, because many tests wait for other processes.
 PYTEST_FLAGS ?= -n 3 --dist loadfile
 
@@ -87,7 +86,7 @@ serve-check: .venv/installed .venv-vllm/installed
 # With one thread, a CPU's milliseconds depend least on other programs.
 bench: .venv-timm/installed
 	OMP_NUM_THREADS=1 .venv-timm/bin/python benchmarks/bench.py \
-		$(if $(wildcard .venv-vllm/installed),--vllm .venv-vllm/bin/python) $(BENCH_FLAGS)
+		$(if $(wildcard .venv-vllm/installed),--vllm .venv-vllm/bin/python)
 
 # Material for MkDocs announces with each build that it ends in May 2027. Its successor, Zensical, cannot build this site
 # yet: it has no hooks.

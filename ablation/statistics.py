@@ -137,7 +137,7 @@ def _teacher_share(run: Mapping) -> float | None:
     if not stages or not all("teacher_share" in stage for stage in stages):
         return None
     seconds = [stage["steps"] * stage["seconds_per_step"] for stage in stages]
-    return sum(share["teacher_share"] * part for share, part in zip(stages, seconds)) / sum(seconds)
+    return sum(stage["teacher_share"] * part for stage, part in zip(stages, seconds)) / sum(seconds)
 
 
 def summarize_row(

@@ -60,7 +60,7 @@ def _explain_interval(comparisons: Sequence[Mapping]) -> str:
     return f"with the 95 % interval of a paired bootstrap over images and seeds{condition}"
 
 
-def _notes(ablation: Mapping, filled: Sequence[Mapping], baseline: str) -> list[str]:
+def _notes(ablation: Mapping, filled: Sequence[Mapping], baseline: str, has_shares: bool) -> list[str]:
     columns = ablation["columns"]
     last = columns[-1]["label"]
     has_mme = any("mme" in column["tasks"] for column in columns)
@@ -73,7 +73,7 @@ def _notes(ablation: Mapping, filled: Sequence[Mapping], baseline: str) -> list[
     if comparisons := [comparison for comparison in comparisons if comparison is not None]:
         column = f" in {escape_markdown(last)}" if len(columns) > 1 else ""
         notes.append(f"vs. {baseline}: the difference{column}, {_explain_interval(comparisons)}.")
-    if any((row.get("teacher_share") or {}).get("mean") for row in filled):
+    if has_shares:
         notes.append("teachers: the share of the teachers' forward passes in the seconds of a step.")
     if ablation["limit"] is not None:
         notes.append(f"**Only the first {ablation['limit']} questions of each task were used.**")
@@ -105,4 +105,4 @@ def make_table(ablation: Mapping) -> str:
     header = ["Methods", *labels, f"vs. {baseline}", "s/step", *(["teachers"] if has_shares else []), "seeds"]
     table = markdown_table(header, [_row(row, labels, best, len(ablation["seeds"]), has_shares) for row in rows])
     # Blank lines, since Markdown would join the notes into one paragraph.
-    return f"{table}\n\n" + "\n\n".join(_notes(ablation, filled, baseline))
+    return f"{table}\n\n" + "\n\n".join(_notes(ablation, filled, baseline, has_shares))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from hawaii.benchmarks.measurements import MEASUREMENTS
 from hawaii.benchmarks.measuring.comparison import Comparison, show
 from hawaii.files.atomic import write_text
 from hawaii.files.markdown_table import markdown_table
@@ -11,56 +12,26 @@ from hawaii.files.markdown_table import markdown_table
 
 INTRODUCTION = """# Speed
 
-<!-- `make bench` writes this page; change benchmarks/page.py instead. -->
+<!-- `make bench` writes this page; change benchmarks/page.py and benchmarks/measurements.py instead. -->
 
-What HAWAII costs, next to what it is compared with: in one process, alternately, after a check that both results are
-equal. Ratios are of the medians, and in brackets those of the fastest and of the slowest round; below 1 the first of
-the two takes less. On a CPU, milliseconds are those of the process, so other programs count little.
+What HAWAII costs, compared with LLaVA and with other ways to compute the same. Both of a pair run alternately in one
+process, after a check that their results are equal; where this differs, the section says so. Ratios are of the
+medians, in brackets the smallest and the largest ratio of one round; below 1 the first of the two takes less. On a
+CPU, milliseconds are those of the process, so other programs count little.
 
 ```bash
 make bench
 ```
 
-measures again on this machine (on a GPU if there is one, in less than ten minutes) and writes this page. Weights are
-random and nothing is downloaded. With `.venv-vllm` (`make .venv-vllm/installed`, 4 GB) it measures vLLM, too. Each
-comparison is also a command of its own, in [benchmarks](../benchmarks), with options for sizes and rounds.
+measures again on this machine, on a CPU in about ten minutes and on a GPU if there is one, and writes this page.
+Weights are random and nothing is downloaded. vLLM is measured if `.venv-vllm` is there (`make .venv-vllm/installed`,
+4 GB). Each comparison is also a command of its own with options for sizes and rounds, such as
+`python benchmarks/model/vision_tower.py`.
 """
-SECTIONS = {
-    "encoder": "Encoder",
-    "passes": "Passes of the encoder in training",
-    "adapters": "Mixture of adapters",
-    "generation": "Answers",
-    "tiles": "Answers about tiles",
-    "vllm": "vLLM",
-    "operations": "Operations of a training step",
-    "step": "Seconds of a training step",
-    "text_loss": "Text loss",
-    "monitoring": "Monitoring",
-    "data_loader": "Data loader",
-    "cache": "Cache of the teachers' features",
-}
-NOTES = {
-    "encoder": "CLIP ViT-L/14-336: the student has the layers whose features LLaVA reads, CLIP one more.",
-    "passes": "CLIP ViT-B/16 on a CPU, ViT-L/14-336 on a GPU, without gradients. With them: see the seconds below.",
-    "adapters": "Three teachers' and three general adapters of rank 32, on the tokens of CLIP ViT-L/14-336. MoVE-KD's "
-    "code chooses with `torch.where`; PEFT computes each adapter for the samples that use it.",
-    "generation": "The same weights in transformers' LLaVA, and new adapters.",
-    "tiles": "The same weights in transformers' LLaVA-NeXT.",
-    "vllm": "CPU milliseconds of vLLM with its backend for models of transformers.",
-    "operations": "CLIP ViT-L/14-336 and Vicuna 7B with the paper's three teachers, counted on modules without "
-    "weights. The goals are for images of 320 and 448 pixels for ConvNeXt and EVA-02; the presets have 768 and 448. A "
-    "sample is an image of 576 tokens and 64 of text: with more text all ratios are lower.",
-    "step": "Both train the same small student; HAWAII's runs its encoder once for each teacher and once routed. A "
-    "step has no optimizer.",
-    "text_loss": "Scores at labels only, as in training, and at every position.",
-    "monitoring": "Throughput, operations and the load of the adapters.",
-    "data_loader": "A worker's sample, and the same in plain Pillow and transformers.",
-    "cache": "A forward pass of one teacher, a small ViT-B, and reading its features, with the hash of the image.",
-}
 
 
 def read_results(folder: Path) -> Iterator[dict]:
-    """Yields the record of each device, the CPU first."""
+    """Yields the record of each device."""
     for path in sorted(folder.glob("*.json")):
         yield json.loads(path.read_text(encoding="utf-8"))
 
@@ -73,31 +44,31 @@ def _row(comparison: Comparison) -> list[str]:
     if comparison.is_met is not None:
         bound = f"≤ {comparison.at_most:.2f}" if comparison.at_most is not None else f"≥ {comparison.at_least:.2f}"
         goal = bound if comparison.is_met else f"{bound} **missed**"
-    costs = " / ".join(map(show, comparison.medians))
-    return [comparison.subject, f"{comparison.first} / {comparison.second}", ratio, f"{costs} {comparison.unit}", goal]
+    costs = f"{' / '.join(map(show, comparison.medians))} {comparison.unit}".strip()
+    return [comparison.subject, f"{comparison.first} / {comparison.second}", ratio, costs, goal]
 
 
 def describe(record: dict) -> str:
     """The section of one device."""
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    parts = [
-        f"## {record['device']}",
-        f"{record['date']}, commit {record['commit']}, {versions}; {record['minutes']} minutes.",
-    ]
-    for name, title in SECTIONS.items():
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    sections, missed = [], []
+    for name, measurement in MEASUREMENTS.items():
         if name not in record["results"]:
             continue
-        comparisons = [Comparison(**values) for values in record["results"][name]["comparisons"]]
-        header = ["what", "compared", "ratio", "costs", "goal"]
-        parts += [f"### {title}", NOTES[name], markdown_table(header, [_row(each) for each in comparisons], 2)]
-    missed = [
-        f"{SECTIONS[name]}: {comparison.subject}"
-        for name, result in record["results"].items()
-        for comparison in (Comparison(**values) for values in result["comparisons"])
-        if comparison.is_met is False
-    ]
+        result = record["results"][name]
+        comparisons = [Comparison(**values) for values in result["comparisons"]]
+        missed += [f"{measurement.title}: {each.subject}" for each in comparisons if each.is_met is False]
+        sections += [f"### {measurement.title}", measurement.note]
+        if options := ", ".join(f"{key} {value}" for key, value in result["options"].items()):
+            sections[-1] += f" ({options}.)"
+        if comparisons:
+            header = ["what", "compared", "ratio", "costs", "goal"]
+            sections.append(markdown_table(header, [_row(each) for each in comparisons], 2))
+        if result["error"] is not None:
+            sections.append(f"**It failed.** {result['error']}")
     verdict = f"Goals that are missed: {'; '.join(missed)}." if missed else "All goals are met."
-    return "\n\n".join([*parts[:2], verdict, *parts[2:]])
+    about = f"{record['date']}, commit {record['commit']}, {versions}; {record['minutes']} minutes."
+    return "\n\n".join([f"## {record['device']}", f"{about} {verdict}", *sections])
 
 
 def write_page(folder: Path, page: Path) -> None:

@@ -1,14 +1,12 @@
 """Two ways to compute the same, run alternately so that other programs on the machine slow both down equally."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-
-
-SCALES = {"ms": 1e3, "s": 1.0}
 
 
 @dataclass(frozen=True)
@@ -44,15 +42,11 @@ class Comparison:
         return first, second
 
     @property
-    def least(self) -> tuple[float, float]:
-        """The least cost of each way: other programs slow a computation down but never speed it up."""
-        first, second = (min(costs) for costs in zip(*self.pairs))
-        return first, second
-
-    @property
     def ratio(self) -> float:
-        """The ratio of the medians."""
+        """The ratio of the medians; 1 if both are 0."""
         first, second = self.medians
+        if second == 0:
+            return math.inf if first else 1.0
         return first / second
 
     @property
@@ -109,39 +103,58 @@ def measure(
     return [tuple(map(seconds, functions)) for _ in range(rounds)]
 
 
-def compare(
+def time_ways(
     subject: str,
     ways: Mapping[str, Callable[[], object]],
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
-    unit: str = "ms",
-    rtol: float = 1e-3,
-    atol: float = 1e-3,
     **goal: float,
 ) -> Comparison:
     """
-    Measures the seconds of two ways, after a check that their results are equal. The check also warms both up.
+    Measures the milliseconds of two ways.
 
     Args:
         subject (`str`):
             What both compute.
         ways (`Mapping[str, Callable]`):
-            Two functions without arguments by their names. Each returns a tensor or a list of tensors.
+            Two functions without arguments by their names.
         rounds (`int`), clock (`Callable`):
             As for [`measure`].
-        unit (`str`, *optional*, defaults to `"ms"`):
-            One of `SCALES`.
-        rtol, atol (`float`, *optional*):
-            How far the results may differ.
         goal (`float`):
             `at_most` or `at_least`, see [`Comparison`].
+    """
+    first, second = ways
+    pairs = [(1e3 * one, 1e3 * other) for one, other in measure(list(ways.values()), rounds, clock)]
+    return Comparison(subject, first, second, pairs, **goal)
+
+
+def check_equal(ways: Mapping[str, Callable[[], object]], rtol: float = 1e-3, atol: float = 1e-3) -> None:
+    """
+    Checks that two functions return equal tensors, or lists of them. Whole numbers must be equal exactly.
+
+    Raises:
+        AssertionError: the results differ by more than the tolerance.
+    """
+    first, second = (run() for run in ways.values())
+    is_exact = isinstance(first, torch.Tensor) and not first.is_floating_point()
+    torch.testing.assert_close(first, second, **({"rtol": 0, "atol": 0} if is_exact else {"rtol": rtol, "atol": atol}))
+
+
+def compare(
+    subject: str,
+    ways: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    rtol: float = 1e-3,
+    atol: float = 1e-3,
+    **goal: float,
+) -> Comparison:
+    """
+    Measures the milliseconds of two ways, after a check that their results are equal, which also warms both up.
+    Arguments as for [`time_ways`] and [`check_equal`].
 
     Raises:
         AssertionError: the results differ.
     """
-    (first, run_first), (second, run_second) = ways.items()
-    torch.testing.assert_close(run_first(), run_second(), rtol=rtol, atol=atol)
-    pairs = [
-        (one * SCALES[unit], other * SCALES[unit]) for one, other in measure([run_first, run_second], rounds, clock)
-    ]
-    return Comparison(subject, first, second, pairs, unit, **goal)
+    check_equal(ways, rtol, atol)
+    return time_ways(subject, ways, rounds, clock, **goal)

@@ -99,7 +99,7 @@ def measure_tiles(
 
 
 def main() -> None:
-    parser = make_parser(__doc__, adapters=3, rounds=15)
+    parser = make_parser(__doc__, adapters=(3, "teachers' and general ones, N of each"), rounds=15)
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--feature_layer", type=int, choices=(-2, -1), default=-2)
     arguments = parser.parse_args()

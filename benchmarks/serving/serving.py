@@ -21,6 +21,7 @@ from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditional
 
 from hawaii.benchmarks.measuring.command import make_parser, print_comparisons
 from hawaii.benchmarks.measuring.comparison import Comparison
+from hawaii.benchmarks.measuring.sizes import ADAPTERS, CLIP_LARGE
 from hawaii.modeling_hawaii.conversion.llava import convert_llava
 from hawaii.modeling_hawaii.conversion.llava_checkpoint import read_llava
 from hawaii.processing.chat_templates import load_chat_template
@@ -32,8 +33,7 @@ from hawaii.training.students.convert import build_llava_processor
 # The widths of CLIP ViT-L/14 and few layers, of which the language model reads the last; and a tiny size for the test.
 SIZES = {
     "wide": (
-        {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 4}
-        | {"image_size": 168, "patch_size": 14},
+        {**CLIP_LARGE, "num_hidden_layers": 4, "image_size": 168},
         {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_hidden_layers": 4},
     ),
     "tiny": (
@@ -42,8 +42,6 @@ SIZES = {
         {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4, "num_hidden_layers": 2},
     ),
 }
-# The paper's three teachers and three general adapters, of rank 16.
-ADAPTERS = {"num_teacher_adapters": 3, "num_general_adapters": 3}
 # As in the Makefile: glibc gives large tensors back to the system, and getting them again costs some percent of the
 # seconds, of one process more than of the other.
 KEEP_MEMORY = {
@@ -135,7 +133,9 @@ def measure_serving(
 
 
 def main() -> None:
-    parser = make_parser(__doc__, requests=8, tokens=16, rounds=10)
+    parser = make_parser(
+        __doc__, requests=(8, "of one image each, in one batch"), tokens=(16, "of each answer"), rounds=10
+    )
     parser.add_argument(
         "--python", default=sys.executable, help="of an environment with vLLM; it needs no other package"
     )

@@ -56,8 +56,6 @@ def read_plainly(path: Path, clip: CLIPImageProcessorPil, teacher_image_size: in
 
 def measure_loader(image_size: int = 336, teacher_image_size: int = 768, rounds: int = 30) -> Iterator[Comparison]:
     """Compares on photos; the sizes are sides of the student's and of the teachers' image."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a worker
     torch.manual_seed(0)
     size = {"height": image_size, "width": image_size}
     clip = CLIPImageProcessorPil(size=size, crop_size=size, image_mean=MEAN)
@@ -84,11 +82,15 @@ def measure_loader(image_size: int = 336, teacher_image_size: int = 768, rounds:
                     rtol=0,
                     atol=0,
                 )
-    torch.set_num_threads(threads)
 
 
 def main() -> None:
-    arguments = make_parser(__doc__, image_size=336, teacher_image_size=768, rounds=30).parse_args()
+    arguments = make_parser(
+        __doc__,
+        image_size=(336, "side of the student's image"),
+        teacher_image_size=(768, "side of the teachers' image"),
+        rounds=30,
+    ).parse_args()
     print_comparisons(measure_loader(**vars(arguments)), arguments)
 
 

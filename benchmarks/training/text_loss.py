@@ -110,7 +110,14 @@ def measure_text_loss(
 
 
 def main() -> None:
-    arguments = make_parser(__doc__, vocabulary=32_000, batch_size=4, length=640, answer=32, rounds=3).parse_args()
+    arguments = make_parser(
+        __doc__,
+        vocabulary=32_000,
+        batch_size=4,
+        length=(640, "tokens of a sample"),
+        answer=(32, "tokens of a sample that are labels"),
+        rounds=3,
+    ).parse_args()
     print_comparisons(measure_text_loss(**vars(arguments)), arguments)
 
 

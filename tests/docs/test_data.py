@@ -76,4 +76,4 @@ def test_its_keys_are_those_of_a_source():
     rows = [row for row in table.splitlines()[2:] if row]
     names = {name for row in rows for name in row.split("|")[1].split("`")[1::2]}
     assert names == set(Source.__dataclass_fields__)
-    assert (ROOT / "benchmarks" / "training_data.py").is_file()
+    assert (ROOT / "benchmarks/training/training_data.py").is_file()

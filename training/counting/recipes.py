@@ -205,7 +205,7 @@ class OutlinedRecipe:
             The stages.
         pinpoints (`dict[str, list[list[int]] | None]`):
             The grids of tiles of each stage.
-        teachers (`list[Teacher]`):
+        teachers (`Sequence[Teacher | ClassTokenTeacher]`):
             Outlines, as the objective prepares them.
         module (`StudentWithObjective`):
             Outline of all that the stages train.
@@ -234,7 +234,7 @@ class OutlinedRecipe:
         return cls(plan.stages, find_pinpoints(plan), teachers, StudentWithObjective(student, objective))
 
     def outline_stages(self) -> Iterator[tuple[str, StudentWithObjective]]:
-        """Yields the name of each stage and the module as the stage trains it, until the next one is asked for."""
+        """Yields the name of each stage and the module as the stage trains it, valid until the next iteration."""
         for name, stage in self.stages.items():
             yield name, outline_stage(self.module, stage, self.pinpoints[name])
 

@@ -28,7 +28,7 @@ def trained_parts(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def _local(tensor: torch.Tensor) -> torch.Tensor:
     """This process's shard of a tensor: each checks its own, and the results are joined."""
     if hasattr(tensor, "ds_tensor"):  # ZeRO-3 leaves a parameter itself empty
-        # All shards have the same size. What the last ones have too much is never written: it may be anything.
+        # All shards have the same size. The padding at the end of the last ones is never written: it may be NaN.
         parameter: Any = tensor
         shard = parameter.ds_tensor
         start = dist.get_rank(parameter.ds_process_group) * len(shard)
