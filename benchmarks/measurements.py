@@ -61,8 +61,8 @@ MEASUREMENTS = {
         "Three teachers' and three general adapters of rank 16, on the tokens of CLIP ViT-L/14-336, in float32. "
         "MoVE-KD's code chooses with `torch.where`; PEFT computes each adapter for the samples that use it.",
         measure_mixture,
-        {"batch_size": 2, "rounds": 9},
-        {"batch_size": 16, "rounds": 15},
+        {"batch_size": 2, "rounds": 25},
+        {"batch_size": 16, "rounds": 25},
     ),
     "generation": Measurement(
         "Answers",
@@ -99,7 +99,7 @@ MEASUREMENTS = {
         "Students with the same weights, whose text losses are equal. HAWAII's runs its encoder once for each teacher "
         "and once routed. A step has no optimizer. On a GPU it computes in bfloat16.",
         measure_step,
-        {"batch_size": 2, "rounds": 5},
+        {"batch_size": 2, "rounds": 4},
         {"size": "1b", "batch_size": 8, "rounds": 15},
     ),
     "text_loss": Measurement(
