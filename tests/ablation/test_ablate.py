@@ -51,8 +51,9 @@ def test_the_table_has_means_deviations_and_intervals(world, run, capsys):
     assert run("--seeds 0 1 2 --rows llava hawaii") == 0
     header, _, llava, hawaii, *notes = (world.output / "ablation.md").read_text().splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (header, llava, hawaii)]
-    assert cells[0] == ["Methods", "color", "shape", "Avg.", "vs. LLaVA", "s/step", "seeds"]
-    assert cells[1][0] == "LLaVA" and cells[1][-3:] == ["-", "2", "3"]
+    assert cells[0] == ["Methods", "color", "shape", "Avg.", "vs. LLaVA", "s/step", "teachers", "seeds"]
+    assert cells[1][0] == "LLaVA" and cells[1][-4:] == ["-", "2", "0%", "3"]
+    assert cells[2][-3:-1] == ["2", "50%"]
     rows = {row["name"]: row for row in world.read()["rows"]}
     average = rows["hawaii"]["columns"]["Avg."]
     found = average["against_baseline"]

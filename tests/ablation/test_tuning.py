@@ -109,7 +109,7 @@ def test_other_settings_than_those_of_the_folder_are_refused_before_a_row_is_tun
     number = len(world.calls())
     assert run(WORDS, *GRID, "--jobs", "1", "warmup_steps=1") == 2
     assert (
-        "was started with other settings: stages.pretrain.warmup_steps is 0 there and 1 here"
+        "was started with other settings: stages.pretrain.warmup_steps is not given there and 1 here"
         in capsys.readouterr().err
     )
     assert len(world.calls()) == number
