@@ -34,7 +34,7 @@ SIZES = {
     ),
     "tiny": ({"num_hidden_layers": 3}, {}),
 }
-WORDS = 32  # tokens of a prompt beside those of its image
+WORDS = 32  # tokens of a prompt without those of its image
 
 
 @torch.no_grad()

@@ -42,11 +42,7 @@ SIZES = {
         {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "image_size": 16, "patch_size": 4},
     ),
 }
-STAGES = {
-    "stage 1": ["adapters", "routers", "projector", "projections"],
-    "stage 2": ["vision_tower", "adapters", "routers", "projector", "language_model", "projections"],
-}
-TEXT, LABELS = 64, 32  # tokens of a sample beside those of its image, and those that are labels
+TEXT, LABELS = 64, 32  # tokens of a sample without those of its image, and those that are labels
 PROMPT = 24  # tokens of the instruction, for the importance of the teachers' tokens
 
 
