@@ -63,11 +63,12 @@ def test_routed_features_depend_on_every_adapter_and_on_the_routers(pixel_values
 
 @pytest.mark.parametrize("placement", ["ffn", "linear"])
 def test_a_batch_of_forced_and_routed_images_equals_each_alone(pixel_values, placement):
-    model = make_model(adapter_placement=placement)
+    model = make_model(adapter_placement=placement).double()
+    pixel_values = pixel_values.double()
     together = features(model, pixel_values, [1, -1, 0, 2])
     alone = [features(model, image[None], [adapter]) for image, adapter in zip(pixel_values, (1, -1, 0, 2))]
-    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-6)
-    torch.testing.assert_close(together[1], features(model, pixel_values)[1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-12)
+    torch.testing.assert_close(together[1], features(model, pixel_values)[1], rtol=0, atol=1e-12)
 
 
 def test_routed_samples_equal_those_of_a_batch_without_forced_adapters(pixel_values):

@@ -41,9 +41,10 @@ def make_siglip(model_class=SiglipVisionModel, config=None):
     return draw_weights(model_class(config or SiglipVisionConfig(**FIXED)))
 
 
+# Features are compared in float64: in float32, how much two ways to the same sum differ depends on the processor.
 @pytest.fixture
 def pixel_values():
-    return torch.randn(3, 3, 18, 18)
+    return torch.randn(3, 3, 18, 18, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
@@ -53,14 +54,14 @@ def test_the_features_of_a_new_student_equal_siglips(
     tmp_path, pixel_values, implementation, vision_feature_layer, num_layers
 ):
     make_siglip().save_pretrained(tmp_path)
-    siglip = SiglipVisionModel.from_pretrained(tmp_path, attn_implementation=implementation).eval()
-    student = convert_clip(tmp_path, vision_feature_layer=vision_feature_layer).model
+    siglip = SiglipVisionModel.from_pretrained(tmp_path, attn_implementation=implementation).double()
+    student = convert_clip(tmp_path, vision_feature_layer=vision_feature_layer).model.double()
     student.set_attn_implementation(implementation)
     expected = siglip(pixel_values, output_hidden_states=True).hidden_states[vision_feature_layer]
     features = student(pixel_values, adapters=torch.tensor([0, -1, 2])).last_hidden_state
     assert features.shape == (3, 16, 128)
     assert len(student.layers) == num_layers
-    torch.testing.assert_close(features, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-12)
 
 
 @torch.no_grad()
@@ -68,8 +69,8 @@ def test_a_complete_siglip_converts_to_its_encoder_and_unused_tensors_are_listed
     siglip = make_siglip(SiglipModel, SiglipConfig(vision_config=FIXED, text_config=TEXT))
     siglip.save_pretrained(tmp_path)
     student, unused = convert_clip(tmp_path)
-    expected = siglip.vision_model(pixel_values, output_hidden_states=True).hidden_states[-2]
-    torch.testing.assert_close(student(pixel_values).last_hidden_state, expected, rtol=0, atol=1e-6)
+    expected = siglip.double().vision_model(pixel_values, output_hidden_states=True).hidden_states[-2]
+    torch.testing.assert_close(student.double()(pixel_values).last_hidden_state, expected, rtol=0, atol=1e-12)
     modules = {name.removeprefix("vision_model.").split(".")[0] for name in unused}
     assert modules == {"text_model", "logit_scale", "logit_bias", "post_layernorm", "head", "encoder"}
     assert {name for name in unused if ".encoder." in name and name.startswith("vision")} == {
@@ -97,11 +98,11 @@ def test_features_of_squares_of_native_size_equal_those_of_a_naflex_siglip_2(tmp
     else:
         encoder = siglip = make_siglip(Siglip2VisionModel, Siglip2VisionConfig(**NAFLEX))
     siglip.save_pretrained(tmp_path)
-    student = convert_clip(tmp_path).model
+    student = convert_clip(tmp_path).model.double()
     assert student.config.image_size == 16
-    pixel_values = torch.randn(3, 3, 16, 16)
-    expected = encoder(**naflex_inputs(pixel_values), output_hidden_states=True).hidden_states[-2]
-    torch.testing.assert_close(student(pixel_values).last_hidden_state, expected, rtol=0, atol=1e-6)
+    pixel_values = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    expected = encoder.double()(**naflex_inputs(pixel_values), output_hidden_states=True).hidden_states[-2]
+    torch.testing.assert_close(student(pixel_values).last_hidden_state, expected, rtol=0, atol=1e-12)
 
 
 def test_positions_that_do_not_form_a_square_are_refused(tmp_path):
