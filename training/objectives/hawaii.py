@@ -11,6 +11,7 @@ from ...files.user_error import UserError
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ..teachers.grids import GRID_MATCHINGS, matched_shape
 from .encoder_passes import Student, encoder_of, routed_and_forced_passes, routed_pass
+from .feature_heads import FeatureHeads
 from .hawaii_losses import (
     coarse_grained_loss,
     fine_grained_loss,
@@ -36,6 +37,7 @@ from .text_loss import text_terms
 
 DISTILLATIONS = ("fine", "coarse")
 SCORE_GRADIENTS = ("text", "full", "none")
+COARSE_TARGETS = ("summary", "features")
 
 
 @dataclass
@@ -49,6 +51,10 @@ class HawaiiOptions(ObjectiveOptions):
         distillation (`list[str]`, *optional*, defaults to `["fine", "coarse"]`):
             Which of the two distillation losses are used; without `fine`, the encoder runs once. A later stage may use
             fewer. With a `lambda_1` of 0 none is.
+        coarse_target (`str`, *optional*, defaults to `"summary"`):
+            What the routed pass learns: `summary` is the paper's projection of all teachers (eq. 3 and 4). With
+            `features`, heads that always learn predict each teacher's features from the student's tokens, with
+            AM-RADIO's loss ([`FeatureHeads`]).
         grid_matching (`str`, *optional*, defaults to `"unshuffle"`):
             `unshuffle`, `interpolate` or `learned`, see [`match_grid`].
         token_scoring (`bool`, *optional*, defaults to `True`):
@@ -63,14 +69,16 @@ class HawaiiOptions(ObjectiveOptions):
 
     lambda_2: float = 0.05
     distillation: list[str] = field(default_factory=lambda: list(DISTILLATIONS))
+    coarse_target: str = "summary"
     grid_matching: str = "unshuffle"
     token_scoring: bool = True
     score_gradient: str = "text"
     sequential_passes: bool = False
 
-    module_options: ClassVar = ("distillation", "grid_matching")
+    module_options: ClassVar = ("distillation", "coarse_target", "grid_matching")
 
     def __post_init__(self):
+        check_choice("coarse_target", self.coarse_target, COARSE_TARGETS)
         check_choice("grid_matching", self.grid_matching, GRID_MATCHINGS)
         check_choice("score_gradient", self.score_gradient, SCORE_GRADIENTS)
         for name in self.distillation:
@@ -122,15 +130,21 @@ class HawaiiObjective(Objective):
             {key: Projection(channels, width) for key, (_, channels) in zip(keys, shapes) if is_fine}
         )
         self.token_projections = TokenMatching(keys, grids, grid_size, options.grid_matching)
-        self.coarse_projection = None
+        channels = [number for _, number in shapes]
+        self.coarse_projection = self.coarse_heads = None
         if "coarse" in options.distillation:
-            self.coarse_projection = Projection(sum(channels for _, channels in shapes), width)
+            if options.coarse_target == "features":
+                self.coarse_heads = FeatureHeads(keys, width, channels)
+            else:
+                self.coarse_projection = Projection(sum(channels), width)
         self.text_projection = None
         if is_fine and not isinstance(student, HawaiiVisionModel):
             self.text_projection = Projection(student.config.text_config.hidden_size, width)
 
     def set_trainable(self, trainable: list[str]) -> None:
         super().set_trainable(trainable)
+        if self.coarse_heads is not None:
+            self.coarse_heads.requires_grad_(True)
         if self.text_projection is not None:
             # It only weights the targets, so it learns in every stage; without a score gradient it cannot.
             self.text_projection.requires_grad_(self.options.token_scoring and self.options.score_gradient != "none")
@@ -186,10 +200,16 @@ class HawaiiObjective(Objective):
             terms |= {f"fine/{name}": value for name, value in zip(self.names, fine)}
             monitored |= {name: projected[:, index] for index, name in enumerate(self.names)}
         if "coarse" in used:
-            assert self.coarse_projection is not None
-            summary = self.coarse_projection(torch.cat(matched, dim=-1))  # (I, m, D), eq. 3
-            terms["coarse"] = (coarse_grained_loss(select_distilled(batch, routed), summary) * weight).sum()
-            monitored["coarse"] = summary
+            tokens = select_distilled(batch, routed)
+            if self.coarse_heads is not None:
+                coarse = (self.coarse_heads(tokens, matched) * weight).sum(dim=-1)  # (N,)
+                terms["coarse"] = coarse.mean()
+                terms |= {f"coarse/{name}": value for name, value in zip(self.names, coarse)}
+            else:
+                assert self.coarse_projection is not None
+                summary = self.coarse_projection(torch.cat(matched, dim=-1))  # (I, m, D), eq. 3
+                terms["coarse"] = (coarse_grained_loss(tokens, summary) * weight).sum()
+                monitored["coarse"] = summary
         if probabilities is not None:
             vision = encoder_of(student).config
             banks = probabilities.split([vision.num_teacher_adapters, vision.num_general_adapters], dim=-1)
