@@ -41,8 +41,8 @@ class RadioOptions(ObjectiveOptions):
 
 class RadioObjective(Objective):
     """
-    `L = L_gen + lambda_1 mean_t L_t`, with `L_t` of [`feature_loss`], and without L_gen if an encoder is trained without
-    a language model. The student has no adapters, unless it starts from an encoder with adapters.
+    `L = L_gen + lambda_1 mean_t L_t`, with `L_t` of [`feature_loss`], and without L_gen if an encoder is trained
+    without a language model. The student has no adapters, unless it starts from an encoder with adapters.
 
     The targets are the teachers' features on the student's grid, normalised over their channels. The heads always
     learn, regardless of `trainable` (see [`FeatureHeads`]).

@@ -7,8 +7,8 @@ from torch.nn.functional import layer_norm
 from hawaii.tests.tiny.models import make_model
 from hawaii.tests.tiny.training import TEACHER_GRIDS, gradients, make_module, make_options, reached, without_labels
 from hawaii.training.baselines.radio import RadioObjective
-from hawaii.training.objectives.feature_heads import feature_loss
 from hawaii.training.objectives.encoder_passes import routed_pass
+from hawaii.training.objectives.feature_heads import feature_loss
 from hawaii.training.teachers.grids import match_grid
 
 
