@@ -58,6 +58,7 @@ ROWS = {
     "move_kd_repaired": Row("MoVE-KD, repaired", {**MOVE_KD, **dict.fromkeys(PUBLISHED, True)}),
     "radio": Row("RADIO", {"objective": "radio", "lambda_2": None}),
     # HAWAII without some of its parts.
+    "coarse": Row("HAWAII, CGKD alone", {**HAWAII, "distillation": ["coarse"]}),
     "teacher_adapters": Row(
         "HAWAII, teacher-specific adapters only", {**HAWAII, "vision_config.num_general_adapters": 0}
     ),

@@ -48,11 +48,11 @@ def test_a_row_has_another_output_dir_but_the_same_data(recipe, tmp_path):
 
 
 def options_of(recipe, name, stage="finetune"):
-    """The given options of one row that differ from the recipe, in a stage; fields of vision_config one by one."""
+    """What one row sets, or changes in the recipe, for a stage; fields of vision_config one by one, if they differ."""
     row = rows_of(recipe.stages[stage].teachers)[name]
     given = recipe.stages[stage].given
     made = make_recipe(recipe, row, 0, Path("run")).stages[stage].given
-    changed = {key: value for key, value in made.items() if key not in given or given[key] != value}
+    changed = {key: value for key, value in made.items() if key in row.options or given.get(key, "") != value}
     vision = changed.pop("vision_config", {})
     fields = given["vision_config"]
     return changed | {f"vision_config.{key}": value for key, value in vision.items() if fields.get(key, "") != value}
@@ -71,6 +71,7 @@ NO_GENERAL = {"vision_config.num_general_adapters": 0}
         ("hawaii", HAWAII),
         ("radio", {"objective": "radio", "lambda_2": None}),
         ("teacher_adapters", {**HAWAII, **NO_GENERAL}),
+        ("coarse", {**HAWAII, "distillation": ["coarse"]}),
         ("general_adapters", {**HAWAII, "distillation": ["coarse"], "vision_config.num_teacher_adapters": 0}),
     ],
 )

@@ -17,6 +17,7 @@ from hawaii.tests.tiny.encoders import write_encoder_recipe
 from hawaii.tests.tiny.models import save_hub_folder
 from hawaii.tests.tiny.students import save_clip_folder
 from hawaii.tests.tiny.training import make_image, save_stage
+from hawaii.training.recipes.recipe import read_recipe
 from hawaii.training.train import train
 
 
@@ -28,9 +29,12 @@ COMMANDS = [line for block in blocks(DOCUMENT, "bash") for line in block.splitli
 def world(tmp_path_factory, teacher_folders):
     """The files in the commands: finished runs with their data, a CLIP, and the data of the benchmarks."""
     folder = tmp_path_factory.mktemp("world")
+    complete = folder / "runs" / "emoji_vqa"
+    save_stage(complete / "finetune" / "model", teacher_folders)
+    (complete / "train_results.json").write_text(json.dumps({"stages": {"pretrain": {}, "finetune": {}}}))
+    (complete / "data" / "images" / "test").mkdir(parents=True)
+    make_image(0).save(complete / "data" / "images" / "test" / "fluent-emoji-flat-0.png")
     run = folder / "runs" / "easy_vqa"
-    save_stage(run / "finetune" / "model", teacher_folders)
-    (run / "train_results.json").write_text(json.dumps({"stages": {"pretrain": {}, "finetune": {}}}))
     save_hub_folder(run / "hub")
     for split in ("train", "test"):
         (run / "data" / "images" / split).mkdir(parents=True)
@@ -65,6 +69,12 @@ def test_the_command_writes_its_figure_and_numbers(command, world, monkeypatch):
     else:
         named = words[words.index("--tasks") + 1].split(",") if "--tasks" in words else ["train", "test"]
         assert list(results["benchmarks"]) == named
+
+
+def test_the_recipe_of_the_run_with_importance_scores_tokens():
+    (run,) = (shlex.split(command)[3] for command in COMMANDS if " importance " in command)
+    options = read_recipe(run.partition("/")[2], use_cpu=True).stages["finetune"].options
+    assert options.token_scoring and "fine" in options.distillation
 
 
 def test_the_document_states_the_default_limit():

@@ -77,7 +77,7 @@ def test_the_recipe_of_the_encoder_agrees_with_the_complete_one():
     complete = read_recipe(RECIPE, use_cpu=True).stages["pretrain"]
     # A complete model of the other recipe starts from it, so all settings must agree, the order of teachers too.
     assert stage.model.vision_config == complete.model.vision_config
-    assert stage.teachers == complete.teachers
+    assert stage.teachers == complete.teachers and stage.options.distillation == complete.options.distillation
     paths = [(each.data.data_path, each.data.image_folder) for each in (stage, complete)]
     assert paths[0] == paths[1]
     assert all(suffix in DOCUMENT for suffix in IMAGE_SUFFIXES)

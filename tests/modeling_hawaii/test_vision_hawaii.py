@@ -67,8 +67,8 @@ def test_a_batch_of_forced_and_routed_images_equals_each_alone(pixel_values, pla
     pixel_values = pixel_values.double()
     together = features(model, pixel_values, [1, -1, 0, 2])
     alone = [features(model, image[None], [adapter]) for image, adapter in zip(pixel_values, (1, -1, 0, 2))]
-    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-12)
-    torch.testing.assert_close(together[1], features(model, pixel_values)[1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-6)
+    torch.testing.assert_close(together[1], features(model, pixel_values)[1], rtol=0, atol=1e-6)
 
 
 def test_routed_samples_equal_those_of_a_batch_without_forced_adapters(pixel_values):

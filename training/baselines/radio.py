@@ -80,7 +80,7 @@ class RadioObjective(Objective):
         return options.grid_matching
 
     @staticmethod
-    def projections_learn(trainable: list[str]) -> bool:
+    def projections_learn(options: ObjectiveOptions, trainable: list[str]) -> bool:
         return True
 
     def forward(
@@ -91,7 +91,7 @@ class RadioObjective(Objective):
         routed, _ = routed_pass(student, batch["pixel_values"])
         terms = text_terms(student, routed, batch)
         matched = self.token_projections(teacher_features, next(self.heads.parameters()).dtype)
-        losses = (self.heads(select_distilled(batch, routed), matched) * weight).sum(dim=-1)  # (N,)
+        losses = self.heads(select_distilled(batch, routed), matched, weight)  # (N,)
         distillation = losses.mean()
         terms["distillation"] = distillation
         loss = terms.get("text", 0) + self.options.lambda_1 * distillation

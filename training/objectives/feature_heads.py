@@ -33,8 +33,8 @@ def feature_loss(predicted: torch.Tensor, features: torch.Tensor) -> torch.Tenso
 
 class FeatureHeads(nn.ModuleDict):
     """
-    One head for each teacher, because their channels differ. The heads transform the student's features and cannot
-    make the targets easier, so they may learn in every stage.
+    One head for each teacher, because their channels differ. The heads transform the student's tokens and cannot
+    make the targets easier, so they learn in every stage, whatever `trainable` is.
 
     Args:
         keys (`list[str]`):
@@ -48,16 +48,19 @@ class FeatureHeads(nn.ModuleDict):
     def __init__(self, keys: list[str], width: int, channels: list[int]):
         super().__init__({key: Projection(width, number) for key, number in zip(keys, channels, strict=True)})
 
-    def forward(self, tokens: torch.Tensor, matched: list[torch.Tensor]) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, matched: list[torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
         """
         Args:
             tokens (`torch.FloatTensor` of shape `(num_squares, num_tokens, width)`):
                 The student's.
             matched (`list[torch.FloatTensor]`):
                 Each teacher's features as the student's tokens, `(num_squares, num_tokens, channels)`, normalised.
+            weight (`torch.FloatTensor` of shape `(num_squares,)`):
+                Weight of each square, see [`weigh_images`].
 
         Returns:
-            The loss of each teacher on each square, `(num_teachers, num_squares)`.
+            The weighted loss of each teacher, `(num_teachers,)`.
         """
         tokens = tokens.to(matched[0].dtype)  # the dtype of the heads
-        return torch.stack([feature_loss(head(tokens), features) for head, features in zip(self.values(), matched)])
+        losses = [feature_loss(head(tokens), features) for head, features in zip(self.values(), matched)]
+        return (torch.stack(losses) * weight).sum(dim=-1)

@@ -1,4 +1,4 @@
-"""HAWAII's objective (eq. 7), its options, and the projections that only training needs."""
+"""HAWAII's objective (eq. 7), its options, and the projections and heads that only training needs."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -53,8 +53,8 @@ class HawaiiOptions(ObjectiveOptions):
             fewer. With a `lambda_1` of 0 none is.
         coarse_target (`str`, *optional*, defaults to `"summary"`):
             What the routed pass learns: `summary` is the paper's projection of all teachers (eq. 3 and 4). With
-            `features`, heads that always learn predict each teacher's features from the student's tokens, with
-            AM-RADIO's loss ([`FeatureHeads`]).
+            `features`, heads predict each teacher's features from the student's tokens, with AM-RADIO's loss; they
+            always learn ([`FeatureHeads`]).
         grid_matching (`str`, *optional*, defaults to `"unshuffle"`):
             `unshuffle`, `interpolate` or `learned`, see [`match_grid`].
         token_scoring (`bool`, *optional*, defaults to `True`):
@@ -159,6 +159,12 @@ class HawaiiObjective(Objective):
         return options.grid_matching
 
     @staticmethod
+    def projections_learn(options: ObjectiveOptions, trainable: list[str]) -> bool:
+        assert isinstance(options, HawaiiOptions)
+        has_heads = "coarse" in options.distillation and options.coarse_target == "features"
+        return has_heads or "projections" in trainable
+
+    @staticmethod
     def vision_fields(num_teachers: int) -> dict:
         # A LLaVA has no adapters; a student that starts from one gets the default number.
         general = HawaiiVisionConfig().num_general_adapters
@@ -202,9 +208,11 @@ class HawaiiObjective(Objective):
         if "coarse" in used:
             tokens = select_distilled(batch, routed)
             if self.coarse_heads is not None:
-                coarse = (self.coarse_heads(tokens, matched) * weight).sum(dim=-1)  # (N,)
+                coarse = self.coarse_heads(tokens, matched, weight)  # (N,)
                 terms["coarse"] = coarse.mean()
                 terms |= {f"coarse/{name}": value for name, value in zip(self.names, coarse)}
+                if self.token_projections and forced is None:  # only targets that a layer transforms can collapse
+                    monitored |= dict(zip(self.names, matched))
             else:
                 assert self.coarse_projection is not None
                 summary = self.coarse_projection(torch.cat(matched, dim=-1))  # (I, m, D), eq. 3

@@ -217,7 +217,25 @@ def test_heads_predict_each_teachers_features_from_the_routed_pass(batch, run, t
 
 
 @pytest.mark.parametrize("trainable", [None, ["adapters"]])
-def test_heads_always_learn_and_teach_adapters_of_both_banks(batch, run, trainable):
+def test_heads_always_learn_and_other_modules_if_they_are_trainable(trainable):
+    module = make_module(coarse_target="features", grid_matching="learned", trainable=trainable)
+    learns = {name.split(".")[0] for name, each in module.objective.named_parameters() if each.requires_grad}
+    others = {"fine_projections", "token_projections"} if trainable is None else set()
+    assert learns == {"coarse_heads", "text_projection", *others}
+
+
+@pytest.mark.parametrize("trainable", [None, ["adapters"]])
+def test_the_variance_of_targets_that_a_layer_transforms_is_logged_also_with_heads(batch, run, trainable):
+    for grid_matching, transformed in (("learned", {"variance/vit", "variance/convnext"}), ("unshuffle", set())):
+        module = make_module(
+            coarse_target="features", distillation=["coarse"], grid_matching=grid_matching, trainable=trainable
+        )
+        _, terms = run(module, batch)
+        assert {name for name in terms if name.startswith("variance/")} == {"variance/student", *transformed}
+
+
+@pytest.mark.parametrize("trainable", [None, ["adapters"]])
+def test_heads_teach_adapters_of_both_banks(batch, run, trainable):
     module = make_module(coarse_target="features", distillation=["coarse"], lambda_2=0.0, trainable=trainable)
     found = gradients(module, run(module, without_labels(batch))[0])
     assert reached(found, "objective.") == {f"objective.{name}" for name, _ in module.objective.named_parameters()}

@@ -20,6 +20,10 @@ from hawaii.training.recipes.objectives import OBJECTIVES
 from hawaii.training.students.student import vision_fields
 
 
+# Every objective, HAWAII with sequential passes, and with heads.
+SETTINGS = [*({"objective": name} for name in OBJECTIVES), {"sequential_passes": True}, {"coarse_target": "features"}]
+
+
 def count_calls(module):
     calls = []
     module.register_forward_pre_hook(lambda *args: calls.append(1))
@@ -63,20 +67,16 @@ def test_every_teacher_runs_once(batch, run, teachers_of, objective):
     assert [len(each) for each in calls] == [1] * len(calls)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_trainable_parameter_has_a_gradient(batch, run, objective):
-    module = make_module(objective=objective)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_every_trainable_parameter_has_a_gradient(batch, run, settings):
+    module = make_module(**settings)
     loss, terms = run(module, batch)
     found = gradients(module, loss)
     assert [name for name, gradient in found.items() if gradient is None] == []
     assert not any(value.requires_grad for value in terms.values())
     for part in ("vision_tower.layers", "multi_modal_projector", "language_model", "lm_head"):
         assert reached(found, part)
-    assert bool(reached(found, "objective.")) == (objective != "llava")
-
-
-# Every objective, and HAWAII with sequential passes.
-SETTINGS = [*({"objective": name} for name in OBJECTIVES), {"sequential_passes": True}]
+    assert bool(reached(found, "objective.")) == (settings.get("objective") != "llava")
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -96,9 +96,9 @@ def test_a_batch_without_images_gives_every_parameter_a_gradient_and_trains_the_
     assert reached(found, "lm_head")
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_samples_without_images_change_the_text_loss_only(batch, run, objective):
-    module = make_module(objective=objective)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_samples_without_images_change_the_text_loss_only(batch, run, settings):
+    module = make_module(**settings)
     with torch.no_grad():
         _, terms = run(module, batch)
         _, expected = run(module, select(batch, [0, 2]))
@@ -106,9 +106,9 @@ def test_samples_without_images_change_the_text_loss_only(batch, run, objective)
         torch.testing.assert_close(terms[name], expected[name], msg=name)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_terms_are_shares_of_the_whole_step(batch, run, objective):
-    module = make_module(objective=objective)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_the_terms_are_shares_of_the_whole_step(batch, run, settings):
+    module = make_module(**settings)
     _, terms = run(module, batch)
     step = {**batch, "num_squares": 4 * batch["num_squares"], "num_label_tokens": 3 * batch["num_label_tokens"]}
     _, shares = run(module, step)
@@ -117,9 +117,9 @@ def test_the_terms_are_shares_of_the_whole_step(batch, run, objective):
         torch.testing.assert_close(share, terms[name] / 4, msg=name)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_half_precision_trains(batch, run, objective):
-    module = make_module(objective=objective)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_half_precision_trains(batch, run, settings):
+    module = make_module(**settings)
     _, expected = run(module, batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss, terms = run(module, batch)
@@ -130,8 +130,8 @@ def test_half_precision_trains(batch, run, objective):
     found = gradients(module, run(module, batch)[0])
     assert all(gradient.isfinite().all() for gradient in found.values())
     assert reached(found, "vision_tower.layers")
-    assert bool(reached(found, "adapters.up")) == (objective in ("hawaii", "move_kd"))
-    assert bool(reached(found, "objective.")) == (objective != "llava")
+    assert bool(reached(found, "adapters.up")) == (settings.get("objective") not in ("llava", "radio"))
+    assert bool(reached(found, "objective.")) == (settings.get("objective") != "llava")
 
 
 ALL_TERMS = {"text", "fine", "fine/vit", "fine/convnext", "coarse", "balance"}
@@ -171,11 +171,18 @@ def test_missing_terms_are_not_logged_and_the_others_are_equal(batch, run, setti
         )
 
 
-@pytest.mark.parametrize("distillation", ["fine", "coarse"])
-def test_only_the_losses_in_distillation_have_projections(distillation):
-    names = [name for name, _ in make_module(distillation=[distillation]).objective.named_parameters()]
-    parts = {name.partition(".")[0] for name in names}
-    assert parts == ({"fine_projections", "text_projection"} if distillation == "fine" else {"coarse_projection"})
+@pytest.mark.parametrize(
+    ("distillation", "coarse_target", "expected"),
+    [
+        ("fine", "summary", {"fine_projections", "text_projection"}),
+        ("fine", "features", {"fine_projections", "text_projection"}),
+        ("coarse", "summary", {"coarse_projection"}),
+        ("coarse", "features", {"coarse_heads"}),
+    ],
+)
+def test_only_the_losses_in_distillation_have_projections(distillation, coarse_target, expected):
+    module = make_module(distillation=[distillation], coarse_target=coarse_target)
+    assert {name.partition(".")[0] for name, _ in module.objective.named_parameters()} == expected
 
 
 @pytest.mark.parametrize(("bank", "other"), [("teacher", "general"), ("general", "teacher")])
@@ -196,10 +203,12 @@ def test_fine_distillation_without_teacher_specific_adapters_is_an_error():
             make_module(vision={"num_teacher_adapters": 0}, distillation=distillation)
 
 
-def test_an_encoder_trains_without_a_language_model(batch, teachers):
-    module = make_module()
+@pytest.mark.parametrize("coarse_target", ["summary", "features"])
+def test_an_encoder_trains_without_a_language_model(batch, teachers, coarse_target):
+    module = make_module(coarse_target=coarse_target)
     student: HawaiiVisionModel = module.student.model.vision_tower
-    objective = OBJECTIVES["hawaii"](make_options(), student, {teacher.name: teacher.grid for teacher in teachers})
+    options = make_options(coarse_target=coarse_target)
+    objective = OBJECTIVES["hawaii"](options, student, {teacher.name: teacher.grid for teacher in teachers})
     assert objective.text_projection is None
     # The scores equal those of a complete model whose batch has no instruction.
     module.objective.load_state_dict(objective.state_dict(), strict=False)
@@ -208,7 +217,8 @@ def test_an_encoder_trains_without_a_language_model(batch, teachers):
     loss, terms = objective(student, features, images)
     no_prompt = {name: batch[name][:, :0] for name in ("prompt_ids", "prompt_mask")}
     _, expected = module(features, {**batch, **no_prompt})
-    assert set(terms) == ALL_TERMS - {"text"}
+    with_heads = {"coarse/vit", "coarse/convnext"} if coarse_target == "features" else {"variance/coarse"}
+    assert set(terms) == ALL_TERMS - {"text", "variance/coarse"} | with_heads
     for name, value in terms.items():
         torch.testing.assert_close(value, expected[name], msg=name)
     torch.testing.assert_close(loss.detach(), 0.5 * (terms["fine"] + terms["coarse"]) + 0.05 * terms["balance"])
