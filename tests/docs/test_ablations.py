@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hawaii.__main__ import parse
-from hawaii.ablation.rows import DEFAULT_ROWS, ROWS, make_recipe, rows_of
+from hawaii.ablation.rows import DEFAULT_ROWS, ROWS, make_recipe, read_rows, rows_of
 from hawaii.tests.documents import ROOT, blocks, read
 from hawaii.training.recipes.recipe import read_recipe
 from hawaii.training.teachers.config import TeacherConfig
@@ -31,8 +31,10 @@ EVIDENCE_COMMANDS = commands_of(read("docs/evidence.md"))
 def test_each_command_names_an_existing_recipe_and_existing_rows(words):
     arguments = parse(words[1:])
     recipe = read_recipe(str(ROOT / arguments.recipe), getattr(arguments, "overrides", None), use_cpu=True)
-    teachers = next(iter(recipe.stages.values())).teachers
-    assert set(getattr(arguments, "rows", DEFAULT_ROWS)) <= set(rows_of(teachers))
+    rows = rows_of(next(iter(recipe.stages.values())).teachers)
+    if hasattr(arguments, "more_rows"):
+        rows |= read_rows(ROOT / arguments.more_rows, rows, recipe.output_dir)
+    assert set(getattr(arguments, "rows", DEFAULT_ROWS)) <= set(rows)
     assert recipe.eval_tasks
 
 

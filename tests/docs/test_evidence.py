@@ -44,7 +44,7 @@ def is_significantly_above(setting, baseline):
     return read_numbers("differences")[setting]["hawaii"][baseline]["low"] > 0
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", ["easy_vqa_clip", *SETTINGS])
 def test_each_table_is_made_from_its_numbers(setting):
     assert f"evidence/{setting}.json" in links(EVIDENCE)
     lines = [line for line in make_table(read_numbers(setting)).splitlines() if line.startswith("|")]
@@ -76,6 +76,71 @@ def test_the_table_has_all_differences_and_the_significant_ones_are_bold():
             numbers = differences[setting][name][baseline]
             expected = f"{numbers['difference']:+.1f} [{numbers['low']:+.1f}, {numbers['high']:+.1f}]"
             assert cell == (f"**{expected}**" if numbers["low"] > 0 or numbers["high"] < 0 else expected)
+
+
+CLIP_LABELS = {row["label"]: row["name"] for row in read_numbers("easy_vqa_clip")["rows"]}
+FROM_CLIP = EVIDENCE.partition("## A student that starts from a CLIP")[2].partition("## Ways to train")[0]
+
+
+def rows_of_table(header):
+    """The cells of the table in the section of the CLIP that begins with this header, by row."""
+    lines = FROM_CLIP.partition(header)[2].partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_the_differences_of_the_student_that_starts_from_a_clip_are_those_of_its_numbers():
+    differences = read_numbers("differences")["easy_vqa_clip"]
+    means = {row["name"]: row["columns"]["Avg."]["mean"] for row in read_numbers("easy_vqa_clip")["rows"]}
+    for name, baselines in differences.items():
+        for baseline, numbers in baselines.items():
+            assert numbers["difference"] == pytest.approx(means[name] - means[baseline])
+    baselines = ("llava", "move_kd", "radio", "coarse", "hawaii")
+    table = {CLIP_LABELS[label]: cells for label, *cells in rows_of_table("| above |")}
+    assert table.keys() == {"hawaii", "fine_then_coarse", "coarse", "heads", "hawaii_heads"}
+    for name, cells in table.items():
+        for baseline, cell in zip(baselines, cells, strict=True):
+            numbers = differences[name].get(baseline)
+            assert (numbers is None) == (name == baseline)
+            if numbers is not None:
+                expected = f"{numbers['difference']:+.1f} [{numbers['low']:+.1f}, {numbers['high']:+.1f}]"
+                assert cell == (f"**{expected}**" if numbers["low"] > 0 or numbers["high"] < 0 else expected)
+
+
+def test_the_claims_about_the_student_that_starts_from_a_clip_are_those_of_its_numbers():
+    """What is said to be significant is, and what is said not to be is not."""
+    differences = read_numbers("differences")["easy_vqa_clip"]
+
+    def is_significant(name, baseline):
+        return differences[name][baseline]["low"] > 0 or differences[name][baseline]["high"] < 0
+
+    assert is_significant("hawaii", "move_kd") and is_significant("hawaii", "radio")
+    assert differences["hawaii"]["radio"]["high"] < 0 and differences["hawaii"]["move_kd"]["high"] < 0
+    assert not is_significant("hawaii", "coarse") and not is_significant("hawaii_heads", "heads")
+    assert not is_significant("hawaii_heads", "radio")
+    assert differences["heads"]["coarse"]["low"] > 0 and differences["hawaii_heads"]["hawaii"]["low"] > 0
+    assert differences["hawaii_heads"]["move_kd"]["low"] > 0
+    means = {row["name"]: row["columns"]["Avg."]["mean"] for row in read_numbers("easy_vqa_clip")["rows"]}
+    assert max(means, key=means.get) == "hawaii_heads"
+    text = " ".join(FROM_CLIP.split())
+    assert f"adds {differences['heads']['coarse']['difference']:.1f} points to CGKD alone" in text
+    assert f"and {differences['hawaii_heads']['hawaii']['difference']:.1f} to HAWAII, both significant" in text
+
+
+def test_each_row_was_tuned_with_the_same_budget_and_has_the_best_setting():
+    tuning = read_numbers("easy_vqa_clip_tuning")
+    assert tuning["seed"] not in read_numbers("easy_vqa_clip")["seeds"]
+    header = next(line for line in FROM_CLIP.splitlines() if line.startswith("| `lambda_1` |"))
+    names = [CLIP_LABELS[label] for label in header.strip("| ").split(" | ")[2:]]
+    assert set(names) == set(tuning["rows"])
+    columns = list(zip(*(cells[2:] for cells in rows_of_table(header))))
+    for name, column in zip(names, columns, strict=True):
+        tried = tuning["rows"][name]["tried"]
+        best = max(each["accuracy"] for each in tried)
+        assert sorted(cell.strip("*") for cell in column if cell != "-") == sorted(
+            f"{100 * each['accuracy']:.1f}" for each in tried
+        )
+        assert [cell.strip("*") for cell in column if cell.startswith("**")] == [f"{100 * best:.1f}"]
+        assert len(tried) == (2 if name == "llava" else 3)
 
 
 def test_the_number_of_settings_with_a_significant_difference_is_correct():
