@@ -161,7 +161,7 @@ class HawaiiObjective(Objective):
     @staticmethod
     def projections_learn(options: ObjectiveOptions, trainable: list[str]) -> bool:
         assert isinstance(options, HawaiiOptions)
-        has_heads = "coarse" in options.distillation and options.coarse_target == "features"
+        has_heads = options.lambda_1 != 0 and "coarse" in options.distillation and options.coarse_target == "features"
         return has_heads or "projections" in trainable
 
     @staticmethod

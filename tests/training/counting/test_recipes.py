@@ -145,6 +145,7 @@ def test_the_table_marks_the_stages_that_train_a_part(recipe):
         ("hawaii", [], ["", "learns"]),
         ("hawaii", ["coarse_target=features"], ["learns", "learns"]),
         ("hawaii", ["coarse_target=features", "distillation=[fine]"], ["", "learns"]),
+        ("hawaii", ["coarse_target=features", "stages.pretrain.lambda_1=0"], ["", "learns"]),
         ("move_kd", [], ["", "learns"]),
         ("radio", [], ["learns", "learns"]),
         ("llava", [], ["", ""]),
