@@ -39,6 +39,16 @@ def averages(setting):
     return {name: row["columns"]["Avg."] for name, row in rows.items()}
 
 
+def interval(numbers):
+    """A difference as the document writes it."""
+    return f"{numbers['difference']:+.1f} [{numbers['low']:+.1f}, {numbers['high']:+.1f}]"
+
+
+def cell_of(numbers):
+    """The same in a table, bold if it is significant."""
+    return f"**{interval(numbers)}**" if numbers["low"] > 0 or numbers["high"] < 0 else interval(numbers)
+
+
 def is_significantly_above(setting, baseline):
     """Returns whether HAWAII is above a row and the interval excludes zero."""
     return read_numbers("differences")[setting]["hawaii"][baseline]["low"] > 0
@@ -73,9 +83,7 @@ def test_the_table_has_all_differences_and_the_significant_ones_are_bold():
     for words, (name, baseline) in COMPARED.items():
         cells = table[words].split(" | ")
         for setting, cell in zip(SETTINGS, cells, strict=True):
-            numbers = differences[setting][name][baseline]
-            expected = f"{numbers['difference']:+.1f} [{numbers['low']:+.1f}, {numbers['high']:+.1f}]"
-            assert cell == (f"**{expected}**" if numbers["low"] > 0 or numbers["high"] < 0 else expected)
+            assert cell == cell_of(differences[setting][name][baseline])
 
 
 CLIP_LABELS = {row["label"]: row["name"] for row in read_numbers("easy_vqa_clip")["rows"]}
@@ -101,9 +109,7 @@ def test_the_differences_of_the_student_that_starts_from_a_clip_are_those_of_its
         for baseline, cell in zip(baselines, cells, strict=True):
             numbers = differences[name].get(baseline)
             assert (numbers is None) == (name == baseline)
-            if numbers is not None:
-                expected = f"{numbers['difference']:+.1f} [{numbers['low']:+.1f}, {numbers['high']:+.1f}]"
-                assert cell == (f"**{expected}**" if numbers["low"] > 0 or numbers["high"] < 0 else expected)
+            assert cell == ("-" if numbers is None else cell_of(numbers))
 
 
 def test_the_claims_about_the_student_that_starts_from_a_clip_are_those_of_its_numbers():
@@ -112,10 +118,6 @@ def test_the_claims_about_the_student_that_starts_from_a_clip_are_those_of_its_n
     rows = {row["name"]: row for row in read_numbers("easy_vqa_clip")["rows"]}
     means = {name: row["columns"]["Avg."]["mean"] for name, row in rows.items()}
     seconds = {name: row["seconds_per_step"]["mean"] for name, row in rows.items()}
-
-    def above(name, baseline):
-        numbers = differences[name][baseline]
-        return f"{numbers['difference']:+.1f} [{numbers['low']:+.1f}, {numbers['high']:+.1f}]"
 
     higher = [("hawaii", "llava"), ("heads", "coarse"), ("hawaii_heads", "hawaii"), ("hawaii_heads", "move_kd")]
     assert all(differences[name][baseline]["low"] > 0 for name, baseline in higher)
@@ -134,9 +136,9 @@ def test_the_claims_about_the_student_that_starts_from_a_clip_are_those_of_its_n
         f"It is above LLaVA, {means['llava']:.1f}.",
         f"CGKD alone has {means['coarse']:.1f} %, and a step takes {seconds['coarse'] / seconds['hawaii']:.2f} of",
         f"with FGKD in the first stage only it is {means['fine_then_coarse']:.1f}.",
-        f"FGKD adds {above('hawaii_heads', 'heads')}, and a step takes",
+        f"FGKD adds {interval(differences['hawaii_heads']['heads'])}, and a step takes",
         f"{seconds['hawaii_heads'] / seconds['heads']:.1f} times as long",
-        f"not significantly above RADIO**: {above('hawaii_heads', 'radio')}.",
+        f"not significantly above RADIO**: {interval(differences['hawaii_heads']['radio'])}.",
         f"add {differences['heads']['coarse']['difference']:.1f} points to CGKD alone and",
         f"and {differences['hawaii_heads']['hawaii']['difference']:.1f} to HAWAII, both significant",
     ):

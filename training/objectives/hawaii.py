@@ -89,6 +89,11 @@ class HawaiiOptions(ObjectiveOptions):
                 "without distillation, set objective: llava."
             )
 
+    @property
+    def has_heads(self) -> bool:
+        """Whether coarse-grained distillation is used, and with heads."""
+        return "coarse" in self.distillation and self.coarse_target == "features"
+
 
 class HawaiiObjective(Objective):
     """
@@ -132,11 +137,10 @@ class HawaiiObjective(Objective):
         self.token_projections = TokenMatching(keys, grids, grid_size, options.grid_matching)
         channels = [number for _, number in shapes]
         self.coarse_projection = self.coarse_heads = None
-        if "coarse" in options.distillation:
-            if options.coarse_target == "features":
-                self.coarse_heads = FeatureHeads(keys, width, channels)
-            else:
-                self.coarse_projection = Projection(sum(channels), width)
+        if options.has_heads:
+            self.coarse_heads = FeatureHeads(keys, width, channels)
+        elif "coarse" in options.distillation:
+            self.coarse_projection = Projection(sum(channels), width)
         self.text_projection = None
         if is_fine and not isinstance(student, HawaiiVisionModel):
             self.text_projection = Projection(student.config.text_config.hidden_size, width)
@@ -161,8 +165,7 @@ class HawaiiObjective(Objective):
     @staticmethod
     def projections_learn(options: ObjectiveOptions, trainable: list[str]) -> bool:
         assert isinstance(options, HawaiiOptions)
-        has_heads = options.lambda_1 != 0 and "coarse" in options.distillation and options.coarse_target == "features"
-        return has_heads or "projections" in trainable
+        return (options.has_heads and options.lambda_1 != 0) or "projections" in trainable
 
     @staticmethod
     def vision_fields(num_teachers: int) -> dict:
