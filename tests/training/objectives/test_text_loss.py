@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from hawaii.tests.tiny.operations import CountOperations
 from hawaii.tests.tiny.training import (
     RAGGED,
     count,
@@ -90,25 +90,15 @@ def test_memory_for_scores_grows_with_the_labels_only(batch):
     assert saved_bytes(module, batch, loss_of_every_position) == num_positions * VOCABULARY * 4
 
 
-class CountWaits(TorchDispatchMode):
-    """Counts the operations that synchronise the device."""
-
-    num_waits = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.num_waits += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
-        return func(*args, **(kwargs or {}))
-
-
 def test_the_loss_waits_for_the_device_no_more_often_than_the_language_model_does(batch):
     module = make_module()
     embeddings = module.student.get_input_embeddings()(batch["input_ids"])
-    with CountWaits() as alone:  # transformers checks for padding
+    with CountOperations() as alone:  # transformers checks for padding
         module.student.model.language_model(inputs_embeds=embeddings, attention_mask=batch["attention_mask"])
     features, _ = routed_pass(module.student, batch["pixel_values"])
-    with CountWaits() as loss:
+    with CountOperations() as loss:
         text_loss(module.student, features.detach(), batch).backward()
     assert loss.num_waits == alone.num_waits
-    with CountWaits() as indices:
+    with CountOperations() as indices:
         count(batch)  # the collator computes this on the host
     assert indices.num_waits == 1
