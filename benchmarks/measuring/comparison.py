@@ -79,7 +79,8 @@ def measure(
     functions: Sequence[Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> list[tuple[float, ...]]:
     """
-    Runs the functions one after the other, `rounds` times.
+    Runs the functions one after the other, `rounds` times, in every second round in reverse order, so that a machine
+    that becomes slower or faster favours none.
 
     Args:
         functions (`Sequence[Callable]`):
@@ -100,7 +101,11 @@ def measure(
             torch.cuda.synchronize()
         return clock() - start
 
-    return [tuple(map(seconds, functions)) for _ in range(rounds)]
+    costs = []
+    for number in range(rounds):
+        order = -1 if number % 2 else 1
+        costs.append(tuple([seconds(function) for function in functions[::order]][::order]))
+    return costs
 
 
 def time_ways(

@@ -30,10 +30,11 @@ def test_a_goal_is_met_by_the_ratio_that_is_shown(goal, is_met):
 
 
 def test_both_ways_run_alternately():
-    calls, seconds = [], itertools.count()
-    pairs = measure([lambda: calls.append("a"), lambda: calls.append("b")], 2, lambda: float(next(seconds)))
-    assert calls == ["a", "b", "a", "b"]
-    assert pairs == [(1.0, 1.0), (1.0, 1.0)]
+    calls = []
+    functions = [lambda: calls.append("a"), lambda: calls.append("bb")]
+    pairs = measure(functions, 3, lambda: float(len("".join(calls))))  # a letter takes a second
+    assert calls == ["a", "bb", "bb", "a", "a", "bb"]
+    assert pairs == [(1.0, 2.0)] * 3
 
 
 def test_different_results_are_an_error_before_anything_is_measured():
