@@ -1,5 +1,6 @@
 """The figures of docs/evidence.md are those of the JSON files next to it."""
 
+import itertools
 import json
 import re
 
@@ -26,6 +27,23 @@ COMPARED = {
     "what token scoring adds": ("token_scoring", "fine"),
     "what CGKD adds": ("hawaii", "token_scoring"),
 }
+CLIP_SETTINGS = ("easy_vqa_clip", "emoji_vqa_clip")
+CLIP_COMPARED = {
+    "HAWAII above LLaVA": ("hawaii", "llava"),
+    "HAWAII above MoVE-KD": ("hawaii", "move_kd"),
+    "HAWAII above RADIO": ("hawaii", "radio"),
+    "what FGKD adds to CGKD alone": ("hawaii", "coarse"),
+    "what FGKD adds to CGKD alone with heads": ("hawaii_heads", "heads"),
+    "what heads add to CGKD alone": ("heads", "coarse"),
+    "what heads add to HAWAII": ("hawaii_heads", "hawaii"),
+    "CGKD alone above RADIO": ("coarse", "radio"),
+    "CGKD alone with heads above RADIO": ("heads", "radio"),
+    "HAWAII with heads above RADIO": ("hawaii_heads", "radio"),
+    "HAWAII with heads above MoVE-KD": ("hawaii_heads", "move_kd"),
+}
+
+
+WHAT_IT_SHOWS = EVIDENCE.partition("## What this shows")[2].partition("\n## ")[0]
 
 
 def read_numbers(name):
@@ -54,7 +72,7 @@ def is_significantly_above(setting, baseline):
     return read_numbers("differences")[setting]["hawaii"][baseline]["low"] > 0
 
 
-@pytest.mark.parametrize("setting", ["easy_vqa_clip", *SETTINGS])
+@pytest.mark.parametrize("setting", [*CLIP_SETTINGS, *SETTINGS])
 def test_each_table_is_made_from_its_numbers(setting):
     assert f"evidence/{setting}.json" in links(EVIDENCE)
     lines = [line for line in make_table(read_numbers(setting)).splitlines() if line.startswith("|")]
@@ -77,7 +95,7 @@ def test_each_difference_is_that_of_the_means_of_two_rows(setting):
 
 
 def test_the_table_has_all_differences_and_the_significant_ones_are_bold():
-    table = dict(re.findall(r"^\| (HAWAII above .*?|what .*?) \| (.*) \|$", EVIDENCE, flags=re.MULTILINE))
+    table = dict(re.findall(r"^\| (HAWAII above .*?|what .*?) \| (.*) \|$", WHAT_IT_SHOWS, flags=re.MULTILINE))
     assert table.keys() == COMPARED.keys()
     differences = read_numbers("differences")
     for words, (name, baseline) in COMPARED.items():
@@ -86,88 +104,112 @@ def test_the_table_has_all_differences_and_the_significant_ones_are_bold():
             assert cell == cell_of(differences[setting][name][baseline])
 
 
-CLIP_LABELS = {row["label"]: row["name"] for row in read_numbers("easy_vqa_clip")["rows"]}
 FROM_CLIP = EVIDENCE.partition("## A student that starts from a CLIP")[2].partition("## Ways to train")[0]
 
 
 def rows_of_table(header):
-    """The cells of the table in the section of the CLIP that begins with this header, by row."""
+    """The cells of the table in the section of the CLIP that begins with this header, row by row."""
     lines = FROM_CLIP.partition(header)[2].partition("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-def test_the_differences_of_the_student_that_starts_from_a_clip_are_those_of_its_numbers():
-    differences = read_numbers("differences")["easy_vqa_clip"]
-    means = {row["name"]: row["columns"]["Avg."]["mean"] for row in read_numbers("easy_vqa_clip")["rows"]}
-    for name, baselines in differences.items():
+def rows_from_clip(setting):
+    return {row["name"]: row for row in read_numbers(setting)["rows"]}
+
+
+@pytest.mark.parametrize("setting", CLIP_SETTINGS)
+def test_each_difference_from_a_clip_is_that_of_the_means_of_two_rows(setting):
+    rows = rows_from_clip(setting)
+    means = {name: row["columns"]["Avg."]["mean"] for name, row in rows.items()}
+    assert all(row["seeds"] == [0, 1, 2, 3, 4] for row in rows.values())
+    for name, baselines in read_numbers("differences")[setting].items():
         for baseline, numbers in baselines.items():
             assert numbers["difference"] == pytest.approx(means[name] - means[baseline])
-    baselines = ("llava", "move_kd", "radio", "coarse", "hawaii")
-    table = {CLIP_LABELS[label]: cells for label, *cells in rows_of_table("| above |")}
-    assert table.keys() == {"hawaii", "fine_then_coarse", "coarse", "heads", "hawaii_heads"}
-    for name, cells in table.items():
-        for baseline, cell in zip(baselines, cells, strict=True):
-            numbers = differences[name].get(baseline)
-            assert (numbers is None) == (name == baseline)
-            assert cell == ("-" if numbers is None else cell_of(numbers))
+
+
+def test_the_table_from_a_clip_has_all_differences_and_the_significant_ones_are_bold():
+    table = {words: cells for words, *cells in rows_of_table("| | easy-VQA | EmojiVQA |")}
+    assert table.keys() == CLIP_COMPARED.keys()
+    differences = read_numbers("differences")
+    for words, (name, baseline) in CLIP_COMPARED.items():
+        assert table[words] == [cell_of(differences[setting][name][baseline]) for setting in CLIP_SETTINGS]
 
 
 def test_the_claims_about_the_student_that_starts_from_a_clip_are_those_of_its_numbers():
     """What is said to be significant is, and what is said not to be is not."""
-    differences, text = read_numbers("differences")["easy_vqa_clip"], " ".join(FROM_CLIP.split())
-    rows = {row["name"]: row for row in read_numbers("easy_vqa_clip")["rows"]}
-    means = {name: row["columns"]["Avg."]["mean"] for name, row in rows.items()}
-    seconds = {name: row["seconds_per_step"]["mean"] for name, row in rows.items()}
+    text = " ".join(FROM_CLIP.split())
+    easy, emoji = (read_numbers("differences")[setting] for setting in CLIP_SETTINGS)
+    easy_means, emoji_means = (
+        {name: row["columns"]["Avg."]["mean"] for name, row in rows_from_clip(setting).items()}
+        for setting in CLIP_SETTINGS
+    )
 
-    higher = [("hawaii", "llava"), ("heads", "coarse"), ("hawaii_heads", "hawaii"), ("hawaii_heads", "move_kd")]
-    assert all(differences[name][baseline]["low"] > 0 for name, baseline in higher)
-    assert all(differences["hawaii"][baseline]["high"] < 0 for baseline in ("move_kd", "radio"))
-    unclear = [
-        ("hawaii", "coarse"),
-        ("fine_then_coarse", "coarse"),
-        ("hawaii_heads", "heads"),
-        ("hawaii_heads", "radio"),
-    ]
-    for name, baseline in unclear:
-        assert differences[name][baseline]["low"] < 0 < differences[name][baseline]["high"]
-    assert max(means, key=means.__getitem__) == "hawaii_heads"
+    assert min(differences["hawaii"]["llava"]["low"] for differences in (easy, emoji)) > 0
+    assert all(easy["hawaii"][baseline]["high"] < 0 for baseline in ("move_kd", "radio"))
+    assert min(easy["heads"]["coarse"]["low"], easy["hawaii_heads"]["hawaii"]["low"]) > 0
+    unclear = [easy["hawaii"]["coarse"], easy["hawaii_heads"]["heads"], easy["fine_then_coarse"]["coarse"]]
+    distilled = set(emoji_means) - {"llava"}
+    pairs = {(name, baseline) for name in emoji for baseline in emoji[name] if baseline != "llava"}
+    assert {frozenset(pair) for pair in pairs} == {frozenset(pair) for pair in itertools.combinations(distilled, 2)}
+    unclear += [emoji[name][baseline] for name, baseline in pairs]
+    assert all(numbers["low"] < 0 < numbers["high"] for numbers in unclear)
+    spread = [emoji_means[name] for name in distilled]
+    assert max(spread) - min(spread) < 0.9
+
+    def points(name, baseline):
+        return [f"{differences[name][baseline]['difference']:.1f}" for differences in (easy, emoji)]
+
+    def signed(name, baseline):
+        return " and ".join(f"{differences[name][baseline]['difference']:+.1f}" for differences in (easy, emoji))
+
+    (coarse, coarse_emoji), (hawaii, hawaii_emoji) = points("heads", "coarse"), points("hawaii_heads", "hawaii")
     for sentence in (
-        f"{means['hawaii']:.1f} % against {means['move_kd']:.1f} and {means['radio']:.1f}",
-        f"It is above LLaVA, {means['llava']:.1f}.",
-        f"CGKD alone has {means['coarse']:.1f} %, and a step takes {seconds['coarse'] / seconds['hawaii']:.2f} of",
-        f"with FGKD in the first stage only it is {means['fine_then_coarse']:.1f}.",
-        f"FGKD adds {interval(differences['hawaii_heads']['heads'])}, and a step takes",
-        f"{seconds['hawaii_heads'] / seconds['heads']:.1f} times as long",
-        f"not significantly above RADIO**: {interval(differences['hawaii_heads']['radio'])}.",
-        f"add {differences['heads']['coarse']['difference']:.1f} points to CGKD alone and",
-        f"and {differences['hawaii_heads']['hawaii']['difference']:.1f} to HAWAII, both significant",
+        f"{easy_means['hawaii']:.1f} % against {easy_means['move_kd']:.1f} and {easy_means['radio']:.1f}",
+        f"{emoji_means['hawaii']:.1f} against {emoji_means['move_kd']:.1f} and {emoji_means['radio']:.1f}.",
+        f"{signed('hawaii', 'coarse')} points next to CGKD alone, {signed('hawaii_heads', 'heads')} next to",
+        f"They add {coarse} points to CGKD alone and {hawaii} to HAWAII, both significant.",
+        f"On EmojiVQA they add {coarse_emoji} and {hawaii_emoji}, not significant.",
     ):
         assert sentence in text
 
 
+def test_fine_grained_distillation_makes_a_step_as_much_longer_as_the_document_says():
+    assert "A step takes 1.5 to 1.6 times as long." in " ".join(FROM_CLIP.split())
+    for setting in CLIP_SETTINGS:
+        seconds = {name: row["seconds_per_step"]["mean"] for name, row in rows_from_clip(setting).items()}
+        assert all(
+            1.45 < seconds[f"hawaii{end}"] / seconds[name] < 1.65
+            for name, end in (("coarse", ""), ("heads", "_heads"))
+        )
+
+
 def test_each_row_was_tuned_with_the_same_grid_and_has_the_best_setting():
-    tuning = read_numbers("easy_vqa_clip_tuning")
-    assert tuning["seed"] not in read_numbers("easy_vqa_clip")["seeds"]
+    header = next(line for line in FROM_CLIP.splitlines() if line.startswith("| | `lambda_1` |"))
+    labels = {row["label"]: name for setting in CLIP_SETTINGS for name, row in rows_from_clip(setting).items()}
+    names = [labels[label] for label in header.strip("| ").split(" | ")[2:]]
     rates = {
         "2e-3, 1e-3": {},
         "4e-3, 2e-3": {"stages.pretrain.learning_rate": 4e-3, "stages.finetune.learning_rate": 2e-3},
     }
-    header = next(line for line in FROM_CLIP.splitlines() if line.startswith("| `lambda_1` |"))
-    names = [CLIP_LABELS[label] for label in header.strip("| ").split(" | ")[2:]]
-    assert set(names) == set(tuning["rows"])
-    shown = {name: {} for name in names}
-    for weight, learning_rates, *cells in rows_of_table(header):
+    shown = {setting: {name: {} for name in names} for setting in CLIP_SETTINGS}
+    for title, weight, learning_rates, *cells in rows_of_table(header):
+        setting = dict(zip(("easy-VQA", "EmojiVQA"), CLIP_SETTINGS))[title]
         for name, cell in zip(names, cells, strict=True):
             options = {"lambda_1": int(weight)} if name != "llava" else {}
             if cell != "-":
-                shown[name][str(options | rates[learning_rates])] = cell
-    for name in names:
-        tried = tuning["rows"][name]["tried"]
-        best = max(tried, key=lambda each: each["accuracy"])
-        assert tuning["rows"][name]["chosen"] == best["options"]
-        expected = {str(each["options"]): f"{100 * each['accuracy']:.1f}" for each in tried}
-        assert shown[name] == expected | {str(best["options"]): f"**{expected[str(best['options'])]}**"}
-        assert len(tried) == (2 if name == "llava" else 3)
+                shown[setting][name][str(options | rates[learning_rates])] = cell
+    for setting in CLIP_SETTINGS:
+        tuning = read_numbers(f"{setting}_tuning")
+        assert tuning["seed"] not in read_numbers(setting)["seeds"]
+        assert tuning["rows"].keys() == rows_from_clip(setting).keys()
+        for name in names:
+            row = tuning["rows"].get(name, {"tried": [], "chosen": None})
+            assert len(row["tried"]) == (0 if name not in tuning["rows"] else 2 if name == "llava" else 3)
+            best = max(row["tried"], key=lambda each: each["accuracy"], default={"options": None})["options"]
+            assert row["chosen"] == best
+            expected = {str(each["options"]): f"{100 * each['accuracy']:.1f}" for each in row["tried"]}
+            bold = {} if best is None else {str(best): f"**{expected[str(best)]}**"}
+            assert shown[setting][name] == expected | bold
 
 
 def test_the_number_of_settings_with_a_significant_difference_is_correct():
