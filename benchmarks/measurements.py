@@ -68,7 +68,7 @@ MEASUREMENTS = {
         "Answers",
         "The same weights in transformers' LLaVA, and new adapters. On a GPU in bfloat16.",
         measure_generation,
-        {"rounds": 5},
+        {"rounds": 9},
         {"size": "1b", "rounds": 15},
     ),
     "tiles": Measurement(
