@@ -81,12 +81,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)  # the seconds of several threads would be summed
-    start, device = time.monotonic(), name_device()
+    start, device, commit = time.monotonic(), name_device(), name_commit()
     results = measure_all(MEASUREMENTS, find_device().type == "cpu", arguments.vllm)
     record = {
         "device": device,
         "date": date.today().isoformat(),
-        "commit": name_commit(),
+        "commit": commit,
         "versions": {name: version(name) for name in VERSIONS},
         "minutes": round((time.monotonic() - start) / 60, 1),
         "results": results,

@@ -5,8 +5,19 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
+
+
+Result = TypeVar("Result")
+
+
+def _divide(first: float, second: float) -> float:
+    if second == 0:
+        return math.inf if first else 1.0
+    return first / second
 
 
 @dataclass(frozen=True)
@@ -43,16 +54,13 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """The ratio of the medians; 1 if both are 0."""
-        first, second = self.medians
-        if second == 0:
-            return math.inf if first else 1.0
-        return first / second
+        """The ratio of the medians; 1 if both are 0, infinite if only the second is."""
+        return _divide(*self.medians)
 
     @property
     def range(self) -> tuple[float, float]:
         """The smallest and the largest ratio of one round."""
-        ratios = [first / second for first, second in self.pairs]
+        ratios = [_divide(first, second) for first, second in self.pairs]
         return min(ratios), max(ratios)
 
     @property
@@ -75,12 +83,23 @@ def show(cost: float) -> str:
     return f"{cost:,.0f}" if abs(cost) >= 100 else f"{cost:.3g}"
 
 
+def run_in_turn(functions: Sequence[Callable[[], Result]], rounds: int) -> list[tuple[Result, ...]]:
+    """
+    Runs the functions one after the other, `rounds` times, in every second round in reverse order, so that a machine
+    that becomes slower or faster favours none. Returns the results of each round, in the order of the functions.
+    """
+    results = []
+    for number in range(rounds):
+        order = -1 if number % 2 else 1
+        results.append(tuple([function() for function in functions[::order]][::order]))
+    return results
+
+
 def measure(
     functions: Sequence[Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> list[tuple[float, ...]]:
     """
-    Runs the functions one after the other, `rounds` times, in every second round in reverse order, so that a machine
-    that becomes slower or faster favours none.
+    Times the functions in turn, see [`run_in_turn`].
 
     Args:
         functions (`Sequence[Callable]`):
@@ -101,11 +120,7 @@ def measure(
             torch.cuda.synchronize()
         return clock() - start
 
-    costs = []
-    for number in range(rounds):
-        order = -1 if number % 2 else 1
-        costs.append(tuple([seconds(function) for function in functions[::order]][::order]))
-    return costs
+    return run_in_turn([partial(seconds, function) for function in functions], rounds)
 
 
 def time_ways(

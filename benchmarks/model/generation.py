@@ -23,12 +23,12 @@ from hawaii.modeling_hawaii.conversion.llava import convert_llava
 from hawaii.tests.tiny.llava import make_llava
 
 
-# CLIP ViT-L with a Llama of a billion parameters; CLIP ViT-B with patches of 14 pixels and a language model as wide
-# and as deep; and a tiny size for the test of this file.
+# CLIP ViT-L with a Llama of a billion parameters; an encoder with the depth of ViT-L and the widths of ViT-B, whose
+# adapters are a larger part of it, with a language model as wide; and a tiny size for the test of this file.
 SIZES = {
     "1b": (CLIP_LARGE, LLAMA_1B),
     "base": (
-        {**CLIP_BASE, "patch_size": 14},
+        {**CLIP_BASE, "patch_size": 14, "num_hidden_layers": 24},
         {"hidden_size": 768, "intermediate_size": 2048, "num_attention_heads": 12, "num_key_value_heads": 12}
         | {"num_hidden_layers": 12, "vocab_size": 8000, "max_position_embeddings": 1024},
     ),

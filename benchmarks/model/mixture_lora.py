@@ -1,7 +1,8 @@
 """
 Compares the time of the mixture of LoRA adapters with two other ways to compute it: each adapter on all tokens, of
-which `torch.where` chooses, as in MoVE-KD's code; and each adapter on the tokens that chose it, as PEFT computes
-several adapters in one batch. All three run alternately, after a check that outputs and gradients are equal.
+which `torch.where` chooses, as in MoVE-KD's code; and each adapter on the tokens that chose it, a loop like PEFT's
+over the adapters of a batch, each on the samples that name it. All three run alternately, after a check that outputs
+and gradients are equal.
 
     python benchmarks/model/mixture_lora.py --size large
 """
@@ -40,7 +41,7 @@ def choose_tokens(lora: StackedLora, hidden_states: torch.Tensor, gate: torch.Te
     for down, up, weight in zip(lora.down, lora.up, gate.unbind(dim=-1)):
         chosen = weight.nonzero(as_tuple=True)  # waits for the device
         adapted = hidden_states[chosen] @ down.T @ up * (weight[chosen].unsqueeze(-1) * lora.scaling)
-        output = output.index_put(chosen, adapted, accumulate=True)
+        output.index_put_(chosen, adapted, accumulate=True)
     return output
 
 

@@ -25,11 +25,12 @@ from hawaii.tests.tiny.llava import make_llava_next
 from hawaii.tests.tiny.tiles import make_prompts, pad_tiles
 
 
-# The widths of CLIP ViT-B/16 and few layers, of which the language model reads the last; and a tiny size for the test.
+# The depth of CLIP ViT-L, of whose 24 layers the language model reads the last but one, the widths of ViT-B, whose
+# adapters are a larger part of it, and small tiles; and a tiny size for the test.
 SIZES = {
     "base": (
-        {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 4}
-        | {"image_size": 112, "patch_size": 14},
+        {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 23}
+        | {"image_size": 56, "patch_size": 14},
         {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8, "num_hidden_layers": 2}
         | {"num_key_value_heads": 8, "max_position_embeddings": 4096},
     ),

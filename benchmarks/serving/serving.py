@@ -20,7 +20,7 @@ import torch
 from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 from hawaii.benchmarks.measuring.command import make_parser, print_comparisons
-from hawaii.benchmarks.measuring.comparison import Comparison
+from hawaii.benchmarks.measuring.comparison import Comparison, run_in_turn
 from hawaii.benchmarks.measuring.sizes import ADAPTERS, CLIP_LARGE
 from hawaii.modeling_hawaii.conversion.llava import convert_llava
 from hawaii.modeling_hawaii.conversion.llava_checkpoint import read_llava
@@ -30,10 +30,11 @@ from hawaii.tests.tiny.models import make_tokenizer
 from hawaii.training.students.convert import build_llava_processor
 
 
-# The widths of CLIP ViT-L/14 and few layers, of which the language model reads the last; and a tiny size for the test.
+# CLIP ViT-L/14 with small images, of whose 24 layers the language model reads the last but one, with few layers of a
+# language model; and a tiny size for the test.
 SIZES = {
     "wide": (
-        {**CLIP_LARGE, "num_hidden_layers": 4, "image_size": 168},
+        {**CLIP_LARGE, "num_hidden_layers": 23, "image_size": 84},
         {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_hidden_layers": 4},
     ),
     "tiny": (
@@ -128,7 +129,8 @@ def measure_serving(
         with ours.process, theirs.process:  # they end when their input is closed
             if ours.answers != theirs.answers:
                 raise SystemExit(f"The answers differ: {ours.answers} of HAWAII, {theirs.answers} of LLaVA.")
-            pairs = [(1e3 * ours.seconds() / requests, 1e3 * theirs.seconds() / requests) for _ in range(rounds)]
+            seconds = run_in_turn([ours.seconds, theirs.seconds], rounds)
+            pairs = [(1e3 * our / requests, 1e3 * their / requests) for our, their in seconds]
     yield Comparison(f"a request to vLLM, {requests} at a time", "HAWAII", "LLaVA", pairs)
 
 

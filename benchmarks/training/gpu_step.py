@@ -58,3 +58,4 @@ def measure_on_gpu(stage: str, ours: Step, theirs: Step) -> Iterator[Comparison]
         yield Comparison(f"{stage}: operations of a step", "HAWAII", "the GPU's peak", speed, "TFLOP/s", **goal)
     for subject, count, unit in (("peak memory of a step", peak_gib, "GiB"), ("waits for the GPU", count_waits, "")):
         yield Comparison(f"{stage}: {subject}", "HAWAII", "LLaVA", [(count(ours), count(theirs))], unit)
+    yield Comparison(f"{stage}: waits for the GPU", "HAWAII", "none", [(count_waits(ours), 0)], "", at_most=1.0)

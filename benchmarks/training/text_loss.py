@@ -71,24 +71,29 @@ def make_batch(vocabulary: int, shape: tuple[int, int], answer: int, num_patches
 
 
 def measure_text_loss(
-    vocabulary: int = 32_000, batch_size: int = 4, length: int = 640, answer: int = 32, rounds: int = 3
+    vocabulary: int = 32_000,
+    batch_size: int = 4,
+    image_size: int = 96,
+    length: int = 640,
+    answer: int = 32,
+    rounds: int = 3,
 ) -> Iterator[Comparison]:
-    """Compares on random tokens, of which the last `answer` of each sample are labels."""
+    """
+    Compares on random tokens, of which the last `answer` of each sample are labels. Its first are those of an image of
+    `image_size` pixels, in patches of four.
+    """
     torch.manual_seed(0)
-    vision = {"image_size": 96, "patch_size": 4, "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
-    if length < 640:
-        vision["image_size"] = 16
+    vision = {"patch_size": 4, "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
     text = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = HawaiiConfig(
-        vision_config={**vision, "intermediate_size": 64},
+        vision_config={**vision, "image_size": image_size, "intermediate_size": 64},
         text_config={"model_type": "llama", "vocab_size": vocabulary, **text},
         image_token_index=0,
     )
     student = HawaiiForConditionalGeneration(config)
     batch = make_batch(vocabulary, (batch_size, length), answer, config.vision_config.num_patches)
-    size = config.vision_config.image_size
     with torch.no_grad():
-        features, _ = routed_pass(student, torch.randn(batch_size, 3, size, size))
+        features, _ = routed_pass(student, torch.randn(batch_size, 3, image_size, image_size))
 
     def step(loss_function: Callable) -> list[torch.Tensor]:
         student.zero_grad(set_to_none=True)
@@ -114,6 +119,7 @@ def main() -> None:
         __doc__,
         vocabulary=32_000,
         batch_size=4,
+        image_size=(96, "pixels of an image, in patches of four"),
         length=(640, "tokens of a sample"),
         answer=(32, "tokens of a sample that are labels"),
         rounds=3,

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from hawaii.benchmarks.measuring.command import find_device, make_parser, print_comparisons, process_clock
-from hawaii.benchmarks.measuring.comparison import Comparison, check_equal, time_ways
+from hawaii.benchmarks.measuring.comparison import Comparison, check_equal, run_in_turn, time_ways
 from hawaii.benchmarks.training.gpu_step import measure_on_gpu
 from hawaii.benchmarks.training.step import Step, train_parts
 from hawaii.benchmarks.training.step_models import SIZES, make_batch, make_modules, make_teachers
@@ -65,8 +65,8 @@ def measure_step(size: str = "small", batch_size: int = 4, rounds: int = 7) -> I
         for step in steps.values():
             step.run()  # warms it up
         pairs: dict[str, list[tuple[float, float]]] = {}
-        for _ in range(rounds):
-            ours, theirs = ({part: 1e3 * value for part, value in step.seconds().items()} for step in steps.values())
+        for seconds in run_in_turn([step.seconds for step in steps.values()], rounds):
+            ours, theirs = ({part: 1e3 * value for part, value in each.items()} for each in seconds)
             whole = sum(theirs.values())
             cached = ours["forward"] + ours["backward"]
             for name, pair in {
@@ -83,7 +83,7 @@ def measure_step(size: str = "small", batch_size: int = 4, rounds: int = 7) -> I
     objective: Any = modules["hawaii"].objective
     one_by_one = copy.copy(objective.options)
     one_by_one.sequential_passes = True
-    options = {"one": objective.options, "several": one_by_one}
+    options = {"one batch": objective.options, "one after the other": one_by_one}
     features = steps["hawaii"].teacher_features()
     learning = [weight for weight in modules["hawaii"].parameters() if weight.requires_grad]
 
@@ -94,7 +94,7 @@ def measure_step(size: str = "small", batch_size: int = 4, rounds: int = 7) -> I
         return [loss.detach(), *(gradient for gradient in gradients if gradient is not None)]
 
     ways: dict[str, Callable] = {name: partial(run_passes, name) for name in options}
-    subject = "stage 2: a step without the teachers' passes, with the passes of the encoder in one batch or in several"
+    subject = "stage 2: a step without the teachers' passes, with the encoder's passes in one batch or several"
     check_exactly(steps, ways)
     yield time_ways(subject, ways, rounds, process_clock(device))
 

@@ -63,8 +63,8 @@ class HawaiiOptions(ObjectiveOptions):
             Which projections learn from the importance: the instruction's (`text`), the teachers' as well (`full`), or
             `none`.
         sequential_passes (`bool`, *optional*, defaults to `False`):
-            Runs the encoder once per teacher and once routed, instead of all in one batch: the same numbers, less
-            memory, more time.
+            Runs the encoder once per teacher and once routed, instead of all in one batch: the same numbers with less
+            memory, and on a GPU more time.
     """
 
     lambda_2: float = 0.05

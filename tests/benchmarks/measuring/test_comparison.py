@@ -52,7 +52,8 @@ def test_seconds_are_converted_to_milliseconds():
 
 @pytest.mark.parametrize(("pair", "ratio"), [((0.0, 0.0), 1.0), ((2.0, 0.0), float("inf")), ((0.0, 2.0), 0.0)])
 def test_counts_may_be_zero(pair, ratio):
-    assert Comparison("waits", "ours", "theirs", [pair], "waits").ratio == ratio
+    comparison = Comparison("waits", "ours", "theirs", [pair], "waits")
+    assert comparison.ratio == ratio and comparison.range == (ratio, ratio)
 
 
 def test_whole_numbers_such_as_tokens_must_be_equal():

@@ -71,10 +71,16 @@ def test_operations_per_second_are_those_of_whole_steps(gpu, monkeypatch):
     assert step.num_runs == 1 + gpu_step.NUM_STEPS
 
 
-@pytest.mark.parametrize(("name", "num_found"), [("NVIDIA H100 80GB HBM3", 3), ("A GPU that nobody knows", 2)])
+@pytest.mark.parametrize(("name", "num_found"), [("NVIDIA H100 80GB HBM3", 4), ("A GPU that nobody knows", 3)])
 def test_the_share_of_the_peak_needs_a_known_gpu(gpu, name, num_found):
     gpu.name = name
     found = list(gpu_step.measure_on_gpu("stage 1", Step(gpu, 1), Step(gpu, 1)))
     assert len(found) == num_found
-    assert [each.at_least for each in found if each.unit == "TFLOP/s"] == [0.45][: num_found - 2]
-    assert found[-1].ratio == 1.0
+    assert [each.at_least for each in found if each.unit == "TFLOP/s"] == [0.45][: num_found - 3]
+    assert found[-2].ratio == 1.0
+
+
+@pytest.mark.parametrize(("num_waits", "is_met"), [(0, True), (1, False)])
+def test_the_goal_is_no_wait_at_all(gpu, num_waits, is_met):
+    *_, waits = gpu_step.measure_on_gpu("stage 1", Step(gpu, num_waits), Step(gpu, num_waits))
+    assert (waits.medians, waits.is_met) == ((num_waits, 0), is_met)

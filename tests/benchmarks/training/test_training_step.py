@@ -16,7 +16,7 @@ def test_each_part_of_each_stage_is_compared(run_command):
     )
     *steps, passes = found
     assert [each["subject"] for each in steps] == [f"stage {stage}: {part}" for stage in (1, 2) for part in parts]
-    assert (passes["first"], passes["second"]) == ("one", "several")
+    assert (passes["first"], passes["second"]) == ("one batch", "one after the other")
 
 
 @pytest.mark.parametrize("stage", training_step.STAGES)
