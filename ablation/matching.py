@@ -9,7 +9,7 @@ from ..files.atomic import read_json, write_json
 from ..files.user_error import UserError
 from ..training.recipes.arguments import HawaiiTrainingArguments
 from .folder import AblationFolder
-from .rows import Row
+from .rows import Row, names_of
 from .run import Run
 
 
@@ -57,7 +57,7 @@ def match_seconds(
         `dict[str, Row]`: all rows of the folder, those of `names` with their steps.
 
     Raises:
-        UserError: a stage of the recipe has no `max_steps`, or a run failed.
+        UserError: a stage of the recipe has no `max_steps`, a row sets it itself, or a run failed.
     """
     stages = folder.recipe.stages
     for name, stage in stages.items():
@@ -65,6 +65,9 @@ def match_seconds(
             raise UserError(
                 f"--match {match} needs the steps of each stage, but stage {name} has no max_steps: add it."
             )
+    for name in names:
+        if "max_steps" in names_of(folder.rows[name].options):
+            raise UserError(f"--match {match} sets max_steps, but the row {name} sets it itself: leave the row out.")
     options: dict[str, Any] = {f"stages.{stage}.max_steps": NUM_STEPS for stage in stages}
     options |= {f"stages.{stage}.{key}": value for stage in stages for key, value in TIMED.items()}
     rows = {name: replace(folder.rows[name], options={**folder.rows[name].options, **options}) for name in names}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ class Row:
 
     label: str
     options: dict
+
+
+def names_of(options: Iterable[str]) -> set[str]:
+    """The names of options without their stage, or the configuration that they belong to."""
+    return {option.rpartition(".")[2] for option in options}
 
 
 # Options that differ between the rows of HAWAII.

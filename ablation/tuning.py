@@ -10,7 +10,7 @@ from ..training.recipes.objectives import OBJECTIVES
 from ..training.recipes.recipe import Recipe
 from ..training.recipes.recipe_yaml import split_override
 from .folder import AblationFolder
-from .rows import Row, make_recipe
+from .rows import Row, make_recipe, names_of
 from .run import Run
 
 
@@ -47,7 +47,7 @@ def points_of(recipe: Recipe, row: Row, grid: Sequence[Mapping[str, Any]]) -> li
     others = {option.name for each in OBJECTIVES.values() for option in fields(each.options_class)} - own
     points = []
     for point in grid:
-        used = {key: value for key, value in point.items() if key.rpartition(".")[2] not in others}
+        used = {key: value for key, value in point.items() if not names_of([key]) & others}
         if used not in points:
             points.append(used)
     return points
@@ -58,7 +58,7 @@ def check_grid(folder: AblationFolder, names: Sequence[str], grid: Sequence[Mapp
     Checks that rows can be tuned.
 
     Raises:
-        UserError: the recipe's last stage evaluates nothing, or a setting does not fit a row.
+        UserError: the recipe's last stage evaluates nothing, a setting does not fit a row, or a row decides it itself.
     """
     *_, last = folder.recipe.stages.values()
     if grid and last.data.eval_data_path is None:
@@ -69,6 +69,11 @@ def check_grid(folder: AblationFolder, names: Sequence[str], grid: Sequence[Mapp
     for name in names:
         row = folder.rows[name]
         for point in points_of(folder.recipe, row, grid):
+            if both := names_of(point) & names_of(row.options):
+                raise UserError(
+                    f"--grid would replace {min(both)} of the row {name}, which sets it itself: leave it out of "
+                    "--grid, or the row out of --rows."
+                )
             make_recipe(folder.recipe, replace(row, options={**row.options, **point}), SEED, folder.path)
 
 

@@ -93,3 +93,12 @@ def test_a_recipe_without_steps_is_refused(world, run, capsys):
     assert "stage pretrain has no max_steps: add it" in capsys.readouterr().err
     assert run(f"{WORDS} --match minutes") == 2
     assert "match" in capsys.readouterr().err and world.trained() == []
+
+
+def test_a_row_with_its_own_steps_is_refused(world, run, capsys, tmp_path):
+    world.write_recipe(stages=STAGES)
+    rows = tmp_path / "rows.yaml"
+    rows.write_text("short: {label: Short, row: hawaii, options: {stages.finetune.max_steps: 3}}")
+    assert run("--seeds 0 --rows llava short --match seconds", "--more_rows", str(rows)) == 2
+    assert "--match seconds sets max_steps, but the row short sets it itself" in capsys.readouterr().err
+    assert world.trained() == []

@@ -90,6 +90,10 @@ def test_models_of_the_tried_settings_are_removed(world, run):
         (["lambda=1"], "there is no option 'lambda'. Did you mean"),
         (["max_steps.x=1"], "max_steps is 6 and has no fields"),
         (["stages.middle.lambda_1=1"], "has no stage for the option stages.middle.lambda_1"),
+        (
+            ["stages.finetune.token_scoring=false"],
+            "would replace token_scoring of the row hawaii, which sets it itself",
+        ),
     ],
 )
 def test_a_wrong_point_is_refused_before_any_training(world, run, capsys, points, message):
