@@ -78,9 +78,9 @@ MEASUREMENTS = {
     ),
     "tiles": Measurement(
         "Answers about tiles",
-        "The same weights in transformers' LLaVA-NeXT, and new adapters, in float32: an encoder of CLIP ViT-L's 24 "
-        "layers and ViT-B's widths, with tiles of 56 pixels, and a Llama of 2 layers of width 512. LLaVA-NeXT runs "
-        "the last layer of its encoder, which nothing reads.",
+        "The same weights in transformers' LLaVA-NeXT, and new adapters, in float32: CLIP ViT-L/14 with tiles of 56 "
+        "pixels and a Llama of 2 layers of width 512. LLaVA-NeXT runs the last layer of its encoder, which nothing "
+        "reads.",
         measure_tiles,
         {"rounds": 5},
         {"rounds": 15},
