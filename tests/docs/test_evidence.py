@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import statistics
 
 import pytest
 
@@ -28,18 +29,20 @@ COMPARED = {
     "what CGKD adds": ("hawaii", "token_scoring"),
 }
 CLIP_SETTINGS = ("easy_vqa_clip", "emoji_vqa_clip")
+LETTER = "emoji_vqa_letter"
 CLIP_COMPARED = {
-    "HAWAII above LLaVA": ("hawaii", "llava"),
-    "HAWAII above MoVE-KD": ("hawaii", "move_kd"),
-    "HAWAII above RADIO": ("hawaii", "radio"),
+    "HAWAII minus LLaVA": ("hawaii", "llava"),
+    "HAWAII minus MoVE-KD": ("hawaii", "move_kd"),
+    "HAWAII minus RADIO": ("hawaii", "radio"),
+    "CGKD alone minus MoVE-KD": ("coarse", "move_kd"),
     "what FGKD adds to CGKD alone": ("hawaii", "coarse"),
     "what FGKD adds to CGKD alone with heads": ("hawaii_heads", "heads"),
     "what heads add to CGKD alone": ("heads", "coarse"),
     "what heads add to HAWAII": ("hawaii_heads", "hawaii"),
-    "CGKD alone above RADIO": ("coarse", "radio"),
-    "CGKD alone with heads above RADIO": ("heads", "radio"),
-    "HAWAII with heads above RADIO": ("hawaii_heads", "radio"),
-    "HAWAII with heads above MoVE-KD": ("hawaii_heads", "move_kd"),
+    "CGKD alone minus RADIO": ("coarse", "radio"),
+    "CGKD alone with heads minus RADIO": ("heads", "radio"),
+    "HAWAII with heads minus RADIO": ("hawaii_heads", "radio"),
+    "HAWAII with heads minus MoVE-KD": ("hawaii_heads", "move_kd"),
 }
 
 
@@ -72,7 +75,7 @@ def is_significantly_above(setting, baseline):
     return read_numbers("differences")[setting]["hawaii"][baseline]["low"] > 0
 
 
-@pytest.mark.parametrize("setting", [*CLIP_SETTINGS, *SETTINGS])
+@pytest.mark.parametrize("setting", [*CLIP_SETTINGS, LETTER, *SETTINGS])
 def test_each_table_is_made_from_its_numbers(setting):
     assert f"evidence/{setting}.json" in links(EVIDENCE)
     lines = [line for line in make_table(read_numbers(setting)).splitlines() if line.startswith("|")]
@@ -125,6 +128,9 @@ def test_each_difference_from_a_clip_is_that_of_the_means_of_two_rows(setting):
     for name, baselines in read_numbers("differences")[setting].items():
         for baseline, numbers in baselines.items():
             assert numbers["difference"] == pytest.approx(means[name] - means[baseline])
+            if baseline == "llava":
+                against = rows[name]["columns"]["Avg."]["against_baseline"]
+                assert numbers == {key: against[key] for key in ("difference", "low", "high")}
 
 
 def test_the_table_from_a_clip_has_all_differences_and_the_significant_ones_are_bold():
@@ -210,6 +216,45 @@ def test_each_row_was_tuned_with_the_same_grid_and_has_the_best_setting():
             expected = {str(each["options"]): f"{100 * each['accuracy']:.1f}" for each in row["tried"]}
             bold = {} if best is None else {str(best): f"**{expected[str(best)]}**"}
             assert shown[setting][name] == expected | bold
+
+
+def test_the_differences_to_the_paper_to_the_letter_are_those_of_its_numbers():
+    text, differences = " ".join(FROM_CLIP.split()), read_numbers("differences")[LETTER]
+    rows = rows_from_clip(LETTER)
+    llava = rows_from_clip("emoji_vqa_clip")["llava"]["columns"]["Avg."]["mean"]
+    means = {"llava": llava} | {name: row["columns"]["Avg."]["mean"] for name, row in rows.items()}
+    for name, baselines in differences.items():
+        for baseline, numbers in baselines.items():
+            assert numbers["difference"] == pytest.approx(means[name] - means[baseline])
+            if baseline == "hawaii":
+                against = rows[name]["columns"]["Avg."]["against_baseline"]
+                assert numbers == {key: against[key] for key in ("difference", "low", "high")}
+    fixed, plain = differences["fixed_projections"]["hawaii"], differences["plain_second_stage"]["llava"]
+    tuned = rows_from_clip("emoji_vqa_clip")["hawaii"]["columns"]["Avg."]["mean"]
+    assert differences["hawaii"]["llava"]["low"] > 0 and fixed["low"] > 0
+    for name in ("weight_2", "weight_5", "weight_10", "plain_second_stage"):
+        assert differences[name]["llava"]["low"] < 0 < differences[name]["llava"]["high"]
+        assert differences[name]["hawaii"]["high"] < 0
+    for sentence in (
+        f"hardly above LLaVA**, {interval(differences['hawaii']['llava'])}, and fixed projections add",
+        f"fixed projections add {fixed['difference']:.1f}. With a `lambda_1` of 2, tuned as above, they",
+        f"tuned as above, they reach {tuned:.1f}.",
+        f"nothing is left of it**: {interval(plain)} to LLaVA.",
+    ):
+        assert sentence in text
+
+
+def test_the_variance_of_targets_that_learn_is_that_of_the_logs():
+    header = next(line for line in FROM_CLIP.splitlines() if line.startswith("| | stage |"))
+    labels = {row["label"]: name for name, row in rows_from_clip(LETTER).items()}
+    numbers, stages = read_numbers("emoji_vqa_letter_variance"), {"first": "pretrain", "second": "finetune"}
+    table = rows_of_table(header)
+    assert len(table) == 2 * len(labels)
+    for label, stage, *cells in table:
+        found = numbers[labels[label]][stages[stage]]
+        for name, cell in zip(("coarse", "clip", "convnext", "eva", "student"), cells, strict=True):
+            assert cell == (f"{statistics.mean(found[name].values()):.3f}" if name in found else "-")
+            assert len(found.get(name, range(5))) == 5
 
 
 def test_the_number_of_settings_with_a_significant_difference_is_correct():
