@@ -64,7 +64,7 @@ class HawaiiOptions(ObjectiveOptions):
             `none`.
         sequential_passes (`bool`, *optional*, defaults to `False`):
             Runs the encoder once per teacher and once routed, instead of all in one batch: the same numbers with less
-            memory, and on a GPU more time.
+            memory, in more and smaller operations.
     """
 
     lambda_2: float = 0.05
