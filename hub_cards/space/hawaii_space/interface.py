@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from html import escape
 
 import gradio as gr  # pyright: ignore[reportMissingImports]
+from gradio.events import Dependency  # pyright: ignore[reportMissingImports]
 
 from .answerer import Answerer
 from .drawing import STYLE
 from .pictures import LARGEST_FILE
-from .routing_map import find_stages
+from .routing_map import RoutingMap, find_stages
 
 
 BANK_TITLES = {"teacher": "specific to a teacher", "general": "general"}
@@ -81,23 +82,24 @@ def build_page(answerer: Answerer, title: str, facts: Mapping) -> gr.Blocks:
                 gr.Examples([[text] for text in example_questions(facts)], question, label="For example")
                 error = gr.HTML(elem_id="error")
             with gr.Column(min_width=320):
-                draw = _add_map_of_adapters(answerer, routing)
+                _add_map_of_adapters(answerer, upload, path, routing)
                 importance = gr.HTML(elem_id="importance", render=False)
+                computing = []
                 if answerer.score_importance is None:
                     importance.render()  # empty
                 else:
-                    _add_map_of_importance(answerer, [path, question, chat], importance)
+                    computing = [_add_map_of_importance(answerer, [path, question, chat], importance)]
         inputs, outputs = [question, chat, path], [question, chat, error]
         answering = question.submit(answerer.answer, inputs, outputs, show_progress="minimal", **COMPUTED)
         # In two steps: the old conversation and maps go at once, however long the new picture waits for the model.
         forgetting = upload.change(
-            lambda: ([], "", None, "", "", answerer.draw_routing(None, "", 1, False)),
+            lambda: ([], "", None, "", ""),
             None,
-            [chat, path, routing, error, importance, draw["outputs"]],
-            cancels=answering,
+            [chat, path, routing, error, importance],
+            cancels=[answering, *computing],
             **DRAWN,
         )
-        looking = forgetting.then(
+        forgetting.then(
             answerer.look,
             upload,
             [path, routing, error],
@@ -105,14 +107,13 @@ def build_page(answerer: Answerer, title: str, facts: Mapping) -> gr.Blocks:
             trigger_mode="always_last",
             **COMPUTED,
         )
-        looking.then(**draw)
         stop.click(None, cancels=answering)
         gr.on([clear.click, chat.clear], lambda: ([], ""), None, [chat, error], cancels=answering, **DRAWN)
     return page
 
 
-def _add_map_of_adapters(answerer: Answerer, routing: gr.State) -> dict:
-    """Adds the map and what chooses a bank and a layer. Returns the event that draws it."""
+def _add_map_of_adapters(answerer: Answerer, upload: gr.Image, path: gr.State, routing: gr.State) -> None:
+    """Adds the map of the uploaded picture, once `path` and `routing` are its own, and the choice of bank and layer."""
     banks, is_shown = list(answerer.names) or ["teacher"], bool(answerer.names)
     gr.HTML("<h2>Which adapter acts where</h2>")
     bank = gr.Radio(
@@ -131,15 +132,19 @@ def _add_map_of_adapters(answerer: Answerer, routing: gr.State) -> dict:
         label="All layers: the adapter chosen in most of them", visible=has_choice, elem_id="all_layers"
     )
     adapters = gr.HTML(answerer.draw_routing(None, banks[0], 1, False), elem_id="adapters")
-    inputs = [routing, bank, layer, is_over_all]
-    draw = {"fn": answerer.draw_routing, "inputs": inputs, "outputs": adapters, **DRAWN}
-    for changed in (bank, layer, is_over_all):
-        changed.change(**draw)
-    return draw
+
+    def draw(upload: dict | None, path: str | None, routing: RoutingMap | None, *choices) -> str:
+        is_of_upload = upload is not None and upload["path"] == path
+        return answerer.draw_routing(routing if is_of_upload else None, *choices)
+
+    # One event for all: of several, the answer that comes last, not the one asked for last, would stay in the page.
+    inputs = [upload, path, routing, bank, layer, is_over_all]
+    changes = [changed.change for changed in (upload, routing, bank, layer, is_over_all)]
+    gr.on(changes, draw, inputs, adapters, preprocess=False, **DRAWN)  # as for `look`, Gradio opens no picture
 
 
-def _add_map_of_importance(answerer: Answerer, inputs: list, importance: gr.HTML) -> None:
-    """Adds the map and the button that computes it."""
+def _add_map_of_importance(answerer: Answerer, inputs: list, importance: gr.HTML) -> Dependency:
+    """Adds the map and the button that computes it. Returns this event."""
     gr.HTML(
         "<h2>Which patches matter</h2><p>Light patches matter most: to each teacher, and to the words of the "
         "question. These scores weigh the patches in training.</p>"
@@ -148,7 +153,7 @@ def _add_map_of_importance(answerer: Answerer, inputs: list, importance: gr.HTML
         "Compute for the question in the field, or else the last one", size="sm", elem_id="compute_importance"
     )
     importance.render()
-    compute.click(answerer.draw_importance, inputs, importance, **COMPUTED)
+    return compute.click(answerer.draw_importance, inputs, importance, **COMPUTED)
 
 
 def serve_page(

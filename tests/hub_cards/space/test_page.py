@@ -20,8 +20,10 @@ from hawaii.tests.tiny.training import make_image
 pytestmark = pytest.mark.browser
 
 SPACE = Path(__file__).parents[3] / "hub_cards/space"
-# A Space has neither the package nor what training needs. Answers take long while there is a file `slow`.
+# A Space has neither the package nor what training needs. Answers, and maps of one layer, take long while there is a
+# file `slow`.
 SLOW_STEP = 0.2  # seconds of a token
+SLOW_MAP = 2  # seconds
 START = f"""
 import os, runpy, sys, time
 for name in ("hawaii", "accelerate", "datasets", "evaluate", "omegaconf", "peft", "timm"):
@@ -33,6 +35,12 @@ def prepare_slowly(*args, **kwargs):
     time.sleep({SLOW_STEP} if os.path.exists("slow") else 0)
     return prepare(*args, **kwargs)
 GenerationMixin.prepare_inputs_for_generation = prepare_slowly
+from hawaii_space.answerer import Answerer
+draw = Answerer.draw_routing
+def draw_slowly(self, routing, bank, layer, is_over_all):
+    time.sleep({SLOW_MAP} if os.path.exists("slow") and routing is not None and not is_over_all else 0)
+    return draw(self, routing, bank, layer, is_over_all)
+Answerer.draw_routing = draw_slowly
 runpy.run_path("app.py", run_name="__main__")
 """
 TEACHERS = ["vit", "<img src=x onerror='document.title=1'>", "convnext"]
@@ -221,6 +229,23 @@ def test_the_slider_changes_the_layer(page, loaded, picture):
     page.focus("#layer input[type=range]")
     page.keyboard.press("ArrowLeft")
     shows(page, [[COLORS[index] for index in row] for row in chosen[0].tolist()])
+
+
+def test_a_slow_map_does_not_replace_one_asked_for_later(page, picture, space):
+    upload(page, picture)
+    page.wait_for_selector("#adapters svg.picture")
+    (space / "slow").touch()
+    page.check("#bank input[value=general]")
+    page.wait_for_timeout(1000 * SLOW_MAP / 4)  # until the server draws it
+    page.check("#all_layers input")
+    page.wait_for_timeout(2000 * SLOW_MAP)
+    page.wait_for_selector("#adapters svg.picture[aria-label='Adapters in all 2 layers']")
+    page.uncheck("#all_layers input")
+    page.wait_for_timeout(1000 * SLOW_MAP / 4)
+    page.click("#picture button[aria-label='Remove Image']")
+    page.wait_for_timeout(2000 * SLOW_MAP)
+    (space / "slow").unlink()
+    page.wait_for_selector("#adapters svg.picture", state="detached")
 
 
 def test_a_second_visitor_sees_nothing_of_the_first(page, visitors, url, loaded, picture):
