@@ -4,13 +4,14 @@ import itertools
 import json
 import re
 import statistics
+from dataclasses import replace
 
 import pytest
 
 from hawaii.ablation.rows import make_recipe, read_rows, rows_of
 from hawaii.ablation.table import make_table
 from hawaii.tests.documents import ROOT, links, read
-from hawaii.training.recipes.recipe import read_recipe
+from hawaii.training.recipes.recipe import first_difference, read_recipe
 
 
 EVIDENCE = read("docs/evidence.md")
@@ -33,19 +34,28 @@ CONFLICT = "emoji_vqa_conflict"
 # As the tables about all of them name them.
 CLIP_TITLES = {"easy-VQA": "easy_vqa_clip", "EmojiVQA": "emoji_vqa_clip", "contradicting teachers": CONFLICT}
 LETTER = "emoji_vqa_letter"
+# With as many seconds for each row.
+SECONDS_TITLES = {
+    "easy-VQA, from a CLIP": "easy_vqa_clip_seconds",
+    "EmojiVQA, from a CLIP": "emoji_vqa_clip_seconds",
+    "easy-VQA, from random weights": "easy_vqa_seconds",
+}
+SECONDS_COMPARED = {
+    "HAWAII minus LLaVA": ("hawaii", "llava"),
+    "HAWAII minus MoVE-KD": ("hawaii", "move_kd"),
+    "HAWAII minus RADIO": ("hawaii", "radio"),
+    "CGKD alone minus LLaVA": ("coarse", "llava"),
+    "CGKD alone minus MoVE-KD": ("coarse", "move_kd"),
+    "CGKD alone minus RADIO": ("coarse", "radio"),
+    "what FGKD adds to CGKD alone": ("hawaii", "coarse"),
+}
 CLIP_COMPARED = {
     "HAWAII minus LLaVA": ("hawaii", "llava"),
     "HAWAII minus MoVE-KD": ("hawaii", "move_kd"),
     "HAWAII minus RADIO": ("hawaii", "radio"),
     "CGKD alone minus MoVE-KD": ("coarse", "move_kd"),
     "what FGKD adds to CGKD alone": ("hawaii", "coarse"),
-    "what FGKD adds to CGKD alone with heads": ("hawaii_heads", "heads"),
-    "what heads add to CGKD alone": ("heads", "coarse"),
-    "what heads add to HAWAII": ("hawaii_heads", "hawaii"),
     "CGKD alone minus RADIO": ("coarse", "radio"),
-    "CGKD alone with heads minus RADIO": ("heads", "radio"),
-    "HAWAII with heads minus RADIO": ("hawaii_heads", "radio"),
-    "HAWAII with heads minus MoVE-KD": ("hawaii_heads", "move_kd"),
 }
 
 
@@ -78,7 +88,7 @@ def is_significantly_above(setting, baseline):
     return read_numbers("differences")[setting]["hawaii"][baseline]["low"] > 0
 
 
-@pytest.mark.parametrize("setting", [*CLIP_TITLES.values(), LETTER, *SETTINGS])
+@pytest.mark.parametrize("setting", [*CLIP_TITLES.values(), LETTER, *SECONDS_TITLES.values(), *SETTINGS])
 def test_each_table_is_made_from_its_numbers(setting):
     assert f"evidence/{setting}.json" in links(EVIDENCE)
     lines = [line for line in make_table(read_numbers(setting)).splitlines() if line.startswith("|")]
@@ -114,12 +124,13 @@ def test_the_table_has_all_differences_and_the_significant_ones_are_bold():
             assert cell == cell_of(differences[setting][name][baseline])
 
 
-FROM_CLIP = EVIDENCE.partition("## A student that starts from a CLIP")[2].partition("## Ways to train")[0]
+FROM_CLIP, _, AFTER_CLIP = EVIDENCE.partition("## A student that starts from a CLIP")[2].partition("\n## With as many")
+SAME_SECONDS = AFTER_CLIP.partition("\n## ")[0]
 
 
-def rows_of_table(header):
-    """The cells of the table in the section of the CLIP that begins with this header, row by row."""
-    lines = FROM_CLIP.partition(header)[2].partition("\n\n")[0].splitlines()[2:]
+def rows_of_table(header, section=FROM_CLIP):
+    """The cells of the table that begins with this header, row by row."""
+    lines = section.partition(header)[2].partition("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
@@ -127,8 +138,8 @@ def rows_from_clip(setting):
     return {row["name"]: row for row in read_numbers(setting)["rows"]}
 
 
-@pytest.mark.parametrize("setting", CLIP_TITLES.values())
-def test_each_difference_from_a_clip_is_that_of_the_means_of_two_rows(setting):
+@pytest.mark.parametrize("setting", [*CLIP_TITLES.values(), *SECONDS_TITLES.values()])
+def test_each_difference_from_a_clip_or_with_as_many_seconds_is_that_of_the_means_of_two_rows(setting):
     rows = rows_from_clip(setting)
     assert all(row["seeds"] == [0, 1, 2, 3, 4] for row in rows.values())
     columns = {name: row["columns"]["Avg."] for name, row in rows.items()}
@@ -145,6 +156,78 @@ def test_the_table_from_a_clip_has_all_differences_and_the_significant_ones_are_
         assert (found[-1] is None) == (baseline in ("llava", "move_kd"))
 
 
+def test_the_table_with_as_many_seconds_has_all_differences_and_the_significant_ones_are_bold():
+    table = {words: cells for words, *cells in rows_of_table(f"| | {' | '.join(SECONDS_TITLES)} |", SAME_SECONDS)}
+    assert table.keys() == SECONDS_COMPARED.keys()
+    for column, setting in enumerate(SECONDS_TITLES.values()):
+        differences = read_numbers("differences")[setting]
+        trained = set(rows_from_clip(setting))
+        for words, pair in SECONDS_COMPARED.items():
+            # From a CLIP, the rows have the settings that were chosen at equal steps.
+            names = [name if name in trained else f"tuned_{name}" for name in pair]
+            found = cell_of(differences[names[0]][names[1]]) if trained >= {*names} else "-"
+            assert table[words][column] == found
+
+
+@pytest.mark.parametrize(("title", "setting"), SECONDS_TITLES.items())
+def test_each_row_is_trained_for_as_many_seconds(title, setting):
+    labels = {name: row["label"] for name, row in rows_from_clip(setting).items()}
+    times = read_numbers(f"{setting}_matching")["rows"]
+    assert times.keys() == labels.keys()
+    for stage in ("pretrain", "finetune"):
+        spent = [row[stage]["steps"] * row[stage]["seconds"] for row in times.values()]
+        assert max(spent) < 1.01 * min(spent)
+    shown = {}
+    for found, label, *cells in rows_of_table("| setting | row | steps |", SAME_SECONDS):
+        if found == title:
+            shown[label] = cells
+    stages = {labels[name]: (row["pretrain"], row["finetune"]) for name, row in times.items()}
+    assert shown == {
+        label: [
+            " + ".join(str(stage["steps"]) for stage in pair),
+            ", ".join(f"{stage['seconds']:.3f}" for stage in pair),
+            ", ".join(f"{stage['seconds'] - stage['student_seconds']:.3f}" for stage in pair),
+        ]
+        for label, pair in stages.items()
+    }
+
+
+def test_the_claims_about_as_many_seconds_are_those_of_its_numbers():
+    text, differences = " ".join(SAME_SECONDS.split()), read_numbers("differences")
+    easy, emoji, scratch = (
+        {
+            (name.removeprefix("tuned_"), baseline.removeprefix("tuned_")): numbers
+            for name, baselines in differences[setting].items()
+            for baseline, numbers in baselines.items()
+        }
+        for setting in SECONDS_TITLES.values()
+    )
+    level = [easy["hawaii", "llava"], easy["coarse", "radio"]]
+    assert all(numbers["low"] < 0 < numbers["high"] for numbers in level)
+    assert max(easy["hawaii", name]["high"] for name in ("move_kd", "radio", "coarse")) < 0
+    above = {
+        "RADIO": scratch["coarse", "radio"],
+        "LLaVA": easy["coarse", "llava"],
+        "MoVE-KD": easy["coarse", "move_kd"],
+    }
+    assert min(numbers["low"] for numbers in above.values()) > 0
+    points = {name: f"{numbers['difference']:.1f}" for name, numbers in above.items()}
+    for sentence in (
+        f"below MoVE-KD and RADIO and level with LLaVA, {interval(easy['hawaii', 'llava'])}",
+        f"it is above RADIO by {points['RADIO']} points",
+        f"it is above LLaVA by {points['LLaVA']} and MoVE-KD by {points['MoVE-KD']} and level with RADIO",
+    ):
+        assert sentence in text
+
+
+def test_the_figures_in_the_readme_are_those_with_as_many_seconds():
+    means = {name: row["columns"]["Avg."]["mean"] for name, row in rows_from_clip("easy_vqa_seconds").items()}
+    assert (
+        f"In as many seconds it reaches {means['coarse']:.1f} % on easy-VQA, RADIO {means['radio']:.1f} and HAWAII "
+        f"with both distillations {means['hawaii']:.1f}."
+    ) in " ".join(read("README.md").split())
+
+
 def test_the_claims_about_the_student_that_starts_from_a_clip_are_those_of_its_numbers():
     """What is said to be significant is, and what is said not to be is not."""
     text = " ".join(FROM_CLIP.split())
@@ -156,51 +239,60 @@ def test_the_claims_about_the_student_that_starts_from_a_clip_are_those_of_its_n
 
     assert min(differences["hawaii"]["llava"]["low"] for differences in (easy, emoji)) > 0
     assert all(easy["hawaii"][baseline]["high"] < 0 for baseline in ("move_kd", "radio"))
-    assert min(easy["heads"]["coarse"]["low"], easy["hawaii_heads"]["hawaii"]["low"]) > 0
-    unclear = [easy["hawaii"]["coarse"], easy["hawaii_heads"]["heads"], easy["fine_then_coarse"]["coarse"]]
+    assert easy["coarse"]["radio"]["high"] < 0
+    conflict = read_numbers("differences")[CONFLICT]["hawaii"]["coarse"]
+    unclear = [easy["hawaii"]["coarse"], easy["fine_then_coarse"]["coarse"], conflict]
     distilled = set(emoji_means) - {"llava"}
     pairs = {(name, baseline) for name in emoji for baseline in emoji[name] if baseline != "llava"}
     assert {frozenset(pair) for pair in pairs} == {frozenset(pair) for pair in itertools.combinations(distilled, 2)}
     unclear += [emoji[name][baseline] for name, baseline in pairs]
     assert all(numbers["low"] < 0 < numbers["high"] for numbers in unclear)
     spread = [emoji_means[name] for name in distilled]
-    assert max(spread) - min(spread) < 0.9
-
-    def points(name, baseline):
-        return [f"{differences[name][baseline]['difference']:.1f}" for differences in (easy, emoji)]
-
-    def signed(name, baseline):
-        return " and ".join(f"{differences[name][baseline]['difference']:+.1f}" for differences in (easy, emoji))
-
-    (coarse, coarse_emoji), (hawaii, hawaii_emoji) = points("heads", "coarse"), points("hawaii_heads", "hawaii")
+    assert max(spread) - min(spread) < 0.6
+    fine = [f"{each['hawaii']['coarse']['difference']:+.1f}" for each in (easy, emoji)]
     for sentence in (
         f"{easy_means['hawaii']:.1f} % against {easy_means['move_kd']:.1f} and {easy_means['radio']:.1f}",
         f"{emoji_means['hawaii']:.1f} against {emoji_means['move_kd']:.1f} and {emoji_means['radio']:.1f}.",
-        f"{signed('hawaii', 'coarse')} points next to CGKD alone, {signed('hawaii_heads', 'heads')} next to",
-        f"They add {coarse} points to CGKD alone and {hawaii} to HAWAII, both significant.",
-        f"On EmojiVQA they add {coarse_emoji} and {hawaii_emoji}, not significant, and with",
+        f"{fine[0]} and {fine[1]} points next to CGKD alone, and {conflict['difference']:+.1f} with [teachers",
+        f"RADIO is above CGKD alone there by {-easy['coarse']['radio']['difference']:.1f} points, which is",
     ):
         assert sentence in text
 
 
 def test_fine_grained_distillation_does_not_help_with_teachers_that_contradict_each_other():
-    differences, text = read_numbers("differences")[CONFLICT], " ".join(FROM_CLIP.split())
-    pairs = [differences["hawaii"]["coarse"], differences["hawaii_heads"]["heads"]]
-    assert pairs[0]["low"] < 0 < pairs[0]["high"] and pairs[1]["high"] < 0
-    heads = [differences["heads"]["coarse"], differences["hawaii_heads"]["hawaii"]]
-    assert all(numbers["low"] < 0 < numbers["high"] for numbers in heads)
-    changes = " and CGKD alone with heads by ".join(map(interval, pairs))
-    assert f"FGKD changes CGKD alone by {changes}, a significant loss." in text
+    change = read_numbers("differences")[CONFLICT]["hawaii"]["coarse"]
+    assert change["low"] < 0 < change["high"]
+    assert f"FGKD changes CGKD alone by {interval(change)}." in " ".join(FROM_CLIP.split())
+
+
+def test_heads_in_hawaii_are_described_with_their_numbers():
+    text, numbers = (
+        " ".join(EVIDENCE.partition("- **Heads in HAWAII.**")[2].partition("\n- ")[0].split()),
+        read_numbers("heads"),
+    )
+    differences = numbers["from_a_clip"]
+    pairs = [("heads", "coarse"), ("hawaii_heads", "hawaii"), ("heads", "radio"), ("hawaii_heads", "heads")]
+    easy, emoji, conflict = (
+        [interval(differences[setting][name][baseline]) for name, baseline in pairs]
+        for setting in CLIP_TITLES.values()
+    )
+    best = max(each["accuracy"] for each in numbers["from_random_weights"]["tried"])
+    summary = max(each["accuracy"] for each in read_numbers("easy_vqa_seconds_tuning")["rows"]["coarse"]["tried"])
+    for sentence in (
+        f"heads add {easy[0]} to CGKD alone and {easy[1]} to HAWAII on easy-VQA, {emoji[0]} and {emoji[1]} on Emoji",
+        f"and {conflict[0]} and {conflict[1]} with contradicting teachers.",
+        f"CGKD alone with heads minus RADIO is {easy[2]}, {emoji[2]} and {conflict[2]}.",
+        f"Next to heads FGKD adds {easy[3]}, {emoji[3]} and, a significant loss, {conflict[3]}.",
+        f"from {100 * summary:.1f} to {100 * best:.1f} % of the validation questions",
+    ):
+        assert sentence in text
 
 
 def test_fine_grained_distillation_makes_a_step_as_much_longer_as_the_document_says():
     assert "A step takes 1.5 to 1.6 times as long." in " ".join(FROM_CLIP.split())
     for setting in CLIP_SETTINGS:
         seconds = {name: row["seconds_per_step"]["mean"] for name, row in rows_from_clip(setting).items()}
-        assert all(
-            1.45 < seconds[f"hawaii{end}"] / seconds[name] < 1.65
-            for name, end in (("coarse", ""), ("heads", "_heads"))
-        )
+        assert 1.45 < seconds["hawaii"] / seconds["coarse"] < 1.65
 
 
 def test_each_row_was_tuned_with_the_same_grid_and_has_the_best_setting():
@@ -294,6 +386,20 @@ def test_the_accuracy_of_blind_guesses_equals_that_in_the_document_of_emoji_vqa(
         re.split(r" *\| *", line)[1:-1] for line in re.findall(r"^\|.*\|$", section, flags=re.MULTILINE)[:11]
     )
     assert blind[0] == "*blind*" and dict(table).items() <= dict(zip(header, blind)).items()
+
+
+@pytest.mark.parametrize("name", ["emoji_vqa", "easy_vqa"])
+def test_the_rows_with_as_many_seconds_have_the_settings_that_the_tuning_chose(tmp_path, name):
+    recipe = read_recipe(f"{name}_clip", use_cpu=True)
+    known = rows_of(recipe.stages["pretrain"].teachers)
+    tuned = read_rows(ROOT / f"docs/evidence/{name}_tuned_rows.yaml", known, recipe.output_dir)
+    for row, report in read_numbers(f"{name}_clip_tuning")["rows"].items():
+        if row in ("llava", "fine_then_coarse"):
+            continue
+        chosen = replace(known[row], options={**known[row].options, **report["chosen"]})
+        expected, found = (make_recipe(recipe, each, 0, tmp_path) for each in (chosen, tuned.pop(f"tuned_{row}")))
+        assert first_difference(expected, found) is None
+    assert not tuned and read_numbers(f"{name}_clip_tuning")["rows"]["llava"]["chosen"] == {}
 
 
 @pytest.mark.parametrize("name", ["emoji_vqa_clip", "easy_vqa_clip"])

@@ -23,6 +23,18 @@ from hawaii.tests.tiny.waiting import HANG_SECONDS
 
 
 QUESTION = "what color is the shape ?"
+SLOW = 2  # seconds in which the importance of a picture is computed
+SLOW_DEMO = f"""
+import sys, time
+from hawaii.__main__ import main
+from hawaii.figures.demo import ImportanceMaps
+compute = ImportanceMaps.__call__
+def compute_slowly(self, *args):
+    time.sleep({SLOW})
+    return compute(self, *args)
+ImportanceMaps.__call__ = compute_slowly
+sys.exit(main(["demo", *sys.argv[1:]]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +135,22 @@ def test_the_page_shows_importance_and_ctrl_c_ends_it(run, tmp_path):
     (row,) = importance_figure(run, tmp_path, [str(tmp_path / "wide.png")], [QUESTION])["images"]
     expected = [share * 16 for line in row["teachers"][titles[0]] for share in line]
     assert [float(text.split()[0]) for text in shares] == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.browser
+def test_importance_that_comes_late_is_not_shown_next_to_a_new_picture(run, tmp_path):
+    make_image(3, 40, 20).save(tmp_path / "wide.png")
+    make_image(4, 20, 20).save(tmp_path / "other.png")
+    command = ["-c", SLOW_DEMO, str(run / "hub"), "--run", str(run)]
+    with served(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as (url, _), browser() as visitors:
+        with visitors.visit(url) as page:
+            upload(page, tmp_path / "wide.png")
+            page.wait_for_selector("#adapters svg.picture")
+            page.fill("#question textarea", QUESTION)
+            page.click("#compute_importance")
+            page.wait_for_timeout(1000 * SLOW / 4)  # until the server computes it
+            upload(page, tmp_path / "other.png")
+            page.wait_for_timeout(2000 * SLOW)
+            assert page.locator("#importance figure").count() == 0
+            page.click("#compute_importance")
+            page.wait_for_selector("#importance figure")

@@ -39,7 +39,7 @@ class LlavaObjective(Objective):
             )
 
     @staticmethod
-    def projections_learn(options: ObjectiveOptions, trainable: list[str]) -> bool:
+    def projections_learn(trainable: list[str]) -> bool:
         return False
 
     def forward(self, student, teacher_features, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import nn
 
 from ...configuration.configuration_hawaii import check_choice
 from ..objectives.encoder_passes import Student, encoder_of, routed_pass
-from ..objectives.feature_heads import FeatureHeads
 from ..objectives.objective import (
     Objective,
     ObjectiveOptions,
@@ -16,9 +16,10 @@ from ..objectives.objective import (
     select_distilled,
     weigh_images,
 )
-from ..objectives.projections import TokenMatching, module_keys
+from ..objectives.projections import Projection, TokenMatching, module_keys
 from ..objectives.text_loss import text_terms
 from ..teachers.grids import GRID_MATCHINGS, matched_shape
+from .radio_losses import radio_loss
 
 
 @dataclass
@@ -41,11 +42,11 @@ class RadioOptions(ObjectiveOptions):
 
 class RadioObjective(Objective):
     """
-    `L = L_gen + lambda_1 mean_t L_t`, with `L_t` of [`feature_loss`], and without L_gen if an encoder is trained
-    without a language model. The student has no adapters, unless it starts from an encoder with adapters.
+    `L = L_gen + lambda_1 mean_t L_t`, with `L_t` of [`radio_loss`], and without L_gen if an encoder is trained without
+    a language model. The student has no adapters, unless it starts from an encoder with adapters.
 
-    The targets are the teachers' features on the student's grid, normalised over their channels. The heads always
-    learn, regardless of `trainable` (see [`FeatureHeads`]).
+    The targets are the teachers' features on the student's grid, normalised over their channels. The heads transform
+    the student's features and cannot make the targets easier, so they always learn, regardless of `trainable`.
 
     Args:
         options (`RadioOptions`), student, teacher_grids:
@@ -67,7 +68,9 @@ class RadioObjective(Objective):
         grids, grid_size = teacher_grids.values(), vision.patches_a_side
         shapes = [matched_shape(*grid, grid_size, options.grid_matching) for grid in grids]
         keys = module_keys(self.names)
-        self.heads = FeatureHeads(keys, vision.hidden_size, [channels for _, channels in shapes])
+        self.heads = nn.ModuleDict(
+            {key: Projection(vision.hidden_size, channels) for key, (_, channels) in zip(keys, shapes)}
+        )
         self.token_projections = TokenMatching(keys, grids, grid_size, options.grid_matching)
 
     def set_trainable(self, trainable: list[str]) -> None:
@@ -80,7 +83,7 @@ class RadioObjective(Objective):
         return options.grid_matching
 
     @staticmethod
-    def projections_learn(options: ObjectiveOptions, trainable: list[str]) -> bool:
+    def projections_learn(trainable: list[str]) -> bool:
         return True
 
     def forward(
@@ -91,8 +94,12 @@ class RadioObjective(Objective):
         routed, _ = routed_pass(student, batch["pixel_values"])
         terms = text_terms(student, routed, batch)
         matched = self.token_projections(teacher_features, next(self.heads.parameters()).dtype)
-        losses = self.heads(select_distilled(batch, routed), matched, weight)  # (N,)
-        distillation = losses.mean()
+        tokens = select_distilled(batch, routed).to(matched[0].dtype)  # the dtype of the heads
+        # One head for each teacher, because their channels differ.
+        losses = [
+            (radio_loss(head(tokens), features) * weight).sum() for head, features in zip(self.heads.values(), matched)
+        ]
+        distillation = torch.stack(losses).mean()
         terms["distillation"] = distillation
         loss = terms.get("text", 0) + self.options.lambda_1 * distillation
 

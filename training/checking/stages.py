@@ -103,7 +103,7 @@ def _check_student(stage: Stage, student: Student, processor: HawaiiProcessor | 
     trainable: Any = args.trainable
     set_trainable(student, trainable)
     parts = {part_of(name) for name, _ in student.named_parameters()}
-    if objective.projections_learn(stage.options, ["projections"]):
+    if objective.projections_learn(["projections"]):
         parts.add("projections")
     if not parts & set(trainable):
         raise UserError(

@@ -153,7 +153,7 @@ def _students_table(counts: Counter, num_projections: int, loras: dict[str, int]
         if part == "language_model" and stage.model.lora is not None:
             return False
         if part == "projections":
-            return OBJECTIVES[stage.training.objective].projections_learn(stage.options, trainable)
+            return OBJECTIVES[stage.training.objective].projections_learn(trainable)
         return part in trainable
 
     def row(part: str, count: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""HAWAII's objective (eq. 7), its options, and the projections and heads that only training needs."""
+"""HAWAII's objective (eq. 7), its options, and the projections that only training needs."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -11,7 +11,6 @@ from ...files.user_error import UserError
 from ...modeling_hawaii.vision_hawaii import HawaiiVisionModel
 from ..teachers.grids import GRID_MATCHINGS, matched_shape
 from .encoder_passes import Student, encoder_of, routed_and_forced_passes, routed_pass
-from .feature_heads import FeatureHeads
 from .hawaii_losses import (
     coarse_grained_loss,
     fine_grained_loss,
@@ -37,7 +36,6 @@ from .text_loss import text_terms
 
 DISTILLATIONS = ("fine", "coarse")
 SCORE_GRADIENTS = ("text", "full", "none")
-COARSE_TARGETS = ("summary", "features")
 
 
 @dataclass
@@ -51,10 +49,6 @@ class HawaiiOptions(ObjectiveOptions):
         distillation (`list[str]`, *optional*, defaults to `["fine", "coarse"]`):
             Which of the two distillation losses are used; without `fine`, the encoder runs once. A later stage may use
             fewer. With a `lambda_1` of 0 none is.
-        coarse_target (`str`, *optional*, defaults to `"summary"`):
-            What the routed pass learns: `summary` is the paper's projection of all teachers (eq. 3 and 4). With
-            `features`, heads predict each teacher's features from the student's tokens, with AM-RADIO's loss; they
-            always learn ([`FeatureHeads`]).
         grid_matching (`str`, *optional*, defaults to `"unshuffle"`):
             `unshuffle`, `interpolate` or `learned`, see [`match_grid`].
         token_scoring (`bool`, *optional*, defaults to `True`):
@@ -69,16 +63,14 @@ class HawaiiOptions(ObjectiveOptions):
 
     lambda_2: float = 0.05
     distillation: list[str] = field(default_factory=lambda: list(DISTILLATIONS))
-    coarse_target: str = "summary"
     grid_matching: str = "unshuffle"
     token_scoring: bool = True
     score_gradient: str = "text"
     sequential_passes: bool = False
 
-    module_options: ClassVar = ("distillation", "coarse_target", "grid_matching")
+    module_options: ClassVar = ("distillation", "grid_matching")
 
     def __post_init__(self):
-        check_choice("coarse_target", self.coarse_target, COARSE_TARGETS)
         check_choice("grid_matching", self.grid_matching, GRID_MATCHINGS)
         check_choice("score_gradient", self.score_gradient, SCORE_GRADIENTS)
         for name in self.distillation:
@@ -88,11 +80,6 @@ class HawaiiOptions(ObjectiveOptions):
                 f"distillation is {self.distillation!r}; it must name fine, coarse or both, each once. To train "
                 "without distillation, set objective: llava."
             )
-
-    @property
-    def has_heads(self) -> bool:
-        """Whether coarse-grained distillation is used, and with heads."""
-        return "coarse" in self.distillation and self.coarse_target == "features"
 
 
 class HawaiiObjective(Objective):
@@ -135,20 +122,15 @@ class HawaiiObjective(Objective):
             {key: Projection(channels, width) for key, (_, channels) in zip(keys, shapes) if is_fine}
         )
         self.token_projections = TokenMatching(keys, grids, grid_size, options.grid_matching)
-        channels = [number for _, number in shapes]
-        self.coarse_projection = self.coarse_heads = None
-        if options.has_heads:
-            self.coarse_heads = FeatureHeads(keys, width, channels)
-        elif "coarse" in options.distillation:
-            self.coarse_projection = Projection(sum(channels), width)
+        self.coarse_projection = None
+        if "coarse" in options.distillation:
+            self.coarse_projection = Projection(sum(channels for _, channels in shapes), width)
         self.text_projection = None
         if is_fine and not isinstance(student, HawaiiVisionModel):
             self.text_projection = Projection(student.config.text_config.hidden_size, width)
 
     def set_trainable(self, trainable: list[str]) -> None:
         super().set_trainable(trainable)
-        if self.coarse_heads is not None:
-            self.coarse_heads.requires_grad_(True)
         if self.text_projection is not None:
             # It only weights the targets, so it learns in every stage; without a score gradient it cannot.
             self.text_projection.requires_grad_(self.options.token_scoring and self.options.score_gradient != "none")
@@ -161,11 +143,6 @@ class HawaiiObjective(Objective):
     def cached_matching(options: ObjectiveOptions) -> str:
         assert isinstance(options, HawaiiOptions)
         return options.grid_matching
-
-    @staticmethod
-    def projections_learn(options: ObjectiveOptions, trainable: list[str]) -> bool:
-        assert isinstance(options, HawaiiOptions)
-        return (options.has_heads and options.lambda_1 != 0) or "projections" in trainable
 
     @staticmethod
     def vision_fields(num_teachers: int) -> dict:
@@ -209,18 +186,10 @@ class HawaiiObjective(Objective):
             terms |= {f"fine/{name}": value for name, value in zip(self.names, fine)}
             monitored |= {name: projected[:, index] for index, name in enumerate(self.names)}
         if "coarse" in used:
-            tokens = select_distilled(batch, routed)
-            if self.coarse_heads is not None:
-                coarse = self.coarse_heads(tokens, matched, weight)  # (N,)
-                terms["coarse"] = coarse.mean()
-                terms |= {f"coarse/{name}": value for name, value in zip(self.names, coarse)}
-                if self.token_projections and forced is None:  # only targets that a layer transforms can collapse
-                    monitored |= dict(zip(self.names, matched))
-            else:
-                assert self.coarse_projection is not None
-                summary = self.coarse_projection(torch.cat(matched, dim=-1))  # (I, m, D), eq. 3
-                terms["coarse"] = (coarse_grained_loss(tokens, summary) * weight).sum()
-                monitored["coarse"] = summary
+            assert self.coarse_projection is not None
+            summary = self.coarse_projection(torch.cat(matched, dim=-1))  # (I, m, D), eq. 3
+            terms["coarse"] = (coarse_grained_loss(select_distilled(batch, routed), summary) * weight).sum()
+            monitored["coarse"] = summary
         if probabilities is not None:
             vision = encoder_of(student).config
             banks = probabilities.split([vision.num_teacher_adapters, vision.num_general_adapters], dim=-1)

@@ -138,8 +138,8 @@ class Objective(nn.Module, ABC):
         return None
 
     @staticmethod
-    def projections_learn(options: ObjectiveOptions, trainable: list[str]) -> bool:
-        """Whether modules of it learn in a stage with these options that trains the parts `trainable`."""
+    def projections_learn(trainable: list[str]) -> bool:
+        """Whether its modules learn in a stage that trains the parts `trainable`."""
         return "projections" in trainable
 
     def standardize(self, teacher_features: list) -> None:

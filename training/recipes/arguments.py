@@ -272,8 +272,8 @@ class HawaiiTrainingArguments(TrainingArguments):
         trainable (`list[str]`, *optional*):
             Parts to train: `vision_tower`, `adapters`, `routers`, `projector`, `language_model`, and `projections`,
             the objective's projections of the teachers' features; all if not given. With `lora`, `language_model` is
-            its LoRA alone. Heads that predict teachers' features (`objective: radio`, `coarse_target: features`)
-            learn in any case. Trainable projections can collapse the targets to a constant, which is easy to match.
+            its LoRA alone. The heads of `objective: radio` learn in any case. Trainable projections can collapse the
+            targets to a constant, which is easy to match.
         learning_rates (`dict[str, float]`, *optional*):
             Learning rate of single parts, by their names in `trainable`; `learning_rate` for all others. The schedule
             scales all by the same factor.

@@ -92,7 +92,7 @@ def build_page(answerer: Answerer, title: str, facts: Mapping) -> gr.Blocks:
         inputs, outputs = [question, chat, path], [question, chat, error]
         answering = question.submit(answerer.answer, inputs, outputs, show_progress="minimal", **COMPUTED)
         # In two steps: the old conversation and maps go at once, however long the new picture waits for the model.
-        forgetting = upload.change(
+        forgetting = upload.input(
             lambda: ([], "", None, "", ""),
             None,
             [chat, path, routing, error, importance],
@@ -113,7 +113,7 @@ def build_page(answerer: Answerer, title: str, facts: Mapping) -> gr.Blocks:
 
 
 def _add_map_of_adapters(answerer: Answerer, upload: gr.Image, path: gr.State, routing: gr.State) -> None:
-    """Adds the map of the uploaded picture, once `path` and `routing` are its own, and the choice of bank and layer."""
+    """Adds the map of adapters and its choices. It is drawn once `path` and `routing` are the upload's."""
     banks, is_shown = list(answerer.names) or ["teacher"], bool(answerer.names)
     gr.HTML("<h2>Which adapter acts where</h2>")
     bank = gr.Radio(
@@ -133,11 +133,13 @@ def _add_map_of_adapters(answerer: Answerer, upload: gr.Image, path: gr.State, r
     )
     adapters = gr.HTML(answerer.draw_routing(None, banks[0], 1, False), elem_id="adapters")
 
-    def draw(upload: dict | None, path: str | None, routing: RoutingMap | None, *choices) -> str:
-        is_of_upload = upload is not None and upload["path"] == path
-        return answerer.draw_routing(routing if is_of_upload else None, *choices)
+    def draw(picture: dict | None, seen: str | None, routing: RoutingMap | None, bank, layer, is_over_all) -> str:
+        is_of_picture = picture is not None and picture["path"] == seen
+        layer = min(max(int(layer or 1), 1), layers)  # Gradio checks nothing without `preprocess`
+        return answerer.draw_routing(routing if is_of_picture else None, bank, layer, is_over_all)
 
-    # One event for all: of several, the answer that comes last, not the one asked for last, would stay in the page.
+    # One event for all, which runs once at a time, and again with the newest values. Of several events, the slowest
+    # would win. No other event starts with `upload.change`: Gradio would repeat it, too.
     inputs = [upload, path, routing, bank, layer, is_over_all]
     changes = [changed.change for changed in (upload, routing, bank, layer, is_over_all)]
     gr.on(changes, draw, inputs, adapters, preprocess=False, **DRAWN)  # as for `look`, Gradio opens no picture

@@ -7,8 +7,8 @@ from torch.nn.functional import layer_norm
 from hawaii.tests.tiny.models import make_model
 from hawaii.tests.tiny.training import TEACHER_GRIDS, gradients, make_module, make_options, reached, without_labels
 from hawaii.training.baselines.radio import RadioObjective
+from hawaii.training.baselines.radio_losses import radio_loss
 from hawaii.training.objectives.encoder_passes import routed_pass
-from hawaii.training.objectives.feature_heads import feature_loss
 from hawaii.training.teachers.grids import match_grid
 
 
@@ -22,7 +22,7 @@ def test_the_loss_is_the_mean_over_teachers_and_every_term_is_logged(batch, run,
         losses = []
         for teacher, head in zip(teachers, module.objective.heads.values()):
             matched = match_grid(teacher(batch["teacher_images"]), 4, grid_matching)
-            losses.append(feature_loss(head(routed), layer_norm(matched, matched.shape[-1:])).mean())
+            losses.append(radio_loss(head(routed), layer_norm(matched, matched.shape[-1:])).mean())
     text = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
     torch.testing.assert_close(terms["text"], text)
     torch.testing.assert_close(terms["distillation"], (losses[0] + losses[1]) / 2)

@@ -7,20 +7,9 @@ import torch
 
 from hawaii.tests.naive import naive_importance, naive_mean
 from hawaii.tests.tiny.models import make_model
-from hawaii.tests.tiny.training import (
-    TEACHER_GRIDS,
-    gradients,
-    make_module,
-    make_options,
-    reached,
-    select,
-    without_labels,
-)
-from hawaii.training.objectives.encoder_passes import routed_pass
-from hawaii.training.objectives.feature_heads import feature_loss
+from hawaii.tests.tiny.training import TEACHER_GRIDS, make_module, make_options, select
 from hawaii.training.objectives.hawaii import HawaiiObjective
 from hawaii.training.objectives.hawaii_losses import load_balance_loss, token_importance
-from hawaii.training.teachers.grids import match_grid
 
 
 def naive_cross_entropy(logits, labels):
@@ -199,61 +188,6 @@ def test_without_token_scoring_the_fine_grained_loss_is_the_mean_squared_error(b
     (student, projected, _), _ = recorded["fine_grained_loss"][0]
     torch.testing.assert_close(terms["fine"], torch.nn.functional.mse_loss(student, projected).detach())
     assert "token_importance" not in recorded
-
-
-def test_heads_predict_each_teachers_features_from_the_routed_pass(batch, run, teachers):
-    module = make_module(coarse_target="features")
-    loss, terms = run(module, batch)
-    with torch.no_grad():
-        routed, _ = routed_pass(module.student, batch["pixel_values"])
-        for teacher, head in zip(teachers, module.objective.coarse_heads.values()):
-            matched = match_grid(teacher(batch["teacher_images"]), 4, "unshuffle")
-            expected = feature_loss(head(routed), torch.nn.functional.layer_norm(matched, matched.shape[-1:])).mean()
-            torch.testing.assert_close(terms[f"coarse/{teacher.name}"], expected)
-    torch.testing.assert_close(terms["coarse"], (terms["coarse/vit"] + terms["coarse/convnext"]) / 2)
-    expected = terms["text"] + 0.5 * (terms["fine"] + terms["coarse"]) + 0.05 * terms["balance"]
-    torch.testing.assert_close(loss.detach(), expected)
-    assert "variance/coarse" not in terms and module.objective.coarse_projection is None
-
-
-@pytest.mark.parametrize("trainable", [None, ["adapters"]])
-def test_heads_always_learn_and_other_modules_if_they_are_trainable(trainable):
-    module = make_module(coarse_target="features", grid_matching="learned", trainable=trainable)
-    learns = {name.split(".")[0] for name, each in module.objective.named_parameters() if each.requires_grad}
-    others = {"fine_projections", "token_projections"} if trainable is None else set()
-    assert learns == {"coarse_heads", "text_projection", *others}
-
-
-@pytest.mark.parametrize("trainable", [None, ["adapters"]])
-def test_the_variance_of_targets_that_a_layer_transforms_is_logged_also_with_heads(batch, run, trainable):
-    for grid_matching, transformed in (("learned", {"variance/vit", "variance/convnext"}), ("unshuffle", set())):
-        module = make_module(
-            coarse_target="features", distillation=["coarse"], grid_matching=grid_matching, trainable=trainable
-        )
-        _, terms = run(module, batch)
-        assert {name for name in terms if name.startswith("variance/")} == {"variance/student", *transformed}
-
-
-@pytest.mark.parametrize("trainable", [None, ["adapters"]])
-def test_heads_teach_adapters_of_both_banks(batch, run, trainable):
-    module = make_module(coarse_target="features", distillation=["coarse"], lambda_2=0.0, trainable=trainable)
-    found = gradients(module, run(module, without_labels(batch))[0])
-    assert reached(found, "objective.") == {f"objective.{name}" for name, _ in module.objective.named_parameters()}
-    touched = torch.stack(
-        [gradient.flatten(1).any(dim=1) for name, gradient in found.items() if "adapters.up" in name]
-    )
-    assert touched[:, :2].any() and touched[:, 2:].any() and reached(found, "teacher_router")
-
-
-def test_heads_do_not_change_fine_grained_distillation(batch, run):
-    module = make_module(distillation=["fine"])
-    with_heads = make_module(coarse_target="features")
-    with_heads.student.load_state_dict(module.student.state_dict())
-    with_heads.objective.load_state_dict(module.objective.state_dict(), strict=False)
-    with torch.no_grad():
-        expected, found = run(module, batch)[1], run(with_heads, batch)[1]
-    for name in ("text", "fine", "fine/vit", "fine/convnext", "balance"):
-        torch.testing.assert_close(found[name], expected[name], msg=name)
 
 
 def test_the_instruction_is_embedded_by_the_students_language_model(batch, run, recorded):

@@ -20,8 +20,8 @@ from hawaii.training.recipes.objectives import OBJECTIVES
 from hawaii.training.students.student import vision_fields
 
 
-# Every objective, HAWAII with sequential passes, and with heads.
-SETTINGS = [*({"objective": name} for name in OBJECTIVES), {"sequential_passes": True}, {"coarse_target": "features"}]
+# Every objective, and HAWAII with sequential passes.
+SETTINGS = [*({"objective": name} for name in OBJECTIVES), {"sequential_passes": True}]
 
 
 def count_calls(module):
@@ -172,16 +172,11 @@ def test_missing_terms_are_not_logged_and_the_others_are_equal(batch, run, setti
 
 
 @pytest.mark.parametrize(
-    ("distillation", "coarse_target", "expected"),
-    [
-        ("fine", "summary", {"fine_projections", "text_projection"}),
-        ("fine", "features", {"fine_projections", "text_projection"}),
-        ("coarse", "summary", {"coarse_projection"}),
-        ("coarse", "features", {"coarse_heads"}),
-    ],
+    ("distillation", "expected"),
+    [("fine", {"fine_projections", "text_projection"}), ("coarse", {"coarse_projection"})],
 )
-def test_only_the_losses_in_distillation_have_projections(distillation, coarse_target, expected):
-    module = make_module(distillation=[distillation], coarse_target=coarse_target)
+def test_only_the_losses_in_distillation_have_projections(distillation, expected):
+    module = make_module(distillation=[distillation])
     assert {name.partition(".")[0] for name, _ in module.objective.named_parameters()} == expected
 
 
@@ -203,12 +198,10 @@ def test_fine_distillation_without_teacher_specific_adapters_is_an_error():
             make_module(vision={"num_teacher_adapters": 0}, distillation=distillation)
 
 
-@pytest.mark.parametrize("coarse_target", ["summary", "features"])
-def test_an_encoder_trains_without_a_language_model(batch, teachers, coarse_target):
-    module = make_module(coarse_target=coarse_target)
+def test_an_encoder_trains_without_a_language_model(batch, teachers):
+    module = make_module()
     student: HawaiiVisionModel = module.student.model.vision_tower
-    options = make_options(coarse_target=coarse_target)
-    objective = OBJECTIVES["hawaii"](options, student, {teacher.name: teacher.grid for teacher in teachers})
+    objective = OBJECTIVES["hawaii"](make_options(), student, {teacher.name: teacher.grid for teacher in teachers})
     assert objective.text_projection is None
     # The scores equal those of a complete model whose batch has no instruction.
     module.objective.load_state_dict(objective.state_dict(), strict=False)
@@ -217,8 +210,7 @@ def test_an_encoder_trains_without_a_language_model(batch, teachers, coarse_targ
     loss, terms = objective(student, features, images)
     no_prompt = {name: batch[name][:, :0] for name in ("prompt_ids", "prompt_mask")}
     _, expected = module(features, {**batch, **no_prompt})
-    with_heads = {"coarse/vit", "coarse/convnext"} if coarse_target == "features" else {"variance/coarse"}
-    assert set(terms) == ALL_TERMS - {"text", "variance/coarse"} | with_heads
+    assert set(terms) == ALL_TERMS - {"text"}
     for name, value in terms.items():
         torch.testing.assert_close(value, expected[name], msg=name)
     torch.testing.assert_close(loss.detach(), 0.5 * (terms["fine"] + terms["coarse"]) + 0.05 * terms["balance"])

@@ -104,7 +104,6 @@ def test_an_override_that_a_mapping_of_a_stage_would_hide_is_an_error(write):
     [
         ("objective", ("hawaii", "llava")),
         ("grid_matching", ("unshuffle", "learned")),
-        ("coarse_target", ("summary", "features")),
     ],
 )
 def test_options_that_decide_which_modules_exist_are_equal_in_all_stages(write, key, values):
@@ -365,7 +364,6 @@ def test_an_invalid_override_is_an_error(write, override, problem):
         ("distillation=[fine, fine]", r"distillation is \['fine', 'fine'\]; it must name fine, coarse or both, each"),
         ("distillation=[fine, rough]", "distillation is 'rough'; it must be one of fine, coarse"),
         ("distillation=fine", "distillation is 'fine'; it must be a list"),
-        ("coarse_target=heads", "coarse_target is 'heads'; it must be one of summary, features"),
         ("grid_matching=nearest", "grid_matching is 'nearest'; it must be one of unshuffle, interpolate, learned"),
         ("score_gradient=half", "score_gradient is 'half'; it must be one of text, full, none"),
         ("trainable=[projector, head]", "trainable is 'head'; it must be one of vision_tower, adapters"),
