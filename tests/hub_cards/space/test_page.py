@@ -76,6 +76,14 @@ def space(tmp_path_factory):
     return shutil.copytree(SPACE, tmp_path_factory.mktemp("uploaded") / "space")
 
 
+@pytest.fixture
+def slow(space):
+    """A file: answers, and maps of one layer, take long as long as it exists."""
+    file = space / "slow"
+    yield file
+    file.unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="module")
 def uploads(tmp_path_factory):
     return tmp_path_factory.mktemp("uploads")
@@ -175,7 +183,7 @@ def shows(page, colors):
     assert seen == colors
 
 
-def test_answers_stream_and_equal_those_of_generate(page, loaded, picture, space):
+def test_answers_stream_and_equal_those_of_generate(page, loaded, picture, slow):
     upload(page, picture)
     page.wait_for_selector("#adapters svg.picture")
     page.evaluate("""() => {
@@ -184,10 +192,10 @@ def test_answers_stream_and_equal_those_of_generate(page, loaded, picture, space
         new MutationObserver(look).observe(document.body, {childList: true, subtree: true, characterData: true});
     }""")
     first = generate(loaded, QUESTIONS[:1], picture)
-    (space / "slow").touch()
+    slow.touch()
     ask(page, QUESTIONS[0])
     page.wait_for_function("[...seen].some(text => text.trim())")
-    (space / "slow").unlink()
+    slow.unlink()
     wait_for_answer(page, first)
     seen = {text.strip() for text in page.evaluate("[...window.seen]")}
     assert seen - {"", first}  # it was shown while it was generated
@@ -231,10 +239,10 @@ def test_the_slider_changes_the_layer(page, loaded, picture):
     shows(page, [[COLORS[index] for index in row] for row in chosen[0].tolist()])
 
 
-def test_a_slow_map_does_not_replace_one_asked_for_later(page, picture, space):
+def test_a_slow_map_does_not_replace_one_asked_for_later(page, picture, slow):
     upload(page, picture)
     page.wait_for_selector("#adapters svg.picture")
-    (space / "slow").touch()
+    slow.touch()
     page.check("#bank input[value=general]")
     page.wait_for_timeout(1000 * SLOW_MAP / 4)  # until the server draws it
     page.check("#all_layers input")
@@ -244,7 +252,7 @@ def test_a_slow_map_does_not_replace_one_asked_for_later(page, picture, space):
     page.wait_for_timeout(1000 * SLOW_MAP / 4)
     page.click("#picture button[aria-label='Remove Image']")
     page.wait_for_timeout(2000 * SLOW_MAP)
-    (space / "slow").unlink()
+    slow.unlink()
     page.wait_for_selector("#adapters svg.picture", state="detached")
 
 
@@ -277,13 +285,13 @@ def test_a_new_picture_starts_a_new_conversation(page, loaded, picture, tmp_path
     wait_for_answer(page, generate(loaded, [QUESTION], tmp_path / "other.png"))
 
 
-def test_stop_ends_an_answer_and_the_next_question_follows_it(page, loaded, space):
-    (space / "slow").touch()
+def test_stop_ends_an_answer_and_the_next_question_follows_it(page, loaded, slow):
+    slow.touch()
     ask(page, QUESTION)
     bot(page).first.wait_for()
     page.click("#stop")
     wait_until_settled(page)
-    (space / "slow").unlink()  # an answer that was not stopped would now be complete at once
+    slow.unlink()  # an answer that was not stopped would now be complete at once
     ask(page, QUESTIONS[1])
     bot(page).nth(1).wait_for()
     stopped, complete = bot(page).first.inner_text().strip(), generate(loaded, [QUESTION])
